@@ -1,0 +1,1 @@
+"""The permission models this repository declares, one module each."""

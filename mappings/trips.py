@@ -1,0 +1,100 @@
+"""Users, trips and trip memberships: who may take part in a trip's chat.
+
+The primary soft-deletes: a row whose `deleted_at` is set is no row. Statuses and roles are
+whatever text or enum the primary uses; ACTIVE alone grants, OWNER > ADMIN > MEMBER.
+"""
+
+from sqlalchemy import DateTime, Text, Uuid, column, select, table
+
+from mirror.access import Membership
+from mirror.mapping import Column, Mapping, Parent, Readable
+from mirror.registry import Registry
+
+_users = table(
+    "users",
+    column("id", Uuid),
+    column("email", Text),
+    column("username", Text),
+    column("deleted_at", DateTime),
+)
+_trips = table(
+    "trips",
+    column("id", Uuid),
+    column("name", Text),
+    column("created_by", Uuid),
+    column("deleted_at", DateTime),
+)
+_memberships = table(
+    "trip_memberships",
+    column("trip_id", Uuid),
+    column("user_id", Uuid),
+    column("role", Text),
+    column("status", Text),
+    column("deleted_at", DateTime),
+)
+
+users = Mapping(
+    name="users",
+    table="users",
+    key=("id",),
+    columns=(Column("id", "uuid"), Column("email", "text"), Column("username", "text")),
+    query=select(_users.c.id, _users.c.email, _users.c.username).where(
+        _users.c.deleted_at.is_(None)
+    ),
+    # Members see each other's name; the e-mail address is granted to nobody.
+    readable=Readable(("id", "username"), "id = any((select mirror.my_trip_companions())::uuid[])"),
+)
+
+trips = Mapping(
+    name="trips",
+    table="trips",
+    key=("id",),
+    columns=(Column("id", "uuid"), Column("name", "text"), Column("created_by", "uuid")),
+    # created_by is no parent and grants nothing: a deleted creator must not take along the
+    # trip and everybody's access to it.
+    query=select(_trips.c.id, _trips.c.name, _trips.c.created_by).where(
+        _trips.c.deleted_at.is_(None)
+    ),
+    readable=Readable(
+        ("id", "name", "created_by"), "id = any((select mirror.my_trips('MEMBER'))::uuid[])"
+    ),
+)
+
+trip_memberships = Mapping(
+    name="trip_memberships",
+    table="trip_memberships",
+    key=("trip_id", "user_id"),
+    columns=(
+        Column("trip_id", "uuid"),
+        Column("user_id", "uuid"),
+        Column("role", "text"),
+        Column("status", "text"),
+    ),
+    query=select(
+        _memberships.c.trip_id,
+        _memberships.c.user_id,
+        _memberships.c.role,
+        _memberships.c.status,
+    ).where(_memberships.c.deleted_at.is_(None)),
+    parents=(Parent("trips", "trip_id"), Parent("users", "user_id")),
+    active={"status": frozenset({"ACTIVE"})},
+    readable=Readable(
+        ("trip_id", "user_id", "role", "status"),
+        "trip_id = any((select mirror.my_trips('MEMBER'))::uuid[])",
+    ),
+)
+
+registry = Registry(
+    "trips",
+    [users, trips, trip_memberships],
+    access=[
+        Membership(
+            mapping="trip_memberships",
+            resource="trip_id",
+            user="user_id",
+            role="role",
+            levels=("MEMBER", "ADMIN", "OWNER"),
+            noun="trip",
+        )
+    ],
+)

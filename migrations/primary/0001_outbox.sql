@@ -1,0 +1,72 @@
+-- The primary's side: events that commit with the change, and what became of them.
+-- Every statement can run again.
+
+
+create schema if not exists mirror;
+
+
+create table if not exists mirror.migrations (
+  name text primary key,
+  checksum text not null,
+  applied_at timestamptz not null default now()
+);
+
+
+-- One row. The epoch is read with every fence; `mirror rebase` raises it.
+create table if not exists mirror.state (
+  one boolean primary key default true check (one),
+  epoch integer not null default 0
+);
+insert into mirror.state default values on conflict do nothing;
+
+
+-- Events until they are mirrored: "this key, or everything in this scope, may have changed".
+-- Never a payload. Claims take them in the order of the primary key: revocations first.
+create table if not exists mirror.outbox (
+  lane smallint not null default 0 check (lane in (0, 1)),
+  id bigint generated always as identity,
+  recorded_at timestamptz not null default now(),
+  mapping text not null,
+  -- Null: `key` is a key. Otherwise a scope: the reference's name, or '*' for the whole mapping.
+  reference text,
+  -- A key's values; or a scope's value, followed by the key after which to go on.
+  key text[] not null,
+  primary key (lane, id)
+);
+comment on column mirror.outbox.lane is '0 revocation: may take access away; 1 grant';
+
+-- The table is a queue: all of its rows die young.
+alter table mirror.outbox set (
+  autovacuum_vacuum_scale_factor = 0,
+  autovacuum_vacuum_threshold = 5000,
+  autovacuum_vacuum_cost_delay = 0
+);
+
+
+-- Claims in progress, committed before the claim's events are read. A claim's own transaction
+-- deletes its row again; one that is found while its events can be locked belongs to a worker
+-- that died on them.
+create table if not exists mirror.claims (
+  id uuid primary key,
+  events bigint[] not null,
+  claimed_at timestamptz not null default now()
+);
+
+
+-- Events that failed, or on which a worker died: retried alone, then buried.
+create table if not exists mirror.retries (
+  id bigint primary key,
+  lane smallint not null,
+  recorded_at timestamptz not null,
+  mapping text not null,
+  reference text,
+  key text[] not null,
+  attempts integer not null,
+  -- Also the lease of an attempt in progress.
+  due_at timestamptz not null,
+  -- What went wrong, without values of rows.
+  error text not null,
+  -- Set: given up until somebody runs `mirror retry`.
+  buried_at timestamptz
+);
+create index if not exists retries_due on mirror.retries (lane, due_at) where buried_at is null;

@@ -1,0 +1,354 @@
+-- The engine in the target: what every permission model needs, whatever its tables.
+--
+-- It lives in the private schema `mirror`, which the API does not expose; the thin functions
+-- public.mirror_* are the only way in, for service_role alone. Every statement can run again.
+
+
+-- Refuse a database that is not a Supabase project, before anything is created.
+do $$
+begin
+  if to_regprocedure('auth.uid()') is null
+     or (select count(*) from pg_roles where rolname in ('anon', 'authenticated', 'service_role')) < 3
+  then
+    raise exception 'this database is no Supabase project: auth.uid() or its roles are missing'
+      using hint = 'Point SUPABASE_DB_URL at the project''s own database, as role postgres.';
+  end if;
+end
+$$;
+
+
+create schema if not exists mirror;
+revoke all on schema mirror from public, anon, service_role;
+-- Policies call helper functions as the signed-in user.
+grant usage on schema mirror to authenticated;
+
+
+-- Which of our migrations ran here. Kept apart from supabase_migrations.schema_migrations: a row
+-- there that the user's own repository lacks breaks their `supabase db push`.
+create table if not exists mirror.migrations (
+  name text primary key,
+  checksum text not null,
+  applied_at timestamptz not null default now()
+);
+
+
+-- One row: whose truth is mirrored here, and how far back a write may reach.
+create table if not exists mirror.state (
+  one boolean primary key default true check (one),
+  -- The primary's identity; null until the first write.
+  identity text,
+  -- Rises with every `mirror rebase`. Fences of different epochs do not compare.
+  epoch integer not null default 0,
+  -- Writes with an older fence are refused: what could contradict them has been purged.
+  horizon bigint not null default 0
+);
+insert into mirror.state default values on conflict do nothing;
+
+
+-- The declarations this database was migrated to. A worker with others is refused.
+create table if not exists mirror.mappings (
+  name text primary key,
+  -- Parents come before their children.
+  position integer not null,
+  digest text not null,
+  is_parent boolean not null,
+  declaration jsonb not null
+);
+
+
+-- When a scope ("all memberships of trip 7") was last read as a whole. A write for a key under it
+-- that was read earlier is refused even if that key was never seen here: it may have left the
+-- scope in between, and no ledger row would know.
+create table if not exists mirror.scopes (
+  mapping text not null,
+  -- The reference's name, or '*' for the whole mapping (value '').
+  reference text not null,
+  value text not null,
+  epoch integer not null,
+  fence bigint not null,
+  read_at timestamptz not null default now(),
+  primary key (mapping, reference, value)
+);
+
+revoke all on all tables in schema mirror from public, anon, authenticated, service_role;
+
+
+-- Admit a caller: the right isolation, primary, epoch and declarations, and a lock.
+--
+-- Ordinary writes share the lock. Whoever moves a boundary that others check (opens a scope,
+-- removes a parent, purges) holds it alone, so those checks need no lock of their own.
+-- Returns the horizon.
+create or replace function mirror.admit(request jsonb, alone boolean) returns bigint
+language plpgsql set search_path = ''
+as $$
+declare
+  -- Any two numbers that are ours: 'mirr' as bytes, and the protocol's version.
+  lock_class constant integer := 1835627122;
+  lock_id constant integer := 1;
+  state mirror.state;
+  wrong text;
+begin
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'mirror functions need READ COMMITTED, to see what the last writer left'
+      using errcode = 'MR000';
+  end if;
+
+  if alone then
+    perform pg_catalog.pg_advisory_xact_lock(lock_class, lock_id);
+  else
+    perform pg_catalog.pg_advisory_xact_lock_shared(lock_class, lock_id);
+  end if;
+
+  select * into state from mirror.state;
+  if state.identity is null then
+    update mirror.state set identity = request ->> 'identity' where identity is null;
+    select * into state from mirror.state;
+  end if;
+
+  if state.identity <> request ->> 'identity' then
+    raise exception 'this target mirrors another primary: it expects %, this worker reads %',
+      state.identity, request ->> 'identity'
+      using errcode = 'MR002',
+        hint = 'A copy with production settings? If the primary really moved, run `mirror rebase`.';
+  end if;
+
+  if state.epoch < (request ->> 'epoch')::integer then
+    update mirror.state
+    set epoch = (request ->> 'epoch')::integer, horizon = 0
+    where epoch < (request ->> 'epoch')::integer;
+    select * into state from mirror.state;
+  elsif state.epoch > (request ->> 'epoch')::integer then
+    raise exception 'this read belongs to epoch %, the target is at epoch %',
+      request ->> 'epoch', state.epoch
+      using errcode = 'MR003',
+        hint = 'The primary was restored to before the last rebase; run `mirror rebase` again.';
+  end if;
+
+  select string_agg(section ->> 'mapping', ', ') into wrong
+  from jsonb_array_elements(request -> 'sections') as section
+  left join mirror.mappings as m on m.name = section ->> 'mapping'
+  where m.digest is distinct from section ->> 'digest';
+  if wrong is not null then
+    raise exception 'the target holds another version of mapping(s) %', wrong
+      using errcode = 'MR001',
+        hint = 'Deploy the worker whose declarations were migrated, or run `mirror migrate supabase`.';
+  end if;
+
+  return state.horizon;
+end
+$$;
+
+
+-- Write one batch, all of it or nothing, refusing per key what is older than what is known.
+--
+-- request: {identity, epoch, fence, sections: [{mapping, digest, rows: [[…]], gone: [[…]]}]}.
+-- A row lists the mapping's columns, then its references; a gone key lists the key columns.
+-- Answers {horizon, mappings: {name: {stale, orphans, appeared, retained, ahead}}}, with keys as
+-- arrays of text; a horizon that is not null means that the whole batch was older than it.
+create or replace function mirror.apply(request jsonb) returns jsonb
+language plpgsql set search_path = ''
+as $$
+declare
+  section record;
+  answer jsonb;
+  answers jsonb := '{}';
+  fence constant bigint := (request ->> 'fence')::bigint;
+  horizon bigint;
+begin
+  horizon := mirror.admit(request, exists (
+    select from jsonb_array_elements(request -> 'sections') as s
+    join mirror.mappings as m on m.name = s ->> 'mapping'
+    where m.is_parent and jsonb_array_length(s -> 'gone') > 0
+  ));
+  if fence < horizon then
+    return jsonb_build_object('horizon', horizon, 'mappings', answers);
+  end if;
+
+  for section in
+    select m.name, s -> 'rows' as rows, s -> 'gone' as gone
+    from jsonb_array_elements(request -> 'sections') as s
+    join mirror.mappings as m on m.name = s ->> 'mapping'
+    order by m.position
+  loop
+    execute format('select mirror.%I($1, $2, $3, $4)', 'apply_' || section.name)
+      into answer
+      using (request ->> 'epoch')::integer, fence, section.rows, section.gone;
+    answers := answers || jsonb_build_object(section.name, answer);
+  end loop;
+  return jsonb_build_object('horizon', null, 'mappings', answers);
+end
+$$;
+
+
+-- Note that these scopes are being read at this fence, and return the keys known under them.
+--
+-- request: {identity, epoch, fence, limit, sections: [{mapping, digest, reference, values, after}]}.
+-- Answers {horizon, sections: [[key, …], …]}: at most `limit` keys each, in key order,
+-- those after `after` if that is a key.
+create or replace function mirror.open_scopes(request jsonb) returns jsonb
+language plpgsql set search_path = ''
+as $$
+declare
+  section jsonb;
+  answer jsonb;
+  answers jsonb := '[]';
+  horizon bigint;
+begin
+  horizon := mirror.admit(request, true);
+  if (request ->> 'fence')::bigint < horizon then
+    return jsonb_build_object('horizon', horizon, 'sections', answers);
+  end if;
+
+  for section in select value from jsonb_array_elements(request -> 'sections') loop
+    insert into mirror.scopes as s (mapping, reference, value, epoch, fence)
+    select distinct section ->> 'mapping', section ->> 'reference', value,
+      (request ->> 'epoch')::integer, (request ->> 'fence')::bigint
+    from jsonb_array_elements_text(section -> 'values') as value
+    on conflict (mapping, reference, value) do update
+    set epoch = excluded.epoch, fence = excluded.fence, read_at = now()
+    where (s.epoch, s.fence) < (excluded.epoch, excluded.fence);
+
+    execute format('select mirror.%I($1, $2, $3, $4)', 'scope_' || (section ->> 'mapping'))
+      into answer
+      using section ->> 'reference',
+        array(select jsonb_array_elements_text(section -> 'values')),
+        array(select jsonb_array_elements_text(section -> 'after')),
+        (request ->> 'limit')::integer;
+    answers := answers || jsonb_build_array(answer);
+  end loop;
+  return jsonb_build_object('horizon', null, 'sections', answers);
+end
+$$;
+
+
+-- Forget tombstones and scopes older than `age`, and refuse from now on whatever is older than
+-- the newest of them: a write that slept longer could no longer be told from a fresh one.
+-- Answers {horizon, purged}.
+create or replace function mirror.purge(age interval) returns jsonb
+language plpgsql set search_path = ''
+as $$
+declare
+  state mirror.state;
+  candidate bigint;
+  newest bigint;
+  mapping record;
+  purged bigint := 0;
+  n bigint;
+begin
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'mirror functions need READ COMMITTED' using errcode = 'MR000';
+  end if;
+  perform pg_catalog.pg_advisory_xact_lock(1835627122, 1);
+  select * into state from mirror.state;
+
+  select max(fence) into newest from mirror.scopes
+  where epoch = state.epoch and read_at < now() - age;
+  for mapping in select name from mirror.mappings loop
+    execute format(
+      'select max(fence) from mirror.%I where not present and epoch = $1 and applied_at < now() - $2',
+      'ledger_' || mapping.name
+    ) into candidate using state.epoch, age;
+    newest := greatest(newest, candidate);
+  end loop;
+
+  if newest is null then
+    newest := state.horizon;
+  end if;
+  -- The WHERE satisfies pg_safeupdate, which Supabase loads for API sessions.
+  update mirror.state set horizon = greatest(horizon, newest) where one;
+
+  for mapping in select name from mirror.mappings loop
+    execute format(
+      'delete from mirror.%I where not present and (epoch, fence) <= ($1, $2)',
+      'ledger_' || mapping.name
+    ) using state.epoch, newest;
+    get diagnostics n = row_count;
+    purged := purged + n;
+  end loop;
+  delete from mirror.scopes where (epoch, fence) <= (state.epoch, newest);
+  get diagnostics n = row_count;
+  return jsonb_build_object('horizon', greatest(state.horizon, newest), 'purged', purged + n);
+end
+$$;
+
+
+-- Take another primary, or a restored one, as the source from now on: a new epoch, in which
+-- every earlier fence counts for nothing.
+create or replace function mirror.rebase(new_identity text, new_epoch integer) returns void
+language plpgsql set search_path = ''
+as $$
+begin
+  perform pg_catalog.pg_advisory_xact_lock(1835627122, 1);
+  update mirror.state
+  set identity = new_identity, epoch = new_epoch, horizon = 0
+  where epoch < new_epoch;
+  if not found then
+    raise exception 'epoch % is not newer than the target''s', new_epoch using errcode = 'MR003';
+  end if;
+end
+$$;
+
+
+-- What a worker and `mirror status` want to know first.
+create or replace function mirror.describe() returns jsonb
+language sql stable set search_path = ''
+as $$
+  select jsonb_build_object(
+    'identity', s.identity,
+    'epoch', s.epoch,
+    'horizon', s.horizon,
+    'mappings', (select coalesce(jsonb_object_agg(name, digest), '{}') from mirror.mappings),
+    'migrations', (select coalesce(jsonb_object_agg(name, checksum), '{}') from mirror.migrations)
+  )
+  from mirror.state as s
+$$;
+
+
+-- The doors. SECURITY DEFINER, because service_role itself has no right to the schema; arguments
+-- are text, which every client of the REST API can send unchanged.
+create or replace function public.mirror_apply(request text) returns jsonb
+language sql security definer set search_path = ''
+as $$ select mirror.apply(request::jsonb) $$;
+
+create or replace function public.mirror_open_scopes(request text) returns jsonb
+language sql security definer set search_path = ''
+as $$ select mirror.open_scopes(request::jsonb) $$;
+
+create or replace function public.mirror_purge(age text) returns jsonb
+language sql security definer set search_path = ''
+as $$ select mirror.purge(age::interval) $$;
+
+create or replace function public.mirror_rebase(identity text, epoch text) returns void
+language sql security definer set search_path = ''
+as $$ select mirror.rebase(identity, epoch::integer) $$;
+
+create or replace function public.mirror_describe() returns jsonb
+language sql security definer stable set search_path = ''
+as $$ select mirror.describe() $$;
+
+
+-- By name: Supabase's default privileges grant EXECUTE to each role, not only to PUBLIC.
+revoke all on function
+  mirror.admit(jsonb, boolean),
+  mirror.apply(jsonb),
+  mirror.open_scopes(jsonb),
+  mirror.purge(interval),
+  mirror.rebase(text, integer),
+  mirror.describe()
+from public, anon, authenticated, service_role;
+
+revoke all on function
+  public.mirror_apply(text),
+  public.mirror_open_scopes(text),
+  public.mirror_purge(text),
+  public.mirror_rebase(text, text),
+  public.mirror_describe()
+from public, anon, authenticated;
+
+grant execute on function
+  public.mirror_apply(text),
+  public.mirror_open_scopes(text),
+  public.mirror_purge(text),
+  public.mirror_rebase(text, text),
+  public.mirror_describe()
+to service_role;

@@ -1,0 +1,121 @@
+"""Membership: helper functions over a mapping that says who belongs to what, in which role."""
+
+from dataclasses import dataclass
+
+from mirror.errors import MappingError
+from mirror.registry import Registry
+from mirror.sql import identifier, literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Membership:
+    """Helpers for a mapping of (resource, user, role), in the target's schema `mirror`.
+
+    For noun `trip`: `my_trips(min_role)` and `my_trip_companions()` for policies, evaluated once
+    per statement; `is_trip_member(id)` and `has_trip_role(id, role)` for single checks. Rows
+    that are not `active` count for nothing, and neither does a role that is not among `levels`.
+    """
+
+    mapping: str
+    """Name of the mapping that holds the memberships."""
+    resource: str
+    """Column with the resource's id."""
+    user: str
+    """Column with the user's id, as auth.uid() returns it."""
+    role: str
+    """Column with the role."""
+    levels: tuple[str, ...]
+    """Roles from weakest to strongest; each includes those before it."""
+    noun: str
+    """What the functions' names call the resource."""
+
+    def ddl(self, registry: Registry) -> list[str]:
+        """Return the SQL blocks that create the helpers and grant them to authenticated."""
+        mapping = registry[self.mapping]
+        names = {column.name: column.type for column in mapping.columns}
+        for column in (self.resource, self.user, self.role):
+            if column not in names:
+                raise MappingError(
+                    f"membership of mapping {self.mapping!r}: {column!r} is not among the "
+                    f"mapping's columns; add it."
+                )
+        kind = names[self.resource]
+        table = identifier(mapping.schema, mapping.table)
+        resource, user, role = (
+            "m." + identifier(name) for name in (self.resource, self.user, self.role)
+        )
+        active = "".join(
+            f"\n    and m.{identifier(name)} in ({', '.join(map(literal, sorted(values)))})"
+            for name, values in sorted(mapping.active.items())
+        )
+        level = identifier("mirror", f"{self.noun}_role_level")
+        mine = identifier("mirror", f"my_{self.noun}s")
+        companions = identifier("mirror", f"my_{self.noun}_companions")
+        member = identifier("mirror", f"is_{self.noun}_member")
+        has_role = identifier("mirror", f"has_{self.noun}_role")
+        cases = "\n".join(
+            f"    when {literal(name)} then {rank}" for rank, name in enumerate(self.levels, 1)
+        )
+        definer = "language sql stable security definer set search_path = ''"
+        weakest = literal(self.levels[0])
+        return [
+            f"""\
+-- The order of roles. Null, which compares as false, for any other.
+create or replace function {level}(role text) returns integer
+language sql immutable set search_path = ''
+as $$
+  select case role
+{cases}
+  end
+$$;""",
+            f"""\
+-- The {self.noun}s in which the caller is active with at least this role. For policies, as
+-- `{self.resource} = any((select {mine}('{self.levels[0]}'))::{kind}[])`: once per statement.
+create or replace function {mine}(min_role text) returns {kind}[]
+{definer}
+as $$
+  select coalesce(array_agg({resource}), '{{}}')
+  from {table} as m
+  where {user} = (select auth.uid()){active}
+    and {level}({role}) >= {level}(min_role)
+$$;""",
+            f"""\
+-- Everybody who shares a {self.noun} with the caller, the caller included.
+create or replace function {companions}() returns {names[self.user]}[]
+{definer}
+as $$
+  select array_append(array_agg(distinct {user}), (select auth.uid()))
+  from {table} as m
+  where {resource} = any({mine}({weakest})){active}
+$$;""",
+            f"""\
+create or replace function {has_role}(resource {kind}, min_role text) returns boolean
+{definer}
+as $$
+  select exists (
+    select from {table} as m
+    where {resource} = resource
+      and {user} = (select auth.uid()){active.replace(chr(10), chr(10) + "  ")}
+      and {level}({role}) >= {level}(min_role)
+  )
+$$;""",
+            f"""\
+create or replace function {member}(resource {kind}) returns boolean
+{definer}
+as $$ select {has_role}(resource, {weakest}) $$;""",
+            f"""\
+revoke all on function
+  {level}(text),
+  {mine}(text),
+  {companions}(),
+  {has_role}({kind}, text),
+  {member}({kind})
+from public, anon, authenticated, service_role;
+
+grant execute on function
+  {mine}(text),
+  {companions}(),
+  {has_role}({kind}, text),
+  {member}({kind})
+to authenticated;""",
+        ]

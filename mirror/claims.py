@@ -1,0 +1,281 @@
+"""Claims: taking events out of the outbox, and giving them back.
+
+A claim deletes its events in a transaction that stays open until they are mirrored: a crash
+gives them back by itself. Beside it, a note of the claim is committed before the events are
+read; whoever can lock an event that a note names knows that its last worker died on it. Such
+events, and those that failed for themselves, move to `mirror.retries`, where each is retried
+alone under a lease, counted before it is tried, and in the end buried.
+"""
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID, uuid4
+
+from psycopg import sql
+
+from mirror.errors import MirrorError, TooSlow
+from mirror.keys import Key
+from mirror.outbox import Event, Lane
+from mirror.postgres import Database
+
+
+@dataclass(frozen=True)
+class Claimed(Event):
+    """An event as it stands in the outbox."""
+
+    id: int = 0
+    recorded_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One event, to be tried alone."""
+
+    event: Claimed
+    number: int
+    """1 for the first attempt."""
+    exhausted: bool
+    """No attempt is left; the last one's worker died."""
+
+
+_CLAIM = """
+delete from mirror.outbox
+where ctid = any (array(
+  select ctid from mirror.outbox
+  order by lane, id
+  limit %s
+  for update skip locked
+))
+returning id, lane, recorded_at, mapping, reference, key
+"""
+
+# What an earlier claim noted and this one could lock: its worker is gone.
+_SUSPECTS = """
+select id, array(select unnest(events) intersect select unnest(%(mine)s::bigint[]))
+from mirror.claims
+where events && %(mine)s::bigint[]
+"""
+
+_FORGET = """
+with kept as (
+  update mirror.claims
+  set events = array(select unnest(events) except select unnest(%(suspects)s::bigint[]))
+  where id = any(%(notes)s::uuid[])
+  returning id, events
+)
+select id from kept where events = '{}'
+"""
+
+_DEFER = """
+insert into mirror.retries
+  (id, lane, recorded_at, mapping, reference, key, attempts, due_at, error, buried_at)
+values (%s, %s, %s, %s, %s, %s, %s, now() + %s * interval '1 second', %s,
+  case when %s then now() end)
+"""
+
+# The count and the lease are committed before the attempt: a worker that dies has counted.
+_TAKE = """
+update mirror.retries
+set attempts = attempts + 1, due_at = now() + %s * interval '1 second'
+where id = (
+  select id from mirror.retries
+  where buried_at is null and due_at <= now()
+  order by lane, due_at
+  limit 1
+  for update skip locked
+)
+returning id, lane, recorded_at, mapping, reference, key, attempts
+"""
+
+
+class Claim:
+    """Some events, held in an open transaction."""
+
+    def __init__(self, queue: "Queue", note: UUID, events: list[Claimed]) -> None:
+        self._queue = queue
+        self._note = note
+        self.events = events
+
+    def settle(
+        self, failed: Iterable[tuple[Claimed, MirrorError]] = (), more: Sequence[Event] = ()
+    ) -> None:
+        """Commit: the events are done, except `failed`, which move to the retries.
+
+        `more` are events to go on with, such as the rest of a large scope.
+        """
+        database = self._queue.claims
+        for event, error in failed:
+            self._queue.defer(event, attempts=1, error=error)
+        self._queue.record(more)
+        database.execute("delete from mirror.claims where id = %s", [self._note])
+        database.execute("commit")
+
+    def release(self) -> None:
+        """Give the events back as they were; nothing is held against them."""
+        self._queue.claims.rollback()
+        # A note that cannot be withdrawn now costs its events a retry each, and nothing else.
+        with suppress(MirrorError):
+            self._queue.notes.execute("delete from mirror.claims where id = %s", [self._note])
+
+
+class Queue:
+    """The outbox as a worker sees it.
+
+    Two connections to the primary: `claims` holds the open transaction, `notes` commits beside it.
+    """
+
+    def __init__(
+        self,
+        claims: Database,
+        notes: Database,
+        *,
+        max_attempts: int = 5,
+        retry_seconds: float = 1.0,
+        lease_seconds: float = 60.0,
+        idle_seconds: float = 60.0,
+    ) -> None:
+        self.claims = claims
+        self.notes = notes
+        self.max_attempts = max_attempts
+        self.retry_seconds = retry_seconds
+        self.lease_seconds = lease_seconds
+        self.idle_seconds = idle_seconds
+
+    def claim(self, limit: int) -> Claim | None:
+        """Take up to `limit` events, revocations first; None if there are none to take.
+
+        Events whose last worker died are set apart on the way; a claim may come back empty.
+        """
+        self.claims.begin(idle_seconds=self.idle_seconds)
+        try:
+            events = sorted(
+                (_claimed(row) for row in self.claims.execute(_CLAIM, [limit])),
+                key=lambda event: (event.lane, event.id),
+            )
+            if not events:
+                self.claims.rollback()
+                return None
+            suspects = self._set_suspects_apart([event.id for event in events])
+            held = [event for event in events if event.id not in suspects]
+            for event in events:
+                if event.id in suspects:
+                    self.defer(event, attempts=1, error=None)
+            return Claim(self, self._note(held), held)
+        except BaseException:
+            self.claims.rollback()
+            raise
+
+    def _note(self, events: list[Claimed]) -> UUID:
+        """Commit which events this claim holds, without waiting for the disk.
+
+        The note must survive the worker, not the server: a crash of the server ends both.
+        """
+        note = uuid4()
+        self.notes.execute(
+            sql.SQL(
+                "begin; set local synchronous_commit = off;"
+                " insert into mirror.claims (id, events) values ({}, {}); commit"
+            ).format(sql.Literal(note), sql.Literal([event.id for event in events]))
+        )
+        return note
+
+    def _set_suspects_apart(self, mine: list[int]) -> set[int]:
+        found = self.claims.execute(_SUSPECTS, {"mine": mine})
+        suspects = {event for _, events in found for event in events}
+        if suspects:
+            parameters = {"suspects": sorted(suspects), "notes": [note for note, _ in found]}
+            empty = [row[0] for row in self.claims.execute(_FORGET, parameters)]
+            self.claims.execute("delete from mirror.claims where id = any(%s)", [empty])
+        return suspects
+
+    def record(self, events: Sequence[Event]) -> None:
+        """Add events to the outbox, in the transaction that is open, if one is."""
+        for event in events:
+            self.claims.execute(
+                "insert into mirror.outbox (lane, mapping, reference, key)"
+                " values (%s, %s, %s, %s)",
+                [int(event.lane), event.mapping, event.reference, list(event.key)],
+            )
+
+    def defer(self, event: Claimed, *, attempts: int, error: MirrorError | None) -> None:
+        """Move an event to the retries; None for an error means that its worker died."""
+        self.claims.execute(
+            _DEFER,
+            [
+                event.id,
+                int(event.lane),
+                event.recorded_at,
+                event.mapping,
+                event.reference,
+                list(event.key),
+                attempts,
+                self._wait(attempts) if error is not None else 0.0,
+                _told(error),
+                error is not None and self._buries(error, attempts),
+            ],
+        )
+
+    def take_retry(self) -> Attempt | None:
+        """Lease the next event that is due for a retry, its attempt already counted."""
+        rows = self.claims.execute(_TAKE, [self.lease_seconds])
+        if not rows:
+            return None
+        *event, attempts = rows[0]
+        return Attempt(_claimed(event), attempts, exhausted=attempts > self.max_attempts)
+
+    def succeeded(self, attempt: Attempt, more: Sequence[Event] = ()) -> None:
+        """Forget an event whose retry went through."""
+        with self.claims.transaction():
+            self.record(more)
+            self.claims.execute("delete from mirror.retries where id = %s", [attempt.event.id])
+
+    def failed(self, attempt: Attempt, error: MirrorError | None) -> bool:
+        """Note a failed retry and when the next is due; return whether it was buried.
+
+        None for an error means that its worker died.
+        """
+        buried = error is None or self._buries(error, attempt.number)
+        self.claims.execute(
+            "update mirror.retries set error = %s, due_at = now() + %s * interval '1 second',"
+            " buried_at = case when %s then now() end where id = %s",
+            [_told(error), self._wait(attempt.number), buried, attempt.event.id],
+        )
+        return buried
+
+    def postponed(self, attempt: Attempt) -> None:
+        """Give back an attempt that ended for no fault of the event."""
+        self.claims.execute(
+            "update mirror.retries set attempts = attempts - 1, due_at = now() where id = %s",
+            [attempt.event.id],
+        )
+
+    def _wait(self, attempts: int) -> float:
+        return float(min(self.retry_seconds * 2 ** (attempts - 1), 300.0))
+
+    def _buries(self, error: MirrorError, attempts: int) -> bool:
+        return attempts >= self.max_attempts and not isinstance(error, TooSlow)
+
+
+def _claimed(row: Sequence[object]) -> Claimed:
+    id_, lane, recorded_at, mapping, reference, key = row
+    assert isinstance(id_, int)  # noqa: S101 - the column's type, told to mypy
+    assert isinstance(recorded_at, datetime)  # noqa: S101 - likewise
+    return Claimed(
+        lane=Lane(int(str(lane))),
+        mapping=str(mapping),
+        key=_key(key),
+        reference=None if reference is None else str(reference),
+        id=id_,
+        recorded_at=recorded_at,
+    )
+
+
+def _key(value: object) -> Key:
+    return tuple(str(part) for part in value) if isinstance(value, list) else ()
+
+
+def _told(error: MirrorError | None) -> str:
+    """Return what to keep of an error: its message names ids and codes, never values."""
+    return "its worker died" if error is None else f"{type(error).__name__}: {error}"

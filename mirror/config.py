@@ -1,0 +1,123 @@
+"""Settings: read from the environment once, validated once, then passed around.
+
+Used by the worker and the `mirror` command. Hooks need four of them only and read those
+themselves (`mirror.doorbell`), so that a backend does not load pydantic.
+"""
+
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from mirror.errors import ConfigError
+
+
+def _postgres_url(value: Any) -> Any:
+    """Accept what SQLAlchemy and libpq accept; keep the form that libpq understands."""
+    if value is None or isinstance(value, SecretStr):
+        return value
+    scheme, rest = str(value).partition("://")[::2]
+    if scheme.partition("+")[0] not in {"postgresql", "postgres"} or not rest:
+        raise ValueError("expected postgresql://user:password@host:port/database")
+    # SQLAlchemy's `postgresql+psycopg://` names a driver, which libpq does not know.
+    return f"postgresql://{rest}"
+
+
+def _redis_url(value: Any) -> Any:
+    if value is None or isinstance(value, SecretStr):
+        return value
+    parts = urlsplit(str(value))
+    if parts.scheme not in {"redis", "rediss", "unix"} or not (parts.netloc or parts.path):
+        raise ValueError("expected redis://host:port/number")
+    return value
+
+
+PostgresUrl = Annotated[SecretStr, BeforeValidator(_postgres_url)]
+RedisUrl = Annotated[SecretStr, BeforeValidator(_redis_url)]
+
+
+class Settings(BaseSettings):
+    """Everything a worker or a command may be told, with its default."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="MIRROR_", extra="ignore", hide_input_in_errors=True, populate_by_name=True
+    )
+
+    primary_database_url: PostgresUrl | None = Field(None, alias="PRIMARY_DATABASE_URL")
+    """The primary. Never a replica: a fence orders reads of one server."""
+    supabase_db_url: PostgresUrl | None = Field(None, alias="SUPABASE_DB_URL")
+    """The target, as role `postgres`; direct or through the pooler."""
+    supabase_url: str | None = Field(None, alias="SUPABASE_URL")
+    """The project's API, for clients and for the REST transport."""
+    supabase_secret_key: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices("SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY"),
+    )
+    """A secret key of the project; the older service_role JWT works too."""
+    redis_url: RedisUrl | None = Field(None, alias="REDIS_URL")
+    """The Celery broker, which also holds the doorbell's key."""
+
+    mappings: str = "mappings.trips"
+    """The module that holds the `registry`."""
+    source_name: str | None = None
+    """What stands for the primary's address in its identity; set it where one primary is reached
+    under several host names. Default: the host in PRIMARY_DATABASE_URL."""
+    batch_size: int = Field(500, ge=1, le=10_000)
+    """Events claimed, and keys written, at once."""
+    max_attempts: int = Field(5, ge=1, le=100)
+    """Attempts at an event of its own before it is buried."""
+    retry_seconds: float = Field(1.0, gt=0, le=3600)
+    """Wait after the first failed attempt; doubles with each further one."""
+    statement_seconds: float = Field(8.0, gt=0, le=600)
+    """Bound on each statement, on both databases."""
+    idle_seconds: float = Field(60.0, ge=5, le=3600)
+    """How long a claim's transaction may sit idle before the primary ends it."""
+    connect_seconds: int = Field(5, ge=2, le=60)
+    """Bound on connecting."""
+    sweep_seconds: float = Field(30.0, ge=1, le=86_400)
+    """How often beat rings the doorbell, whoever else does."""
+    drain_seconds: float = Field(20.0, ge=1, le=3600)
+    """How long one Celery task goes on draining before it hands over to the next."""
+    tombstone_days: int = Field(7, ge=1, le=3650)
+    """How long deleted keys are remembered; a write hung for longer is refused by its age."""
+    log_format: Literal["auto", "json", "console"] = "auto"
+    """`auto`: readable on a terminal, JSON elsewhere."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    def need(self, name: str) -> str:
+        """Return the setting called `name` (its field's name) as plain text.
+
+        Raises:
+            ConfigError: it is not set; the message names the environment variable.
+        """
+        value = getattr(self, name)
+        if value is None:
+            raise ConfigError(f"{_variable(name)} is not set; it is needed here.")
+        return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the settings from the environment; `overrides` (by field name) come first.
+
+    Raises:
+        ConfigError: names each malformed variable and what was expected; never its value.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{_variable(str(fault['loc'][0]))}: {fault['msg'].removeprefix('Value error, ')}"
+            for fault in error.errors(include_input=False, include_context=False)
+        )
+        raise ConfigError(f"malformed settings: {faults}.") from None
+
+
+def _variable(name: str) -> str:
+    """Return the environment variable that sets a field."""
+    field = Settings.model_fields.get(name)
+    if field is None:
+        return name
+    if name == "supabase_secret_key":
+        return "SUPABASE_SECRET_KEY"
+    return field.alias or f"MIRROR_{name.upper()}"

@@ -1,0 +1,220 @@
+"""The target's side of a registry: tables, ledgers, functions, helpers and policies.
+
+`model_sql` prints one migration from the declarations alone. Every block can run again, and an
+existing table of another shape or owner is refused by name, never altered.
+"""
+
+import json
+from textwrap import indent
+
+from mirror.ddl.functions import (
+    apply_function,
+    ledger_column,
+    scope_function,
+    withdraw_function,
+)
+from mirror.mapping import Mapping
+from mirror.registry import Registry
+from mirror.sql import comma, identifier, literal
+
+_HEADER = """\
+-- The permission model {name}: tables, row-level security, and the functions that write them.
+--
+-- Printed from the mapping declarations; change those, not this file. Every statement can run
+-- again. A table that already exists with another shape or owner is refused, never altered."""
+
+
+def model_sql(registry: Registry) -> str:
+    """Return the migration that installs `registry` in a target that has the engine."""
+    blocks = [_HEADER.format(name=registry.name)]
+    for mapping in registry:
+        blocks += [_shape_check(mapping)]
+    for mapping in registry:
+        blocks += [_table(registry, mapping), *_indexes(mapping), _ledger(mapping)]
+    # Children's functions first: a parent's call them.
+    for mapping in reversed(tuple(registry)):
+        blocks += [
+            withdraw_function(registry, mapping),
+            scope_function(mapping),
+            apply_function(registry, mapping),
+            _lock_functions(mapping),
+        ]
+    for access in registry.access:
+        blocks += access.ddl(registry)
+    for mapping in registry:
+        blocks += [_security(mapping)]
+    for position, mapping in enumerate(registry, 1):
+        blocks += [_declare(registry, mapping, position)]
+    return "\n\n\n".join(blocks) + "\n"
+
+
+def column_type(mapping: Mapping, name: str, kind: str) -> str:
+    """Return the type as DDL. Text keys sort by bytes, as every page of keys expects."""
+    return f'{kind} collate "C"' if kind == "text" and name in mapping.key else kind
+
+
+def _shape_check(mapping: Mapping) -> str:
+    expected = ",\n    ".join(
+        f"({literal(column.name)}, {literal(column.type)}::regtype::oid)"
+        for column in mapping.columns
+    )
+    name = identifier(mapping.schema, mapping.table)
+    key = ", ".join(literal(name) for name in mapping.key)
+    return f"""\
+-- {mapping.name}: refuse a table that is somebody else's.
+do $$
+declare
+  wanted constant regclass := to_regclass({literal(name)});
+begin
+  if wanted is null then
+    return;
+  end if;
+  if (select relkind <> 'r' or relowner <> current_user::regrole from pg_class where oid = wanted)
+  then
+    raise exception 'table {name} exists and is no plain table of role %', current_user
+      using errcode = 'MR010', hint = 'Move it out of the way, or give mapping \
+{mapping.name} another table.';
+  end if;
+  if exists (
+    (select attname::text, atttypid from pg_attribute
+     where attrelid = wanted and attnum > 0 and not attisdropped)
+    except (values
+    {expected})
+  ) or exists (
+    (values
+    {expected})
+    except (select attname::text, atttypid from pg_attribute
+     where attrelid = wanted and attnum > 0 and not attisdropped)
+  ) or array[{key}] is distinct from (
+    select array_agg(a.attname::text order by k.ordinality)
+    from pg_constraint as c
+    cross join lateral unnest(c.conkey) with ordinality as k (attnum, ordinality)
+    join pg_attribute as a on a.attrelid = c.conrelid and a.attnum = k.attnum
+    where c.conrelid = wanted and c.contype = 'p'
+  ) then
+    raise exception 'table {name} exists with other columns or another primary key'
+      using errcode = 'MR010', hint = 'Move it out of the way, or give mapping \
+{mapping.name} another table.';
+  end if;
+end
+$$;"""
+
+
+def _table(registry: Registry, mapping: Mapping) -> str:
+    lines = []
+    for column in mapping.columns:
+        required = " not null" if column.name in mapping.key else ""
+        kind = column_type(mapping, column.name, column.type)
+        lines.append(f"{identifier(column.name)} {kind}{required}")
+    lines.append(f"primary key ({comma(mapping.key)})")
+    for parent in mapping.parents:
+        other = registry[parent.mapping]
+        lines.append(
+            f"foreign key ({identifier(parent.column)}) references "
+            f"{identifier(other.schema, other.table)} ({comma(other.key)}) on delete cascade"
+        )
+    body = indent(",\n".join(lines), "  ")
+    return f"create table if not exists {identifier(mapping.schema, mapping.table)} (\n{body}\n);"
+
+
+def _led_by(mapping: Mapping, column: str) -> str:
+    """Return the columns of an index led by `column`.
+
+    The key follows: then "all trips of this user" is answered from the index alone, and the
+    index may be called unique.
+    """
+    return comma([column, *(name for name in mapping.key if name != column)])
+
+
+def _indexes(mapping: Mapping) -> list[str]:
+    """Index each parent's column that the primary key does not already lead with."""
+    return [
+        f"create unique index if not exists {identifier(f'{mapping.table}_{parent.column}')}\n"
+        f"on {identifier(mapping.schema, mapping.table)} ({_led_by(mapping, parent.column)});"
+        for parent in mapping.parents
+        if parent.column != mapping.key[0]
+    ]
+
+
+def _ledger(mapping: Mapping) -> str:
+    name = f"ledger_{mapping.name}"
+    ledger = identifier("mirror", name)
+    lines = [
+        f"{identifier(column.name)} {column_type(mapping, column.name, column.type)} not null"
+        for column in mapping.key_columns
+    ]
+    extra = [ref for ref in mapping.all_references if ref.name not in mapping.key]
+    lines += [f"{identifier('ref_' + reference.name)} {reference.type}" for reference in extra]
+    lines += [
+        "epoch integer not null",
+        "fence bigint not null",
+        "present boolean not null",
+        "applied_at timestamptz not null",
+        f"primary key ({comma(mapping.key)})",
+    ]
+    body = indent(",\n".join(lines), "  ")
+    blocks = [
+        f"-- {mapping.name}: what was last written for each key, and how fresh the read was.\n"
+        f"create table if not exists {ledger} (\n{body}\n);\n"
+        f"revoke all on {ledger} from public, anon, authenticated, service_role;"
+    ]
+    for reference in mapping.all_references:
+        if reference.name == mapping.key[0]:
+            continue
+        column = ledger_column(mapping, reference.name)
+        blocks.append(
+            f"create unique index if not exists {identifier(f'{name}_by_{reference.name}')}\n"
+            f"on {ledger} ({_led_by(mapping, column)}) where present;"
+        )
+    blocks.append(
+        f"-- Purging looks at tombstones alone.\n"
+        f"create unique index if not exists {identifier(f'{name}_tombstones')}\n"
+        f"on {ledger} ({_led_by(mapping, 'applied_at')}) where not present;"
+    )
+    return "\n\n".join(blocks)
+
+
+def _lock_functions(mapping: Mapping) -> str:
+    arrays = ", ".join(f"{column.type}[]" for column in mapping.key_columns)
+    return f"""\
+revoke all on function
+  {identifier("mirror", f"apply_{mapping.name}")}(integer, bigint, jsonb, jsonb),
+  {identifier("mirror", f"scope_{mapping.name}")}(text, text[], text[], integer),
+  {identifier("mirror", f"withdraw_{mapping.name}")}(integer, bigint, {arrays})
+from public, anon, authenticated, service_role;"""
+
+
+def _security(mapping: Mapping) -> str:
+    table = identifier(mapping.schema, mapping.table)
+    blocks = [
+        f"-- {mapping.name}: the API's roles write nothing and read only what is granted here.\n"
+        f"alter table {table} enable row level security;\n"
+        f"revoke all on {table} from public, anon, authenticated, service_role;\n"
+        f"grant select on {table} to service_role;"
+    ]
+    policy = identifier(f"{mapping.table}_read")
+    if mapping.readable is not None:
+        blocks.append(
+            f"grant select ({comma(mapping.readable.columns)}) on {table} to authenticated;\n"
+            f"drop policy if exists {policy} on {table};\n"
+            f"create policy {policy} on {table} for select to authenticated\n"
+            f"using ({mapping.readable.using});"
+        )
+    else:
+        blocks.append(
+            f"drop policy if exists {policy} on {table};\n"
+            f"create policy {policy} on {table} for select to authenticated\nusing (false);"
+        )
+    return "\n".join(blocks)
+
+
+def _declare(registry: Registry, mapping: Mapping, position: int) -> str:
+    children = [child.name for child, _ in registry.children(mapping)]
+    declaration = json.dumps(mapping.declaration(children), indent=2)
+    return f"""\
+insert into mirror.mappings (name, position, digest, is_parent, declaration)
+values ({literal(mapping.name)}, {position}, {literal(mapping.digest)}, \
+{str(bool(children)).lower()}, {literal(declaration)})
+on conflict (name) do update
+set position = excluded.position, digest = excluded.digest,
+  is_parent = excluded.is_parent, declaration = excluded.declaration;"""

@@ -1,0 +1,224 @@
+"""A PostgreSQL cluster of one's own, gone when it is no longer needed."""
+
+import secrets
+import signal
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+from urllib.parse import quote
+
+import psycopg
+from psycopg import sql
+
+from mirror.devstack.account import Account, remove_tree
+from mirror.devstack.binaries import postgres_programs
+from mirror.devstack.process import ServerProcess, launch_on_free_port
+from mirror.errors import Unreachable
+
+_SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    # A socket's path has a limit of about 100 bytes that temporary directories exceed.
+    "unix_socket_directories": "",
+    "wal_level": "logical",
+    "max_connections": "200",
+    "timezone": "UTC",
+}
+_NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+
+
+class PostgresCluster:
+    """A running PostgreSQL server and its data; `start` makes one.
+
+    As a context manager it stops and deletes the data on leaving.
+    """
+
+    def __init__(
+        self, directory: Path, *, programs: Path, account: Account, version: int, superuser: str
+    ) -> None:
+        self.directory = directory
+        self.version = version
+        self.superuser = superuser
+        self.password = secrets.token_urlsafe(24)
+        self.port = 0
+        self._programs = programs
+        self._account = account
+        self._process: ServerProcess | None = None
+
+    @classmethod
+    def start(
+        cls,
+        directory: Path,
+        *,
+        version: int,
+        superuser: str = "postgres",
+        durable: bool = True,
+        settings: Mapping[str, str] | None = None,
+    ) -> Self:
+        """Initialise a cluster and start it on a free port of 127.0.0.1.
+
+        Args:
+            directory: where its data goes; empty or new. If the account that the server runs
+                under cannot get there, it is a temporary directory: see `.directory`.
+            version: 16 or 18.
+            superuser: the name of the bootstrap superuser.
+            durable: `False` trades crash safety for speed: after `kill`, the last commits
+                may be missing.
+            settings: further server settings; these win over the defaults.
+
+        Raises:
+            ConfigError: the embedded servers are not installed, there is no such version,
+                or the directory holds files.
+            Unreachable: the server does not start; with the end of its log.
+        """
+        account = Account.for_servers()
+        programs = postgres_programs(version, account)
+        place = account.server_directory(directory)
+        cluster = cls(
+            place, programs=programs, account=account, version=version, superuser=superuser
+        )
+        wanted = _SETTINGS | ({} if durable else _NOT_DURABLE) | dict(settings or {})
+        try:
+            cluster._initialise(wanted)
+            cluster.port, cluster._process = launch_on_free_port(cluster._launch)
+        except BaseException:
+            remove_tree(place)
+            raise
+        return cluster
+
+    def url(
+        self, database: str = "postgres", user: str | None = None, password: str | None = None
+    ) -> str:
+        """A libpq URL.
+
+        Args:
+            database: the database's name; it need not exist yet.
+            user: the superuser if `None`.
+            password: the superuser's if `None`, which the Supabase stand-in's login roles share.
+        """
+        name = quote(user or self.superuser, safe="")
+        secret = quote(password or self.password, safe="")
+        return f"postgresql://{name}:{secret}@127.0.0.1:{self.port}/{quote(database, safe='')}"
+
+    def stop(self) -> None:
+        """Shut down in order, breaking off open connections; idempotent."""
+        self._end(signal.SIGINT)
+
+    def kill(self) -> None:
+        """Go down at once, as in a crash: no checkpoint, recovery at the next start."""
+        # An immediate shutdown, not SIGKILL: that would leave its backends and its shared
+        # memory to linger, and a restart to fail until they are gone.
+        self._end(signal.SIGQUIT)
+
+    def restart(self) -> None:
+        """Start again, same port, same data; stops first if it runs.
+
+        Raises:
+            Unreachable: the server does not start; with the end of its log.
+        """
+        self.stop()
+        self._process = self._launch(self.port)
+
+    def discard(self) -> None:
+        """Stop at once and delete the data; idempotent."""
+        self.kill()
+        remove_tree(self.directory)
+
+    def create_database(
+        self, name: str, *, template: str | None = None, owner: str | None = None
+    ) -> None:
+        """Create a database.
+
+        Args:
+            name: its name.
+            template: the database to copy, to which nobody may be connected; `None` for the
+                cluster's own template1.
+            owner: the superuser if `None`.
+        """
+        statement = sql.SQL("create database {}").format(sql.Identifier(name))
+        if template is not None:
+            statement += sql.SQL(" template {}").format(sql.Identifier(template))
+        if owner is not None:
+            statement += sql.SQL(" owner {}").format(sql.Identifier(owner))
+        self._execute(statement)
+
+    def drop_database(self, name: str) -> None:
+        """Drop a database, throwing its users out; one that is gone already is fine."""
+        self._execute(
+            sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name))
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.discard()
+
+    def _initialise(self, settings: Mapping[str, str]) -> None:
+        """Make the data directory and write the settings into its postgresql.conf."""
+        password_file = self.directory / "password"
+        password_file.touch(mode=0o600)
+        password_file.write_text(self.password)
+        self._account.give(password_file)
+        # C.UTF-8 where the system has it: it sorts like C and knows what a letter is.
+        done = self._initdb(password_file, locale="C.UTF-8")
+        if done.returncode != 0 and "invalid locale name" in done.stderr:
+            done = self._initdb(password_file, locale="C")
+        password_file.unlink()
+        if done.returncode != 0:
+            raise Unreachable(f"initdb failed: {done.stderr[-2000:]}")
+        quoted = {name: value.replace("'", "''") for name, value in settings.items()}
+        lines = [f"{name} = '{value}'\n" for name, value in quoted.items()]
+        with (self._data / "postgresql.conf").open("a", encoding="utf-8") as configuration:
+            configuration.writelines(["\n# Set by mirror.devstack\n", *lines])
+
+    def _initdb(self, password_file: Path, *, locale: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [
+                self._programs / "initdb",
+                f"--pgdata={self._data}",
+                f"--username={self.superuser}",
+                f"--pwfile={password_file}",
+                "--auth=scram-sha-256",
+                "--encoding=UTF8",
+                f"--locale={locale}",
+                # Only a crash of the whole machine could tell, and that ends the cluster.
+                "--no-sync",
+            ],
+            check=False,
+            capture_output=True,
+            text=True,
+            **self._account.popen_options(),
+        )
+
+    def _launch(self, port: int) -> ServerProcess:
+        self.port = port
+        process = ServerProcess(
+            [str(self._programs / "postgres"), "-D", str(self._data), "-p", str(port)],
+            log=self.directory / "server.log",
+            account=self._account,
+            orphaned=signal.SIGQUIT,
+        )
+        process.wait_until(self._accepts)
+        return process
+
+    def _accepts(self) -> bool:
+        # Our random password also tells this server from another that took the port.
+        try:
+            psycopg.connect(self.url(), connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.end(how)
+            self._process = None
+
+    def _execute(self, statement: sql.Composed) -> None:
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            connection.execute(statement)
+
+    @property
+    def _data(self) -> Path:
+        return self.directory / "data"

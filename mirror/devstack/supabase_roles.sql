@@ -1,0 +1,47 @@
+-- The roles of a Supabase project, once per cluster, run as its superuser supabase_admin.
+-- Left out: the roles of services that are not stood in for (storage, realtime, pooler).
+-- Passwords are set by the caller.
+
+
+-- The role of migrations and of the dashboard's SQL editor -------------------------------
+-- No superuser: a migration that needs one must fail here as it would there.
+create role postgres
+    login createdb createrole replication bypassrls;
+
+grant pg_monitor, pg_read_all_data, pg_signal_backend to postgres;
+
+alter role postgres set search_path = "$user", public, extensions;
+
+
+-- The roles that API requests run as -------------------------------------------------------
+-- They inherit (Supabase changed that in 2023): what is granted to a role that one of them
+-- is a member of counts without SET ROLE, and tests ought to see that, too.
+create role anon nologin;
+create role authenticated nologin;
+create role service_role nologin bypassrls;
+
+-- Admin option, as on PostgreSQL 16 and later there: postgres may pass them on.
+grant anon, authenticated, service_role to postgres with admin option;
+
+
+-- The role that PostgREST connects as ------------------------------------------------------
+-- It can do nothing until it has switched to one of the three.
+create role authenticator login noinherit;
+
+grant anon, authenticated, service_role to authenticator;
+
+
+-- The role that owns the schema auth -------------------------------------------------------
+-- postgres is not a member: it cannot change what is in there.
+create role supabase_auth_admin login noinherit;
+
+alter role supabase_auth_admin set search_path = auth;
+
+
+-- Time limits --------------------------------------------------------------------------------
+-- Settings of a role apply when it logs in, not on SET ROLE; PostgREST reads those of the
+-- role it switches to and applies them itself. A direct test has to do the same.
+alter role anon set statement_timeout = '3s';
+alter role authenticated set statement_timeout = '8s';
+alter role authenticator set statement_timeout = '8s';
+alter role authenticator set lock_timeout = '8s';

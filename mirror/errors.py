@@ -1,0 +1,101 @@
+"""Everything this library raises, as one tree.
+
+::
+
+    MirrorError
+    ├── UsageError            the caller's mistake; nothing was written
+    │   ├── ConfigError       a setting is missing or malformed
+    │   ├── MappingError      a declaration that cannot work
+    │   ├── InvalidKey        a key of the wrong arity or type
+    │   └── NotInTransaction  a hook called where no transaction would carry its event
+    ├── Transient             try again: nothing is wrong with the events
+    │   └── Unreachable       a database or Redis does not answer
+    └── Permanent             trying again changes nothing
+        ├── NotMigrated       a database lacks our schema, or has an older or newer one
+        ├── Rejected          a database refused these rows (constraint, type); isolate the event
+        ├── TooSlow           a statement ran into its timeout; isolate the event, never bury it
+        └── Halted            the whole mirror must stop until a person acts
+            ├── WrongMapping  the target holds another version of the declarations
+            ├── WrongSource   the target mirrors another primary
+            └── WentBack      the primary is older than what the target has already seen
+
+`exit_code` is what the `mirror` command returns for the error.
+All of them survive pickling, as Celery needs.
+"""
+
+from typing import ClassVar
+
+
+class MirrorError(Exception):
+    """The root of everything raised on purpose."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(MirrorError):
+    """Raised when the call itself is wrong; nothing was written."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """Raised when a setting is missing, malformed, or contradicts another."""
+
+
+class MappingError(UsageError):
+    """Raised when a declaration cannot work; names the mapping and the remedy."""
+
+
+class InvalidKey(UsageError):
+    """Raised when a key or reference value has the wrong arity or type."""
+
+
+class NotInTransaction(UsageError):
+    """Raised when a hook is called where no transaction would carry its event."""
+
+
+class Transient(MirrorError):
+    """Raised when the same call may succeed later; events stay where they are."""
+
+    exit_code = 4
+
+
+class Unreachable(Transient):
+    """Raised when a database or Redis does not answer."""
+
+
+class Permanent(MirrorError):
+    """Raised when trying again changes nothing."""
+
+
+class NotMigrated(Permanent):
+    """Raised when a database lacks our schema or has one of another version."""
+
+    exit_code = 4
+
+
+class Rejected(Permanent):
+    """Raised when a database refused rows for what they are; the event is isolated."""
+
+
+class TooSlow(Permanent):
+    """Raised when a statement ran into its timeout: smaller batches may pass.
+
+    Not for ever wrong, so its event is retried alone and never buried.
+    """
+
+
+class Halted(Permanent):
+    """Raised when nothing may be written until a person has acted; events stay."""
+
+
+class WrongMapping(Halted):
+    """Raised when the target's declarations differ from this worker's."""
+
+
+class WrongSource(Halted):
+    """Raised when the target mirrors another primary than this one."""
+
+
+class WentBack(Halted):
+    """Raised when the primary is older than what the target has already seen."""

@@ -1,0 +1,171 @@
+"""Connections to PostgreSQL with psycopg, and what its errors mean to us.
+
+Everything here works behind a transaction pooler (Neon's, Supabase's): no prepared statements,
+no session settings, no session locks. Settings that must hold are SET LOCAL, sent along with
+BEGIN in one round trip.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg import sql
+
+from mirror.errors import (
+    Halted,
+    MirrorError,
+    NotMigrated,
+    Rejected,
+    TooSlow,
+    Transient,
+    Unreachable,
+    WentBack,
+    WrongMapping,
+    WrongSource,
+)
+from mirror.logs import redact
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+# Raised on purpose by our SQL functions.
+_OURS: dict[str, type[MirrorError]] = {
+    "MR001": WrongMapping,
+    "MR002": WrongSource,
+    "MR003": WentBack,
+    "MR010": NotMigrated,
+}
+# Connection failure, resources, operator intervention, deadlock, serialization, lock timeout.
+_TRANSIENT = ("08", "53", "57P", "58", "40001", "40P01", "55P03", "25P03", "25006")
+# What a row's own values can cause: data, integrity, a raise in somebody's trigger, a limit.
+_REJECTED = ("22", "23", "21", "P0001", "54")
+
+
+class Database:
+    """One connection, opened when needed and opened again after it broke."""
+
+    def __init__(
+        self, url: str, *, role: str, connect_seconds: int = 5, statement_seconds: float = 8.0
+    ) -> None:
+        self.url = url
+        self.role = role
+        self.connect_seconds = connect_seconds
+        self.statement_seconds = statement_seconds
+        self._connection: Connection | None = None
+
+    def __repr__(self) -> str:
+        return f"<Database {self.role}>"
+
+    @property
+    def connection(self) -> Connection:
+        """The open connection, in autocommit mode.
+
+        Raises:
+            Unreachable: the server does not answer.
+        """
+        if self._connection is None or self._connection.closed:
+            with translated(self.role):
+                self._connection = psycopg.connect(
+                    self.url,
+                    autocommit=True,
+                    prepare_threshold=None,
+                    connect_timeout=self.connect_seconds,
+                    application_name="permission-mirror",
+                    # A peer that vanished must not hold a claim for the two hours TCP would.
+                    keepalives=1,
+                    keepalives_idle=10,
+                    keepalives_interval=5,
+                    keepalives_count=3,
+                    tcp_user_timeout=30_000,
+                )
+        return self._connection
+
+    def close(self) -> None:
+        """Close the connection; the next use opens another."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def execute(self, query: LiteralString | sql.Composable, parameters: Any = None) -> list[Any]:
+        """Run one statement and return its rows (empty if it yields none)."""
+        with translated(self.role):
+            cursor = self.connection.execute(
+                sql.SQL(query) if isinstance(query, str) else query, parameters
+            )
+            return cursor.fetchall() if cursor.description is not None else []
+
+    @contextmanager
+    def transaction(self, mode: LiteralString = "", *, idle_seconds: float = 60) -> Iterator[None]:
+        """Run a block in one transaction with our bounds; roll back if it raises."""
+        self.begin(mode, idle_seconds=idle_seconds)
+        try:
+            yield
+        except BaseException:
+            self.rollback()
+            raise
+        self.execute("commit")
+
+    def begin(self, mode: LiteralString = "", *, idle_seconds: float = 60) -> None:
+        """Begin a transaction; `mode` follows BEGIN."""
+        self.execute(
+            sql.SQL(
+                "begin {}; set local statement_timeout = {};"
+                " set local idle_in_transaction_session_timeout = {};"
+                " set local timezone = 'UTC'; set local datestyle = 'ISO, YMD';"
+                " set local intervalstyle = 'postgres'; set local extra_float_digits = 1;"
+                " set local bytea_output = 'hex'"
+            ).format(
+                sql.SQL(mode),
+                sql.Literal(int(self.statement_seconds * 1000)),
+                sql.Literal(int(idle_seconds * 1000)),
+            )
+        )
+
+    def rollback(self) -> None:
+        """Roll back; a connection that cannot is closed, which does the same."""
+        if self._connection is None or self._connection.closed:
+            return
+        try:
+            self._connection.execute("rollback")
+        except psycopg.Error:
+            self.close()
+
+
+@contextmanager
+def translated(role: str) -> Iterator[None]:
+    """Turn psycopg's errors into ours; `role` (primary, target) names the database."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise translate(error, role) from error
+
+
+def translate(error: psycopg.Error, role: str) -> MirrorError:
+    """Return our error for psycopg's.
+
+    The message holds no values of rows: PostgreSQL puts those into DETAIL and CONTEXT, which
+    stay behind, and into the primary message of class 22, which is replaced.
+    """
+    state = error.sqlstate or ""
+    told = error.diag.message_primary or ""
+    hint = error.diag.message_hint
+    if state in _OURS:
+        return _OURS[state](f"{role}: {told}" + (f". {hint}" if hint else ""))
+    if not state and isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+        reason = redact(str(error).strip().splitlines()[0] if str(error).strip() else "no answer")
+        return Unreachable(f"{role}: the database does not answer ({reason})")
+    if state == "57014":
+        return TooSlow(f"{role}: a statement ran into its timeout [57014]")
+    if state.startswith(("28", "3D")):
+        return Unreachable(f"{role}: the database refuses us: {redact(told)} [{state}]")
+    if state.startswith(_TRANSIENT):
+        return Transient(f"{role}: {redact(told)} [{state}]")
+    if state in {"3F000", "42P01", "42883"} and "mirror" in told:
+        command = "primary" if role == "primary" else "supabase"
+        return NotMigrated(f"{role}: {told} [{state}]; run `mirror migrate {command}`")
+    if state.startswith("22"):
+        return Rejected(f"{role}: a value does not fit its type [{state}]")
+    if state.startswith(_REJECTED):
+        where = error.diag.constraint_name or error.diag.table_name or "no constraint named"
+        return Rejected(f"{role}: a row was refused [{state}] ({where})")
+    return Halted(f"{role}: {redact(told)} [{state}]")

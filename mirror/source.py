@@ -1,0 +1,188 @@
+"""Source: the primary as the drain reads it, one snapshot at a time.
+
+The fence packs (xmax, -running) of the snapshot into a bigint. xmax never falls, and while it
+stands still, transactions below it can only end; so of two reads the later never has the
+smaller fence, and equal fences saw the same data. `running` includes the reader's own
+transaction if it has an id, which a snapshot leaves out of its list: otherwise another's end
+and the reader's own presence would cancel out.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from urllib.parse import urlsplit
+
+from psycopg import sql
+from sqlalchemy.dialects.postgresql import psycopg as dialect
+
+from mirror.errors import NotMigrated, Rejected
+from mirror.keys import Key
+from mirror.mapping import Mapping
+from mirror.postgres import Database
+from mirror.stamp import Stamp
+
+Row = tuple[str | None, ...]
+"""A desired row as texts of the target's types: the columns, then references that are none."""
+
+_RUNNING_BITS = 20  # PostgreSQL allows 2^18 connections, so `running` fits.
+
+_STAMP = """
+select
+  (pg_snapshot_xmax(s.snapshot)::text::bigint << {bits}) + ((1 << {bits}) - 1)
+    - (select count(*) from pg_snapshot_xip(s.snapshot))
+    - (pg_current_xact_id_if_assigned() is not null)::integer,
+  (select epoch from mirror.state),
+  {system},
+  current_setting('neon.timeline_id', true),
+  current_database()
+from (select pg_current_snapshot() as snapshot offset 0) as s
+"""
+
+
+class Source:
+    """The primary, over a connection of its own (a claim's transaction cannot see later commits
+    the way a fresh snapshot does)."""
+
+    def __init__(self, database: Database, *, name: str | None = None) -> None:
+        self.database = database
+        # Neon's pooled and direct addresses differ by this suffix; they are one primary.
+        host = urlsplit(database.url).hostname or "local"
+        self.name = name or host.replace("-pooler.", ".", 1)
+        self._queries: dict[str, tuple[sql.SQL, sql.Composable]] = {}
+
+    @contextmanager
+    def snapshot(self) -> Iterator["Snapshot"]:
+        """Yield one REPEATABLE READ, READ ONLY view of the primary, with its stamp."""
+        database = self.database
+        with database.transaction("isolation level repeatable read read only"):
+            rows = database.execute(self._stamp_query)
+            fence, epoch, system, timeline, name = rows[0]
+            if epoch is None:
+                raise NotMigrated("primary: mirror.state is empty; run `mirror migrate primary`")
+            identity = f"{system or '-'}/{timeline or '-'}/{self.name}/{name}"
+            yield Snapshot(self, Stamp(identity, epoch, fence))
+
+    @cached_property
+    def _stamp_query(self) -> sql.Composable:
+        """The stamp's query; some hosts keep the system identifier to themselves."""
+        allowed = self.database.execute(
+            "select has_function_privilege('pg_control_system()', 'execute')"
+        )[0][0]
+        system = (
+            sql.SQL("(select system_identifier from pg_control_system())")
+            if allowed
+            else sql.SQL("null")
+        )
+        return sql.SQL(_STAMP).format(bits=sql.Literal(_RUNNING_BITS), system=system)
+
+    def query(self, mapping: Mapping) -> tuple[sql.Composable, sql.Composable]:
+        """Return the mapping's query and the list of what a row is made of, as SQL."""
+        if mapping.name not in self._queries:
+            compiled = mapping.query.compile(
+                dialect=dialect.dialect(),  # type: ignore[no-untyped-call]
+                compile_kwargs={"literal_binds": True},
+            )
+            layout = [(column.name, column.type) for column in mapping.columns]
+            names = {name for name, _ in layout}
+            layout += [(r.name, r.type) for r in mapping.all_references if r.name not in names]
+            self._queries[mapping.name] = (
+                sql.SQL(str(compiled)),  # type: ignore[arg-type]
+                sql.SQL(", ").join(
+                    sql.SQL("q.{}::{}::text").format(sql.Identifier(name), _type(kind))
+                    for name, kind in layout
+                ),
+            )
+        return self._queries[mapping.name]
+
+
+class Snapshot:
+    """Reads of one moment. Valid inside `Source.snapshot()` only."""
+
+    def __init__(self, source: Source, stamp: Stamp) -> None:
+        self._source = source
+        self.stamp = stamp
+
+    def rows(self, mapping: Mapping, keys: Sequence[Key]) -> dict[Key, Row]:
+        """Return the desired row of each of `keys` that has one."""
+        if not keys:
+            return {}
+        query, values = self._source.query(mapping)
+        names = [sql.Identifier(name) for name in mapping.key]
+        statement = sql.SQL(
+            "select {values} from unnest({arrays}) as k ({names}) join ({query}) as q on {same}"
+        ).format(
+            values=values,
+            arrays=sql.SQL(", ").join(
+                sql.SQL("%s::text[]::{}[]").format(_type(column.type))
+                for column in mapping.key_columns
+            ),
+            names=sql.SQL(", ").join(names),
+            query=query,
+            same=sql.SQL(" and ").join(sql.SQL("q.{0} = k.{0}").format(name) for name in names),
+        )
+        columns = [list(column) for column in zip(*keys, strict=True)]
+        return self._collect(mapping, self._source.database.execute(statement, columns))
+
+    def rows_in_scope(
+        self,
+        mapping: Mapping,
+        reference: str,
+        values: Sequence[str],
+        *,
+        after: Key = (),
+        limit: int,
+    ) -> dict[Key, Row]:
+        """Return the desired rows under any of a reference's values, in key order.
+
+        `reference` `*` means all rows. At most `limit`, those after key `after` if it is one.
+        """
+        query, selected = self._source.query(mapping)
+        conditions: list[sql.Composable] = [sql.SQL("true")]
+        parameters: list[object] = []
+        declared = mapping.reference(reference)
+        if declared is not None:
+            conditions.append(
+                sql.SQL("q.{} = any(%s::text[]::{}[])").format(
+                    sql.Identifier(reference), _type(declared.type)
+                )
+            )
+            parameters.append(list(values))
+        order = sql.SQL(", ").join(
+            sql.SQL('q.{} collate "C"' if column.type == "text" else "q.{}").format(
+                sql.Identifier(column.name)
+            )
+            for column in mapping.key_columns
+        )
+        if after:
+            bound = sql.SQL(", ").join(
+                sql.SQL("%s::text::{}").format(_type(column.type)) for column in mapping.key_columns
+            )
+            conditions.append(sql.SQL("({}) > ({})").format(order, bound))
+            parameters += after
+        statement = sql.SQL(
+            "select {values} from ({query}) as q where {conditions} order by {order} limit %s"
+        ).format(
+            values=selected,
+            query=query,
+            conditions=sql.SQL(" and ").join(conditions),
+            order=order,
+        )
+        found = self._source.database.execute(statement, [*parameters, limit])
+        return self._collect(mapping, found)
+
+    @staticmethod
+    def _collect(mapping: Mapping, found: list[Row]) -> dict[Key, Row]:
+        names = [column.name for column in mapping.columns]
+        places = [names.index(name) for name in mapping.key]
+        rows: dict[Key, Row] = {tuple(str(row[i]) for i in places): row for row in found}
+        if len(rows) < len(found):
+            raise Rejected(
+                f"mapping {mapping.name!r}: its query yields two rows for one key; "
+                f"make the query DISTINCT or group it."
+            )
+        return rows
+
+
+def _type(name: str) -> sql.SQL:
+    """Return a declared type as SQL: a developer's word, not a user's."""
+    return sql.SQL(name)  # type: ignore[arg-type]

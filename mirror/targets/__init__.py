@@ -1,0 +1,1 @@
+"""The databases we write: one protocol, one adapter per way to reach them."""

@@ -1,0 +1,196 @@
+"""Target: what a drain needs of the database it writes, whatever the transport.
+
+The rules themselves (fences, scopes, parents, horizon) are SQL functions in the target; an
+adapter only carries requests to them.
+"""
+
+from collections.abc import Mapping as MappingABC
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from mirror.keys import Key
+from mirror.mapping import Mapping
+from mirror.source import Row
+from mirror.stamp import Stamp
+
+
+@dataclass
+class Section:
+    """What one call writes for one mapping."""
+
+    mapping: Mapping
+    rows: list[Row] = field(default_factory=list)
+    """Rows as they should be."""
+    gone: list[Key] = field(default_factory=list)
+    """Keys that have no row."""
+
+
+@dataclass
+class Answer:
+    """What became of one section. Keys in neither list were written."""
+
+    stale: list[Key] = field(default_factory=list)
+    """Refused: something newer than this read is known."""
+    ahead: int | None = None
+    """The newest fence among what made them stale; None where another writer was just faster."""
+    orphans: list[Key] = field(default_factory=list)
+    """Skipped: a parent's row is missing."""
+    appeared: list[Key] = field(default_factory=list)
+    """Parents that are there now and were not before."""
+    retained: dict[str, list[Key]] = field(default_factory=dict)
+    """By mapping: rows that somebody's foreign key holds back, emptied but for their key."""
+
+
+Answers = dict[str, Answer]
+"""What became of one call, by mapping name."""
+
+
+@dataclass(frozen=True)
+class ScopePage:
+    """A request for the keys known under some values of a reference."""
+
+    mapping: Mapping
+    reference: str
+    values: tuple[str, ...]
+    after: Key = ()
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a target says of itself."""
+
+    identity: str | None
+    """The primary it mirrors; None before the first write."""
+    epoch: int
+    horizon: int
+    """Fences below it are refused."""
+    digests: MappingABC[str, str]
+    """By mapping: the declaration it was migrated to."""
+    migrations: MappingABC[str, str]
+    """Checksums of the migrations that ran, by name."""
+
+
+class TooOld(Exception):  # noqa: N818 - no failure: the drain reads again
+    """Raised when a read is older than the target's horizon; holds that fence."""
+
+    def __init__(self, horizon: int) -> None:
+        super().__init__(horizon)
+        self.horizon = horizon
+
+
+class Target(Protocol):
+    """A database that authorises."""
+
+    def apply(self, stamp: Stamp, sections: Sequence[Section]) -> Answers:
+        """Write all sections or none, in one call.
+
+        Raises:
+            TooOld: the stamp is older than the horizon.
+        """
+        ...
+
+    def open_scopes(
+        self, stamp: Stamp, pages: Sequence[ScopePage], *, limit: int
+    ) -> list[list[Key]]:
+        """Note that these scopes are read at this stamp; return at most `limit` keys for each.
+
+        Raises:
+            TooOld: the stamp is older than the horizon.
+        """
+        ...
+
+    def purge(self, days: int) -> int:
+        """Forget tombstones older than that; return how many."""
+        ...
+
+    def rebase(self, identity: str, epoch: int) -> None:
+        """Take `identity` as the source from now on."""
+        ...
+
+    def describe(self) -> Description:
+        """Say which source, epoch and declarations this target has."""
+        ...
+
+    def close(self) -> None:
+        """Close what is open."""
+        ...
+
+
+def apply_request(stamp: Stamp, sections: Sequence[Section]) -> dict[str, Any]:
+    """Return the JSON value that `mirror_apply` takes."""
+    return _request(
+        stamp,
+        [
+            {
+                "mapping": section.mapping.name,
+                "digest": section.mapping.digest,
+                "rows": section.rows,
+                "gone": section.gone,
+            }
+            for section in sections
+        ],
+    )
+
+
+def apply_answer(answer: dict[str, Any]) -> Answers:
+    """Return what `mirror_apply` answered, or raise TooOld."""
+    if answer["horizon"] is not None:
+        raise TooOld(answer["horizon"])
+    answers = {
+        name: Answer(
+            stale=_keys(part["stale"]),
+            ahead=part["ahead"],
+            orphans=_keys(part["orphans"]),
+            appeared=_keys(part.get("appeared", [])),
+            retained={kind: _keys(keys) for kind, keys in part.get("retained", {}).items()},
+        )
+        for name, part in answer["mappings"].items()
+    }
+    return answers
+
+
+def scopes_request(stamp: Stamp, pages: Sequence[ScopePage], limit: int) -> dict[str, Any]:
+    """Return the JSON value that `mirror_open_scopes` takes."""
+    sections = [
+        {
+            "mapping": page.mapping.name,
+            "digest": page.mapping.digest,
+            "reference": page.reference,
+            "values": page.values,
+            "after": page.after,
+        }
+        for page in pages
+    ]
+    return _request(stamp, sections) | {"limit": limit}
+
+
+def scopes_answer(answer: dict[str, Any]) -> list[list[Key]]:
+    """Return what `mirror_open_scopes` answered, or raise TooOld."""
+    if answer["horizon"] is not None:
+        raise TooOld(answer["horizon"])
+    return [_keys(keys) for keys in answer["sections"]]
+
+
+def description(answer: dict[str, Any]) -> Description:
+    """Return what `mirror_describe` answered."""
+    return Description(
+        identity=answer["identity"],
+        epoch=answer["epoch"],
+        horizon=answer["horizon"],
+        digests=answer["mappings"],
+        migrations=answer["migrations"],
+    )
+
+
+def _request(stamp: Stamp, sections: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "identity": stamp.identity,
+        "epoch": stamp.epoch,
+        "fence": stamp.fence,
+        "sections": sections,
+    }
+
+
+def _keys(values: list[list[str]]) -> list[Key]:
+    return [tuple(value) for value in values]
