@@ -79,6 +79,13 @@ class Drain:
         self.queue = queue
         self.batch_size = batch_size
 
+    def close(self) -> None:
+        """Close every connection; the next use opens others."""
+        self.source.database.close()
+        self.queue.claims.close()
+        self.queue.notes.close()
+        self.target.close()
+
     def run(
         self, *, seconds: float = 20.0, on_full_batch: Callable[[], object] = lambda: None
     ) -> Drained:

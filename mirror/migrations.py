@@ -154,4 +154,4 @@ def statements(script: str) -> Iterator[str]:
 
 def _run(connection: Connection, statement: str) -> None:
     """Run SQL as it stands: no parameters, so that `%` and `:` mean themselves."""
-    connection.execution_options(no_parameters=True).exec_driver_sql(statement)
+    connection.exec_driver_sql(statement, execution_options={"no_parameters": True})

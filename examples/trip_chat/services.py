@@ -1,0 +1,85 @@
+"""What the backend does, each in the caller's transaction, each with its hook.
+
+The hooks are the only lines here that know of the mirror.
+"""
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from examples.trip_chat.models import Membership, Role, Status, Trip, User
+from mirror import hooks
+
+
+def sign_up(session: Session, user_id: UUID, email: str, username: str) -> User:
+    """Keep a user whom Supabase Auth has just created."""
+    user = User(id=user_id, email=email, username=username)
+    session.add(user)
+    hooks.user_created(session, user_id)
+    return user
+
+
+def delete_user(session: Session, user_id: UUID) -> None:
+    """Delete a user, softly."""
+    session.get_one(User, user_id).deleted_at = datetime.now(UTC)
+    hooks.user_deleted(session, user_id)
+
+
+def create_trip(session: Session, creator_id: UUID, name: str) -> Trip:
+    """Create a trip; its creator owns it, which is a membership like any other."""
+    trip = Trip(name=name, created_by=creator_id)
+    session.add(trip)
+    session.flush()
+    session.add(Membership(trip_id=trip.id, user_id=creator_id, role=Role.OWNER))
+    hooks.trip_created(session, trip.id)
+    hooks.member_added(session, trip.id, creator_id)
+    return trip
+
+
+def rename_trip(session: Session, trip_id: UUID, name: str) -> None:
+    """Give a trip another name."""
+    session.get_one(Trip, trip_id).name = name
+    hooks.trip_updated(session, trip_id)
+
+
+def delete_trip(session: Session, trip_id: UUID) -> None:
+    """Delete a trip, softly; its members lose access at once."""
+    session.get_one(Trip, trip_id).deleted_at = datetime.now(UTC)
+    hooks.trip_deleted(session, trip_id)
+
+
+def restore_trip(session: Session, trip_id: UUID) -> None:
+    """Undo `delete_trip`; its members are members again."""
+    session.get_one(Trip, trip_id).deleted_at = None
+    hooks.trip_updated(session, trip_id)
+
+
+def invite(session: Session, trip_id: UUID, user_id: UUID, role: Role = Role.MEMBER) -> None:
+    """Invite somebody; an invitation grants nothing yet."""
+    session.add(Membership(trip_id=trip_id, user_id=user_id, role=role, status=Status.INVITED))
+    hooks.member_added(session, trip_id, user_id)
+
+
+def accept_invitation(session: Session, trip_id: UUID, user_id: UUID) -> None:
+    """Make an invited user a member."""
+    session.get_one(Membership, (trip_id, user_id)).status = Status.ACTIVE
+    hooks.member_added(session, trip_id, user_id)
+
+
+def change_role(session: Session, trip_id: UUID, user_id: UUID, role: Role) -> None:
+    """Promote or demote a member."""
+    session.get_one(Membership, (trip_id, user_id)).role = role
+    hooks.member_updated(session, trip_id, user_id)
+
+
+def deactivate_member(session: Session, trip_id: UUID, user_id: UUID) -> None:
+    """Suspend a member."""
+    session.get_one(Membership, (trip_id, user_id)).status = Status.INACTIVE
+    hooks.member_updated(session, trip_id, user_id)
+
+
+def remove_member(session: Session, trip_id: UUID, user_id: UUID) -> None:
+    """End a membership."""
+    session.delete(session.get_one(Membership, (trip_id, user_id)))
+    hooks.member_removed(session, trip_id, user_id)

@@ -1,0 +1,61 @@
+"""Assembly: the parts of a worker, put together from settings."""
+
+from mirror.claims import Queue
+from mirror.config import Settings
+from mirror.drain import Drain
+from mirror.postgres import Database
+from mirror.registry import Registry, load_registry
+from mirror.source import Source
+from mirror.targets.base import Target
+from mirror.targets.postgres import PostgresTarget
+
+
+def primary_database(settings: Settings) -> Database:
+    """Return a connection to the primary, not opened yet."""
+    return _database(settings, "primary_database_url", "primary")
+
+
+def build_source(settings: Settings) -> Source:
+    """Return the primary as the drain reads it."""
+    return Source(primary_database(settings), name=settings.source_name)
+
+
+def build_target(settings: Settings) -> Target:
+    """Return the target over the transport that is configured."""
+    return PostgresTarget(_database(settings, "supabase_db_url", "target"))
+
+
+def build_queue(settings: Settings) -> Queue:
+    """Return the outbox as a worker sees it, with two connections of its own."""
+    return Queue(
+        primary_database(settings),
+        primary_database(settings),
+        max_attempts=settings.max_attempts,
+        retry_seconds=settings.retry_seconds,
+        lease_seconds=settings.idle_seconds,
+        idle_seconds=settings.idle_seconds,
+    )
+
+
+def build_drain(settings: Settings, registry: Registry | None = None) -> Drain:
+    """Return a drain; nothing is connected before its first use.
+
+    Raises:
+        ConfigError: a setting it needs is missing.
+    """
+    return Drain(
+        registry or load_registry(settings.mappings),
+        build_source(settings),
+        build_target(settings),
+        build_queue(settings),
+        batch_size=settings.batch_size,
+    )
+
+
+def _database(settings: Settings, name: str, role: str) -> Database:
+    return Database(
+        settings.need(name),
+        role=role,
+        connect_seconds=settings.connect_seconds,
+        statement_seconds=settings.statement_seconds,
+    )

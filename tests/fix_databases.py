@@ -1,0 +1,140 @@
+"""Databases that one test has to itself, copied from templates that are made once."""
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, LiteralString
+from uuid import UUID
+
+import psycopg
+import pytest
+from psycopg import sql
+from sqlalchemy import Connection, Engine, NullPool, create_engine
+
+from examples.trip_chat import models
+from mappings.trips import registry
+from mirror.devstack import PostgresCluster, prepare_database
+from mirror.migrations import upgrade
+
+_numbers = itertools.count(1)
+_SCHEMA = Path(__file__).parent.parent / "examples" / "trip_chat" / "supabase.sql"
+
+
+@dataclass
+class TestDatabase:
+    """A database and the ways tests look into it."""
+
+    __test__ = False
+
+    url: str
+    """As the role that migrates and mirrors."""
+
+    @property
+    def sqlalchemy_url(self) -> str:
+        """The same for SQLAlchemy with psycopg."""
+        return self.url.replace("postgresql://", "postgresql+psycopg://", 1)
+
+    def engine(self, **options: Any) -> Engine:
+        """Return an engine that keeps no connections; the caller need not dispose of it."""
+        return create_engine(self.sqlalchemy_url, poolclass=NullPool, **options)
+
+    def connect(self, **options: Any) -> psycopg.Connection[tuple[Any, ...]]:
+        """Open a connection of its own, in autocommit mode unless told otherwise."""
+        return psycopg.connect(self.url, **{"autocommit": True, **options})
+
+    def query(self, query: LiteralString | sql.Composable, *parameters: Any) -> list[Any]:
+        """Run one statement and return its rows."""
+        with self.connect() as connection:
+            cursor = connection.execute(
+                sql.SQL(query) if isinstance(query, str) else query, parameters or None
+            )
+            return cursor.fetchall() if cursor.description else []
+
+    def value(self, query: LiteralString, *parameters: Any) -> Any:
+        """Run one statement and return its only value."""
+        return self.query(query, *parameters)[0][0]
+
+    @contextmanager
+    def migrating(self) -> Iterator[Connection]:
+        """Yield a SQLAlchemy connection in a transaction."""
+        engine = self.engine()
+        with engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def acting_as(
+        self, user: UUID | str | None, *, role: str = "authenticated"
+    ) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+        """Yield a connection that PostgREST would use for this user; rolled back at the end.
+
+        None as the user means no JWT subject; `role` may be `anon` or `service_role`.
+        """
+        claims = '{"role": "%s"%s}' % (role, f', "sub": "{user}"' if user else "")  # noqa: UP031 - braces
+        with self.connect(autocommit=False) as connection:
+            connection.execute(
+                "select set_config('request.jwt.claims', %s, true)", [claims]
+            )
+            connection.execute(sql.SQL("set local role {}").format(sql.Identifier(role)))
+            try:
+                yield connection
+            finally:
+                connection.rollback()
+
+
+@pytest.fixture(scope="session")
+def primary_template(primary_cluster: PostgresCluster) -> str:
+    """A database with the example backend's tables and our outbox."""
+    primary_cluster.create_database("primary_template")
+    engine = TestDatabase(primary_cluster.url("primary_template")).engine()
+    with engine.begin() as connection:
+        models.Base.metadata.create_all(connection)
+        upgrade(connection)
+    return "primary_template"
+
+
+@pytest.fixture(scope="session")
+def project_template(target_cluster: PostgresCluster) -> str:
+    """A Supabase project as it is before anything of ours is in it."""
+    target_cluster.create_database("project_template", owner="postgres")
+    prepare_database(target_cluster, "project_template")
+    return "project_template"
+
+
+@pytest.fixture(scope="session")
+def target_template(target_cluster: PostgresCluster, project_template: str) -> str:
+    """A Supabase project with the trips model and the example's chat tables."""
+    target_cluster.create_database("target_template", template=project_template, owner="postgres")
+    database = TestDatabase(target_cluster.url("target_template", user="postgres"))
+    with database.migrating() as connection:
+        upgrade(connection, "supabase", registry)
+    database.query(sql.SQL(_SCHEMA.read_text()))  # type: ignore[arg-type]
+    return "target_template"
+
+
+@pytest.fixture
+def primary(primary_cluster: PostgresCluster, primary_template: str) -> Iterator[TestDatabase]:
+    """The backend's database."""
+    name = f"primary_{next(_numbers)}"
+    primary_cluster.create_database(name, template=primary_template)
+    yield TestDatabase(primary_cluster.url(name))
+    primary_cluster.drop_database(name)
+
+
+@pytest.fixture
+def project(target_cluster: PostgresCluster, project_template: str) -> Iterator[TestDatabase]:
+    """A Supabase project without anything of ours."""
+    name = f"project_{next(_numbers)}"
+    target_cluster.create_database(name, template=project_template, owner="postgres")
+    yield TestDatabase(target_cluster.url(name, user="postgres"))
+    target_cluster.drop_database(name)
+
+
+@pytest.fixture
+def target(target_cluster: PostgresCluster, target_template: str) -> Iterator[TestDatabase]:
+    """A Supabase project, migrated, with the example's chat tables."""
+    name = f"target_{next(_numbers)}"
+    target_cluster.create_database(name, template=target_template, owner="postgres")
+    yield TestDatabase(target_cluster.url(name, user="postgres"))
+    target_cluster.drop_database(name)

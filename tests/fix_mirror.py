@@ -1,0 +1,86 @@
+"""The mirror between a test's two databases."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+from mappings.trips import registry
+from mirror import hooks
+from mirror.assembly import build_drain
+from mirror.config import Settings, load_settings
+from mirror.doorbell import Doorbell, DoorbellSettings
+from mirror.drain import Drain
+from tests import factories
+from tests.fix_databases import TestDatabase
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests say what their settings are; a developer's own must not leak in."""
+    for name in (
+        "PRIMARY_DATABASE_URL",
+        "SUPABASE_DB_URL",
+        "SUPABASE_URL",
+        "SUPABASE_SECRET_KEY",
+        "SUPABASE_SERVICE_ROLE_KEY",
+        "REDIS_URL",
+        "MIRROR_MAPPINGS",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    hooks.default.cache_clear()
+
+
+@pytest.fixture
+def engine(primary: TestDatabase) -> Iterator[Engine]:
+    """The backend's engine."""
+    engine = primary.engine()
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def session(engine: Engine) -> Iterator[Session]:
+    """A session on the primary, to which the factories are bound; the test commits it."""
+    with Session(engine, expire_on_commit=False) as session:
+        for factory in (
+            factories.UserFactory,
+            factories.TripFactory,
+            factories.MembershipFactory,
+        ):
+            factory._meta.sqlalchemy_session = session
+        yield session
+
+
+@pytest.fixture
+def recorder() -> hooks.Hooks:
+    """Hooks that ring nobody: the test drains by hand."""
+    return hooks.Hooks(registry, Doorbell(DoorbellSettings(mode="off")))
+
+
+@pytest.fixture
+def settings(primary: TestDatabase, target: TestDatabase) -> Settings:
+    """Settings of a worker between the test's two databases."""
+    return load_settings(primary_database_url=primary.url, supabase_db_url=target.url)
+
+
+@pytest.fixture
+def make_drain(settings: Settings) -> Iterator[Callable[..., Drain]]:
+    """Return a function that makes workers; keyword arguments change their settings."""
+    made: list[Drain] = []
+
+    def make(**changes: object) -> Drain:
+        drain = build_drain(settings.model_copy(update=changes), registry)
+        made.append(drain)
+        return drain
+
+    yield make
+    for drain in made:
+        drain.close()
+
+
+@pytest.fixture
+def drain(make_drain: Callable[..., Drain]) -> Drain:
+    """One worker's drain."""
+    return make_drain()
