@@ -194,8 +194,7 @@ class Queue:
         """Add events to the outbox, in the transaction that is open, if one is."""
         for event in events:
             self.claims.execute(
-                "insert into mirror.outbox (lane, mapping, reference, key)"
-                " values (%s, %s, %s, %s)",
+                "insert into mirror.outbox (lane, mapping, reference, key) values (%s, %s, %s, %s)",
                 [int(event.lane), event.mapping, event.reference, list(event.key)],
             )
 

@@ -129,7 +129,9 @@ class _Ringer:
             self.idle.clear()
             self._wanted.set()
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="mirror-doorbell", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._run, name="mirror-doorbell", daemon=True
+                )
                 self._thread.start()
                 atexit.register(self._flush)
 

@@ -258,8 +258,8 @@ class Drain:
                 ahead = max(ahead, answer.ahead or 0)
                 refused = {*answer.stale, *answer.orphans}
                 settled.update((name, key) for key in wanted[name] if key not in refused)
-                for kind, keys in answer.retained.items():
-                    log.warning("held back by a foreign key", mapping=kind, rows=len(keys))
+                for kind, held in answer.retained.items():
+                    log.warning("held back by a foreign key", mapping=kind, rows=len(held))
             wanted = self._follow_up(snapshot, answers, wanted, work, tried, settled)
         return {name: keys for name, keys in stale.items() if keys}, ahead
 
@@ -298,9 +298,9 @@ class Drain:
             for child, parent in self.registry.children(self.registry[name]):
                 values = [key[0] for key in answer.appeared]
                 children = self._children(snapshot, child, parent.column, values, work)
-                for key, row in children.items():
-                    if (child.name, key) not in settled:
-                        following[child.name][key] = row
+                for child_key, row in children.items():
+                    if (child.name, child_key) not in settled:
+                        following[child.name][child_key] = row
         return {name: rows for name, rows in following.items() if rows}
 
     def _children(
@@ -317,7 +317,7 @@ class Drain:
         return rows
 
     def _expand(self, snapshot: Snapshot, work: _Work, wanted: Desired) -> None:
-        """Read what is, and what is known, under each scope, up to a bound; the rest is for later."""
+        """Read what is, and what is known, under each scope, up to a bound, the rest for later."""
         groups: dict[tuple[str, str, Key], list[Event]] = defaultdict(list)
         for event in work.scopes:
             value_count = 0 if event.reference == EVERYTHING else 1

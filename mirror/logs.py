@@ -28,14 +28,17 @@ def _redact_event(_logger: WrappedLogger, _method: str, event: EventDict) -> Eve
 
 
 def configure_logging(
-    *, format: str = "auto", level: str = "info", stream: TextIO | None = None  # noqa: A002 - the setting's name
+    *,
+    style: str = "auto",
+    level: str = "info",
+    stream: TextIO | None = None,
 ) -> None:
     """Send structlog's and the standard library's records to `stream` (standard error).
 
-    `format` is `json`, `console`, or `auto`: console on a terminal, JSON elsewhere.
+    `style` is `json`, `console`, or `auto`: console on a terminal, JSON elsewhere.
     """
     stream = stream or sys.stderr
-    as_json = format == "json" or (format == "auto" and not stream.isatty())
+    as_json = style == "json" or (style == "auto" and not stream.isatty())
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,

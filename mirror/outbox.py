@@ -60,7 +60,9 @@ def key_event(registry: Registry, mapping: str, key: object, lane: str) -> Event
     return Event(Lane.named(lane), mapping, registry[mapping].canonical(key))
 
 
-def scope_event(registry: Registry, mapping: str, reference: str, value: object, lane: str) -> Event:
+def scope_event(
+    registry: Registry, mapping: str, reference: str, value: object, lane: str
+) -> Event:
     """Return the event of all keys under one value of a reference.
 
     Raises:

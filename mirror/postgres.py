@@ -7,7 +7,7 @@ BEGIN in one round trip.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, LiteralString
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -35,10 +35,19 @@ _OURS: dict[str, type[MirrorError]] = {
     "MR003": WentBack,
     "MR010": NotMigrated,
 }
-# Connection failure, resources, operator intervention, deadlock, serialization, lock timeout.
-_TRANSIENT = ("08", "53", "57P", "58", "40001", "40P01", "55P03", "25P03", "25006")
-# What a row's own values can cause: data, integrity, a raise in somebody's trigger, a limit.
-_REJECTED = ("22", "23", "21", "P0001", "54")
+# By SQLSTATE prefix, first match wins: our error, and what to say where PostgreSQL's own message
+# could hold a row's values.
+_MEANINGS: tuple[tuple[tuple[str, ...], type[MirrorError], str | None], ...] = (
+    (("57014",), TooSlow, "a statement ran into its timeout"),
+    # Authentication, no such database.
+    (("28", "3D"), Unreachable, None),
+    # Connection, resources, operator, system; deadlock, serialization, lock and idle timeouts;
+    # a server that is read-only while it fails over.
+    (("08", "53", "57P", "58", "40001", "40P01", "55P03", "25P03", "25006"), Transient, None),
+    # What a row's own values can cause: data, integrity, a raise in somebody's trigger, a limit.
+    (("22",), Rejected, "a value does not fit its type"),
+    (("23", "21", "P0001", "54"), Rejected, "a row was refused"),
+)
 
 
 class Database:
@@ -86,16 +95,14 @@ class Database:
             self._connection.close()
             self._connection = None
 
-    def execute(self, query: LiteralString | sql.Composable, parameters: Any = None) -> list[Any]:
+    def execute(self, query: str | sql.SQL | sql.Composed, parameters: Any = None) -> list[Any]:
         """Run one statement and return its rows (empty if it yields none)."""
         with translated(self.role):
-            cursor = self.connection.execute(
-                sql.SQL(query) if isinstance(query, str) else query, parameters
-            )
+            cursor = self.connection.execute(query, parameters)
             return cursor.fetchall() if cursor.description is not None else []
 
     @contextmanager
-    def transaction(self, mode: LiteralString = "", *, idle_seconds: float = 60) -> Iterator[None]:
+    def transaction(self, mode: str = "", *, idle_seconds: float = 60) -> Iterator[None]:
         """Run a block in one transaction with our bounds; roll back if it raises."""
         self.begin(mode, idle_seconds=idle_seconds)
         try:
@@ -105,7 +112,7 @@ class Database:
             raise
         self.execute("commit")
 
-    def begin(self, mode: LiteralString = "", *, idle_seconds: float = 60) -> None:
+    def begin(self, mode: str = "", *, idle_seconds: float = 60) -> None:
         """Begin a transaction; `mode` follows BEGIN."""
         self.execute(
             sql.SQL(
@@ -148,24 +155,21 @@ def translate(error: psycopg.Error, role: str) -> MirrorError:
     """
     state = error.sqlstate or ""
     told = error.diag.message_primary or ""
-    hint = error.diag.message_hint
     if state in _OURS:
+        hint = error.diag.message_hint
         return _OURS[state](f"{role}: {told}" + (f". {hint}" if hint else ""))
     if not state and isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
-        reason = redact(str(error).strip().splitlines()[0] if str(error).strip() else "no answer")
-        return Unreachable(f"{role}: the database does not answer ({reason})")
-    if state == "57014":
-        return TooSlow(f"{role}: a statement ran into its timeout [57014]")
-    if state.startswith(("28", "3D")):
-        return Unreachable(f"{role}: the database refuses us: {redact(told)} [{state}]")
-    if state.startswith(_TRANSIENT):
-        return Transient(f"{role}: {redact(told)} [{state}]")
+        reason = (str(error).strip() or "no answer").splitlines()[0]
+        return Unreachable(f"{role}: the database does not answer ({redact(reason)})")
     if state in {"3F000", "42P01", "42883"} and "mirror" in told:
         command = "primary" if role == "primary" else "supabase"
         return NotMigrated(f"{role}: {told} [{state}]; run `mirror migrate {command}`")
-    if state.startswith("22"):
-        return Rejected(f"{role}: a value does not fit its type [{state}]")
-    if state.startswith(_REJECTED):
-        where = error.diag.constraint_name or error.diag.table_name or "no constraint named"
-        return Rejected(f"{role}: a row was refused [{state}] ({where})")
+    for states, kind, what in _MEANINGS:
+        if state.startswith(states):
+            return kind(f"{role}: {what or redact(told)} [{state}]{_culprit(error, kind)}")
     return Halted(f"{role}: {redact(told)} [{state}]")
+
+
+def _culprit(error: psycopg.Error, kind: type[MirrorError]) -> str:
+    name = error.diag.constraint_name or error.diag.table_name
+    return f" ({name})" if name and kind is Rejected else ""

@@ -175,9 +175,17 @@ def _check_columns(mapping: Mapping) -> None:
     if not mapping.key:
         raise MappingError(f"{who}: it has no key; name the columns that identify a row.")
     types = {column.name: column.type for column in mapping.columns}
-    for name in mapping.key:
-        if name not in types:
-            raise MappingError(f"{who}: key {name!r} is not among its columns; add it to columns.")
+    named = {
+        "key": mapping.key,
+        "active": mapping.active,
+        "readable": mapping.readable.columns if mapping.readable else (),
+    }
+    for label, used in named.items():
+        for name in used:
+            if name not in types:
+                raise MappingError(
+                    f"{who}: {label} names {name!r}, which is not among its columns; add it."
+                )
     for name, kind in [(name, types[name]) for name in mapping.key] + [
         (reference.name, reference.type) for reference in mapping.all_references
     ]:
@@ -186,13 +194,6 @@ def _check_columns(mapping: Mapping) -> None:
                 f"{who}: {name!r} is {kind}, but keys and references are one of "
                 f"{', '.join(KEY_TYPES)}; cast it in the query."
             )
-    for label, extra in (
-        ("active", mapping.active),
-        ("readable", mapping.readable.columns if mapping.readable else ()),
-    ):
-        for name in extra:
-            if name not in types:
-                raise MappingError(f"{who}: {label} names {name!r}, not a column; add it.")
 
 
 def _check_query(mapping: Mapping) -> None:

@@ -40,15 +40,17 @@ from (select pg_current_snapshot() as snapshot offset 0) as s
 
 
 class Source:
-    """The primary, over a connection of its own (a claim's transaction cannot see later commits
-    the way a fresh snapshot does)."""
+    """The primary, over a connection of its own.
+
+    A claim's transaction began too early: the read must see what committed before the claim.
+    """
 
     def __init__(self, database: Database, *, name: str | None = None) -> None:
         self.database = database
         # Neon's pooled and direct addresses differ by this suffix; they are one primary.
         host = urlsplit(database.url).hostname or "local"
         self.name = name or host.replace("-pooler.", ".", 1)
-        self._queries: dict[str, tuple[sql.SQL, sql.Composable]] = {}
+        self._queries: dict[str, tuple[sql.SQL, sql.Composed]] = {}
 
     @contextmanager
     def snapshot(self) -> Iterator["Snapshot"]:
@@ -63,7 +65,7 @@ class Source:
             yield Snapshot(self, Stamp(identity, epoch, fence))
 
     @cached_property
-    def _stamp_query(self) -> sql.Composable:
+    def _stamp_query(self) -> sql.Composed:
         """The stamp's query; some hosts keep the system identifier to themselves."""
         allowed = self.database.execute(
             "select has_function_privilege('pg_control_system()', 'execute')"
@@ -75,7 +77,7 @@ class Source:
         )
         return sql.SQL(_STAMP).format(bits=sql.Literal(_RUNNING_BITS), system=system)
 
-    def query(self, mapping: Mapping) -> tuple[sql.Composable, sql.Composable]:
+    def query(self, mapping: Mapping) -> tuple[sql.SQL, sql.Composed]:
         """Return the mapping's query and the list of what a row is made of, as SQL."""
         if mapping.name not in self._queries:
             compiled = mapping.query.compile(
@@ -86,7 +88,7 @@ class Source:
             names = {name for name, _ in layout}
             layout += [(r.name, r.type) for r in mapping.all_references if r.name not in names]
             self._queries[mapping.name] = (
-                sql.SQL(str(compiled)),  # type: ignore[arg-type]
+                sql.SQL(str(compiled)),
                 sql.SQL(", ").join(
                     sql.SQL("q.{}::{}::text").format(sql.Identifier(name), _type(kind))
                     for name, kind in layout
@@ -185,4 +187,4 @@ class Snapshot:
 
 def _type(name: str) -> sql.SQL:
     """Return a declared type as SQL: a developer's word, not a user's."""
-    return sql.SQL(name)  # type: ignore[arg-type]
+    return sql.SQL(name)

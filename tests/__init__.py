@@ -1,0 +1,1 @@
+"""Tests: behaviours, on real components."""

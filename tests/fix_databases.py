@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, LiteralString
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -44,15 +44,13 @@ class TestDatabase:
         """Open a connection of its own, in autocommit mode unless told otherwise."""
         return psycopg.connect(self.url, **{"autocommit": True, **options})
 
-    def query(self, query: LiteralString | sql.Composable, *parameters: Any) -> list[Any]:
+    def query(self, query: str | sql.SQL | sql.Composed, *parameters: Any) -> list[Any]:
         """Run one statement and return its rows."""
         with self.connect() as connection:
-            cursor = connection.execute(
-                sql.SQL(query) if isinstance(query, str) else query, parameters or None
-            )
+            cursor = connection.execute(query, parameters or None)
             return cursor.fetchall() if cursor.description else []
 
-    def value(self, query: LiteralString, *parameters: Any) -> Any:
+    def value(self, query: str, *parameters: Any) -> Any:
         """Run one statement and return its only value."""
         return self.query(query, *parameters)[0][0]
 
@@ -73,9 +71,7 @@ class TestDatabase:
         """
         claims = '{"role": "%s"%s}' % (role, f', "sub": "{user}"' if user else "")  # noqa: UP031 - braces
         with self.connect(autocommit=False) as connection:
-            connection.execute(
-                "select set_config('request.jwt.claims', %s, true)", [claims]
-            )
+            connection.execute("select set_config('request.jwt.claims', %s, true)", [claims])
             connection.execute(sql.SQL("set local role {}").format(sql.Identifier(role)))
             try:
                 yield connection
@@ -109,7 +105,7 @@ def target_template(target_cluster: PostgresCluster, project_template: str) -> s
     database = TestDatabase(target_cluster.url("target_template", user="postgres"))
     with database.migrating() as connection:
         upgrade(connection, "supabase", registry)
-    database.query(sql.SQL(_SCHEMA.read_text()))  # type: ignore[arg-type]
+    database.query(_SCHEMA.read_text())
     return "target_template"
 
 

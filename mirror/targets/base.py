@@ -71,7 +71,7 @@ class Description:
     """Checksums of the migrations that ran, by name."""
 
 
-class TooOld(Exception):  # noqa: N818 - no failure: the drain reads again
+class TooOld(Exception):
     """Raised when a read is older than the target's horizon; holds that fence."""
 
     def __init__(self, horizon: int) -> None:
@@ -137,7 +137,7 @@ def apply_answer(answer: dict[str, Any]) -> Answers:
     """Return what `mirror_apply` answered, or raise TooOld."""
     if answer["horizon"] is not None:
         raise TooOld(answer["horizon"])
-    answers = {
+    return {
         name: Answer(
             stale=_keys(part["stale"]),
             ahead=part["ahead"],
@@ -147,7 +147,6 @@ def apply_answer(answer: dict[str, Any]) -> Answers:
         )
         for name, part in answer["mappings"].items()
     }
-    return answers
 
 
 def scopes_request(stamp: Stamp, pages: Sequence[ScopePage], limit: int) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any, LiteralString
+from typing import Any
 
 from mirror.keys import Key
 from mirror.postgres import Database
@@ -21,8 +21,10 @@ from mirror.targets.base import (
 
 
 class PostgresTarget:
-    """Calls the target's functions with psycopg. Each call is one statement, so one round trip
-    and one transaction."""
+    """Calls the target's functions with psycopg.
+
+    Each call is one statement, so one round trip and one transaction.
+    """
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -55,5 +57,5 @@ class PostgresTarget:
         """Close the connection."""
         self.database.close()
 
-    def _call(self, query: LiteralString, *arguments: str) -> Any:
+    def _call(self, query: str, *arguments: str) -> Any:
         return self.database.execute(query, arguments)[0][0]
