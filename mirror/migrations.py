@@ -1,26 +1,49 @@
 """Migrations: numbered SQL, each database with its own history in schema `mirror`.
 
 The primary has `migrations/primary/*.sql`. The target has `migrations/supabase/0001_engine.sql`
-and one migration printed from the declarations. Every statement can run again, so a file that
-also reaches the database another way (`supabase db push`, the SQL editor) does no harm.
+and one migration printed from the declarations of a registry, as `model_<registry>`. Every
+statement can run again, so a file that also reaches the database another way (`supabase db push`,
+the SQL editor) does no harm.
+
+`migrations/supabase/0002_trips.sql` is the model of `mappings.trips` as it prints, for people who
+read or paste SQL. The runner never reads it: it prints the model from the registry that it is
+given, and a test holds the file equal to that.
+
+An upgrade runs in the caller's transaction: all of it is applied or nothing.
 """
 
 import hashlib
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 
 from mirror.ddl import model_sql
-from mirror.errors import NotMigrated
+from mirror.errors import MirrorError, NotInTransaction, NotMigrated
 from mirror.registry import Registry
 from mirror.sql import literal
 
 Side = Literal["primary", "supabase"]
+
+# A relation of somebody else's schema of our name, if there is one.
+_NOT_OURS = """
+    select c.relname from pg_class as c
+    where c.relnamespace = to_regnamespace('mirror') order by c.relname limit 1
+"""
+# In AUTOCOMMIT mode the lock is gone as soon as it was taken. Asked of the server, because each
+# driver spells that mode differently.
+_STILL_LOCKED = """
+    select exists (
+      select from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()
+        and classid = 1835627122 and objid = 2 and granted
+    )
+"""
 
 
 @dataclass(frozen=True)
@@ -56,10 +79,11 @@ def directory() -> Path:
 def migrations(side: Side, registry: Registry | None = None) -> list[Migration]:
     """Return every migration of one side, in order; the target's need the registry."""
     if side == "primary":
-        return [Migration(p.stem, p.read_text()) for p in sorted(directory().glob("primary/*.sql"))]
+        files = sorted(directory().glob("primary/*.sql"))
+        return [Migration(path.stem, path.read_text(encoding="utf-8")) for path in files]
     if registry is None:
         raise TypeError("the target's migrations need the registry")
-    engine = (directory() / "supabase" / "0001_engine.sql").read_text()
+    engine = (directory() / "supabase" / "0001_engine.sql").read_text(encoding="utf-8")
     return [
         Migration("0001_engine", engine),
         Migration(f"model_{registry.name}", model_sql(registry)),
@@ -70,9 +94,16 @@ def pending(connection: Connection, steps: list[Migration]) -> list[Migration]:
     """Return the steps that this database has not had, or had with another text.
 
     Raises:
-        NotMigrated: the database is ahead: it has numbered migrations that we do not know.
+        NotMigrated: the database is ahead: it has numbered migrations that we do not know; or
+            its schema `mirror` is somebody else's.
     """
     if connection.scalar(text("select to_regclass('mirror.migrations')")) is None:
+        other = connection.scalar(text(_NOT_OURS))
+        if other is not None:
+            raise NotMigrated(
+                f"schema mirror exists and is not ours: it holds {other}. Rename that schema; "
+                f"ours has no other name."
+            )
         return steps
     rows = connection.execute(text("select name, checksum from mirror.migrations"))
     applied = {row.name: row.checksum for row in rows}
@@ -91,20 +122,33 @@ def upgrade(
 ) -> list[str]:
     """Bring a database up to date, in the caller's transaction; return what was applied.
 
-    Call it from an Alembic revision as `upgrade(op.get_bind())`.
+    Call it from an Alembic revision as `upgrade(op.get_bind())`, and over an async driver as
+    `await connection.run_sync(upgrade)`.
+
+    Raises:
+        NotMigrated: the database is ahead, is no Supabase project, or holds a table of ours in
+            another shape or of another owner; names it.
+        NotInTransaction: the connection is in AUTOCOMMIT mode.
     """
-    # One migrator at a time; a second one waits, then finds nothing to do.
-    connection.execute(text("select pg_advisory_xact_lock(1835627122, 2)"))
-    steps = pending(connection, migrations(side, registry))
-    for step in steps:
-        for statement in statements(step.script):
-            _run(connection, statement)
+    with _translated(side):
+        # One migrator at a time; a second one waits, then finds nothing to do.
+        connection.execute(text("select pg_advisory_xact_lock(1835627122, 2)"))
+        if not connection.scalar(text(_STILL_LOCKED)):
+            raise NotInTransaction(
+                "migrations run in one transaction, but this connection is in AUTOCOMMIT mode; "
+                "use engine.begin()."
+            )
+        steps = pending(connection, migrations(side, registry))
+        for step in steps:
+            for statement in statements(step.script):
+                _run(connection, statement)
     return [step.name for step in steps]
 
 
 def downgrade(connection: Connection) -> None:
     """Remove everything ours from the primary, in the caller's transaction; events are lost."""
-    _run(connection, "drop schema if exists mirror cascade")
+    with _translated("primary"):
+        _run(connection, "drop schema if exists mirror cascade")
 
 
 def write_files(into: Path, steps: list[Migration], *, now: datetime | None = None) -> list[Path]:
@@ -115,21 +159,21 @@ def write_files(into: Path, steps: list[Migration], *, now: datetime | None = No
     """
     into.mkdir(parents=True, exist_ok=True)
     existing = sorted(into.glob("*.sql"))
-    stamp = (now or datetime.now(UTC)).replace(microsecond=0, tzinfo=None)
+    # Versions are numbers: not everybody's are times, and one second more may be no time.
+    version = int(f"{(now or datetime.now(UTC)).astimezone(UTC):%Y%m%d%H%M%S}")
     for path in existing:
-        found = re.match(r"(\d{14})_", path.name)
+        found = re.match(r"\d+(?=_)", path.name)
         if found:
-            newest = datetime.strptime(found.group(1), "%Y%m%d%H%M%S")  # noqa: DTZ007 - all UTC
-            stamp = max(stamp, newest + timedelta(seconds=1))
+            version = max(version, int(found.group()) + 1)
     written = []
     for step in steps:
         ours = [path for path in existing if path.name.endswith(f"_mirror_{step.name}.sql")]
-        if ours and ours[-1].read_text() == step.script:
+        if ours and ours[-1].read_text(encoding="utf-8") == step.script:
             continue
-        path = into / f"{stamp:%Y%m%d%H%M%S}_mirror_{step.name}.sql"
-        path.write_text(step.script)
+        path = into / f"{version:014}_mirror_{step.name}.sql"
+        path.write_text(step.script, encoding="utf-8")
         written.append(path)
-        stamp += timedelta(seconds=1)
+        version += 1
     return written
 
 
@@ -155,3 +199,30 @@ def statements(script: str) -> Iterator[str]:
 def _run(connection: Connection, statement: str) -> None:
     """Run SQL as it stands: no parameters, so that `%` and `:` mean themselves."""
     connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
+
+
+@contextmanager
+def _translated(side: Side) -> Iterator[None]:
+    """Turn the driver's errors into ours: all of psycopg's, and ours under any driver."""
+    try:
+        yield
+    except DBAPIError as error:
+        ours = _meaning(error.orig, "primary" if side == "primary" else "target")
+        if ours is None:
+            raise
+        raise ours from error
+
+
+def _meaning(error: BaseException | None, role: str) -> MirrorError | None:
+    if type(error).__module__.partition(".")[0] == "psycopg":
+        # Imported late: who migrates with another driver need not have psycopg.
+        from mirror.postgres import translate  # noqa: PLC0415
+
+        return translate(error, role)  # type: ignore[arg-type]
+    if getattr(error, "sqlstate", None) != "MR010" and getattr(error, "pgcode", None) != "MR010":
+        return None
+    # psycopg2 tells through .diag; asyncpg's own error is the cause of SQLAlchemy's.
+    told = getattr(error, "diag", None) or getattr(error, "__cause__", None)
+    message = getattr(told, "message_primary", None) or getattr(told, "message", None) or str(error)
+    hint = getattr(told, "message_hint", None) or getattr(told, "hint", None)
+    return NotMigrated(f"{role}: {message}" + (f". {hint}" if hint else ""))

@@ -11,7 +11,8 @@ begin
      or (select count(*) from pg_roles where rolname in ('anon', 'authenticated', 'service_role')) < 3
   then
     raise exception 'this database is no Supabase project: auth.uid() or its roles are missing'
-      using hint = 'Point SUPABASE_DB_URL at the project''s own database, as role postgres.';
+      using errcode = 'MR010',
+        hint = 'Point SUPABASE_DB_URL at the project''s own database, as role postgres.';
   end if;
 end
 $$;
