@@ -39,6 +39,16 @@ class Membership:
                     f"membership of mapping {self.mapping!r}: {column!r} is not among the "
                     f"mapping's columns; add it."
                 )
+        if names[self.user] != "uuid":
+            raise MappingError(
+                f"membership of mapping {self.mapping!r}: {self.user!r} is {names[self.user]}, "
+                f"but auth.uid() is a uuid; mirror the id that Supabase Auth gave the user."
+            )
+        if not self.levels:
+            raise MappingError(
+                f"membership of mapping {self.mapping!r}: it has no levels; name the roles from "
+                f"weakest to strongest."
+            )
         kind = names[self.resource]
         table = identifier(mapping.schema, mapping.table)
         resource, user, role = (
@@ -77,7 +87,7 @@ as $$
   select coalesce(array_agg({resource}), '{{}}')
   from {table} as m
   where {user} = (select auth.uid()){active}
-    and {level}({role}) >= {level}(min_role)
+    and {level}({role}) >= {level}($1)
 $$;""",
             f"""\
 -- Everybody who shares a {self.noun} with the caller, the caller included.
@@ -86,23 +96,24 @@ create or replace function {companions}() returns {names[self.user]}[]
 as $$
   select array_append(array_agg(distinct {user}), (select auth.uid()))
   from {table} as m
-  where {resource} = any({mine}({weakest})){active}
+  where {resource} = any((select {mine}({weakest}))::{kind}[]){active}
 $$;""",
             f"""\
+-- By number: a column of the table that is called like a parameter would win over it.
 create or replace function {has_role}(resource {kind}, min_role text) returns boolean
 {definer}
 as $$
   select exists (
     select from {table} as m
-    where {resource} = resource
+    where {resource} = $1
       and {user} = (select auth.uid()){active.replace(chr(10), chr(10) + "  ")}
-      and {level}({role}) >= {level}(min_role)
+      and {level}({role}) >= {level}($2)
   )
 $$;""",
             f"""\
 create or replace function {member}(resource {kind}) returns boolean
 {definer}
-as $$ select {has_role}(resource, {weakest}) $$;""",
+as $$ select {has_role}($1, {weakest}) $$;""",
             f"""\
 revoke all on function
   {level}(text),

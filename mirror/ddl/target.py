@@ -21,14 +21,103 @@ _HEADER = """\
 -- The permission model {name}: tables, row-level security, and the functions that write them.
 --
 -- Printed from the mapping declarations; change those, not this file. Every statement can run
--- again. A table that already exists with another shape or owner is refused, never altered."""
+-- again. A table that already exists with another shape or owner is refused, never altered.
+
+
+-- Workers stand aside meanwhile: a batch in flight and these statements could deadlock.
+select pg_advisory_xact_lock(1835627122, 1);"""
+
+_CHECK_TABLE = """\
+-- Refuse a table that is not what we would create: a column too many or one that may not be null
+-- could make a revocation fail. Of a table that we did not create we refuse more: its policies
+-- could let people read, its constraints and triggers could hold a row back. Whoever adds one to
+-- a table of ours does so on purpose.
+create or replace function mirror.check_table(mapping text, name text, shape jsonb) returns void
+language plpgsql set search_path = ''
+as $$
+declare
+  wanted constant regclass := to_regclass(name);
+  wrong text;
+begin
+  if wanted is null then
+    return;
+  end if;
+
+  select case
+    when relkind <> 'r' then 'is no plain table'
+    when pg_get_userbyid(relowner) <> current_user
+      then 'belongs to ' || pg_get_userbyid(relowner) || ', not to ' || current_user
+  end into wrong
+  from pg_class where oid = wanted;
+
+  if wrong is null and exists (
+    with have as (
+      select a.attname::text, a.atttypid, a.attnotnull, a.attgenerated || a.attidentity, c.collname
+      from pg_attribute as a
+      left join pg_collation as c on c.oid = a.attcollation
+      where a.attrelid = wanted and a.attnum > 0 and not a.attisdropped
+    ), want as (
+      select w.key, t.oid, shape -> 'key' ? w.key, '',
+        -- Text keys sort by bytes.
+        case when w.value = 'text' and shape -> 'key' ? w.key then 'C' else c.collname end
+      from jsonb_each_text(shape -> 'columns') as w
+      join pg_type as t on t.oid = w.value::regtype
+      left join pg_collation as c on c.oid = t.typcollation
+    )
+    (table have except table want) union all (table want except table have)
+  ) then
+    wrong := 'has other columns';
+  end if;
+
+  if wrong is null and shape -> 'key' is distinct from (
+    select jsonb_agg(a.attname order by k.ordinality)
+    from pg_constraint as c
+    cross join lateral unnest(c.conkey) with ordinality as k (attnum, ordinality)
+    join pg_attribute as a on a.attrelid = c.conrelid and a.attnum = k.attnum
+    where c.conrelid = wanted and c.contype = 'p'
+  ) then
+    wrong := 'has another primary key';
+  end if;
+
+  if wrong is null and to_regclass('mirror.' || quote_ident('ledger_' || mapping)) is null then
+    select coalesce(
+      (select 'has a policy ' || polname from pg_policy
+       where polrelid = wanted and polname <> shape ->> 'policy' limit 1),
+      (select 'has a trigger ' || tgname from pg_trigger
+       where tgrelid = wanted and not tgisinternal limit 1)
+    ) into wrong;
+    if wrong is null and exists (
+      with have as (
+        select c.contype = 'f' and c.confdeltype = 'c', a.attname::text, c.confrelid::oid
+        from pg_constraint as c
+        left join pg_attribute as a
+          on a.attrelid = c.conrelid and array[a.attnum] = c.conkey
+        where c.conrelid = wanted and c.contype not in ('p', 'n')
+      ), want as (
+        select true, key, to_regclass(value)::oid from jsonb_each_text(shape -> 'parents')
+      )
+      (table have except table want) union all (table want except table have)
+    ) then
+      wrong := 'has other foreign keys, unique or check constraints';
+    end if;
+  end if;
+
+  if wrong is not null then
+    raise exception 'table % exists and %', name, wrong
+      using errcode = 'MR010', hint = format(
+        'Move it out of the way, or give mapping %s another table.', mapping
+      );
+  end if;
+end
+$$;
+revoke all on function mirror.check_table(text, text, jsonb)
+from public, anon, authenticated, service_role;"""
 
 
 def model_sql(registry: Registry) -> str:
     """Return the migration that installs `registry` in a target that has the engine."""
     blocks = [_HEADER.format(name=registry.name)]
-    for mapping in registry:
-        blocks += [_shape_check(mapping)]
+    blocks += [_CHECK_TABLE, "\n".join(_check(registry, mapping) for mapping in registry)]
     for mapping in registry:
         blocks += [_table(registry, mapping), *_indexes(mapping), _ledger(mapping)]
     # Children's functions first: a parent's call them.
@@ -53,51 +142,22 @@ def column_type(mapping: Mapping, name: str, kind: str) -> str:
     return f'{kind} collate "C"' if kind == "text" and name in mapping.key else kind
 
 
-def _shape_check(mapping: Mapping) -> str:
-    expected = ",\n    ".join(
-        f"({literal(column.name)}, {literal(column.type)}::regtype::oid)"
-        for column in mapping.columns
+def _check(registry: Registry, mapping: Mapping) -> str:
+    shape = {
+        "columns": {column.name: column.type for column in mapping.columns},
+        "key": list(mapping.key),
+        "parents": {
+            parent.column: identifier(other.schema, other.table)
+            for parent in mapping.parents
+            for other in [registry[parent.mapping]]
+        },
+        "policy": f"{mapping.table}_read",
+    }
+    return (
+        f"select mirror.check_table({literal(mapping.name)}, "
+        f"{literal(identifier(mapping.schema, mapping.table))},\n"
+        f"  {literal(json.dumps(shape))}\n);"
     )
-    name = identifier(mapping.schema, mapping.table)
-    key = ", ".join(literal(name) for name in mapping.key)
-    return f"""\
--- {mapping.name}: refuse a table that is somebody else's.
-do $$
-declare
-  wanted constant regclass := to_regclass({literal(name)});
-begin
-  if wanted is null then
-    return;
-  end if;
-  if (select relkind <> 'r' or relowner <> current_user::regrole from pg_class where oid = wanted)
-  then
-    raise exception 'table {name} exists and is no plain table of role %', current_user
-      using errcode = 'MR010', hint = 'Move it out of the way, or give mapping \
-{mapping.name} another table.';
-  end if;
-  if exists (
-    (select attname::text, atttypid from pg_attribute
-     where attrelid = wanted and attnum > 0 and not attisdropped)
-    except (values
-    {expected})
-  ) or exists (
-    (values
-    {expected})
-    except (select attname::text, atttypid from pg_attribute
-     where attrelid = wanted and attnum > 0 and not attisdropped)
-  ) or array[{key}] is distinct from (
-    select array_agg(a.attname::text order by k.ordinality)
-    from pg_constraint as c
-    cross join lateral unnest(c.conkey) with ordinality as k (attnum, ordinality)
-    join pg_attribute as a on a.attrelid = c.conrelid and a.attnum = k.attnum
-    where c.conrelid = wanted and c.contype = 'p'
-  ) then
-    raise exception 'table {name} exists with other columns or another primary key'
-      using errcode = 'MR010', hint = 'Move it out of the way, or give mapping \
-{mapping.name} another table.';
-  end if;
-end
-$$;"""
 
 
 def _table(registry: Registry, mapping: Mapping) -> str:
