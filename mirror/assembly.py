@@ -1,9 +1,17 @@
 """Assembly: the parts of a worker, put together from settings."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+from sqlalchemy import Connection, NullPool, create_engine
+from sqlalchemy.exc import DBAPIError
+
 from mirror.claims import Queue
 from mirror.config import Settings
 from mirror.drain import Drain
-from mirror.postgres import Database
+from mirror.migrations import Side
+from mirror.postgres import Database, translate
 from mirror.registry import Registry, load_registry
 from mirror.source import Source
 from mirror.targets.base import Target
@@ -59,3 +67,27 @@ def _database(settings: Settings, name: str, role: str) -> Database:
         connect_seconds=settings.connect_seconds,
         statement_seconds=settings.statement_seconds,
     )
+
+
+@contextmanager
+def migrating(settings: Settings, side: Side) -> Iterator[Connection]:
+    """Yield a SQLAlchemy connection to one side, in a transaction.
+
+    Raises:
+        ConfigError: the side's URL is not set.
+        Unreachable: the database does not answer.
+    """
+    field, role = (
+        ("primary_database_url", "primary") if side == "primary" else ("supabase_db_url", "target")
+    )
+    url = settings.need(field).replace("postgresql://", "postgresql+psycopg://", 1)
+    options = {"prepare_threshold": None, "connect_timeout": settings.connect_seconds}
+    # No pool: one connection, through poolers too.
+    engine = create_engine(url, poolclass=NullPool, connect_args=options)
+    try:
+        with engine.begin() as connection:
+            yield connection
+    except DBAPIError as error:
+        if isinstance(error.orig, psycopg.Error):
+            raise translate(error.orig, role) from error
+        raise

@@ -75,7 +75,11 @@ class PostgresCluster:
         programs = postgres_programs(version, account)
         place = account.server_directory(directory)
         cluster = cls(
-            place, programs=programs, account=account, version=version, superuser=superuser
+            place,
+            programs=programs,
+            account=account,
+            version=version,
+            superuser=superuser,
         )
         wanted = _SETTINGS | ({} if durable else _NOT_DURABLE) | dict(settings or {})
         try:
@@ -196,7 +200,7 @@ class PostgresCluster:
         process = ServerProcess(
             [str(self._programs / "postgres"), "-D", str(self._data), "-p", str(port)],
             log=self.directory / "server.log",
-            account=self._account,
+            options=self._account.popen_options(),
             orphaned=signal.SIGQUIT,
         )
         process.wait_until(self._accepts)

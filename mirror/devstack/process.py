@@ -4,12 +4,11 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from random import SystemRandom
-from typing import Final
+from typing import Any, Final
 
-from mirror.devstack.account import Account
 from mirror.errors import Unreachable
 
 _START_TIMEOUT: Final = 60.0  # seconds; a loaded machine needs several
@@ -36,12 +35,17 @@ class ServerProcess:
     Args:
         command: the program and its arguments; it must stay in the foreground.
         log: the file that receives standard output and error.
-        account: whom to run it under.
+        options: how `subprocess` runs it: whom under, where, in which environment.
         orphaned: the signal it gets should this Python process vanish.
     """
 
     def __init__(
-        self, command: list[str], *, log: Path, account: Account, orphaned: signal.Signals
+        self,
+        command: list[str],
+        *,
+        log: Path,
+        options: Mapping[str, Any],
+        orphaned: signal.Signals,
     ) -> None:
         self._name = Path(command[0]).name
         self._log = log
@@ -55,7 +59,7 @@ class ServerProcess:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                **account.popen_options(),
+                **options,
             )
         self._watchdog = subprocess.Popen(
             ["/bin/sh", "-c", _WATCHDOG, "sh", orphaned.name[3:], str(self._server.pid)],

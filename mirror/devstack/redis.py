@@ -105,7 +105,7 @@ class RedisServer:
         process = ServerProcess(
             [str(self._program), *options],
             log=self.directory / "server.log",
-            account=self._account,
+            options=self._account.popen_options(),
             orphaned=signal.SIGKILL,
         )
         process.wait_until(self._answers)

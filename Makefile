@@ -1,0 +1,64 @@
+# Every target does its own set-up. Needs Python 3.11 or newer and git; no root, no Docker.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+NODE := tests/supabase/node_modules/.installed
+
+.PHONY: help setup demo dev test test-fast lint format lock model clean
+
+help: ## List the targets.
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(INSTALLED) ## Make the virtual environment.
+
+# The environment is built beside its final stamp, so an interrupted install is done again.
+$(INSTALLED): requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; say which with: make PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --require-hashes --requirement requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --no-deps --no-build-isolation --editable .
+	touch $@
+
+# The Supabase CLI, for the tests that push and lint with it. Node comes from the virtual
+# environment where the machine has none.
+$(NODE): tests/supabase/package-lock.json $(INSTALLED)
+	cd tests/supabase && PATH="$$PATH:$(CURDIR)/$(BIN)" npm ci --no-update-notifier
+	touch $@
+
+demo: $(INSTALLED) ## Play the example's story on real servers.
+	$(BIN)/mirror demo
+
+dev: $(INSTALLED) ## Run the same servers until Ctrl-C.
+	$(BIN)/mirror dev
+
+test: $(INSTALLED) $(NODE) ## Run every test.
+	$(BIN)/pytest
+
+test-fast: $(INSTALLED) ## Run what answers within half a minute.
+	$(BIN)/pytest tests/unit tests/integration/test_main_job.py
+
+lint: $(INSTALLED) ## Check style, types and the direction of imports.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED) ## Format the code.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+model: $(INSTALLED) ## Print the trips model into its checked-in migration.
+	$(BIN)/python -m mirror.ddl mappings.trips > migrations/supabase/0002_trips.sql
+
+lock: ## Pin the requirements anew, with hashes (needs uv).
+	uv pip compile --quiet pyproject.toml --extra dev --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-annotate --no-header \
+	  --upgrade --output-file requirements/dev.txt
+
+clean: ## Remove what the targets made.
+	rm -rf $(VENV) tests/supabase/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis

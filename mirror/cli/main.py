@@ -1,0 +1,66 @@
+"""The `mirror` command's entry point: options that all commands share, errors, exit codes.
+
+0 done · 1 something is wrong with the mirror · 2 usage or settings · 4 a database or Redis does
+not answer, or is not migrated.
+"""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from mirror import __version__
+from mirror.cli import operate, schema, stack
+from mirror.errors import MirrorError
+from mirror.logs import configure_logging, redact
+
+app = typer.Typer(
+    name="mirror",
+    help="Keep a Supabase project authorising exactly what your primary PostgreSQL says.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command()(schema.migrate)
+app.command()(operate.drain)
+app.command()(operate.status)
+app.command()(operate.retry)
+app.command()(operate.resync)
+app.command()(operate.rebase)
+app.command()(operate.purge)
+app.command()(stack.demo)
+app.command()(stack.dev)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _shared(
+    _wanted: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    # The mappings module lies in the user's repository, which is where they stand.
+    sys.path.insert(0, os.getcwd())  # noqa: PTH109 - sys.path holds strings
+    configure_logging(level="warning")
+
+
+def main() -> None:
+    """Run the command; turn errors of ours into one line and their exit code."""
+    try:
+        app()
+    except MirrorError as error:
+        console = Console(stderr=True, soft_wrap=True, highlight=False)
+        console.print("[bold red]error:[/]", redact(str(error)), markup=True)
+        for note in getattr(error, "__notes__", []):
+            console.print(note, markup=False)
+        sys.exit(error.exit_code)

@@ -1,0 +1,114 @@
+"""Commands for the person who runs the mirror."""
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from mirror import status as status_
+from mirror.assembly import build_drain, build_queue, build_source, build_target
+from mirror.config import load_settings
+from mirror.registry import load_registry
+from mirror.status import Status, read_status
+
+
+def drain(
+    seconds: Annotated[float, typer.Option(min=1, help="Stop after this long.")] = 3600.0,
+) -> None:
+    """Mirror what waits, here and now, without Celery."""
+    done = build_drain(load_settings()).run(seconds=seconds)
+    left = "; more is waiting" if done.full else ""
+    print(f"{done.events} event(s) mirrored, {done.failed} of them set apart{left}")
+    raise typer.Exit(1 if done.failed else 0)
+
+
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what waits, what failed, and whether the target is the one that we write."""
+    settings = load_settings()
+    found = read_status(
+        load_registry(settings.mappings), build_source(settings), build_target(settings)
+    )
+    if as_json:
+        print(json.dumps(found.as_json(), indent=2))
+    else:
+        _print_status(found)
+    raise typer.Exit(0 if found.healthy else 1)
+
+
+def _print_status(found: Status) -> None:
+    console = Console()
+    table = Table(show_header=False, box=None)
+    oldest = "" if found.oldest_seconds is None else f", oldest {found.oldest_seconds:.1f} s"
+    table.add_row("waiting", f"{found.revocations} revocations, {found.grants} grants{oldest}")
+    table.add_row("set apart", f"{found.retrying} retrying, {found.buried} buried")
+    table.add_row("source", f"{found.source}, epoch {found.epoch}")
+    expected = found.target_source or "nothing written yet"
+    table.add_row("target expects", f"{expected}, epoch {found.target_epoch}")
+    table.add_row("mappings", ", ".join(f"{name} {state}" for name, state in found.digests.items()))
+    console.print(table, highlight=False)
+    for failure in found.failures:
+        state = "buried" if failure.buried else "retrying"
+        console.print(
+            f"  event {failure.id} ({failure.mapping}) {state} after {failure.attempts} "
+            f"attempt(s): {failure.error}",
+            highlight=False,
+            markup=False,
+        )
+    if found.buried:
+        console.print("Mend the cause, then run `mirror retry --all`.")
+
+
+def retry(
+    ids: Annotated[
+        list[int] | None, typer.Argument(help="Events, by the number that `status` shows.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="All that are buried.")] = False,
+) -> None:
+    """Give buried events another set of attempts."""
+    if bool(ids) == every:
+        raise typer.BadParameter("name events, or say --all")
+    settings = load_settings()
+    count = status_.unbury(build_source(settings).database, None if every else ids)
+    print(f"{count} event(s) will be tried again")
+
+
+def resync(
+    mappings: Annotated[
+        list[str] | None, typer.Argument(help="Mappings; all of them by default.")
+    ] = None,
+) -> None:
+    """Record everything as changed: the first load of a new target, or after doubt."""
+    settings = load_settings()
+    registry = load_registry(settings.mappings)
+    chosen = status_.resync(build_queue(settings), registry, mappings or [])
+    print(f"recorded as changed: {', '.join(chosen)}; workers, or `mirror drain`, do the rest")
+
+
+def rebase(
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Yes, PRIMARY_DATABASE_URL is the truth from now on.")
+    ] = False,
+) -> None:
+    """Accept a primary that was restored, failed over or moved."""
+    settings = load_settings()
+    if not yes:
+        typer.confirm(
+            "Everything the target holds will be made equal to this primary. Go on?", abort=True
+        )
+    epoch = status_.rebase(
+        load_registry(settings.mappings),
+        build_source(settings),
+        build_target(settings),
+        build_queue(settings),
+    )
+    print(f"epoch {epoch}; everything is recorded as changed")
+
+
+def purge() -> None:
+    """Forget tombstones older than MIRROR_TOMBSTONE_DAYS (beat does so daily)."""
+    settings = load_settings()
+    print(f"{build_target(settings).purge(settings.tombstone_days)} tombstone(s) forgotten")

@@ -1,0 +1,59 @@
+"""`mirror demo` and `mirror dev`: the whole mirror on this machine."""
+
+import signal
+import time
+from types import FrameType
+
+import typer
+from rich.console import Console
+
+from mirror.logs import configure_logging
+
+
+def demo() -> None:
+    """Play the trip chat example on real servers, check every expectation, clean up."""
+    # The embedded servers are an extra: only these two commands need them.
+    from mirror.demo import play, staged  # noqa: PLC0415
+
+    console = Console()
+    _end_on_sigterm()
+    # Killing Redis is part of the story; the warning that it caused is not.
+    configure_logging(level="error")
+    started = time.monotonic()
+    console.print("Starting PostgreSQL 16 and 18, Redis and a Celery worker …", style="dim")
+    held = True
+    with staged() as stage:
+        console.print(f"Everything is up after {time.monotonic() - started:.1f} s.", style="dim")
+        for step in play(stage):
+            mark = "[green]✓[/]" if step.held else "[red]✗[/]"
+            console.print(f"{mark} {step.what:<50} {step.seconds * 1000:>8,.0f} ms")
+            held = held and step.held
+    if not held:
+        console.print("Not every expectation held.", style="bold red")
+        raise typer.Exit(1)
+    console.print(f"All held, in {time.monotonic() - started:.1f} s; everything is cleaned up.")
+
+
+def dev() -> None:
+    """Run the same stack until Ctrl-C, and print how to reach it."""
+    from mirror.demo import staged  # noqa: PLC0415
+
+    console = Console()
+    _end_on_sigterm()
+    with staged() as stage:
+        for name, value in stage.stack.environment().items():
+            print(f"export {name}={value}", flush=True)
+        console.print("A worker is draining. Ctrl-C stops everything and deletes the data.")
+        try:
+            signal.pause()
+        except KeyboardInterrupt:
+            console.print("Stopping …")
+
+
+def _end_on_sigterm() -> None:
+    """Let SIGTERM unwind like Ctrl-C, so that the servers are stopped and their data deleted."""
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)

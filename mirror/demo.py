@@ -1,0 +1,252 @@
+"""The demo: the trip chat example's story on real servers, with every expectation checked.
+
+Primary, Supabase stand-in, Redis and a Celery worker run on this machine. The backend's service
+functions change the primary; the chat is read and written as its users, through row-level
+security. Nothing is simulated but the network in between.
+"""
+
+import importlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.orm import Session
+
+from mirror.assembly import build_source, build_target, migrating
+from mirror.config import Settings, load_settings
+from mirror.devstack import DevStack
+from mirror.devstack.caller import acting_as
+from mirror.devstack.worker import WorkerProcess
+from mirror.errors import ConfigError
+from mirror.migrations import upgrade
+from mirror.postgres import Database
+from mirror.registry import Registry, load_registry
+from mirror.status import read_status
+
+_PATIENCE = 30.0  # seconds that the demo waits for any one effect
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that the demo did or expected."""
+
+    what: str
+    held: bool
+    seconds: float
+    """How long it took: for an effect, from the commit on."""
+
+
+class Stage:
+    """The stack, migrated, with the example's tables on both sides and a worker running."""
+
+    def __init__(self, stack: DevStack, worker: WorkerProcess, settings: Settings) -> None:
+        self.stack = stack
+        self.worker = worker
+        self.settings = settings
+        self.registry: Registry = load_registry(settings.mappings)
+        self.services: Any = importlib.import_module("examples.trip_chat.services")
+        self.models: Any = importlib.import_module("examples.trip_chat.models")
+        self.engine: Engine = _engine(stack)
+
+    @contextmanager
+    def backend(self) -> Iterator[Session]:
+        """One request of the backend: a session that commits at the end."""
+        with Session(self.engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def chat(self, user: UUID, statement: str, *parameters: Any, keep: bool = False) -> int:
+        """Run a statement on the chat as a user; return how many rows RLS let through.
+
+        -1 means that it was refused outright.
+        """
+        with acting_as(self.stack.supabase_db_url, user) as connection:
+            try:
+                rows = connection.execute(statement, parameters).rowcount
+            except psycopg.errors.InsufficientPrivilege:
+                return -1
+            if keep:
+                connection.commit()
+            return rows
+
+
+@contextmanager
+def staged() -> Iterator[Stage]:
+    """Start everything and stop it at the end, whatever happens in between.
+
+    Raises:
+        ConfigError: the example, or the embedded servers, are not installed.
+    """
+    home = _checkout()
+    with DevStack.start() as stack:
+        environment = stack.environment() | {
+            "MIRROR_MAPPINGS": "mappings.trips",
+            "MIRROR_SWEEP_SECONDS": "1",
+            "MIRROR_LOG_FORMAT": "json",
+            "PYTHONPATH": str(home),
+        }
+        # The hooks of the example read their settings from the environment, like any backend's.
+        os.environ.update(environment)
+        settings = load_settings()
+        models = importlib.import_module("examples.trip_chat.models")
+        with migrating(settings, "primary") as connection:
+            models.Base.metadata.create_all(connection)
+            upgrade(connection)
+        with migrating(settings, "supabase") as connection:
+            upgrade(connection, "supabase", load_registry(settings.mappings))
+        with psycopg.connect(stack.supabase_db_url) as chat:
+            chat.execute((home / "examples" / "trip_chat" / "supabase.sql").read_text())
+        log = stack.redis.directory.parent / "worker.log"
+        with WorkerProcess(environment, log=log) as worker:
+            worker.wait_until_ready()
+            yield Stage(stack, worker, settings)
+
+
+def play(stage: Stage) -> Iterator[Step]:
+    """Play the story; yield each step when it is done."""
+    services, roles = stage.services, stage.models.Role
+    owner, guest = uuid4(), uuid4()
+    read = "select from chat_messages where trip_id = %s"
+    moderate = "delete from chat_messages where trip_id = %s"
+
+    with stage.backend() as session:
+        services.sign_up(session, owner, "owner@example.com", "owner")
+        services.sign_up(session, guest, "guest@example.com", "guest")
+        session.flush()
+        trip: UUID = services.create_trip(session, owner, "Lisbon").id
+    write = "insert into chat_messages (trip_id, content) values (%s, 'Who is in?')"
+    yield _awaited(
+        "the creator may write in the new trip's chat",
+        lambda: stage.chat(owner, write, trip, keep=True) == 1,
+    )
+    yield _checked("a stranger reads nothing", lambda: stage.chat(guest, read, trip) == 0)
+
+    with stage.backend() as session:
+        services.invite(session, trip, guest)
+        services.accept_invitation(session, trip, guest)
+    yield _awaited(
+        "member_added: the guest reads the chat", lambda: stage.chat(guest, read, trip) == 1
+    )
+    yield _checked("a member may not moderate", lambda: stage.chat(guest, moderate, trip) == 0)
+
+    with stage.backend() as session:
+        services.change_role(session, trip, guest, roles.ADMIN)
+    yield _awaited(
+        "member_updated: as ADMIN the guest may", lambda: stage.chat(guest, moderate, trip) == 1
+    )
+
+    with stage.backend() as session:
+        services.remove_member(session, trip, guest)
+    yield _awaited(
+        "member_removed: the guest reads nothing", lambda: stage.chat(guest, read, trip) == 0
+    )
+    yield _checked(
+        "… and writing is refused outright", lambda: stage.chat(guest, write, trip) == -1
+    )
+
+    stage.stack.redis.kill()
+    started = time.monotonic()
+    with stage.backend() as session:
+        services.invite(session, trip, guest_again := uuid4_user(stage, session))
+        services.accept_invitation(session, trip, guest_again)
+    yield Step("Redis killed: the backend commits all the same", held=True, seconds=_since(started))
+    yield _checked(
+        "… and nothing reaches the chat yet", lambda: stage.chat(guest_again, read, trip) == 0
+    )
+    stage.stack.redis.restart()
+    yield _awaited(
+        "Redis restarted: nothing was lost", lambda: stage.chat(guest_again, read, trip) == 1
+    )
+
+    with stage.backend() as session:
+        services.delete_trip(session, trip)
+    yield _awaited("trip_deleted: nobody reads", lambda: stage.chat(owner, read, trip) == 0)
+    with stage.backend() as session:
+        services.restore_trip(session, trip)
+    yield _awaited(
+        "… restored: its members read again", lambda: stage.chat(guest_again, read, trip) == 1
+    )
+    yield _awaited("nothing waits, nothing failed", lambda: _quiet(stage))
+    yield _checked("both sides are equal, row by row", lambda: _equal(stage))
+
+
+def uuid4_user(stage: Stage, session: Session) -> UUID:
+    """Sign up one more user and return the id."""
+    user = uuid4()
+    stage.services.sign_up(session, user, f"{user}@example.com", "another")
+    session.flush()
+    return user
+
+
+def _checked(what: str, holds: Callable[[], bool]) -> Step:
+    started = time.monotonic()
+    return Step(what, holds(), _since(started))
+
+
+def _awaited(what: str, holds: Callable[[], bool]) -> Step:
+    started = time.monotonic()
+    while not (held := holds()) and _since(started) < _PATIENCE:
+        time.sleep(0.002)
+    return Step(what, held, _since(started))
+
+
+def _since(started: float) -> float:
+    return time.monotonic() - started
+
+
+def _quiet(stage: Stage) -> bool:
+    source, target = build_source(stage.settings), build_target(stage.settings)
+    try:
+        found = read_status(stage.registry, source, target)
+    finally:
+        source.database.close()
+        target.close()
+    waiting = found.revocations + found.grants + found.retrying
+    return found.healthy and waiting == 0
+
+
+def _equal(stage: Stage) -> bool:
+    """Compare what each mapping's query yields with its table in the target."""
+    source = build_source(stage.settings)
+    target = Database(stage.stack.supabase_db_url, role="target")
+    try:
+        with source.snapshot() as snapshot:
+            for mapping in stage.registry:
+                wanted = snapshot.rows_in_scope(mapping, "*", [""], limit=1_000_000)
+                found = target.execute(_texts(mapping.schema, mapping.table, mapping.columns))
+                if set(found) != {row[: len(mapping.columns)] for row in wanted.values()}:
+                    return False
+    finally:
+        source.database.close()
+        target.close()
+    return True
+
+
+def _texts(schema: str, table: str, columns: Any) -> psycopg.sql.Composed:
+    sql = psycopg.sql
+    return sql.SQL("select {} from {}").format(
+        sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(c.name)) for c in columns),
+        sql.Identifier(schema, table),
+    )
+
+
+def _engine(stack: DevStack) -> Engine:
+    return create_engine(stack.primary_url.replace("postgresql://", "postgresql+psycopg://", 1))
+
+
+def _checkout() -> Path:
+    """Return the repository that holds the example, and make it importable."""
+    for home in (Path.cwd(), Path(__file__).parent.parent):
+        if (home / "examples" / "trip_chat" / "services.py").is_file():
+            sys.path.insert(0, str(home))
+            return home
+    raise ConfigError(
+        "the demo plays the repository's example, which is not here; run it in a checkout."
+    )

@@ -1,0 +1,153 @@
+"""Worker: the Celery app that drains.
+
+In your own repository, with your own mappings module named by MIRROR_MAPPINGS::
+
+    celery -A mirror.worker worker
+    celery -A mirror.worker beat
+
+The broker is Redis, the queue is `mirror`, messages carry nothing. A task that dies takes
+nothing along: its claim rolls back, and beat rings again.
+"""
+
+from collections.abc import Callable
+from datetime import timedelta
+from functools import cached_property
+from typing import Any
+
+import redis
+import structlog
+from celery import Celery, signals
+from celery.schedules import crontab
+
+from mirror.assembly import build_drain, build_target
+from mirror.config import Settings, load_settings
+from mirror.doorbell import QUEUE, TASK, Doorbell, DoorbellSettings, answered
+from mirror.drain import Drain
+from mirror.errors import Halted, NotMigrated, Transient
+from mirror.logs import configure_logging
+
+PURGE_TASK = "mirror.purge"
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+class Worker:
+    """What one worker process holds on to between tasks; made after the fork, when first used."""
+
+    def __init__(self, load: Callable[[], Settings]) -> None:
+        self._load = load
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings, read once per process."""
+        return self._load()
+
+    @cached_property
+    def drain(self) -> Drain:
+        """The drain with its connections, which stay open between tasks."""
+        return build_drain(self.settings)
+
+    @cached_property
+    def doorbell(self) -> Doorbell:
+        """For calling other workers to a backlog."""
+        return Doorbell(DoorbellSettings(redis_url=self.settings.need("redis_url"), mode="inline"))
+
+    @cached_property
+    def redis(self) -> redis.Redis:
+        """The broker's Redis, for the doorbell's key."""
+        return redis.Redis.from_url(
+            self.settings.need("redis_url"), socket_timeout=5, socket_connect_timeout=5
+        )
+
+    def run_drain(self) -> None:
+        """Drain until nothing is left; ask for help, or for a successor, when there is much."""
+        try:
+            answered(self.redis)
+        except redis.RedisError as error:
+            # Rings stay silent for a few seconds then; this drain and beat see to the events.
+            log.warning("doorbell not answered", reason=type(error).__name__)
+        try:
+            done = self.drain.run(
+                seconds=self.settings.drain_seconds, on_full_batch=self.doorbell.ring
+            )
+        except Transient as error:
+            log.warning("events wait", reason=str(error))
+        except (Halted, NotMigrated) as error:
+            log.error("events wait until somebody acts", reason=str(error))  # noqa: TRY400 - no trace wanted
+        else:
+            if done.full:
+                self.doorbell.ring()
+
+    def run_purge(self) -> None:
+        """Forget old tombstones in the target."""
+        target = build_target(self.settings)
+        try:
+            log.info("purged", tombstones=target.purge(self.settings.tombstone_days))
+        except Transient as error:
+            log.warning("purge waits for its next turn", reason=str(error))
+        finally:
+            target.close()
+
+
+def create_app(load: Callable[[], Settings] = load_settings) -> Celery:
+    """Return a Celery app; the settings are loaded when Celery first asks for its own."""
+    app = Celery("mirror")
+    worker = Worker(load)
+    app.add_defaults(lambda: _celery_settings(worker.settings))
+
+    @app.task(name=TASK)  # type: ignore[untyped-decorator]
+    def drain() -> None:
+        worker.run_drain()
+
+    @app.task(name=PURGE_TASK)  # type: ignore[untyped-decorator]
+    def purge() -> None:
+        worker.run_purge()
+
+    def setup_logging(**_: Any) -> None:
+        configure_logging(style=worker.settings.log_format, level=worker.settings.log_level)
+
+    signals.setup_logging.connect(setup_logging, weak=False)
+    return app
+
+
+def _celery_settings(settings: Settings) -> dict[str, Any]:
+    longest = settings.drain_seconds + 60
+    return {
+        "broker_url": settings.need("redis_url"),
+        "broker_connection_retry_on_startup": True,
+        # A message is worth no more than the next ring: redeliver what a lost worker held.
+        "broker_transport_options": {"visibility_timeout": int(longest * 4)},
+        "result_backend": None,
+        "task_ignore_result": True,
+        "accept_content": ["json"],
+        "task_serializer": "json",
+        # A queue of our own: a broker shared with another app must not mix the two.
+        "task_default_queue": QUEUE,
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        # A drain in progress needs no broker; let it finish while Redis restarts.
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "worker_prefetch_multiplier": 1,
+        "task_soft_time_limit": int(longest),
+        "task_time_limit": int(longest * 2),
+        "worker_hijack_root_logger": False,
+        "timezone": "UTC",
+        # In memory: the schedule needs no file, because a missed ring is made up by the next.
+        "beat_scheduler": "celery.beat:Scheduler",
+        "beat_schedule": {
+            "sweep": {
+                "task": TASK,
+                "schedule": timedelta(seconds=settings.sweep_seconds),
+                # A worker that was away must not find a heap of them.
+                "options": {"expires": settings.sweep_seconds},
+            },
+            "purge": {
+                "task": PURGE_TASK,
+                "schedule": crontab(hour="4", minute="10"),
+                "options": {"expires": 3600},
+            },
+        },
+    }
+
+
+app = create_app()
