@@ -214,15 +214,18 @@ def _translated(side: Side) -> Iterator[None]:
 
 
 def _meaning(error: BaseException | None, role: str) -> MirrorError | None:
+    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    # psycopg and psycopg2 tell more in .diag; asyncpg's own error is the cause of SQLAlchemy's.
+    told = getattr(error, "diag", None) or getattr(error, "__cause__", None)
+    message = getattr(told, "message_primary", None) or getattr(told, "message", None) or str(error)
+    hint = getattr(told, "message_hint", None) or getattr(told, "hint", None)
+    if state == "42501":
+        hint = "Migrate as the role that owns the database; on Supabase, as postgres."
+    if state in {"MR010", "42501"}:
+        return NotMigrated(f"{role}: {message}" + (f". {hint}" if hint else ""))
     if type(error).__module__.partition(".")[0] == "psycopg":
         # Imported late: who migrates with another driver need not have psycopg.
         from mirror.postgres import translate  # noqa: PLC0415
 
         return translate(error, role)  # type: ignore[arg-type]
-    if getattr(error, "sqlstate", None) != "MR010" and getattr(error, "pgcode", None) != "MR010":
-        return None
-    # psycopg2 tells through .diag; asyncpg's own error is the cause of SQLAlchemy's.
-    told = getattr(error, "diag", None) or getattr(error, "__cause__", None)
-    message = getattr(told, "message_primary", None) or getattr(told, "message", None) or str(error)
-    hint = getattr(told, "message_hint", None) or getattr(told, "hint", None)
-    return NotMigrated(f"{role}: {message}" + (f". {hint}" if hint else ""))
+    return None

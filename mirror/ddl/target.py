@@ -52,14 +52,16 @@ begin
 
   if wrong is null and exists (
     with have as (
-      select a.attname::text, a.atttypid, a.attnotnull, a.attgenerated || a.attidentity, c.collname
+      select a.attname::text, a.atttypid, a.attnotnull, c.collname,
+        a.attgenerated = '' and a.attidentity = ''
       from pg_attribute as a
       left join pg_collation as c on c.oid = a.attcollation
       where a.attrelid = wanted and a.attnum > 0 and not a.attisdropped
     ), want as (
-      select w.key, t.oid, shape -> 'key' ? w.key, '',
+      select w.key, t.oid, shape -> 'key' ? w.key,
         -- Text keys sort by bytes.
-        case when w.value = 'text' and shape -> 'key' ? w.key then 'C' else c.collname end
+        case when w.value = 'text' and shape -> 'key' ? w.key then 'C' else c.collname end,
+        true
       from jsonb_each_text(shape -> 'columns') as w
       join pg_type as t on t.oid = w.value::regtype
       left join pg_collation as c on c.oid = t.typcollation

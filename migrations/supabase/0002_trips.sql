@@ -1,0 +1,1037 @@
+-- The permission model trips: tables, row-level security, and the functions that write them.
+--
+-- Printed from the mapping declarations; change those, not this file. Every statement can run
+-- again. A table that already exists with another shape or owner is refused, never altered.
+
+
+-- Workers stand aside meanwhile: a batch in flight and these statements could deadlock.
+select pg_advisory_xact_lock(1835627122, 1);
+
+
+-- Refuse a table that is not what we would create: a column too many or one that may not be null
+-- could make a revocation fail. Of a table that we did not create we refuse more: its policies
+-- could let people read, its constraints and triggers could hold a row back. Whoever adds one to
+-- a table of ours does so on purpose.
+create or replace function mirror.check_table(mapping text, name text, shape jsonb) returns void
+language plpgsql set search_path = ''
+as $$
+declare
+  wanted constant regclass := to_regclass(name);
+  wrong text;
+begin
+  if wanted is null then
+    return;
+  end if;
+
+  select case
+    when relkind <> 'r' then 'is no plain table'
+    when pg_get_userbyid(relowner) <> current_user
+      then 'belongs to ' || pg_get_userbyid(relowner) || ', not to ' || current_user
+  end into wrong
+  from pg_class where oid = wanted;
+
+  if wrong is null and exists (
+    with have as (
+      select a.attname::text, a.atttypid, a.attnotnull, c.collname,
+        a.attgenerated = '' and a.attidentity = ''
+      from pg_attribute as a
+      left join pg_collation as c on c.oid = a.attcollation
+      where a.attrelid = wanted and a.attnum > 0 and not a.attisdropped
+    ), want as (
+      select w.key, t.oid, shape -> 'key' ? w.key,
+        -- Text keys sort by bytes.
+        case when w.value = 'text' and shape -> 'key' ? w.key then 'C' else c.collname end,
+        true
+      from jsonb_each_text(shape -> 'columns') as w
+      join pg_type as t on t.oid = w.value::regtype
+      left join pg_collation as c on c.oid = t.typcollation
+    )
+    (table have except table want) union all (table want except table have)
+  ) then
+    wrong := 'has other columns';
+  end if;
+
+  if wrong is null and shape -> 'key' is distinct from (
+    select jsonb_agg(a.attname order by k.ordinality)
+    from pg_constraint as c
+    cross join lateral unnest(c.conkey) with ordinality as k (attnum, ordinality)
+    join pg_attribute as a on a.attrelid = c.conrelid and a.attnum = k.attnum
+    where c.conrelid = wanted and c.contype = 'p'
+  ) then
+    wrong := 'has another primary key';
+  end if;
+
+  if wrong is null and to_regclass('mirror.' || quote_ident('ledger_' || mapping)) is null then
+    select coalesce(
+      (select 'has a policy ' || polname from pg_policy
+       where polrelid = wanted and polname <> shape ->> 'policy' limit 1),
+      (select 'has a trigger ' || tgname from pg_trigger
+       where tgrelid = wanted and not tgisinternal limit 1)
+    ) into wrong;
+    if wrong is null and exists (
+      with have as (
+        select c.contype = 'f' and c.confdeltype = 'c', a.attname::text, c.confrelid::oid
+        from pg_constraint as c
+        left join pg_attribute as a
+          on a.attrelid = c.conrelid and array[a.attnum] = c.conkey
+        where c.conrelid = wanted and c.contype not in ('p', 'n')
+      ), want as (
+        select true, key, to_regclass(value)::oid from jsonb_each_text(shape -> 'parents')
+      )
+      (table have except table want) union all (table want except table have)
+    ) then
+      wrong := 'has other foreign keys, unique or check constraints';
+    end if;
+  end if;
+
+  if wrong is not null then
+    raise exception 'table % exists and %', name, wrong
+      using errcode = 'MR010', hint = format(
+        'Move it out of the way, or give mapping %s another table.', mapping
+      );
+  end if;
+end
+$$;
+revoke all on function mirror.check_table(text, text, jsonb)
+from public, anon, authenticated, service_role;
+
+
+select mirror.check_table('users', 'public.users',
+  '{"columns": {"id": "uuid", "email": "text", "username": "text"}, "key": ["id"], "parents": {}, "policy": "users_read"}'
+);
+select mirror.check_table('trips', 'public.trips',
+  '{"columns": {"id": "uuid", "name": "text", "created_by": "uuid"}, "key": ["id"], "parents": {}, "policy": "trips_read"}'
+);
+select mirror.check_table('trip_memberships', 'public.trip_memberships',
+  '{"columns": {"trip_id": "uuid", "user_id": "uuid", "role": "text", "status": "text"}, "key": ["trip_id", "user_id"], "parents": {"trip_id": "public.trips", "user_id": "public.users"}, "policy": "trip_memberships_read"}'
+);
+
+
+create table if not exists public.users (
+  id uuid not null,
+  email text,
+  username text,
+  primary key (id)
+);
+
+
+-- users: what was last written for each key, and how fresh the read was.
+create table if not exists mirror.ledger_users (
+  id uuid not null,
+  epoch integer not null,
+  fence bigint not null,
+  present boolean not null,
+  applied_at timestamptz not null,
+  primary key (id)
+);
+revoke all on mirror.ledger_users from public, anon, authenticated, service_role;
+
+-- Purging looks at tombstones alone.
+create unique index if not exists ledger_users_tombstones
+on mirror.ledger_users (applied_at, id) where not present;
+
+
+create table if not exists public.trips (
+  id uuid not null,
+  name text,
+  created_by uuid,
+  primary key (id)
+);
+
+
+-- trips: what was last written for each key, and how fresh the read was.
+create table if not exists mirror.ledger_trips (
+  id uuid not null,
+  epoch integer not null,
+  fence bigint not null,
+  present boolean not null,
+  applied_at timestamptz not null,
+  primary key (id)
+);
+revoke all on mirror.ledger_trips from public, anon, authenticated, service_role;
+
+-- Purging looks at tombstones alone.
+create unique index if not exists ledger_trips_tombstones
+on mirror.ledger_trips (applied_at, id) where not present;
+
+
+create table if not exists public.trip_memberships (
+  trip_id uuid not null,
+  user_id uuid not null,
+  role text,
+  status text,
+  primary key (trip_id, user_id),
+  foreign key (trip_id) references public.trips (id) on delete cascade,
+  foreign key (user_id) references public.users (id) on delete cascade
+);
+
+
+create unique index if not exists trip_memberships_user_id
+on public.trip_memberships (user_id, trip_id);
+
+
+-- trip_memberships: what was last written for each key, and how fresh the read was.
+create table if not exists mirror.ledger_trip_memberships (
+  trip_id uuid not null,
+  user_id uuid not null,
+  epoch integer not null,
+  fence bigint not null,
+  present boolean not null,
+  applied_at timestamptz not null,
+  primary key (trip_id, user_id)
+);
+revoke all on mirror.ledger_trip_memberships from public, anon, authenticated, service_role;
+
+create unique index if not exists ledger_trip_memberships_by_user_id
+on mirror.ledger_trip_memberships (user_id, trip_id) where present;
+
+-- Purging looks at tombstones alone.
+create unique index if not exists ledger_trip_memberships_tombstones
+on mirror.ledger_trip_memberships (applied_at, trip_id, user_id) where not present;
+
+
+create or replace function mirror.withdraw_trip_memberships(
+  p_epoch integer, p_fence bigint, p_trip_id uuid[], p_user_id uuid[]
+) returns jsonb
+language plpgsql set search_path = ''
+as $$
+declare
+  retained jsonb := '{}';
+  held jsonb := '[]';
+begin
+  -- A foreign key of somebody else's table may hold a row back. That must not stop the others,
+  -- and what stays must grant nothing: only the bare key stays. A deferred one must speak up here,
+  -- not at commit, also in the second attempt: inside the block, the setting would be undone.
+  set constraints all immediate;
+  begin
+    delete from public.trip_memberships as t
+      using unnest(p_trip_id, p_user_id) as g (trip_id, user_id)
+      where t.trip_id = g.trip_id and t.user_id = g.user_id;
+  exception when foreign_key_violation or restrict_violation then
+    for i in 1 .. cardinality(p_trip_id) loop
+      begin
+        delete from public.trip_memberships as t where t.trip_id = p_trip_id[i] and t.user_id = p_user_id[i];
+      exception when foreign_key_violation or restrict_violation then
+        update public.trip_memberships as t set role = null, status = null where t.trip_id = p_trip_id[i] and t.user_id = p_user_id[i];
+        held := held || jsonb_build_array(jsonb_build_array(p_trip_id[i]::text, p_user_id[i]::text));
+      end;
+    end loop;
+    retained := retained || jsonb_build_object('trip_memberships', held);
+  end;
+  return retained;
+end
+$$;
+
+
+create or replace function mirror.scope_trip_memberships(
+  p_reference text, p_values text[], p_after text[], p_limit integer
+) returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+begin
+  if p_reference = '*' then
+    if cardinality(p_after) = 0 then
+      return (
+        select coalesce(jsonb_agg(jsonb_build_array(f.trip_id::text, f.user_id::text) order by f.trip_id, f.user_id), '[]')
+        from (
+          select l.trip_id, l.user_id from mirror.ledger_trip_memberships as l
+          where l.present
+          order by l.trip_id, l.user_id limit p_limit
+        ) as f
+      );
+    end if;
+    return (
+      select coalesce(jsonb_agg(jsonb_build_array(f.trip_id::text, f.user_id::text) order by f.trip_id, f.user_id), '[]')
+      from (
+        select l.trip_id, l.user_id from mirror.ledger_trip_memberships as l
+        where l.present
+          and (l.trip_id, l.user_id) > (p_after[1]::uuid, p_after[2]::uuid)
+        order by l.trip_id, l.user_id limit p_limit
+      ) as f
+    );
+  end if;
+  if p_reference = 'trip_id' then
+    if cardinality(p_after) = 0 then
+      return (
+        select coalesce(jsonb_agg(jsonb_build_array(f.trip_id::text, f.user_id::text) order by f.trip_id, f.user_id), '[]')
+        from (
+          select l.trip_id, l.user_id from mirror.ledger_trip_memberships as l
+          where l.present
+            and l.trip_id = any(p_values::uuid[])
+          order by l.trip_id, l.user_id limit p_limit
+        ) as f
+      );
+    end if;
+    return (
+      select coalesce(jsonb_agg(jsonb_build_array(f.trip_id::text, f.user_id::text) order by f.trip_id, f.user_id), '[]')
+      from (
+        select l.trip_id, l.user_id from mirror.ledger_trip_memberships as l
+        where l.present
+          and l.trip_id = any(p_values::uuid[])
+          and (l.trip_id, l.user_id) > (p_after[1]::uuid, p_after[2]::uuid)
+        order by l.trip_id, l.user_id limit p_limit
+      ) as f
+    );
+  end if;
+  if p_reference = 'user_id' then
+    if cardinality(p_after) = 0 then
+      return (
+        select coalesce(jsonb_agg(jsonb_build_array(f.trip_id::text, f.user_id::text) order by f.trip_id, f.user_id), '[]')
+        from (
+          select l.trip_id, l.user_id from mirror.ledger_trip_memberships as l
+          where l.present
+            and l.user_id = any(p_values::uuid[])
+          order by l.trip_id, l.user_id limit p_limit
+        ) as f
+      );
+    end if;
+    return (
+      select coalesce(jsonb_agg(jsonb_build_array(f.trip_id::text, f.user_id::text) order by f.trip_id, f.user_id), '[]')
+      from (
+        select l.trip_id, l.user_id from mirror.ledger_trip_memberships as l
+        where l.present
+          and l.user_id = any(p_values::uuid[])
+          and (l.trip_id, l.user_id) > (p_after[1]::uuid, p_after[2]::uuid)
+        order by l.trip_id, l.user_id limit p_limit
+      ) as f
+    );
+  end if;
+  raise exception 'mapping trip_memberships has no reference %', p_reference using errcode = 'MR001';
+end
+$$;
+
+
+create or replace function mirror.apply_trip_memberships(
+  p_epoch integer, p_fence bigint, p_rows jsonb, p_gone jsonb
+) returns jsonb
+language plpgsql set search_path = ''
+as $$
+declare
+  answer jsonb;
+  gone_trip_id uuid[];
+  gone_user_id uuid[];
+begin
+  with incoming as materialized (
+    select
+      (r ->> 0)::uuid as trip_id,
+      (r ->> 1)::uuid as user_id,
+      (r ->> 2)::text as role,
+      (r ->> 3)::text as status,
+      true as present
+    from jsonb_array_elements(p_rows) as r
+    union all
+    select (g ->> 0)::uuid, (g ->> 1)::uuid, null::text, null::text, false
+    from jsonb_array_elements(p_gone) as g
+  ),
+  -- The newest read that this key, or a scope it would be in, is known to have had.
+  known as materialized (
+    select i.*,
+      coalesce(l.present, false) as was_present,
+      greatest(
+        case when l.epoch = p_epoch then l.fence end,
+        case when i.present then (
+          select s.fence from mirror.scopes as s
+          where s.mapping = 'trip_memberships' and s.reference = '*'
+            and s.value = '' and s.epoch = p_epoch
+        ) end,
+        case when i.present then (
+          select s.fence from mirror.scopes as s
+          where s.mapping = 'trip_memberships' and s.reference = 'trip_id'
+            and s.value = i.trip_id::text and s.epoch = p_epoch
+        ) end,
+        case when i.present then (
+          select s.fence from mirror.scopes as s
+          where s.mapping = 'trip_memberships' and s.reference = 'user_id'
+            and s.value = i.user_id::text and s.epoch = p_epoch
+        ) end
+      ) as newest
+    from incoming as i
+    left join mirror.ledger_trip_memberships as l on l.trip_id = i.trip_id and l.user_id = i.user_id
+  ),
+  judged as materialized (
+    select k.*,
+      coalesce(k.newest > p_fence, false) as stale,
+      k.present and not coalesce(k.newest > p_fence, false) and (
+        (k.trip_id is not null and not exists (
+          select from mirror.ledger_trips as p
+          where p.id = k.trip_id and p.present
+        )) or (k.user_id is not null and not exists (
+          select from mirror.ledger_users as p
+          where p.id = k.user_id and p.present
+        ))
+      ) as orphan
+    from known as k
+  ),
+  -- Always advance the ledger, also where the row stays as it is or was never there: a write
+  -- that still hangs somewhere must find that it is older. Sorted, so that two never deadlock.
+  admitted as (
+    insert into mirror.ledger_trip_memberships as l (trip_id, user_id, epoch, fence, present, applied_at)
+    select j.trip_id, j.user_id, p_epoch, p_fence, j.present, now()
+    from judged as j
+    where not j.stale and not j.orphan
+    order by j.trip_id, j.user_id
+    on conflict (trip_id, user_id) do update
+    set epoch = excluded.epoch, fence = excluded.fence,
+      present = excluded.present, applied_at = excluded.applied_at
+    where (l.epoch, l.fence) <= (excluded.epoch, excluded.fence)
+    returning l.trip_id, l.user_id, l.present
+  ),
+  -- Touch the visible row only where it changes: no WAL and no Realtime message for nothing.
+  written as (
+    insert into public.trip_memberships as t (trip_id, user_id, role, status)
+    select j.trip_id, j.user_id, j.role, j.status
+    from judged as j
+    join admitted as a on a.trip_id = j.trip_id and a.user_id = j.user_id
+    where a.present
+    on conflict (trip_id, user_id) do update set
+      role = excluded.role,
+      status = excluded.status
+    where (t.role, t.status)
+      is distinct from (excluded.role, excluded.status)
+  )
+  select
+    jsonb_build_object(
+      'stale', coalesce(jsonb_agg(jsonb_build_array(j.trip_id::text, j.user_id::text))
+        filter (where a.trip_id is null and not j.orphan), '[]'),
+      'ahead', max(j.newest) filter (where j.stale),
+      'orphans', coalesce(jsonb_agg(jsonb_build_array(j.trip_id::text, j.user_id::text)) filter (where j.orphan), '[]')
+    ),
+    array_agg(j.trip_id) filter (where not a.present),
+    array_agg(j.user_id) filter (where not a.present)
+  into answer, gone_trip_id, gone_user_id
+  from judged as j
+  left join admitted as a on a.trip_id = j.trip_id and a.user_id = j.user_id;
+
+  if gone_trip_id is not null then
+    answer := answer || jsonb_build_object('retained', mirror.withdraw_trip_memberships(
+      p_epoch, p_fence, gone_trip_id, gone_user_id
+    ));
+  end if;
+  return answer;
+end
+$$;
+
+
+revoke all on function
+  mirror.apply_trip_memberships(integer, bigint, jsonb, jsonb),
+  mirror.scope_trip_memberships(text, text[], text[], integer),
+  mirror.withdraw_trip_memberships(integer, bigint, uuid[], uuid[])
+from public, anon, authenticated, service_role;
+
+
+create or replace function mirror.withdraw_trips(
+  p_epoch integer, p_fence bigint, p_id uuid[]
+) returns jsonb
+language plpgsql set search_path = ''
+as $$
+declare
+  retained jsonb := '{}';
+  child1_trip_id uuid[];
+  child1_user_id uuid[];
+  held jsonb := '[]';
+begin
+  -- trip_memberships: close the scope, so that no hung write brings a child back, then its rows.
+  insert into mirror.scopes as s (mapping, reference, value, epoch, fence)
+  select 'trip_memberships', 'trip_id', k::text, p_epoch, p_fence
+  from unnest(p_id) as k
+  on conflict (mapping, reference, value) do update
+  set epoch = excluded.epoch, fence = excluded.fence, read_at = now()
+  where (s.epoch, s.fence) < (excluded.epoch, excluded.fence);
+  with forgotten as (
+    update mirror.ledger_trip_memberships as l
+    set present = false, epoch = p_epoch, applied_at = now(),
+      fence = case when l.epoch = p_epoch then greatest(l.fence, p_fence) else p_fence end
+    where l.present and l.trip_id = any(p_id)
+    returning l.trip_id, l.user_id
+  )
+  select array_agg(trip_id), array_agg(user_id)
+  into child1_trip_id, child1_user_id from forgotten;
+  if child1_trip_id is not null then
+    retained := retained || mirror.withdraw_trip_memberships(
+      p_epoch, p_fence, child1_trip_id, child1_user_id
+    );
+  end if;
+
+  -- A foreign key of somebody else's table may hold a row back. That must not stop the others,
+  -- and what stays must grant nothing: only the bare key stays. A deferred one must speak up here,
+  -- not at commit, also in the second attempt: inside the block, the setting would be undone.
+  set constraints all immediate;
+  begin
+    delete from public.trips as t
+      using unnest(p_id) as g (id)
+      where t.id = g.id;
+  exception when foreign_key_violation or restrict_violation then
+    for i in 1 .. cardinality(p_id) loop
+      begin
+        delete from public.trips as t where t.id = p_id[i];
+      exception when foreign_key_violation or restrict_violation then
+        update public.trips as t set name = null, created_by = null where t.id = p_id[i];
+        held := held || jsonb_build_array(jsonb_build_array(p_id[i]::text));
+      end;
+    end loop;
+    retained := retained || jsonb_build_object('trips', held);
+  end;
+  return retained;
+end
+$$;
+
+
+create or replace function mirror.scope_trips(
+  p_reference text, p_values text[], p_after text[], p_limit integer
+) returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+begin
+  if p_reference = '*' then
+    if cardinality(p_after) = 0 then
+      return (
+        select coalesce(jsonb_agg(jsonb_build_array(f.id::text) order by f.id), '[]')
+        from (
+          select l.id from mirror.ledger_trips as l
+          where l.present
+          order by l.id limit p_limit
+        ) as f
+      );
+    end if;
+    return (
+      select coalesce(jsonb_agg(jsonb_build_array(f.id::text) order by f.id), '[]')
+      from (
+        select l.id from mirror.ledger_trips as l
+        where l.present
+          and (l.id) > (p_after[1]::uuid)
+        order by l.id limit p_limit
+      ) as f
+    );
+  end if;
+  raise exception 'mapping trips has no reference %', p_reference using errcode = 'MR001';
+end
+$$;
+
+
+create or replace function mirror.apply_trips(
+  p_epoch integer, p_fence bigint, p_rows jsonb, p_gone jsonb
+) returns jsonb
+language plpgsql set search_path = ''
+as $$
+declare
+  answer jsonb;
+  gone_id uuid[];
+begin
+  with incoming as materialized (
+    select
+      (r ->> 0)::uuid as id,
+      (r ->> 1)::text as name,
+      (r ->> 2)::uuid as created_by,
+      coalesce((r ->> 3)::boolean, false) as whole,
+      true as present
+    from jsonb_array_elements(p_rows) as r
+    union all
+    select (g ->> 0)::uuid, null::text, null::uuid, null::boolean, false
+    from jsonb_array_elements(p_gone) as g
+  ),
+  -- The newest read that this key, or a scope it would be in, is known to have had.
+  known as materialized (
+    select i.*,
+      coalesce(l.present, false) as was_present,
+      greatest(
+        case when l.epoch = p_epoch then l.fence end,
+        case when i.present then (
+          select s.fence from mirror.scopes as s
+          where s.mapping = 'trips' and s.reference = '*'
+            and s.value = '' and s.epoch = p_epoch
+        ) end
+      ) as newest
+    from incoming as i
+    left join mirror.ledger_trips as l on l.id = i.id
+  ),
+  judged as materialized (
+    select k.*,
+      coalesce(k.newest > p_fence, false) as stale,
+      false as orphan,
+      k.present and not k.was_present and not k.whole as alone
+    from known as k
+  ),
+  -- Always advance the ledger, also where the row stays as it is or was never there: a write
+  -- that still hangs somewhere must find that it is older. Sorted, so that two never deadlock.
+  admitted as (
+    insert into mirror.ledger_trips as l (id, epoch, fence, present, applied_at)
+    select j.id, p_epoch, p_fence, j.present, now()
+    from judged as j
+    where not j.stale and not j.orphan and not j.alone
+    order by j.id
+    on conflict (id) do update
+    set epoch = excluded.epoch, fence = excluded.fence,
+      present = excluded.present, applied_at = excluded.applied_at
+    where (l.epoch, l.fence) <= (excluded.epoch, excluded.fence)
+    returning l.id, l.present
+  ),
+  -- Touch the visible row only where it changes: no WAL and no Realtime message for nothing.
+  written as (
+    insert into public.trips as t (id, name, created_by)
+    select j.id, j.name, j.created_by
+    from judged as j
+    join admitted as a on a.id = j.id
+    where a.present
+    on conflict (id) do update set
+      name = excluded.name,
+      created_by = excluded.created_by
+    where (t.name, t.created_by)
+      is distinct from (excluded.name, excluded.created_by)
+  )
+  select
+    jsonb_build_object(
+      'stale', coalesce(jsonb_agg(jsonb_build_array(j.id::text))
+        filter (where a.id is null and not j.orphan and (j.stale or not j.alone)), '[]'),
+      'ahead', max(j.newest) filter (where j.stale),
+      'orphans', coalesce(jsonb_agg(jsonb_build_array(j.id::text)) filter (where j.orphan), '[]'),
+      'appearing', coalesce(jsonb_agg(jsonb_build_array(j.id::text)) filter (where j.alone and not j.stale and not j.orphan), '[]')
+    ),
+    array_agg(j.id) filter (where not a.present)
+  into answer, gone_id
+  from judged as j
+  left join admitted as a on a.id = j.id;
+
+  if gone_id is not null then
+    answer := answer || jsonb_build_object('retained', mirror.withdraw_trips(
+      p_epoch, p_fence, gone_id
+    ));
+  end if;
+  return answer;
+end
+$$;
+
+
+revoke all on function
+  mirror.apply_trips(integer, bigint, jsonb, jsonb),
+  mirror.scope_trips(text, text[], text[], integer),
+  mirror.withdraw_trips(integer, bigint, uuid[])
+from public, anon, authenticated, service_role;
+
+
+create or replace function mirror.withdraw_users(
+  p_epoch integer, p_fence bigint, p_id uuid[]
+) returns jsonb
+language plpgsql set search_path = ''
+as $$
+declare
+  retained jsonb := '{}';
+  child1_trip_id uuid[];
+  child1_user_id uuid[];
+  held jsonb := '[]';
+begin
+  -- trip_memberships: close the scope, so that no hung write brings a child back, then its rows.
+  insert into mirror.scopes as s (mapping, reference, value, epoch, fence)
+  select 'trip_memberships', 'user_id', k::text, p_epoch, p_fence
+  from unnest(p_id) as k
+  on conflict (mapping, reference, value) do update
+  set epoch = excluded.epoch, fence = excluded.fence, read_at = now()
+  where (s.epoch, s.fence) < (excluded.epoch, excluded.fence);
+  with forgotten as (
+    update mirror.ledger_trip_memberships as l
+    set present = false, epoch = p_epoch, applied_at = now(),
+      fence = case when l.epoch = p_epoch then greatest(l.fence, p_fence) else p_fence end
+    where l.present and l.user_id = any(p_id)
+    returning l.trip_id, l.user_id
+  )
+  select array_agg(trip_id), array_agg(user_id)
+  into child1_trip_id, child1_user_id from forgotten;
+  if child1_trip_id is not null then
+    retained := retained || mirror.withdraw_trip_memberships(
+      p_epoch, p_fence, child1_trip_id, child1_user_id
+    );
+  end if;
+
+  -- A foreign key of somebody else's table may hold a row back. That must not stop the others,
+  -- and what stays must grant nothing: only the bare key stays. A deferred one must speak up here,
+  -- not at commit, also in the second attempt: inside the block, the setting would be undone.
+  set constraints all immediate;
+  begin
+    delete from public.users as t
+      using unnest(p_id) as g (id)
+      where t.id = g.id;
+  exception when foreign_key_violation or restrict_violation then
+    for i in 1 .. cardinality(p_id) loop
+      begin
+        delete from public.users as t where t.id = p_id[i];
+      exception when foreign_key_violation or restrict_violation then
+        update public.users as t set email = null, username = null where t.id = p_id[i];
+        held := held || jsonb_build_array(jsonb_build_array(p_id[i]::text));
+      end;
+    end loop;
+    retained := retained || jsonb_build_object('users', held);
+  end;
+  return retained;
+end
+$$;
+
+
+create or replace function mirror.scope_users(
+  p_reference text, p_values text[], p_after text[], p_limit integer
+) returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+begin
+  if p_reference = '*' then
+    if cardinality(p_after) = 0 then
+      return (
+        select coalesce(jsonb_agg(jsonb_build_array(f.id::text) order by f.id), '[]')
+        from (
+          select l.id from mirror.ledger_users as l
+          where l.present
+          order by l.id limit p_limit
+        ) as f
+      );
+    end if;
+    return (
+      select coalesce(jsonb_agg(jsonb_build_array(f.id::text) order by f.id), '[]')
+      from (
+        select l.id from mirror.ledger_users as l
+        where l.present
+          and (l.id) > (p_after[1]::uuid)
+        order by l.id limit p_limit
+      ) as f
+    );
+  end if;
+  raise exception 'mapping users has no reference %', p_reference using errcode = 'MR001';
+end
+$$;
+
+
+create or replace function mirror.apply_users(
+  p_epoch integer, p_fence bigint, p_rows jsonb, p_gone jsonb
+) returns jsonb
+language plpgsql set search_path = ''
+as $$
+declare
+  answer jsonb;
+  gone_id uuid[];
+begin
+  with incoming as materialized (
+    select
+      (r ->> 0)::uuid as id,
+      (r ->> 1)::text as email,
+      (r ->> 2)::text as username,
+      coalesce((r ->> 3)::boolean, false) as whole,
+      true as present
+    from jsonb_array_elements(p_rows) as r
+    union all
+    select (g ->> 0)::uuid, null::text, null::text, null::boolean, false
+    from jsonb_array_elements(p_gone) as g
+  ),
+  -- The newest read that this key, or a scope it would be in, is known to have had.
+  known as materialized (
+    select i.*,
+      coalesce(l.present, false) as was_present,
+      greatest(
+        case when l.epoch = p_epoch then l.fence end,
+        case when i.present then (
+          select s.fence from mirror.scopes as s
+          where s.mapping = 'users' and s.reference = '*'
+            and s.value = '' and s.epoch = p_epoch
+        ) end
+      ) as newest
+    from incoming as i
+    left join mirror.ledger_users as l on l.id = i.id
+  ),
+  judged as materialized (
+    select k.*,
+      coalesce(k.newest > p_fence, false) as stale,
+      false as orphan,
+      k.present and not k.was_present and not k.whole as alone
+    from known as k
+  ),
+  -- Always advance the ledger, also where the row stays as it is or was never there: a write
+  -- that still hangs somewhere must find that it is older. Sorted, so that two never deadlock.
+  admitted as (
+    insert into mirror.ledger_users as l (id, epoch, fence, present, applied_at)
+    select j.id, p_epoch, p_fence, j.present, now()
+    from judged as j
+    where not j.stale and not j.orphan and not j.alone
+    order by j.id
+    on conflict (id) do update
+    set epoch = excluded.epoch, fence = excluded.fence,
+      present = excluded.present, applied_at = excluded.applied_at
+    where (l.epoch, l.fence) <= (excluded.epoch, excluded.fence)
+    returning l.id, l.present
+  ),
+  -- Touch the visible row only where it changes: no WAL and no Realtime message for nothing.
+  written as (
+    insert into public.users as t (id, email, username)
+    select j.id, j.email, j.username
+    from judged as j
+    join admitted as a on a.id = j.id
+    where a.present
+    on conflict (id) do update set
+      email = excluded.email,
+      username = excluded.username
+    where (t.email, t.username)
+      is distinct from (excluded.email, excluded.username)
+  )
+  select
+    jsonb_build_object(
+      'stale', coalesce(jsonb_agg(jsonb_build_array(j.id::text))
+        filter (where a.id is null and not j.orphan and (j.stale or not j.alone)), '[]'),
+      'ahead', max(j.newest) filter (where j.stale),
+      'orphans', coalesce(jsonb_agg(jsonb_build_array(j.id::text)) filter (where j.orphan), '[]'),
+      'appearing', coalesce(jsonb_agg(jsonb_build_array(j.id::text)) filter (where j.alone and not j.stale and not j.orphan), '[]')
+    ),
+    array_agg(j.id) filter (where not a.present)
+  into answer, gone_id
+  from judged as j
+  left join admitted as a on a.id = j.id;
+
+  if gone_id is not null then
+    answer := answer || jsonb_build_object('retained', mirror.withdraw_users(
+      p_epoch, p_fence, gone_id
+    ));
+  end if;
+  return answer;
+end
+$$;
+
+
+revoke all on function
+  mirror.apply_users(integer, bigint, jsonb, jsonb),
+  mirror.scope_users(text, text[], text[], integer),
+  mirror.withdraw_users(integer, bigint, uuid[])
+from public, anon, authenticated, service_role;
+
+
+-- The order of roles. Null, which compares as false, for any other.
+create or replace function mirror.trip_role_level(role text) returns integer
+language sql immutable set search_path = ''
+as $$
+  select case role
+    when 'MEMBER' then 1
+    when 'ADMIN' then 2
+    when 'OWNER' then 3
+  end
+$$;
+
+
+-- The trips in which the caller is active with at least this role. For policies, as
+-- `trip_id = any((select mirror.my_trips('MEMBER'))::uuid[])`: once per statement.
+create or replace function mirror.my_trips(min_role text) returns uuid[]
+language sql stable security definer set search_path = ''
+as $$
+  select coalesce(array_agg(m.trip_id), '{}')
+  from public.trip_memberships as m
+  where m.user_id = (select auth.uid())
+    and m.status in ('ACTIVE')
+    and mirror.trip_role_level(m.role) >= mirror.trip_role_level($1)
+$$;
+
+
+-- Everybody who shares a trip with the caller, the caller included.
+create or replace function mirror.my_trip_companions() returns uuid[]
+language sql stable security definer set search_path = ''
+as $$
+  select array_append(array_agg(distinct m.user_id), (select auth.uid()))
+  from public.trip_memberships as m
+  where m.trip_id = any((select mirror.my_trips('MEMBER'))::uuid[])
+    and m.status in ('ACTIVE')
+$$;
+
+
+-- By number: a column of the table that is called like a parameter would win over it.
+create or replace function mirror.has_trip_role(resource uuid, min_role text) returns boolean
+language sql stable security definer set search_path = ''
+as $$
+  select exists (
+    select from public.trip_memberships as m
+    where m.trip_id = $1
+      and m.user_id = (select auth.uid())
+      and m.status in ('ACTIVE')
+      and mirror.trip_role_level(m.role) >= mirror.trip_role_level($2)
+  )
+$$;
+
+
+create or replace function mirror.is_trip_member(resource uuid) returns boolean
+language sql stable security definer set search_path = ''
+as $$ select mirror.has_trip_role($1, 'MEMBER') $$;
+
+
+revoke all on function
+  mirror.trip_role_level(text),
+  mirror.my_trips(text),
+  mirror.my_trip_companions(),
+  mirror.has_trip_role(uuid, text),
+  mirror.is_trip_member(uuid)
+from public, anon, authenticated, service_role;
+
+grant execute on function
+  mirror.my_trips(text),
+  mirror.my_trip_companions(),
+  mirror.has_trip_role(uuid, text),
+  mirror.is_trip_member(uuid)
+to authenticated;
+
+
+-- users: the API's roles write nothing and read only what is granted here.
+alter table public.users enable row level security;
+revoke all on public.users from public, anon, authenticated, service_role;
+grant select on public.users to service_role;
+grant select (id, username) on public.users to authenticated;
+drop policy if exists users_read on public.users;
+create policy users_read on public.users for select to authenticated
+using (id = any((select mirror.my_trip_companions())::uuid[]));
+
+
+-- trips: the API's roles write nothing and read only what is granted here.
+alter table public.trips enable row level security;
+revoke all on public.trips from public, anon, authenticated, service_role;
+grant select on public.trips to service_role;
+grant select (id, name, created_by) on public.trips to authenticated;
+drop policy if exists trips_read on public.trips;
+create policy trips_read on public.trips for select to authenticated
+using (id = any((select mirror.my_trips('MEMBER'))::uuid[]));
+
+
+-- trip_memberships: the API's roles write nothing and read only what is granted here.
+alter table public.trip_memberships enable row level security;
+revoke all on public.trip_memberships from public, anon, authenticated, service_role;
+grant select on public.trip_memberships to service_role;
+grant select (trip_id, user_id, role, status) on public.trip_memberships to authenticated;
+drop policy if exists trip_memberships_read on public.trip_memberships;
+create policy trip_memberships_read on public.trip_memberships for select to authenticated
+using (trip_id = any((select mirror.my_trips('MEMBER'))::uuid[]));
+
+
+insert into mirror.mappings (name, position, digest, is_parent, declaration)
+values ('users', 1, 'b4fcd17c6b111bc4', true, '{
+  "name": "users",
+  "table": [
+    "public",
+    "users"
+  ],
+  "key": [
+    "id"
+  ],
+  "columns": [
+    [
+      "id",
+      "uuid"
+    ],
+    [
+      "email",
+      "text"
+    ],
+    [
+      "username",
+      "text"
+    ]
+  ],
+  "references": [],
+  "parents": [],
+  "children": [
+    "trip_memberships"
+  ],
+  "active": {},
+  "on_delete": "delete",
+  "query": "SELECT users.id, users.email, users.username FROM users WHERE users.deleted_at IS NULL"
+}')
+on conflict (name) do update
+set position = excluded.position, digest = excluded.digest,
+  is_parent = excluded.is_parent, declaration = excluded.declaration;
+
+
+insert into mirror.mappings (name, position, digest, is_parent, declaration)
+values ('trips', 2, '6d75fa12eb237bae', true, '{
+  "name": "trips",
+  "table": [
+    "public",
+    "trips"
+  ],
+  "key": [
+    "id"
+  ],
+  "columns": [
+    [
+      "id",
+      "uuid"
+    ],
+    [
+      "name",
+      "text"
+    ],
+    [
+      "created_by",
+      "uuid"
+    ]
+  ],
+  "references": [],
+  "parents": [],
+  "children": [
+    "trip_memberships"
+  ],
+  "active": {},
+  "on_delete": "delete",
+  "query": "SELECT trips.id, trips.name, trips.created_by FROM trips WHERE trips.deleted_at IS NULL"
+}')
+on conflict (name) do update
+set position = excluded.position, digest = excluded.digest,
+  is_parent = excluded.is_parent, declaration = excluded.declaration;
+
+
+insert into mirror.mappings (name, position, digest, is_parent, declaration)
+values ('trip_memberships', 3, 'b6fa454824609764', false, '{
+  "name": "trip_memberships",
+  "table": [
+    "public",
+    "trip_memberships"
+  ],
+  "key": [
+    "trip_id",
+    "user_id"
+  ],
+  "columns": [
+    [
+      "trip_id",
+      "uuid"
+    ],
+    [
+      "user_id",
+      "uuid"
+    ],
+    [
+      "role",
+      "text"
+    ],
+    [
+      "status",
+      "text"
+    ]
+  ],
+  "references": [
+    [
+      "trip_id",
+      "uuid"
+    ],
+    [
+      "user_id",
+      "uuid"
+    ]
+  ],
+  "parents": [
+    [
+      "trips",
+      "trip_id"
+    ],
+    [
+      "users",
+      "user_id"
+    ]
+  ],
+  "children": [],
+  "active": {
+    "status": [
+      "ACTIVE"
+    ]
+  },
+  "on_delete": "delete",
+  "query": "SELECT trip_memberships.trip_id, trip_memberships.user_id, trip_memberships.role, trip_memberships.status FROM trip_memberships WHERE trip_memberships.deleted_at IS NULL"
+}')
+on conflict (name) do update
+set position = excluded.position, digest = excluded.digest,
+  is_parent = excluded.is_parent, declaration = excluded.declaration;

@@ -1,0 +1,136 @@
+"""Migrations as text: what is checked in, how it is split, which files the Supabase CLI gets."""
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from subprocess import run
+
+import pytest
+
+from mappings.trips import registry
+from mirror.errors import MappingError
+from mirror.migrations import Migration, directory, migrations, statements, write_files
+from mirror.sql import identifier
+
+pytestmark = pytest.mark.fast
+
+NOW = datetime(2026, 3, 1, 12, 0, 58, tzinfo=UTC)
+STEPS = [Migration("0001_engine", "select 1;\n"), Migration("model_trips", "select 2;\n")]
+
+
+def test_the_checked_in_model_is_what_the_declarations_print() -> None:
+    """Whoever reads or pastes the file gets what the runner applies."""
+    path = directory() / "supabase" / "0002_trips.sql"
+    model = migrations("supabase", registry)[-1]
+    assert path.read_text(encoding="utf-8") == model.sql, (
+        f"mappings.trips or mirror.ddl has changed. Refresh the file and read its diff:\n"
+        f"  python -m mirror.ddl mappings.trips > migrations/supabase/{path.name}"
+    )
+
+
+def test_the_command_that_refreshes_the_model_prints_the_model() -> None:
+    """The remedy that the test above names works."""
+    printed = run(
+        [sys.executable, "-m", "mirror.ddl", "mappings.trips"],
+        cwd=directory().parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert printed.stdout == migrations("supabase", registry)[-1].sql
+
+
+def test_the_runner_takes_the_model_from_the_registry_alone() -> None:
+    """The checked-in file is no second migration."""
+    assert [step.name for step in migrations("supabase", registry)] == [
+        "0001_engine",
+        "model_trips",
+    ]
+
+
+def test_a_script_is_split_where_statements_end_and_nowhere_else() -> None:
+    """Semicolons in strings, names, comments and function bodies end nothing."""
+    script = """\
+-- one; two
+select ';''', "a;b"; /* ; */
+create function f() returns text language sql as $body$ select $$;$$; $body$;
+select 3"""
+    assert list(statements(script)) == [
+        "-- one; two\nselect ';''', \"a;b\";",
+        "/* ; */\ncreate function f() returns text language sql as $body$ select $$;$$; $body$;",
+        "select 3",
+    ]
+
+
+def test_every_migration_splits_without_remainder() -> None:
+    """What is split and joined again is the script itself."""
+    for step in migrations("primary") + migrations("supabase", registry):
+        parts = list(statements(step.script))
+        assert "".join("".join(parts).split()) == "".join(step.script.split())
+        assert all(part.endswith(";") for part in parts)
+
+
+def test_files_for_the_cli_come_after_all_that_lie_there(tmp_path: Path) -> None:
+    """The CLI refuses to push a file whose version is older than an applied one."""
+    (tmp_path / "20260301120059_chat.sql").write_text("")
+    (tmp_path / "notes.sql").write_text("")
+    assert [path.name for path in write_files(tmp_path, STEPS, now=NOW)] == [
+        "20260301120060_mirror_0001_engine.sql",
+        "20260301120061_mirror_model_trips.sql",
+    ]
+
+
+def test_files_are_stamped_with_the_time_where_nothing_is_newer(tmp_path: Path) -> None:
+    """The directory is made; old files and versions that are no times do not matter."""
+    into = tmp_path / "supabase" / "migrations"
+    into.mkdir(parents=True)
+    (into / "0001_init.sql").write_text("")
+    (into / "20259999999999_odd.sql").write_text("")
+    assert [path.name for path in write_files(into, STEPS, now=NOW)] == [
+        "20260301120058_mirror_0001_engine.sql",
+        "20260301120059_mirror_model_trips.sql",
+    ]
+
+
+def test_writing_again_writes_only_what_changed(tmp_path: Path) -> None:
+    """The old file stays, because it has been pushed; the new text gets a newer version."""
+    write_files(tmp_path, STEPS, now=NOW)
+    before = sorted(tmp_path.iterdir())
+    assert write_files(tmp_path, STEPS, now=NOW) == []
+    assert sorted(tmp_path.iterdir()) == before
+
+    changed = [STEPS[0], Migration("model_trips", "select 3;\n")]
+    (written,) = write_files(tmp_path, changed, now=NOW)
+    assert written.name == "20260301120060_mirror_model_trips.sql"
+    assert sorted(tmp_path.iterdir()) == [*before, written]
+    assert write_files(tmp_path, changed, now=NOW) == []
+
+
+def test_a_script_enters_itself_into_the_history() -> None:
+    """Pushed by the CLI or pasted, it is recognised by `upgrade`."""
+    step = STEPS[0]
+    assert step.script.startswith(step.sql)
+    assert f"('{step.name}', '{step.checksum}')" in step.script.replace("values ", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "quoted"),
+    [
+        ("trips", "trips"),
+        ("Trips", '"Trips"'),
+        ("order", '"order"'),
+        ("lateral", '"lateral"'),
+        ("a%b", '"a%b"'),
+        ('a"; drop table x; --', '"a""; drop table x; --"'),
+    ],
+)
+def test_names_are_quoted_where_postgresql_needs_it(name: str, quoted: str) -> None:
+    """Words it reserves, other case, and what would end the name."""
+    assert identifier(name) == quoted
+
+
+def test_a_name_that_postgresql_would_cut_is_refused() -> None:
+    """Two functions cut to the same name would be one."""
+    assert identifier("x" * 63) == "x" * 63
+    with pytest.raises(MappingError, match="63 bytes"):
+        identifier("mirror", "ä" * 32)
