@@ -19,7 +19,7 @@ from mirror.devstack import PostgresCluster, prepare_database
 from mirror.migrations import upgrade
 
 _numbers = itertools.count(1)
-_SCHEMA = Path(__file__).parent.parent / "examples" / "trip_chat" / "supabase.sql"
+SCHEMA = Path(__file__).parent.parent / "examples" / "trip_chat" / "supabase.sql"
 
 
 @dataclass
@@ -105,7 +105,7 @@ def target_template(target_cluster: PostgresCluster, project_template: str) -> s
     database = TestDatabase(target_cluster.url("target_template", user="postgres"))
     with database.migrating() as connection:
         upgrade(connection, "supabase", registry)
-    database.query(_SCHEMA.read_text())
+    database.query(SCHEMA.read_text())
     return "target_template"
 
 

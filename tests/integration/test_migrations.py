@@ -153,7 +153,8 @@ def test_two_migrators_at_once_apply_every_step_once(project: TestDatabase, driv
             barrier.wait(10)
             return upgrade(connection, "supabase", registry)
 
-        return run_in_transaction(project, driver, steps)
+        applied: list[str] = run_in_transaction(project, driver, steps)
+        return applied
 
     with ThreadPoolExecutor(2) as pool:
         results = sorted(pool.map(migrate, range(2)))

@@ -1,0 +1,76 @@
+"""Projects whose default privileges were revoked: whatever is needed has been granted by name."""
+
+import json
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from mappings.trips import registry
+from mirror.devstack import PostgresCluster
+from mirror.migrations import upgrade
+from tests.fix_databases import SCHEMA, TestDatabase
+
+
+@pytest.fixture
+def bare(target_cluster: PostgresCluster, project: TestDatabase) -> TestDatabase:
+    """A migrated project where new objects in public are granted to nobody, as on newer ones."""
+    superuser = TestDatabase(target_cluster.url(project.url.rsplit("/", 1)[-1]))
+    for kind in ("tables", "sequences", "functions"):
+        superuser.query(
+            "alter default privileges for role postgres, supabase_admin in schema public"
+            f" revoke all on {kind} from anon, authenticated, service_role"
+        )
+    superuser.query(
+        "alter default privileges for role postgres, supabase_admin"
+        " revoke execute on functions from public"
+    )
+    project.query("create table bystander (id int)")
+    assert not project.value("select has_table_privilege('service_role', 'bystander', 'select')")
+    with project.migrating() as connection:
+        upgrade(connection, "supabase", registry)
+    project.query(SCHEMA.read_text())
+    return project
+
+
+def test_the_service_role_can_do_what_the_mirror_does_over_rest(bare: TestDatabase) -> None:
+    """Call every door, and read the mirrored tables to compare them."""
+    doors = [
+        row[0]
+        for row in bare.query(
+            "select oid::regprocedure::text from pg_proc"
+            " where pronamespace = 'public'::regnamespace and proname like 'mirror\\_%'"
+        )
+    ]
+    assert len(doors) >= 5
+    for door in doors:
+        assert bare.value("select has_function_privilege('service_role', %s, 'execute')", door)
+    with bare.acting_as(None, role="service_role") as connection:
+        row = connection.execute("select public.mirror_describe()").fetchone()
+        assert row is not None
+        assert set(row[0]["mappings"]) == {"users", "trips", "trip_memberships"}
+        for table in ("users", "trips", "trip_memberships"):
+            assert connection.execute(f"select * from {table}".encode()).fetchall() == []
+
+
+def test_a_door_opens_all_the_way_down(bare: TestDatabase) -> None:
+    """What the door calls runs with its owner's rights, not with service_role's."""
+    request = {"identity": "test", "epoch": 0, "fence": 1, "sections": []}
+    with bare.acting_as(None, role="service_role") as connection:
+        connection.execute("select public.mirror_apply(%s)", [json.dumps(request)])
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("select mirror.describe()")
+
+
+def test_a_member_can_chat_and_read_what_is_granted(bare: TestDatabase) -> None:
+    """Policies' helpers included; the e-mail address excluded."""
+    user, trip = uuid4(), uuid4()
+    bare.query("insert into users values (%s, 'ada@example.com', 'ada')", user)
+    bare.query("insert into trips values (%s, 'Lisbon', %s)", trip, user)
+    bare.query("insert into trip_memberships values (%s, %s, 'MEMBER', 'ACTIVE')", trip, user)
+    with bare.acting_as(user) as connection:
+        connection.execute("insert into chat_messages (trip_id, content) values (%s, 'hi')", [trip])
+        assert connection.execute("select content from chat_messages").fetchall() == [("hi",)]
+        assert connection.execute("select username from users").fetchall() == [("ada",)]
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("select email from users")

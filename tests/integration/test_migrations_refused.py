@@ -1,0 +1,212 @@
+"""What an upgrade does not take over: it says which table is in the way and changes nothing."""
+
+import asyncio
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import NullPool
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from mappings.trips import registry
+from mirror.devstack import PostgresCluster
+from mirror.errors import NotMigrated
+from mirror.migrations import upgrade
+from tests.fix_databases import TestDatabase
+
+USERS = "create table users (id uuid primary key, email text, username text);"
+MEMBERSHIPS = """
+    create table trips (id uuid primary key, name text, created_by uuid);
+    create table trip_memberships (
+      trip_id uuid references trips on delete cascade,
+      user_id uuid references users on delete {on_delete},
+      role text, status text, primary key ({key})
+    );
+"""
+
+# What is in the way → what the error must say.
+IN_THE_WAY = {
+    "a view": (
+        "create view users as select gen_random_uuid() as id, '' as email, '' as username",
+        "public.users exists and is no plain table",
+    ),
+    "a materialized view": (
+        "create materialized view trips as select 1 as id",
+        "public.trips exists and is no plain table",
+    ),
+    "a partitioned table": (
+        "create table trips (id uuid primary key) partition by hash (id)",
+        "public.trips exists and is no plain table",
+    ),
+    "a sequence": ("create sequence trips", "public.trips exists and is no plain table"),
+    "a column too many": (
+        "create table users (id uuid primary key, email text, username text, phone text)",
+        "public.users exists and has other columns",
+    ),
+    "a column too few": (
+        "create table users (id uuid primary key, email text)",
+        "public.users exists and has other columns",
+    ),
+    "a column of another type": (
+        "create table users (id text primary key, email text, username text)",
+        "public.users exists and has other columns",
+    ),
+    "a column that may not be null": (
+        "create table trips (id uuid primary key, name text not null, created_by uuid)",
+        "public.trips exists and has other columns",
+    ),
+    "a generated column": (
+        f"{USERS} alter table users drop email, add email text generated always as ('') stored",
+        "public.users exists and has other columns",
+    ),
+    "no primary key": (
+        "create table users (id uuid not null, email text, username text)",
+        "public.users exists and has another primary key",
+    ),
+    "its key in another order": (
+        USERS + MEMBERSHIPS.format(on_delete="cascade", key="user_id, trip_id"),
+        "public.trip_memberships exists and has another primary key",
+    ),
+    "a foreign key that does not cascade": (
+        USERS + MEMBERSHIPS.format(on_delete="restrict", key="trip_id, user_id"),
+        "public.trip_memberships exists and has other foreign keys",
+    ),
+    "a foreign key to the project's own users": (
+        "create table users (id uuid primary key references auth.users, email text, username text)",
+        "public.users exists and has other foreign keys",
+    ),
+    "a unique constraint": (
+        "create table users (id uuid primary key, email text unique, username text)",
+        "public.users exists and has other foreign keys, unique or check constraints",
+    ),
+    "a policy": (
+        USERS + "create policy everybody on users using (true)",
+        "public.users exists and has a policy everybody",
+    ),
+    "a trigger": (
+        USERS + "create trigger keep before delete on users for each row"
+        " execute function suppress_redundant_updates_trigger()",
+        "public.users exists and has a trigger keep",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", IN_THE_WAY)
+def test_a_table_that_is_not_what_we_would_create_is_refused_by_name(
+    project: TestDatabase, case: str
+) -> None:
+    """And nothing is altered, nothing half applied."""
+    statements, told = IN_THE_WAY[case]
+    with project.connect() as connection:
+        connection.execute(statements.encode())
+    everything = (
+        "select c.oid, c.relname, c.xmin::text, (select array_agg(a.xmin::text order by attnum)"
+        " from pg_attribute as a where a.attrelid = c.oid)"
+        " from pg_class as c order by c.oid"
+    )
+    before = project.query(everything)
+    with pytest.raises(NotMigrated) as caught, project.migrating() as connection:
+        upgrade(connection, "supabase", registry)
+    assert str(caught.value).startswith(f"target: table {told}")
+    assert "give mapping" in str(caught.value)
+    assert project.query(everything) == before
+    assert project.value("select to_regnamespace('mirror')") is None
+
+
+def test_a_table_of_another_owner_is_refused_by_name(
+    target_cluster: PostgresCluster, project: TestDatabase
+) -> None:
+    """Whoever owns it could change its policies, and we could not."""
+    superuser = TestDatabase(target_cluster.url(project.url.rsplit("/", 1)[-1]))
+    superuser.query(USERS)
+    told = r"public\.users exists and belongs to supabase_admin, not to postgres"
+    with pytest.raises(NotMigrated, match=told), project.migrating() as connection:
+        upgrade(connection, "supabase", registry)
+    assert project.value("select to_regnamespace('mirror')") is None
+
+
+def test_a_table_that_is_exactly_ours_is_taken_over_with_its_rows(project: TestDatabase) -> None:
+    """As after somebody dropped schema `mirror`: rows stay, privileges are taken back."""
+    with project.migrating() as connection:
+        upgrade(connection, "supabase", registry)
+    user = uuid4()
+    project.query("insert into users (id) values (%s)", user)
+    project.query("drop schema mirror cascade")
+    project.query("grant all on users to anon")
+    with project.migrating() as connection:
+        upgrade(connection, "supabase", registry)
+    assert project.query("select id from users") == [(user,)]
+    assert not project.value("select has_any_column_privilege('anon', 'users', 'select')")
+
+
+def test_a_policy_added_to_a_table_of_ours_later_is_left_alone(target: TestDatabase) -> None:
+    """It was added on purpose; only what we find there at first is not trusted."""
+    target.query("create policy support on users for select to authenticated using (false)")
+    target.query("delete from mirror.migrations")
+    with target.migrating() as connection:
+        upgrade(connection, "supabase", registry)
+    assert target.value("select count(*) from pg_policy where polname = 'support'") == 1
+
+
+def test_a_database_that_is_no_supabase_project_is_refused(primary: TestDatabase) -> None:
+    """Somebody's own PostgreSQL, or the primary by mistake."""
+    primary.query("drop schema mirror cascade")
+    with (
+        pytest.raises(NotMigrated, match=r"no Supabase project.*Point SUPABASE_DB_URL"),
+        primary.migrating() as connection,
+    ):
+        upgrade(connection, "supabase", registry)
+    assert primary.value("select to_regnamespace('mirror')") is None
+
+
+def test_the_primary_is_not_mistaken_for_the_target(primary: TestDatabase) -> None:
+    """Its history names migrations that the target's side does not know."""
+    with (
+        pytest.raises(NotMigrated, match="0001_outbox"),
+        primary.migrating() as connection,
+    ):
+        upgrade(connection, "supabase", registry)
+
+
+def test_the_target_is_not_mistaken_for_the_primary(target: TestDatabase) -> None:
+    """The other way round."""
+    with pytest.raises(NotMigrated, match="0001_engine"), target.migrating() as connection:
+        upgrade(connection)
+    assert target.value("select to_regclass('mirror.outbox')") is None
+
+
+def test_a_schema_mirror_of_somebody_else_is_refused(project: TestDatabase) -> None:
+    """Its tables could be called like ours."""
+    project.query("create schema mirror")
+    project.query("create table mirror.state (id int)")
+    with (
+        pytest.raises(NotMigrated, match=r"schema mirror exists and is not ours: it holds state"),
+        project.migrating() as connection,
+    ):
+        upgrade(connection, "supabase", registry)
+    assert project.query("select relname from pg_class where relnamespace = 'mirror'::regnamespace")
+
+
+def test_an_empty_schema_mirror_is_ours(project: TestDatabase) -> None:
+    """An administrator may make it beforehand."""
+    project.query("create schema mirror")
+    with project.migrating() as connection:
+        assert upgrade(connection, "supabase", registry)
+
+
+def test_a_refusal_reads_the_same_over_asyncpg(project: TestDatabase) -> None:
+    """The table's name and the remedy, though the driver's errors look different."""
+    project.query("create view users as select 1 as id")
+
+    async def migrate() -> None:
+        url = project.url.replace("postgresql://", "postgresql+asyncpg://", 1)
+        engine = create_async_engine(url, poolclass=NullPool)
+        async with engine.begin() as connection:
+            await connection.run_sync(upgrade, "supabase", registry)
+
+    with pytest.raises(NotMigrated) as caught:
+        asyncio.run(migrate())
+    assert str(caught.value) == (
+        "target: table public.users exists and is no plain table. "
+        "Move it out of the way, or give mapping users another table."
+    )
+    assert project.value("select to_regnamespace('mirror')") is None
