@@ -10,13 +10,14 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
+from psycopg import sql
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.orm import Session
 
@@ -26,6 +27,7 @@ from mirror.devstack import DevStack
 from mirror.devstack.caller import acting_as
 from mirror.devstack.worker import WorkerProcess
 from mirror.errors import ConfigError
+from mirror.mapping import Mapping
 from mirror.migrations import upgrade
 from mirror.postgres import Database
 from mirror.registry import Registry, load_registry
@@ -202,39 +204,35 @@ def _since(started: float) -> float:
 
 
 def _quiet(stage: Stage) -> bool:
-    source, target = build_source(stage.settings), build_target(stage.settings)
-    try:
+    with (
+        closing(build_source(stage.settings)) as source,
+        closing(build_target(stage.settings)) as target,
+    ):
         found = read_status(stage.registry, source, target)
-    finally:
-        source.database.close()
-        target.close()
     waiting = found.revocations + found.grants + found.retrying
     return found.healthy and waiting == 0
 
 
 def _equal(stage: Stage) -> bool:
     """Compare what each mapping's query yields with its table in the target."""
-    source = build_source(stage.settings)
-    target = Database(stage.stack.supabase_db_url, role="target")
-    try:
-        with source.snapshot() as snapshot:
-            for mapping in stage.registry:
-                wanted = snapshot.rows_in_scope(mapping, "*", [""], limit=1_000_000)
-                found = target.execute(_texts(mapping.schema, mapping.table, mapping.columns))
-                if set(found) != {row[: len(mapping.columns)] for row in wanted.values()}:
-                    return False
-    finally:
-        source.database.close()
-        target.close()
+    with (
+        closing(build_source(stage.settings)) as source,
+        closing(Database(stage.stack.supabase_db_url, role="target")) as target,
+        source.snapshot() as snapshot,
+    ):
+        for mapping in stage.registry:
+            wanted = snapshot.rows_in_scope(mapping, "*", [""], limit=1_000_000)
+            found = target.execute(_texts(mapping))
+            if set(found) != {row[: len(mapping.columns)] for row in wanted.values()}:
+                return False
     return True
 
 
-def _texts(schema: str, table: str, columns: Any) -> psycopg.sql.Composed:
-    sql = psycopg.sql
-    return sql.SQL("select {} from {}").format(
-        sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(c.name)) for c in columns),
-        sql.Identifier(schema, table),
-    )
+def _texts(mapping: Mapping) -> sql.Composed:
+    """Select a target table's rows as texts, as the source's rows are."""
+    texts = [sql.SQL("{}::text").format(sql.Identifier(c.name)) for c in mapping.columns]
+    table = sql.Identifier(mapping.schema, mapping.table)
+    return sql.SQL("select {} from {}").format(sql.SQL(", ").join(texts), table)
 
 
 def _engine(stack: DevStack) -> Engine:

@@ -6,7 +6,6 @@ from typing import Any
 from mirror.claims import Queue
 from mirror.errors import MirrorError
 from mirror.outbox import EVERYTHING, Event, Lane
-from mirror.postgres import Database
 from mirror.registry import Registry
 from mirror.source import Source
 from mirror.targets.base import Target
@@ -112,9 +111,9 @@ def read_status(registry: Registry, source: Source, target: Target) -> Status:
     )
 
 
-def unbury(database: Database, ids: list[int] | None) -> int:
+def unbury(queue: Queue, ids: list[int] | None) -> int:
     """Give buried events (all, for None) a new set of attempts, from now; return how many."""
-    rows = database.execute(
+    rows = queue.notes.execute(
         "update mirror.retries set attempts = 0, due_at = now(), buried_at = null"
         " where buried_at is not null and (%s::bigint[] is null or id = any(%s)) returning id",
         [ids, ids],

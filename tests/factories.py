@@ -15,6 +15,7 @@ class UserFactory(SQLAlchemyModelFactory):
         """Bound to a session by the `session` fixture."""
 
         model = User
+        sqlalchemy_session_persistence = "flush"
 
     id = factory.LazyFunction(uuid4)
     username = factory.Sequence(lambda n: f"user{n}")
@@ -28,6 +29,7 @@ class TripFactory(SQLAlchemyModelFactory):
         """Bound to a session by the `session` fixture."""
 
         model = Trip
+        sqlalchemy_session_persistence = "flush"
         exclude = ("creator",)
 
     id = factory.LazyFunction(uuid4)
@@ -43,6 +45,7 @@ class MembershipFactory(SQLAlchemyModelFactory):
         """Bound to a session by the `session` fixture."""
 
         model = Membership
+        sqlalchemy_session_persistence = "flush"
         exclude = ("trip", "user")
 
     trip = factory.SubFactory(TripFactory)

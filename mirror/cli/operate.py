@@ -1,6 +1,7 @@
 """Commands for the person who runs the mirror."""
 
 import json
+from contextlib import closing
 from typing import Annotated
 
 import typer
@@ -18,7 +19,8 @@ def drain(
     seconds: Annotated[float, typer.Option(min=1, help="Stop after this long.")] = 3600.0,
 ) -> None:
     """Mirror what waits, here and now, without Celery."""
-    done = build_drain(load_settings()).run(seconds=seconds)
+    with closing(build_drain(load_settings())) as here:
+        done = here.run(seconds=seconds)
     left = "; more is waiting" if done.full else ""
     print(f"{done.events} event(s) mirrored, {done.failed} of them set apart{left}")
     raise typer.Exit(1 if done.failed else 0)
@@ -29,9 +31,9 @@ def status(
 ) -> None:
     """Say what waits, what failed, and whether the target is the one that we write."""
     settings = load_settings()
-    found = read_status(
-        load_registry(settings.mappings), build_source(settings), build_target(settings)
-    )
+    registry = load_registry(settings.mappings)
+    with closing(build_source(settings)) as source, closing(build_target(settings)) as target:
+        found = read_status(registry, source, target)
     if as_json:
         print(json.dumps(found.as_json(), indent=2))
     else:
@@ -71,8 +73,8 @@ def retry(
     """Give buried events another set of attempts."""
     if bool(ids) == every:
         raise typer.BadParameter("name events, or say --all")
-    settings = load_settings()
-    count = status_.unbury(build_source(settings).database, None if every else ids)
+    with closing(build_queue(load_settings())) as queue:
+        count = status_.unbury(queue, None if every else ids)
     print(f"{count} event(s) will be tried again")
 
 
@@ -84,7 +86,8 @@ def resync(
     """Record everything as changed: the first load of a new target, or after doubt."""
     settings = load_settings()
     registry = load_registry(settings.mappings)
-    chosen = status_.resync(build_queue(settings), registry, mappings or [])
+    with closing(build_queue(settings)) as queue:
+        chosen = status_.resync(queue, registry, mappings or [])
     print(f"recorded as changed: {', '.join(chosen)}; workers, or `mirror drain`, do the rest")
 
 
@@ -99,16 +102,14 @@ def rebase(
         typer.confirm(
             "Everything the target holds will be made equal to this primary. Go on?", abort=True
         )
-    epoch = status_.rebase(
-        load_registry(settings.mappings),
-        build_source(settings),
-        build_target(settings),
-        build_queue(settings),
-    )
+    with closing(build_drain(settings)) as here:
+        epoch = status_.rebase(here.registry, here.source, here.target, here.queue)
     print(f"epoch {epoch}; everything is recorded as changed")
 
 
 def purge() -> None:
     """Forget tombstones older than MIRROR_TOMBSTONE_DAYS (beat does so daily)."""
     settings = load_settings()
-    print(f"{build_target(settings).purge(settings.tombstone_days)} tombstone(s) forgotten")
+    with closing(build_target(settings)) as target:
+        count = target.purge(settings.tombstone_days)
+    print(f"{count} tombstone(s) forgotten")

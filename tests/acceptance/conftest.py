@@ -1,0 +1,111 @@
+"""Running the real command and the real worker, as a person would."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from mirror.devstack import RedisServer
+from mirror.devstack.worker import WorkerProcess
+from tests.fix_databases import TestDatabase
+
+HOME = Path(__file__).parent.parent.parent
+
+
+@dataclass
+class Ran:
+    """What a finished command left."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def text(self) -> str:
+        """Both streams."""
+        return self.out + self.err
+
+
+Command = Callable[..., Ran]
+
+
+@pytest.fixture
+def mirror(primary: TestDatabase, target: TestDatabase, tmp_path: Path) -> Command:
+    """Return a function that runs `mirror` between the test's databases.
+
+    Keyword arguments set further environment variables; None unsets one.
+    """
+
+    def run(*arguments: str, **variables: str | None) -> Ran:
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(tmp_path),
+            "PRIMARY_DATABASE_URL": primary.url,
+            "SUPABASE_DB_URL": target.url,
+            "PYTHONWARNINGS": "error",
+        } | {name: value for name, value in variables.items() if value is not None}
+        for name, value in variables.items():
+            if value is None:
+                environment.pop(name, None)
+        done = subprocess.run(
+            [str(Path(sys.executable).parent / "mirror"), *arguments],
+            cwd=HOME,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+StartWorker = Callable[..., WorkerProcess]
+
+
+@pytest.fixture
+def start_worker(
+    primary: TestDatabase, target: TestDatabase, redis_server: RedisServer, tmp_path: Path
+) -> Iterator[StartWorker]:
+    """Return a function that starts a Celery worker between the test's databases."""
+    started: list[WorkerProcess] = []
+
+    def start(*, wait: bool = True, **variables: str) -> WorkerProcess:
+        options = {
+            name: variables.pop(name)
+            for name in ("app", "concurrency", "beat")
+            if name in variables
+        }
+        settings = {
+            "PRIMARY_DATABASE_URL": primary.url,
+            "SUPABASE_DB_URL": target.url,
+            "REDIS_URL": redis_server.url,
+            "MIRROR_LOG_FORMAT": "json",
+            "PYTHONPATH": str(HOME),
+        }
+        worker = WorkerProcess(
+            settings | variables,
+            log=tmp_path / "worker.log",
+            app=options.get("app", "mirror.worker"),
+            concurrency=int(options.get("concurrency", "1")),
+            beat=options.get("beat", "yes") == "yes",
+        )
+        started.append(worker)
+        return worker.wait_until_ready() if wait else worker
+
+    yield start
+    for worker in started:
+        worker.stop()
+
+
+@pytest.fixture
+def worker_log(tmp_path: Path) -> Path:
+    """Where the workers of `start_worker` write."""
+    return tmp_path / "worker.log"

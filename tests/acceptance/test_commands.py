@@ -1,0 +1,178 @@
+"""The `mirror` command: what it does, and what it says when it cannot."""
+
+import json
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from sqlalchemy.orm import Session
+
+from mirror.hooks import Hooks
+from tests.acceptance.conftest import Command
+from tests.factories import MembershipFactory
+from tests.fix_databases import TestDatabase
+
+pytestmark = pytest.mark.usefixtures("no_environment")
+
+NOWHERE = "postgresql://someone:hunter2@127.0.0.1:9/nothing"
+
+
+@pytest.mark.parametrize(
+    ("variables", "code", "said"),
+    [
+        ({"PRIMARY_DATABASE_URL": None}, 2, "PRIMARY_DATABASE_URL is not set"),
+        ({"SUPABASE_DB_URL": None}, 2, "SUPABASE_DB_URL is not set"),
+        ({"PRIMARY_DATABASE_URL": "mysql://me:hunter2@host/db"}, 2, "PRIMARY_DATABASE_URL"),
+        ({"MIRROR_BATCH_SIZE": "many"}, 2, "MIRROR_BATCH_SIZE"),
+        ({"MIRROR_MAPPINGS": "no.such.module"}, 2, "MIRROR_MAPPINGS"),
+        ({"MIRROR_MAPPINGS": "json"}, 2, "holds no Registry"),
+        ({"PRIMARY_DATABASE_URL": NOWHERE}, 4, "primary: the database does not answer"),
+        ({"SUPABASE_DB_URL": NOWHERE}, 4, "target: the database does not answer"),
+    ],
+)
+def test_bad_settings_are_named_and_secrets_are_not_told(
+    mirror: Command, variables: dict[str, str | None], code: int, said: str
+) -> None:
+    """One line that names the setting or the side, the documented code, no password."""
+    done = mirror("status", **variables)
+    assert (done.code, said in done.err) == (code, True), done.text
+    assert "hunter2" not in done.text
+
+
+def test_unmigrated_databases_are_named_with_the_remedy(
+    mirror: Command, project: TestDatabase, primary: TestDatabase
+) -> None:
+    """Each side says which command migrates it."""
+    done = mirror("status", SUPABASE_DB_URL=project.url)
+    assert (done.code, "mirror migrate supabase" in done.err) == (4, True), done.text
+    primary.query("drop schema mirror cascade")
+    done = mirror("drain")
+    assert (done.code, "mirror migrate primary" in done.err) == (4, True), done.text
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["sing"],
+        ["retry"],
+        ["retry", "1", "--all"],
+        ["migrate", "elsewhere"],
+        ["drain", "--seconds"],
+    ],
+)
+def test_wrong_usage_is_exit_code_2(mirror: Command, arguments: list[str]) -> None:
+    """As every command line tool does."""
+    assert mirror(*arguments).code == 2
+
+
+def test_migrate_says_what_it_would_do_then_does_it_then_finds_nothing(
+    mirror: Command, project: TestDatabase
+) -> None:
+    """--dry-run changes nothing."""
+    url = {"SUPABASE_DB_URL": project.url}
+    done = mirror("migrate", "supabase", "--dry-run", **url)
+    assert done.out == "supabase: would apply 0001_engine, model_trips\n", done.text
+    assert project.value("select to_regnamespace('mirror')") is None
+    done = mirror("migrate", **url)
+    assert done.out == "primary: up to date\nsupabase: applied 0001_engine, model_trips\n"
+    done = mirror("migrate", **url)
+    assert done.out == "primary: up to date\nsupabase: up to date\n"
+
+
+def test_migrate_prints_sql_that_psql_can_run_and_connects_to_nothing(
+    mirror: Command, project: TestDatabase
+) -> None:
+    """What is printed, pasted into the SQL editor, is recognised afterwards."""
+    done = mirror("migrate", "supabase", "--sql", SUPABASE_DB_URL=None, PRIMARY_DATABASE_URL=None)
+    assert done.code == 0, done.text
+    project.query(done.out)
+    done = mirror("migrate", "supabase", SUPABASE_DB_URL=project.url)
+    assert done.out == "supabase: up to date\n", done.text
+
+
+def test_migrate_writes_files_for_the_supabase_cli(mirror: Command, tmp_path: Path) -> None:
+    """Once; a second time there is nothing new to write."""
+    folder = tmp_path / "supabase" / "migrations"
+    assert mirror("migrate", "supabase", "--into", str(folder)).code == 0
+    names = sorted(path.name[14:] for path in folder.iterdir())
+    assert names == ["_mirror_0001_engine.sql", "_mirror_model_trips.sql"]
+    assert mirror("migrate", "supabase", "--into", str(folder)).out == ""
+    assert mirror("migrate", "primary", "--into", str(folder)).code == 2
+
+
+def test_resync_and_drain_load_an_empty_target(
+    mirror: Command, session: Session, target: TestDatabase
+) -> None:
+    """Rows that no hook ever named reach the target."""
+    members = MembershipFactory.create_batch(7)
+    session.commit()
+    assert mirror("resync").out.startswith("recorded as changed: ")
+    done = mirror("drain", MIRROR_BATCH_SIZE="3")
+    assert done.code == 0, done.text
+    assert target.value("select count(*) from trip_memberships") == len(members)
+    assert mirror("resync", "journeys").code == 2
+
+
+def test_status_shows_what_waits_and_what_is_buried(
+    mirror: Command, primary: TestDatabase, session: Session, recorder: Hooks
+) -> None:
+    """Healthy with a backlog; not healthy with something buried, until it is retried."""
+    member = MembershipFactory()
+    session.flush()
+    recorder.changed(session, "trip_memberships", (member.trip_id, member.user_id))
+    session.commit()
+    done = mirror("status", "--json")
+    found = json.loads(done.out)
+    assert (done.code, found["revocations"], found["buried"]) == (0, 1, 0), done.text
+
+    primary.query("insert into mirror.outbox (lane, mapping, key) values (0, 'journeys', '{1}')")
+    assert mirror("drain", MIRROR_MAX_ATTEMPTS="1").code == 1
+    done = mirror("status")
+    assert done.code == 1
+    assert "1 buried" in done.out
+    assert "journeys" in done.out
+
+    primary.query("update mirror.retries set mapping = 'users', key = array[%s]", str(uuid4()))
+    assert mirror("retry", "--all").out.startswith("1 event(s)")
+    assert mirror("drain").code == 0
+    assert mirror("status").code == 0
+
+
+def test_rebase_accepts_a_primary_that_moved(
+    mirror: Command, session: Session, primary: TestDatabase, target: TestDatabase
+) -> None:
+    """Refused until somebody rebases on purpose; equal afterwards."""
+    member = MembershipFactory()
+    session.commit()
+    mirror("resync")
+    assert mirror("drain").code == 0
+    primary.query("delete from trip_memberships where user_id = %s", member.user_id)
+    mirror("resync", MIRROR_SOURCE_NAME="moved")
+
+    done = mirror("drain", MIRROR_SOURCE_NAME="moved")
+    assert (done.code, "mirror rebase" in done.err) == (1, True), done.text
+    assert target.value("select count(*) from trip_memberships") == 1
+    assert mirror("status", MIRROR_SOURCE_NAME="moved").code == 1
+    assert mirror("rebase", MIRROR_SOURCE_NAME="moved").code == 1  # nobody there to confirm
+
+    assert mirror("rebase", "--yes", MIRROR_SOURCE_NAME="moved").out.startswith("epoch 1;")
+    assert mirror("drain", MIRROR_SOURCE_NAME="moved").code == 0
+    assert target.value("select count(*) from trip_memberships") == 0
+    assert mirror("drain").code == 0  # nothing waits
+    mirror("resync")
+    assert mirror("drain").code == 1  # and the old name is the stranger now
+
+
+def test_purge_reports_what_it_forgot(
+    mirror: Command, primary: TestDatabase, target: TestDatabase
+) -> None:
+    """Only tombstones that are old enough."""
+    primary.query(
+        "insert into mirror.outbox (lane, mapping, key) values (0, 'users', array[%s])",
+        str(uuid4()),
+    )
+    assert mirror("drain").code == 0
+    assert mirror("purge").out.startswith("0 tombstone(s)")
+    target.query("update mirror.ledger_users set applied_at = now() - interval '8 days'")
+    assert mirror("purge").code == 0
+    assert target.value("select count(*) from mirror.ledger_users") == 0

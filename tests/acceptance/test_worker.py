@@ -1,0 +1,204 @@
+"""The real Celery worker between real servers."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import redis
+from sqlalchemy.orm import Session
+
+from examples.trip_chat import services
+from mirror import hooks
+from mirror.devstack import RedisServer
+from tests.acceptance.conftest import StartWorker
+from tests.factories import MembershipFactory, UserFactory
+from tests.fix_databases import TestDatabase
+from tests.waiting import until
+
+
+@pytest.fixture(autouse=True)
+def hooks_ring(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the module's hooks, which the example calls, the test's Redis."""
+    monkeypatch.setenv("REDIS_URL", redis_server.url)
+    hooks.default.cache_clear()
+
+
+def members(target: TestDatabase) -> int:
+    """Return how many memberships the target holds."""
+    return int(target.value("select count(*) from trip_memberships"))
+
+
+@pytest.mark.parametrize("app", ["mirror.worker", "tasks"])
+def test_a_hook_wakes_the_worker_without_beat(
+    start_worker: StartWorker, session: Session, target: TestDatabase, app: str
+) -> None:
+    """The doorbell alone brings the change to the target, for the wheel's app and for ours."""
+    start_worker(app=app, beat="no")
+    user = UserFactory()
+    session.flush()
+    trip = services.create_trip(session, user.id, "Lisbon")
+    session.commit()
+    until(lambda: members(target) == 1)
+    services.remove_member(session, trip.id, user.id)
+    session.commit()
+    until(lambda: members(target) == 0)
+
+
+def test_beat_finds_what_nobody_rang_for(
+    start_worker: StartWorker,
+    session: Session,
+    target: TestDatabase,
+    recorder: hooks.Hooks,
+) -> None:
+    """An event whose ring was lost is mirrored at the next sweep."""
+    start_worker(MIRROR_SWEEP_SECONDS="1")
+    member = MembershipFactory()
+    session.flush()
+    recorder.changed(session, "trip_memberships", (member.trip_id, member.user_id))
+    session.commit()
+    until(lambda: members(target) == 1)
+
+
+def test_nothing_is_lost_when_redis_dies(
+    start_worker: StartWorker, session: Session, target: TestDatabase, redis_server: RedisServer
+) -> None:
+    """The backend goes on while Redis is gone; the worker catches up when it is back."""
+    start_worker(MIRROR_SWEEP_SECONDS="1")
+    redis_server.kill()
+    user = UserFactory()
+    session.flush()
+    services.create_trip(session, user.id, "Lisbon")
+    session.commit()
+    redis_server.restart()
+    until(lambda: members(target) == 1)
+
+
+def test_nothing_is_lost_when_the_worker_is_killed(
+    start_worker: StartWorker, primary: TestDatabase, session: Session, target: TestDatabase
+) -> None:
+    """A worker killed in the middle of a backlog leaves it to the next."""
+    MembershipFactory.create_batch(40)
+    session.commit()
+    worker = start_worker(MIRROR_SWEEP_SECONDS="1", MIRROR_BATCH_SIZE="2")
+    primary.query(
+        "insert into mirror.outbox (lane, mapping, key)"
+        " select 1, 'trip_memberships', array[trip_id::text, user_id::text] from trip_memberships"
+    )
+    until(lambda: members(target) > 0)
+    worker.kill()
+    start_worker(MIRROR_SWEEP_SECONDS="1", MIRROR_BATCH_SIZE="2")
+    until(lambda: members(target) == 40)
+    until(lambda: primary.value("select count(*) from mirror.outbox") == 0)
+    until(lambda: primary.value("select count(*) from mirror.retries") == 0)
+
+
+def test_a_stop_signal_lets_the_worker_finish(
+    start_worker: StartWorker, primary: TestDatabase, session: Session, target: TestDatabase
+) -> None:
+    """A deployment's SIGTERM in mid-drain neither loses events nor blames them."""
+    MembershipFactory.create_batch(40)
+    session.commit()
+    worker = start_worker(MIRROR_SWEEP_SECONDS="1", MIRROR_BATCH_SIZE="2")
+    primary.query(
+        "insert into mirror.outbox (lane, mapping, key)"
+        " select 1, 'trip_memberships', array[trip_id::text, user_id::text] from trip_memberships"
+    )
+    until(lambda: members(target) > 0)
+    worker.stop()
+    assert primary.value("select count(*) from mirror.retries") == 0
+    assert primary.value("select count(*) from mirror.claims") == 0
+    waiting = primary.value("select count(*) from mirror.outbox where mapping = 'trip_memberships'")
+    assert members(target) == 40 - waiting
+
+
+def test_two_processes_share_a_backlog(
+    start_worker: StartWorker, primary: TestDatabase, session: Session, target: TestDatabase
+) -> None:
+    """A full batch calls the other process to help; nothing is written twice or left."""
+    MembershipFactory.create_batch(60)
+    session.commit()
+    primary.query(
+        "insert into mirror.outbox (lane, mapping, key)"
+        " select 1, 'trip_memberships', array[trip_id::text, user_id::text]"
+        " from trip_memberships, generate_series(1, 20)"
+    )
+    start_worker(concurrency="2", beat="no", MIRROR_BATCH_SIZE="5")
+    until(lambda: primary.value("select count(*) from mirror.outbox") == 0)
+    assert members(target) == 60
+
+
+def test_an_outage_of_the_target_delays_and_loses_nothing(
+    start_worker: StartWorker, session: Session, primary: TestDatabase, target: TestDatabase
+) -> None:
+    """Whatever fails for the target's sake waits, and is blamed on no event."""
+    target.query("revoke execute on function public.mirror_apply(text) from postgres")
+    target.query("alter function mirror.apply(jsonb) rename to apply_away")
+    start_worker(MIRROR_SWEEP_SECONDS="1")
+    user = UserFactory()
+    session.flush()
+    services.create_trip(session, user.id, "Lisbon")
+    session.commit()
+    until(lambda: primary.value("select count(*) from mirror.outbox") > 0)
+    target.query("alter function mirror.apply_away(jsonb) rename to apply")
+    target.query("grant execute on function public.mirror_apply(text) to postgres")
+    until(lambda: members(target) == 1)
+    assert primary.value("select count(*) from mirror.retries") == 0
+
+
+def test_logs_are_json_without_personal_data(
+    start_worker: StartWorker, session: Session, target: TestDatabase, worker_log: Path
+) -> None:
+    """Ids and counts: no address, no name, no password, whatever happened."""
+    worker = start_worker()
+    user = UserFactory(email="ada@example.com", username="ada-lovelace")
+    session.flush()
+    hooks.user_created(session, user.id)
+    services.create_trip(session, user.id, "Secret Harbour")
+    session.commit()
+    until(lambda: members(target) == 1)
+    target.query("create unique index one_name on users ((1)) where username = 'ada-lovelace'")
+    other = UserFactory(username="ada-lovelace")
+    session.flush()
+    hooks.user_created(session, other.id)
+    session.commit()
+    until(lambda: "event set apart" in worker_log.read_text())
+    worker.stop()
+    text = worker_log.read_text()
+    for secret in ("ada@example.com", "ada-lovelace", "Secret Harbour", target.url):
+        assert secret not in text
+    events = [json.loads(line)["event"] for line in text.splitlines() if line.startswith("{")]
+    assert "drained" in events
+
+
+def test_a_worker_without_settings_says_which_is_missing(
+    start_worker: StartWorker, worker_log: Path
+) -> None:
+    """A malformed setting stops the start, with its name."""
+    worker = start_worker(wait=False, MIRROR_BATCH_SIZE="0")
+    until(lambda: not _alive(worker.pid))
+    assert "MIRROR_BATCH_SIZE" in worker_log.read_text()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        waited, _ = os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return False
+    return waited == 0
+
+
+def test_messages_lie_in_a_queue_of_our_own(
+    session: Session, redis_server: RedisServer, target: TestDatabase, start_worker: StartWorker
+) -> None:
+    """A broker shared with another Celery app: its messages are not ours to take."""
+    client = redis.Redis.from_url(redis_server.url)
+    client.lpush("celery", "somebody else's message")
+    start_worker(beat="no")
+    user = UserFactory()
+    session.flush()
+    services.create_trip(session, user.id, "Lisbon")
+    session.commit()
+    until(lambda: members(target) == 1)
+    assert client.llen("celery") == 1
+    client.close()
