@@ -1,0 +1,97 @@
+"""`mirror demo` and `mirror dev`, as a newcomer runs them."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.acceptance.conftest import HOME
+from tests.waiting import until
+
+MIRROR = str(Path(sys.executable).parent / "mirror")
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """Nothing but a PATH and a directory for temporary files, which is empty at the end."""
+    tmp_path.chmod(0o755)
+    return {"PATH": os.environ["PATH"], "COLUMNS": "100"}
+
+
+def test_the_demo_shows_every_expectation_held(environment: dict[str, str]) -> None:
+    """Exit 0, a tick and a time per line, and nothing left running."""
+    done = subprocess.run(
+        [MIRROR, "demo"],
+        cwd=HOME,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert sum(line.startswith("✓") for line in lines) == 14
+    assert not any(line.startswith("✗") for line in lines)
+    assert lines[-1].startswith("All held")
+
+
+def test_the_demo_needs_the_checkout_and_says_so(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """From a wheel, elsewhere, there is no example to play."""
+    script = "import mirror.demo as d; d.__file__ = '/nowhere/mirror/demo.py'; d._checkout()"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "run it in a checkout" in done.stderr
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_dev_prints_its_urls_and_cleans_up_when_told_to_stop(
+    environment: dict[str, str], how: signal.Signals
+) -> None:
+    """The printed URLs answer while it runs, and no longer afterwards."""
+    process = subprocess.Popen(
+        [MIRROR, "dev"],
+        cwd=HOME,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    urls: dict[str, str] = {}
+    for line in process.stdout:
+        found = re.match(r"export (\w+)=(\S+)", line)
+        if found:
+            urls[found[1]] = found[2]
+        if "Ctrl-C" in line:
+            break
+    assert set(urls) == {"PRIMARY_DATABASE_URL", "SUPABASE_DB_URL", "REDIS_URL"}
+    with psycopg.connect(urls["SUPABASE_DB_URL"]) as connection:
+        row = connection.execute("select count(*) from mirror.mappings").fetchone()
+    assert row == (3,)
+
+    process.send_signal(how)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
+
+    def gone() -> bool:
+        try:
+            psycopg.connect(urls["PRIMARY_DATABASE_URL"], connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return True
+        return False
+
+    until(gone)

@@ -1,0 +1,89 @@
+"""Everything works behind transaction poolers, on both sides."""
+
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import NullPool, create_engine
+from sqlalchemy.orm import Session
+
+from mappings.trips import registry
+from mirror.assembly import build_drain, build_source, build_target, migrating
+from mirror.config import Settings, load_settings
+from mirror.hooks import Hooks
+from mirror.migrations import upgrade
+from mirror.status import read_status
+from tests.factories import MembershipFactory
+from tests.fix_databases import TestDatabase
+from tests.pooler import TransactionPooler
+
+
+@pytest.fixture
+def pooled(primary: TestDatabase, target: TestDatabase) -> Iterator[Settings]:
+    """Settings that lead through a pooler to either side."""
+    with TransactionPooler(primary.url) as one, TransactionPooler(target.url) as other:
+        yield load_settings(
+            primary_database_url=one.url, supabase_db_url=other.url, source_name="primary"
+        )
+
+
+def test_the_pooler_of_these_tests_is_hostile(primary: TestDatabase) -> None:
+    """What a session sets is gone in its next transaction."""
+    with TransactionPooler(primary.url) as pooler:
+        database = TestDatabase(pooler.url)
+        with database.connect(prepare_threshold=None) as connection:
+            connection.execute("set application_name = 'mine'")
+            row = connection.execute("show application_name").fetchone()
+            pids = {connection.execute("select pg_backend_pid()").fetchone() for _ in range(4)}
+    assert row != ("mine",)
+    assert len(pids) == 4
+
+
+def test_events_are_mirrored_through_poolers(
+    pooled: Settings, session: Session, recorder: Hooks, target: TestDatabase
+) -> None:
+    """Keys, scopes, parents, retries and several batches."""
+    members = MembershipFactory.create_batch(12)
+    session.flush()
+    for member in members:
+        recorder.changed(session, "trip_memberships", (member.trip_id, member.user_id), "grant")
+    session.commit()
+    drain = build_drain(pooled.model_copy(update={"batch_size": 5}), registry)
+    drain.run()
+    assert target.value("select count(*) from trip_memberships") == 12
+
+    session.delete(members[0])
+    recorder.scope_changed(session, "trip_memberships", trip_id=members[0].trip_id)
+    recorder.changed(session, "users", uuid4())
+    session.commit()
+    drain.run()
+    drain.close()
+    assert target.value("select count(*) from trip_memberships") == 11
+
+
+def test_hooks_record_through_a_pooler(
+    pooled: Settings, primary: TestDatabase, recorder: Hooks
+) -> None:
+    """The backend itself sits behind the pooler."""
+    url = pooled.need("primary_database_url").replace("postgresql://", "postgresql+psycopg://")
+    engine = create_engine(url, poolclass=NullPool, connect_args={"prepare_threshold": None})
+    with Session(engine) as session, session.begin():
+        session.connection()
+        recorder.changed(session, "users", uuid4())
+    assert primary.value("select count(*) from mirror.outbox") == 1
+
+
+def test_commands_work_through_poolers(pooled: Settings, project: TestDatabase) -> None:
+    """Migrating and asking for the status need no session either."""
+    with TransactionPooler(project.url) as pooler:
+        settings = load_settings(
+            primary_database_url=pooled.need("primary_database_url"), supabase_db_url=pooler.url
+        )
+        with migrating(settings, "primary") as connection:
+            assert upgrade(connection) == []
+        with migrating(settings, "supabase") as connection:
+            assert upgrade(connection, "supabase", registry) == ["0001_engine", "model_trips"]
+        source, target = build_source(settings), build_target(settings)
+        assert read_status(registry, source, target).healthy
+        source.close()
+        target.close()
