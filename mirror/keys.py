@@ -5,6 +5,7 @@ for the value. That form needs no driver-specific types, compares equal exactly 
 database's values do, and can be cast back by either database.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -18,6 +19,10 @@ Key = tuple[str, ...]
 _INTEGER_BITS: Final = {"smallint": 16, "integer": 32, "bigint": 64}
 KEY_TYPES: Final = ("uuid", "text", *_INTEGER_BITS)
 """The types a key column or a reference may have."""
+
+# Stricter than Python's own readers, which take underscores, blanks and any script's digits.
+_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}")
+_INTEGER: Final = re.compile(r"[+-]?[0-9]{1,40}")
 
 
 @dataclass(frozen=True)
@@ -55,11 +60,8 @@ class KeyColumn:
     def _uuid(value: object, where: str) -> str:
         if isinstance(value, UUID):
             return str(value)
-        if isinstance(value, str):
-            try:
-                return str(UUID(value))
-            except ValueError:
-                pass
+        if isinstance(value, str) and _UUID.fullmatch(value):
+            return str(UUID(value))
         raise InvalidKey(f"{where}: expected a UUID, got {_shape(value)}.")
 
     @staticmethod
@@ -72,32 +74,31 @@ class KeyColumn:
             raise InvalidKey(f"{where}: the text is not valid Unicode.") from None
         if "\0" in value:
             raise InvalidKey(f"{where}: PostgreSQL text cannot hold a NUL character.")
-        return value
+        # A member of a str enum is a str; its plain text is what the database holds.
+        return str.__str__(value)
 
     def _integer(self, value: object, where: str) -> str:
         bound = 1 << (_INTEGER_BITS[self.type] - 1)
-        if isinstance(value, str):
-            try:
-                value = int(value)
-            except ValueError:
-                raise InvalidKey(f"{where}: expected {self.type}, got {_shape(value)}.") from None
+        if isinstance(value, str) and _INTEGER.fullmatch(value):
+            value = int(value)
         if not isinstance(value, int) or isinstance(value, bool):
             raise InvalidKey(f"{where}: expected {self.type}, got {_shape(value)}.")
         if not -bound <= value < bound:
             raise InvalidKey(f"{where}: the number does not fit {self.type}.")
-        return str(value)
+        return int.__repr__(value)
 
 
 def canonical_key(columns: Sequence[KeyColumn], key: object, *, owner: str) -> Key:
     """Return `key` in canonical form.
 
-    `key` is a tuple or list of as many values as there are columns; for a one-column key the
-    bare value will do.
+    `key` is a sequence (tuple, list, SQLAlchemy row) of as many values as there are columns; for
+    a one-column key the bare value will do.
 
     Raises:
         InvalidKey: wrong arity or type; names the mapping and the column.
     """
-    values: Sequence[object] = key if isinstance(key, tuple | list) else (key,)
+    several = isinstance(key, Sequence) and not isinstance(key, str | bytes | bytearray)
+    values: Sequence[object] = key if several else (key,)  # type: ignore[assignment]
     if len(values) != len(columns):
         names = ", ".join(column.name for column in columns)
         raise InvalidKey(
