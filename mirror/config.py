@@ -5,11 +5,11 @@ themselves (`mirror.doorbell`), so that a backend does not load pydantic.
 """
 
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from mirror.doorbell import is_redis_url
 from mirror.errors import ConfigError
 
 
@@ -27,9 +27,8 @@ def _postgres_url(value: Any) -> Any:
 def _redis_url(value: Any) -> Any:
     if value is None or isinstance(value, SecretStr):
         return value
-    parts = urlsplit(str(value))
-    if parts.scheme not in {"redis", "rediss", "unix"} or not (parts.netloc or parts.path):
-        raise ValueError("expected redis://host:port/number")
+    if not is_redis_url(str(value)):
+        raise ValueError("expected redis://host:port/number or rediss://…")
     return value
 
 
@@ -41,7 +40,12 @@ class Settings(BaseSettings):
     """Everything a worker or a command may be told, with its default."""
 
     model_config = SettingsConfigDict(
-        env_prefix="MIRROR_", extra="ignore", hide_input_in_errors=True, populate_by_name=True
+        env_prefix="MIRROR_",
+        # `REDIS_URL=` in a compose file means that it is not set.
+        env_ignore_empty=True,
+        extra="ignore",
+        hide_input_in_errors=True,
+        populate_by_name=True,
     )
 
     primary_database_url: PostgresUrl | None = Field(None, alias="PRIMARY_DATABASE_URL")
@@ -93,7 +97,7 @@ class Settings(BaseSettings):
         """
         value = getattr(self, name)
         if value is None:
-            raise ConfigError(f"{_variable(name)} is not set; it is needed here.")
+            raise ConfigError(f"{variable(name)} is not set; it is needed here.")
         return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
 
 
@@ -107,13 +111,13 @@ def load_settings(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except ValidationError as error:
         faults = "; ".join(
-            f"{_variable(str(fault['loc'][0]))}: {fault['msg'].removeprefix('Value error, ')}"
+            f"{variable(str(fault['loc'][0]))}: {fault['msg'].removeprefix('Value error, ')}"
             for fault in error.errors(include_input=False, include_context=False)
         )
         raise ConfigError(f"malformed settings: {faults}.") from None
 
 
-def _variable(name: str) -> str:
+def variable(name: str) -> str:
     """Return the environment variable that sets a field."""
     field = Settings.model_fields.get(name)
     if field is None:
