@@ -8,9 +8,11 @@ from typing import Any, TextIO
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
-# user:password@ in a URL, and Supabase's two kinds of keys.
+# user:password@ in a URL (up to the last @: passwords may hold others), a libpq or query-string
+# password, and Supabase's two kinds of keys.
 _SECRET = re.compile(
-    r"(?<=://)[^/\s@]+@|\bsb_(?:secret|publishable)_\w+|\beyJ[\w-]+\.[\w-]+\.[\w-]*"
+    r"""(?<=://)[^\s"'<>]*@|(?<=\bpassword=)[^\s&"'<>]+"""
+    r"""|\bsb_(?:secret|publishable)_[\w-]+|\beyJ[\w-]+\.[\w-]+\.[\w-]*"""
 )
 
 
@@ -19,12 +21,14 @@ def redact(text: str) -> str:
     return _SECRET.sub("…", text)
 
 
-def _redact_event(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Strip secrets that a library put into a message; ours never carry any."""
-    for name, value in event.items():
-        if isinstance(value, str):
-            event[name] = redact(value)
-    return event
+class _Redacted:
+    """A renderer whose whole line is redacted: message, values, exception and traceback."""
+
+    def __init__(self, renderer: Any) -> None:
+        self._renderer = renderer
+
+    def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> str:
+        return redact(str(self._renderer(logger, method, event)))
 
 
 def configure_logging(
@@ -44,14 +48,16 @@ def configure_logging(
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
-        _redact_event,
     ]
-    renderer: Any = (
-        structlog.processors.JSONRenderer()
-        if as_json
-        else structlog.dev.ConsoleRenderer(colors=stream.isatty())
-    )
+    if as_json:
+        shared.append(structlog.processors.format_exc_info)
+        renderer: Any = structlog.processors.JSONRenderer(ensure_ascii=False)
+    else:
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=stream.isatty(),
+            # Its default, where rich is installed, prints every local variable.
+            exception_formatter=structlog.dev.plain_traceback,
+        )
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -62,7 +68,10 @@ def configure_logging(
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                _Redacted(renderer),
+            ],
         )
     )
     root = logging.getLogger()
