@@ -19,14 +19,15 @@ call serves synchronous and asyncio code.
 import os
 from functools import cache
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, RootTransaction, event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
-from sqlalchemy.orm import Session, SessionTransaction, scoped_session
+from sqlalchemy.orm import Session, SessionTransaction, UOWTransaction, scoped_session
 
 from mirror.doorbell import Doorbell, DoorbellSettings
 from mirror.errors import NotInTransaction, UsageError
-from mirror.outbox import Event, insert, key_event, scope_event
+from mirror.outbox import Event, insert, key_event, outbox_connection, scope_event
 from mirror.registry import Registry, load_registry
 
 LaneName = Literal["revocation", "grant"]
@@ -55,8 +56,6 @@ __all__ = [
     "user_updated",
 ]
 
-_INFO = "permission-mirror"
-
 
 class Hooks:
     """Records events of one registry. The functions of this module use `default()`."""
@@ -64,6 +63,8 @@ class Hooks:
     def __init__(self, registry: Registry, doorbell: Doorbell) -> None:
         self.registry = registry
         self.doorbell = doorbell
+        # Keeps nothing alive: listeners and events go with their session or connection.
+        self._pending: WeakKeyDictionary[Session | Connection, _Pending] = WeakKeyDictionary()
 
     def changed(
         self, session: AnySession, mapping: str, key: Any, lane: LaneName = "revocation"
@@ -80,7 +81,13 @@ class Hooks:
         self._record(session, key_event(self.registry, mapping, key, lane))
 
     def scope_changed(
-        self, session: AnySession, mapping: str, *, lane: LaneName = "revocation", **reference: Any
+        self,
+        session: AnySession,
+        mapping: str,
+        /,
+        *,
+        lane: LaneName = "revocation",
+        **reference: Any,
     ) -> None:
         """Record that every row under one value of a reference may have changed.
 
@@ -98,115 +105,161 @@ class Hooks:
 
     def _record(self, session: AnySession, recorded: Event) -> None:
         place = _unwrapped(session)
-        if not place.in_transaction():
+        transaction = None if place is None else place.get_transaction()
+        if place is None or transaction is None or not transaction.is_active:
             raise NotInTransaction(
                 "there is no transaction to carry this event; call the hook where the change is "
-                "made, before commit."
+                "made, after it and before commit."
             )
-        pending: _Pending | None = place.info.get(_INFO)
-        if pending is None or pending.owner is not self or pending.place is not place:
-            pending = _listen(self, place)
-        pending.events[recorded] = None
+        pending = self._pending.get(place)
+        if pending is None:
+            if isinstance(place, Session):
+                pending = _SessionEvents(self.doorbell, place)
+            else:
+                pending = _ConnectionEvents(self.doorbell, place)
+            self._pending[place] = pending
+        pending.record(place, recorded)
 
 
 class _Pending:
     """The events of one session's or connection's transaction, until it ends."""
 
-    def __init__(self, owner: Hooks, place: Session | Connection) -> None:
-        self.owner = owner
-        self.place = place
+    def __init__(self, doorbell: Doorbell) -> None:
+        self.doorbell = doorbell
         # A dict for its order and its keys: the same event twice is one.
         self.events: dict[Event, None] = {}
-        self.written = False
 
-    def write(self, connection: Connection) -> bool:
-        """Record the events in the transaction; return whether there were any."""
+    def record(self, _place: Any, recorded: Event) -> None:
+        """Keep an event until commit."""
+        self.events[recorded] = None
+
+    def write(self, connection: Connection) -> RootTransaction | None:
+        """Record the events; return the transaction that carries them, None if there are none."""
         if not self.events:
-            return False
-        if _autocommits(connection):
-            raise NotInTransaction(
-                "this connection is in AUTOCOMMIT mode, so the change and its event cannot commit "
-                "together; use a transaction."
-            )
-        events = list(self.events)
-        insert(connection, events)
+            return None
+        _refuse_autocommit(connection)
+        insert(connection, self.events)
         self.events.clear()
-        return True
+        return connection.get_transaction()
+
+    def ring(self, carrier: RootTransaction) -> None:
+        """Ring once `carrier` has committed."""
+        self.doorbell.ring(after=(lambda: not carrier.is_active) if carrier.is_active else None)
 
 
-def _listen(owner: Hooks, place: Session | Connection) -> _Pending:
-    pending = _Pending(owner, place)
-    if isinstance(place, Session):
-        _listen_to_session(pending, place)
-    else:
-        _listen_to_connection(pending, place)
-    place.info[_INFO] = pending
-    return pending
+class _SessionEvents(_Pending):
+    """Written when a session's outermost transaction commits.
 
+    Savepoints are not followed. Releasing one writes nothing yet, and the events of one that was
+    rolled back stay: they say too much, which does no harm.
+    """
 
-def _listen_to_session(pending: _Pending, session: Session) -> None:
-    def before_commit(session: Session) -> None:
-        # Releasing a savepoint is no commit; what it recorded waits for the outer one.
-        if pending.events and not session.in_nested_transaction():
-            pending.written = pending.write(session.connection())
+    def __init__(self, doorbell: Doorbell, session: Session) -> None:
+        super().__init__(doorbell)
+        self._carrier: RootTransaction | None = None
+        # Between before_commit and the end of that commit, a savepoint's or the outermost.
+        self._committing = False
+        # A first hook that an ORM listener calls from a flush: this may be the commit's own, and
+        # before_commit over. Nothing public tells.
+        self._late: bool = session._flushing  # noqa: SLF001
+        event.listen(session, "before_commit", self._before_commit)
+        event.listen(session, "after_commit", self._after_commit)
+        event.listen(session, "after_transaction_end", self._after_end)
+        if self._late:
+            event.listen(session, "after_flush_postexec", self._after_flush)
 
-    def after_commit(session: Session) -> None:
-        if pending.written and not session.in_nested_transaction():
-            pending.written = False
-            pending.owner.doorbell.ring()
+    def record(self, place: Any, recorded: Event) -> None:
+        """Keep an event until commit; write it at once if that is past before_commit."""
+        super().record(place, recorded)
+        if self._committing and not place.in_nested_transaction():
+            self._write(place)
 
-    def after_end(_session: Session, transaction: SessionTransaction) -> None:
-        # A savepoint's events stay: an event that says too much is harmless.
+    def _before_commit(self, session: Session) -> None:
+        if session.in_nested_transaction() and not self._committing:
+            # A savepoint is released. Or the outermost transaction commits while one is open:
+            # then the savepoint's own before_commit follows at once.
+            self._committing = True
+            return
+        # Listeners of what this flushes may call hooks, too.
+        session.flush()
+        self._write(session)
+        self._committing = True
+
+    def _after_flush(self, session: Session, _context: UOWTransaction) -> None:
+        if self._late:
+            self._write(session)
+
+    def _write(self, session: Session) -> None:
+        if self.events:
+            self._carrier = self.write(outbox_connection(session))
+
+    def _after_commit(self, session: Session) -> None:
+        if not session.in_nested_transaction():
+            carrier, self._carrier = self._carrier, None
+            if carrier is not None:
+                # Still active where the session has joined a transaction of its caller's.
+                self.ring(carrier)
+
+    def _after_end(self, _session: Session, transaction: SessionTransaction) -> None:
         if transaction.parent is None:
-            pending.events.clear()
-            pending.written = False
+            self.events.clear()
+            self._carrier = None
+            self._late = False
+        if transaction.parent is None or transaction.nested:
+            self._committing = False
 
-    event.listen(session, "before_commit", before_commit)
-    event.listen(session, "after_commit", after_commit)
-    event.listen(session, "after_transaction_end", after_end)
 
+class _ConnectionEvents(_Pending):
+    """Written when a connection's transaction commits."""
 
-def _listen_to_connection(pending: _Pending, connection: Connection) -> None:
-    def commit(connection: Connection) -> None:
-        transaction = connection.get_transaction()
-        if pending.write(connection):
+    def __init__(self, doorbell: Doorbell, connection: Connection) -> None:
+        super().__init__(doorbell)
+        event.listen(connection, "commit", self._commit)
+        event.listen(connection, "rollback", self._rollback)
+        event.listen(connection, "prepare_twophase", self._commit)
+        event.listen(connection, "rollback_twophase", self._rollback)
+
+    def record(self, place: Any, recorded: Event) -> None:
+        """Keep an event until commit."""
+        _refuse_autocommit(place)
+        super().record(place, recorded)
+
+    def _commit(self, connection: Connection, *_: object) -> None:
+        carrier = self.write(connection)
+        if carrier is not None:
             # SQLAlchemy tells before a connection's commit, not after it.
-            pending.owner.doorbell.ring(
-                after=lambda: transaction is None or not transaction.is_active
-            )
+            self.ring(carrier)
 
-    def rollback(_connection: Connection) -> None:
-        pending.events.clear()
-
-    def prepare(connection: Connection, _xid: object) -> None:
-        commit(connection)
-
-    event.listen(connection, "commit", commit)
-    event.listen(connection, "rollback", rollback)
-    event.listen(connection, "prepare_twophase", prepare)
+    def _rollback(self, *_: object) -> None:
+        self.events.clear()
 
 
-def _unwrapped(session: AnySession) -> Session | Connection:
-    """Return the synchronous session or connection that does the work."""
+def _unwrapped(session: AnySession) -> Session | Connection | None:
+    """Return the synchronous session or connection that does the work, None before it starts."""
     place: Any = session
     if isinstance(place, scoped_session | async_scoped_session):
         place = place.registry()
     if isinstance(place, AsyncSession):
         return place.sync_session
     if isinstance(place, AsyncConnection):
-        place = place.sync_connection
+        return place.sync_connection
     if isinstance(place, Session | Connection):
         return place
     raise UsageError(
-        f"hooks take a SQLAlchemy session or connection, not a {type(session).__name__}."
+        f"hooks take a SQLAlchemy session or connection, not {type(session).__name__}."
     )
 
 
-def _autocommits(connection: Connection) -> bool:
-    if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
-        return True
+def _refuse_autocommit(connection: Connection) -> None:
     driver = connection.connection.dbapi_connection
-    return getattr(driver, "autocommit", False) is True
+    if (
+        connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT"
+        or getattr(driver, "autocommit", False) is True
+    ):
+        raise NotInTransaction(
+            "this connection is in AUTOCOMMIT mode, so the change and its event cannot commit "
+            "together; use a transaction."
+        )
 
 
 @cache
@@ -220,7 +273,7 @@ def default() -> Hooks:
         ConfigError: the module does not import, or a setting is malformed.
         MappingError: a declaration cannot work.
     """
-    module = os.environ.get("MIRROR_MAPPINGS", "mappings.trips")
+    module = os.environ.get("MIRROR_MAPPINGS") or "mappings.trips"
     return Hooks(load_registry(module), Doorbell(DoorbellSettings.from_environment()))
 
 
@@ -230,7 +283,7 @@ def changed(session: AnySession, mapping: str, key: Any, lane: LaneName = "revoc
 
 
 def scope_changed(
-    session: AnySession, mapping: str, *, lane: LaneName = "revocation", **reference: Any
+    session: AnySession, mapping: str, /, *, lane: LaneName = "revocation", **reference: Any
 ) -> None:
     """Record that all rows under a reference's value may have changed. See `Hooks`."""
     default().scope_changed(session, mapping, lane=lane, **reference)

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from sqlalchemy import Connection, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Connection, table, text, update
+from sqlalchemy.exc import DBAPIError, UnboundExecutionError
+from sqlalchemy.orm import Session
 
 from mirror.errors import MappingError, NotMigrated, UsageError
 from mirror.keys import Key
@@ -20,6 +21,12 @@ from mirror.registry import Registry
 
 EVERYTHING: Final = "*"
 """The reference that means a whole mapping."""
+
+OUTBOX: Final = table("outbox", schema="mirror")
+"""For sessions of several databases: `Session(binds={..., OUTBOX: primary})`."""
+
+# Sessions that send reads to replicas know by an UPDATE that they must not.
+_WRITES = {"clause": update(OUTBOX)}
 
 
 class Lane(IntEnum):
@@ -94,6 +101,21 @@ order by e.place
 """)
 
 
+def outbox_connection(session: Session) -> Connection:
+    """Return the session's connection to the database that holds the outbox.
+
+    Raises:
+        UsageError: the session does not say which database that is.
+    """
+    try:
+        return session.connection(bind_arguments=dict(_WRITES))
+    except UnboundExecutionError as error:
+        raise UsageError(
+            "this session has no database for mirror.outbox; add mirror.outbox.OUTBOX to its "
+            "binds, with the engine of the primary."
+        ) from error
+
+
 def insert(connection: Connection, events: Iterable[Event]) -> None:
     """Record events in the connection's transaction.
 
@@ -103,13 +125,14 @@ def insert(connection: Connection, events: Iterable[Event]) -> None:
     """
     rows = [[int(event.lane), event.mapping, event.reference, event.key] for event in events]
     try:
-        connection.execute(_INSERT, {"events": json.dumps(rows)})
+        connection.execute(_INSERT, {"events": json.dumps(rows, ensure_ascii=False)})
     except DBAPIError as error:
         original = error.orig
         state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
-        if state in {"42P01", "3F000"}:
+        if state in {"42P01", "3F000", "42703"}:
             raise NotMigrated(
-                "primary: there is no mirror.outbox; run `mirror migrate primary`"
+                "primary: there is no mirror.outbox, or not this version's; run `mirror migrate "
+                "primary`. The transaction cannot commit: its change would be lost to the mirror."
             ) from error
         if state == "42501":
             raise NotMigrated(
