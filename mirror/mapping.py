@@ -11,10 +11,11 @@ from collections.abc import Mapping as MappingABC
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from sqlalchemy import Select
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.sql import visitors
 from sqlalchemy.sql.selectable import CompoundSelect
 
 from mirror.keys import Key, KeyColumn, canonical_key
@@ -120,13 +121,12 @@ class Mapping:
     def all_references(self) -> tuple[Reference, ...]:
         """The declared references and those that the parents' columns are."""
         types = {column.name: column.type for column in self.columns}
-        declared = {reference.name for reference in self.references}
-        implied = tuple(
-            Reference(parent.column, types[parent.column])
-            for parent in self.parents
-            if parent.column not in declared
-        )
-        return self.references + implied
+        references = {reference.name: reference for reference in self.references}
+        for parent in self.parents:
+            # The Registry refuses a parent's column that is none of ours; that comes later.
+            if parent.column not in references and parent.column in types:
+                references[parent.column] = Reference(parent.column, types[parent.column])
+        return tuple(references.values())
 
     def reference(self, name: str) -> Reference | None:
         """Return the reference called `name`, or None."""
@@ -145,10 +145,6 @@ class Mapping:
 
     def declaration(self, children: Sequence[str] = ()) -> dict[str, object]:
         """Return everything that decides what the target holds, as plain JSON values."""
-        sql = self.query.compile(
-            dialect=postgresql.dialect(),  # type: ignore[no-untyped-call]
-            compile_kwargs={"literal_binds": True},
-        )
         return {
             "name": self.name,
             "table": [self.schema, self.table],
@@ -159,11 +155,28 @@ class Mapping:
             "children": list(children),
             "active": {name: sorted(values) for name, values in sorted(self.active.items())},
             "on_delete": self.on_delete,
-            "query": " ".join(str(sql).split()),
+            "query": self.sql.replace(" \n", " "),
         }
+
+    @cached_property
+    def sql(self) -> str:
+        """The query as text, with its values in it; the same in every process."""
+        query = visitors.cloned_traverse(self.query, {}, {"bindparam": _in_order})
+        return str(
+            query.compile(
+                dialect=postgresql.dialect(),  # type: ignore[no-untyped-call]
+                compile_kwargs={"literal_binds": True},
+            )
+        )
 
     @cached_property
     def digest(self) -> str:
         """Sixteen hex digits that change whenever the declaration does."""
         text = json.dumps(self.declaration(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _in_order(parameter: Any) -> None:
+    """Sort the values of an IN: a set's order differs from process to process."""
+    if parameter.expanding and isinstance(parameter.value, list | tuple | set | frozenset):
+        parameter.value = sorted(parameter.value, key=repr)

@@ -7,25 +7,12 @@ from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from typing import Protocol
 
-from sqlalchemy import TableClause
-from sqlalchemy.sql import visitors
-from sqlalchemy.sql.elements import ColumnElement, TextClause
-from sqlalchemy.sql.functions import FunctionElement
-
 from mirror.errors import ConfigError, MappingError
 from mirror.keys import KEY_TYPES
 from mirror.mapping import Mapping, Parent
+from mirror.queries import check_query, check_sources
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
-
-# Equal fences promise equal data only where a query asks nothing but rows.
-_UNSTABLE = re.compile(
-    r"\b(now|(transaction|statement|clock)_timestamp|timeofday|current_(timestamp|date|time"
-    r"|setting|user|role|catalog|schema|schemas)|local(time|timestamp)|session_user|user"
-    r"|random|random_normal|setseed|gen_random_uuid|uuidv[47]|uuid_generate_v[14]\w*"
-    r"|nextval|currval|lastval|txid_\w+|pg_\w+|inet_(client|server)_\w+|age|dblink\w*)\b",
-    re.IGNORECASE,
-)
 
 
 class Access(Protocol):
@@ -60,9 +47,12 @@ class Registry:
             self._by_name[mapping.name] = mapping
         for mapping in mappings:
             _check_columns(mapping)
-            _check_query(mapping)
-            _check_sources(mapping)
+            _check_active(mapping)
+            _check_references(mapping)
+        for mapping in mappings:
             self._check_parents(mapping)
+            check_query(mapping)
+            check_sources(mapping)
         tables = [(mapping.schema, mapping.table) for mapping in mappings]
         for mapping, table in zip(mappings, tables, strict=True):
             if tables.count(table) > 1:
@@ -174,6 +164,8 @@ def _check_columns(mapping: Mapping) -> None:
         raise MappingError(f"{who}: a column is declared twice; remove one.")
     if not mapping.key:
         raise MappingError(f"{who}: it has no key; name the columns that identify a row.")
+    if len(set(mapping.key)) != len(mapping.key):
+        raise MappingError(f"{who}: its key names a column twice; remove one.")
     types = {column.name: column.type for column in mapping.columns}
     named = {
         "key": mapping.key,
@@ -196,81 +188,33 @@ def _check_columns(mapping: Mapping) -> None:
             )
 
 
-def _check_query(mapping: Mapping) -> None:
+def _check_active(mapping: Mapping) -> None:
+    for name, values in mapping.active.items():
+        allowed: object = values
+        if isinstance(allowed, str) or not values:
+            raise MappingError(
+                f"mapping {mapping.name!r}: active[{name!r}] is {values!r}; give the set of values "
+                f"that grant, as in frozenset({{'ACTIVE'}})."
+            )
+
+
+def _check_references(mapping: Mapping) -> None:
     who = f"mapping {mapping.name!r}"
-    labels = set(mapping.query.selected_columns.keys())
-    wanted = [column.name for column in mapping.columns]
-    wanted += [reference.name for reference in mapping.all_references]
-    for name in wanted:
-        if name not in labels:
+    types = {column.name: column.type for column in mapping.columns}
+    names = [reference.name for reference in mapping.references]
+    for reference in mapping.references:
+        if not _NAME.fullmatch(reference.name) or reference.name == "lane":
             raise MappingError(
-                f"{who}: its query yields no {name!r}; add that column, or .label({name!r})."
+                f"{who}: reference {reference.name!r}: use a name of at most 40 lower-case "
+                f"letters, digits and _, other than lane, which the hooks take for themselves."
             )
-    for element in visitors.iterate(mapping.query):
-        # CURRENT_TIMESTAMP and its kin have classes of their own; their name is in .name too.
-        if isinstance(element, FunctionElement):
-            text = str(getattr(element, "name", ""))
-        elif isinstance(element, TextClause):
-            text = element.text
-        else:
-            text = _literal(element)
-        found = _UNSTABLE.search(text)
-        if found:
+        if names.count(reference.name) > 1:
             raise MappingError(
-                f"{who}: its query asks {found.group(0)}, which rows do not decide; two reads of "
-                f"the same data could differ. Mirror the column and compare it in the policy."
+                f"{who}: reference {reference.name!r} is declared twice; remove one."
             )
-    if getattr(mapping.query, "_limit_clause", None) is not None:
-        raise MappingError(f"{who}: its query has a LIMIT; which rows it yields would be chance.")
-
-
-def _literal(element: visitors.ExternallyTraversible) -> str:
-    """Return the text of a literal_column, which is SQL in the shape of a column, or ''."""
-    is_literal = getattr(element, "is_literal", False)
-    return str(getattr(element, "name", "")) if is_literal else ""
-
-
-def _check_sources(mapping: Mapping) -> None:
-    """Refuse a table whose changes could not be traced to keys of this mapping."""
-    declared = {reference.table for reference in mapping.references}
-    for table in _tables(mapping):
-        if table in declared or table in _tables_that_hold_the_key(mapping):
-            continue
-        raise MappingError(
-            f"mapping {mapping.name!r}: its query reads {table!r}, but no reference ties that "
-            f"table in, so a change of it would be missed. Declare "
-            f"Reference(<label>, <type>, table={table!r}) and select the value that points at it."
-        )
-
-
-def _tables(mapping: Mapping) -> set[str]:
-    return {
-        _table_name(element)
-        for element in visitors.iterate(mapping.query)
-        if isinstance(element, TableClause)
-    }
-
-
-def _tables_that_hold_the_key(mapping: Mapping) -> set[str]:
-    """Return the tables whose own row shows every key column: their changes name the key."""
-    holders: list[set[str]] = []
-    selects = getattr(mapping.query, "selects", [mapping.query])
-    for select in selects:
-        columns: dict[str, ColumnElement[object]] = dict(select.selected_columns)
-        per_key = []
-        for name in mapping.key:
-            bases = columns[name].base_columns if name in columns else set()
-            per_key.append(
-                {
-                    _table_name(base.table)
-                    for base in bases
-                    if isinstance(getattr(base, "table", None), TableClause)
-                }
+        kind = types.get(reference.name, reference.type)
+        if kind != reference.type:
+            raise MappingError(
+                f"{who}: {reference.name!r} is {kind} as a column and {reference.type} as a "
+                f"reference; give both the same type."
             )
-        holders.append(set.intersection(*per_key) if per_key else set())
-    return set.union(*holders) if holders else set()
-
-
-def _table_name(table: TableClause) -> str:
-    schema = getattr(table, "schema", None)
-    return f"{schema}.{table.name}" if schema else str(table.name)
