@@ -23,7 +23,7 @@ from mirror.assembly import build_drain, build_target
 from mirror.config import Settings, load_settings
 from mirror.doorbell import QUEUE, TASK, Doorbell, DoorbellSettings, answered
 from mirror.drain import Drain
-from mirror.errors import Halted, NotMigrated, Transient
+from mirror.errors import Halted, MirrorError, NotMigrated, Transient
 from mirror.logs import configure_logging
 
 PURGE_TASK = "mirror.purge"
@@ -106,15 +106,30 @@ def create_app(load: Callable[[], Settings] = load_settings) -> Celery:
     def setup_logging(**_: Any) -> None:
         configure_logging(style=worker.settings.log_format, level=worker.settings.log_level)
 
+    def check(*, drains: bool) -> None:
+        try:
+            setup_logging()
+            worker.settings.need("redis_url")
+            if drains:
+                build_drain(worker.settings)
+        except MirrorError as error:
+            log.error("cannot start", reason=str(error))  # noqa: TRY400 - no trace wanted
+            # Celery logs a handler's exceptions and goes on; SystemExit it lets through.
+            raise SystemExit(error.exit_code) from error
+
     signals.setup_logging.connect(setup_logging, weak=False)
+    signals.worker_init.connect(lambda **_: check(drains=True), weak=False)
+    signals.beat_init.connect(lambda **_: check(drains=False), weak=False)
     return app
 
 
 def _celery_settings(settings: Settings) -> dict[str, Any]:
     longest = settings.drain_seconds + 60
     return {
-        "broker_url": settings.need("redis_url"),
+        # Left out if not set: `check` says so better than Celery would.
+        "broker_url": settings.redis_url and settings.need("redis_url"),
         "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
         # A message is worth no more than the next ring: redeliver what a lost worker held.
         "broker_transport_options": {"visibility_timeout": int(longest * 4)},
         "result_backend": None,
