@@ -799,7 +799,7 @@ from public, anon, authenticated, service_role;
 
 -- The order of roles. Null, which compares as false, for any other.
 create or replace function mirror.trip_role_level(role text) returns integer
-language sql immutable set search_path = ''
+language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select case role
     when 'MEMBER' then 1
@@ -812,7 +812,7 @@ $$;
 -- The trips in which the caller is active with at least this role. For policies, as
 -- `trip_id = any((select mirror.my_trips('MEMBER'))::uuid[])`: once per statement.
 create or replace function mirror.my_trips(min_role text) returns uuid[]
-language sql stable security definer set search_path = ''
+language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(array_agg(m.trip_id), '{}')
   from public.trip_memberships as m
@@ -824,7 +824,7 @@ $$;
 
 -- Everybody who shares a trip with the caller, the caller included.
 create or replace function mirror.my_trip_companions() returns uuid[]
-language sql stable security definer set search_path = ''
+language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$
   select array_append(array_agg(distinct m.user_id), (select auth.uid()))
   from public.trip_memberships as m
@@ -835,7 +835,7 @@ $$;
 
 -- By number: a column of the table that is called like a parameter would win over it.
 create or replace function mirror.has_trip_role(resource uuid, min_role text) returns boolean
-language sql stable security definer set search_path = ''
+language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$
   select exists (
     select from public.trip_memberships as m
@@ -848,7 +848,7 @@ $$;
 
 
 create or replace function mirror.is_trip_member(resource uuid) returns boolean
-language sql stable security definer set search_path = ''
+language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$ select mirror.has_trip_role($1, 'MEMBER') $$;
 
 

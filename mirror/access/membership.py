@@ -66,13 +66,16 @@ class Membership:
         cases = "\n".join(
             f"    when {literal(name)} then {rank}" for rank, name in enumerate(self.levels, 1)
         )
-        definer = "language sql stable security definer set search_path = ''"
+        # Not '': that would still look for types, uuid say, in the caller's pg_temp first, and run
+        # a domain's CHECK with the definer's rights. Named last, pg_temp is searched last.
+        path = "set search_path = pg_catalog, pg_temp"
+        definer = f"language sql stable security definer {path}"
         weakest = literal(self.levels[0])
         return [
             f"""\
 -- The order of roles. Null, which compares as false, for any other.
 create or replace function {level}(role text) returns integer
-language sql immutable set search_path = ''
+language sql immutable {path}
 as $$
   select case role
 {cases}

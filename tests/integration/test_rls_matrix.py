@@ -1,0 +1,409 @@
+"""Row-level security: every person, every table, every statement; allowed or refused.
+
+The chat tables are the example's. Each test is one statement, tried by everybody.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from psycopg import errors, sql
+
+from mirror.devstack import PostgresCluster
+from tests.fix_databases import TestDatabase
+
+DENIED = "denied"
+"""No privilege, or a row that the policy's WITH CHECK refuses."""
+
+MEMBERS = ("member", "admin", "owner")
+MODERATORS = ("admin", "owner")
+OUTSIDE = ("stranger", "invited", "inactive", "removed", "outsider")
+USERS = MEMBERS + OUTSIDE
+# "unsigned" is authenticated by a token without a subject.
+EVERYBODY = ("anon", "unsigned", *USERS)
+OTHER_ROLES = {"anon": "anon", "service_role": "service_role"}
+
+Outcome = int | str
+
+
+@dataclass(frozen=True)
+class World:
+    """The database that everybody acts on, and the ids in it."""
+
+    database: TestDatabase
+    users: dict[str, UUID]
+    trip: UUID
+    other_trip: UUID
+    messages: dict[str, UUID]
+
+    def outcome(self, person: str, statement: str) -> Outcome:
+        """Return how many rows a person's statement reads or writes, or DENIED."""
+        user = self.users.get(person)
+        role = OTHER_ROLES.get(person, "authenticated")
+        # "Somebody else" is a member of the trip: the owner, and for the owner the admin.
+        other = "admin" if person == "owner" else "owner"
+        values: dict[str, Any] = {
+            "me": user or uuid4(),
+            "other": self.users[other],
+            "trip": self.trip,
+            "mine": self.messages.get(person) or uuid4(),
+            "theirs": self.messages[other],
+            "fresh": self.messages["nobody"],
+        }
+        with self.database.acting_as(user, role=role) as connection:
+            try:
+                return connection.execute(sql.SQL(statement), values).rowcount
+            except errors.InsufficientPrivilege:
+                return DENIED
+
+
+@pytest.fixture(scope="module")
+def world(target_cluster: PostgresCluster, target_template: str) -> Iterator[World]:
+    """A trip with everybody somewhere around it, and a history in which everybody took part."""
+    name = "rls_matrix"
+    target_cluster.create_database(name, template=target_template, owner="postgres")
+    database = TestDatabase(target_cluster.url(name, user="postgres"))
+    users = {person: uuid4() for person in USERS}
+    trip, other_trip = uuid4(), uuid4()
+    # A message of somebody who has no account any more, to react to.
+    messages = {person: uuid4() for person in (*USERS, "nobody")}
+    memberships = [
+        (trip, users["member"], "MEMBER", "ACTIVE"),
+        (trip, users["admin"], "ADMIN", "ACTIVE"),
+        (trip, users["owner"], "OWNER", "ACTIVE"),
+        (trip, users["invited"], "OWNER", "INVITED"),
+        (trip, users["inactive"], "OWNER", "INACTIVE"),
+        (trip, users["removed"], "OWNER", "ACTIVE"),
+        (other_trip, users["outsider"], "OWNER", "ACTIVE"),
+    ]
+    with database.connect() as connection:
+        for person, user in users.items():
+            connection.execute(
+                "insert into users values (%s, %s, %s)", [user, f"{person}@example.com", person]
+            )
+        for number, one in enumerate((trip, other_trip)):
+            connection.execute(
+                "insert into trips values (%s, %s, %s)", [one, f"Trip {number}", users["stranger"]]
+            )
+        for membership in memberships:
+            connection.execute("insert into trip_memberships values (%s, %s, %s, %s)", membership)
+        connection.execute("delete from trip_memberships where user_id = %s", [users["removed"]])
+        for person, message in messages.items():
+            user = users.get(person) or uuid4()
+            where = other_trip if person == "outsider" else trip
+            connection.execute(
+                "insert into chat_messages values (%s, %s, %s, 'hello')", [message, where, user]
+            )
+            connection.execute("insert into chat_reactions values (%s, %s, '+')", [message, user])
+            connection.execute("insert into chat_read_receipts values (%s, %s)", [message, user])
+            # Presence is gone before one can enter again.
+            if person != "nobody":
+                connection.execute(
+                    "insert into user_presence values (%s, %s, 'online')", [where, user]
+                )
+    yield World(database, users, trip, other_trip, messages)
+    target_cluster.drop_database(name)
+
+
+def everybody(outcome: Outcome = 0, **others: Outcome) -> dict[str, Outcome]:
+    """Return what is expected of each person: `outcome`, anon denied, `members=…` and names."""
+    expected: dict[str, Outcome] = dict.fromkeys(EVERYBODY, outcome)
+    expected["anon"] = DENIED
+    groups = {"members": MEMBERS, "moderators": MODERATORS, "outside": OUTSIDE}
+    for name, value in others.items():
+        for person in groups.get(name, (name,)):
+            expected[person] = value
+    return expected
+
+
+NOBODY = everybody(DENIED)
+
+# table → what is done → (statement, what everybody gets).
+MATRIX: dict[str, dict[str, tuple[str, dict[str, Outcome]]]] = {
+    "users": {
+        # Companions; everybody sees at least themself.
+        "select": (
+            "select id, username from users",
+            everybody(outside=1, members=3, service_role=len(USERS)),
+        ),
+        "select the e-mail address": (
+            "select email from users",
+            NOBODY | {"service_role": len(USERS)},
+        ),
+        "select one's own e-mail address": ("select email from users where id = %(me)s", NOBODY),
+        "select all columns": ("select * from users", NOBODY | {"service_role": len(USERS)}),
+        "filter by the e-mail address": ("select id from users where email like 'o%%'", NOBODY),
+        "insert": (
+            "insert into users (id, username) values (gen_random_uuid(), 'x')",
+            NOBODY | {"service_role": DENIED},
+        ),
+        "update": (
+            "update users set username = 'x' where id = %(me)s",
+            NOBODY | {"service_role": DENIED},
+        ),
+        "delete": ("delete from users where id = %(me)s", NOBODY | {"service_role": DENIED}),
+        "truncate": ("truncate users cascade", NOBODY | {"service_role": DENIED}),
+    },
+    "trips": {
+        "select": (
+            "select id, name, created_by from trips",
+            everybody(members=1, outsider=1, service_role=2),
+        ),
+        # Whoever created a trip and is no member any more: created_by grants nothing.
+        "select the trips one created": (
+            "select id from trips where created_by = %(me)s",
+            everybody(),
+        ),
+        "insert": (
+            "insert into trips (id, created_by) values (gen_random_uuid(), %(me)s)",
+            NOBODY | {"service_role": DENIED},
+        ),
+        "update": (
+            "update trips set created_by = %(me)s where id = %(trip)s",
+            NOBODY | {"service_role": DENIED},
+        ),
+        "delete": ("delete from trips where id = %(trip)s", NOBODY | {"service_role": DENIED}),
+    },
+    "trip_memberships": {
+        # Members see who else is in the trip, the invited and the inactive too.
+        "select": (
+            "select trip_id, user_id, role, status from trip_memberships",
+            everybody(members=5, outsider=1, service_role=6),
+        ),
+        "select one's own": (
+            "select role from trip_memberships where user_id = %(me)s and trip_id = %(trip)s",
+            everybody(members=1),
+        ),
+        "insert oneself": (
+            "insert into trip_memberships values (%(trip)s, %(me)s, 'OWNER', 'ACTIVE')",
+            NOBODY | {"service_role": DENIED},
+        ),
+        "promote oneself": (
+            "update trip_memberships set role = 'OWNER', status = 'ACTIVE' where user_id = %(me)s",
+            NOBODY | {"service_role": DENIED},
+        ),
+        "delete": (
+            "delete from trip_memberships where user_id = %(other)s",
+            NOBODY | {"service_role": DENIED},
+        ),
+    },
+    "chat_messages": {
+        "select": ("select * from chat_messages", everybody(members=len(USERS), outsider=1)),
+        "select in the trip": (
+            "select content from chat_messages where trip_id = %(trip)s",
+            everybody(members=len(USERS)),
+        ),
+        "insert": (
+            "insert into chat_messages (trip_id, content) values (%(trip)s, 'x')",
+            everybody(DENIED, members=1),
+        ),
+        "insert as somebody else": (
+            (
+                "insert into chat_messages (trip_id, sender_id, content)"
+                " values (%(trip)s, %(other)s, 'x')"
+            ),
+            NOBODY,
+        ),
+        "insert with another time": (
+            (
+                "insert into chat_messages (trip_id, content, created_at)"
+                " values (%(trip)s, 'x', '2001-01-01')"
+            ),
+            NOBODY,
+        ),
+        "update one's own": (
+            "update chat_messages set content = 'x' where id = %(mine)s",
+            everybody(members=1, outsider=1),
+        ),
+        "update somebody else's": (
+            "update chat_messages set content = 'x' where id = %(theirs)s",
+            everybody(),
+        ),
+        "move one's own to another trip": (
+            "update chat_messages set trip_id = gen_random_uuid() where id = %(mine)s",
+            NOBODY,
+        ),
+        "delete one's own": (
+            "delete from chat_messages where id = %(mine)s",
+            everybody(members=1, outsider=1),
+        ),
+        "delete somebody else's": (
+            "delete from chat_messages where id = %(theirs)s",
+            everybody(moderators=1),
+        ),
+    },
+    "chat_reactions": {
+        "select": ("select * from chat_reactions", everybody(members=len(USERS), outsider=1)),
+        "insert": (
+            "insert into chat_reactions (message_id, emoji) values (%(fresh)s, '!')",
+            everybody(DENIED, members=1),
+        ),
+        "insert as somebody else": (
+            (
+                "insert into chat_reactions (message_id, user_id, emoji)"
+                " values (%(fresh)s, %(other)s, '!')"
+            ),
+            NOBODY,
+        ),
+        "update": ("update chat_reactions set emoji = '!' where user_id = %(me)s", NOBODY),
+        "delete one's own": (
+            "delete from chat_reactions where user_id = %(me)s",
+            everybody(members=1, outsider=1),
+        ),
+        "delete somebody else's": (
+            "delete from chat_reactions where user_id = %(other)s",
+            everybody(),
+        ),
+    },
+    "chat_read_receipts": {
+        "select": ("select * from chat_read_receipts", everybody(members=len(USERS), outsider=1)),
+        "insert": (
+            "insert into chat_read_receipts (message_id) values (%(fresh)s)",
+            everybody(DENIED, members=1),
+        ),
+        "insert as somebody else": (
+            "insert into chat_read_receipts (message_id, user_id) values (%(fresh)s, %(other)s)",
+            NOBODY,
+        ),
+        "update": ("update chat_read_receipts set read_at = now() where user_id = %(me)s", NOBODY),
+        "delete": ("delete from chat_read_receipts where user_id = %(me)s", NOBODY),
+    },
+    "user_presence": {
+        "select": (
+            "select * from user_presence",
+            everybody(members=len(USERS) - 1, outsider=1),
+        ),
+        "insert": (
+            (
+                "insert into user_presence (trip_id, status) values (%(trip)s, 'away')"
+                " on conflict do nothing"
+            ),
+            # The members are there already, so nothing is inserted, and nothing refused.
+            everybody(DENIED, members=0),
+        ),
+        "insert as somebody else": (
+            (
+                "insert into user_presence (trip_id, user_id, status)"
+                " values (%(trip)s, gen_random_uuid(), 'away')"
+            ),
+            NOBODY,
+        ),
+        "update one's own": (
+            "update user_presence set status = 'away', seen_at = now() where user_id = %(me)s",
+            everybody(members=1, outsider=1),
+        ),
+        "update somebody else's": (
+            "update user_presence set status = 'away' where user_id = %(other)s",
+            everybody(),
+        ),
+        "move one's own to another trip": (
+            "update user_presence set trip_id = gen_random_uuid() where user_id = %(me)s",
+            NOBODY,
+        ),
+        "delete one's own": (
+            "delete from user_presence where user_id = %(me)s",
+            everybody(members=1, outsider=1),
+        ),
+        "delete somebody else's": (
+            "delete from user_presence where user_id = %(other)s",
+            everybody(),
+        ),
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("table", "what"), [(table, what) for table, rows in MATRIX.items() for what in rows]
+)
+def test_everybody_gets_what_is_theirs_and_no_more(world: World, table: str, what: str) -> None:
+    """One statement, tried by everybody; the number of rows, or refused."""
+    statement, expected = MATRIX[table][what]
+    assert {person: world.outcome(person, statement) for person in expected} == expected
+
+
+def test_the_matrix_covers_every_table_and_every_kind_of_statement(world: World) -> None:
+    """A table that is added to the example is added here."""
+    tables = world.database.query(
+        "select relname from pg_class where relnamespace = 'public'::regnamespace and relkind = 'r'"
+    )
+    assert {name for (name,) in tables} == set(MATRIX)
+    for table, rows in MATRIX.items():
+        kinds = {statement.split()[0] for statement, _ in rows.values()}
+        assert kinds >= {"select", "insert", "update", "delete"}, table
+        for what, (_, expected) in rows.items():
+            assert set(expected) >= set(EVERYBODY), (table, what)
+
+
+def test_a_member_enters_and_leaves_presence(world: World) -> None:
+    """The insert that the matrix could not show, because everybody is there already."""
+    with world.database.acting_as(world.users["member"]) as connection:
+        connection.execute("delete from user_presence where user_id = auth.uid()")
+        entered = connection.execute(
+            "insert into user_presence (trip_id, status) values (%s, 'away') returning user_id",
+            [world.trip],
+        ).fetchall()
+    assert entered == [(world.users["member"],)]
+
+
+def test_a_demoted_admin_moderates_no_more(world: World) -> None:
+    """The same token, the next statement."""
+    delete = "delete from chat_messages where id = %(theirs)s"
+    assert world.outcome("admin", delete) == 1
+    update = "update trip_memberships set role = %s where user_id = %s"
+    world.database.query(update, "MEMBER", world.users["admin"])
+    try:
+        assert world.outcome("admin", delete) == 0
+    finally:
+        world.database.query(update, "ADMIN", world.users["admin"])
+
+
+def test_the_history_of_a_deleted_trip_stays_and_nobody_reads_it(target: TestDatabase) -> None:
+    """Nothing of the chat hangs on the mirrored rows; access does."""
+    trip, user = uuid4(), uuid4()
+    target.query("insert into users values (%s)", user)
+    target.query("insert into trips values (%s)", trip)
+    target.query("insert into trip_memberships values (%s, %s, 'OWNER', 'ACTIVE')", trip, user)
+    target.query("insert into chat_messages values (default, %s, %s, 'hello')", trip, user)
+    with target.acting_as(user) as connection:
+        assert len(connection.execute("select * from chat_messages").fetchall()) == 1
+
+    target.query("delete from trips")
+    assert target.value("select count(*) from chat_messages") == 1
+    with target.acting_as(user) as connection:
+        assert connection.execute("select * from chat_messages").fetchall() == []
+
+
+def test_the_realtime_publication_holds_no_mirrored_table(target: TestDatabase) -> None:
+    """DELETE events pass RLS by: everybody would learn who left what."""
+    published = target.query(
+        "select tablename from pg_publication_tables where pubname = 'supabase_realtime'"
+    )
+    mirrored = {"users", "trips", "trip_memberships"}
+    assert {name for (name,) in published} == set(MATRIX) - mirrored
+
+
+@pytest.mark.parametrize(
+    ("role", "status"),
+    [(role, "ACTIVE") for role in ("member", " MEMBER", "GUEST", "", None)]
+    + [("OWNER", status) for status in ("active", "ACTIVE ", "PENDING", "", None)],
+)
+def test_a_role_or_status_that_nobody_declared_grants_nothing(
+    world: World, role: str | None, status: str | None
+) -> None:
+    """Unknown, misspelt, empty, missing: none falls back to something that grants."""
+    user = uuid4()
+    world.database.query("insert into users values (%s)", user)
+    world.database.query(
+        "insert into trip_memberships values (%s, %s, %s, %s)", world.trip, user, role, status
+    )
+    try:
+        with world.database.acting_as(user) as connection:
+            for table in ("trips", "trip_memberships", "chat_messages", "user_presence"):
+                rows = connection.execute(
+                    sql.SQL("select count(*) from {}").format(sql.Identifier(table))
+                ).fetchone()
+                assert rows == (0,), table
+    finally:
+        world.database.query("delete from users where id = %s", user)
