@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 
 from psycopg import sql
 
-from mirror.errors import MirrorError, TooSlow
+from mirror.errors import MirrorError, TooSlow, Transient
 from mirror.keys import Key
 from mirror.outbox import Event, Lane
 from mirror.postgres import Database
@@ -93,10 +93,12 @@ returning id, lane, recorded_at, mapping, reference, key, attempts
 class Claim:
     """Some events, held in an open transaction."""
 
-    def __init__(self, queue: "Queue", note: UUID, events: list[Claimed]) -> None:
+    def __init__(self, queue: "Queue", note: UUID, events: list[Claimed], *, full: bool) -> None:
         self._queue = queue
         self._note = note
         self.events = events
+        self.full = full
+        """There may be more where these came from."""
 
     def settle(
         self, failed: Iterable[tuple[Claimed, MirrorError]] = (), more: Sequence[Event] = ()
@@ -114,10 +116,9 @@ class Claim:
 
     def release(self) -> None:
         """Give the events back as they were; nothing is held against them."""
+        # The note first: whoever found it beside events that are free would hold it against them.
+        self._queue.withdraw(self._note)
         self._queue.claims.rollback()
-        # A note that cannot be withdrawn now costs its events a retry each, and nothing else.
-        with suppress(MirrorError):
-            self._queue.notes.execute("delete from mirror.claims where id = %s", [self._note])
 
 
 class Queue:
@@ -142,12 +143,19 @@ class Queue:
         self.retry_seconds = retry_seconds
         self.lease_seconds = lease_seconds
         self.idle_seconds = idle_seconds
+        self._withdrawn: set[UUID] = set()
+
+    def close(self) -> None:
+        """Close both connections; the next use opens others."""
+        self.claims.close()
+        self.notes.close()
 
     def claim(self, limit: int) -> Claim | None:
         """Take up to `limit` events, revocations first; None if there are none to take.
 
         Events whose last worker died are set apart on the way; a claim may come back empty.
         """
+        self.withdraw()
         self.claims.begin(idle_seconds=self.idle_seconds)
         try:
             events = sorted(
@@ -162,7 +170,7 @@ class Queue:
             for event in events:
                 if event.id in suspects:
                     self.defer(event, attempts=1, error=None)
-            return Claim(self, self._note(held), held)
+            return Claim(self, self._note(held), held, full=len(events) == limit)
         except BaseException:
             self.claims.rollback()
             raise
@@ -181,6 +189,24 @@ class Queue:
         )
         return note
 
+    def withdraw(self, *notes: UUID) -> None:
+        """Delete notes of claims that ended without their worker's end.
+
+        What cannot be deleted now, because the primary is down, is deleted before the next claim.
+        """
+        self._withdrawn.update(notes)
+        if not self._withdrawn:
+            return
+        with suppress(Transient):
+            self.notes.execute(
+                "delete from mirror.claims where id = any(%s)", [list(self._withdrawn)]
+            )
+            self._withdrawn.clear()
+
+    def announce(self, events: Sequence[Event]) -> None:
+        """Add events to the outbox at once, whatever becomes of the claim."""
+        _record(self.notes, events)
+
     def _set_suspects_apart(self, mine: list[int]) -> set[int]:
         found = self.claims.execute(_SUSPECTS, {"mine": mine})
         suspects = {event for _, events in found for event in events}
@@ -191,12 +217,8 @@ class Queue:
         return suspects
 
     def record(self, events: Sequence[Event]) -> None:
-        """Add events to the outbox, in the transaction that is open, if one is."""
-        for event in events:
-            self.claims.execute(
-                "insert into mirror.outbox (lane, mapping, reference, key) values (%s, %s, %s, %s)",
-                [int(event.lane), event.mapping, event.reference, list(event.key)],
-            )
+        """Add events to the outbox, in the claim's transaction."""
+        _record(self.claims, events)
 
     def defer(self, event: Claimed, *, attempts: int, error: MirrorError | None) -> None:
         """Move an event to the retries; None for an error means that its worker died."""
@@ -269,6 +291,14 @@ def _claimed(row: Sequence[object]) -> Claimed:
         id=id_,
         recorded_at=recorded_at,
     )
+
+
+def _record(database: Database, events: Sequence[Event]) -> None:
+    for event in events:
+        database.execute(
+            "insert into mirror.outbox (lane, mapping, reference, key) values (%s, %s, %s, %s)",
+            [int(event.lane), event.mapping, event.reference, list(event.key)],
+        )
 
 
 def _key(value: object) -> Key:

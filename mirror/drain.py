@@ -1,13 +1,12 @@
 """Drain: carry events from the outbox to the target.
 
-Claim, expand scopes, read one snapshot, apply it under its fence, acknowledge. A crash anywhere
-before the end gives the events back; fences make the second delivery harmless.
+Claim, mirror in rounds (`mirror.round`), acknowledge. A crash anywhere before the end gives the
+events back; fences make the second delivery harmless.
 """
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import structlog
 
@@ -19,14 +18,14 @@ from mirror.errors import (
     Rejected,
     TooSlow,
     Transient,
+    Unreachable,
     WentBack,
 )
-from mirror.keys import Key, key_order
-from mirror.mapping import Mapping
-from mirror.outbox import EVERYTHING, Event, Lane
+from mirror.outbox import Event
 from mirror.registry import Registry
-from mirror.source import Row, Snapshot, Source
-from mirror.targets.base import Answers, ScopePage, Section, Target, TooOld
+from mirror.round import Round, Work, sort
+from mirror.source import Source
+from mirror.targets.base import Target, TooOld
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -35,9 +34,6 @@ ISOLATED = (Rejected, TooSlow, MappingError, InvalidKey)
 
 # A key can lose to a faster worker; to lose this often in a row means something else.
 _ATTEMPTS = 8
-
-Desired = dict[str, dict[Key, Row | None]]
-"""By mapping and key: the row as it should be, or None for no row."""
 
 
 @dataclass
@@ -49,16 +45,6 @@ class Drained:
     """Events that moved to the retries, or stayed there."""
     full: bool = False
     """The batch was as large as allowed, so there may be more."""
-
-
-@dataclass
-class _Work:
-    """What is left to be mirrored of a batch."""
-
-    keys: dict[str, set[Key]] = field(default_factory=lambda: defaultdict(set))
-    scopes: list[Event] = field(default_factory=list)
-    more: list[Event] = field(default_factory=list)
-    """Events for later: the rest of large scopes."""
 
 
 class Drain:
@@ -81,9 +67,8 @@ class Drain:
 
     def close(self) -> None:
         """Close every connection; the next use opens others."""
-        self.source.database.close()
-        self.queue.claims.close()
-        self.queue.notes.close()
+        self.source.close()
+        self.queue.close()
         self.target.close()
 
     def run(
@@ -101,8 +86,14 @@ class Drain:
         end = time.monotonic() + seconds
         total = Drained()
         while True:
-            batch = self.once()
-            retried = self._retry()
+            try:
+                batch = self.once()
+                retried = self._retry()
+            except Unreachable:
+                # A server that went away took all of our connections to it along. Found out one
+                # by one, each would cost a run of its own.
+                self.close()
+                raise
             total.events += batch.events + retried.events
             total.failed += batch.failed + retried.failed
             if not batch.full and not retried.events:
@@ -136,8 +127,7 @@ class Drain:
                 failed=len(failed),
                 milliseconds=round((time.monotonic() - started) * 1000, 1),
             )
-        full = len(claim.events) >= self.batch_size or bool(more)
-        return Drained(len(claim.events), len(failed), full=full)
+        return Drained(len(claim.events), len(failed), full=claim.full or bool(more))
 
     def _retry(self, most: int = 20) -> Drained:
         """Try events that failed before, each alone, so that none takes others along."""
@@ -192,7 +182,8 @@ class Drain:
 
     def _mirror(self, events: Iterable[Event]) -> list[Event]:
         """Bring everything these events name up to date; return what is left for later."""
-        work = self._sort(events)
+        work = sort(self.registry, events)
+        more: list[Event] = []
         ahead = 0
         for attempt in range(_ATTEMPTS):
             with self.source.snapshot() as snapshot:
@@ -202,8 +193,15 @@ class Drain:
                         f"(fence {snapshot.stamp.fence}, seen {ahead}): was it restored or failed "
                         "over to a standby that lagged? Run `mirror rebase` if it is the truth now."
                     )
+                this = Round(
+                    self.registry,
+                    snapshot,
+                    self.target,
+                    self.queue.announce,
+                    batch_size=self.batch_size,
+                )
                 try:
-                    stale, seen = self._round(snapshot, work)
+                    this.run(work)
                 except TooOld as error:
                     # This process slept for longer than the target remembers.
                     ahead = max(ahead, error.horizon)
@@ -213,169 +211,9 @@ class Drain:
                     if attempt:
                         raise
                     continue
-            if not stale:
-                return work.more
-            ahead = max(ahead, seen)
-            work = _Work(keys=stale, more=work.more)
+            more += this.more
+            if not any(this.stale.values()):
+                return more
+            ahead = max(ahead, this.ahead)
+            work = Work(keys=this.stale, revoked=work.revoked)
         raise Transient("target: other workers were faster again and again; the events wait")
-
-    def _sort(self, events: Iterable[Event]) -> _Work:
-        work = _Work()
-        for event in events:
-            mapping = self.registry[event.mapping]
-            if event.reference is None:
-                work.keys[mapping.name].add(mapping.canonical(event.key))
-            elif event.reference == EVERYTHING:
-                if event.key:
-                    mapping.canonical(event.key)
-                work.scopes.append(event)
-            else:
-                if not event.key:
-                    raise InvalidKey(f"mapping {mapping.name!r}: a scope without a value")
-                if mapping.reference(event.reference) is None:
-                    raise MappingError(
-                        f"mapping {mapping.name!r} has no reference {event.reference!r}"
-                    )
-                mapping.canonical_reference(event.reference, event.key[0])
-                work.scopes.append(event)
-        return work
-
-    def _round(self, snapshot: Snapshot, work: _Work) -> tuple[dict[str, set[Key]], int]:
-        """Mirror work as of one snapshot; return the keys it is too old for, and by how much."""
-        wanted: Desired = defaultdict(dict)
-        self._expand(snapshot, work, wanted)
-        for name, keys in work.keys.items():
-            self._read(snapshot, self.registry[name], keys, wanted)
-        stale: dict[str, set[Key]] = defaultdict(set)
-        settled: set[tuple[str, Key]] = set()
-        tried: set[tuple[str, Key]] = set()
-        ahead = 0
-        while wanted:
-            answers = self.target.apply(snapshot.stamp, _sections(self.registry, wanted))
-            tried.update((name, key) for name, rows in wanted.items() for key in rows)
-            for name, answer in answers.items():
-                stale[name].update(answer.stale)
-                ahead = max(ahead, answer.ahead or 0)
-                refused = {*answer.stale, *answer.orphans}
-                settled.update((name, key) for key in wanted[name] if key not in refused)
-                for kind, held in answer.retained.items():
-                    log.warning("held back by a foreign key", mapping=kind, rows=len(held))
-            wanted = self._follow_up(snapshot, answers, wanted, work, tried, settled)
-        return {name: keys for name, keys in stale.items() if keys}, ahead
-
-    def _read(
-        self, snapshot: Snapshot, mapping: Mapping, keys: Iterable[Key], wanted: Desired
-    ) -> None:
-        missing = [key for key in keys if key not in wanted[mapping.name]]
-        rows = snapshot.rows(mapping, missing)
-        wanted[mapping.name].update({key: rows.get(key) for key in missing})
-
-    def _follow_up(
-        self,
-        snapshot: Snapshot,
-        answers: Answers,
-        wanted: Desired,
-        work: _Work,
-        tried: set[tuple[str, Key]],
-        settled: set[tuple[str, Key]],
-    ) -> Desired:
-        """Return what one call makes necessary: missing parents, and children of new ones."""
-        following: Desired = defaultdict(dict)
-        for name, answer in answers.items():
-            mapping = self.registry[name]
-            names = [column.name for column in mapping.columns]
-            for key in answer.orphans:
-                row = wanted[name][key]
-                for parent in mapping.parents:
-                    value = row[names.index(parent.column)] if row else None
-                    if value is not None and (parent.mapping, (value,)) not in tried:
-                        following[parent.mapping].setdefault((value,), None)
-                        following[name][key] = row
-        for name, rows in following.items():
-            unread = [key for key, row in rows.items() if row is None]
-            rows.update(snapshot.rows(self.registry[name], unread))
-        for name, answer in answers.items():
-            for child, parent in self.registry.children(self.registry[name]):
-                values = [key[0] for key in answer.appeared]
-                children = self._children(snapshot, child, parent.column, values, work)
-                for child_key, row in children.items():
-                    if (child.name, child_key) not in settled:
-                        following[child.name][child_key] = row
-        return {name: rows for name, rows in following.items() if rows}
-
-    def _children(
-        self, snapshot: Snapshot, child: Mapping, column: str, values: list[str], work: _Work
-    ) -> dict[Key, Row]:
-        """Return the rows under parents that appeared; too many are left for later."""
-        if not values:
-            return {}
-        limit = 4 * self.batch_size
-        rows = snapshot.rows_in_scope(child, column, values, limit=limit)
-        if len(rows) == limit:
-            work.more += [Event(Lane.GRANT, child.name, (value,), column) for value in values]
-            return {}
-        return rows
-
-    def _expand(self, snapshot: Snapshot, work: _Work, wanted: Desired) -> None:
-        """Read what is, and what is known, under each scope, up to a bound, the rest for later."""
-        groups: dict[tuple[str, str, Key], list[Event]] = defaultdict(list)
-        for event in work.scopes:
-            value_count = 0 if event.reference == EVERYTHING else 1
-            groups[event.mapping, str(event.reference), event.key[value_count:]].append(event)
-        pending = list(groups.values())
-        read = 0
-        while pending:
-            events = pending.pop()
-            if read >= 4 * self.batch_size:
-                work.more += events
-                continue
-            rows, last = self._page(snapshot, events)
-            if last is not None and len(events) > 1:
-                middle = len(events) // 2
-                pending += [events[:middle], events[middle:]]
-                continue
-            read += len(rows)
-            wanted[events[0].mapping].update(rows)
-            if last is not None:
-                event = events[0]
-                value = () if event.reference == EVERYTHING else event.key[:1]
-                work.more.append(Event(event.lane, event.mapping, value + last, event.reference))
-
-    def _page(
-        self, snapshot: Snapshot, events: list[Event]
-    ) -> tuple[dict[Key, Row | None], Key | None]:
-        """Return one page of a scope in key order, and its last key if there may be more.
-
-        The page holds the keys that the primary yields and those that the target's ledger
-        knows: what left the scope is in the ledger alone.
-        """
-        mapping, reference = self.registry[events[0].mapping], str(events[0].reference)
-        whole = reference == EVERYTHING
-        values = ("",) if whole else tuple(dict.fromkeys(event.key[0] for event in events))
-        after = events[0].key if whole else events[0].key[1:]
-        limit = self.batch_size
-        page = ScopePage(mapping, reference, values, after)
-        known = self.target.open_scopes(snapshot.stamp, [page], limit=limit)[0]
-        rows = snapshot.rows_in_scope(mapping, reference, values, after=after, limit=limit)
-        merged = sorted({*known, *rows}, key=lambda key: key_order(mapping.key_columns, key))
-        more = len(known) == limit or len(rows) == limit or len(merged) > limit
-        keys = merged[:limit]
-        elsewhere = snapshot.rows(mapping, [key for key in keys if key not in rows])
-        found = {key: rows.get(key, elsewhere.get(key)) for key in keys}
-        return found, keys[-1] if more else None
-
-
-def _sections(registry: Registry, wanted: Desired) -> list[Section]:
-    """Return what one call writes, parents first."""
-    sections = []
-    for mapping in registry:
-        if mapping.name not in wanted:
-            continue
-        section = Section(mapping)
-        for key, row in wanted[mapping.name].items():
-            if row is None:
-                section.gone.append(key)
-            else:
-                section.rows.append(row)
-        sections.append(section)
-    return sections

@@ -5,7 +5,7 @@ no session settings, no session locks. Settings that must hold are SET LOCAL, se
 BEGIN in one round trip.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -100,6 +100,22 @@ class Database:
         with translated(self.role):
             cursor = self.connection.execute(query, parameters)
             return cursor.fetchall() if cursor.description is not None else []
+
+    def call(self, query: str, arguments: Sequence[str], *, patience: int = 1) -> list[Any]:
+        """Run one statement with texts as its arguments; return its rows.
+
+        It may take `patience` times what a statement may take.
+        """
+        with translated(self.role):
+            # Two statements in one message are one transaction, so LOCAL lasts for both.
+            cursor = self.connection.execute(
+                sql.SQL("set local statement_timeout = {}; ").format(
+                    sql.Literal(int(self.statement_seconds * 1000 * patience))
+                )
+                + sql.SQL(query).format(*map(sql.Literal, arguments))
+            )
+            cursor.nextset()
+            return cursor.fetchall()
 
     @contextmanager
     def transaction(self, mode: str = "", *, idle_seconds: float = 60) -> Iterator[None]:

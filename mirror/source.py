@@ -3,8 +3,8 @@
 The fence packs (xmax, -running) of the snapshot into a bigint. xmax never falls, and while it
 stands still, transactions below it can only end; so of two reads the later never has the
 smaller fence, and equal fences saw the same data. `running` includes the reader's own
-transaction if it has an id, which a snapshot leaves out of its list: otherwise another's end
-and the reader's own presence would cancel out.
+transaction if it has an id below xmax, which a snapshot leaves out of its list: otherwise
+another's end and the reader's own presence would cancel out.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ _STAMP = """
 select
   (pg_snapshot_xmax(s.snapshot)::text::bigint << {bits}) + ((1 << {bits}) - 1)
     - (select count(*) from pg_snapshot_xip(s.snapshot))
-    - (pg_current_xact_id_if_assigned() is not null)::integer,
+    - coalesce((pg_current_xact_id_if_assigned() < pg_snapshot_xmax(s.snapshot))::integer, 0),
   (select epoch from mirror.state),
   {system},
   current_setting('neon.timeline_id', true),
@@ -51,6 +51,10 @@ class Source:
         host = urlsplit(database.url).hostname or "local"
         self.name = name or host.replace("-pooler.", ".", 1)
         self._queries: dict[str, tuple[sql.SQL, sql.Composed]] = {}
+
+    def close(self) -> None:
+        """Close the connection; the next use opens another."""
+        self.database.close()
 
     @contextmanager
     def snapshot(self) -> Iterator["Snapshot"]:

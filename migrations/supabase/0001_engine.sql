@@ -143,8 +143,9 @@ $$;
 -- Write one batch, all of it or nothing, refusing per key what is older than what is known.
 --
 -- request: {identity, epoch, fence, sections: [{mapping, digest, rows: [[…]], gone: [[…]]}]}.
--- A row lists the mapping's columns, then its references; a gone key lists the key columns.
--- Answers {horizon, mappings: {name: {stale, orphans, appeared, retained, ahead}}}, with keys as
+-- A row lists the mapping's columns, then its references, then, for a parent whose children come
+-- along, true; a gone key lists the key columns.
+-- Answers {horizon, mappings: {name: {stale, orphans, appearing, retained, ahead}}}, with keys as
 -- arrays of text; a horizon that is not null means that the whole batch was older than it.
 create or replace function mirror.apply(request jsonb) returns jsonb
 language plpgsql set search_path = ''
@@ -274,7 +275,8 @@ $$;
 
 
 -- Take another primary, or a restored one, as the source from now on: a new epoch, in which
--- every earlier fence counts for nothing.
+-- every earlier fence counts for nothing. The same again is no error: a worker that read the new
+-- epoch may have been faster.
 create or replace function mirror.rebase(new_identity text, new_epoch integer) returns void
 language plpgsql set search_path = ''
 as $$
@@ -283,7 +285,9 @@ begin
   update mirror.state
   set identity = new_identity, epoch = new_epoch, horizon = 0
   where epoch < new_epoch;
-  if not found then
+  if not found and not exists (
+    select from mirror.state as s where s.epoch = new_epoch and s.identity = new_identity
+  ) then
     raise exception 'epoch % is not newer than the target''s', new_epoch using errcode = 'MR003';
   end if;
 end

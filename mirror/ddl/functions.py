@@ -17,7 +17,10 @@ def ledger_column(mapping: Mapping, reference: str) -> str:
 
 
 def row_layout(mapping: Mapping) -> tuple[tuple[str, str], ...]:
-    """Return (label, type) of each value in a row of an apply request, in order."""
+    """Return (label, type) of each value in a row of an apply request, in order.
+
+    A parent's row may have one more, which says that its children come in the same call.
+    """
     columns = [(column.name, column.type) for column in mapping.columns]
     names = {name for name, _ in columns}
     extra = [(ref.name, ref.type) for ref in mapping.all_references if ref.name not in names]
@@ -37,6 +40,16 @@ def apply_function(registry: Registry, mapping: Mapping) -> str:
         f"(g ->> {mapping.key.index(name)})::{kind}" if name in mapping.key else f"null::{kind}"
         for name, kind in layout
     )
+    is_parent = bool(registry.children(mapping))
+    if is_parent:
+        parsed += f",\n      coalesce((r ->> {len(layout)})::boolean, false) as whole"
+        gone += ", null::boolean"
+    # A parent that is written without its children, by a worker that then dies, would be there
+    # the next time, and nobody would read its children again. So both come in one call.
+    alone = "k.present and not k.was_present and not k.whole" if is_parent else ""
+    alone_column = f",\n      {alone} as alone" if is_parent else ""
+    not_alone = " and not j.alone" if is_parent else ""
+    not_alone_or_stale = " and (j.stale or not j.alone)" if is_parent else ""
     same_key = _same_key(mapping, "{a}", "{b}")
     columns = comma(column.name for column in mapping.columns)
     data = [identifier(column.name) for column in mapping.data_columns]
@@ -60,10 +73,10 @@ def apply_function(registry: Registry, mapping: Mapping) -> str:
         "jsonb_build_array(" + ", ".join(f"j.{identifier(k)}::text" for k in mapping.key) + ")"
     )
     first = f"a.{identifier(mapping.key[0])}"
-    appeared = (
-        f",\n      'appeared', coalesce(jsonb_agg({key_json})"
-        f" filter (where a.present and not j.was_present), '[]')"
-        if registry.children(mapping)
+    appearing = (
+        f",\n      'appearing', coalesce(jsonb_agg({key_json})"
+        f" filter (where j.alone and not j.stale and not j.orphan), '[]')"
+        if is_parent
         else ""
     )
     gone_names = [identifier(f"gone_{name}") for name in mapping.key]
@@ -106,7 +119,7 @@ begin
   judged as materialized (
     select k.*,
       coalesce(k.newest > p_fence, false) as stale,
-      {_orphan(registry, mapping)} as orphan
+      {_orphan(registry, mapping)} as orphan{alone_column}
     from known as k
   ),
   -- Always advance the ledger, also where the row stays as it is or was never there: a write
@@ -115,7 +128,7 @@ begin
     insert into {ledger} as l ({ledger_names}, epoch, fence, present, applied_at)
     select {ledger_values}, p_epoch, p_fence, j.present, now()
     from judged as j
-    where not j.stale and not j.orphan
+    where not j.stale and not j.orphan{not_alone}
     order by {", ".join(f"j.{identifier(k)}" for k in mapping.key)}
     on conflict ({comma(mapping.key)}) do update
     set {ledger_update}epoch = excluded.epoch, fence = excluded.fence,
@@ -135,9 +148,9 @@ begin
   select
     jsonb_build_object(
       'stale', coalesce(jsonb_agg({key_json})
-        filter (where {first} is null and not j.orphan), '[]'),
+        filter (where {first} is null and not j.orphan{not_alone_or_stale}), '[]'),
       'ahead', max(j.newest) filter (where j.stale),
-      'orphans', coalesce(jsonb_agg({key_json}) filter (where j.orphan), '[]'){appeared}
+      'orphans', coalesce(jsonb_agg({key_json}) filter (where j.orphan), '[]'){appearing}
     ),
     {gone_aggregates}
   into answer, {", ".join(gone_names)}
@@ -189,9 +202,10 @@ def withdraw_function(registry: Registry, mapping: Mapping) -> str:
         blank = f"update {table} as t set {nulls} where {one};" if nulls else "null;"
         body.append(f"""\
 -- A foreign key of somebody else's table may hold a row back. That must not stop the others,
--- and what stays must grant nothing: only the bare key stays.
+-- and what stays must grant nothing: only the bare key stays. A deferred one must speak up here,
+-- not at commit, also in the second attempt: inside the block, the setting would be undone.
+set constraints all immediate;
 begin
-  set constraints all immediate;
 {indent(delete, "  ")}
 exception when foreign_key_violation or restrict_violation then
   for i in 1 .. cardinality({identifier(f"p_{mapping.key[0]}")}) loop

@@ -22,13 +22,15 @@ class Section:
     mapping: Mapping
     rows: list[Row] = field(default_factory=list)
     """Rows as they should be."""
+    whole: list[Row] = field(default_factory=list)
+    """The same, of parents whose children are in this call too."""
     gone: list[Key] = field(default_factory=list)
     """Keys that have no row."""
 
 
 @dataclass
 class Answer:
-    """What became of one section. Keys in neither list were written."""
+    """What became of one section. Keys in none of its lists of refused ones were written."""
 
     stale: list[Key] = field(default_factory=list)
     """Refused: something newer than this read is known."""
@@ -36,8 +38,8 @@ class Answer:
     """The newest fence among what made them stale; None where another writer was just faster."""
     orphans: list[Key] = field(default_factory=list)
     """Skipped: a parent's row is missing."""
-    appeared: list[Key] = field(default_factory=list)
-    """Parents that are there now and were not before."""
+    appearing: list[Key] = field(default_factory=list)
+    """Skipped: parents that are not there yet, to be sent again along with their children."""
     retained: dict[str, list[Key]] = field(default_factory=dict)
     """By mapping: rows that somebody's foreign key holds back, emptied but for their key."""
 
@@ -125,7 +127,7 @@ def apply_request(stamp: Stamp, sections: Sequence[Section]) -> dict[str, Any]:
             {
                 "mapping": section.mapping.name,
                 "digest": section.mapping.digest,
-                "rows": section.rows,
+                "rows": [*section.rows, *((*row, True) for row in section.whole)],
                 "gone": section.gone,
             }
             for section in sections
@@ -142,7 +144,7 @@ def apply_answer(answer: dict[str, Any]) -> Answers:
             stale=_keys(part["stale"]),
             ahead=part["ahead"],
             orphans=_keys(part["orphans"]),
-            appeared=_keys(part.get("appeared", [])),
+            appearing=_keys(part.get("appearing", [])),
             retained={kind: _keys(keys) for kind, keys in part.get("retained", {}).items()},
         )
         for name, part in answer["mappings"].items()

@@ -23,7 +23,7 @@ from mirror.targets.base import (
 class PostgresTarget:
     """Calls the target's functions with psycopg.
 
-    Each call is one statement, so one round trip and one transaction.
+    Each call is one transaction in one round trip.
     """
 
     def __init__(self, database: Database) -> None:
@@ -32,22 +32,25 @@ class PostgresTarget:
     def apply(self, stamp: Stamp, sections: Sequence[Section]) -> Answers:
         """Write all sections or none."""
         request = json.dumps(apply_request(stamp, sections))
-        return apply_answer(self._call("select public.mirror_apply(%s)", request))
+        return apply_answer(self._call("select public.mirror_apply({})", request))
 
     def open_scopes(
         self, stamp: Stamp, pages: Sequence[ScopePage], *, limit: int
     ) -> list[list[Key]]:
         """Note that these scopes are read at this stamp; return the keys known under them."""
         request = json.dumps(scopes_request(stamp, pages, limit))
-        return scopes_answer(self._call("select public.mirror_open_scopes(%s)", request))
+        return scopes_answer(self._call("select public.mirror_open_scopes({})", request))
 
     def purge(self, days: int) -> int:
         """Forget tombstones older than that; return how many."""
-        return int(self._call("select public.mirror_purge(%s)", f"{days} days")["purged"])
+        # Once a day, of everything at once: this one may take its time.
+        return int(
+            self._call("select public.mirror_purge({})", f"{days} days", patience=20)["purged"]
+        )
 
     def rebase(self, identity: str, epoch: int) -> None:
         """Take `identity` as the source from now on."""
-        self._call("select public.mirror_rebase(%s, %s)", identity, str(epoch))
+        self._call("select public.mirror_rebase({}, {})", identity, str(epoch))
 
     def describe(self) -> Description:
         """Say which source, epoch and declarations this target has."""
@@ -57,5 +60,5 @@ class PostgresTarget:
         """Close the connection."""
         self.database.close()
 
-    def _call(self, query: str, *arguments: str) -> Any:
-        return self.database.execute(query, arguments)[0][0]
+    def _call(self, query: str, *arguments: str, patience: int = 1) -> Any:
+        return self.database.call(query, arguments, patience=patience)[0][0]
