@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Select, TableClause
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.sql import visitors
-from sqlalchemy.sql.elements import Cast, Label, TextClause, TypeCoerce
+from sqlalchemy.sql.elements import BindParameter, Cast, Label, TextClause, TypeCoerce
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.sql.selectable import (
     Alias,
@@ -68,8 +68,8 @@ def check_query(mapping: Mapping) -> None:
     except (SQLAlchemyError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise MappingError(
-            f"{who}: its query cannot be printed as SQL ({reason}); give each parameter a value, "
-            f"as text cast to its type if need be."
+            f"{who}: its query cannot be printed as SQL ({reason}); give each value as "
+            f"text, cast to its type."
         ) from error
 
 
@@ -112,6 +112,8 @@ def _check_element(who: str, element: visitors.ExternallyTraversible) -> None:
             f"{who}: its query asks {found.group(0)}, which rows do not decide; two reads of "
             f"the same data could differ. Mirror the column and compare it in the policy."
         )
+    if isinstance(element, BindParameter) and element.required:
+        raise MappingError(f"{who}: its query's parameter {element.key!r} has no value; give one.")
     if isinstance(element, TableSample):
         raise MappingError(f"{who}: its query has a TABLESAMPLE; which rows it yields is chance.")
     if _SUBQUERY.search(text) or (
