@@ -1,0 +1,74 @@
+"""What a backend pays for `import mirror.hooks`, asked in fresh interpreters."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.fast
+
+ROOT = Path(__file__).parent.parent.parent
+# None of these is a dependency of the distribution itself, only of its extras.
+EXTRAS = (
+    "celery",
+    "httpx",
+    "kombu",
+    "psycopg",
+    "pydantic",
+    "pydantic_settings",
+    "supabase",
+    "typer",
+)
+# structlog looks for it by itself, to print tracebacks in colour.
+LOADED_BY_STRUCTLOG = ("rich",)
+
+RECORD = """
+from mirror import hooks
+hooks.default()
+"""
+
+
+def run(program: str, **environment: str) -> str:
+    """Run a program in an interpreter of its own and return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_hooks_load_nothing_that_only_the_worker_needs() -> None:
+    """Nor do the declarations, nor making the hooks that use them."""
+    loaded = json.loads(
+        run(
+            f"{RECORD}\nimport json, sys\n"
+            f"print(json.dumps([name for name in {EXTRAS!r} if name in sys.modules]))",
+            MIRROR_MAPPINGS="mappings.trips",
+        )
+    )
+    assert loaded == []
+
+
+@pytest.mark.parametrize("module", ["mirror.hooks", "mirror.migrations", "mappings.trips"])
+def test_a_backend_without_any_extra_can_import(module: str) -> None:
+    """The hooks, the migrations for its Alembic revision, and its own declarations."""
+    missing = (*EXTRAS, *LOADED_BY_STRUCTLOG)
+    run(f"import sys\nsys.modules.update(dict.fromkeys({missing!r}))\nimport {module}")
+
+
+def test_importing_the_library_reads_no_settings() -> None:
+    """Malformed ones are reported where they are used, not by an import."""
+    run("import mirror.hooks", REDIS_URL="nonsense", MIRROR_MAPPINGS="no.such", MIRROR_DOORBELL="x")
+
+
+def test_importing_the_library_starts_no_thread() -> None:
+    """A server that forks its workers after importing would lose it."""
+    printed = run("import mirror.hooks, threading\nprint(threading.active_count())")
+    assert printed.strip() == "1"
