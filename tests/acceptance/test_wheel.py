@@ -1,0 +1,190 @@
+"""The wheel as somebody else installs it: what it holds, and that it works outside the checkout.
+
+It is built from the sdist, as on PyPI, and installed with `--no-deps` into an environment of its
+own. Its dependencies come from the running environment, whose site-packages a `.pth` file adds:
+the `.pth` files in there, our editable install among them, do not count then. So it needs no
+network, and `mirror` can come from nowhere but the wheel.
+"""
+
+import subprocess
+import sys
+import sysconfig
+import venv
+from dataclasses import dataclass
+from email.parser import Parser
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+
+import mirror
+
+ROOT = Path(__file__).parent.parent.parent
+
+pytestmark = pytest.mark.timeout(300)
+
+MAPPINGS = """
+from sqlalchemy import Text, Uuid, column, select, table
+from mirror.mapping import Column, Mapping
+from mirror.registry import Registry
+
+_rooms = table("rooms", column("id", Uuid), column("title", Text))
+rooms = Mapping(
+    name="rooms",
+    table="rooms",
+    key=("id",),
+    columns=(Column("id", "uuid"), Column("title", "text")),
+    query=select(_rooms.c.id, _rooms.c.title),
+)
+registry = Registry("rooms", [rooms])
+"""
+
+
+@dataclass(frozen=True)
+class Installed:
+    """An environment with the wheel in it, and a directory with a mappings module."""
+
+    python: Path
+    home: Path
+
+    def run(self, *command: str) -> str:
+        """Run a program of the environment outside the checkout; return what it printed."""
+        done = subprocess.run(
+            [str(self.python.parent / command[0]), *command[1:]],
+            cwd=self.home,
+            env={
+                "HOME": str(self.home),
+                "PATH": str(self.python.parent),
+                "PYTHONPATH": str(self.home),
+                "MIRROR_MAPPINGS": "my_mappings",
+            },
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built with the tools that are here."""
+    into = tmp_path_factory.mktemp("dist")
+    done = subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(into), str(ROOT)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (built,) = into.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Installed:
+    """The wheel in an environment of its own."""
+    directory = tmp_path_factory.mktemp("environment")
+    venv.create(directory / "venv", with_pip=True, symlinks=True)
+    python = directory / "venv" / "bin" / "python"
+    subprocess.run(
+        [
+            str(python),
+            "-m",
+            "pip",
+            "--quiet",
+            "--disable-pip-version-check",
+            "install",
+            "--no-deps",
+            "--no-index",
+            str(wheel),
+        ],
+        check=True,
+    )
+    (site,) = (directory / "venv" / "lib").glob("python*/site-packages")
+    (site / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+    home = directory / "home"
+    home.mkdir()
+    (home / "my_mappings.py").write_text(MAPPINGS)
+    return Installed(python, home)
+
+
+def test_the_wheel_holds_the_library_and_its_sql_and_nothing_else(wheel: Path) -> None:
+    """Names as common as `tasks` or `tests` must not land in somebody's site-packages."""
+    with ZipFile(wheel) as archive:
+        names = [name for name in archive.namelist() if not name.endswith("/")]
+    tops = {name.split("/")[0] for name in names}
+    assert tops == {"mirror", f"permission_mirror-{mirror.__version__}.dist-info"}
+    assert not [name for name in names if name.endswith(".pyc")]
+
+    sources = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "mirror").rglob("*")
+        if path.suffix in {".py", ".sql", ".typed"}
+    }
+    migrations = {
+        f"mirror/_migrations/{path.relative_to(ROOT / 'migrations')}"
+        for path in (ROOT / "migrations").rglob("*.sql")
+    }
+    assert "mirror/py.typed" in sources
+    assert len(migrations) >= 3
+    assert {name for name in names if name.startswith("mirror/")} == sources | migrations
+
+
+def test_its_dependencies_are_those_of_the_hooks(wheel: Path) -> None:
+    """A worker asks for more by naming an extra."""
+    with ZipFile(wheel) as archive:
+        (path,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
+        metadata = Parser().parsestr(archive.read(path).decode())
+    required = metadata.get_all("Requires-Dist", [])
+    plain = {one.split(">")[0].split("<")[0] for one in required if "extra ==" not in one}
+    assert plain == {"redis", "sqlalchemy", "structlog"}
+    assert set(metadata.get_all("Provides-Extra", [])) >= {"celery", "worker", "embedded"}
+
+
+def test_the_library_comes_from_the_wheel(installed: Installed) -> None:
+    """Else the tests below would test the checkout; and its types are seen."""
+    printed = installed.run(
+        "python",
+        "-c",
+        "import mirror.hooks, importlib.util as u\n"
+        "print(mirror.__file__, mirror.hooks.default().registry.name)\n"
+        "print([u.find_spec(n) for n in ('tasks', 'mappings', 'examples')])",
+    )
+    assert printed.startswith(str(installed.python.parent.parent))
+    assert printed.splitlines()[0].endswith(" rooms")
+    assert printed.splitlines()[1] == "[None, None, None]"
+
+
+def test_the_command_runs(installed: Installed) -> None:
+    """With the version it was built as."""
+    assert "migrate" in installed.run("mirror", "--help")
+    assert mirror.__version__ in installed.run("mirror", "--version")
+
+
+def test_the_command_finds_the_packaged_migrations(installed: Installed) -> None:
+    """And prints the model of somebody else's declarations."""
+    printed = installed.run("mirror", "migrate", "--sql")
+    assert "create table if not exists mirror.outbox" in printed
+    assert "create or replace function mirror.admit" in printed
+    assert "create table if not exists public.rooms" in printed
+    assert "trip" not in printed.partition("model rooms")[2]
+
+
+def test_every_module_of_the_wheel_imports(installed: Installed) -> None:
+    """None needs the checkout around it."""
+    installed.run(
+        "python",
+        "-c",
+        "import importlib, pkgutil, mirror\n"
+        "for one in pkgutil.walk_packages(mirror.__path__, 'mirror.'):\n"
+        "    one.name.endswith('__main__') or importlib.import_module(one.name)",
+    )
+
+
+def test_celery_finds_the_app(installed: Installed) -> None:
+    """With a mappings module of somebody else's on the path."""
+    report = installed.run("python", "-m", "celery", "-A", "mirror.worker", "report")
+    assert "mirror" in report
+    assert "mirror.drain" in report
