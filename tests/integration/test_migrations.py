@@ -240,7 +240,7 @@ def test_an_upgrade_waits_for_a_batch_in_flight_instead_of_deadlocking_with_it(
 
     with target.connect(autocommit=False) as worker, ThreadPoolExecutor(1) as pool:
         worker.execute("select pg_advisory_xact_lock_shared(1835627122, 1)")
-        worker.execute("insert into trip_memberships select where false")
+        worker.execute("insert into users (id) values (gen_random_uuid())")
         migrating = pool.submit(migrate)
         with target.connect() as watcher:
             for _ in range(500):
@@ -251,7 +251,7 @@ def test_an_upgrade_waits_for_a_batch_in_flight_instead_of_deadlocking_with_it(
                 if waiting:
                     break
             assert waiting
-        worker.execute("insert into users (id) values (gen_random_uuid())")
+        worker.execute("insert into trip_memberships select where false")
         worker.commit()
         assert migrating.result(10) == ["model_trips"]
     assert target.value("select count(*) from users") == 1
