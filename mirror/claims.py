@@ -38,6 +38,11 @@ class Attempt:
     """1 for the first attempt."""
     exhausted: bool
     """No attempt is left; the last one's worker died."""
+    before: str
+    """What was noted of the attempt before this one."""
+
+
+_DIED = "its worker died"
 
 
 _CLAIM = """
@@ -75,18 +80,20 @@ values (%s, %s, %s, %s, %s, %s, %s, now() + %s * interval '1 second', %s,
   case when %s then now() end)
 """
 
-# The count and the lease are committed before the attempt: a worker that dies has counted.
+# The count, the lease and the worst are committed before the attempt, for a worker that dies.
 _TAKE = """
-update mirror.retries
-set attempts = attempts + 1, due_at = now() + %s * interval '1 second'
-where id = (
-  select id from mirror.retries
+with next as (
+  select id, error from mirror.retries
   where buried_at is null and due_at <= now()
   order by lane, due_at
   limit 1
   for update skip locked
 )
-returning id, lane, recorded_at, mapping, reference, key, attempts
+update mirror.retries as r
+set attempts = r.attempts + 1, due_at = now() + %s * interval '1 second', error = %s
+from next
+where r.id = next.id
+returning r.id, r.lane, r.recorded_at, r.mapping, r.reference, r.key, r.attempts, next.error
 """
 
 
@@ -240,11 +247,13 @@ class Queue:
 
     def take_retry(self) -> Attempt | None:
         """Lease the next event that is due for a retry, its attempt already counted."""
-        rows = self.claims.execute(_TAKE, [self.lease_seconds])
+        rows = self.claims.execute(_TAKE, [self.lease_seconds, _DIED])
         if not rows:
             return None
-        *event, attempts = rows[0]
-        return Attempt(_claimed(event), attempts, exhausted=attempts > self.max_attempts)
+        *event, attempts, before = rows[0]
+        # One that failed otherwise and may be tried again, such as a slow one, is not out of them.
+        exhausted = attempts > self.max_attempts and before == _DIED
+        return Attempt(_claimed(event), attempts, exhausted=exhausted, before=before)
 
     def succeeded(self, attempt: Attempt, more: Sequence[Event] = ()) -> None:
         """Forget an event whose retry went through."""
@@ -268,8 +277,9 @@ class Queue:
     def postponed(self, attempt: Attempt) -> None:
         """Give back an attempt that ended for no fault of the event."""
         self.claims.execute(
-            "update mirror.retries set attempts = attempts - 1, due_at = now() where id = %s",
-            [attempt.event.id],
+            "update mirror.retries set attempts = attempts - 1, due_at = now(), error = %s"
+            " where id = %s",
+            [attempt.before, attempt.event.id],
         )
 
     def _wait(self, attempts: int) -> float:
@@ -307,4 +317,4 @@ def _key(value: object) -> Key:
 
 def _told(error: MirrorError | None) -> str:
     """Return what to keep of an error: its message names ids and codes, never values."""
-    return "its worker died" if error is None else f"{type(error).__name__}: {error}"
+    return _DIED if error is None else f"{type(error).__name__}: {error}"

@@ -5,7 +5,7 @@ events back; fences make the second delivery harmless.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -18,7 +18,6 @@ from mirror.errors import (
     Rejected,
     TooSlow,
     Transient,
-    Unreachable,
     WentBack,
 )
 from mirror.outbox import Event
@@ -64,6 +63,7 @@ class Drain:
         self.target = target
         self.queue = queue
         self.batch_size = batch_size
+        self._announced = False
 
     def close(self) -> None:
         """Close every connection; the next use opens others."""
@@ -89,7 +89,7 @@ class Drain:
             try:
                 batch = self.once()
                 retried = self._retry()
-            except Unreachable:
+            except Transient:
                 # A server that went away took all of our connections to it along. Found out one
                 # by one, each would cost a run of its own.
                 self.close()
@@ -106,6 +106,7 @@ class Drain:
 
     def once(self) -> Drained:
         """Mirror one batch of events."""
+        self._announced = False
         claim = self.queue.claim(self.batch_size)
         if claim is None:
             return Drained()
@@ -127,7 +128,8 @@ class Drain:
                 failed=len(failed),
                 milliseconds=round((time.monotonic() - started) * 1000, 1),
             )
-        return Drained(len(claim.events), len(failed), full=claim.full or bool(more))
+        full = claim.full or bool(more) or self._announced
+        return Drained(len(claim.events), len(failed), full=full)
 
     def _retry(self, most: int = 20) -> Drained:
         """Try events that failed before, each alone, so that none takes others along."""
@@ -160,7 +162,7 @@ class Drain:
             event_id=event.id,
             mapping=event.mapping,
             attempts=attempt.number,
-            error=str(error or "its worker died"),
+            error=str(error or attempt.before),
         )
         return False
 
@@ -180,6 +182,10 @@ class Drain:
         second, failed_too = self._isolate(events[middle:])
         return first + second, failed + failed_too
 
+    def _announce(self, events: Sequence[Event]) -> None:
+        self.queue.announce(events)
+        self._announced = True
+
     def _mirror(self, events: Iterable[Event]) -> list[Event]:
         """Bring everything these events name up to date; return what is left for later."""
         work = sort(self.registry, events)
@@ -197,7 +203,7 @@ class Drain:
                     self.registry,
                     snapshot,
                     self.target,
-                    self.queue.announce,
+                    self._announce,
                     batch_size=self.batch_size,
                 )
                 try:

@@ -1,0 +1,104 @@
+"""Databases of the model `teams`, and workers between them."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from mappings.trips import registry as trips_registry
+from mirror.assembly import build_drain
+from mirror.config import load_settings
+from mirror.devstack import PostgresCluster
+from mirror.drain import Drain
+from mirror.migrations import upgrade
+from tests.faults import teams
+from tests.faults.tools import Hand
+from tests.fix_databases import TestDatabase
+
+
+@pytest.fixture(scope="session")
+def teams_primary_template(primary_cluster: PostgresCluster) -> str:
+    """A primary with the tables of `teams` and an outbox."""
+    primary_cluster.create_database("teams_primary_template")
+    database = TestDatabase(primary_cluster.url("teams_primary_template"))
+    database.query(teams.PRIMARY)
+    with database.migrating() as connection:
+        upgrade(connection)
+    return "teams_primary_template"
+
+
+@pytest.fixture(scope="session")
+def teams_target_template(target_cluster: PostgresCluster, project_template: str) -> str:
+    """A Supabase project with the model `teams`."""
+    target_cluster.create_database(
+        "teams_target_template", template=project_template, owner="postgres"
+    )
+    database = TestDatabase(target_cluster.url("teams_target_template", user="postgres"))
+    with database.migrating() as connection:
+        upgrade(connection, "supabase", teams.registry)
+    return "teams_target_template"
+
+
+@pytest.fixture
+def teams_primary(
+    primary_cluster: PostgresCluster, teams_primary_template: str
+) -> Iterator[TestDatabase]:
+    """A primary with the tables of `teams`."""
+    primary_cluster.create_database("teams_primary", template=teams_primary_template)
+    yield TestDatabase(primary_cluster.url("teams_primary"))
+    primary_cluster.drop_database("teams_primary")
+
+
+@pytest.fixture
+def teams_target(
+    target_cluster: PostgresCluster, teams_target_template: str
+) -> Iterator[TestDatabase]:
+    """A project with the model `teams`."""
+    target_cluster.create_database("teams_target", template=teams_target_template, owner="postgres")
+    yield TestDatabase(target_cluster.url("teams_target", user="postgres"))
+    target_cluster.drop_database("teams_target")
+
+
+@pytest.fixture
+def make_teams_drain(
+    teams_primary: TestDatabase, teams_target: TestDatabase
+) -> Iterator[Callable[..., Drain]]:
+    """Return a function that makes workers of `teams`; arguments are settings."""
+    made: list[Drain] = []
+
+    def make(**settings: object) -> Drain:
+        drain = build_drain(
+            load_settings(
+                primary_database_url=teams_primary.url,
+                supabase_db_url=teams_target.url,
+                **settings,
+            ),
+            teams.registry,
+        )
+        made.append(drain)
+        return drain
+
+    yield make
+    for drain in made:
+        drain.close()
+
+
+@pytest.fixture
+def teams_drain(make_teams_drain: Callable[..., Drain]) -> Drain:
+    """One worker of `teams`."""
+    return make_teams_drain()
+
+
+@pytest.fixture
+def teams_hand(teams_target: TestDatabase) -> Iterator[Hand]:
+    """Writes to the target of `teams` by hand."""
+    hand = Hand(teams_target.url, teams.registry)
+    yield hand
+    hand.target.close()
+
+
+@pytest.fixture
+def hand(target: TestDatabase) -> Iterator[Hand]:
+    """Writes to the target of the trips by hand."""
+    hand = Hand(target.url, trips_registry)
+    yield hand
+    hand.target.close()

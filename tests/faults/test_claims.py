@@ -1,0 +1,213 @@
+"""Events are taken once at a time, revocations first, and are given back when a worker fails."""
+
+from collections.abc import Callable
+from uuid import uuid4
+
+import pytest
+from sqlalchemy.orm import Session
+
+from mirror.drain import Drain
+from mirror.errors import Unreachable, WrongMapping
+from tests.factories import MembershipFactory
+from tests.faults.tools import Intercepted, Running, record, rewrite
+from tests.fix_databases import TestDatabase
+
+
+@pytest.fixture
+def crowd(session: Session) -> list[tuple[str, str]]:
+    """Sixty members of as many trips in the primary, none of them mirrored yet."""
+    members = [MembershipFactory.create() for _ in range(60)]
+    session.commit()
+    return [(str(member.trip_id), str(member.user_id)) for member in members]
+
+
+def outbox(primary: TestDatabase) -> int:
+    """Return how many events wait."""
+    return int(primary.value("select count(*) from mirror.outbox"))
+
+
+def members(target: TestDatabase) -> int:
+    """Return how many members there are."""
+    return int(target.value("select count(*) from trip_memberships"))
+
+
+def test_revocations_are_taken_first(
+    primary: TestDatabase, make_drain: Callable[..., Drain], crowd: list[tuple[str, str]]
+) -> None:
+    """However many grants were recorded before them."""
+    for member in crowd[:20]:
+        record(primary, "trip_memberships", *member, lane=1)
+    for member in crowd[20:23]:
+        record(primary, "trip_memberships", *member, lane=0)
+    claim = make_drain().queue.claim(5)
+    assert claim is not None
+    assert [event.lane for event in claim.events] == [0, 0, 0, 1, 1]
+    assert [event.key for event in claim.events] == crowd[20:23] + crowd[:2]
+    claim.release()
+
+
+def test_two_workers_take_different_events(
+    primary: TestDatabase, make_drain: Callable[..., Drain], crowd: list[tuple[str, str]]
+) -> None:
+    """Neither waits for the other; a third finds nothing."""
+    for member in crowd[:10]:
+        record(primary, "trip_memberships", *member)
+    first, second = make_drain().queue.claim(5), make_drain().queue.claim(5)
+    assert first is not None
+    assert second is not None
+    assert make_drain().queue.claim(5) is None
+    assert not {event.id for event in first.events} & {event.id for event in second.events}
+    first.release()
+    second.release()
+
+
+def test_several_workers_on_one_backlog_mirror_all_of_it(
+    primary: TestDatabase,
+    target: TestDatabase,
+    make_drain: Callable[..., Drain],
+    crowd: list[tuple[str, str]],
+) -> None:
+    """Each event is done by one of them."""
+    for member in crowd:
+        record(primary, "trip_memberships", *member)
+    workers = [Running(make_drain(batch_size=4).run) for _ in range(3)]
+    assert sum(worker.wait().events for worker in workers) == 60
+    assert members(target) == 60
+    assert outbox(primary) == 0
+    assert primary.value("select count(*) from mirror.claims") == 0
+
+
+def test_duplicates_become_one_write(
+    primary: TestDatabase,
+    target: TestDatabase,
+    drain: Drain,
+    crowd: list[tuple[str, str]],
+) -> None:
+    """A key named fifty times is read and sent once."""
+    record(primary, "trip_memberships", *crowd[0])
+    drain.run()
+    primary.query("update trip_memberships set role = 'ADMIN'")
+    for _ in range(50):
+        record(primary, "trip_memberships", *crowd[0])
+    drain.target = spy = Intercepted(drain.target)
+    assert drain.run().events == 50
+    assert [[len(section.rows) for section in call] for call in spy.calls] == [[1]]
+    assert target.query("select role from trip_memberships") == [("ADMIN",)]
+
+
+def test_events_are_given_back_when_the_target_is_away(
+    primary: TestDatabase, target: TestDatabase, drain: Drain, crowd: list[tuple[str, str]]
+) -> None:
+    """As they were: nothing is held against them."""
+    for member in crowd[:3]:
+        record(primary, "trip_memberships", *member)
+    before = primary.query("select * from mirror.outbox order by id")
+
+    def away() -> None:
+        raise Unreachable("target: away")
+
+    real, drain.target = drain.target, Intercepted(drain.target, before=away)
+    with pytest.raises(Unreachable):
+        drain.run()
+    assert primary.query("select * from mirror.outbox order by id") == before
+    assert primary.value("select count(*) from mirror.claims") == 0
+    drain.target = real
+    assert drain.run().failed == 0
+    assert members(target) == 3
+
+
+@pytest.mark.parametrize(
+    ("mapping", "reference", "key"),
+    [
+        ("no_such_mapping", None, "{x}"),
+        ("trip_memberships", None, "{}"),
+        ("trip_memberships", None, "{not-a-uuid,neither}"),
+        ("trip_memberships", None, "{null,null}"),
+        ("trip_memberships", None, "{{a,b},{c,d}}"),
+        ("trips", None, "{00000000-0000-0000-0000-000000000001,more}"),
+        ("trip_memberships", "no_such_reference", "{x}"),
+        ("trip_memberships", "trip_id", "{}"),
+        ("trip_memberships", "trip_id", "{'; drop table users; --}"),
+        ("trip_memberships", "trip_id", "{00000000-0000-0000-0000-000000000001,x}"),
+        (
+            "trip_memberships",
+            "user_id",
+            "{00000000-0000-0000-0000-000000000001,00000000-0000-0000-0000-000000000001}",
+        ),
+        ("trip_memberships", "*", "{x}"),
+        ("trip_memberships", "*", "{x,y,z}"),
+    ],
+)
+def test_a_malformed_event_is_set_apart_and_the_others_go_through(
+    primary: TestDatabase,
+    target: TestDatabase,
+    drain: Drain,
+    crowd: list[tuple[str, str]],
+    mapping: str,
+    reference: str | None,
+    key: str,
+) -> None:
+    """Somebody wrote it with psql; it neither stops the mirror nor is it lost."""
+    for member in crowd[:3]:
+        record(primary, "trip_memberships", *member)
+    primary.query(
+        "insert into mirror.outbox (mapping, reference, key) values (%s, %s, %s::text[])",
+        mapping,
+        reference,
+        key,
+    )
+    for member in crowd[3:6]:
+        record(primary, "trip_memberships", *member)
+    assert drain.run().failed == 1
+    assert members(target) == 6
+    assert outbox(primary) == 0
+    assert primary.query("select mapping, reference from mirror.retries") == [(mapping, reference)]
+
+
+def be_an_old_worker(target: TestDatabase) -> None:
+    """Let the target be migrated to other declarations than this worker's."""
+    target.query("update mirror.mappings set digest = 'newer' where name = 'trip_memberships'")
+
+
+def test_a_worker_with_older_declarations_is_refused(
+    primary: TestDatabase, target: TestDatabase, drain: Drain, crowd: list[tuple[str, str]]
+) -> None:
+    """It says which mapping, keeps the events, and nothing of the batch is written."""
+    be_an_old_worker(target)
+    record(primary, "trip_memberships", *crowd[0])
+    record(primary, "trips", crowd[0][0])
+    with pytest.raises(WrongMapping, match=r"trip_memberships.*migrate"):
+        drain.run()
+    assert outbox(primary) == 2
+    assert target.value("select (select count(*) from trips) + (select count(*) from users)") == 0
+
+
+def test_a_scope_of_a_worker_with_older_declarations_is_refused(
+    primary: TestDatabase, target: TestDatabase, drain: Drain, crowd: list[tuple[str, str]]
+) -> None:
+    """It would close a scope that it does not know how to read."""
+    be_an_old_worker(target)
+    record(primary, "trip_memberships", crowd[0][0], reference="trip_id")
+    with pytest.raises(WrongMapping):
+        drain.run()
+    assert target.value("select count(*) from mirror.scopes") == 0
+
+
+def test_without_digests_an_old_worker_undoes_a_new_mapping(
+    primary: TestDatabase, target: TestDatabase, drain: Drain, crowd: list[tuple[str, str]]
+) -> None:
+    """The same without the rule."""
+    rewrite(target, "admit", "if wrong is not null then", "if false then")
+    be_an_old_worker(target)
+    record(primary, "trip_memberships", *crowd[0])
+    drain.run()
+    assert members(target) == 1
+
+
+def test_a_member_who_does_not_exist_is_no_error(
+    primary: TestDatabase, target: TestDatabase, drain: Drain
+) -> None:
+    """An event of a savepoint that rolled back names a key that never was."""
+    record(primary, "trip_memberships", uuid4(), uuid4())
+    assert drain.run().failed == 0
+    assert members(target) == 0

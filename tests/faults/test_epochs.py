@@ -1,0 +1,267 @@
+"""A primary that went back in time, moved, or is another one altogether."""
+
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy.orm import Session
+
+from mappings.trips import registry
+from mirror.assembly import build_drain
+from mirror.config import load_settings
+from mirror.devstack import PostgresCluster
+from mirror.drain import Drain
+from mirror.errors import WentBack, WrongSource
+from mirror.hooks import Hooks
+from tests.factories import MembershipFactory
+from tests.faults.tools import HungWorker, Intercepted, record, rewrite
+from tests.fix_databases import TestDatabase
+
+FAR = 1 << 60
+
+
+@pytest.fixture
+def member(session: Session, recorder: Hooks, drain: Drain) -> tuple[str, str]:
+    """A member who is mirrored; the trip's and the user's id."""
+    membership = MembershipFactory.create()
+    session.flush()
+    recorder.changed(session, "trip_memberships", (membership.trip_id, membership.user_id))
+    session.commit()
+    drain.run()
+    return str(membership.trip_id), str(membership.user_id)
+
+
+def members(target: TestDatabase) -> int:
+    """Return how many members there are."""
+    return int(target.value("select count(*) from trip_memberships"))
+
+
+def waiting_events(primary: TestDatabase) -> int:
+    """Return how many events wait, set apart or not."""
+    return int(
+        primary.value(
+            "select (select count(*) from mirror.outbox) + (select count(*) from mirror.retries)"
+        )
+    )
+
+
+def test_a_worker_that_was_overtaken_reads_again(
+    primary: TestDatabase,
+    target: TestDatabase,
+    member: tuple[str, str],
+    make_drain: Callable[..., Drain],
+) -> None:
+    """While it is on its way to the target, another worker brings something fresher."""
+    slow, fast = make_drain(), make_drain()
+
+    def overtake() -> None:
+        primary.query("delete from trip_memberships")
+        record(primary, "trip_memberships", *member)
+        fast.run()
+        primary.query(
+            "insert into trip_memberships values (%s, %s, 'ADMIN', 'ACTIVE', null)", *member
+        )
+
+    slow.target = Intercepted(slow.target, before=overtake)
+    record(primary, "trip_memberships", *member)
+    slow.run()
+    assert target.query("select role from trip_memberships") == [("ADMIN",)]
+    assert waiting_events(primary) == 0
+
+
+def test_a_primary_older_than_what_the_target_has_seen_stops_the_drain(
+    primary: TestDatabase, target: TestDatabase, member: tuple[str, str], drain: Drain
+) -> None:
+    """It says so, keeps the events, and writes nothing."""
+    target.query("update mirror.ledger_trip_memberships set fence = %s", FAR)
+    primary.query("delete from trip_memberships")
+    record(primary, "trip_memberships", *member)
+    with pytest.raises(WentBack, match="mirror rebase"):
+        drain.run()
+    assert members(target) == 1
+    assert waiting_events(primary) == 1
+
+
+def test_a_primary_older_than_a_scope_that_was_read_stops_the_drain(
+    primary: TestDatabase, target: TestDatabase, member: tuple[str, str], drain: Drain
+) -> None:
+    """Scopes remember reads as the ledger does."""
+    record(primary, "trip_memberships", member[0], reference="trip_id")
+    drain.run()
+    target.query("update mirror.scopes set fence = %s", FAR)
+    record(primary, "trip_memberships", *member)
+    with pytest.raises(WentBack):
+        drain.run()
+    assert waiting_events(primary) == 1
+
+
+def test_a_primary_older_than_the_horizon_stops_the_drain(
+    primary: TestDatabase, target: TestDatabase, member: tuple[str, str], drain: Drain
+) -> None:
+    """So does what was purged."""
+    target.query("update mirror.state set horizon = %s", FAR)
+    record(primary, "trip_memberships", *member)
+    with pytest.raises(WentBack):
+        drain.run()
+    assert waiting_events(primary) == 1
+
+
+def rebase(primary: TestDatabase, drain: Drain) -> None:
+    """Do what `mirror rebase` does."""
+    with drain.source.snapshot() as snapshot:
+        identity = snapshot.stamp.identity
+    epoch = drain.target.describe().epoch + 1
+    drain.target.rebase(identity, epoch)
+    primary.query("update mirror.state set epoch = %s", epoch)
+
+
+def test_after_a_rebase_the_kept_events_go_through(
+    primary: TestDatabase, target: TestDatabase, member: tuple[str, str], drain: Drain
+) -> None:
+    """The restored primary is the truth now, however small its fences."""
+    target.query("update mirror.ledger_trip_memberships set fence = %s", FAR)
+    target.query("insert into mirror.scopes values ('trip_memberships', '*', '', 0, %s)", FAR)
+    primary.query("update trip_memberships set role = 'OWNER'")
+    record(primary, "trip_memberships", *member)
+    with pytest.raises(WentBack):
+        drain.run()
+    rebase(primary, drain)
+    drain.run()
+    assert target.query("select role from trip_memberships") == [("OWNER",)]
+    assert waiting_events(primary) == 0
+
+
+def test_a_read_from_before_a_rebase_is_refused(
+    primary: TestDatabase, target: TestDatabase, member: tuple[str, str], drain: Drain
+) -> None:
+    """Its fence may be larger than any of the new epoch's."""
+    worker = HungWorker(drain.source, drain.target, registry, "trip_memberships", [member])
+    rebase(primary, drain)
+    primary.query("delete from trip_memberships")
+    record(primary, "trip_memberships", *member)
+    drain.run()
+    with pytest.raises(WentBack):
+        worker.wake()
+    assert members(target) == 0
+
+
+def test_without_epochs_a_read_from_before_a_rebase_wins(
+    primary: TestDatabase, target: TestDatabase, member: tuple[str, str], drain: Drain
+) -> None:
+    """The same without the rule: an event that the restored primary lost is undone by nobody."""
+    rewrite(
+        target,
+        "admit",
+        "elsif state.epoch > (request ->> 'epoch')::integer then",
+        "elsif false then",
+    )
+    rewrite(target, "apply_trip_memberships", "(l.epoch, l.fence) <=", "(0, l.fence) <=")
+    worker = HungWorker(drain.source, drain.target, registry, "trip_memberships", [member])
+    rebase(primary, drain)
+    target.query("update mirror.ledger_trip_memberships set fence = 1")
+    primary.query("delete from trip_memberships")
+    target.query("delete from trip_memberships")
+    worker.wake()
+    assert members(target) == 1
+
+
+def test_a_worker_on_its_way_during_a_rebase_reads_again(
+    primary: TestDatabase,
+    target: TestDatabase,
+    member: tuple[str, str],
+    make_drain: Callable[..., Drain],
+) -> None:
+    """It need not stop: its next read is of the new epoch."""
+    slow, other = make_drain(), make_drain()
+    slow.target = Intercepted(slow.target, before=lambda: rebase(primary, other))
+    primary.query("delete from trip_memberships")
+    record(primary, "trip_memberships", *member)
+    slow.run()
+    assert members(target) == 0
+
+
+def test_a_primary_restored_to_before_a_rebase_stops_the_drain(
+    primary: TestDatabase, target: TestDatabase, member: tuple[str, str], drain: Drain
+) -> None:
+    """Its epoch is behind the target's."""
+    rebase(primary, drain)
+    primary.query("update mirror.state set epoch = 0")
+    record(primary, "trip_memberships", *member)
+    with pytest.raises(WentBack, match="rebase"):
+        drain.run()
+    assert waiting_events(primary) == 1
+
+
+def test_rebasing_to_the_same_epoch_twice_is_no_error(
+    primary: TestDatabase, member: tuple[str, str], drain: Drain
+) -> None:
+    """A worker that read the new epoch may have been faster than the command."""
+    rebase(primary, drain)
+    with drain.source.snapshot() as snapshot:
+        stamp = snapshot.stamp
+    drain.target.rebase(stamp.identity, stamp.epoch)
+    assert drain.target.describe().epoch == stamp.epoch
+
+
+def test_rebasing_to_an_epoch_that_is_over_is_refused(
+    primary: TestDatabase, member: tuple[str, str], drain: Drain
+) -> None:
+    """Two commands at once, for two primaries: one of them must learn that it lost."""
+    rebase(primary, drain)
+    with pytest.raises(WentBack):
+        drain.target.rebase("another primary", 1)
+
+
+@pytest.fixture
+def copy_of_the_primary(
+    primary_cluster: PostgresCluster,
+    primary: TestDatabase,
+    member: tuple[str, str],
+    session: Session,
+    drain: Drain,
+) -> TestDatabase:
+    """A staging copy, in which nobody is a member any more."""
+    # A database is copied while nobody is connected to it.
+    session.close()
+    drain.close()
+    primary_cluster.create_database("staging_copy", template=primary.url.rpartition("/")[2])
+    copy = TestDatabase(primary_cluster.url("staging_copy"))
+    copy.query("delete from trip_memberships")
+    record(copy, "trip_memberships", *member)
+    return copy
+
+
+def run_the_copy(copy: TestDatabase, target: TestDatabase) -> None:
+    """Start a worker with the copy's address and the production target's."""
+    drain = build_drain(
+        load_settings(primary_database_url=copy.url, supabase_db_url=target.url), registry
+    )
+    try:
+        drain.run()
+    finally:
+        drain.close()
+
+
+@pytest.fixture(autouse=True)
+def drop_the_copy(primary_cluster: PostgresCluster) -> object:
+    """Leave no copy behind."""
+    yield
+    primary_cluster.drop_database("staging_copy")
+
+
+def test_a_copy_with_production_settings_is_refused(
+    copy_of_the_primary: TestDatabase, target: TestDatabase
+) -> None:
+    """Until somebody rebases on purpose; its events stay."""
+    with pytest.raises(WrongSource, match="rebase"):
+        run_the_copy(copy_of_the_primary, target)
+    assert members(target) == 1
+    assert waiting_events(copy_of_the_primary) == 1
+
+
+def test_without_an_identity_a_copy_writes_into_production(
+    copy_of_the_primary: TestDatabase, target: TestDatabase
+) -> None:
+    """The same without the rule."""
+    rewrite(target, "admit", "if state.identity <> request ->> 'identity' then", "if false then")
+    run_the_copy(copy_of_the_primary, target)
+    assert members(target) == 0

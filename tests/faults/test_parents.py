@@ -1,0 +1,475 @@
+"""A parent takes its children along when it goes, and brings them when it comes back."""
+
+from collections.abc import Callable
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from sqlalchemy.orm import Session
+
+from examples.trip_chat import services
+from mirror import hooks
+from mirror.drain import Drain
+from mirror.errors import Unreachable
+from tests.factories import MembershipFactory, TripFactory, UserFactory
+from tests.faults import teams
+from tests.faults.tools import Hand, HungWorker, Intercepted, Running, record, rewrite, waiting
+from tests.fix_databases import TestDatabase
+from tests.waiting import until
+
+USER, TRIP = str(uuid4()), str(uuid4())
+MEMBER = (TRIP, USER)
+ROW = (TRIP, USER, "OWNER", "ACTIVE")
+
+
+def parents(hand: Hand, fence: int) -> None:
+    """Write the trip and the user."""
+    hand.apply(fence, users={USER: (USER, "e", "n")}, trips={TRIP: (TRIP, "t", USER)})
+
+
+def members(target: TestDatabase) -> int:
+    """Return how many members there are."""
+    return int(target.value("select count(*) from trip_memberships"))
+
+
+# Going
+
+
+def delete_and_undelete(hand: Hand) -> None:
+    """A trip with a member goes at 20 and comes back at 30 without; a write of 10 arrives."""
+    parents(hand, 1)
+    hand.apply(5, trip_memberships={MEMBER: ROW})
+    hand.apply(20, trips={TRIP: None})
+    parents(hand, 30)
+    hand.apply(10, trip_memberships={MEMBER: ROW})
+
+
+def test_children_go_with_their_parent_and_leave_tombstones_at_its_fence(
+    hand: Hand, target: TestDatabase
+) -> None:
+    """A child that was read before finds that it is older."""
+    delete_and_undelete(hand)
+    assert members(target) == 0
+
+
+def test_without_these_tombstones_a_hung_write_brings_a_child_back(
+    hand: Hand, target: TestDatabase
+) -> None:
+    """The same without the rule; the closed scope would stop it too, so that goes as well."""
+    rewrite(
+        target,
+        "withdraw_trips",
+        "fence = case when l.epoch = p_epoch then greatest(l.fence, p_fence) else p_fence end",
+        "fence = l.fence",
+    )
+    rewrite(
+        target, "withdraw_trips", "from unnest(p_id) as k", "from unnest(p_id) as k where false"
+    )
+    delete_and_undelete(hand)
+    assert members(target) == 1
+
+
+def delete_a_trip_whose_member_is_unknown(hand: Hand) -> None:
+    """The member was read at 10 and never arrived before the trip went and came back."""
+    parents(hand, 1)
+    hand.apply(20, trips={TRIP: None})
+    parents(hand, 30)
+    hand.apply(10, trip_memberships={MEMBER: ROW})
+
+
+def test_a_child_that_nobody_knew_stays_out_too(hand: Hand, target: TestDatabase) -> None:
+    """It has no tombstone; its parent's going closed the scope it belongs to."""
+    delete_a_trip_whose_member_is_unknown(hand)
+    assert members(target) == 0
+
+
+def test_without_closing_the_scope_an_unknown_child_comes_in(
+    hand: Hand, target: TestDatabase
+) -> None:
+    """The same without the rule."""
+    rewrite(
+        target, "withdraw_trips", "from unnest(p_id) as k", "from unnest(p_id) as k where false"
+    )
+    delete_a_trip_whose_member_is_unknown(hand)
+    assert members(target) == 1
+
+
+def test_a_parent_that_never_was_there_closes_its_scope_all_the_same(
+    hand: Hand, target: TestDatabase
+) -> None:
+    """It came and went before anybody drained."""
+    hand.apply(20, trips={TRIP: None})
+    parents(hand, 30)
+    hand.apply(10, trip_memberships={MEMBER: ROW})
+    assert members(target) == 0
+
+
+def test_a_deleted_creator_takes_neither_the_trip_nor_its_members_along(
+    session: Session, drain: Drain, target: TestDatabase
+) -> None:
+    """`created_by` is a fact about the trip, not its parent."""
+    creator, guest = UserFactory.create(), UserFactory.create()
+    session.flush()
+    trip = services.create_trip(session, creator.id, "Lisbon")
+    services.invite(session, trip.id, guest.id)
+    services.accept_invitation(session, trip.id, guest.id)
+    hooks.user_created(session, guest.id)
+    hooks.user_created(session, creator.id)
+    session.commit()
+    drain.run()
+    services.delete_user(session, creator.id)
+    session.commit()
+    drain.run()
+    assert target.query("select user_id from trip_memberships") == [(guest.id,)]
+
+
+# Coming back
+
+
+@pytest.fixture
+def crowd(session: Session, drain: Drain) -> tuple[str, list[str]]:
+    """A trip of thirty members, all mirrored; its id and theirs."""
+    trip = TripFactory.create()
+    members = [MembershipFactory.create(trip=trip) for _ in range(30)]
+    session.flush()
+    for member in members:
+        hooks.member_added(session, member.trip_id, member.user_id)
+    session.commit()
+    drain.run()
+    return str(trip.id), [str(member.user_id) for member in members]
+
+
+def test_undeleting_a_trip_brings_its_members_back(
+    session: Session, drain: Drain, target: TestDatabase, crowd: tuple[str, list[str]]
+) -> None:
+    """Nothing was recorded about them: they are a scope of the same drain."""
+    trip = UUID(crowd[0])
+    services.delete_trip(session, trip)
+    session.commit()
+    drain.run()
+    assert members(target) == 0
+    services.restore_trip(session, trip)
+    session.commit()
+    drain.run()
+    assert members(target) == 30
+
+
+def test_a_trip_of_more_members_than_a_batch_comes_back_with_all_of_them(
+    session: Session,
+    make_drain: Callable[..., Drain],
+    target: TestDatabase,
+    crowd: tuple[str, list[str]],
+) -> None:
+    """What one call cannot hold is recorded before the trip is there."""
+    drain = make_drain(batch_size=3)
+    services.delete_trip(session, UUID(crowd[0]))
+    session.commit()
+    drain.run()
+    services.restore_trip(session, UUID(crowd[0]))
+    session.commit()
+    drain.run()
+    assert members(target) == 30
+
+
+def die_halfway(drain: Drain) -> None:
+    """Let the drain lose its target right after the first call that changed something."""
+
+    def die() -> None:
+        raise Unreachable("target: the test took it away")
+
+    target = drain.target
+    drain.target = Intercepted(target, after=die)
+    with pytest.raises(Unreachable):
+        drain.run()
+    drain.target = target
+
+
+@pytest.mark.parametrize("batch_size", [3, 500])
+def test_members_come_back_though_the_worker_died_in_between(
+    session: Session,
+    make_drain: Callable[..., Drain],
+    target: TestDatabase,
+    crowd: tuple[str, list[str]],
+    batch_size: int,
+) -> None:
+    """The event is delivered again; nothing had been done by halves."""
+    drain = make_drain(batch_size=batch_size)
+    services.delete_trip(session, UUID(crowd[0]))
+    session.commit()
+    drain.run()
+    services.restore_trip(session, UUID(crowd[0]))
+    session.commit()
+    die_halfway(drain)
+    drain.run()
+    assert members(target) == 30
+
+
+def test_a_parent_written_alone_loses_its_children_when_its_worker_dies(
+    session: Session, drain: Drain, target: TestDatabase, crowd: tuple[str, list[str]]
+) -> None:
+    """The same without the rule: at the second delivery the trip does not appear any more."""
+    rewrite(target, "apply_trips", "k.present and not k.was_present and not k.whole", "false")
+    services.delete_trip(session, UUID(crowd[0]))
+    session.commit()
+    drain.run()
+    services.restore_trip(session, UUID(crowd[0]))
+    session.commit()
+    die_halfway(drain)
+    drain.run()
+    assert members(target) == 0
+
+
+def test_a_trip_deleted_and_made_anew_does_not_keep_its_old_members(
+    primary: TestDatabase, drain: Drain, target: TestDatabase, crowd: tuple[str, list[str]]
+) -> None:
+    """The cascade removed them without a word, and the trip was never seen absent."""
+    trip, users = crowd
+    primary.query("delete from trips where id = %s", trip)
+    primary.query("insert into trips (id, name, created_by) values (%s, 'new', %s)", trip, users[0])
+    record(primary, "trips", trip)
+    drain.run()
+    assert members(target) == 0
+
+
+def test_a_member_read_before_the_trip_was_made_anew_stays_out(
+    primary: TestDatabase, drain: Drain, target: TestDatabase, crowd: tuple[str, list[str]]
+) -> None:
+    """Also one whom the target did not know yet."""
+    trip, users = crowd
+    guest = str(uuid4())
+    primary.query("insert into users (id, email, username) values (%s, 'g', 'g')", guest)
+    record(primary, "users", guest)
+    drain.run()
+    primary.query("insert into trip_memberships values (%s, %s, 'OWNER', 'ACTIVE')", trip, guest)
+    worker = HungWorker(
+        drain.source, drain.target, drain.registry, "trip_memberships", [(trip, guest)]
+    )
+    primary.query("delete from trips where id = %s", trip)
+    primary.query("insert into trips (id, name, created_by) values (%s, 'new', %s)", trip, users[0])
+    record(primary, "trips", trip)
+    drain.run()
+    assert worker.wake() == [(trip, guest)]
+    assert members(target) == 0
+
+
+# Missing
+
+
+def test_a_child_whose_parents_are_missing_brings_them(
+    session: Session, drain: Drain, target: TestDatabase
+) -> None:
+    """Only the membership's own event is there; the trip's and the user's are still to come."""
+    membership = MembershipFactory.create()
+    session.flush()
+    hooks.member_added(session, membership.trip_id, membership.user_id)
+    session.commit()
+    assert drain.run().failed == 0
+    assert members(target) == 1
+
+
+def test_a_child_of_a_deleted_parent_is_skipped_and_is_no_error(
+    session: Session, drain: Drain, target: TestDatabase, primary: TestDatabase
+) -> None:
+    """It comes when its trip does."""
+    membership = MembershipFactory.create()
+    session.flush()
+    services.delete_trip(session, membership.trip_id)
+    hooks.member_added(session, membership.trip_id, membership.user_id)
+    session.commit()
+    assert drain.run().failed == 0
+    assert members(target) == 0
+    services.restore_trip(session, membership.trip_id)
+    session.commit()
+    drain.run()
+    assert members(target) == 1
+    assert primary.value("select count(*) from mirror.outbox") == 0
+
+
+def test_a_row_that_moves_under_a_missing_parent_leaves_the_old_one(
+    teams_primary: TestDatabase, teams_target: TestDatabase, teams_drain: Drain
+) -> None:
+    """Else whoever sees the old folder still sees the document."""
+    teams_primary.query("insert into folders values (1, 'a', false), (2, 'b', true)")
+    teams_primary.query("insert into documents values (5, 1, 'secret')")
+    record(teams_primary, "documents", 5)
+    teams_drain.run()
+    assert teams_target.query("select id, folder_id from documents") == [(5, 1)]
+    teams_primary.query("update documents set folder_id = 2")
+    record(teams_primary, "documents", 5)
+    teams_drain.run()
+    assert teams_target.query("select id from documents") == []
+    teams_primary.query("update folders set deleted = false")
+    record(teams_primary, "folders", 2, lane=1)
+    teams_drain.run()
+    assert teams_target.query("select id, folder_id from documents") == [(5, 2)]
+
+
+# Held back
+
+
+@pytest.fixture(params=["", "deferrable initially deferred"])
+def pinned(request: pytest.FixtureRequest, hand: Hand, target: TestDatabase) -> tuple[str, str]:
+    """Two trips with a member each; somebody's own table holds on to the first."""
+    other = str(uuid4())
+    parents(hand, 1)
+    hand.apply(2, trips={other: (other, "u", USER)})
+    hand.apply(5, trip_memberships={MEMBER: ROW, (other, USER): (other, *ROW[1:])})
+    target.query(f"create table albums (trip_id uuid references trips {request.param})")
+    target.query("insert into albums values (%s)", TRIP)
+    return TRIP, other
+
+
+def test_a_parent_that_is_held_back_loses_its_children_and_its_content(
+    hand: Hand, target: TestDatabase, pinned: tuple[str, str]
+) -> None:
+    """Its bare key stays for the table that needs it; the others go."""
+    answer = hand.apply(20, trips=dict.fromkeys(pinned))["trips"]
+    assert answer.retained == {"trips": [(TRIP,)]}
+    assert members(target) == 0
+    assert target.query("select id::text, name, created_by from trips") == [(TRIP, None, None)]
+
+
+def test_an_unhandled_foreign_key_would_stop_the_revocation(
+    hand: Hand, target: TestDatabase, pinned: tuple[str, str]
+) -> None:
+    """The same without the rule: the call fails, and its members stay."""
+    rewrite(
+        target,
+        "withdraw_trips",
+        "foreign_key_violation or restrict_violation",
+        "division_by_zero",
+    )
+    with pytest.raises(Exception, match="albums"):
+        hand.apply(20, trips=dict.fromkeys(pinned))
+    assert members(target) == 2
+
+
+def test_a_parent_that_is_held_back_counts_as_absent(
+    hand: Hand, target: TestDatabase, pinned: tuple[str, str]
+) -> None:
+    """A member of it, read just now or long ago, stays out; its foreign key would let it in."""
+    hand.apply(20, trips={TRIP: None})
+    assert hand.apply(10, trip_memberships={MEMBER: ROW})["trip_memberships"].stale == [MEMBER]
+    assert hand.apply(20, trip_memberships={MEMBER: ROW})["trip_memberships"].orphans == [MEMBER]
+    assert hand.apply(30, trip_memberships={MEMBER: ROW})["trip_memberships"].orphans == [MEMBER]
+    assert target.query("select trip_id::text from trip_memberships") == [(pinned[1],)]
+
+
+def test_a_foreign_key_alone_would_let_children_of_a_held_back_parent_in(
+    hand: Hand, target: TestDatabase, pinned: tuple[str, str]
+) -> None:
+    """The same without the rule: the row is there, so the database is content."""
+    rewrite(
+        target,
+        "apply_trip_memberships",
+        "where p.id = k.trip_id and p.present",
+        "where p.id = k.trip_id",
+    )
+    hand.apply(20, trips={TRIP: None})
+    hand.apply(30, trip_memberships={MEMBER: ROW})
+    assert members(target) == 2
+
+
+def test_a_parent_that_was_held_back_comes_back_with_its_content(
+    hand: Hand, target: TestDatabase, pinned: tuple[str, str]
+) -> None:
+    """And its members may follow."""
+    hand.apply(20, trips={TRIP: None})
+    assert hand.apply(30, alone=True, trips={TRIP: (TRIP, "t", USER)})["trips"].appearing == [
+        (TRIP,)
+    ]
+    hand.apply(30, trips={TRIP: (TRIP, "t", USER)}, trip_memberships={MEMBER: ROW})
+    assert target.value("select name from trips where id = %s", TRIP) == "t"
+    assert members(target) == 2
+
+
+# At the same time
+
+
+def go_during_a_childs_write(hand: Hand, target: TestDatabase, *, waits: bool) -> None:
+    """A document is written, not committed, when its folder is withdrawn; the folder is pinned."""
+    hand.apply(1, folders={1: ("1", "a")})
+    target.query("create table pins (folder_id bigint references folders)")
+    target.query("insert into pins values (1)")
+    digest = teams.registry["documents"].digest
+    request = (
+        '{"identity": "a primary", "epoch": 0, "fence": 10, "sections": [{"mapping": "documents",'
+        f' "digest": "{digest}", "rows": [["5", "1", "secret"]], "gone": []}}]}}'
+    )
+    other = Hand(target.url, hand.registry)
+    with target.connect(autocommit=False) as writing:
+        writing.execute("select public.mirror_apply(%s)", [request])
+        going = Running(lambda: other.apply(20, folders={1: None}))
+        if waits:
+            until(lambda: waiting(target))
+        else:
+            until(lambda: going.ended or waiting(target))
+        writing.commit()
+    try:
+        going.wait()
+    finally:
+        other.target.close()
+
+
+def test_a_parent_waits_for_the_writes_of_its_children(
+    teams_hand: Hand, teams_target: TestDatabase
+) -> None:
+    """Else its going would not see them."""
+    go_during_a_childs_write(teams_hand, teams_target, waits=True)
+    assert teams_target.query("select id from documents") == []
+
+
+def test_without_that_lock_a_child_outlives_its_parent(
+    teams_hand: Hand, teams_target: TestDatabase
+) -> None:
+    """The same without the rule."""
+    rewrite(teams_target, "apply", "where m.is_parent and", "where false and")
+    go_during_a_childs_write(teams_hand, teams_target, waits=False)
+    assert teams_target.query("select id from documents") == [(5,)]
+
+
+def test_two_workers_bring_a_trip_and_its_members_at_once(
+    session: Session, make_drain: Callable[..., Drain], target: TestDatabase, primary: TestDatabase
+) -> None:
+    """Each has some of the members; neither fails, and all are there in the end."""
+    trip = TripFactory.create()
+    joined = [MembershipFactory.create(trip=trip) for _ in range(40)]
+    session.flush()
+    for member in joined:
+        hooks.member_added(session, member.trip_id, member.user_id)
+    session.commit()
+    workers = [Running(make_drain(batch_size=4).run) for _ in range(3)]
+    for worker in workers:
+        assert worker.wait().failed == 0
+    assert members(target) == 40
+    assert primary.value("select count(*) from mirror.retries") == 0
+
+
+def test_a_trips_going_and_its_members_joining_never_deadlock(
+    hand: Hand, target: TestDatabase
+) -> None:
+    """One worker takes the trip away and brings it back, two write its members."""
+    parents(hand, 1)
+    users = [str(uuid4()) for _ in range(20)]
+    hand.apply(2, users={user: (user, "e", "n") for user in users})
+
+    def come_and_go() -> None:
+        worker = Hand(target.url, hand.registry)
+        for fence in range(10, 60):
+            worker.apply(fence, trips={TRIP: None if fence % 2 else (TRIP, "t", USER)})
+        worker.target.close()
+
+    def join(first: int) -> None:
+        worker = Hand(target.url, hand.registry)
+        for fence in range(10 + first, 60, 2):
+            rows = {(TRIP, user): (TRIP, user, "MEMBER", "ACTIVE") for user in users}
+            worker.apply(fence, trip_memberships=rows)
+        worker.target.close()
+
+    calls: list[Callable[[], None]] = [come_and_go, lambda: join(0), lambda: join(1)]
+    for running in [Running(call) for call in calls]:
+        try:
+            running.wait()
+        except psycopg.errors.DeadlockDetected:
+            pytest.fail("deadlock")
+    assert members(target) == 0, "at 59 the trip was gone"

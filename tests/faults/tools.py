@@ -1,0 +1,170 @@
+"""What these tests hold against the protocol: hung workers, made-up fences, missing rules."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from mirror.keys import Key
+from mirror.postgres import Database
+from mirror.registry import Registry
+from mirror.source import Row, Source
+from mirror.stamp import Stamp
+from mirror.targets.base import Answers, ScopePage, Section, Target
+from mirror.targets.postgres import PostgresTarget
+from tests.fix_databases import TestDatabase
+
+Rows = Mapping[Any, Row | None]
+"""By key (a bare value where it has one column): a row, or None for gone."""
+
+
+class Hand:
+    """Writes to a target by hand, with fences one likes."""
+
+    def __init__(self, url: str, registry: Registry) -> None:
+        self.registry = registry
+        self.target = PostgresTarget(Database(url, role="target"))
+
+    def apply(self, fence: int, *, epoch: int = 0, alone: bool = False, **rows: Rows) -> Answers:
+        """Write rows by mapping; parents count as sent with their children unless `alone`."""
+        return self.target.apply(
+            Stamp("a primary", epoch, fence),
+            sections(self.registry, rows, alone=alone),
+        )
+
+    def open(self, fence: int, mapping: str, reference: str, *values: object) -> list[Key]:
+        """Open scopes and return the keys known under them."""
+        page = ScopePage(self.registry[mapping], reference, tuple(map(str, values)))
+        return self.target.open_scopes(Stamp("a primary", 0, fence), [page], limit=1000)[0]
+
+
+def sections(registry: Registry, rows: Mapping[str, Rows], *, alone: bool = False) -> list[Section]:
+    """Return what an apply takes."""
+    found = []
+    for name, wanted in rows.items():
+        section = Section(registry[name])
+        is_parent = bool(registry.children(registry[name]))
+        for key, row in wanted.items():
+            if row is None:
+                section.gone.append(key if isinstance(key, tuple) else (str(key),))
+            elif is_parent and not alone:
+                section.whole.append(row)
+            else:
+                section.rows.append(row)
+        found.append(section)
+    return found
+
+
+class HungWorker:
+    """A worker that has read some keys, and writes what it read when it wakes."""
+
+    def __init__(
+        self, source: Source, target: Target, registry: Registry, mapping: str, keys: Sequence[Key]
+    ) -> None:
+        self.target = target
+        with source.snapshot() as snapshot:
+            rows = snapshot.rows(registry[mapping], keys)
+            self.stamp = snapshot.stamp
+        self.sections = sections(registry, {mapping: {key: rows.get(key) for key in keys}})
+        self.mapping = mapping
+
+    def wake(self) -> list[Key]:
+        """Write; return the keys that were refused as stale."""
+        return self.target.apply(self.stamp, self.sections)[self.mapping].stale
+
+
+class Intercepted:
+    """A target that calls `before` or `after` at its first apply and then is like any other."""
+
+    def __init__(
+        self,
+        target: Any,
+        *,
+        before: Callable[[], object] | None = None,
+        after: Callable[[], object] | None = None,
+    ) -> None:
+        self._target = target
+        self._before = before
+        self._after = after
+        self.calls: list[Sequence[Section]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._target, name)
+
+    def apply(self, stamp: Stamp, sections: Sequence[Section]) -> Answers:
+        """Write, with the interruption that was asked for."""
+        self.calls.append(sections)
+        if self._before is not None:
+            before, self._before = self._before, None
+            before()
+        answers: Answers = self._target.apply(stamp, sections)
+        if self._after is not None:
+            after, self._after = self._after, None
+            after()
+        return answers
+
+
+def rewrite(target: TestDatabase, function: str, rule: str, instead: str) -> None:
+    """Take a rule out of one of the target's functions, to see what it was good for."""
+    definition = target.value(
+        "select pg_get_functiondef(oid) from pg_proc"
+        " where pronamespace = 'mirror'::regnamespace and proname = %s",
+        function,
+    )
+    assert rule in definition, f"{function} does not hold this rule any more: {rule}"
+    target.query(definition.replace(rule, instead))
+
+
+class Running:
+    """A call in a thread of its own."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(call,), daemon=True)
+        self._thread.start()
+
+    def _run(self, call: Callable[[], object]) -> None:
+        try:
+            self.result = call()
+        except BaseException as error:  # noqa: BLE001 - handed to the test
+            self.error = error
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has returned or raised."""
+        return not self._thread.is_alive()
+
+    def wait(self) -> Any:
+        """Return its result, or raise what it raised."""
+        self._thread.join(30)
+        assert self.ended, "it still runs"
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+
+def waiting(database: TestDatabase) -> bool:
+    """Tell whether some session in this database waits for a lock."""
+    return bool(
+        database.value(
+            "select count(*) from pg_stat_activity"
+            " where datname = current_database() and wait_event_type = 'Lock'"
+        )
+    )
+
+
+def record(
+    primary: TestDatabase,
+    mapping: str,
+    *key: object,
+    reference: str | None = None,
+    lane: int = 0,
+) -> None:
+    """Write an event into the outbox as anybody with psql could."""
+    primary.query(
+        "insert into mirror.outbox (lane, mapping, reference, key) values (%s, %s, %s, %s)",
+        lane,
+        mapping,
+        reference,
+        [str(part) for part in key],
+    )
