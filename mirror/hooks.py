@@ -23,7 +23,7 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, RootTransaction, event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
-from sqlalchemy.orm import Session, SessionTransaction, UOWTransaction, scoped_session
+from sqlalchemy.orm import Session, SessionTransaction, scoped_session
 
 from mirror.doorbell import Doorbell, DoorbellSettings
 from mirror.errors import NotInTransaction, UsageError
@@ -165,8 +165,6 @@ class _SessionEvents(_Pending):
         event.listen(session, "before_commit", self._before_commit)
         event.listen(session, "after_commit", self._after_commit)
         event.listen(session, "after_transaction_end", self._after_end)
-        if self._late:
-            event.listen(session, "after_flush_postexec", self._after_flush)
 
     def record(self, place: Any, recorded: Event) -> None:
         """Keep an event until commit; write it at once if that is past before_commit."""
@@ -180,14 +178,11 @@ class _SessionEvents(_Pending):
             # then the savepoint's own before_commit follows at once.
             self._committing = True
             return
+        self._late = False
         # Listeners of what this flushes may call hooks, too.
         session.flush()
         self._write(session)
         self._committing = True
-
-    def _after_flush(self, session: Session, _context: UOWTransaction) -> None:
-        if self._late:
-            self._write(session)
 
     def _write(self, session: Session) -> None:
         if self.events:
@@ -200,7 +195,11 @@ class _SessionEvents(_Pending):
                 # Still active where the session has joined a transaction of its caller's.
                 self.ring(carrier)
 
-    def _after_end(self, _session: Session, transaction: SessionTransaction) -> None:
+    def _after_end(self, session: Session, transaction: SessionTransaction) -> None:
+        root = session.get_transaction()
+        if self._late and not transaction.nested and root is not None and root.is_active:
+            # The end of a flush, which is a transaction to SQLAlchemy.
+            self._write(session)
         if transaction.parent is None:
             self.events.clear()
             self._carrier = None

@@ -116,22 +116,29 @@ def _check_element(who: str, element: visitors.ExternallyTraversible) -> None:
         raise MappingError(f"{who}: its query's parameter {element.key!r} has no value; give one.")
     if isinstance(element, TableSample):
         raise MappingError(f"{who}: its query has a TABLESAMPLE; which rows it yields is chance.")
-    if _SUBQUERY.search(text) or (
-        isinstance(element, Select)
-        and any(isinstance(source, TextClause) for source in element.get_final_froms())
-    ):
+    if _SUBQUERY.search(text) or _reads_text(element):
         raise MappingError(
             f"{who}: its query reads a table inside text(), where it cannot be seen that a change "
             f"of it matters; write that part with table() and select()."
         )
     if isinstance(element, Select | CompoundSelect):
-        if element._for_update_arg is not None:  # noqa: SLF001 - nothing public tells
-            raise MappingError(f"{who}: its query locks rows, but reads are read-only; remove it.")
-        if element._limit_clause is not None and not element._order_by_clauses:  # noqa: SLF001
-            raise MappingError(
-                f"{who}: its query has a LIMIT without ORDER BY; which rows it yields would be "
-                f"chance. Order by something unique."
-            )
+        _check_select(who, element)
+
+
+def _check_select(who: str, element: Any) -> None:
+    if element._for_update_arg is not None:  # noqa: SLF001 - nothing public tells
+        raise MappingError(f"{who}: its query locks rows, but reads are read-only; remove it.")
+    if element._limit_clause is not None and not element._order_by_clauses:  # noqa: SLF001
+        raise MappingError(
+            f"{who}: its query has a LIMIT without ORDER BY; which rows it yields would be "
+            f"chance. Order by something unique."
+        )
+
+
+def _reads_text(element: object) -> bool:
+    return isinstance(element, Select) and any(
+        isinstance(source, TextClause) for source in element.get_final_froms()
+    )
 
 
 def _selects(query: Any) -> Iterator[Select[Any]]:
