@@ -49,7 +49,7 @@ def session(engine: Engine) -> Iterator[Session]:
             factories.TripFactory,
             factories.MembershipFactory,
         ):
-            factory._meta.sqlalchemy_session = session  # type: ignore[attr-defined]
+            factory._meta.sqlalchemy_session = session
         yield session
 
 
