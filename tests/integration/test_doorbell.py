@@ -257,6 +257,28 @@ def test_rings_work_again_after_redis_was_killed(
         assert len(messages(client)) == before + 1
 
 
+def test_a_connection_that_died_in_silence_costs_no_ring(
+    make: Callable[..., hooks.Hooks],
+    engine: Engine,
+    client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As behind a firewall that forgets idle connections: nothing comes back on the old one."""
+    recorder = make()
+    commit(recorder, engine)
+    assert recorder.doorbell.flush(30)
+    answered(client)
+    (ringer,) = recorder.doorbell._ringers.values()
+
+    def silence(*_: object, **__: object) -> None:
+        raise redis.TimeoutError
+
+    monkeypatch.setattr(ringer._redis, "set", silence)
+    commit(recorder, engine)
+    assert recorder.doorbell.flush(30)
+    assert len(messages(client)) == 2
+
+
 @pytest.mark.parametrize("mode", ["thread", "inline"])
 def test_a_ring_that_was_not_published_leaves_no_key(
     make: Callable[..., hooks.Hooks], engine: Engine, client: redis.Redis, mode: str
@@ -552,6 +574,8 @@ def test_the_backends_own_celery_is_left_alone(
         DATABASE=primary.sqlalchemy_url,
         REDIS_URL=redis_server.url,
         CELERY_BROKER_URL="amqp://nobody@127.0.0.1:1//",
+        # In the thread that has a current app to lose.
+        MIRROR_DOORBELL="inline",
     )
     assert found.stdout.split() == ["backend", "amqp://nobody@127.0.0.1:1//"]
     assert len(messages(client)) == 1

@@ -308,15 +308,15 @@ def test_hooks_may_be_called_while_the_session_flushes(
             session.execute(text("select 1"))
             recorder.changed(session, "users", UUID(int=1))
             session.commit()
-        added = user()
-        key = str(added.id)
+        added = [user(str(n)) for n in range(3)]
+        keys = {str(one.id) for one in added}
         with inserts_counted(engine) as inserts:
-            session.add(added)
+            session.add_all(added)
             if flushed == "before":
                 session.flush()
             session.commit()
             assert len(inserts) == 1
-    assert recorded(primary)[-1] == ("users", [key])
+    assert {key[0] for _, key in recorded(primary)[-3:]} == keys
 
 
 def test_mapper_events_may_call_hooks(
