@@ -80,7 +80,7 @@ revoke all on all tables in schema mirror from public, anon, authenticated, serv
 -- removes a parent, purges) holds it alone, so those checks need no lock of their own.
 -- Returns the horizon.
 create or replace function mirror.admit(request jsonb, alone boolean) returns bigint
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   -- Any two numbers that are ours: 'mirr' as bytes, and the protocol's version.
@@ -148,7 +148,7 @@ $$;
 -- Answers {horizon, mappings: {name: {stale, orphans, appearing, retained, ahead}}}, with keys as
 -- arrays of text; a horizon that is not null means that the whole batch was older than it.
 create or replace function mirror.apply(request jsonb) returns jsonb
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   section record;
@@ -185,10 +185,12 @@ $$;
 -- Note that these scopes are being read at this fence, and return the keys known under them.
 --
 -- request: {identity, epoch, fence, limit, sections: [{mapping, digest, reference, values, after}]}.
--- Answers {horizon, sections: [[key, …], …]}: at most `limit` keys each, in key order,
--- those after `after` if that is a key.
+-- Answers {horizon, sections: [[key, …], …]}: at most `limit` keys each, in key order, those after
+-- `after` if that is a key. Only the first page (no `after`) closes a scope to earlier reads: they
+-- may have missed what it was opened for. Later pages need not, and would make every other worker
+-- read again for as long as a large scope takes.
 create or replace function mirror.open_scopes(request jsonb) returns jsonb
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   section jsonb;
@@ -196,7 +198,10 @@ declare
   answers jsonb := '[]';
   horizon bigint;
 begin
-  horizon := mirror.admit(request, true);
+  horizon := mirror.admit(request, exists (
+    select from jsonb_array_elements(request -> 'sections') as s
+    where jsonb_array_length(s -> 'after') = 0
+  ));
   if (request ->> 'fence')::bigint < horizon then
     return jsonb_build_object('horizon', horizon, 'sections', answers);
   end if;
@@ -206,6 +211,7 @@ begin
     select distinct section ->> 'mapping', section ->> 'reference', value,
       (request ->> 'epoch')::integer, (request ->> 'fence')::bigint
     from jsonb_array_elements_text(section -> 'values') as value
+    where jsonb_array_length(section -> 'after') = 0
     on conflict (mapping, reference, value) do update
     set epoch = excluded.epoch, fence = excluded.fence, read_at = now()
     where (s.epoch, s.fence) < (excluded.epoch, excluded.fence);
@@ -227,7 +233,7 @@ $$;
 -- the newest of them: a write that slept longer could no longer be told from a fresh one.
 -- Answers {horizon, purged}.
 create or replace function mirror.purge(age interval) returns jsonb
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   state mirror.state;
@@ -278,7 +284,7 @@ $$;
 -- every earlier fence counts for nothing. The same again is no error: a worker that read the new
 -- epoch may have been faster.
 create or replace function mirror.rebase(new_identity text, new_epoch integer) returns void
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform pg_catalog.pg_advisory_xact_lock(1835627122, 1);
@@ -296,7 +302,7 @@ $$;
 
 -- What a worker and `mirror status` want to know first.
 create or replace function mirror.describe() returns jsonb
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select jsonb_build_object(
     'identity', s.identity,
@@ -312,23 +318,23 @@ $$;
 -- The doors. SECURITY DEFINER, because service_role itself has no right to the schema; arguments
 -- are text, which every client of the REST API can send unchanged.
 create or replace function public.mirror_apply(request text) returns jsonb
-language sql security definer set search_path = ''
+language sql security definer set search_path = pg_catalog, pg_temp
 as $$ select mirror.apply(request::jsonb) $$;
 
 create or replace function public.mirror_open_scopes(request text) returns jsonb
-language sql security definer set search_path = ''
+language sql security definer set search_path = pg_catalog, pg_temp
 as $$ select mirror.open_scopes(request::jsonb) $$;
 
 create or replace function public.mirror_purge(age text) returns jsonb
-language sql security definer set search_path = ''
+language sql security definer set search_path = pg_catalog, pg_temp
 as $$ select mirror.purge(age::interval) $$;
 
 create or replace function public.mirror_rebase(identity text, epoch text) returns void
-language sql security definer set search_path = ''
+language sql security definer set search_path = pg_catalog, pg_temp
 as $$ select mirror.rebase(identity, epoch::integer) $$;
 
 create or replace function public.mirror_describe() returns jsonb
-language sql security definer stable set search_path = ''
+language sql security definer stable set search_path = pg_catalog, pg_temp
 as $$ select mirror.describe() $$;
 
 

@@ -13,7 +13,7 @@ select pg_advisory_xact_lock(1835627122, 1);
 -- could let people read, its constraints and triggers could hold a row back. Whoever adds one to
 -- a table of ours does so on purpose.
 create or replace function mirror.check_table(mapping text, name text, shape jsonb) returns void
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   wanted constant regclass := to_regclass(name);
@@ -128,7 +128,7 @@ revoke all on mirror.ledger_users from public, anon, authenticated, service_role
 
 -- Purging looks at tombstones alone.
 create unique index if not exists ledger_users_tombstones
-on mirror.ledger_users (applied_at, id) where not present;
+on mirror.ledger_users (id) where not present;
 
 
 create table if not exists public.trips (
@@ -152,7 +152,7 @@ revoke all on mirror.ledger_trips from public, anon, authenticated, service_role
 
 -- Purging looks at tombstones alone.
 create unique index if not exists ledger_trips_tombstones
-on mirror.ledger_trips (applied_at, id) where not present;
+on mirror.ledger_trips (id) where not present;
 
 
 create table if not exists public.trip_memberships (
@@ -178,22 +178,21 @@ create table if not exists mirror.ledger_trip_memberships (
   fence bigint not null,
   present boolean not null,
   applied_at timestamptz not null,
-  primary key (trip_id, user_id)
+  primary key (trip_id, user_id),
+  constraint ledger_trip_memberships_by_user_id
+    unique (user_id, trip_id)
 );
 revoke all on mirror.ledger_trip_memberships from public, anon, authenticated, service_role;
 
-create unique index if not exists ledger_trip_memberships_by_user_id
-on mirror.ledger_trip_memberships (user_id, trip_id) where present;
-
 -- Purging looks at tombstones alone.
 create unique index if not exists ledger_trip_memberships_tombstones
-on mirror.ledger_trip_memberships (applied_at, trip_id, user_id) where not present;
+on mirror.ledger_trip_memberships (trip_id, user_id) where not present;
 
 
 create or replace function mirror.withdraw_trip_memberships(
   p_epoch integer, p_fence bigint, p_trip_id uuid[], p_user_id uuid[]
 ) returns jsonb
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   retained jsonb := '{}';
@@ -226,7 +225,7 @@ $$;
 create or replace function mirror.scope_trip_memberships(
   p_reference text, p_values text[], p_after text[], p_limit integer
 ) returns jsonb
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
   if p_reference = '*' then
@@ -304,7 +303,7 @@ $$;
 create or replace function mirror.apply_trip_memberships(
   p_epoch integer, p_fence bigint, p_rows jsonb, p_gone jsonb
 ) returns jsonb
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   answer jsonb;
@@ -354,9 +353,11 @@ begin
       k.present and not coalesce(k.newest > p_fence, false) and (
         (k.trip_id is not null and not exists (
           select from mirror.ledger_trips as p
+          join public.trips as t using (id)
           where p.id = k.trip_id and p.present
         )) or (k.user_id is not null and not exists (
           select from mirror.ledger_users as p
+          join public.users as t using (id)
           where p.id = k.user_id and p.present
         ))
       ) as orphan
@@ -364,13 +365,14 @@ begin
   ),
   -- Always advance the ledger, also where the row stays as it is or was never there: a write
   -- that still hangs somewhere must find that it is older. Sorted, so that two never deadlock.
+  -- The conflict's WHERE takes in the tombstones' index beside the primary key.
   admitted as (
     insert into mirror.ledger_trip_memberships as l (trip_id, user_id, epoch, fence, present, applied_at)
     select j.trip_id, j.user_id, p_epoch, p_fence, j.present, now()
     from judged as j
     where not j.stale and not j.orphan
     order by j.trip_id, j.user_id
-    on conflict (trip_id, user_id) do update
+    on conflict (trip_id, user_id) where not present do update
     set epoch = excluded.epoch, fence = excluded.fence,
       present = excluded.present, applied_at = excluded.applied_at
     where (l.epoch, l.fence) <= (excluded.epoch, excluded.fence)
@@ -422,7 +424,7 @@ from public, anon, authenticated, service_role;
 create or replace function mirror.withdraw_trips(
   p_epoch integer, p_fence bigint, p_id uuid[]
 ) returns jsonb
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   retained jsonb := '{}';
@@ -479,7 +481,7 @@ $$;
 create or replace function mirror.scope_trips(
   p_reference text, p_values text[], p_after text[], p_limit integer
 ) returns jsonb
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
   if p_reference = '*' then
@@ -511,7 +513,7 @@ $$;
 create or replace function mirror.apply_trips(
   p_epoch integer, p_fence bigint, p_rows jsonb, p_gone jsonb
 ) returns jsonb
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   answer jsonb;
@@ -553,13 +555,14 @@ begin
   ),
   -- Always advance the ledger, also where the row stays as it is or was never there: a write
   -- that still hangs somewhere must find that it is older. Sorted, so that two never deadlock.
+  -- The conflict's WHERE takes in the tombstones' index beside the primary key.
   admitted as (
     insert into mirror.ledger_trips as l (id, epoch, fence, present, applied_at)
     select j.id, p_epoch, p_fence, j.present, now()
     from judged as j
     where not j.stale and not j.orphan and not j.alone
     order by j.id
-    on conflict (id) do update
+    on conflict (id) where not present do update
     set epoch = excluded.epoch, fence = excluded.fence,
       present = excluded.present, applied_at = excluded.applied_at
     where (l.epoch, l.fence) <= (excluded.epoch, excluded.fence)
@@ -611,7 +614,7 @@ from public, anon, authenticated, service_role;
 create or replace function mirror.withdraw_users(
   p_epoch integer, p_fence bigint, p_id uuid[]
 ) returns jsonb
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   retained jsonb := '{}';
@@ -668,7 +671,7 @@ $$;
 create or replace function mirror.scope_users(
   p_reference text, p_values text[], p_after text[], p_limit integer
 ) returns jsonb
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
   if p_reference = '*' then
@@ -700,7 +703,7 @@ $$;
 create or replace function mirror.apply_users(
   p_epoch integer, p_fence bigint, p_rows jsonb, p_gone jsonb
 ) returns jsonb
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   answer jsonb;
@@ -742,13 +745,14 @@ begin
   ),
   -- Always advance the ledger, also where the row stays as it is or was never there: a write
   -- that still hangs somewhere must find that it is older. Sorted, so that two never deadlock.
+  -- The conflict's WHERE takes in the tombstones' index beside the primary key.
   admitted as (
     insert into mirror.ledger_users as l (id, epoch, fence, present, applied_at)
     select j.id, p_epoch, p_fence, j.present, now()
     from judged as j
     where not j.stale and not j.orphan and not j.alone
     order by j.id
-    on conflict (id) do update
+    on conflict (id) where not present do update
     set epoch = excluded.epoch, fence = excluded.fence,
       present = excluded.present, applied_at = excluded.applied_at
     where (l.epoch, l.fence) <= (excluded.epoch, excluded.fence)

@@ -91,7 +91,7 @@ def apply_function(registry: Registry, mapping: Mapping) -> str:
 create or replace function {identifier("mirror", f"apply_{mapping.name}")}(
   p_epoch integer, p_fence bigint, p_rows jsonb, p_gone jsonb
 ) returns jsonb
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   answer jsonb;
@@ -124,13 +124,14 @@ begin
   ),
   -- Always advance the ledger, also where the row stays as it is or was never there: a write
   -- that still hangs somewhere must find that it is older. Sorted, so that two never deadlock.
+  -- The conflict's WHERE takes in the tombstones' index beside the primary key.
   admitted as (
     insert into {ledger} as l ({ledger_names}, epoch, fence, present, applied_at)
     select {ledger_values}, p_epoch, p_fence, j.present, now()
     from judged as j
     where not j.stale and not j.orphan{not_alone}
     order by {", ".join(f"j.{identifier(k)}" for k in mapping.key)}
-    on conflict ({comma(mapping.key)}) do update
+    on conflict ({comma(mapping.key)}) where not present do update
     set {ledger_update}epoch = excluded.epoch, fence = excluded.fence,
       present = excluded.present, applied_at = excluded.applied_at
     where (l.epoch, l.fence) <= (excluded.epoch, excluded.fence)
@@ -222,7 +223,7 @@ end;""")
 create or replace function {identifier("mirror", f"withdraw_{mapping.name}")}(
   p_epoch integer, p_fence bigint{parameters}
 ) returns jsonb
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
 {indent(chr(10).join(declared), "  ")}
@@ -275,7 +276,7 @@ return (
 create or replace function {identifier("mirror", f"scope_{mapping.name}")}(
   p_reference text, p_values text[], p_after text[], p_limit integer
 ) returns jsonb
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
 {indent(body, "  ")}
@@ -305,6 +306,11 @@ def _scope_fences(mapping: Mapping) -> str:
 
 
 def _orphan(registry: Registry, mapping: Mapping) -> str:
+    """Return whether a row lacks a parent.
+
+    The ledger knows one that is only held back by a foreign key, the table one that somebody
+    deleted by hand: neither is there.
+    """
     if not mapping.parents:
         return "false"
     missing = []
@@ -313,6 +319,7 @@ def _orphan(registry: Registry, mapping: Mapping) -> str:
         missing.append(
             f"(k.{identifier(parent.column)} is not null and not exists (\n"
             f"          select from {identifier('mirror', f'ledger_{other.name}')} as p\n"
+            f"          join {identifier(other.schema, other.table)} as t using ({comma(other.key)})\n"
             f"          where p.{identifier(other.key[0])} = k.{identifier(parent.column)}"
             f" and p.present\n        ))"
         )
