@@ -534,7 +534,9 @@ begin
   -- The newest read that this key, or a scope it would be in, is known to have had.
   known as materialized (
     select i.*,
-      coalesce(l.present, false) as was_present,
+      coalesce(l.present, false) and exists (
+        select from public.trips as t where t.id = i.id
+      ) as was_present,
       greatest(
         case when l.epoch = p_epoch then l.fence end,
         case when i.present then (
@@ -724,7 +726,9 @@ begin
   -- The newest read that this key, or a scope it would be in, is known to have had.
   known as materialized (
     select i.*,
-      coalesce(l.present, false) as was_present,
+      coalesce(l.present, false) and exists (
+        select from public.users as t where t.id = i.id
+      ) as was_present,
       greatest(
         case when l.epoch = p_epoch then l.fence end,
         case when i.present then (

@@ -109,7 +109,7 @@ begin
   -- The newest read that this key, or a scope it would be in, is known to have had.
   known as materialized (
     select i.*,
-      coalesce(l.present, false) as was_present,
+      {_was_present(registry, mapping)} as was_present,
       greatest(
         case when l.epoch = p_epoch then l.fence end{_scope_fences(mapping)}
       ) as newest
@@ -302,6 +302,20 @@ def _scope_fences(mapping: Mapping) -> str:
             and s.value = {value} and s.epoch = p_epoch
         ) end"""
         for reference, value in scopes
+    )
+
+
+def _was_present(registry: Registry, mapping: Mapping) -> str:
+    """Return whether a row was there: for a parent, in the table too.
+
+    If somebody deleted it by hand, its children went along by their foreign key.
+    """
+    if not registry.children(mapping):
+        return "coalesce(l.present, false)"
+    table = identifier(mapping.schema, mapping.table)
+    return (
+        "coalesce(l.present, false) and exists (\n"
+        f"        select from {table} as t where {_same_key(mapping, 't', 'i')}\n      )"
     )
 
 

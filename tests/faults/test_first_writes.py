@@ -24,7 +24,7 @@ def race(url: str, hand: Hand, mapping: str, rounds: list[Rows]) -> None:
         try:
             for number, rows in enumerate(rounds):
                 barrier.wait(timeout=30)
-                worker.apply(10 + number, **{mapping: rows})
+                worker.apply(10 + number, alone=False, **{mapping: rows})
         except BaseException:
             barrier.abort()
             raise

@@ -473,3 +473,21 @@ def test_a_trips_going_and_its_members_joining_never_deadlock(
         except psycopg.errors.DeadlockDetected:
             pytest.fail("deadlock")
     assert members(target) == 0, "at 59 the trip was gone"
+
+
+def test_a_parent_deleted_by_hand_is_written_again_with_its_child(
+    session: Session, drain: Drain, recorder: hooks.Hooks, target: TestDatabase
+) -> None:
+    """With all of its children: a foreign key's cascade told nobody which they were."""
+    trip = TripFactory()
+    first, _second = MembershipFactory.create_batch(2, trip=trip)
+    recorder.scope_changed(session, "trip_memberships", trip_id=trip.id)
+    session.commit()
+    drain.run()
+    target.query("delete from trips")
+    assert members(target) == 0
+    session.connection()
+    recorder.changed(session, "trip_memberships", (trip.id, first.user_id))
+    session.commit()
+    assert drain.run().failed == 0
+    assert members(target) == 2

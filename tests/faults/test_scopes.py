@@ -291,3 +291,14 @@ def test_writes_between_the_pieces_of_a_scope_are_not_lost(
     drain.run()
     wanted = [row[0] for row in teams_primary.query("select id from seats order by id")]
     assert seats(teams_target) == wanted
+
+
+def test_only_the_first_page_of_a_scope_closes_it(
+    teams_hand: Hand, teams_target: TestDatabase
+) -> None:
+    """A scope of a thousand pages must not make everybody else read again a thousand times."""
+    teams_hand.open(10, "seats", "*", "")
+    teams_hand.open(20, "seats", "*", "", after=("1",))
+    assert teams_hand.apply(15, seats={"2": ("2", "bob", "7", "1")})["seats"].stale == []
+    teams_hand.open(30, "seats", "*", "")
+    assert teams_hand.apply(25, seats={"3": ("3", "cid", "7", "1")})["seats"].stale == [("3",)]

@@ -24,16 +24,19 @@ class Hand:
         self.registry = registry
         self.target = PostgresTarget(Database(url, role="target"))
 
-    def apply(self, fence: int, *, epoch: int = 0, alone: bool = False, **rows: Rows) -> Answers:
+    def apply(self, fence: int, *, alone: bool = False, **rows: Rows) -> Answers:
         """Write rows by mapping; parents count as sent with their children unless `alone`."""
-        return self.target.apply(
-            Stamp("a primary", epoch, fence),
-            sections(self.registry, rows, alone=alone),
-        )
+        return self.write(fence, sections(self.registry, rows, alone=alone))
 
-    def open(self, fence: int, mapping: str, reference: str, *values: object) -> list[Key]:
-        """Open scopes and return the keys known under them."""
-        page = ScopePage(self.registry[mapping], reference, tuple(map(str, values)))
+    def write(self, fence: int, wanted: Sequence[Section]) -> Answers:
+        """Write sections."""
+        return self.target.apply(Stamp("a primary", 0, fence), wanted)
+
+    def open(
+        self, fence: int, mapping: str, reference: str, *values: object, after: Key = ()
+    ) -> list[Key]:
+        """Open scopes and return the keys known under them, or those after a key."""
+        page = ScopePage(self.registry[mapping], reference, tuple(map(str, values)), after)
         return self.target.open_scopes(Stamp("a primary", 0, fence), [page], limit=1000)[0]
 
 
