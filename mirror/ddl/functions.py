@@ -330,10 +330,11 @@ def _orphan(registry: Registry, mapping: Mapping) -> str:
     missing = []
     for parent in mapping.parents:
         other = registry[parent.mapping]
+        table = identifier(other.schema, other.table)
         missing.append(
             f"(k.{identifier(parent.column)} is not null and not exists (\n"
             f"          select from {identifier('mirror', f'ledger_{other.name}')} as p\n"
-            f"          join {identifier(other.schema, other.table)} as t using ({comma(other.key)})\n"
+            f"          join {table} as t using ({comma(other.key)})\n"
             f"          where p.{identifier(other.key[0])} = k.{identifier(parent.column)}"
             f" and p.present\n        ))"
         )
