@@ -160,14 +160,15 @@ class Mapping:
 
     @cached_property
     def sql(self) -> str:
-        """The query as text, with its values in it; the same in every process."""
+        """The query as text, with its values in it; the same in every process.
+
+        As psycopg takes it, with each % doubled.
+        """
         query = visitors.cloned_traverse(self.query, {}, {"bindparam": _in_order})
-        return str(
-            query.compile(
-                dialect=postgresql.dialect(),  # type: ignore[no-untyped-call]
-                compile_kwargs={"literal_binds": True},
-            )
-        )
+        dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+        # Before it has seen a server, a dialect doubles backslashes, as servers of long ago did.
+        dialect._backslash_escapes = False  # noqa: SLF001 - there is no public way
+        return str(query.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
 
     @cached_property
     def digest(self) -> str:

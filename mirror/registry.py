@@ -15,6 +15,13 @@ from mirror.queries import check_query, check_sources
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 
+# Names in the SQL that mirror.ddl.functions prints, where a column of that name would be ambiguous.
+_TAKEN = re.compile(
+    r"alone|answer|applied_at|epoch|fence|held|i|newest|orphan|present|retained|stale|was_present"
+    r"|whole|(p|gone|ref|child\d+)_\w+"
+)
+
+
 class Access(Protocol):
     """Something that turns mirrored rows into decisions: helper functions for policies."""
 
@@ -159,9 +166,7 @@ def _check_columns(mapping: Mapping) -> None:
     who = f"mapping {mapping.name!r}"
     if not _NAME.fullmatch(mapping.name):
         raise MappingError(f"{who}: use a name of at most 40 lower-case letters, digits and _.")
-    names = [column.name for column in mapping.columns]
-    if len(set(names)) != len(names):
-        raise MappingError(f"{who}: a column is declared twice; remove one.")
+    _check_names(mapping)
     if not mapping.key:
         raise MappingError(f"{who}: it has no key; name the columns that identify a row.")
     if len(set(mapping.key)) != len(mapping.key):
@@ -185,6 +190,19 @@ def _check_columns(mapping: Mapping) -> None:
             raise MappingError(
                 f"{who}: {name!r} is {kind}, but keys and references are one of "
                 f"{', '.join(KEY_TYPES)}; cast it in the query."
+            )
+
+
+def _check_names(mapping: Mapping) -> None:
+    who = f"mapping {mapping.name!r}"
+    names = [column.name for column in mapping.columns]
+    if len(set(names)) != len(names):
+        raise MappingError(f"{who}: a column is declared twice; remove one.")
+    for name in [*names, *(reference.name for reference in mapping.references)]:
+        if _TAKEN.fullmatch(name):
+            raise MappingError(
+                f"{who}: the functions that write its rows use the name {name!r} themselves; give "
+                f"the column another one, with .label() in the query."
             )
 
 

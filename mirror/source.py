@@ -13,7 +13,6 @@ from functools import cached_property
 from urllib.parse import urlsplit
 
 from psycopg import sql
-from sqlalchemy.dialects.postgresql import psycopg as dialect
 
 from mirror.errors import NotMigrated, Rejected
 from mirror.keys import Key
@@ -84,15 +83,11 @@ class Source:
     def query(self, mapping: Mapping) -> tuple[sql.SQL, sql.Composed]:
         """Return the mapping's query and the list of what a row is made of, as SQL."""
         if mapping.name not in self._queries:
-            compiled = mapping.query.compile(
-                dialect=dialect.dialect(),  # type: ignore[no-untyped-call]
-                compile_kwargs={"literal_binds": True},
-            )
             layout = [(column.name, column.type) for column in mapping.columns]
             names = {name for name, _ in layout}
             layout += [(r.name, r.type) for r in mapping.all_references if r.name not in names]
             self._queries[mapping.name] = (
-                sql.SQL(str(compiled)),
+                sql.SQL(mapping.sql),
                 sql.SQL(", ").join(
                     sql.SQL("q.{}::{}::text").format(sql.Identifier(name), _type(kind))
                     for name, kind in layout

@@ -9,6 +9,7 @@ The broker is Redis, the queue is `mirror`, messages carry nothing. A task that 
 nothing along: its claim rolls back, and beat rings again.
 """
 
+import ssl
 from collections.abc import Callable
 from datetime import timedelta
 from functools import cached_property
@@ -89,9 +90,24 @@ class Worker:
             target.close()
 
 
+class _App(Celery):  # type: ignore[misc]
+    """A Celery app that keeps to its own broker.
+
+    CELERY_BROKER_URL, which the backend's own app may need, would come before any setting.
+    """
+
+    def connection_for_read(self, url: str | None = None, **options: Any) -> Any:
+        """Connect to consume."""
+        return super().connection_for_read(url or self.conf.first("broker_url"), **options)
+
+    def connection_for_write(self, url: str | None = None, **options: Any) -> Any:
+        """Connect to produce."""
+        return super().connection_for_write(url or self.conf.first("broker_url"), **options)
+
+
 def create_app(load: Callable[[], Settings] = load_settings) -> Celery:
     """Return a Celery app; the settings are loaded when Celery first asks for its own."""
-    app = Celery("mirror")
+    app = _App("mirror")
     worker = Worker(load)
     app.add_defaults(lambda: _celery_settings(worker.settings))
 
@@ -125,9 +141,13 @@ def create_app(load: Callable[[], Settings] = load_settings) -> Celery:
 
 def _celery_settings(settings: Settings) -> dict[str, Any]:
     longest = settings.drain_seconds + 60
+    url = settings.redis_url and settings.need("redis_url")
+    tls = bool(url and url.startswith("rediss:"))
     return {
         # Left out if not set: `check` says so better than Celery would.
-        "broker_url": settings.redis_url and settings.need("redis_url"),
+        "broker_url": url,
+        # Celery's default trusts any certificate; what the URL says comes first.
+        "broker_use_ssl": {"ssl_cert_reqs": ssl.CERT_REQUIRED} if tls else None,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         # A message is worth no more than the next ring: redeliver what a lost worker held.

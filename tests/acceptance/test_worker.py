@@ -33,8 +33,11 @@ def members(target: TestDatabase) -> int:
 def test_a_hook_wakes_the_worker_without_beat(
     start_worker: StartWorker, session: Session, target: TestDatabase, app: str
 ) -> None:
-    """The doorbell alone brings the change to the target, for the wheel's app and for ours."""
-    start_worker(app=app, beat="no")
+    """The doorbell alone brings the change to the target, for the wheel's app and for ours.
+
+    A CELERY_BROKER_URL in the environment is somebody else's.
+    """
+    start_worker(app=app, beat="no", CELERY_BROKER_URL="redis://127.0.0.1:9/0")
     user = UserFactory()
     session.flush()
     trip = services.create_trip(session, user.id, "Lisbon")

@@ -126,3 +126,16 @@ def test_values_stand_in_the_query_as_text() -> None:
         query=select(t.c.id).where(t.c.name != "it's 100%"),
     )
     assert "'it''s 100%%'" in mapping.sql
+
+
+def test_backslashes_and_percent_signs_reach_the_database_as_they_stand() -> None:
+    """A backslash once, a percent sign twice, as psycopg takes them."""
+    things = table("things", column("id", Text), column("path", Text))
+    mapping = Mapping(
+        name="things",
+        table="things",
+        key=("id",),
+        columns=(Column("id", "text"),),
+        query=select(things.c.id).where(things.c.path == "a\\b%"),
+    )
+    assert "'a\\b%%'" in mapping.sql

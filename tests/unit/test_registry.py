@@ -491,3 +491,16 @@ def test_a_declaration_that_cannot_work_keeps_its_message_through_the_import(
     )
     with pytest.raises(MappingError, match="registry 'Bad Name'"):
         load_registry("circular_mappings")
+
+
+@pytest.mark.parametrize("name", ["fence", "present", "stale", "p_id", "gone_id", "child1_id"])
+def test_a_column_named_like_the_printed_functions_variables_is_refused(name: str) -> None:
+    """It would be ambiguous there, at the first write."""
+    said = refused(
+        seats(
+            columns=(Column("id", "bigint"), Column(name, "text")),
+            query=select(SEAT.c.id, SEAT.c.role.label(name)),
+        )
+    )
+    assert f"{name!r}" in said
+    assert ".label()" in said

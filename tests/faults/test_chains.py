@@ -1,0 +1,188 @@
+"""Three generations, text keys and bare keys that stay: what the trips' model has none of."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from sqlalchemy import Boolean, Text, column, select, table
+
+from mirror.assembly import build_drain
+from mirror.config import load_settings
+from mirror.devstack import PostgresCluster
+from mirror.drain import Drain
+from mirror.mapping import Column, Mapping, Parent
+from mirror.migrations import upgrade
+from mirror.registry import Registry
+from tests.fix_databases import TestDatabase
+
+PRIMARY = """
+create table organisations (name text primary key, closed boolean not null default false);
+create table projects (name text primary key, organisation text not null, owner text);
+create table tasks (name text primary key, project text not null, title text);
+"""
+
+_organisations = table("organisations", column("name", Text), column("closed", Boolean))
+_projects = table(
+    "projects", column("name", Text), column("organisation", Text), column("owner", Text)
+)
+_tasks = table("tasks", column("name", Text), column("project", Text), column("title", Text))
+
+registry = Registry(
+    "chains",
+    [
+        Mapping(
+            name="organisations",
+            table="organisations",
+            key=("name",),
+            columns=(Column("name", "text"),),
+            query=select(_organisations.c.name).where(~_organisations.c.closed),
+        ),
+        Mapping(
+            name="projects",
+            table="projects",
+            key=("name",),
+            columns=(
+                Column("name", "text"),
+                Column("organisation", "text"),
+                Column("owner", "text"),
+            ),
+            query=select(_projects.c.name, _projects.c.organisation, _projects.c.owner),
+            parents=(Parent("organisations", "organisation"),),
+            on_delete="retain",
+        ),
+        Mapping(
+            name="tasks",
+            table="tasks",
+            key=("name",),
+            columns=(Column("name", "text"), Column("project", "text"), Column("title", "text")),
+            query=select(_tasks.c.name, _tasks.c.project, _tasks.c.title),
+            parents=(Parent("projects", "project"),),
+        ),
+    ],
+)
+
+
+@pytest.fixture
+def primary(primary_cluster: PostgresCluster) -> Iterator[TestDatabase]:
+    """A primary with the tables of `chains` and an outbox."""
+    primary_cluster.create_database("chains")
+    database = TestDatabase(primary_cluster.url("chains"))
+    database.query(PRIMARY)
+    with database.migrating() as connection:
+        upgrade(connection)
+    yield database
+    primary_cluster.drop_database("chains")
+
+
+@pytest.fixture
+def chains(project: TestDatabase) -> TestDatabase:
+    """A Supabase project with the model `chains`."""
+    with project.migrating() as connection:
+        upgrade(connection, "supabase", registry)
+    return project
+
+
+@pytest.fixture
+def make_drain(primary: TestDatabase, chains: TestDatabase) -> Iterator[Callable[..., Drain]]:
+    """Return a function that makes workers of `chains`; arguments are settings."""
+    made: list[Drain] = []
+
+    def make(**settings: object) -> Drain:
+        urls = {"primary_database_url": primary.url, "supabase_db_url": chains.url}
+        made.append(build_drain(load_settings(**urls, **settings), registry))
+        return made[-1]
+
+    yield make
+    for drain in made:
+        drain.close()
+
+
+def changed(primary: TestDatabase, statement: str, *events: tuple[str, str]) -> None:
+    """Run a statement and record keys, in one transaction."""
+    with primary.connect(autocommit=False) as connection:
+        connection.execute(statement)
+        for mapping, key in events:
+            connection.execute(
+                "insert into mirror.outbox (mapping, key) values (%s, array[%s])", [mapping, key]
+            )
+        connection.commit()
+
+
+def rows(target: TestDatabase, query: str) -> list[tuple[object, ...]]:
+    """Return rows in order."""
+    return [tuple(row) for row in target.query(query)]
+
+
+def test_a_grandchild_brings_its_parent_and_grandparent(
+    primary: TestDatabase, chains: TestDatabase, make_drain: Callable[..., Drain]
+) -> None:
+    """Only the youngest was ever named by an event."""
+    changed(
+        primary,
+        "insert into organisations values ('o'); insert into projects values ('p', 'o', 'ann');"
+        " insert into tasks values ('t', 'p', 'plan')",
+        ("tasks", "t"),
+    )
+    assert make_drain().run().failed == 0
+    assert rows(chains, "select * from tasks") == [("t", "p", "plan")]
+    assert rows(chains, "select * from organisations") == [("o",)]
+
+
+def test_a_grandparent_takes_and_brings_back_everything_below(
+    primary: TestDatabase, chains: TestDatabase, make_drain: Callable[..., Drain]
+) -> None:
+    """What is retained keeps its bare key and grants nothing while it is gone."""
+    drain = make_drain()
+    changed(
+        primary,
+        "insert into organisations values ('o'); insert into projects values ('p', 'o', 'ann');"
+        " insert into tasks values ('t', 'p', 'plan')",
+        ("tasks", "t"),
+    )
+    drain.run()
+    changed(primary, "update organisations set closed = true", ("organisations", "o"))
+    drain.run()
+    assert rows(chains, "select * from tasks") == []
+    assert rows(chains, "select * from projects") == [("p", None, None)]
+    assert rows(chains, "select * from organisations") == []
+
+    # While it is away, a task under it changes, and one is added.
+    changed(
+        primary,
+        "update tasks set title = 'new'; insert into tasks values ('u', 'p', 'two')",
+        ("tasks", "t"),
+        ("tasks", "u"),
+    )
+    drain.run()
+    assert rows(chains, "select * from tasks") == []
+
+    changed(primary, "update organisations set closed = false", ("organisations", "o"))
+    drain.run()
+    assert rows(chains, "select * from projects") == [("p", "o", "ann")]
+    assert rows(chains, "select * from tasks order by 1") == [
+        ("t", "p", "new"),
+        ("u", "p", "two"),
+    ]
+
+
+def test_pages_of_text_keys_go_by_bytes_on_both_sides(
+    primary: TestDatabase, chains: TestDatabase, make_drain: Callable[..., Drain]
+) -> None:
+    """Letters, accents, spaces and emoji: no page may skip or repeat what a locale sorts oddly."""
+    names = ["a", "B", "b", "ä", "Z", "z", " ", "a b", "a-b", "é", "😀", "ß", "%", "'", "\\", "中"]
+    drain = make_drain(batch_size=3)
+    with primary.connect() as connection:
+        connection.execute("insert into organisations values ('o')")
+        connection.execute("insert into projects values ('p', 'o', 'ann')")
+        for name in names:
+            connection.execute("insert into tasks values (%s, 'p', 'x')", [name])
+        connection.execute(
+            "insert into mirror.outbox (mapping, reference, key) values"
+            " ('tasks', '*', '{}'), ('projects', 'organisation', '{o}')"
+        )
+    assert drain.run().failed == 0
+    assert {row[0] for row in rows(chains, "select name from tasks")} == set(names)
+
+    changed(primary, "delete from tasks where name <> 'z'")
+    primary.query("insert into mirror.outbox (mapping, reference, key) values ('tasks', '*', '{}')")
+    assert drain.run().failed == 0
+    assert rows(chains, "select name from tasks") == [("z",)]
