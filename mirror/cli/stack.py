@@ -16,7 +16,7 @@ def demo() -> None:
     from mirror.demo import play, staged  # noqa: PLC0415
 
     console = Console()
-    _end_on_sigterm()
+    _end_when_told()
     # Killing Redis is part of the story; the warning that it caused is not.
     configure_logging(level="error")
     started = time.monotonic()
@@ -39,7 +39,7 @@ def dev() -> None:
     from mirror.demo import staged  # noqa: PLC0415
 
     console = Console()
-    _end_on_sigterm()
+    _end_when_told()
     with staged() as stage:
         for name, value in stage.stack.environment().items():
             print(f"export {name}={value}", flush=True)
@@ -50,10 +50,14 @@ def dev() -> None:
             console.print("Stopping …")
 
 
-def _end_on_sigterm() -> None:
-    """Let SIGTERM unwind like Ctrl-C, so that the servers are stopped and their data deleted."""
+def _end_when_told() -> None:
+    """Let SIGTERM unwind like Ctrl-C, so that the servers are stopped and their data deleted.
+
+    SIGINT too is set here: a shell starts what it puts into the background with it ignored.
+    """
 
     def interrupt(_signal: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGINT, interrupt)
