@@ -5,6 +5,8 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -57,35 +59,49 @@ def test_the_demo_needs_the_checkout_and_says_so(
     assert "run it in a checkout" in done.stderr
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_dev_prints_its_urls_and_cleans_up_when_told_to_stop(
-    environment: dict[str, str], how: signal.Signals
-) -> None:
-    """The printed URLs answer while it runs, and no longer afterwards."""
+@contextmanager
+def running(environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """Yield `mirror dev`, which does not outlive the test.
+
+    Started with SIGINT ignored, as a shell starts what it puts into the background.
+    """
     process = subprocess.Popen(
-        [MIRROR, "dev"],
+        ["/bin/sh", "-c", 'trap "" INT; exec "$0" dev', MIRROR],
         cwd=HOME,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout is not None
-    urls: dict[str, str] = {}
-    for line in process.stdout:
-        found = re.match(r"export (\w+)=(\S+)", line)
-        if found:
-            urls[found[1]] = found[2]
-        if "Ctrl-C" in line:
-            break
-    assert set(urls) == {"PRIMARY_DATABASE_URL", "SUPABASE_DB_URL", "REDIS_URL"}
-    with psycopg.connect(urls["SUPABASE_DB_URL"]) as connection:
-        row = connection.execute("select count(*) from mirror.mappings").fetchone()
-    assert row == (3,)
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
-    process.send_signal(how)
-    _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (0, "")
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_dev_prints_its_urls_and_cleans_up_when_told_to_stop(
+    environment: dict[str, str], how: signal.Signals
+) -> None:
+    """The printed URLs answer while it runs, and no longer afterwards."""
+    with running(environment) as process:
+        assert process.stdout is not None
+        urls: dict[str, str] = {}
+        for line in process.stdout:
+            found = re.match(r"export (\w+)=(\S+)", line)
+            if found:
+                urls[found[1]] = found[2]
+            if "Ctrl-C" in line:
+                break
+        assert set(urls) == {"PRIMARY_DATABASE_URL", "SUPABASE_DB_URL", "REDIS_URL"}
+        with psycopg.connect(urls["SUPABASE_DB_URL"]) as connection:
+            row = connection.execute("select count(*) from mirror.mappings").fetchone()
+        assert row == (3,)
+
+        process.send_signal(how)
+        _, errors = process.communicate(timeout=60)
+        assert (process.returncode, errors) == (0, "")
 
     def gone() -> bool:
         try:
