@@ -131,6 +131,17 @@ create unique index if not exists ledger_users_tombstones
 on mirror.ledger_users (id) where not present;
 
 
+-- Rows of a table that is taken over: the next resync judges them.
+insert into mirror.ledger_users (id, epoch, fence, present, applied_at)
+select id, 0, 0, true, now()
+from public.users
+where not exists (
+  select from mirror.mappings
+  where name = 'users' and declaration -> 'table' = '["public", "users"]'
+)
+on conflict (id) do nothing;
+
+
 create table if not exists public.trips (
   id uuid not null,
   name text,
@@ -153,6 +164,17 @@ revoke all on mirror.ledger_trips from public, anon, authenticated, service_role
 -- Purging looks at tombstones alone.
 create unique index if not exists ledger_trips_tombstones
 on mirror.ledger_trips (id) where not present;
+
+
+-- Rows of a table that is taken over: the next resync judges them.
+insert into mirror.ledger_trips (id, epoch, fence, present, applied_at)
+select id, 0, 0, true, now()
+from public.trips
+where not exists (
+  select from mirror.mappings
+  where name = 'trips' and declaration -> 'table' = '["public", "trips"]'
+)
+on conflict (id) do nothing;
 
 
 create table if not exists public.trip_memberships (
@@ -187,6 +209,17 @@ revoke all on mirror.ledger_trip_memberships from public, anon, authenticated, s
 -- Purging looks at tombstones alone.
 create unique index if not exists ledger_trip_memberships_tombstones
 on mirror.ledger_trip_memberships (trip_id, user_id) where not present;
+
+
+-- Rows of a table that is taken over: the next resync judges them.
+insert into mirror.ledger_trip_memberships (trip_id, user_id, epoch, fence, present, applied_at)
+select trip_id, user_id, 0, 0, true, now()
+from public.trip_memberships
+where not exists (
+  select from mirror.mappings
+  where name = 'trip_memberships' and declaration -> 'table' = '["public", "trip_memberships"]'
+)
+on conflict (trip_id, user_id) do nothing;
 
 
 create or replace function mirror.withdraw_trip_memberships(

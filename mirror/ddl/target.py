@@ -121,7 +121,7 @@ def model_sql(registry: Registry) -> str:
     blocks = [_HEADER.format(name=registry.name)]
     blocks += [_CHECK_TABLE, "\n".join(_check(registry, mapping) for mapping in registry)]
     for mapping in registry:
-        blocks += [_table(registry, mapping), *_indexes(mapping), _ledger(mapping)]
+        blocks += [_table(registry, mapping), *_indexes(mapping), _ledger(mapping), _adopt(mapping)]
     # Children's functions first: a parent's call them.
     for mapping in reversed(tuple(registry)):
         blocks += [
@@ -235,6 +235,38 @@ def _ledger(mapping: Mapping) -> str:
         f"on {ledger} ({comma(mapping.key)}) where not present;",
     ]
     return "\n\n".join(blocks)
+
+
+def _is_ours(mapping: Mapping) -> str:
+    """Return the condition that this mapping has been installed with this table before."""
+    table = json.dumps([mapping.schema, mapping.table])
+    return (
+        f"exists (\n  select from mirror.mappings\n  where name = {literal(mapping.name)}"
+        f" and declaration -> 'table' = {literal(table)}\n)"
+    )
+
+
+def _adopt(mapping: Mapping) -> str:
+    """Enter the rows of a table that was there before us: scopes list keys from the ledger alone.
+
+    Their fence is older than any read, so that the first one decides. Only then: later, a row
+    without an entry may be what a foreign key held back, and must not pass for one that is there.
+    """
+    columns = {column.name for column in mapping.columns}
+    known = {name: name for name in mapping.key} | {
+        f"ref_{ref.name}": ref.name
+        for ref in mapping.all_references
+        if ref.name in columns and ref.name not in mapping.key
+    }
+    return (
+        f"-- Rows of a table that is taken over: the next resync judges them.\n"
+        f"insert into {identifier('mirror', f'ledger_{mapping.name}')} ({comma(known)}, "
+        f"epoch, fence, present, applied_at)\n"
+        f"select {comma(known.values())}, 0, 0, true, now()\n"
+        f"from {identifier(mapping.schema, mapping.table)}\n"
+        f"where not {_is_ours(mapping)}\n"
+        f"on conflict ({comma(mapping.key)}) do nothing;"
+    )
 
 
 def _lock_functions(mapping: Mapping) -> str:
