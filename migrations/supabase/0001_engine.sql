@@ -74,31 +74,49 @@ create table if not exists mirror.scopes (
 revoke all on all tables in schema mirror from public, anon, authenticated, service_role;
 
 
--- Admit a caller: the right isolation, primary, epoch and declarations, and a lock.
---
--- Ordinary writes share the lock. Whoever moves a boundary that others check (opens a scope,
--- removes a parent, purges) holds it alone, so those checks need no lock of their own.
--- Returns the horizon.
-create or replace function mirror.admit(request jsonb, alone boolean) returns bigint
-language plpgsql set search_path = pg_catalog, pg_temp
+-- Take the lock of all writers: shared, or alone. Insists on READ COMMITTED, so that what follows
+-- sees what the last holder left. Whoever waits for too long fails as a lock timeout, which says
+-- that somebody else was in the way: a statement timeout would blame the batch.
+create or replace function mirror.lock(alone boolean) returns void
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '5s'
 as $$
 declare
   -- Any two numbers that are ours: 'mirr' as bytes, and the protocol's version.
   lock_class constant integer := 1835627122;
   lock_id constant integer := 1;
-  state mirror.state;
-  wrong text;
 begin
   if current_setting('transaction_isolation') <> 'read committed' then
     raise exception 'mirror functions need READ COMMITTED, to see what the last writer left'
       using errcode = 'MR000';
   end if;
-
   if alone then
     perform pg_catalog.pg_advisory_xact_lock(lock_class, lock_id);
   else
     perform pg_catalog.pg_advisory_xact_lock_shared(lock_class, lock_id);
   end if;
+end
+$$;
+
+
+-- Admit a caller: the right isolation, primary, epoch and declarations, and a lock.
+--
+-- Ordinary writes share the lock. Whoever moves a boundary that others check (opens a scope,
+-- removes a parent, purges, begins an epoch) holds it alone, so those checks need no lock of their
+-- own.
+-- Returns the horizon.
+create or replace function mirror.admit(request jsonb, alone boolean) returns bigint
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  state mirror.state;
+  wrong text;
+begin
+  -- Asked before the lock is held, because one that is shared cannot become exclusive. An epoch
+  -- only rises, so whoever finds nothing to move here finds nothing to move below.
+  perform mirror.lock(alone or exists (
+    select from mirror.state as s
+    where s.identity is null or s.epoch < (request ->> 'epoch')::integer
+  ));
 
   select * into state from mirror.state;
   if state.identity is null then
@@ -231,11 +249,16 @@ $$;
 
 -- Forget tombstones and scopes older than `age`, and refuse from now on whatever is older than
 -- the newest of them: a write that slept longer could no longer be told from a fresh one.
--- Answers {horizon, purged}.
+-- Answers {horizon, purged, more}; while there is more, call it again.
+--
+-- A call either deletes a bounded number of what lies below the horizon, or, if nothing does, moves
+-- the horizon. Only that holds the lock alone, for one row: what lies below the horizon of a
+-- finished transaction is asked for by nobody.
 create or replace function mirror.purge(age interval) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
+  piece constant bigint := 10000;
   state mirror.state;
   candidate bigint;
   newest bigint;
@@ -243,11 +266,29 @@ declare
   purged bigint := 0;
   n bigint;
 begin
-  if current_setting('transaction_isolation') <> 'read committed' then
-    raise exception 'mirror functions need READ COMMITTED' using errcode = 'MR000';
-  end if;
-  perform pg_catalog.pg_advisory_xact_lock(1835627122, 1);
   select * into state from mirror.state;
+
+  -- Skipping locked rows: a write that holds one and this must not wait for each other.
+  for mapping in select name from mirror.mappings order by position, name loop
+    execute format(
+      'delete from mirror.%1$I where ctid = any (array('
+      ' select ctid from mirror.%1$I where not present and (epoch, fence) <= ($1, $2)'
+      ' limit $3 for update skip locked))',
+      'ledger_' || mapping.name
+    ) using state.epoch, state.horizon, piece - purged;
+    get diagnostics n = row_count;
+    purged := purged + n;
+  end loop;
+  delete from mirror.scopes where ctid = any (array(
+    select s.ctid from mirror.scopes as s
+    where (s.epoch, s.fence) <= (state.epoch, state.horizon)
+    limit piece - purged for update skip locked
+  ));
+  get diagnostics n = row_count;
+  purged := purged + n;
+  if purged > 0 then
+    return jsonb_build_object('horizon', state.horizon, 'purged', purged, 'more', true);
+  end if;
 
   select max(fence) into newest from mirror.scopes
   where epoch = state.epoch and read_at < now() - age;
@@ -258,24 +299,15 @@ begin
     ) into candidate using state.epoch, age;
     newest := greatest(newest, candidate);
   end loop;
-
-  if newest is null then
-    newest := state.horizon;
+  if newest is null or newest <= state.horizon then
+    return jsonb_build_object('horizon', state.horizon, 'purged', 0, 'more', false);
   end if;
-  -- The WHERE satisfies pg_safeupdate, which Supabase loads for API sessions.
-  update mirror.state set horizon = greatest(horizon, newest) where one;
 
-  for mapping in select name from mirror.mappings loop
-    execute format(
-      'delete from mirror.%I where not present and (epoch, fence) <= ($1, $2)',
-      'ledger_' || mapping.name
-    ) using state.epoch, newest;
-    get diagnostics n = row_count;
-    purged := purged + n;
-  end loop;
-  delete from mirror.scopes where (epoch, fence) <= (state.epoch, newest);
-  get diagnostics n = row_count;
-  return jsonb_build_object('horizon', greatest(state.horizon, newest), 'purged', purged + n);
+  perform mirror.lock(true);
+  -- The epoch may have moved while this waited, and the fence belongs to the one before.
+  update mirror.state as s set horizon = newest
+  where s.epoch = state.epoch and s.horizon < newest;
+  return jsonb_build_object('horizon', newest, 'purged', 0, 'more', true);
 end
 $$;
 
@@ -287,7 +319,7 @@ create or replace function mirror.rebase(new_identity text, new_epoch integer) r
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform pg_catalog.pg_advisory_xact_lock(1835627122, 1);
+  perform mirror.lock(true);
   update mirror.state
   set identity = new_identity, epoch = new_epoch, horizon = 0
   where epoch < new_epoch;
@@ -340,6 +372,7 @@ as $$ select mirror.describe() $$;
 
 -- By name: Supabase's default privileges grant EXECUTE to each role, not only to PUBLIC.
 revoke all on function
+  mirror.lock(boolean),
   mirror.admit(jsonb, boolean),
   mirror.apply(jsonb),
   mirror.open_scopes(jsonb),

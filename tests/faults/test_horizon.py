@@ -142,6 +142,47 @@ def test_without_a_lock_purging_takes_the_tombstone_from_under_a_write(
     hand: Hand, target: TestDatabase
 ) -> None:
     """The same without the rule."""
-    rewrite(target, "purge", "perform pg_catalog.pg_advisory_xact_lock(1835627122, 1);", "")
+    rewrite(target, "purge", "perform mirror.lock(true);", "")
     a_write_in_between(hand, target, purge_waits=False)
     assert members(target) == 1
+
+
+def test_purging_deletes_in_pieces_and_without_the_lock(hand: Hand, target: TestDatabase) -> None:
+    """However many tombstones there are, no write waits for longer than the horizon takes."""
+    rewrite(target, "purge", "piece constant bigint := 10000", "piece constant bigint := 2")
+    hand.apply(20, trip_memberships={(TRIP, str(uuid4())): None for _ in range(5)})
+    target.query("update mirror.ledger_trip_memberships set applied_at = now() - interval '8 days'")
+    purge = "select public.mirror_purge('7 days')"
+    moved = target.value(purge)
+    assert moved == {"horizon": 20, "purged": 0, "more": True}
+    with target.connect(autocommit=False) as writing:
+        writing.execute("select mirror.lock(false)")
+        assert [target.value(purge)["purged"] for _ in range(3)] == [2, 2, 1]
+        assert target.value(purge) == {"horizon": 20, "purged": 0, "more": False}
+
+
+def test_purging_goes_on_until_nothing_is_left(hand: Hand, target: TestDatabase) -> None:
+    """Also with scopes and several pieces; the answer counts all of them."""
+    rewrite(target, "purge", "piece constant bigint := 10000", "piece constant bigint := 2")
+    hand.apply(20, trip_memberships={(TRIP, str(uuid4())): None for _ in range(3)})
+    hand.open(21, "trip_memberships", "trip_id", TRIP)
+    target.query("update mirror.ledger_trip_memberships set applied_at = now() - interval '8 days'")
+    target.query("update mirror.scopes set read_at = now() - interval '8 days'")
+    assert hand.target.purge(7) == 4
+    assert hand.target.describe().horizon == 21
+    assert hand.target.purge(7) == 0
+
+
+def test_a_tombstone_that_a_write_holds_is_left_for_the_next_purge(
+    hand: Hand, target: TestDatabase
+) -> None:
+    """Neither waits for the other."""
+    hand.apply(20, trip_memberships={MEMBER: None, (TRIP, str(uuid4())): None})
+    target.query("update mirror.ledger_trip_memberships set applied_at = now() - interval '8 days'")
+    target.query("update mirror.state set horizon = 20")
+    with target.connect(autocommit=False) as writing:
+        writing.execute(
+            "select from mirror.ledger_trip_memberships where user_id = %s for update", [USER]
+        )
+        assert hand.target.purge(7) == 1
+    assert hand.target.purge(7) == 1

@@ -217,7 +217,7 @@ class Protocol(RuleBasedStateMachine):
     @rule()
     def purge(self) -> None:
         """Time passes, and what is old is forgotten; workers hung for as long wake up later."""
-        self.connection.execute("select public.mirror_purge('0 seconds')")
+        self.hand.target.purge(0)
 
     # What must hold
 
