@@ -25,7 +25,9 @@ def primary_database(settings: Settings) -> Database:
 
 def build_source(settings: Settings) -> Source:
     """Return the primary as the drain reads it."""
-    return Source(primary_database(settings), name=settings.source_name)
+    return Source(
+        primary_database(settings), name=settings.source_name, idle_seconds=settings.idle_seconds
+    )
 
 
 def build_target(settings: Settings) -> Target:
@@ -40,7 +42,7 @@ def build_queue(settings: Settings) -> Queue:
         primary_database(settings),
         max_attempts=settings.max_attempts,
         retry_seconds=settings.retry_seconds,
-        lease_seconds=settings.idle_seconds,
+        lease_seconds=4 * settings.idle_seconds,
         idle_seconds=settings.idle_seconds,
     )
 

@@ -4,7 +4,7 @@ A claim deletes its events in a transaction that stays open until they are mirro
 gives them back by itself. Beside it, a note of the claim is committed before the events are
 read; whoever can lock an event that a note names knows that its last worker died on it. Such
 events, and those that failed for themselves, move to `mirror.retries`, where each is retried
-alone under a lease, counted before it is tried, and in the end buried.
+alone under a lease, and in the end buried: after so many failures, or so many dead workers.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 
 from psycopg import sql
 
-from mirror.errors import MirrorError, TooSlow, Transient
+from mirror.errors import MirrorError, TooSlow, Transient, Unexplained
 from mirror.keys import Key
 from mirror.outbox import Event, Lane
 from mirror.postgres import Database
@@ -37,9 +37,7 @@ class Attempt:
     number: int
     """1 for the first attempt."""
     exhausted: bool
-    """No attempt is left; the last one's worker died."""
-    before: str
-    """What was noted of the attempt before this one."""
+    """It outlived as many workers as it may; no attempt is left."""
 
 
 _DIED = "its worker died"
@@ -80,20 +78,31 @@ values (%s, %s, %s, %s, %s, %s, %s, now() + %s * interval '1 second', %s,
   case when %s then now() end)
 """
 
-# The count, the lease and the worst are committed before the attempt, for a worker that dies.
+_ANNOUNCE = """
+insert into mirror.outbox (lane, mapping, reference, key)
+select %(lane)s, %(mapping)s, %(reference)s, %(key)s::text[]
+where not exists (
+  select from mirror.outbox
+  where mapping = %(mapping)s and reference = %(reference)s and key = %(key)s::text[]
+) and not exists (
+  select from mirror.retries
+  where mapping = %(mapping)s and reference = %(reference)s and key = %(key)s::text[]
+)
+"""
+
+# The lease, and a death, are committed before the attempt, for a worker that dies in it; one that
+# lives takes the death back.
 _TAKE = """
-with next as (
-  select id, error from mirror.retries
+update mirror.retries
+set deaths = deaths + 1, due_at = now() + %s * interval '1 second'
+where id = (
+  select id from mirror.retries
   where buried_at is null and due_at <= now()
   order by lane, due_at
   limit 1
   for update skip locked
 )
-update mirror.retries as r
-set attempts = r.attempts + 1, due_at = now() + %s * interval '1 second', error = %s
-from next
-where r.id = next.id
-returning r.id, r.lane, r.recorded_at, r.mapping, r.reference, r.key, r.attempts, next.error
+returning id, lane, recorded_at, mapping, reference, key, attempts + 1, deaths
 """
 
 
@@ -163,8 +172,8 @@ class Queue:
         Events whose last worker died are set apart on the way; a claim may come back empty.
         """
         self.withdraw()
-        self.claims.begin(idle_seconds=self.idle_seconds)
         try:
+            self.claims.begin(idle_seconds=self.idle_seconds)
             events = sorted(
                 (_claimed(row) for row in self.claims.execute(_CLAIM, [limit])),
                 key=lambda event: (event.lane, event.id),
@@ -176,7 +185,7 @@ class Queue:
             held = [event for event in events if event.id not in suspects]
             for event in events:
                 if event.id in suspects:
-                    self.defer(event, attempts=1, error=None)
+                    self.defer(event, attempts=0, error=None)
             return Claim(self, self._note(held), held, full=len(events) == limit)
         except BaseException:
             self.claims.rollback()
@@ -188,13 +197,23 @@ class Queue:
         The note must survive the worker, not the server: a crash of the server ends both.
         """
         note = uuid4()
-        self.notes.execute(
-            sql.SQL(
-                "begin; set local synchronous_commit = off;"
-                " insert into mirror.claims (id, events) values ({}, {}); commit"
-            ).format(sql.Literal(note), sql.Literal([event.id for event in events]))
-        )
+        try:
+            self.notes.execute(
+                sql.SQL(
+                    "begin; set local synchronous_commit = off;"
+                    " insert into mirror.claims (id, events) values ({}, {}); commit"
+                ).format(sql.Literal(note), sql.Literal([event.id for event in events]))
+            )
+        except BaseException:
+            # It may have been committed all the same, if only the answer was lost.
+            self.notes.rollback()
+            self._withdrawn.add(note)
+            raise
         return note
+
+    def touch(self) -> None:
+        """Keep the claim's transaction from being ended as idle."""
+        self.claims.execute("select 1")
 
     def withdraw(self, *notes: UUID) -> None:
         """Delete notes of claims that ended without their worker's end.
@@ -211,8 +230,18 @@ class Queue:
             self._withdrawn.clear()
 
     def announce(self, events: Sequence[Event]) -> None:
-        """Add events to the outbox at once, whatever becomes of the claim."""
-        _record(self.notes, events)
+        """Add events to the outbox at once, whatever becomes of the claim.
+
+        Not those that wait already: each attempt at an event may announce the same ones.
+        """
+        for event in events:
+            parameters = {
+                "lane": int(event.lane),
+                "mapping": event.mapping,
+                "reference": event.reference,
+                "key": list(event.key),
+            }
+            self.notes.execute(_ANNOUNCE, parameters)
 
     def _set_suspects_apart(self, mine: list[int]) -> set[int]:
         found = self.claims.execute(_SUSPECTS, {"mine": mine})
@@ -246,14 +275,12 @@ class Queue:
         )
 
     def take_retry(self) -> Attempt | None:
-        """Lease the next event that is due for a retry, its attempt already counted."""
-        rows = self.claims.execute(_TAKE, [self.lease_seconds, _DIED])
+        """Lease the next event that is due for a retry."""
+        rows = self.claims.execute(_TAKE, [self.lease_seconds])
         if not rows:
             return None
-        *event, attempts, before = rows[0]
-        # One that failed otherwise and may be tried again, such as a slow one, is not out of them.
-        exhausted = attempts > self.max_attempts and before == _DIED
-        return Attempt(_claimed(event), attempts, exhausted=exhausted, before=before)
+        *event, number, deaths = rows[0]
+        return Attempt(_claimed(event), number, exhausted=deaths > self.max_attempts)
 
     def succeeded(self, attempt: Attempt, more: Sequence[Event] = ()) -> None:
         """Forget an event whose retry went through."""
@@ -268,7 +295,8 @@ class Queue:
         """
         buried = error is None or self._buries(error, attempt.number)
         self.claims.execute(
-            "update mirror.retries set error = %s, due_at = now() + %s * interval '1 second',"
+            "update mirror.retries set attempts = attempts + 1, deaths = deaths - 1, error = %s,"
+            " due_at = now() + %s * interval '1 second',"
             " buried_at = case when %s then now() end where id = %s",
             [_told(error), self._wait(attempt.number), buried, attempt.event.id],
         )
@@ -276,17 +304,19 @@ class Queue:
 
     def postponed(self, attempt: Attempt) -> None:
         """Give back an attempt that ended for no fault of the event."""
-        self.claims.execute(
-            "update mirror.retries set attempts = attempts - 1, due_at = now(), error = %s"
-            " where id = %s",
-            [attempt.before, attempt.event.id],
-        )
+        # Where the primary is away too, this one counts as a death, and its lease must run out.
+        with suppress(Transient):
+            self.claims.close()
+            self.claims.execute(
+                "update mirror.retries set deaths = deaths - 1, due_at = now() where id = %s",
+                [attempt.event.id],
+            )
 
     def _wait(self, attempts: int) -> float:
         return float(min(self.retry_seconds * 2 ** (attempts - 1), 300.0))
 
     def _buries(self, error: MirrorError, attempts: int) -> bool:
-        return attempts >= self.max_attempts and not isinstance(error, TooSlow)
+        return attempts >= self.max_attempts and not isinstance(error, TooSlow | Unexplained)
 
 
 def _claimed(row: Sequence[object]) -> Claimed:

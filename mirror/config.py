@@ -4,9 +4,18 @@ Used by the worker and the `mirror` command. Hooks need four of them only and re
 themselves (`mirror.doorbell`), so that a backend does not load pydantic.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
+from psycopg import ProgrammingError
+from psycopg.conninfo import conninfo_to_dict
+from pydantic import (
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mirror.doorbell import is_redis_url
@@ -21,7 +30,13 @@ def _postgres_url(value: Any) -> Any:
     if scheme.partition("+")[0] not in {"postgresql", "postgres"} or not rest:
         raise ValueError("expected postgresql://user:password@host:port/database")
     # SQLAlchemy's `postgresql+psycopg://` names a driver, which libpq does not know.
-    return f"postgresql://{rest}"
+    url = f"postgresql://{rest}"
+    try:
+        conninfo_to_dict(url)
+    except ProgrammingError:
+        # Its message repeats parts of the URL.
+        raise ValueError("a malformed URL; percent-encode what its parts hold") from None
+    return url
 
 
 def _redis_url(value: Any) -> Any:
@@ -89,6 +104,15 @@ class Settings(BaseSettings):
     """`auto`: readable on a terminal, JSON elsewhere."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
+    @model_validator(mode="after")
+    def _claims_outlast_statements(self) -> Self:
+        if self.idle_seconds < 2 * self.statement_seconds:
+            raise ValueError(
+                "MIRROR_IDLE_SECONDS must be at least twice MIRROR_STATEMENT_SECONDS: a claim "
+                "waits for statements elsewhere"
+            )
+        return self
+
     def need(self, name: str) -> str:
         """Return the setting called `name` (its field's name) as plain text.
 
@@ -111,7 +135,9 @@ def load_settings(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except ValidationError as error:
         faults = "; ".join(
-            f"{variable(str(fault['loc'][0]))}: {fault['msg'].removeprefix('Value error, ')}"
+            # A fault of several settings together names them itself.
+            "".join(f"{variable(str(name))}: " for name in fault["loc"][:1])
+            + fault["msg"].removeprefix("Value error, ")
             for fault in error.errors(include_input=False, include_context=False)
         )
         raise ConfigError(f"malformed settings: {faults}.") from None

@@ -18,18 +18,22 @@ from mirror.errors import (
     Rejected,
     TooSlow,
     Transient,
+    Unexplained,
     WentBack,
 )
-from mirror.outbox import Event
+from mirror.outbox import EVERYTHING, Event
 from mirror.registry import Registry
 from mirror.round import Round, Work, sort
-from mirror.source import Source
+from mirror.source import Snapshot, Source
 from mirror.targets.base import Target, TooOld
 
 log = structlog.stdlib.get_logger(__name__)
 
 # What is wrong with one event, not with the mirror: such an event is isolated.
-ISOLATED = (Rejected, TooSlow, MappingError, InvalidKey)
+ISOLATED = (Rejected, TooSlow, Unexplained, MappingError, InvalidKey)
+
+# How long to look for the event that spoils a batch; then all that are left are set apart.
+_SEARCH_SECONDS = 20.0
 
 # A key can lose to a faster worker; to lose this often in a row means something else.
 _ATTEMPTS = 8
@@ -85,15 +89,22 @@ class Drain:
         """
         end = time.monotonic() + seconds
         total = Drained()
+        fresh = False
         while True:
             try:
                 batch = self.once()
                 retried = self._retry()
-            except Transient:
-                # A server that went away took all of our connections to it along. Found out one
-                # by one, each would cost a run of its own.
+            except BaseException as error:
+                # A server that went away took all of our connections to it along, and what was
+                # interrupted left them in the middle of something.
                 self.close()
+                # After an idle hour the first to use a connection finds it dead. That is no reason
+                # to let the events wait for the next ring.
+                if isinstance(error, Transient) and not fresh:
+                    fresh = True
+                    continue
                 raise
+            fresh = True
             total.events += batch.events + retried.events
             total.failed += batch.failed + retried.failed
             if not batch.full and not retried.events:
@@ -112,7 +123,7 @@ class Drain:
             return Drained()
         started = time.monotonic()
         try:
-            more, failed = self._isolate(claim.events)
+            more, failed = self._isolate(claim.events, until=started + _SEARCH_SECONDS)
             claim.settle(failed, more)
         except BaseException:
             claim.release()
@@ -162,12 +173,12 @@ class Drain:
             event_id=event.id,
             mapping=event.mapping,
             attempts=attempt.number,
-            error=str(error or attempt.before),
+            error=str(error or "its worker died"),
         )
         return False
 
     def _isolate(
-        self, events: list[Claimed]
+        self, events: list[Claimed], *, until: float
     ) -> tuple[list[Event], list[tuple[Claimed, MirrorError]]]:
         """Mirror events; if one spoils the batch, halve it until that one stands alone."""
         if not events:
@@ -175,16 +186,41 @@ class Drain:
         try:
             return self._mirror(events), []
         except ISOLATED as error:
-            if len(events) == 1:
-                return [], [(events[0], error)]
+            if len(events) == 1 and events[0].reference is not None:
+                return self._spell_out(events[0], error)
+            if len(events) == 1 or time.monotonic() > until:
+                return [], [(event, error) for event in events]
+        # What failed may have taken its time.
+        self.queue.touch()
         middle = len(events) // 2
-        first, failed = self._isolate(events[:middle])
-        second, failed_too = self._isolate(events[middle:])
+        first, failed = self._isolate(events[:middle], until=until)
+        second, failed_too = self._isolate(events[middle:], until=until)
         return first + second, failed + failed_too
+
+    def _spell_out(
+        self, event: Claimed, error: MirrorError
+    ) -> tuple[list[Event], list[tuple[Claimed, MirrorError]]]:
+        """Replace a scope that one row spoils by its keys, so that this row stands alone.
+
+        The scope itself stays among the retries: it would be announced again and again by keys
+        whose parent is what spoils it. All of a mapping is announced by nobody.
+        """
+        failed = [] if event.reference == EVERYTHING else [(event, error)]
+        try:
+            (scope,) = sort(self.registry, [event]).scopes
+            with self.source.snapshot() as snapshot:
+                return self._round(snapshot).spell_out(scope), failed
+        except (*ISOLATED, TooOld):
+            return [], [(event, error)]
+
+    def _round(self, snapshot: Snapshot) -> Round:
+        return Round(
+            self.registry, snapshot, self.target, self._announce, batch_size=self.batch_size
+        )
 
     def _announce(self, events: Sequence[Event]) -> None:
         self.queue.announce(events)
-        self._announced = True
+        self._announced = self._announced or bool(events)
 
     def _mirror(self, events: Iterable[Event]) -> list[Event]:
         """Bring everything these events name up to date; return what is left for later."""
@@ -199,13 +235,7 @@ class Drain:
                         f"(fence {snapshot.stamp.fence}, seen {ahead}): was it restored or failed "
                         "over to a standby that lagged? Run `mirror rebase` if it is the truth now."
                     )
-                this = Round(
-                    self.registry,
-                    snapshot,
-                    self.target,
-                    self._announce,
-                    batch_size=self.batch_size,
-                )
+                this = self._round(snapshot)
                 try:
                     this.run(work)
                 except TooOld as error:

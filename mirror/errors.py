@@ -13,7 +13,8 @@
     └── Permanent             trying again changes nothing
         ├── NotMigrated       a database lacks our schema, or has an older or newer one
         ├── Rejected          a database refused these rows (constraint, type); isolate the event
-        ├── TooSlow           a statement ran into its timeout; isolate the event, never bury it
+        ├── TooSlow           a statement ran into a limit; isolate the event, never bury it
+        ├── Unexplained       an error that we do not know; isolate the event, never bury it
         └── Halted            the whole mirror must stop until a person acts
             ├── WrongMapping  the target holds another version of the declarations
             ├── WrongSource   the target mirrors another primary
@@ -82,6 +83,13 @@ class TooSlow(Permanent):
     """Raised when a statement ran into its timeout: smaller batches may pass.
 
     Not for ever wrong, so its event is retried alone and never buried.
+    """
+
+
+class Unexplained(Permanent):
+    """Raised when a database failed in a way that we do not know.
+
+    One row may be the reason, or everything: its event is retried alone and never buried.
     """
 
 

@@ -17,12 +17,12 @@ call serves synchronous and asyncio code.
 """
 
 import os
+import sys
 from functools import cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, RootTransaction, event
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, SessionTransaction, scoped_session
 
 from mirror.doorbell import Doorbell, DoorbellSettings
@@ -30,14 +30,13 @@ from mirror.errors import NotInTransaction, UsageError
 from mirror.outbox import Event, insert, key_event, outbox_connection, scope_event
 from mirror.registry import Registry, load_registry
 
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
+
 LaneName = Literal["revocation", "grant"]
-AnySession = (
-    Session
-    | scoped_session[Any]
-    | AsyncSession
-    | async_scoped_session[Any]
-    | Connection
-    | AsyncConnection
+AnySession: TypeAlias = (
+    "Session | scoped_session[Any] | AsyncSession | async_scoped_session[Any]"
+    " | Connection | AsyncConnection"
 )
 
 __all__ = [
@@ -236,12 +235,19 @@ class _ConnectionEvents(_Pending):
 def _unwrapped(session: AnySession) -> Session | Connection | None:
     """Return the synchronous session or connection that does the work, None before it starts."""
     place: Any = session
-    if isinstance(place, scoped_session | async_scoped_session):
+    # Where nobody imported SQLAlchemy's asyncio side, nothing is of it; it needs greenlet, which
+    # not every backend has.
+    asyncio: Any = sys.modules.get("sqlalchemy.ext.asyncio")
+    if isinstance(place, scoped_session) or (
+        asyncio and isinstance(place, asyncio.async_scoped_session)
+    ):
         place = place.registry()
-    if isinstance(place, AsyncSession):
-        return place.sync_session
-    if isinstance(place, AsyncConnection):
-        return place.sync_connection
+    if asyncio and isinstance(place, asyncio.AsyncSession):
+        place = place.sync_session
+    if asyncio and isinstance(place, asyncio.AsyncConnection):
+        place = place.sync_connection
+        if place is None:
+            return None
     if isinstance(place, Session | Connection):
         return place
     raise UsageError(

@@ -5,20 +5,24 @@ no session settings, no session locks. Settings that must hold are SET LOCAL, se
 BEGIN in one round trip.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import psycopg
 from psycopg import sql
+from psycopg.pq import TransactionStatus
 
 from mirror.errors import (
+    ConfigError,
     Halted,
     MirrorError,
     NotMigrated,
     Rejected,
     TooSlow,
     Transient,
+    Unexplained,
     Unreachable,
     WentBack,
     WrongMapping,
@@ -35,18 +39,24 @@ _OURS: dict[str, type[MirrorError]] = {
     "MR003": WentBack,
     "MR010": NotMigrated,
 }
+_OUR_OBJECTS = re.compile(
+    r"schema \"mirror\"|mirror_\w+|mirror\.(outbox|claims|retries|state|migrations|mappings"
+    r"|scopes|ledger_|apply|scope_|withdraw_|open_scopes|purge|rebase|describe|admit)"
+)
 # By SQLSTATE prefix, first match wins: our error, and what to say where PostgreSQL's own message
 # could hold a row's values.
 _MEANINGS: tuple[tuple[tuple[str, ...], type[MirrorError], str | None], ...] = (
-    (("57014",), TooSlow, "a statement ran into its timeout"),
+    (("57014", "53200", "53400"), TooSlow, "a statement ran into a limit of time or memory"),
     # Authentication, no such database.
     (("28", "3D"), Unreachable, None),
     # Connection, resources, operator, system; deadlock, serialization, lock and idle timeouts;
-    # a server that is read-only while it fails over.
-    (("08", "53", "57P", "58", "40001", "40P01", "55P03", "25P03", "25006"), Transient, None),
+    # a server that is read-only while it fails over; a session or a pooler that lost its way.
+    (("08", "53", "57P", "58", "40001", "40P01", "55P03", "25", "XX"), Transient, None),
     # What a row's own values can cause: data, integrity, a raise in somebody's trigger, a limit.
     (("22",), Rejected, "a value does not fit its type"),
-    (("23", "21", "P0001", "54"), Rejected, "a row was refused"),
+    (("23", "21", "P0", "54"), Rejected, "a row was refused"),
+    # Missing objects and rights, syntax: no row's fault.
+    (("42", "3F", "0A", "MR"), Halted, None),
 )
 
 
@@ -120,16 +130,23 @@ class Database:
     @contextmanager
     def transaction(self, mode: str = "", *, idle_seconds: float = 60) -> Iterator[None]:
         """Run a block in one transaction with our bounds; roll back if it raises."""
-        self.begin(mode, idle_seconds=idle_seconds)
         try:
+            self.begin(mode, idle_seconds=idle_seconds)
             yield
+            self.execute("commit")
         except BaseException:
             self.rollback()
             raise
-        self.execute("commit")
 
     def begin(self, mode: str = "", *, idle_seconds: float = 60) -> None:
-        """Begin a transaction; `mode` follows BEGIN."""
+        """Begin a transaction; `mode` follows BEGIN.
+
+        A transaction that is open already is somebody's mistake: PostgreSQL would only warn, and
+        the next commit would end the other's too.
+        """
+        if self.connection.info.transaction_status is not TransactionStatus.IDLE:
+            self.close()
+            raise Transient(f"{self.role}: the connection was in use; it has been closed")
         self.execute(
             sql.SQL(
                 "begin {}; set local statement_timeout = {};"
@@ -160,7 +177,8 @@ def translated(role: str) -> Iterator[None]:
     try:
         yield
     except psycopg.Error as error:
-        raise translate(error, role) from error
+        # Its own message and traceback hold DETAIL and CONTEXT, and those the values of rows.
+        raise translate(error, role) from None
 
 
 def translate(error: psycopg.Error, role: str) -> MirrorError:
@@ -176,14 +194,16 @@ def translate(error: psycopg.Error, role: str) -> MirrorError:
         return _OURS[state](f"{role}: {told}" + (f". {hint}" if hint else ""))
     if not state and isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
         reason = (str(error).strip() or "no answer").splitlines()[0]
-        return Unreachable(f"{role}: the database does not answer ({redact(reason)})")
-    if state in {"3F000", "42P01", "42883"} and "mirror" in told:
+        return Unreachable(f"{role}: the database cannot be reached ({redact(reason)})")
+    if state in {"3F000", "42P01", "42883"} and _OUR_OBJECTS.search(told):
         command = "primary" if role == "primary" else "supabase"
         return NotMigrated(f"{role}: {told} [{state}]; run `mirror migrate {command}`")
     for states, kind, what in _MEANINGS:
         if state.startswith(states):
             return kind(f"{role}: {what or redact(told)} [{state}]{_culprit(error, kind)}")
-    return Halted(f"{role}: {redact(told)} [{state}]")
+    if not state:
+        return ConfigError(f"{role}: the database's URL is malformed; percent-encode what it holds")
+    return Unexplained(f"{role}: an error that we do not know [{state}]")
 
 
 def _culprit(error: psycopg.Error, kind: type[MirrorError]) -> str:

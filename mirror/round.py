@@ -7,7 +7,7 @@ fence; what the target has seen fresher is handed back, to be read again in the 
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -116,6 +116,8 @@ class Round:
         self._settled: dict[Named, bool] = {}
         """What was written, and whether there is a row."""
         self._orphans: dict[Named, Row] = {}
+        self._named: set[tuple[str, str | None, Key]] = set()
+        """Scopes that the work itself names."""
 
     def run(self, work: Work) -> None:
         """Mirror `work`.
@@ -123,6 +125,7 @@ class Round:
         Raises:
             TooOld: the snapshot is older than the target's horizon.
         """
+        self._named = {(e.mapping, e.reference, e.key[:1]) for e in work.scopes}
         for name, keys in work.keys.items():
             self._want(self._registry[name], keys)
         self._expand([*work.scopes, *self._recreated(work)])
@@ -152,6 +155,17 @@ class Round:
             if self._wanted[name].get(key) is not None
             for child, parent in self._registry.children(self._registry[name])
         ]
+
+    def spell_out(self, scope: Event) -> list[Event]:
+        """Return events for the keys on a scope's first page, and for the rest of the scope.
+
+        Among keys of their own, one that cannot be mirrored holds up no other.
+        """
+        rows, last = self._page([scope])
+        events = [Event(scope.lane, scope.mapping, key) for key in rows]
+        if last is not None:
+            events.append(_next_page(scope, last))
+        return events
 
     # Writing
 
@@ -209,10 +223,14 @@ class Round:
         for child, parent in self._registry.children(mapping):
             found = self._snapshot.rows_in_scope(child, parent.column, values, limit=limit)
             if len(found) == limit:
-                # Too many: at least say so before the parents are there.
-                self._announce(
-                    [Event(Lane.GRANT, child.name, (value,), parent.column) for value in values]
-                )
+                # Too many: at least say so before the parents are there. A scope that this very
+                # work names goes on by itself.
+                scopes = [
+                    Event(Lane.GRANT, child.name, (value,), parent.column)
+                    for value in values
+                    if (child.name, parent.column, (value,)) not in self._named
+                ]
+                self._announce(scopes)
                 continue
             self._bring(
                 child,
@@ -242,9 +260,7 @@ class Round:
             read += len(rows)
             self._wanted[events[0].mapping].update(rows)
             if last is not None:
-                event = events[0]
-                value = () if event.reference == EVERYTHING else event.key[:1]
-                self.more.append(replace(event, key=value + last))
+                self.more.append(_next_page(events[0], last))
 
     def _page(self, events: list[Event]) -> tuple[dict[Key, Row | None], Key | None]:
         """Return one page of a scope in key order, and its last key if there may be more.
@@ -266,6 +282,11 @@ class Round:
         elsewhere = self._snapshot.rows(mapping, [key for key in keys if key not in rows])
         found = {key: rows.get(key, elsewhere.get(key)) for key in keys}
         return found, keys[-1] if more else None
+
+
+def _next_page(scope: Event, last: Key) -> Event:
+    value = () if scope.reference == EVERYTHING else scope.key[:1]
+    return Event(scope.lane, scope.mapping, value + last, scope.reference)
 
 
 def _parents(mapping: Mapping, row: Row) -> list[Named]:

@@ -10,11 +10,12 @@ another's end and the reader's own presence would cancel out.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from typing import Any
 from urllib.parse import urlsplit
 
 from psycopg import sql
 
-from mirror.errors import NotMigrated, Rejected
+from mirror.errors import Halted, NotMigrated, Rejected
 from mirror.keys import Key
 from mirror.mapping import Mapping
 from mirror.postgres import Database
@@ -44,8 +45,11 @@ class Source:
     A claim's transaction began too early: the read must see what committed before the claim.
     """
 
-    def __init__(self, database: Database, *, name: str | None = None) -> None:
+    def __init__(
+        self, database: Database, *, name: str | None = None, idle_seconds: float = 60.0
+    ) -> None:
         self.database = database
+        self.idle_seconds = idle_seconds
         # Neon's pooled and direct addresses differ by this suffix; they are one primary.
         host = urlsplit(database.url).hostname or "local"
         self.name = name or host.replace("-pooler.", ".", 1)
@@ -59,7 +63,8 @@ class Source:
     def snapshot(self) -> Iterator["Snapshot"]:
         """Yield one REPEATABLE READ, READ ONLY view of the primary, with its stamp."""
         database = self.database
-        with database.transaction("isolation level repeatable read read only"):
+        mode = "isolation level repeatable read read only"
+        with database.transaction(mode, idle_seconds=self.idle_seconds):
             rows = database.execute(self._stamp_query)
             fence, epoch, system, timeline, name = rows[0]
             if epoch is None:
@@ -111,8 +116,14 @@ class Snapshot:
         names = [sql.Identifier(name) for name in mapping.key]
         statement = sql.SQL(
             "select {values} from unnest({arrays}) as k ({names}) join ({query}) as q on {same}"
+            " where {pushed}"
         ).format(
             values=values,
+            # Says no more than the join, but also reaches below a DISTINCT, GROUP BY or UNION.
+            pushed=sql.SQL(" and ").join(
+                sql.SQL("q.{} = any(%s::text[]::{}[])").format(name, _type(column.type))
+                for name, column in zip(names, mapping.key_columns, strict=True)
+            ),
             arrays=sql.SQL(", ").join(
                 sql.SQL("%s::text[]::{}[]").format(_type(column.type))
                 for column in mapping.key_columns
@@ -122,7 +133,7 @@ class Snapshot:
             same=sql.SQL(" and ").join(sql.SQL("q.{0} = k.{0}").format(name) for name in names),
         )
         columns = [list(column) for column in zip(*keys, strict=True)]
-        return self._collect(mapping, self._source.database.execute(statement, columns))
+        return self._collect(mapping, self._execute(mapping, statement, columns * 2))
 
     def rows_in_scope(
         self,
@@ -168,8 +179,15 @@ class Snapshot:
             conditions=sql.SQL(" and ").join(conditions),
             order=order,
         )
-        found = self._source.database.execute(statement, [*parameters, limit])
-        return self._collect(mapping, found)
+        return self._collect(mapping, self._execute(mapping, statement, [*parameters, limit]))
+
+    def _execute(
+        self, mapping: Mapping, statement: sql.Composed, parameters: list[Any]
+    ) -> list[Row]:
+        try:
+            return self._source.database.execute(statement, parameters)
+        except (Rejected, Halted) as error:
+            raise type(error)(f"{error}, while reading mapping {mapping.name!r}") from None
 
     @staticmethod
     def _collect(mapping: Mapping, found: list[Row]) -> dict[Key, Row]:

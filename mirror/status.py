@@ -114,7 +114,7 @@ def read_status(registry: Registry, source: Source, target: Target) -> Status:
 def unbury(queue: Queue, ids: list[int] | None) -> int:
     """Give buried events (all, for None) a new set of attempts, from now; return how many."""
     rows = queue.notes.execute(
-        "update mirror.retries set attempts = 0, due_at = now(), buried_at = null"
+        "update mirror.retries set attempts = 0, deaths = 0, due_at = now(), buried_at = null"
         " where buried_at is not null and (%s::bigint[] is null or id = any(%s)) returning id",
         [ids, ids],
     )

@@ -9,7 +9,10 @@ The broker is Redis, the queue is `mirror`, messages carry nothing. A task that 
 nothing along: its claim rolls back, and beat rings again.
 """
 
+import os
 import ssl
+import sys
+import threading
 from collections.abc import Callable
 from datetime import timedelta
 from functools import cached_property
@@ -37,16 +40,26 @@ class Worker:
 
     def __init__(self, load: Callable[[], Settings]) -> None:
         self._load = load
+        self._own = threading.local()
 
     @cached_property
     def settings(self) -> Settings:
         """The settings, read once per process."""
+        # The mappings module lies in the user's repository, which is where workers start.
+        if os.getcwd() not in sys.path:  # noqa: PTH109 - sys.path holds strings
+            sys.path.insert(0, os.getcwd())  # noqa: PTH109 - likewise
         return self._load()
 
-    @cached_property
+    @property
     def drain(self) -> Drain:
-        """The drain with its connections, which stay open between tasks."""
-        return build_drain(self.settings)
+        """This thread's drain with its connections, which stay open between tasks.
+
+        Two tasks must never share a claim's connection: one's commit would end the other's claim.
+        """
+        if not hasattr(self._own, "drain"):
+            self._own.drain = build_drain(self.settings)
+        drain: Drain = self._own.drain
+        return drain
 
     @cached_property
     def doorbell(self) -> Doorbell:
@@ -75,6 +88,9 @@ class Worker:
             log.warning("events wait", reason=str(error))
         except (Halted, NotMigrated) as error:
             log.error("events wait until somebody acts", reason=str(error))  # noqa: TRY400 - no trace wanted
+        except MirrorError as error:
+            # Without its trace, which could hold more than the message tells.
+            log.error("events wait", reason=str(error))  # noqa: TRY400
         else:
             if done.full:
                 self.doorbell.ring()
@@ -84,7 +100,7 @@ class Worker:
         target = build_target(self.settings)
         try:
             log.info("purged", tombstones=target.purge(self.settings.tombstone_days))
-        except Transient as error:
+        except MirrorError as error:
             log.warning("purge waits for its next turn", reason=str(error))
         finally:
             target.close()

@@ -61,7 +61,9 @@ create table if not exists mirror.retries (
   mapping text not null,
   reference text,
   key text[] not null,
+  -- Failed attempts, and workers that died in one (the one under way included).
   attempts integer not null,
+  deaths integer not null default 0,
   -- Also the lease of an attempt in progress.
   due_at timestamptz not null,
   -- What went wrong, without values of rows.

@@ -2,6 +2,8 @@
 
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 import typer
@@ -22,7 +24,7 @@ def demo() -> None:
     started = time.monotonic()
     console.print("Starting PostgreSQL 16 and 18, Redis and a Celery worker …", style="dim")
     held = True
-    with staged() as stage:
+    with _told_to_stop(console), staged() as stage:
         console.print(f"Everything is up after {time.monotonic() - started:.1f} s.", style="dim")
         for step in play(stage):
             mark = "[green]✓[/]" if step.held else "[red]✗[/]"
@@ -40,14 +42,22 @@ def dev() -> None:
 
     console = Console()
     _end_when_told()
-    with staged() as stage:
+    with _told_to_stop(console), staged() as stage:
         for name, value in stage.stack.environment().items():
             print(f"export {name}={value}", flush=True)
         console.print("A worker is draining. Ctrl-C stops everything and deletes the data.")
-        try:
+        with suppress(KeyboardInterrupt):
             signal.pause()
-        except KeyboardInterrupt:
-            console.print("Stopping …")
+
+
+@contextmanager
+def _told_to_stop(console: Console) -> Iterator[None]:
+    """End with the code of an interrupted program, once everything is cleaned up."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print("Stopped; everything is cleaned up.")
+        raise typer.Exit(130) from None
 
 
 def _end_when_told() -> None:

@@ -2,7 +2,7 @@
 
 import atexit
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
@@ -72,17 +72,17 @@ class DevStack:
             def start_redis() -> RedisServer:
                 return RedisServer.start(home / "redis")
 
-            # Leaving the pool waits for all three, so each result below is final.
-            with ThreadPoolExecutor(3) as pool:
-                starting = (
-                    pool.submit(start_primary),
-                    pool.submit(start_target),
-                    pool.submit(start_redis),
-                )
-            for server in starting:
+            def discard(server: Future[PostgresCluster] | Future[RedisServer]) -> None:
                 if server.exception() is None:
-                    cleanup.callback(server.result().discard)
-            primary, target, redis = starting
+                    server.result().discard()
+
+            with ThreadPoolExecutor(3) as pool:
+                primary = pool.submit(start_primary)
+                target = pool.submit(start_target)
+                redis = pool.submit(start_redis)
+                # Leaving the pool waits for all three, also when Ctrl-C makes it leave.
+                for server in (primary, target, redis):
+                    cleanup.callback(discard, server)
             stack = cls(primary.result(), target.result(), redis.result(), cleanup.pop_all())
         atexit.register(stack.stop)
         return stack

@@ -26,8 +26,8 @@ NOWHERE = "postgresql://someone:hunter2@127.0.0.1:9/nothing"
         ({"MIRROR_BATCH_SIZE": "many"}, 2, "MIRROR_BATCH_SIZE"),
         ({"MIRROR_MAPPINGS": "no.such.module"}, 2, "MIRROR_MAPPINGS"),
         ({"MIRROR_MAPPINGS": "json"}, 2, "holds no Registry"),
-        ({"PRIMARY_DATABASE_URL": NOWHERE}, 4, "primary: the database does not answer"),
-        ({"SUPABASE_DB_URL": NOWHERE}, 4, "target: the database does not answer"),
+        ({"PRIMARY_DATABASE_URL": NOWHERE}, 4, "primary: the database cannot be reached"),
+        ({"SUPABASE_DB_URL": NOWHERE}, 4, "target: the database cannot be reached"),
     ],
 )
 def test_bad_settings_are_named_and_secrets_are_not_told(

@@ -59,19 +59,17 @@ def test_while_the_target_is_down_nothing_is_buried(
     assert target.value("select count(*) from trip_memberships") == 10
 
 
-def test_one_failed_run_after_a_restart_of_the_primary_is_enough(
+def test_connections_that_died_in_the_meantime_cost_no_ring(
     primary_cluster: PostgresCluster,
     primary: TestDatabase,
     target: TestDatabase,
     drain: Drain,
     backlog: None,
 ) -> None:
-    """All connections broke at once; they are not found out one run at a time."""
+    """A restart, a pooler's patience, a compute that slept: the run that finds out goes on."""
     drain.run()
     record(primary, "trip_memberships", reference="*")
     primary_cluster.restart()
-    with pytest.raises(Transient):
-        drain.run()
     assert drain.run().failed == 0
     assert waiting_events(primary) == (0, 0)
 

@@ -1,0 +1,161 @@
+"""What goes wrong around an event: shared connections, lost answers, limits, unknown errors."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from sqlalchemy.orm import Session
+
+from mirror.config import Settings
+from mirror.drain import Drain
+from mirror.errors import Transient, Unreachable
+from mirror.postgres import Database
+from mirror.worker import Worker
+from tests.factories import MembershipFactory, TripFactory, UserFactory
+from tests.faults.tools import record
+from tests.fix_databases import TestDatabase
+
+
+def refuse(target: TestDatabase, user: object, action: str) -> None:
+    """Let a trigger of somebody else's do something whenever this user is written."""
+    target.query(
+        "create function refuse() returns trigger language plpgsql as $$"
+        f" begin if new.id = '{user}' then {action}; end if; return new; end $$"
+    )
+    target.query(
+        "create trigger refuse before insert on users for each row execute function refuse()"
+    )
+
+
+def users(session: Session, primary: TestDatabase, count: int) -> list[str]:
+    """Make users whose events wait."""
+    made = [str(user.id) for user in UserFactory.create_batch(count)]
+    session.commit()
+    for user in made:
+        record(primary, "users", user)
+    return made
+
+
+def test_a_connection_in_a_transaction_is_not_shared(primary: TestDatabase) -> None:
+    """PostgreSQL only warns of a second BEGIN, and its COMMIT would end the first's claim."""
+    database = Database(primary.url, role="primary")
+    database.begin()
+    with pytest.raises(Transient, match="in use"):
+        database.begin()
+    database.close()
+
+
+def test_threads_of_a_worker_have_drains_of_their_own(settings: Settings) -> None:
+    """Celery may be told to use a pool of threads."""
+    worker = Worker(lambda: settings)
+    found: list[Drain] = []
+    threads = [threading.Thread(target=lambda: found.append(worker.drain)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+        thread.join()
+    assert found[0] is not found[1]
+    assert worker.drain is worker.drain
+
+
+def test_one_slow_row_does_not_hold_up_its_batch(
+    session: Session, primary: TestDatabase, target: TestDatabase, drain: Drain
+) -> None:
+    """Finding it takes longer than a claim may sit idle."""
+    made = users(session, primary, 40)
+    refuse(target, made[7], "perform pg_sleep(20)")
+    drain.queue.idle_seconds = 1
+    drain.queue.retry_seconds = 100
+    drain.target.database.statement_seconds = 0.3  # type: ignore[attr-defined]
+    assert drain.run().failed == 1
+    assert target.value("select count(*) from users") == 39
+    assert primary.query("select key[1], attempts from mirror.retries") == [(made[7], 1)]
+
+
+def test_a_scope_is_not_held_up_by_one_row(
+    session: Session, primary: TestDatabase, target: TestDatabase, make_drain: Callable[..., Drain]
+) -> None:
+    """A first load goes on around the row that the target refuses."""
+    made = sorted(str(user.id) for user in UserFactory.create_batch(25))
+    session.commit()
+    refuse(target, made[0], "raise check_violation")
+    record(primary, "users", reference="*")
+    make_drain(batch_size=10).run()
+    assert target.value("select count(*) from users") == 24
+    assert primary.query("select key, reference from mirror.retries") == [([made[0]], None)]
+
+
+def test_an_unknown_error_is_isolated_never_buried_and_not_repeated(
+    session: Session, primary: TestDatabase, target: TestDatabase, make_drain: Callable[..., Drain]
+) -> None:
+    """It may be one row's fault, and its words may be that row's values."""
+    made = users(session, primary, 5)
+    refuse(target, made[2], "raise exception 'ada@example.com is banned' using errcode = 'PT403'")
+    drain = make_drain(max_attempts=1)
+    assert drain.run().failed == 1
+    assert target.value("select count(*) from users") == 4
+    error, buried = primary.query("select error, buried_at from mirror.retries")[0]
+    assert "PT403" in error
+    assert "ada@" not in error
+    assert buried is None
+
+
+def test_scopes_of_a_parent_that_is_refused_do_not_multiply(
+    session: Session, primary: TestDatabase, target: TestDatabase, make_drain: Callable[..., Drain]
+) -> None:
+    """Every attempt says that its many children must be read; once is enough."""
+    trip = TripFactory()
+    MembershipFactory.create_batch(12, trip=trip)
+    session.commit()
+    target.query("alter table trips add constraint none check (name is null)")
+    record(primary, "trips", trip.id)
+    drain = make_drain(batch_size=2, max_attempts=3, retry_seconds=0.01)
+    for _ in range(40):
+        drain.once()
+        drain._retry()
+        primary.query("update mirror.retries set due_at = now() where buried_at is null")
+    assert primary.value("select count(*) from mirror.outbox") == 0
+    assert primary.value("select count(*) from mirror.retries where buried_at is null") == 0
+    assert primary.value("select count(*) from mirror.retries") < 60
+
+
+def test_a_note_whose_answer_was_lost_blames_nobody(
+    primary: TestDatabase, drain: Drain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was committed; only the worker does not know."""
+    record(primary, "users", uuid4())
+    execute = Database.execute
+
+    def lost(self: Database, query: Any, parameters: Any = None) -> list[Any]:
+        rows = execute(self, query, parameters)
+        if self is drain.queue.notes and "insert into mirror.claims" in str(query):
+            raise Unreachable("primary: no answer")
+        return rows
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Database, "execute", lost)
+        with pytest.raises(Unreachable):
+            drain.run()
+    assert primary.value("select count(*) from mirror.claims") > 0
+    assert drain.run().failed == 0
+    assert primary.value("select count(*) from mirror.retries") == 0
+    assert primary.value("select count(*) from mirror.claims") == 0
+
+
+def test_an_outage_during_a_retry_is_no_death(
+    session: Session, primary: TestDatabase, target: TestDatabase, drain: Drain
+) -> None:
+    """The attempt is given back over a new connection."""
+    made = users(session, primary, 1)
+    refuse(target, made[0], "raise check_violation")
+    drain.run()
+    primary.query("update mirror.retries set due_at = now()")
+    attempt = drain.queue.take_retry()
+    assert attempt is not None
+    primary.query(
+        "select pg_terminate_backend(pid) from pg_stat_activity"
+        " where application_name = 'permission-mirror' and datname = current_database()"
+    )
+    drain.queue.postponed(attempt)
+    assert primary.query("select attempts, deaths from mirror.retries") == [(1, 0)]
