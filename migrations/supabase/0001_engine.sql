@@ -49,12 +49,16 @@ insert into mirror.state default values on conflict do nothing;
 -- The declarations this database was migrated to. A worker with others is refused.
 create table if not exists mirror.mappings (
   name text primary key,
+  -- The registry that declares it; several may live in one target.
+  model text not null,
   -- Parents come before their children.
   position integer not null,
   digest text not null,
   is_parent boolean not null,
   declaration jsonb not null
 );
+-- Before there was this column; the model's own migration fills it in.
+alter table mirror.mappings add column if not exists model text not null default '';
 
 
 -- When a scope ("all memberships of trip 7") was last read as a whole. A write for a key under it

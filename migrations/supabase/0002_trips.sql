@@ -1,7 +1,8 @@
 -- The permission model trips: tables, row-level security, and the functions that write them.
 --
 -- Printed from the mapping declarations; change those, not this file. Every statement can run
--- again. A table that already exists with another shape or owner is refused, never altered.
+-- again. A table that already exists with another shape or owner is refused; to one of this model,
+-- new columns are added, and nothing else is altered.
 
 
 -- Workers stand aside meanwhile: a batch in flight and these statements could deadlock.
@@ -17,8 +18,19 @@ language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   wanted constant regclass := to_regclass(name);
+  ours constant boolean := exists (
+    select from mirror.mappings as m
+    where m.name = mapping and m.declaration -> 'table' = shape -> 'table'
+  );
   wrong text;
 begin
+  select m.model into wrong from mirror.mappings as m
+  where m.name = mapping and m.model not in ('', shape ->> 'model');
+  if found then
+    raise exception 'mapping % belongs to model % here', mapping, wrong
+      using errcode = 'MR010', hint = 'Give one of the two another name. If it is the model that '
+        'has a new name, enter that in mirror.mappings first.';
+  end if;
   if wanted is null then
     return;
   end if;
@@ -46,7 +58,11 @@ begin
       join pg_type as t on t.oid = w.value::regtype
       left join pg_collation as c on c.oid = t.typcollation
     )
-    (table have except table want) union all (table want except table have)
+    select from (table have except table want) as excess
+    union all
+    -- What a table of ours lacks is added below.
+    select from (table want except table have) as lack (name, type, required)
+    where not ours or required or exists (select from have as h where h.attname = lack.name)
   ) then
     wrong := 'has other columns';
   end if;
@@ -61,7 +77,7 @@ begin
     wrong := 'has another primary key';
   end if;
 
-  if wrong is null and to_regclass('mirror.' || quote_ident('ledger_' || mapping)) is null then
+  if wrong is null and not ours then
     select coalesce(
       (select 'has a policy ' || polname from pg_policy
        where polrelid = wanted and polname <> shape ->> 'policy' limit 1),
@@ -97,14 +113,51 @@ from public, anon, authenticated, service_role;
 
 
 select mirror.check_table('users', 'public.users',
-  '{"columns": {"id": "uuid", "email": "text", "username": "text"}, "key": ["id"], "parents": {}, "policy": "users_read"}'
+  '{"model": "trips", "table": ["public", "users"], "columns": {"id": "uuid", "email": "text", "username": "text"}, "key": ["id"], "parents": {}, "policy": "users_read"}'
 );
 select mirror.check_table('trips', 'public.trips',
-  '{"columns": {"id": "uuid", "name": "text", "created_by": "uuid"}, "key": ["id"], "parents": {}, "policy": "trips_read"}'
+  '{"model": "trips", "table": ["public", "trips"], "columns": {"id": "uuid", "name": "text", "created_by": "uuid"}, "key": ["id"], "parents": {}, "policy": "trips_read"}'
 );
 select mirror.check_table('trip_memberships', 'public.trip_memberships',
-  '{"columns": {"trip_id": "uuid", "user_id": "uuid", "role": "text", "status": "text"}, "key": ["trip_id", "user_id"], "parents": {"trip_id": "public.trips", "user_id": "public.users"}, "policy": "trip_memberships_read"}'
+  '{"model": "trips", "table": ["public", "trip_memberships"], "columns": {"trip_id": "uuid", "user_id": "uuid", "role": "text", "status": "text"}, "key": ["trip_id", "user_id"], "parents": {"trip_id": "public.trips", "user_id": "public.users"}, "policy": "trip_memberships_read"}'
 );
+
+
+-- Add what a declaration has gained since a table of ours was created.
+create or replace function mirror.add_column(name text, col text, type text, more text default '')
+returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  have regtype;
+begin
+  select atttypid into have from pg_attribute
+  where attrelid = to_regclass(name) and attname = col and attnum > 0 and not attisdropped;
+  if have is null then
+    execute format('alter table %s add column %I %s %s', name, col, type, more);
+    raise notice '% has a new column %, which is null until the next `mirror resync`', name, col;
+  elsif have <> type::regtype then
+    raise exception 'table % exists and its column % is %, not %', name, col, have, type
+      using errcode = 'MR010', hint = 'Give the reference another name.';
+  end if;
+end
+$$;
+
+create or replace function mirror.add_constraint(name text, con text, definition text) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if not exists (
+    select from pg_constraint where conrelid = to_regclass(name) and conname = con
+  ) then
+    execute format('alter table %s add constraint %I %s', name, con, definition);
+  end if;
+end
+$$;
+revoke all on function
+  mirror.add_column(text, text, text, text),
+  mirror.add_constraint(text, text, text)
+from public, anon, authenticated, service_role;
 
 
 create table if not exists public.users (
@@ -113,6 +166,8 @@ create table if not exists public.users (
   username text,
   primary key (id)
 );
+select mirror.add_column('public.users', 'email', 'text');
+select mirror.add_column('public.users', 'username', 'text');
 
 
 -- users: what was last written for each key, and how fresh the read was.
@@ -148,6 +203,8 @@ create table if not exists public.trips (
   created_by uuid,
   primary key (id)
 );
+select mirror.add_column('public.trips', 'name', 'text');
+select mirror.add_column('public.trips', 'created_by', 'uuid');
 
 
 -- trips: what was last written for each key, and how fresh the read was.
@@ -186,6 +243,8 @@ create table if not exists public.trip_memberships (
   foreign key (trip_id) references public.trips (id) on delete cascade,
   foreign key (user_id) references public.users (id) on delete cascade
 );
+select mirror.add_column('public.trip_memberships', 'role', 'text');
+select mirror.add_column('public.trip_memberships', 'status', 'text');
 
 
 create unique index if not exists trip_memberships_user_id
@@ -203,6 +262,9 @@ create table if not exists mirror.ledger_trip_memberships (
   primary key (trip_id, user_id),
   constraint ledger_trip_memberships_by_user_id
     unique (user_id, trip_id)
+);
+select mirror.add_constraint('mirror.ledger_trip_memberships', 'ledger_trip_memberships_by_user_id',
+  'unique (user_id, trip_id)'
 );
 revoke all on mirror.ledger_trip_memberships from public, anon, authenticated, service_role;
 
@@ -909,6 +971,50 @@ grant execute on function
 to authenticated;
 
 
+-- What an earlier version of this model declared is mirrored no more, so its rows must not grant
+-- for ever. The table and its rows stay, for whoever wants to look; other models are left alone.
+do $$
+declare
+  kept constant jsonb[] := array[
+    '["public", "users"]',
+    '["public", "trips"]',
+    '["public", "trip_memberships"]'
+  ]::jsonb[];
+  old record;
+  child record;
+begin
+  for old in
+    select format('%I.%I', d.schema, d.name) as name, d.name || '_read' as policy
+    from mirror.mappings as m
+    cross join lateral (
+      select m.declaration #>> '{table,0}' as schema, m.declaration #>> '{table,1}' as name
+    ) as d
+    where m.model = 'trips'
+      and m.declaration -> 'table' <> all (kept)
+  loop
+    continue when to_regclass(old.name) is null;
+    execute format('revoke all on %s from public, anon, authenticated', old.name);
+    execute format('drop policy if exists %I on %s', old.policy, old.name);
+    -- Its rows come no more; whoever needed them there must not be held back.
+    for child in
+      select c.conname, c.conrelid::regclass::text as name
+      from pg_constraint as c
+      join mirror.mappings as m on c.conrelid = to_regclass(
+        format('%I.%I', m.declaration #>> '{table,0}', m.declaration #>> '{table,1}')
+      )
+      where c.confrelid = to_regclass(old.name) and c.contype = 'f'
+        and m.declaration -> 'table' = any (kept)
+    loop
+      execute format('alter table %s drop constraint %I', child.name, child.conname);
+    end loop;
+    raise notice 'nobody may read % any more: model trips no longer has it', old.name;
+  end loop;
+  delete from mirror.mappings
+  where model = 'trips' and name <> all (array['users', 'trips', 'trip_memberships']::text[]);
+end
+$$;
+
+
 -- users: the API's roles write nothing and read only what is granted here.
 alter table public.users enable row level security;
 revoke all on public.users from public, anon, authenticated, service_role;
@@ -939,8 +1045,8 @@ create policy trip_memberships_read on public.trip_memberships for select to aut
 using (trip_id = any((select mirror.my_trips('MEMBER'))::uuid[]));
 
 
-insert into mirror.mappings (name, position, digest, is_parent, declaration)
-values ('users', 1, 'b4fcd17c6b111bc4', true, '{
+insert into mirror.mappings (name, model, position, digest, is_parent, declaration)
+values ('users', 'trips', 1, 'b4fcd17c6b111bc4', true, '{
   "name": "users",
   "table": [
     "public",
@@ -973,12 +1079,12 @@ values ('users', 1, 'b4fcd17c6b111bc4', true, '{
   "query": "SELECT users.id, users.email, users.username FROM users WHERE users.deleted_at IS NULL"
 }')
 on conflict (name) do update
-set position = excluded.position, digest = excluded.digest,
+set model = excluded.model, position = excluded.position, digest = excluded.digest,
   is_parent = excluded.is_parent, declaration = excluded.declaration;
 
 
-insert into mirror.mappings (name, position, digest, is_parent, declaration)
-values ('trips', 2, '6d75fa12eb237bae', true, '{
+insert into mirror.mappings (name, model, position, digest, is_parent, declaration)
+values ('trips', 'trips', 2, '6d75fa12eb237bae', true, '{
   "name": "trips",
   "table": [
     "public",
@@ -1011,12 +1117,12 @@ values ('trips', 2, '6d75fa12eb237bae', true, '{
   "query": "SELECT trips.id, trips.name, trips.created_by FROM trips WHERE trips.deleted_at IS NULL"
 }')
 on conflict (name) do update
-set position = excluded.position, digest = excluded.digest,
+set model = excluded.model, position = excluded.position, digest = excluded.digest,
   is_parent = excluded.is_parent, declaration = excluded.declaration;
 
 
-insert into mirror.mappings (name, position, digest, is_parent, declaration)
-values ('trip_memberships', 3, 'b6fa454824609764', false, '{
+insert into mirror.mappings (name, model, position, digest, is_parent, declaration)
+values ('trip_memberships', 'trips', 3, 'b6fa454824609764', false, '{
   "name": "trip_memberships",
   "table": [
     "public",
@@ -1074,5 +1180,5 @@ values ('trip_memberships', 3, 'b6fa454824609764', false, '{
   "query": "SELECT trip_memberships.trip_id, trip_memberships.user_id, trip_memberships.role, trip_memberships.status FROM trip_memberships WHERE trip_memberships.deleted_at IS NULL"
 }')
 on conflict (name) do update
-set position = excluded.position, digest = excluded.digest,
+set model = excluded.model, position = excluded.position, digest = excluded.digest,
   is_parent = excluded.is_parent, declaration = excluded.declaration;

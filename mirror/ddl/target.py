@@ -1,7 +1,8 @@
 """The target's side of a registry: tables, ledgers, functions, helpers and policies.
 
 `model_sql` prints one migration from the declarations alone. Every block can run again, and an
-existing table of another shape or owner is refused by name, never altered.
+existing table of another shape or owner is refused by name. To a table of ours, columns that the
+declaration has gained are added; nothing else is altered.
 """
 
 import json
@@ -21,7 +22,8 @@ _HEADER = """\
 -- The permission model {name}: tables, row-level security, and the functions that write them.
 --
 -- Printed from the mapping declarations; change those, not this file. Every statement can run
--- again. A table that already exists with another shape or owner is refused, never altered.
+-- again. A table that already exists with another shape or owner is refused; to one of this model,
+-- new columns are added, and nothing else is altered.
 
 
 -- Workers stand aside meanwhile: a batch in flight and these statements could deadlock.
@@ -37,8 +39,19 @@ language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   wanted constant regclass := to_regclass(name);
+  ours constant boolean := exists (
+    select from mirror.mappings as m
+    where m.name = mapping and m.declaration -> 'table' = shape -> 'table'
+  );
   wrong text;
 begin
+  select m.model into wrong from mirror.mappings as m
+  where m.name = mapping and m.model not in ('', shape ->> 'model');
+  if found then
+    raise exception 'mapping % belongs to model % here', mapping, wrong
+      using errcode = 'MR010', hint = 'Give one of the two another name. If it is the model that '
+        'has a new name, enter that in mirror.mappings first.';
+  end if;
   if wanted is null then
     return;
   end if;
@@ -66,7 +79,11 @@ begin
       join pg_type as t on t.oid = w.value::regtype
       left join pg_collation as c on c.oid = t.typcollation
     )
-    (table have except table want) union all (table want except table have)
+    select from (table have except table want) as excess
+    union all
+    -- What a table of ours lacks is added below.
+    select from (table want except table have) as lack (name, type, required)
+    where not ours or required or exists (select from have as h where h.attname = lack.name)
   ) then
     wrong := 'has other columns';
   end if;
@@ -81,7 +98,7 @@ begin
     wrong := 'has another primary key';
   end if;
 
-  if wrong is null and to_regclass('mirror.' || quote_ident('ledger_' || mapping)) is null then
+  if wrong is null and not ours then
     select coalesce(
       (select 'has a policy ' || polname from pg_policy
        where polrelid = wanted and polname <> shape ->> 'policy' limit 1),
@@ -115,13 +132,52 @@ $$;
 revoke all on function mirror.check_table(text, text, jsonb)
 from public, anon, authenticated, service_role;"""
 
+_ADD_MISSING = """\
+-- Add what a declaration has gained since a table of ours was created.
+create or replace function mirror.add_column(name text, col text, type text, more text default '')
+returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  have regtype;
+begin
+  select atttypid into have from pg_attribute
+  where attrelid = to_regclass(name) and attname = col and attnum > 0 and not attisdropped;
+  if have is null then
+    execute format('alter table %s add column %I %s %s', name, col, type, more);
+    raise notice '% has a new column %, which is null until the next `mirror resync`', name, col;
+  elsif have <> type::regtype then
+    raise exception 'table % exists and its column % is %, not %', name, col, have, type
+      using errcode = 'MR010', hint = 'Give the reference another name.';
+  end if;
+end
+$$;
+
+create or replace function mirror.add_constraint(name text, con text, definition text) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if not exists (
+    select from pg_constraint where conrelid = to_regclass(name) and conname = con
+  ) then
+    execute format('alter table %s add constraint %I %s', name, con, definition);
+  end if;
+end
+$$;
+revoke all on function
+  mirror.add_column(text, text, text, text),
+  mirror.add_constraint(text, text, text)
+from public, anon, authenticated, service_role;"""
+
 
 def model_sql(registry: Registry) -> str:
     """Return the migration that installs `registry` in a target that has the engine."""
     blocks = [_HEADER.format(name=registry.name)]
     blocks += [_CHECK_TABLE, "\n".join(_check(registry, mapping) for mapping in registry)]
+    blocks += [_ADD_MISSING]
     for mapping in registry:
-        blocks += [_table(registry, mapping), *_indexes(mapping), _ledger(mapping), _adopt(mapping)]
+        blocks += [_table(registry, mapping), *_indexes(mapping), _ledger(mapping)]
+        blocks += [_adopt(mapping)]
     # Children's functions first: a parent's call them.
     for mapping in reversed(tuple(registry)):
         blocks += [
@@ -132,6 +188,7 @@ def model_sql(registry: Registry) -> str:
         ]
     for access in registry.access:
         blocks += access.ddl(registry)
+    blocks += [_drop_others(registry)]
     for mapping in registry:
         blocks += [_security(mapping)]
     for position, mapping in enumerate(registry, 1):
@@ -146,6 +203,8 @@ def column_type(mapping: Mapping, name: str, kind: str) -> str:
 
 def _check(registry: Registry, mapping: Mapping) -> str:
     shape = {
+        "model": registry.name,
+        "table": [mapping.schema, mapping.table],
         "columns": {column.name: column.type for column in mapping.columns},
         "key": list(mapping.key),
         "parents": {
@@ -169,14 +228,26 @@ def _table(registry: Registry, mapping: Mapping) -> str:
         kind = column_type(mapping, column.name, column.type)
         lines.append(f"{identifier(column.name)} {kind}{required}")
     lines.append(f"primary key ({comma(mapping.key)})")
+    references = {}
     for parent in mapping.parents:
         other = registry[parent.mapping]
-        lines.append(
-            f"foreign key ({identifier(parent.column)}) references "
-            f"{identifier(other.schema, other.table)} ({comma(other.key)}) on delete cascade"
+        references[parent.column] = (
+            f"references {identifier(other.schema, other.table)} ({comma(other.key)})"
+            f" on delete cascade"
         )
+        lines.append(f"foreign key ({identifier(parent.column)}) {references[parent.column]}")
     body = indent(",\n".join(lines), "  ")
-    return f"create table if not exists {identifier(mapping.schema, mapping.table)} (\n{body}\n);"
+    table = identifier(mapping.schema, mapping.table)
+    added = "".join(
+        _add_column(table, column.name, column.type, references.get(column.name, ""))
+        for column in mapping.data_columns
+    )
+    return f"create table if not exists {table} (\n{body}\n);{added}"
+
+
+def _add_column(table: str, name: str, kind: str, more: str = "") -> str:
+    arguments = [table, name, kind, more] if more else [table, name, kind]
+    return f"\nselect mirror.add_column({', '.join(map(literal, arguments))});"
 
 
 def _led_by(mapping: Mapping, column: str) -> str:
@@ -217,17 +288,25 @@ def _ledger(mapping: Mapping) -> str:
     # Two workers may insert one key at once, and the loser must not fail but update. ON CONFLICT
     # sees to that for every unique index on just the key's columns, in whatever order; one that
     # has another column must be deferrable, so that the primary key is asked first.
-    lines += [
-        f"constraint {identifier(f'{name}_by_{reference.name}')}\n"
-        f"  unique ({_led_by(mapping, ledger_column(mapping, reference.name))})"
-        + ("" if reference.name in mapping.key else " deferrable")
+    constraints = {
+        f"{name}_by_{reference.name}": (
+            f"unique ({_led_by(mapping, ledger_column(mapping, reference.name))})"
+            + ("" if reference.name in mapping.key else " deferrable")
+        )
         for reference in mapping.all_references
         if reference.name != mapping.key[0]
-    ]
+    }
+    lines += [f"constraint {identifier(con)}\n  {what}" for con, what in constraints.items()]
+    added = "".join(_add_column(ledger, f"ref_{ref.name}", ref.type) for ref in extra)
+    added += _fill_references(mapping)
+    added += "".join(
+        f"\nselect mirror.add_constraint({literal(ledger)}, {literal(con)},\n  {literal(what)}\n);"
+        for con, what in constraints.items()
+    )
     body = indent(",\n".join(lines), "  ")
     blocks = [
         f"-- {mapping.name}: what was last written for each key, and how fresh the read was.\n"
-        f"create table if not exists {ledger} (\n{body}\n);\n"
+        f"create table if not exists {ledger} (\n{body}\n);{added}\n"
         f"revoke all on {ledger} from public, anon, authenticated, service_role;",
         # Not by age: an index on what every write changes would make every write dearer.
         f"-- Purging looks at tombstones alone.\n"
@@ -246,18 +325,32 @@ def _is_ours(mapping: Mapping) -> str:
     )
 
 
+def _visible_references(mapping: Mapping) -> dict[str, str]:
+    """Return the references that are columns of the table, by their column in the ledger."""
+    columns = {column.name for column in mapping.data_columns}
+    return {f"ref_{ref.name}": ref.name for ref in mapping.all_references if ref.name in columns}
+
+
+def _fill_references(mapping: Mapping) -> str:
+    """Enter the values of a column that has become a reference."""
+    return "".join(
+        f"\nupdate {identifier('mirror', f'ledger_{mapping.name}')} as l\n"
+        f"set {identifier(ref)} = t.{identifier(name)}\n"
+        f"from {identifier(mapping.schema, mapping.table)} as t\n"
+        f"where l.present and l.{identifier(ref)} is null and t.{identifier(name)} is not null"
+        + "".join(f"\n  and l.{identifier(key)} = t.{identifier(key)}" for key in mapping.key)
+        + ";"
+        for ref, name in _visible_references(mapping).items()
+    )
+
+
 def _adopt(mapping: Mapping) -> str:
     """Enter the rows of a table that was there before us: scopes list keys from the ledger alone.
 
     Their fence is older than any read, so that the first one decides. Only then: later, a row
     without an entry may be what a foreign key held back, and must not pass for one that is there.
     """
-    columns = {column.name for column in mapping.columns}
-    known = {name: name for name in mapping.key} | {
-        f"ref_{ref.name}": ref.name
-        for ref in mapping.all_references
-        if ref.name in columns and ref.name not in mapping.key
-    }
+    known = {name: name for name in mapping.key} | _visible_references(mapping)
     return (
         f"-- Rows of a table that is taken over: the next resync judges them.\n"
         f"insert into {identifier('mirror', f'ledger_{mapping.name}')} ({comma(known)}, "
@@ -277,6 +370,53 @@ revoke all on function
   {identifier("mirror", f"scope_{mapping.name}")}(text, text[], text[], integer),
   {identifier("mirror", f"withdraw_{mapping.name}")}(integer, bigint, {arrays})
 from public, anon, authenticated, service_role;"""
+
+
+def _drop_others(registry: Registry) -> str:
+    """Let nobody read any more what this model does not declare any more."""
+    names = ", ".join(literal(mapping.name) for mapping in registry)
+    tables = ",\n    ".join(literal(json.dumps([m.schema, m.table])) for m in registry)
+    return f"""\
+-- What an earlier version of this model declared is mirrored no more, so its rows must not grant
+-- for ever. The table and its rows stay, for whoever wants to look; other models are left alone.
+do $$
+declare
+  kept constant jsonb[] := array[
+    {tables}
+  ]::jsonb[];
+  old record;
+  child record;
+begin
+  for old in
+    select format('%I.%I', d.schema, d.name) as name, d.name || '_read' as policy
+    from mirror.mappings as m
+    cross join lateral (
+      select m.declaration #>> '{{table,0}}' as schema, m.declaration #>> '{{table,1}}' as name
+    ) as d
+    where m.model = {literal(registry.name)}
+      and m.declaration -> 'table' <> all (kept)
+  loop
+    continue when to_regclass(old.name) is null;
+    execute format('revoke all on %s from public, anon, authenticated', old.name);
+    execute format('drop policy if exists %I on %s', old.policy, old.name);
+    -- Its rows come no more; whoever needed them there must not be held back.
+    for child in
+      select c.conname, c.conrelid::regclass::text as name
+      from pg_constraint as c
+      join mirror.mappings as m on c.conrelid = to_regclass(
+        format('%I.%I', m.declaration #>> '{{table,0}}', m.declaration #>> '{{table,1}}')
+      )
+      where c.confrelid = to_regclass(old.name) and c.contype = 'f'
+        and m.declaration -> 'table' = any (kept)
+    loop
+      execute format('alter table %s drop constraint %I', child.name, child.conname);
+    end loop;
+    raise notice 'nobody may read % any more: model {registry.name} no longer has it', old.name;
+  end loop;
+  delete from mirror.mappings
+  where model = {literal(registry.name)} and name <> all (array[{names}]::text[]);
+end
+$$;"""
 
 
 def _security(mapping: Mapping) -> str:
@@ -307,9 +447,9 @@ def _declare(registry: Registry, mapping: Mapping, position: int) -> str:
     children = [child.name for child, _ in registry.children(mapping)]
     declaration = json.dumps(mapping.declaration(children), indent=2)
     return f"""\
-insert into mirror.mappings (name, position, digest, is_parent, declaration)
-values ({literal(mapping.name)}, {position}, {literal(mapping.digest)}, \
+insert into mirror.mappings (name, model, position, digest, is_parent, declaration)
+values ({literal(mapping.name)}, {literal(registry.name)}, {position}, {literal(mapping.digest)}, \
 {str(bool(children)).lower()}, {literal(declaration)})
 on conflict (name) do update
-set position = excluded.position, digest = excluded.digest,
+set model = excluded.model, position = excluded.position, digest = excluded.digest,
   is_parent = excluded.is_parent, declaration = excluded.declaration;"""

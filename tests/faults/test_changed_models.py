@@ -1,0 +1,200 @@
+"""A model that is installed changes: columns, references and mappings come and go."""
+
+from dataclasses import replace
+from uuid import uuid4
+
+import psycopg
+import pytest
+from sqlalchemy import BigInteger, column, select, table
+
+from mappings.trips import registry as trips_registry
+from mirror.assembly import build_drain
+from mirror.config import load_settings
+from mirror.drain import Drain
+from mirror.errors import NotMigrated, WrongMapping
+from mirror.mapping import Column, Mapping
+from mirror.migrations import upgrade
+from mirror.registry import Registry
+from tests.faults import teams
+from tests.faults.tools import Hand, record
+from tests.fix_databases import TestDatabase
+
+_seats = table("seats", column("id", BigInteger), column("workspace_id", BigInteger))
+
+SMALL_SEATS = replace(
+    teams.seats,
+    columns=(Column("id", "bigint"),),
+    query=select(_seats.c.id, _seats.c.workspace_id),
+    references=teams.seats.references[:1],
+)
+"""Seats as they were before they had a person and a company."""
+
+
+def model(*mappings: Mapping) -> Registry:
+    """Return another version of the model `teams`."""
+    return Registry("teams", mappings)
+
+
+def migrate(target: TestDatabase, registry: Registry) -> None:
+    """Upgrade the target to a model."""
+    with target.migrating() as connection:
+        upgrade(connection, "supabase", registry)
+
+
+@pytest.fixture
+def small(teams_primary: TestDatabase, project: TestDatabase) -> TestDatabase:
+    """A target that mirrors two seats of the small model."""
+    teams_primary.query("insert into companies values (1)")
+    teams_primary.query("insert into workspaces values (7, 1)")
+    teams_primary.query("insert into seats values (1, 7, 'ada'), (2, 7, 'bob')")
+    migrate(project, model(SMALL_SEATS))
+    drain(teams_primary, project, model(SMALL_SEATS), "seats")
+    assert project.query("select * from seats order by id") == [(1,), (2,)]
+    return project
+
+
+def drain(primary: TestDatabase, target: TestDatabase, registry: Registry, *resynced: str) -> None:
+    """Mirror what waits, after asking for some mappings as a whole."""
+    for name in resynced:
+        record(primary, name, reference="*")
+    worker: Drain = build_drain(
+        load_settings(primary_database_url=primary.url, supabase_db_url=target.url), registry
+    )
+    assert worker.run().failed == 0
+    worker.close()
+
+
+def test_a_new_column_and_a_new_reference_are_there_after_a_resync(
+    teams_primary: TestDatabase, small: TestDatabase
+) -> None:
+    """The upgrade adds them; the reference then finds rows by it."""
+    migrate(small, model(teams.seats))
+    assert small.query("select * from seats order by id") == [(1, None), (2, None)]
+    drain(teams_primary, small, model(teams.seats), "seats")
+    assert small.query("select * from seats order by id") == [(1, "ada"), (2, "bob")]
+    assert small.query("select distinct ref_company_id from mirror.ledger_seats") == [(1,)]
+    teams_primary.query("update workspaces set archived = true")
+    record(teams_primary, "seats", 1, reference="company_id")
+    drain(teams_primary, small, model(teams.seats))
+    assert small.query("select * from seats") == []
+
+
+def test_a_new_reference_has_the_same_constraints_as_one_of_the_first_day(
+    small: TestDatabase, teams_target: TestDatabase
+) -> None:
+    """Two workers that write one key for the first time count on it."""
+    migrate(small, model(teams.seats))
+    query = (
+        "select conname::text, pg_get_constraintdef(oid) from pg_constraint"
+        " where conrelid = 'mirror.ledger_seats'::regclass and contype <> 'n' order by 1"
+    )
+    assert small.query(query) == teams_target.query(query)
+    assert len(small.query(query)) == 3
+
+
+def test_a_column_that_becomes_a_reference_is_known_at_once(
+    teams_primary: TestDatabase, small: TestDatabase
+) -> None:
+    """Rows mirrored before are found by it without a resync."""
+    columns = (*teams.seats.columns, Column("company_id", "bigint"))
+    before = model(replace(teams.seats, columns=columns, references=teams.seats.references[:1]))
+    migrate(small, before)
+    drain(teams_primary, small, before, "seats")
+    migrate(small, model(replace(teams.seats, columns=columns)))
+    assert small.query("select distinct ref_company_id from mirror.ledger_seats") == [(1,)]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("alter table seats alter person type varchar(9)", "table public.seats exists and has"),
+        ("alter table seats add note text", "table public.seats exists and has other columns"),
+        ("alter table seats rename id to number", "table public.seats exists and has other"),
+        (
+            "alter table mirror.ledger_seats alter ref_company_id type text",
+            "table mirror.ledger_seats exists and its column ref_company_id is text, not bigint",
+        ),
+    ],
+)
+def test_every_other_change_is_refused_by_name(
+    teams_target: TestDatabase, change: str, told: str
+) -> None:
+    """Ours though the table is."""
+    teams_target.query(change)
+    teams_target.query("delete from mirror.migrations")
+    with pytest.raises(NotMigrated, match=told):
+        migrate(teams_target, teams.registry)
+
+
+def test_a_mapping_that_moves_to_a_table_that_exists_does_not_trust_it(
+    teams_target: TestDatabase,
+) -> None:
+    """Its policies could let anybody read, though the mapping's first table was ours."""
+    teams_target.query("create table chairs (id bigint primary key, person text)")
+    teams_target.query("create policy everybody on chairs using (true)")
+    moved = model(replace(teams.seats, table="chairs"), teams.folders, teams.documents)
+    with pytest.raises(
+        NotMigrated, match=r"table public\.chairs exists and has a policy everybody"
+    ):
+        migrate(teams_target, moved)
+
+
+def test_a_mapping_that_is_dropped_lets_nobody_read(target: TestDatabase, hand: Hand) -> None:
+    """Its table and rows stay; the other mappings go on without it."""
+    user = str(uuid4())
+    hand.apply(1, users={user: (user, "e", "ada")})
+    with target.acting_as(user) as connection:
+        assert connection.execute("select username from users").fetchall() == [("ada",)]
+    fewer = Registry("trips", [replace(trips_registry["trips"])])
+    migrate(target, fewer)
+    assert target.value("select username from users") == "ada"
+    assert target.query("select name from mirror.mappings") == [("trips",)]
+    assert not target.value("select has_any_column_privilege('authenticated', 'users', 'select')")
+    assert target.query("select from pg_policy where polrelid = 'users'::regclass") == []
+    for name in ("users", "trip_memberships"):
+        with (
+            target.acting_as(user) as connection,
+            pytest.raises(psycopg.errors.InsufficientPrivilege),
+        ):
+            connection.execute(f"select 1 from {name}".encode())
+    with pytest.raises(WrongMapping):
+        hand.apply(2, users={user: None})
+    # Back again, it is judged like a table that was there before us.
+    migrate(target, trips_registry)
+    hand.apply(2, users={user: None})
+    assert target.query("select * from users") == []
+
+
+def test_a_parent_that_is_dropped_holds_no_child_back(teams_target: TestDatabase) -> None:
+    """Its rows come no more, and the foreign key to them would refuse every document."""
+    orphaned = model(teams.seats, replace(teams.documents, parents=()))
+    migrate(teams_target, orphaned)
+    hand = Hand(teams_target.url, orphaned)
+    hand.apply(1, documents={1: ("1", "99", "no folder")})
+    hand.target.close()
+    assert teams_target.query("select * from documents") == [(1, 99, "no folder")]
+
+
+def test_another_model_in_the_same_target_is_left_alone(target: TestDatabase) -> None:
+    """It has its own migration and its own deployment."""
+    grants = (
+        "select relacl::text, (select count(*) from pg_policy where polrelid = c.oid)"
+        " from pg_class as c where oid = 'public.users'::regclass"
+    )
+    before = target.query(grants)
+    migrate(target, teams.registry)
+    migrate(target, model(teams.seats))
+    assert target.query(grants) == before
+    assert target.query("select name, model from mirror.mappings order by 1") == [
+        ("seats", "teams"),
+        ("trip_memberships", "trips"),
+        ("trips", "trips"),
+        ("users", "trips"),
+    ]
+
+
+def test_another_models_mapping_is_not_taken_over(teams_target: TestDatabase) -> None:
+    """Two of one name would share a ledger."""
+    other = Registry("others", [replace(teams.seats, table="chairs")])
+    with pytest.raises(NotMigrated, match="mapping seats belongs to model teams"):
+        migrate(teams_target, other)
