@@ -8,7 +8,6 @@ here talks to a database; `mirror.registry` checks a set of mappings as a whole.
 import hashlib
 import json
 from collections.abc import Mapping as MappingABC
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -105,6 +104,8 @@ class Mapping:
     of yours that reference it, and sets every other column to NULL."""
     readable: Readable | None = None
     """What clients may read of the table itself; None: nothing."""
+    children: tuple[tuple[str, str], ...] = ()
+    """Who names this mapping as a parent, and by which column; the Registry fills it in."""
 
     @cached_property
     def key_columns(self) -> tuple[KeyColumn, ...]:
@@ -143,7 +144,7 @@ class Mapping:
             raise LookupError(name)
         return KeyColumn(name, reference.type).canonical(value, owner=self.name)
 
-    def declaration(self, children: Sequence[str] = ()) -> dict[str, object]:
+    def declaration(self) -> dict[str, object]:
         """Return everything that decides what the target holds, as plain JSON values."""
         return {
             "name": self.name,
@@ -152,7 +153,8 @@ class Mapping:
             "columns": [[column.name, column.type] for column in self.columns],
             "references": [[ref.name, ref.type] for ref in self.all_references],
             "parents": [[parent.mapping, parent.column] for parent in self.parents],
-            "children": list(children),
+            # Whoever writes a parent brings its children along, so it must know all of them.
+            "children": [list(child) for child in self.children],
             "active": {name: sorted(values) for name, values in sorted(self.active.items())},
             "on_delete": self.on_delete,
             "query": self.sql.replace(" \n", " "),

@@ -3,6 +3,7 @@
 import importlib
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from typing import Protocol
@@ -67,6 +68,14 @@ class Registry:
                     f"mapping {mapping.name!r}: another mapping writes {'.'.join(table)} too; "
                     f"give each mapping a table of its own, or make them one union query."
                 )
+        for mapping in mappings:
+            children = sorted(
+                (child.name, parent.column)
+                for child in mappings
+                for parent in child.parents
+                if parent.mapping == mapping.name
+            )
+            self._by_name[mapping.name] = replace(mapping, children=tuple(children))
         self._ordered = tuple(self._by_name[name] for name in self._parents_first())
 
     def __iter__(self) -> Iterator[Mapping]:

@@ -1,11 +1,8 @@
-"""Status: what waits, what failed, and what the target says of itself."""
+"""Status: what waits, what failed, what the target says of itself, and what to do about it."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mirror.claims import Queue
-from mirror.errors import MirrorError
-from mirror.outbox import EVERYTHING, Event, Lane
 from mirror.registry import Registry
 from mirror.source import Source
 from mirror.targets.base import Target
@@ -65,13 +62,24 @@ class Status:
         return asdict(self)
 
     @property
+    def remedies(self) -> list[str]:
+        """What a person should do; empty if nothing is wrong."""
+        found = []
+        if set(self.digests.values()) != {"current"}:
+            found.append("Run `mirror migrate supabase`, deploy the workers, then `mirror resync`.")
+        if self.target_source not in {None, self.source} or self.target_epoch > self.epoch:
+            found.append(
+                "The target mirrors another primary, or this one was restored: nothing is "
+                "written. If this primary is the truth now, run `mirror rebase`."
+            )
+        if self.buried:
+            found.append("Mend what buried events say, then run `mirror retry --all`.")
+        return found
+
+    @property
     def healthy(self) -> bool:
-        """Nothing is buried and the target is the one that this worker writes."""
-        return (
-            not self.buried
-            and self.target_source in {None, self.source}
-            and set(self.digests.values()) == {"current"}
-        )
+        """Nothing is buried, and the target is the one that this worker writes."""
+        return not self.remedies
 
 
 def read_status(registry: Registry, source: Source, target: Target) -> Status:
@@ -109,53 +117,3 @@ def read_status(registry: Registry, source: Source, target: Target) -> Status:
         target_epoch=described.epoch,
         digests=digests,
     )
-
-
-def unbury(queue: Queue, ids: list[int] | None) -> int:
-    """Give buried events (all, for None) a new set of attempts, from now; return how many."""
-    rows = queue.notes.execute(
-        "update mirror.retries set attempts = 0, deaths = 0, due_at = now(), buried_at = null"
-        " where buried_at is not null and (%s::bigint[] is null or id = any(%s)) returning id",
-        [ids, ids],
-    )
-    return len(rows)
-
-
-def resync(queue: Queue, registry: Registry, names: list[str]) -> list[str]:
-    """Record that everything in the named mappings (all, for none) may have changed.
-
-    Returns the mappings' names, parents first.
-
-    Raises:
-        MirrorError: a name that is not declared.
-    """
-    for name in names:
-        registry[name]
-    chosen = [mapping.name for mapping in registry if not names or mapping.name in names]
-    queue.record([Event(Lane.GRANT, name, (), EVERYTHING) for name in chosen])
-    return chosen
-
-
-def rebase(registry: Registry, source: Source, target: Target, queue: Queue) -> int:
-    """Take the primary as it is now for the truth, in a new epoch; return that epoch.
-
-    Everything is recorded as changed, so that the next drains bring the target in line.
-
-    Raises:
-        MirrorError: a side does not answer, or is not migrated.
-    """
-    known = target.describe().epoch
-    with queue.claims.transaction():
-        epoch = queue.claims.execute(
-            "update mirror.state set epoch = greatest(epoch, %s) + 1 where one returning epoch",
-            [known],
-        )[0][0]
-        resync(queue, registry, [])
-    with source.snapshot() as snapshot:
-        stamp = snapshot.stamp
-    try:
-        target.rebase(stamp.identity, stamp.epoch)
-    except MirrorError as error:
-        error.add_note("The primary is in its new epoch already; run `mirror rebase` again.")
-        raise
-    return int(epoch)

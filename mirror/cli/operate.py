@@ -1,6 +1,7 @@
 """Commands for the person who runs the mirror."""
 
 import json
+import sys
 from contextlib import closing
 from typing import Annotated
 
@@ -8,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from mirror import status as status_
+from mirror import orders
 from mirror.assembly import build_drain, build_queue, build_source, build_target
 from mirror.config import load_settings
 from mirror.registry import load_registry
@@ -22,7 +23,7 @@ def drain(
     with closing(build_drain(load_settings())) as here:
         done = here.run(seconds=seconds)
     left = "; more is waiting" if done.full else ""
-    print(f"{done.events} event(s) mirrored, {done.failed} of them set apart{left}")
+    print(f"{done.events - done.failed} event(s) mirrored, {done.failed} set apart{left}")
     raise typer.Exit(1 if done.failed else 0)
 
 
@@ -60,8 +61,8 @@ def _print_status(found: Status) -> None:
             highlight=False,
             markup=False,
         )
-    if found.buried:
-        console.print("Mend the cause, then run `mirror retry --all`.")
+    for remedy in found.remedies:
+        console.print(remedy, style="bold", highlight=False, markup=False)
 
 
 def retry(
@@ -74,8 +75,12 @@ def retry(
     if bool(ids) == every:
         raise typer.BadParameter("name events, or say --all")
     with closing(build_queue(load_settings())) as queue:
-        count = status_.unbury(queue, None if every else ids)
-    print(f"{count} event(s) will be tried again")
+        found = orders.retry(queue, None if every else ids)
+    print(f"{len(found)} event(s) will be tried again")
+    unknown = sorted(set(ids or []) - set(found))
+    if unknown:
+        print(f"not buried: {', '.join(map(str, unknown))}; see `mirror status`", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 def resync(
@@ -87,7 +92,7 @@ def resync(
     settings = load_settings()
     registry = load_registry(settings.mappings)
     with closing(build_queue(settings)) as queue:
-        chosen = status_.resync(queue, registry, mappings or [])
+        chosen = orders.resync(queue, registry, mappings or [])
     print(f"recorded as changed: {', '.join(chosen)}; workers, or `mirror drain`, do the rest")
 
 
@@ -103,7 +108,7 @@ def rebase(
             "Everything the target holds will be made equal to this primary. Go on?", abort=True
         )
     with closing(build_drain(settings)) as here:
-        epoch = status_.rebase(here.registry, here.source, here.target, here.queue)
+        epoch = orders.rebase(here.registry, here.source, here.target, here.queue)
     print(f"epoch {epoch}; everything is recorded as changed")
 
 

@@ -41,10 +41,16 @@ def migrate(
         Sides.SUPABASE: ["supabase"],
     }
     if into is not None:
-        if side is not Sides.SUPABASE:
-            raise UsageError("--into goes with `mirror migrate supabase`.")
-        for path in write_files(into, migrations("supabase", registry)):
+        if side is not Sides.SUPABASE or sql or dry_run:
+            raise UsageError("--into goes with `mirror migrate supabase`, and with no other flag.")
+        try:
+            written = write_files(into, migrations("supabase", registry))
+        except OSError as error:
+            raise UsageError(f"--into: {into} cannot be written ({error.strerror}).") from None
+        for path in written:
             print(f"wrote {path}")
+        if not written:
+            print(f"{into}: up to date")
         return
     for each in choice[side]:
         if sql:
@@ -57,3 +63,5 @@ def migrate(
                 names = upgrade(connection, each, registry)
         what = "would apply" if dry_run else "applied"
         print(f"{each}: {what} {', '.join(names)}" if names else f"{each}: up to date")
+        if each == "supabase" and f"model_{registry.name}" in names and not dry_run:
+            print("supabase: deploy the workers with these declarations, then run `mirror resync`")

@@ -444,12 +444,11 @@ def _security(mapping: Mapping) -> str:
 
 
 def _declare(registry: Registry, mapping: Mapping, position: int) -> str:
-    children = [child.name for child, _ in registry.children(mapping)]
-    declaration = json.dumps(mapping.declaration(children), indent=2)
+    declaration = json.dumps(mapping.declaration(), indent=2)
     return f"""\
 insert into mirror.mappings (name, model, position, digest, is_parent, declaration)
 values ({literal(mapping.name)}, {literal(registry.name)}, {position}, {literal(mapping.digest)}, \
-{str(bool(children)).lower()}, {literal(declaration)})
+{str(bool(mapping.children)).lower()}, {literal(declaration)})
 on conflict (name) do update
 set model = excluded.model, position = excluded.position, digest = excluded.digest,
   is_parent = excluded.is_parent, declaration = excluded.declaration;"""
