@@ -69,13 +69,16 @@ class Registry:
                     f"give each mapping a table of its own, or make them one union query."
                 )
         for mapping in mappings:
-            children = sorted(
-                (child.name, parent.column)
-                for child in mappings
-                for parent in child.parents
-                if parent.mapping == mapping.name
+            children = tuple(
+                sorted(
+                    (child.name, parent.column)
+                    for child in mappings
+                    for parent in child.parents
+                    if parent.mapping == mapping.name
+                )
             )
-            self._by_name[mapping.name] = replace(mapping, children=tuple(children))
+            if children != mapping.children:
+                self._by_name[mapping.name] = replace(mapping, children=children)
         self._ordered = tuple(self._by_name[name] for name in self._parents_first())
 
     def __iter__(self) -> Iterator[Mapping]:

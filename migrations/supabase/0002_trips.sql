@@ -1046,7 +1046,7 @@ using (trip_id = any((select mirror.my_trips('MEMBER'))::uuid[]));
 
 
 insert into mirror.mappings (name, model, position, digest, is_parent, declaration)
-values ('users', 'trips', 1, 'b4fcd17c6b111bc4', true, '{
+values ('users', 'trips', 1, '29c8ae4bb9dde5b3', true, '{
   "name": "users",
   "table": [
     "public",
@@ -1072,7 +1072,10 @@ values ('users', 'trips', 1, 'b4fcd17c6b111bc4', true, '{
   "references": [],
   "parents": [],
   "children": [
-    "trip_memberships"
+    [
+      "trip_memberships",
+      "user_id"
+    ]
   ],
   "active": {},
   "on_delete": "delete",
@@ -1084,7 +1087,7 @@ set model = excluded.model, position = excluded.position, digest = excluded.dige
 
 
 insert into mirror.mappings (name, model, position, digest, is_parent, declaration)
-values ('trips', 'trips', 2, '6d75fa12eb237bae', true, '{
+values ('trips', 'trips', 2, '448cf6e7921b394e', true, '{
   "name": "trips",
   "table": [
     "public",
@@ -1110,7 +1113,10 @@ values ('trips', 'trips', 2, '6d75fa12eb237bae', true, '{
   "references": [],
   "parents": [],
   "children": [
-    "trip_memberships"
+    [
+      "trip_memberships",
+      "trip_id"
+    ]
   ],
   "active": {},
   "on_delete": "delete",

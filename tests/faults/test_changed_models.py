@@ -198,3 +198,14 @@ def test_another_models_mapping_is_not_taken_over(teams_target: TestDatabase) ->
     other = Registry("others", [replace(teams.seats, table="chairs")])
     with pytest.raises(NotMigrated, match="mapping seats belongs to model teams"):
         migrate(teams_target, other)
+
+
+def test_a_worker_that_does_not_know_a_new_child_is_refused_its_parent(
+    teams_target: TestDatabase,
+) -> None:
+    """It would bring a folder without the documents in it, and nobody would read them again."""
+    old = Hand(teams_target.url, model(teams.seats, teams.folders))
+    with pytest.raises(WrongMapping, match="folders"):
+        old.apply(1, folders={1: ("1", "plans")})
+    old.apply(1, seats={1: ("1", "ada", "1", "1")})
+    old.target.close()

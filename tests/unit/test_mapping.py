@@ -52,6 +52,7 @@ print(Mapping(
         {"parents": (Parent("teams", "role"),)},
         {"active": {"role": frozenset({"A"})}},
         {"on_delete": "retain"},
+        {"children": (("documents", "seat_id"),)},
     ],
     ids=lambda change: next(iter(change)),
 )
