@@ -1,10 +1,19 @@
 """The README's tables name what there is, all of it and nothing else."""
 
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from sqlalchemy import ForeignKey
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from mirror.cli.main import app
 from mirror.config import Settings, variable
+from mirror.ddl import model_sql
+from mirror.registry import Registry
 
 README = (Path(__file__).parent.parent.parent / "README.md").read_text()
 
@@ -41,3 +50,41 @@ def test_the_helpers_named_are_those_that_the_model_installs() -> None:
     named = set(re.findall(r"mirror\.(my_trips|my_trip_\w+|is_trip_\w+|has_trip_\w+)\(", README))
     assert named
     assert named <= installed
+
+
+def test_the_model_of_ones_own_can_be_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its declarations hold, and print a migration with the helpers that it names."""
+
+    class Base(DeclarativeBase):
+        pass
+
+    class Workspace(Base):
+        __tablename__ = "workspaces"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        archived: Mapped[bool]
+
+    class Project(Base):
+        __tablename__ = "projects"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        title: Mapped[str]
+        workspace_id: Mapped[int] = mapped_column(ForeignKey("workspaces.id"))
+
+    class Member(Base):
+        __tablename__ = "members"
+        project_id: Mapped[int] = mapped_column(primary_key=True)
+        user_id: Mapped[int] = mapped_column(primary_key=True)
+        role: Mapped[str]
+        status: Mapped[str]
+
+    models: Any = ModuleType("app.models")
+    models.Workspace, models.Project, models.Member = Workspace, Project, Member
+    monkeypatch.setitem(sys.modules, "app", ModuleType("app"))
+    monkeypatch.setitem(sys.modules, "app.models", models)
+    (block,) = (
+        b for b in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "Registry(" in b
+    )
+    names: dict[str, Any] = {}
+    exec(block, names)  # noqa: S102 - our own README
+    registry = names["registry"]
+    assert isinstance(registry, Registry)
+    assert "create or replace function mirror.my_projects(" in model_sql(registry)
