@@ -9,6 +9,7 @@ The broker is Redis, the queue is `mirror`, messages carry nothing. A task that 
 nothing along: its claim rolls back, and beat rings again.
 """
 
+import logging
 import os
 import ssl
 import sys
@@ -137,6 +138,9 @@ def create_app(load: Callable[[], Settings] = load_settings) -> Celery:
 
     def setup_logging(**_: Any) -> None:
         configure_logging(style=worker.settings.log_format, level=worker.settings.log_level)
+        # Two lines for every ring, which say nothing that `drained` does not.
+        for chatty in ("celery.worker.strategy", "celery.app.trace", "celery.beat"):
+            logging.getLogger(chatty).setLevel(logging.WARNING)
 
     def check(*, drains: bool) -> None:
         try:
