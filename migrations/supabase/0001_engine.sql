@@ -57,8 +57,6 @@ create table if not exists mirror.mappings (
   is_parent boolean not null,
   declaration jsonb not null
 );
--- Before there was this column; the model's own migration fills it in.
-alter table mirror.mappings add column if not exists model text not null default '';
 
 
 -- When a scope ("all memberships of trip 7") was last read as a whole. A write for a key under it

@@ -25,7 +25,7 @@ declare
   wrong text;
 begin
   select m.model into wrong from mirror.mappings as m
-  where m.name = mapping and m.model not in ('', shape ->> 'model');
+  where m.name = mapping and m.model <> shape ->> 'model';
   if found then
     raise exception 'mapping % belongs to model % here', mapping, wrong
       using errcode = 'MR010', hint = 'Give one of the two another name. If it is the model that '
@@ -921,6 +921,7 @@ as $$
   from public.trip_memberships as m
   where m.user_id = (select auth.uid())
     and m.status in ('ACTIVE')
+    and exists (select from mirror.mappings as d where d.name = 'trip_memberships')
     and mirror.trip_role_level(m.role) >= mirror.trip_role_level($1)
 $$;
 
@@ -933,6 +934,7 @@ as $$
   from public.trip_memberships as m
   where m.trip_id = any((select mirror.my_trips('MEMBER'))::uuid[])
     and m.status in ('ACTIVE')
+    and exists (select from mirror.mappings as d where d.name = 'trip_memberships')
 $$;
 
 
@@ -945,6 +947,7 @@ as $$
     where m.trip_id = $1
       and m.user_id = (select auth.uid())
       and m.status in ('ACTIVE')
+      and exists (select from mirror.mappings as d where d.name = 'trip_memberships')
       and mirror.trip_role_level(m.role) >= mirror.trip_role_level($2)
   )
 $$;

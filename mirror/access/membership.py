@@ -58,6 +58,11 @@ class Membership:
             f"\n    and m.{identifier(name)} in ({', '.join(map(literal, sorted(values)))})"
             for name, values in sorted(mapping.active.items())
         )
+        # A mapping that the model dropped is mirrored no more: its last rows must not grant on.
+        active += (
+            f"\n    and exists (select from mirror.mappings as d where d.name = "
+            f"{literal(self.mapping)})"
+        )
         level = identifier("mirror", f"{self.noun}_role_level")
         mine = identifier("mirror", f"my_{self.noun}s")
         companions = identifier("mirror", f"my_{self.noun}_companions")

@@ -46,7 +46,7 @@ declare
   wrong text;
 begin
   select m.model into wrong from mirror.mappings as m
-  where m.name = mapping and m.model not in ('', shape ->> 'model');
+  where m.name = mapping and m.model <> shape ->> 'model';
   if found then
     raise exception 'mapping % belongs to model % here', mapping, wrong
       using errcode = 'MR010', hint = 'Give one of the two another name. If it is the model that '

@@ -142,7 +142,12 @@ def test_a_mapping_that_moves_to_a_table_that_exists_does_not_trust_it(
 def test_a_mapping_that_is_dropped_lets_nobody_read(target: TestDatabase, hand: Hand) -> None:
     """Its table and rows stay; the other mappings go on without it."""
     user = str(uuid4())
-    hand.apply(1, users={user: (user, "e", "ada")})
+    trip = str(uuid4())
+    hand.apply(1, users={user: (user, "e", "ada")}, trips={trip: (trip, "t", user)})
+    hand.apply(1, trip_memberships={(trip, user): (trip, user, "OWNER", "ACTIVE")})
+    grants = "select mirror.my_trips('MEMBER')::text[], mirror.is_trip_member(%s)"
+    with target.acting_as(user) as connection:
+        assert connection.execute(grants, [trip]).fetchall() == [([trip], True)]
     with target.acting_as(user) as connection:
         assert connection.execute("select username from users").fetchall() == [("ada",)]
     fewer = Registry("trips", [replace(trips_registry["trips"])])
@@ -151,6 +156,9 @@ def test_a_mapping_that_is_dropped_lets_nobody_read(target: TestDatabase, hand: 
     assert target.query("select name from mirror.mappings") == [("trips",)]
     assert not target.value("select has_any_column_privilege('authenticated', 'users', 'select')")
     assert target.query("select from pg_policy where polrelid = 'users'::regclass") == []
+    # The user's own policies may call these, so they stay, and say no.
+    with target.acting_as(user) as connection:
+        assert connection.execute(grants, [trip]).fetchall() == [([], False)]
     for name in ("users", "trip_memberships"):
         with (
             target.acting_as(user) as connection,
