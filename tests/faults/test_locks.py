@@ -1,7 +1,5 @@
 """Who waits for whom in the target, and what a worker makes of waiting."""
 
-import time
-
 import psycopg
 import pytest
 
@@ -18,10 +16,8 @@ def test_waiting_for_the_lock_is_not_the_events_fault(
     """A migration holds it for long: whoever waits tries again later, with the same batch."""
     with teams_target.connect(autocommit=False) as migrating:
         migrating.execute("select mirror.lock(true)")
-        began = time.monotonic()
         with pytest.raises(Transient, match="55P03"):
-            teams_hand.apply(1, seats={1: (1, "ada", 1, 1)})
-        assert time.monotonic() - began < 7
+            teams_hand.apply(1, seats={1: ("1", "ada", "1", "1")})
 
 
 def test_only_waiting_for_the_lock_is_cut_short(teams_target: TestDatabase) -> None:
@@ -55,7 +51,7 @@ def test_a_new_epoch_waits_for_the_writes_of_the_old_one(
     teams_hand: Hand, teams_target: TestDatabase
 ) -> None:
     """They were admitted in it, and must be through before it is over."""
-    teams_hand.apply(5, seats={1: (1, "ada", 1, 1)})
+    teams_hand.apply(5, seats={1: ("1", "ada", "1", "1")})
     with teams_target.connect(autocommit=False) as writing:
         writing.execute("select mirror.lock(false)")
         first = Running(lambda: teams_hand.target.apply(Stamp("a primary", 1, 1), []))
@@ -71,7 +67,7 @@ def test_in_an_epoch_that_is_known_writes_share_the_lock(
     teams_hand: Hand, teams_target: TestDatabase
 ) -> None:
     """Only its first one is alone."""
-    teams_hand.apply(5, seats={1: (1, "ada", 1, 1)})
+    teams_hand.apply(5, seats={1: ("1", "ada", "1", "1")})
     with teams_target.connect(autocommit=False) as writing:
         writing.execute("select mirror.lock(false)")
         teams_hand.apply(6, seats={1: None})
@@ -81,7 +77,7 @@ def test_without_the_lock_an_epoch_ends_under_a_write(
     teams_hand: Hand, teams_target: TestDatabase
 ) -> None:
     """The same without the rule."""
-    teams_hand.apply(5, seats={1: (1, "ada", 1, 1)})
+    teams_hand.apply(5, seats={1: ("1", "ada", "1", "1")})
     rewrite(teams_target, "admit", "s.epoch < (request ->> 'epoch')::integer", "false")
     with teams_target.connect(autocommit=False) as writing:
         writing.execute("select mirror.lock(false)")
