@@ -129,6 +129,18 @@ class Mapping:
                 references[parent.column] = Reference(parent.column, types[parent.column])
         return tuple(references.values())
 
+    @cached_property
+    def row_layout(self) -> tuple[tuple[str, str], ...]:
+        """(label, type) of each value in a row as it travels, in order.
+
+        The columns, then the references that are none. A parent's row may have one more value,
+        which says that its children come in the same call.
+        """
+        columns = [(column.name, column.type) for column in self.columns]
+        names = {name for name, _ in columns}
+        extra = [(ref.name, ref.type) for ref in self.all_references if ref.name not in names]
+        return tuple(columns + extra)
+
     def reference(self, name: str) -> Reference | None:
         """Return the reference called `name`, or None."""
         return next((ref for ref in self.all_references if ref.name == name), None)

@@ -88,14 +88,11 @@ class Source:
     def query(self, mapping: Mapping) -> tuple[sql.SQL, sql.Composed]:
         """Return the mapping's query and the list of what a row is made of, as SQL."""
         if mapping.name not in self._queries:
-            layout = [(column.name, column.type) for column in mapping.columns]
-            names = {name for name, _ in layout}
-            layout += [(r.name, r.type) for r in mapping.all_references if r.name not in names]
             self._queries[mapping.name] = (
                 sql.SQL(mapping.sql),
                 sql.SQL(", ").join(
                     sql.SQL("q.{}::{}::text").format(sql.Identifier(name), _type(kind))
-                    for name, kind in layout
+                    for name, kind in mapping.row_layout
                 ),
             )
         return self._queries[mapping.name]

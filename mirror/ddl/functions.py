@@ -16,22 +16,11 @@ def ledger_column(mapping: Mapping, reference: str) -> str:
     return reference if reference in mapping.key else f"ref_{reference}"
 
 
-def row_layout(mapping: Mapping) -> tuple[tuple[str, str], ...]:
-    """Return (label, type) of each value in a row of an apply request, in order.
-
-    A parent's row may have one more, which says that its children come in the same call.
-    """
-    columns = [(column.name, column.type) for column in mapping.columns]
-    names = {name for name, _ in columns}
-    extra = [(ref.name, ref.type) for ref in mapping.all_references if ref.name not in names]
-    return tuple(columns + extra)
-
-
 def apply_function(registry: Registry, mapping: Mapping) -> str:
     """Return `mirror.apply_<mapping>`: admit each key by its fence, then write its row."""
     table = identifier(mapping.schema, mapping.table)
     ledger = identifier("mirror", f"ledger_{mapping.name}")
-    layout = row_layout(mapping)
+    layout = mapping.row_layout
     extra = [ref.name for ref in mapping.all_references if ref.name not in mapping.key]
     parsed = ",\n      ".join(
         f"(r ->> {i})::{kind} as {identifier(name)}" for i, (name, kind) in enumerate(layout)
