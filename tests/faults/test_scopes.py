@@ -195,7 +195,7 @@ def test_without_that_lock_a_write_slips_past_the_scope(
     """The same without the rule: the row is there, and the reader of the scope never knew."""
     rewrite(
         teams_target,
-        "admit",
+        "lock",
         "perform pg_catalog.pg_advisory_xact_lock(lock_class",
         "perform pg_catalog.pg_advisory_xact_lock_shared(lock_class",
     )
@@ -206,7 +206,8 @@ def test_without_that_lock_a_write_slips_past_the_scope(
 def test_ordinary_writes_do_not_wait_for_each_other(
     teams_hand: Hand, teams_target: TestDatabase
 ) -> None:
-    """They share the lock."""
+    """They share the lock, but for the very first, which says whose target this is."""
+    teams_hand.apply(5, seats={2: None})
     with teams_target.connect(autocommit=False) as writing:
         writing.execute("select pg_advisory_xact_lock_shared(1835627122, 1)")
         teams_hand.apply(10, seats={1: ("1", "ann", "7", "1")})
