@@ -232,7 +232,8 @@ class Queue:
     def announce(self, events: Sequence[Event]) -> None:
         """Add events to the outbox at once, whatever becomes of the claim.
 
-        Not those that wait already: each attempt at an event may announce the same ones.
+        Not those that wait already, or are in this very claim (which has not committed yet): each
+        attempt at an event may announce the same ones.
         """
         for event in events:
             parameters = {

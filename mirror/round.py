@@ -116,8 +116,6 @@ class Round:
         self._settled: dict[Named, bool] = {}
         """What was written, and whether there is a row."""
         self._orphans: dict[Named, Row] = {}
-        self._named: set[tuple[str, str | None, Key]] = set()
-        """Scopes that the work itself names."""
 
     def run(self, work: Work) -> None:
         """Mirror `work`.
@@ -125,7 +123,6 @@ class Round:
         Raises:
             TooOld: the snapshot is older than the target's horizon.
         """
-        self._named = {(e.mapping, e.reference, e.key[:1]) for e in work.scopes}
         for name, keys in work.keys.items():
             self._want(self._registry[name], keys)
         self._expand([*work.scopes, *self._recreated(work)])
@@ -223,14 +220,10 @@ class Round:
         for child, parent in self._registry.children(mapping):
             found = self._snapshot.rows_in_scope(child, parent.column, values, limit=limit)
             if len(found) == limit:
-                # Too many: at least say so before the parents are there. A scope that this very
-                # work names goes on by itself.
-                scopes = [
-                    Event(Lane.GRANT, child.name, (value,), parent.column)
-                    for value in values
-                    if (child.name, parent.column, (value,)) not in self._named
-                ]
-                self._announce(scopes)
+                # Too many: at least say so before the parents are there.
+                self._announce(
+                    [Event(Lane.GRANT, child.name, (value,), parent.column) for value in values]
+                )
                 continue
             self._bring(
                 child,

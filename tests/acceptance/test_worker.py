@@ -29,6 +29,18 @@ def members(target: TestDatabase) -> int:
     return int(target.value("select count(*) from trip_memberships"))
 
 
+def backlog(session: Session, primary: TestDatabase, count: int, *, times: int = 1) -> None:
+    """Make members, and `times` events for each that nobody rings for."""
+    MembershipFactory.create_batch(count)
+    session.commit()
+    primary.query(
+        "insert into mirror.outbox (lane, mapping, key)"
+        " select 1, 'trip_memberships', array[trip_id::text, user_id::text]"
+        " from trip_memberships, generate_series(1, %s)",
+        times,
+    )
+
+
 @pytest.mark.parametrize("app", ["mirror.worker", "tasks"])
 def test_a_hook_wakes_the_worker_without_beat(
     start_worker: StartWorker, session: Session, target: TestDatabase, app: str
@@ -81,13 +93,8 @@ def test_nothing_is_lost_when_the_worker_is_killed(
     start_worker: StartWorker, primary: TestDatabase, session: Session, target: TestDatabase
 ) -> None:
     """A worker killed in the middle of a backlog leaves it to the next."""
-    MembershipFactory.create_batch(40)
-    session.commit()
     worker = start_worker(MIRROR_SWEEP_SECONDS="1", MIRROR_BATCH_SIZE="2")
-    primary.query(
-        "insert into mirror.outbox (lane, mapping, key)"
-        " select 1, 'trip_memberships', array[trip_id::text, user_id::text] from trip_memberships"
-    )
+    backlog(session, primary, 40)
     until(lambda: members(target) > 0)
     worker.kill()
     start_worker(MIRROR_SWEEP_SECONDS="1", MIRROR_BATCH_SIZE="2")
@@ -100,13 +107,8 @@ def test_a_stop_signal_lets_the_worker_finish(
     start_worker: StartWorker, primary: TestDatabase, session: Session, target: TestDatabase
 ) -> None:
     """A deployment's SIGTERM in mid-drain neither loses events nor blames them."""
-    MembershipFactory.create_batch(40)
-    session.commit()
     worker = start_worker(MIRROR_SWEEP_SECONDS="1", MIRROR_BATCH_SIZE="2")
-    primary.query(
-        "insert into mirror.outbox (lane, mapping, key)"
-        " select 1, 'trip_memberships', array[trip_id::text, user_id::text] from trip_memberships"
-    )
+    backlog(session, primary, 40)
     until(lambda: members(target) > 0)
     worker.stop()
     assert primary.value("select count(*) from mirror.retries") == 0
@@ -119,13 +121,7 @@ def test_two_processes_share_a_backlog(
     start_worker: StartWorker, primary: TestDatabase, session: Session, target: TestDatabase
 ) -> None:
     """A full batch calls the other process to help; nothing is written twice or left."""
-    MembershipFactory.create_batch(60)
-    session.commit()
-    primary.query(
-        "insert into mirror.outbox (lane, mapping, key)"
-        " select 1, 'trip_memberships', array[trip_id::text, user_id::text]"
-        " from trip_memberships, generate_series(1, 20)"
-    )
+    backlog(session, primary, 60, times=20)
     start_worker(concurrency="2", beat="no", MIRROR_BATCH_SIZE="5")
     until(lambda: primary.value("select count(*) from mirror.outbox") == 0)
     assert members(target) == 60
