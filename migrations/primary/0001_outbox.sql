@@ -15,7 +15,9 @@ create table if not exists mirror.migrations (
 -- One row. The epoch is read with every fence; `mirror rebase` raises it.
 create table if not exists mirror.state (
   one boolean primary key default true check (one),
-  epoch integer not null default 0
+  epoch integer not null default 0,
+  -- Until when somebody wants to be notified of new events; a relay that listens renews it.
+  listened_until timestamptz not null default '-infinity'
 );
 insert into mirror.state default values on conflict do nothing;
 
@@ -31,6 +33,9 @@ create table if not exists mirror.outbox (
   reference text,
   -- A key's values; or a scope's value, followed by the key after which to go on.
   key text[] not null,
+  -- Whose change this is, for whoever waits until it is mirrored. Not xmin: that may be a
+  -- savepoint's.
+  transaction_id xid8 not null default pg_current_xact_id(),
   primary key (lane, id)
 );
 comment on column mirror.outbox.lane is '0 revocation: may take access away; 1 grant';
@@ -41,6 +46,21 @@ alter table mirror.outbox set (
   autovacuum_vacuum_threshold = 5000,
   autovacuum_vacuum_cost_delay = 0
 );
+
+
+-- NOTIFY makes commits wait for each other, so only while a relay listens.
+create or replace function mirror.announce_events() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if exists (select from mirror.state where listened_until > now()) then
+    perform pg_notify('mirror', '');
+  end if;
+  return null;
+end
+$$;
+create or replace trigger announce_events after insert on mirror.outbox
+for each statement execute function mirror.announce_events();
 
 
 -- Claims in progress, committed before the claim's events are read. A claim's own transaction
