@@ -18,6 +18,7 @@ call serves synchronous and asyncio code.
 
 import os
 import sys
+from collections.abc import Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from weakref import WeakKeyDictionary
@@ -77,7 +78,7 @@ class Hooks:
             InvalidKey: the key has the wrong arity or type, or a value is None (flush first).
             NotInTransaction: no transaction would carry the event.
         """
-        self._record(session, key_event(self.registry, mapping, key, lane))
+        self.record(session, [key_event(self.registry, mapping, key, lane)])
 
     def scope_changed(
         self,
@@ -100,9 +101,14 @@ class Hooks:
         if len(reference) != 1:
             raise UsageError("scope_changed takes exactly one reference, as name=value.")
         ((name, value),) = reference.items()
-        self._record(session, scope_event(self.registry, mapping, name, value, lane))
+        self.record(session, [scope_event(self.registry, mapping, name, value, lane)])
 
-    def _record(self, session: AnySession, recorded: Event) -> None:
+    def record(self, session: AnySession, events: Iterable[Event]) -> None:
+        """Record events that were made elsewhere, as the ORM capture makes them.
+
+        Raises:
+            NotInTransaction: no transaction would carry them.
+        """
         place = _unwrapped(session)
         transaction = None if place is None else place.get_transaction()
         if place is None or transaction is None or not transaction.is_active:
@@ -117,7 +123,7 @@ class Hooks:
             else:
                 pending = _ConnectionEvents(self.doorbell, place)
             self._pending[place] = pending
-        pending.record(place, recorded)
+        pending.record(place, events)
 
 
 class _Pending:
@@ -128,9 +134,9 @@ class _Pending:
         # A dict for its order and its keys: the same event twice is one.
         self.events: dict[Event, None] = {}
 
-    def record(self, _place: Any, recorded: Event) -> None:
-        """Keep an event until commit."""
-        self.events[recorded] = None
+    def record(self, _place: Any, recorded: Iterable[Event]) -> None:
+        """Keep events until commit."""
+        self.events.update(dict.fromkeys(recorded))
 
     def write(self, connection: Connection) -> RootTransaction | None:
         """Record the events; return the transaction that carries them, None if there are none."""
@@ -165,8 +171,8 @@ class _SessionEvents(_Pending):
         event.listen(session, "after_commit", self._after_commit)
         event.listen(session, "after_transaction_end", self._after_end)
 
-    def record(self, place: Any, recorded: Event) -> None:
-        """Keep an event until commit; write it at once if that is past before_commit."""
+    def record(self, place: Any, recorded: Iterable[Event]) -> None:
+        """Keep events until commit; write them at once if that is past before_commit."""
         super().record(place, recorded)
         if self._committing and not place.in_nested_transaction():
             self._write(place)
@@ -217,8 +223,8 @@ class _ConnectionEvents(_Pending):
         event.listen(connection, "prepare_twophase", self._commit)
         event.listen(connection, "rollback_twophase", self._rollback)
 
-    def record(self, place: Any, recorded: Event) -> None:
-        """Keep an event until commit."""
+    def record(self, place: Any, recorded: Iterable[Event]) -> None:
+        """Keep events until commit."""
         _refuse_autocommit(place)
         super().record(place, recorded)
 
