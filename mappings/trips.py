@@ -37,7 +37,11 @@ users = Mapping(
     name="users",
     table="users",
     key=("id",),
-    columns=(Column("id", "uuid"), Column("email", "text"), Column("username", "text")),
+    columns=(
+        Column("id", "uuid"),
+        Column("email", "text", descriptive=True),
+        Column("username", "text", descriptive=True),
+    ),
     query=select(_users.c.id, _users.c.email, _users.c.username).where(
         _users.c.deleted_at.is_(None)
     ),
@@ -49,7 +53,11 @@ trips = Mapping(
     name="trips",
     table="trips",
     key=("id",),
-    columns=(Column("id", "uuid"), Column("name", "text"), Column("created_by", "uuid")),
+    columns=(
+        Column("id", "uuid"),
+        Column("name", "text", descriptive=True),
+        Column("created_by", "uuid"),
+    ),
     # created_by is no parent and grants nothing: a deleted creator must not take along the
     # trip and everybody's access to it.
     query=select(_trips.c.id, _trips.c.name, _trips.c.created_by).where(

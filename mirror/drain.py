@@ -21,7 +21,8 @@ from mirror.errors import (
     Unexplained,
     WentBack,
 )
-from mirror.outbox import EVERYTHING, Event
+from mirror.mapping import EVERYTHING
+from mirror.outbox import Event
 from mirror.registry import Registry
 from mirror.round import Round, Work, sort
 from mirror.source import Snapshot, Source

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping as MappingABC
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from sqlalchemy import Select
 from sqlalchemy.dialects import postgresql
@@ -20,6 +20,9 @@ from sqlalchemy.sql.selectable import CompoundSelect
 from mirror.keys import Key, KeyColumn, canonical_key
 
 Query = Select[*tuple[object, ...]] | CompoundSelect[*tuple[object, ...]]
+
+EVERYTHING: Final = "*"
+"""The reference that means a whole mapping."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,9 @@ class Column:
     """Its name in the target table, and its label in the mapping's query."""
     type: str
     """Its PostgreSQL type in the target, such as `uuid`, `text`, `bigint`, `timestamptz`."""
+    descriptive: bool = False
+    """No policy decides by it: it says who or what, never who may. A change of nothing else
+    waits behind changes that may take access away."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,10 @@ class Reference:
     """Its PostgreSQL type: one of `mirror.keys.KEY_TYPES`."""
     table: str | None = None
     """The primary's table whose rows it identifies (`trips`, `app.workspaces`), if any."""
+    column: str | None = None
+    """The column of `table` that holds its value. None: the one that the query's joins and
+    conditions make equal to it; where there is none, a change of any row of `table` reads the
+    whole mapping again."""
 
 
 @dataclass(frozen=True)

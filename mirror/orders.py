@@ -2,7 +2,8 @@
 
 from mirror.claims import Queue
 from mirror.errors import MirrorError
-from mirror.outbox import EVERYTHING, Event, Lane
+from mirror.mapping import EVERYTHING
+from mirror.outbox import Event, Lane
 from mirror.registry import Registry
 from mirror.source import Source
 from mirror.targets.base import Target

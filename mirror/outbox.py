@@ -19,9 +19,6 @@ from mirror.errors import MappingError, NotMigrated, UsageError
 from mirror.keys import Key
 from mirror.registry import Registry
 
-EVERYTHING: Final = "*"
-"""The reference that means a whole mapping."""
-
 OUTBOX: Final = table("outbox", schema="mirror")
 """For sessions of several databases: `Session(binds={..., OUTBOX: primary})`."""
 
@@ -54,7 +51,7 @@ class Event:
     key: Key
     """A key; for a scope its value, followed by the key after which to go on, if any."""
     reference: str | None = None
-    """None: `key` is a key. Otherwise the scope's reference, or EVERYTHING."""
+    """None: `key` is a key. Otherwise the scope's reference, or `mirror.mapping.EVERYTHING`."""
 
 
 def key_event(registry: Registry, mapping: str, key: object, lane: str) -> Event:

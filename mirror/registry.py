@@ -3,15 +3,17 @@
 import importlib
 import re
 from collections.abc import Iterator, Sequence
+from collections.abc import Mapping as MappingABC
 from dataclasses import replace
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from typing import Protocol
 
+from mirror.effects import Effect, effects
 from mirror.errors import ConfigError, MappingError
 from mirror.keys import KEY_TYPES
 from mirror.mapping import Mapping, Parent
-from mirror.queries import check_query, check_sources
+from mirror.queries import check_query
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
@@ -60,7 +62,7 @@ class Registry:
         for mapping in mappings:
             self._check_parents(mapping)
             check_query(mapping)
-            check_sources(mapping)
+        self._effects = _effects(mappings)
         tables = [(mapping.schema, mapping.table) for mapping in mappings]
         for mapping, table in zip(mappings, tables, strict=True):
             if tables.count(table) > 1:
@@ -102,6 +104,11 @@ class Registry:
                 f"mapping {name!r} is not declared in registry {self.name!r} (declared: {known}); "
                 f"check the spelling, or MIRROR_MAPPINGS."
             ) from None
+
+    @property
+    def effects(self) -> MappingABC[str, tuple[Effect, ...]]:
+        """What a row means to the mappings, by the primary's table that it is in."""
+        return self._effects
 
     def children(self, mapping: Mapping) -> tuple[tuple[Mapping, Parent], ...]:
         """Return each mapping that names `mapping` as a parent, with that declaration."""
@@ -172,6 +179,15 @@ def load_registry(module_name: str) -> Registry:
     if not isinstance(registry, Registry):
         raise ConfigError(f"mappings module {module_name!r} holds no Registry; {remedy}.")
     return registry
+
+
+def _effects(mappings: Sequence[Mapping]) -> dict[str, tuple[Effect, ...]]:
+    """Return what a row of each table means: a change of any that is read must lead to keys."""
+    by_table: dict[str, tuple[Effect, ...]] = {}
+    for mapping in mappings:
+        for table, found in effects(mapping).items():
+            by_table[table] = by_table.get(table, ()) + found
+    return by_table
 
 
 def _check_columns(mapping: Mapping) -> None:

@@ -13,8 +13,8 @@ import structlog
 
 from mirror.errors import InvalidKey, MappingError
 from mirror.keys import Key, key_order
-from mirror.mapping import Mapping
-from mirror.outbox import EVERYTHING, Event, Lane
+from mirror.mapping import EVERYTHING, Mapping
+from mirror.outbox import Event, Lane
 from mirror.registry import Registry
 from mirror.source import Row, Snapshot
 from mirror.targets.base import ScopePage, Section, Target

@@ -378,6 +378,8 @@ def test_a_table_holds_the_key_in_its_own_branch_of_a_union_only() -> None:
     other = select(TEAM.c.id, literal_column("'OWNER'").label("role"))
     Registry("some", [seats(query=union_all(select(SEAT.c.id, SEAT.c.role), other))])
     tied = other.where(exists().where(SEAT.c.team_id == TEAM.c.id))
+    Registry("some", [seats(query=union_all(select(SEAT.c.id, SEAT.c.role), tied))])
+    tied = other.where(exists().where(SEAT.c.team_id > TEAM.c.id))
     assert "reads 'seats', but no reference" in refused(
         seats(query=union_all(select(SEAT.c.id, SEAT.c.role), tied))
     )
