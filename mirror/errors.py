@@ -9,12 +9,14 @@
     │   ├── InvalidKey        a key of the wrong arity or type
     │   └── NotInTransaction  a hook called where no transaction would carry its event
     ├── Transient             try again: nothing is wrong with the events
-    │   └── Unreachable       a database or Redis does not answer
+    │   ├── Unreachable       a database or Redis does not answer
+    │   └── StillWaiting      a receipt's events have not reached the target in time
     └── Permanent             trying again changes nothing
         ├── NotMigrated       a database lacks our schema, or has an older or newer one
         ├── Rejected          a database refused these rows (constraint, type); isolate the event
         ├── TooSlow           a statement ran into a limit; isolate the event, never bury it
         ├── Unexplained       an error that we do not know; isolate the event, never bury it
+        ├── Buried            an event of a receipt was given up
         └── Halted            the whole mirror must stop until a person acts
             ├── WrongMapping  the target holds another version of the declarations
             ├── WrongSource   the target mirrors another primary
@@ -65,6 +67,18 @@ class Unreachable(Transient):
     """Raised when a database or Redis does not answer."""
 
 
+class StillWaiting(Transient):
+    """Raised when events of a receipt's transaction have not reached the target in time.
+
+    `pending` is how many; `events` are the ids of those that the transaction itself recorded.
+    """
+
+    def __init__(self, message: str, pending: int = 0, events: tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.pending = pending
+        self.events = events
+
+
 class Permanent(MirrorError):
     """Raised when trying again changes nothing."""
 
@@ -91,6 +105,17 @@ class Unexplained(Permanent):
 
     One row may be the reason, or everything: its event is retried alone and never buried.
     """
+
+
+class Buried(Permanent):
+    """Raised when an event that a receipt's transaction recorded, or led to, was given up.
+
+    `events` are the ids of the buried ones.
+    """
+
+    def __init__(self, message: str, events: tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.events = events
 
 
 class Halted(Permanent):

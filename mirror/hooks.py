@@ -20,7 +20,7 @@ import os
 import sys
 from collections.abc import Iterable
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, RootTransaction, event
@@ -29,6 +29,7 @@ from sqlalchemy.orm import Session, SessionTransaction, scoped_session
 from mirror.doorbell import Doorbell, DoorbellSettings
 from mirror.errors import NotInTransaction, UsageError
 from mirror.outbox import Event, insert, key_event, outbox_connection, scope_event
+from mirror.receipts import AsyncReceipt, Receipt, Recorded, wait
 from mirror.registry import Registry, load_registry
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ __all__ = [
     "member_added",
     "member_removed",
     "member_updated",
+    "receipt",
     "scope_changed",
     "trip_created",
     "trip_deleted",
@@ -54,6 +56,7 @@ __all__ = [
     "user_created",
     "user_deleted",
     "user_updated",
+    "wait",
 ]
 
 
@@ -109,6 +112,31 @@ class Hooks:
         Raises:
             NotInTransaction: no transaction would carry them.
         """
+        place, pending = self._in_transaction(session)
+        pending.record(place, events)
+
+    @overload
+    def receipt(self, session: Session | scoped_session[Any] | Connection) -> Receipt: ...
+    @overload
+    def receipt(
+        self, session: "AsyncSession | async_scoped_session[Any] | AsyncConnection"
+    ) -> AsyncReceipt: ...
+    def receipt(self, session: AnySession) -> Receipt | AsyncReceipt:
+        """Return a receipt for everything that the transaction records; `wait` takes it.
+
+        Call it before commit. The outermost transaction counts, whatever its savepoints do.
+
+        Raises:
+            NotInTransaction: there is no transaction.
+        """
+        place, pending = self._in_transaction(session)
+        recorded = pending.receipt(place, self.registry)
+        synchronous = isinstance(session, Session | scoped_session | Connection)
+        return Receipt(recorded) if synchronous else AsyncReceipt(recorded)
+
+    wait = staticmethod(wait)
+
+    def _in_transaction(self, session: AnySession) -> "tuple[Session | Connection, _Pending]":
         place = _unwrapped(session)
         transaction = None if place is None else place.get_transaction()
         if place is None or transaction is None or not transaction.is_active:
@@ -123,7 +151,7 @@ class Hooks:
             else:
                 pending = _ConnectionEvents(self.doorbell, place)
             self._pending[place] = pending
-        pending.record(place, events)
+        return place, pending
 
 
 class _Pending:
@@ -133,19 +161,38 @@ class _Pending:
         self.doorbell = doorbell
         # A dict for its order and its keys: the same event twice is one.
         self.events: dict[Event, None] = {}
+        self.recorded: Recorded | None = None
 
     def record(self, _place: Any, recorded: Iterable[Event]) -> None:
         """Keep events until commit."""
         self.events.update(dict.fromkeys(recorded))
 
+    def receipt(self, _place: Any, registry: Registry) -> Recorded:
+        """Return what the transaction's receipts share."""
+        if self.recorded is None:
+            self.recorded = Recorded(registry)
+        return self.recorded
+
     def write(self, connection: Connection) -> RootTransaction | None:
         """Record the events; return the transaction that carries them, None if there are none."""
-        if not self.events:
+        if not self.events and self.recorded is None:
             return None
         _refuse_autocommit(connection)
-        insert(connection, self.events)
+        some = bool(self.events)
+        if some:
+            insert(connection, self.events)
+            self.events.clear()
+        if self.recorded is not None:
+            # Triggers may have recorded others, for which somebody is going to wait.
+            some = self.recorded.read(connection) or some
+        return connection.get_transaction() if some else None
+
+    def forget(self) -> None:
+        """Start anew: the transaction has ended."""
         self.events.clear()
-        return connection.get_transaction()
+        if self.recorded is not None:
+            self.recorded.end()
+            self.recorded = None
 
     def ring(self, carrier: RootTransaction) -> None:
         """Ring once `carrier` has committed."""
@@ -174,8 +221,17 @@ class _SessionEvents(_Pending):
     def record(self, place: Any, recorded: Iterable[Event]) -> None:
         """Keep events until commit; write them at once if that is past before_commit."""
         super().record(place, recorded)
-        if self._committing and not place.in_nested_transaction():
-            self._write(place)
+        self._write_late(place)
+
+    def receipt(self, place: Any, registry: Registry) -> Recorded:
+        """Return what receipts share; read it at once if that is past before_commit."""
+        recorded = super().receipt(place, registry)
+        self._write_late(place)
+        return recorded
+
+    def _write_late(self, session: Session) -> None:
+        if self._committing and not session.in_nested_transaction():
+            self._write(session)
 
     def _before_commit(self, session: Session) -> None:
         if session.in_nested_transaction() and not self._committing:
@@ -190,8 +246,8 @@ class _SessionEvents(_Pending):
         self._committing = True
 
     def _write(self, session: Session) -> None:
-        if self.events:
-            self._carrier = self.write(outbox_connection(session))
+        if self.events or self.recorded is not None:
+            self._carrier = self.write(outbox_connection(session)) or self._carrier
 
     def _after_commit(self, session: Session) -> None:
         if not session.in_nested_transaction():
@@ -206,7 +262,7 @@ class _SessionEvents(_Pending):
             # The end of a flush, which is a transaction to SQLAlchemy.
             self._write(session)
         if transaction.parent is None:
-            self.events.clear()
+            self.forget()
             self._carrier = None
             self._late = False
         if transaction.parent is None or transaction.nested:
@@ -233,9 +289,10 @@ class _ConnectionEvents(_Pending):
         if carrier is not None:
             # SQLAlchemy tells before a connection's commit, not after it.
             self.ring(carrier)
+        self.forget()
 
     def _rollback(self, *_: object) -> None:
-        self.events.clear()
+        self.forget()
 
 
 def _unwrapped(session: AnySession) -> Session | Connection | None:
@@ -298,6 +355,17 @@ def scope_changed(
 ) -> None:
     """Record that all rows under a reference's value may have changed. See `Hooks`."""
     default().scope_changed(session, mapping, lane=lane, **reference)
+
+
+@overload
+def receipt(session: Session | scoped_session[Any] | Connection) -> Receipt: ...
+@overload
+def receipt(
+    session: "AsyncSession | async_scoped_session[Any] | AsyncConnection",
+) -> AsyncReceipt: ...
+def receipt(session: AnySession) -> Receipt | AsyncReceipt:
+    """Return a receipt for everything that the transaction records. See `Hooks.receipt`."""
+    return default().receipt(session)
 
 
 def user_created(session: AnySession, user_id: Any) -> None:

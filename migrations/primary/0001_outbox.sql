@@ -92,3 +92,64 @@ create table if not exists mirror.retries (
   buried_at timestamptz
 );
 create index if not exists retries_due on mirror.retries (lane, due_at) where buried_at is null;
+
+
+-- What a receipt asks (mirror/receipts.py). A backend's role may insert into the outbox and read
+-- nothing; it gets ids, and hashes where there are keys.
+
+-- The events of a transaction: [id, mapping, reference, hash of the key's first part] each.
+create or replace function mirror.events_of(of_transaction xid8) returns jsonb
+language sql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(
+    jsonb_agg(jsonb_build_array(id, mapping, reference, hashtextextended(key[1], 0))), '[]'
+  )
+  from mirror.outbox
+  where transaction_id = of_transaction
+$$;
+
+-- Which of these events wait or are buried; once none does, how many do that they led to: such
+-- under one of `scopes` ([mapping, reference, hash]), or of any value `anywhere` ([mapping,
+-- reference]). Somebody else's may be among the latter, so of the buried only those count there
+-- that are newer. STABLE, so that all of it sees one snapshot: events move from table to table.
+create or replace function mirror.still_waiting(question jsonb) returns jsonb
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  ids constant bigint[] := array(
+    select value::bigint from jsonb_array_elements_text(question -> 'ids') as id (value)
+  );
+  newest constant bigint := (question ->> 'newest')::bigint;
+  waiting jsonb;
+  buried jsonb;
+  following bigint := 0;
+begin
+  select coalesce(jsonb_agg(e.id) filter (where not e.buried), '[]'),
+    coalesce(jsonb_agg(e.id) filter (where e.buried), '[]')
+  into waiting, buried
+  from (
+    select id, false from mirror.outbox where lane in (0, 1) and id = any(ids)
+    union all
+    select id, buried_at is not null from mirror.retries where id = any(ids)
+  ) as e (id, buried);
+  if waiting = '[]' and buried = '[]' then
+    select count(*) filter (where not e.buried),
+      coalesce(jsonb_agg(e.id) filter (where e.buried), '[]')
+    into following, buried
+    from (
+      select id, mapping, reference, key, false from mirror.outbox
+      union all
+      select id, mapping, reference, key, buried_at is not null from mirror.retries
+    ) as e (id, mapping, reference, key, buried)
+    where (e.mapping, e.reference, hashtextextended(e.key[1], 0)) in (
+      select scope ->> 0, scope ->> 1, (scope ->> 2)::bigint
+      from jsonb_array_elements(question -> 'scopes') as s (scope)
+    )
+    or ((not e.buried or e.id > newest) and (e.mapping, coalesce(e.reference, '')) in (
+      select pair ->> 0, coalesce(pair ->> 1, '')
+      from jsonb_array_elements(question -> 'anywhere') as a (pair)
+    ));
+  end if;
+  return jsonb_build_object('waiting', waiting, 'buried', buried, 'following', following);
+end
+$$;
