@@ -18,7 +18,7 @@ call serves synchronous and asyncio code.
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 from weakref import WeakKeyDictionary
@@ -29,7 +29,7 @@ from sqlalchemy.orm import Session, SessionTransaction, scoped_session
 from mirror.doorbell import Doorbell, DoorbellSettings
 from mirror.errors import NotInTransaction, UsageError
 from mirror.outbox import Event, insert, key_event, outbox_connection, scope_event
-from mirror.receipts import AsyncReceipt, Receipt, Recorded, wait
+from mirror.receipts import DEFAULT_TIMEOUT, AsyncReceipt, Receipt, Recorded, wait
 from mirror.registry import Registry, load_registry
 
 if TYPE_CHECKING:
@@ -134,7 +134,15 @@ class Hooks:
         synchronous = isinstance(session, Session | scoped_session | Connection)
         return Receipt(recorded) if synchronous else AsyncReceipt(recorded)
 
-    wait = staticmethod(wait)
+    @overload
+    def wait(self, receipt: Receipt, timeout: float = ...) -> None: ...
+    @overload
+    def wait(self, receipt: AsyncReceipt, timeout: float = ...) -> Coroutine[Any, Any, None]: ...
+    def wait(
+        self, receipt: Receipt | AsyncReceipt, timeout: float = DEFAULT_TIMEOUT
+    ) -> Coroutine[Any, Any, None] | None:
+        """Return once everything has reached the target. See `mirror.hooks.wait`."""
+        return wait(receipt, timeout)
 
     def _in_transaction(self, session: AnySession) -> "tuple[Session | Connection, _Pending]":
         place = _unwrapped(session)

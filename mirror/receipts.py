@@ -15,7 +15,7 @@ import time
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any, Final, overload
 
 from sqlalchemy import Connection, Engine, RootTransaction, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
@@ -24,6 +24,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from mirror.errors import Buried, MirrorError, NotMigrated, StillWaiting, Unreachable, UsageError
 from mirror.mapping import EVERYTHING
 from mirror.registry import Registry
+
+# Workers need some ten milliseconds; who has waited for this long had better answer.
+DEFAULT_TIMEOUT: Final = 2.0
 
 _SHORTEST_PAUSE = 0.005
 _LONGEST_PAUSE = 0.1
@@ -196,7 +199,9 @@ class AsyncReceipt:
 def wait(receipt: Receipt, timeout: float = ...) -> None: ...
 @overload
 def wait(receipt: AsyncReceipt, timeout: float = ...) -> Coroutine[Any, Any, None]: ...
-def wait(receipt: Receipt | AsyncReceipt, timeout: float = 2.0) -> Coroutine[Any, Any, None] | None:
+def wait(
+    receipt: Receipt | AsyncReceipt, timeout: float = DEFAULT_TIMEOUT
+) -> Coroutine[Any, Any, None] | None:
     """Return once every event of the receipt's transaction has reached the target.
 
     `timeout` is in seconds; zero or less looks once. Between looks no connection is held. It does
