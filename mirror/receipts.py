@@ -25,7 +25,7 @@ from mirror.errors import Buried, MirrorError, NotMigrated, StillWaiting, Unreac
 from mirror.mapping import EVERYTHING
 from mirror.registry import Registry
 
-# Workers need some ten milliseconds; who has waited for this long had better answer.
+# Plenty where a worker runs; who has waited for this long had better answer.
 DEFAULT_TIMEOUT: Final = 2.0
 
 _SHORTEST_PAUSE = 0.005
