@@ -53,7 +53,7 @@ format: $(INSTALLED) ## Format the code.
 	$(BIN)/ruff format .
 
 model: $(INSTALLED) ## Print the trips model into its checked-in migration.
-	$(BIN)/python -m mirror.ddl mappings.trips > migrations/supabase/0002_trips.sql
+	MIRROR_MAPPINGS=mappings.trips $(BIN)/mirror ddl supabase > migrations/supabase/0002_trips.sql
 
 lock: ## Pin the requirements anew, with hashes (needs uv).
 	uv pip compile --quiet pyproject.toml --extra dev --universal --python-version 3.11 \

@@ -85,6 +85,12 @@ class Branch:
             )
         )
 
+    @property
+    def combines(self) -> bool:
+        """Whether several rows may become one result row."""
+        distinct = self.select._distinct or _distinct_on(self.select)  # noqa: SLF001 - likewise
+        return bool(distinct) or bool(self.select._group_by_clauses)  # noqa: SLF001 - likewise
+
     def equals(self, label: str) -> set[Place]:
         """Return the columns that are equal to a selected expression."""
         direct = _places(self.labels[label])

@@ -6,7 +6,7 @@ mapping's whole key names that key; any other row names a scope, by the value th
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mirror.branches import Branch, Place, branches, only_unites
 from mirror.errors import MappingError
@@ -31,6 +31,8 @@ class Effect:
     """Those by whose change access may be taken away; None: any."""
     adds: bool
     """A row that is inserted can take nothing away."""
+    unique: bool
+    """No two rows of the table that count at once name the same."""
 
 
 def effects(mapping: Mapping) -> dict[str, tuple[Effect, ...]]:
@@ -42,7 +44,8 @@ def effects(mapping: Mapping) -> dict[str, tuple[Effect, ...]]:
     """
     found: dict[str, list[Effect]] = defaultdict(list)
     adds_up = only_unites(mapping.query)
-    for branch in branches(mapping):
+    parts = branches(mapping)
+    for branch in parts:
         decides = branch.decides()
         for occurrence, table in branch.tables.items():
             reference, columns, types = _named(mapping, branch, occurrence)
@@ -58,6 +61,7 @@ def effects(mapping: Mapping) -> dict[str, tuple[Effect, ...]]:
                     reads=None if branch.opaque else frozenset(read),
                     decides=None if branch.opaque else frozenset(deciding),
                     adds=adds_up and branch.only_adds,
+                    unique=reference is None and len(parts) == 1 and not branch.combines,
                 )
             )
     return {table: _merged(several) for table, several in sorted(found.items())}
@@ -108,20 +112,18 @@ def _merged(effects: Sequence[Effect]) -> tuple[Effect, ...]:
     """Return one effect for each thing that a row names; one that names all says it alone."""
     if any(effect.reference == EVERYTHING for effect in effects):
         effects = [
-            Effect(e.mapping, EVERYTHING, (), (), e.reads, e.decides, e.adds) for e in effects
+            replace(e, reference=EVERYTHING, columns=(), types=(), unique=False) for e in effects
         ]
     merged: dict[object, Effect] = {}
     for effect in effects:
         name = (effect.reference, effect.columns)
         known = merged.get(name, effect)
-        merged[name] = Effect(
-            effect.mapping,
-            effect.reference,
-            effect.columns,
-            effect.types,
+        merged[name] = replace(
+            effect,
             reads=_union(known.reads, effect.reads),
             decides=_union(known.decides, effect.decides),
             adds=known.adds and effect.adds,
+            unique=known is effect and effect.unique,
         )
     return tuple(merged.values())
 

@@ -1,9 +1,10 @@
 """Migrations: numbered SQL, each database with its own history in schema `mirror`.
 
-The primary has `migrations/primary/*.sql`. The target has `migrations/supabase/0001_engine.sql`
-and one migration printed from the declarations of a registry, as `model_<registry>`. Every
-statement can run again, so a file that also reaches the database another way (`supabase db push`,
-the SQL editor) does no harm.
+The primary has `migrations/primary/*.sql` and, for who wants them, the triggers of a registry, as
+`triggers_<registry>`; once there, they are kept up to date. The target has
+`migrations/supabase/0001_engine.sql` and one migration printed from the declarations of a registry,
+as `model_<registry>`. Every statement can run again, so a file that also reaches the database
+another way (`supabase db push`, the SQL editor) does no harm.
 
 `migrations/supabase/0002_trips.sql` is the model of `mappings.trips` as it prints, for people who
 read or paste SQL. The runner never reads it: it prints the model from the registry that it is
@@ -24,7 +25,7 @@ from typing import Literal
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from mirror.ddl import model_sql
+from mirror.ddl import model_sql, triggers_sql
 from mirror.errors import MirrorError, NotInTransaction, NotMigrated
 from mirror.registry import Registry
 from mirror.sql import literal
@@ -76,11 +77,21 @@ def directory() -> Path:
     return packaged if packaged.is_dir() else Path(__file__).parent.parent / "migrations"
 
 
-def migrations(side: Side, registry: Registry | None = None) -> list[Migration]:
-    """Return every migration of one side, in order; the target's need the registry."""
+def migrations(
+    side: Side, registry: Registry | None = None, *, triggers: bool = False
+) -> list[Migration]:
+    """Return every migration of one side, in order; the target's and the triggers' need a registry.
+
+    `triggers` adds those of the primary; the target has none.
+    """
     if side == "primary":
         files = sorted(directory().glob("primary/*.sql"))
-        return [Migration(path.stem, path.read_text(encoding="utf-8")) for path in files]
+        steps = [Migration(path.stem, path.read_text(encoding="utf-8")) for path in files]
+        if triggers:
+            if registry is None:
+                raise TypeError("the triggers need the registry")
+            steps.append(Migration(f"triggers_{registry.name}", triggers_sql(registry)))
+        return steps
     if registry is None:
         raise TypeError("the target's migrations need the registry")
     engine = (directory() / "supabase" / "0001_engine.sql").read_text(encoding="utf-8")
@@ -117,10 +128,35 @@ def pending(connection: Connection, steps: list[Migration]) -> list[Migration]:
     return [step for step in steps if applied.get(step.name) != step.checksum]
 
 
+def wanted(
+    connection: Connection,
+    side: Side,
+    registry: Registry | None = None,
+    *,
+    triggers: bool = False,
+) -> list[Migration]:
+    """Return the migrations of a database: with triggers, too, if it has had them before."""
+    if side == "primary" and registry is not None and not triggers:
+        history = connection.scalar(text("select to_regclass('mirror.migrations')"))
+        triggers = history is not None and bool(
+            connection.scalar(
+                text("select exists (select from mirror.migrations where name = :name)"),
+                {"name": f"triggers_{registry.name}"},
+            )
+        )
+    return migrations(side, registry, triggers=triggers)
+
+
 def upgrade(
-    connection: Connection, side: Side = "primary", registry: Registry | None = None
+    connection: Connection,
+    side: Side = "primary",
+    registry: Registry | None = None,
+    *,
+    triggers: bool = False,
 ) -> list[str]:
     """Bring a database up to date, in the caller's transaction; return what was applied.
+
+    `triggers` installs those of `registry` in the primary.
 
     Call it from an Alembic revision as `upgrade(op.get_bind())`, and over an async driver as
     `await connection.run_sync(upgrade)`.
@@ -138,7 +174,7 @@ def upgrade(
                 "migrations run in one transaction, but this connection is in AUTOCOMMIT mode; "
                 "use engine.begin()."
             )
-        steps = pending(connection, migrations(side, registry))
+        steps = pending(connection, wanted(connection, side, registry, triggers=triggers))
         for step in steps:
             for statement in statements(step.script):
                 _run(connection, statement)

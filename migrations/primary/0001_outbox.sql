@@ -153,3 +153,34 @@ begin
   return jsonb_build_object('waiting', waiting, 'buried', buried, 'following', following);
 end
 $$;
+
+
+-- What the printed triggers call first: refuse by name what they cannot watch. Finds the table as
+-- CREATE TRIGGER will, so no search_path is set here.
+create or replace function mirror.check_source(p_table text, p_columns text[]) returns void
+language plpgsql
+as $$
+declare
+  source constant regclass := to_regclass(p_table);
+  missing text;
+begin
+  if source is null then
+    raise exception 'a mapping reads table %, which does not exist here', p_table
+      using errcode = 'MR010', hint = 'Create it first, or correct the mapping.';
+  end if;
+  if (select c.relkind not in ('r', 'p') from pg_catalog.pg_class as c where c.oid = source) then
+    raise exception 'a mapping reads %, which is no table, so triggers cannot watch it', p_table
+      using errcode = 'MR010', hint = 'Let the mapping read the tables behind it.';
+  end if;
+  select name into missing
+  from unnest(p_columns) as name
+  where not exists (
+    select from pg_catalog.pg_attribute as a
+    where a.attrelid = source and a.attname = name and not a.attisdropped
+  );
+  if missing is not null then
+    raise exception 'a mapping reads column % of %, which does not exist', missing, p_table
+      using errcode = 'MR010', hint = 'Correct the mapping, or migrate your tables first.';
+  end if;
+end
+$$;

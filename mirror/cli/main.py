@@ -24,6 +24,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.command()(schema.migrate)
+app.command()(schema.ddl)
 app.command()(operate.drain)
 app.command()(operate.status)
 app.command()(operate.retry)

@@ -1,5 +1,6 @@
-"""`mirror migrate`: bring the databases' own side of the mirror up to date."""
+"""`mirror migrate` and `mirror ddl`: the databases' own side of the mirror."""
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -8,9 +9,10 @@ import typer
 
 from mirror.assembly import migrating
 from mirror.config import load_settings
+from mirror.ddl import model_sql, removal_sql, triggers_sql
 from mirror.errors import UsageError
-from mirror.migrations import Side, migrations, pending, upgrade, write_files
-from mirror.registry import load_registry
+from mirror.migrations import Side, migrations, pending, upgrade, wanted, write_files
+from mirror.registry import Registry, load_registry
 
 
 class Sides(StrEnum):
@@ -27,6 +29,10 @@ def migrate(
         bool, typer.Option("--sql", help="Print the SQL instead; connects to nothing.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be applied.")] = False,
+    triggers: Annotated[
+        bool,
+        typer.Option("--triggers", help="Also record changes by triggers on your tables."),
+    ] = False,
     into: Annotated[
         Path | None,
         typer.Option(help="Write files for the Supabase CLI here (supabase/migrations) instead."),
@@ -41,27 +47,55 @@ def migrate(
         Sides.SUPABASE: ["supabase"],
     }
     if into is not None:
-        if side is not Sides.SUPABASE or sql or dry_run:
+        if side is not Sides.SUPABASE or sql or dry_run or triggers:
             raise UsageError("--into goes with `mirror migrate supabase`, and with no other flag.")
-        try:
-            written = write_files(into, migrations("supabase", registry))
-        except OSError as error:
-            raise UsageError(f"--into: {into} cannot be written ({error.strerror}).") from None
-        for path in written:
-            print(f"wrote {path}")
-        if not written:
-            print(f"{into}: up to date")
+        _write(into, registry)
         return
+    if triggers and side is Sides.SUPABASE:
+        raise UsageError("--triggers: the triggers belong to the primary.")
     for each in choice[side]:
         if sql:
-            print("\n\n".join(step.script for step in migrations(each, registry)))
+            steps = migrations(each, registry, triggers=triggers)
+            print("\n\n".join(step.script for step in steps))
             continue
         with migrating(settings, each) as connection:
             if dry_run:
-                names = [step.name for step in pending(connection, migrations(each, registry))]
+                steps = wanted(connection, each, registry, triggers=triggers)
+                names = [step.name for step in pending(connection, steps)]
             else:
-                names = upgrade(connection, each, registry)
+                names = upgrade(connection, each, registry, triggers=triggers)
         what = "would apply" if dry_run else "applied"
         print(f"{each}: {what} {', '.join(names)}" if names else f"{each}: up to date")
         if each == "supabase" and f"model_{registry.name}" in names and not dry_run:
             print("supabase: deploy the workers with these declarations, then run `mirror resync`")
+
+
+def _write(into: Path, registry: Registry) -> None:
+    try:
+        written = write_files(into, migrations("supabase", registry))
+    except OSError as error:
+        raise UsageError(f"--into: {into} cannot be written ({error.strerror}).") from None
+    for path in written:
+        print(f"wrote {path}")
+    if not written:
+        print(f"{into}: up to date")
+
+
+def ddl(
+    side: Annotated[
+        Sides, typer.Argument(help="primary: the triggers; supabase: tables and policies.")
+    ],
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Print what removes the triggers instead.")
+    ] = False,
+) -> None:
+    """Print the SQL that the mappings turn into; connects to nothing."""
+    registry = load_registry(load_settings().mappings)
+    if side is Sides.BOTH:
+        raise UsageError("mirror ddl prints one side: primary or supabase.")
+    if side is Sides.SUPABASE:
+        if remove:
+            raise UsageError("--remove goes with `mirror ddl primary`.")
+        sys.stdout.write(model_sql(registry))
+    else:
+        sys.stdout.write(removal_sql(registry) if remove else triggers_sql(registry))

@@ -94,6 +94,7 @@ def test_a_row_that_shows_the_key_names_it() -> None:
         reads=frozenset({"trip_id", "user_id", "role", "status", "deleted_at"}),
         decides=frozenset({"trip_id", "user_id", "role", "status", "deleted_at"}),
         adds=True,
+        unique=True,
     )
 
 

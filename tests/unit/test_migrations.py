@@ -24,14 +24,14 @@ def test_the_checked_in_model_is_what_the_declarations_print() -> None:
     model = migrations("supabase", registry)[-1]
     assert path.read_text(encoding="utf-8") == model.sql, (
         f"mappings.trips or mirror.ddl has changed. Refresh the file and read its diff:\n"
-        f"  python -m mirror.ddl mappings.trips > migrations/supabase/{path.name}"
+        f"  mirror ddl supabase > migrations/supabase/{path.name}"
     )
 
 
 def test_the_command_that_refreshes_the_model_prints_the_model() -> None:
     """The remedy that the test above names works."""
     printed = run(
-        [sys.executable, "-m", "mirror.ddl", "mappings.trips"],
+        [Path(sys.executable).parent / "mirror", "ddl", "supabase"],
         cwd=directory().parent,
         capture_output=True,
         text=True,
