@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import psycopg
 from sqlalchemy import Connection, NullPool, create_engine
@@ -9,10 +10,12 @@ from sqlalchemy.exc import DBAPIError
 
 from mirror.claims import Queue
 from mirror.config import Settings
+from mirror.doorbell import Doorbell, DoorbellSettings
 from mirror.drain import Drain
 from mirror.migrations import Side
 from mirror.postgres import Database, translate
 from mirror.registry import Registry, load_registry
+from mirror.relay import Ear, Relay
 from mirror.source import Source
 from mirror.targets.base import Target
 from mirror.targets.postgres import PostgresTarget
@@ -59,6 +62,23 @@ def build_drain(settings: Settings, registry: Registry | None = None) -> Drain:
         build_target(settings),
         build_queue(settings),
         batch_size=settings.batch_size,
+    )
+
+
+def build_relay(settings: Settings) -> Relay:
+    """Return a relay; nothing is connected before it runs.
+
+    Raises:
+        ConfigError: a setting it needs is missing or malformed.
+    """
+    bell = replace(
+        DoorbellSettings.from_environment(), redis_url=settings.need("redis_url"), mode="inline"
+    )
+    ear = None
+    if settings.primary_listen_url is not None:
+        ear = Ear(_database(settings, "primary_listen_url", "primary, to listen"))
+    return Relay(
+        primary_database(settings), Doorbell(bell), seconds=settings.relay_seconds, ear=ear
     )
 
 

@@ -65,6 +65,9 @@ class Settings(BaseSettings):
 
     primary_database_url: PostgresUrl | None = Field(None, alias="PRIMARY_DATABASE_URL")
     """The primary. Never a replica: a fence orders reads of one server."""
+    primary_listen_url: PostgresUrl | None = Field(None, alias="PRIMARY_LISTEN_URL")
+    """The primary again, for a relay that listens: direct, because no notification comes through a
+    transaction pooler. None: the relay polls."""
     supabase_db_url: PostgresUrl | None = Field(None, alias="SUPABASE_DB_URL")
     """The target, as role `postgres`; direct or through the pooler."""
     supabase_url: str | None = Field(None, alias="SUPABASE_URL")
@@ -96,6 +99,8 @@ class Settings(BaseSettings):
     """Bound on connecting."""
     sweep_seconds: float = Field(30.0, ge=1, le=86_400)
     """How often beat rings the doorbell, whoever else does."""
+    relay_seconds: float = Field(0.2, ge=0.02, le=86_400)
+    """The longest pause between two looks of a relay that polls."""
     drain_seconds: float = Field(20.0, ge=1, le=3600)
     """How long one Celery task goes on draining before it hands over to the next."""
     tombstone_days: int = Field(7, ge=1, le=3650)

@@ -21,6 +21,7 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests say what their settings are; a developer's own must not leak in."""
     for name in (
         "PRIMARY_DATABASE_URL",
+        "PRIMARY_LISTEN_URL",
         "SUPABASE_DB_URL",
         "SUPABASE_URL",
         "SUPABASE_SECRET_KEY",

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from mirror import __version__
-from mirror.cli import operate, schema, stack
+from mirror.cli import operate, relay, schema, stack
 from mirror.errors import MirrorError
 from mirror.logs import configure_logging, redact
 
@@ -26,6 +26,7 @@ app = typer.Typer(
 app.command()(schema.migrate)
 app.command()(schema.ddl)
 app.command()(operate.drain)
+app.command()(relay.relay)
 app.command()(operate.status)
 app.command()(operate.retry)
 app.command()(operate.resync)
