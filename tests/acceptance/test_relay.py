@@ -1,0 +1,283 @@
+"""The real `mirror relay`, between real servers that come and go."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from sqlalchemy.orm import Session
+
+from mirror.devstack import PostgresCluster, RedisServer
+from mirror.doorbell import KEY, QUEUE
+from mirror.migrations import upgrade
+from tests.acceptance.conftest import HOME, Command, StartWorker
+from tests.factories import MembershipFactory
+from tests.fix_databases import TestDatabase
+from tests.waiting import until
+
+pytestmark = pytest.mark.usefixtures("no_environment")
+
+NOWHERE = "postgresql://someone:hunter2@127.0.0.1:9/nothing"
+modes = pytest.mark.parametrize("mode", ["polling", "listening"])
+
+
+class RelayProcess:
+    """`mirror relay` and what it logs."""
+
+    def __init__(self, log: Path, variables: dict[str, str]) -> None:
+        self.log = log
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [str(Path(sys.executable).parent / "mirror"), "relay"],
+                cwd=HOME,
+                env={
+                    "PATH": os.environ["PATH"],
+                    "PYTHONPATH": str(HOME),
+                    "PYTHONWARNINGS": "error",
+                    "MIRROR_LOG_FORMAT": "json",
+                }
+                | variables,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+
+    def said(self, what: str) -> int:
+        """Return how often it has logged this."""
+        return self.log.read_text().count(f'"event": "{what}"')
+
+    def end(self, how: signal.Signals) -> int:
+        """Stop it; return its exit code."""
+        self.process.send_signal(how)
+        return self.process.wait(30)
+
+
+StartRelay = Callable[..., RelayProcess]
+
+
+@pytest.fixture
+def start_relay(redis_server: RedisServer, tmp_path: Path) -> Iterator[StartRelay]:
+    """Return a function that starts a relay and waits until it watches."""
+    started: list[RelayProcess] = []
+
+    def start(url: str, mode: str = "polling", **variables: str) -> RelayProcess:
+        variables |= {"PRIMARY_DATABASE_URL": url, "REDIS_URL": redis_server.url}
+        if mode == "listening":
+            variables["PRIMARY_LISTEN_URL"] = url
+        relay = RelayProcess(tmp_path / f"relay{len(started)}.log", variables)
+        started.append(relay)
+        ready = "listening" if mode == "listening" else "watching"
+        until(lambda: relay.said(ready) or relay.process.poll() is not None)
+        assert relay.process.poll() is None, relay.log.read_text()
+        return relay
+
+    yield start
+    for relay in started:
+        if relay.process.poll() is None:
+            relay.end(signal.SIGKILL)
+        assert "Traceback" not in relay.log.read_text()
+
+
+@pytest.fixture
+def own_primary(tmp_path: Path) -> Iterator[tuple[PostgresCluster, TestDatabase]]:
+    """A primary that the test may stop, with an outbox in it."""
+    with PostgresCluster.start(tmp_path / "own", version=16, durable=False) as cluster:
+        database = TestDatabase(cluster.url())
+        with database.migrating() as connection:
+            upgrade(connection)
+        yield cluster, database
+
+
+def change(primary: TestDatabase) -> None:
+    """Add the members who are in the primary to the outbox, as a trigger would."""
+    primary.query(
+        "insert into mirror.outbox (lane, mapping, key)"
+        " select 1, 'trip_memberships', array[trip_id::text, user_id::text] from trip_memberships"
+    )
+
+
+def rings(primary: TestDatabase, redis_server: RedisServer) -> None:
+    """Record an event that nobody rings for, and wait for the relay's ring; answer it."""
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.delete(KEY, QUEUE)
+        primary.query("insert into mirror.outbox (lane, mapping, key) values (0, 'users', '{a}')")
+        until(lambda: client.llen(QUEUE))
+        primary.query("delete from mirror.outbox where true")
+
+
+@modes
+def test_what_plain_sql_recorded_is_mirrored_without_beat(
+    start_relay: StartRelay,
+    start_worker: StartWorker,
+    session: Session,
+    primary: TestDatabase,
+    target: TestDatabase,
+    mode: str,
+) -> None:
+    """The writer has neither Redis nor this library."""
+    start_worker(beat="no")
+    start_relay(primary.url, mode)
+    for count in (1, 2):
+        MembershipFactory()
+        session.commit()
+        change(primary)
+        until(lambda: target.value("select count(*) from trip_memberships") == count)  # noqa: B023
+    until(lambda: primary.value("select count(*) from mirror.outbox") == 0)
+
+
+@modes
+def test_two_relays_do_no_harm(
+    start_relay: StartRelay,
+    start_worker: StartWorker,
+    session: Session,
+    primary: TestDatabase,
+    target: TestDatabase,
+    redis_server: RedisServer,
+    mode: str,
+) -> None:
+    """And when one goes, the other goes on."""
+    start_worker(beat="no")
+    first, _second = start_relay(primary.url, mode), start_relay(primary.url, "polling")
+    MembershipFactory()
+    session.commit()
+    change(primary)
+    until(lambda: target.value("select count(*) from trip_memberships") == 1)
+    first.process.kill()
+    MembershipFactory()
+    session.commit()
+    change(primary)
+    until(lambda: target.value("select count(*) from trip_memberships") == 2)
+    with redis.Redis.from_url(redis_server.url) as client:
+        until(lambda: client.llen(QUEUE) == 0)
+
+
+@modes
+def test_a_relay_survives_its_primary(
+    start_relay: StartRelay,
+    own_primary: tuple[PostgresCluster, TestDatabase],
+    redis_server: RedisServer,
+    mode: str,
+) -> None:
+    """It says once that the primary is away, and once that it is back."""
+    cluster, primary = own_primary
+    relay = start_relay(primary.url, mode)
+    rings(primary, redis_server)
+    cluster.stop()
+    until(lambda: relay.said("waiting for the primary"))
+    cluster.restart()
+    until(lambda: relay.said("the primary is back"))
+    rings(primary, redis_server)
+    if mode == "listening":
+        until(lambda: relay.said("listening") == 2)
+        rings(primary, redis_server)
+    assert relay.said("waiting for the primary") == 1
+    assert relay.log.read_text().count("\n") < 10
+
+
+@modes
+def test_a_relay_survives_redis(
+    start_relay: StartRelay,
+    primary: TestDatabase,
+    redis_server: RedisServer,
+    mode: str,
+) -> None:
+    """What nobody could be woken for is rung for when Redis is back."""
+    relay = start_relay(primary.url, mode)
+    redis_server.kill()
+    primary.query("insert into mirror.outbox (lane, mapping, key) values (0, 'users', '{a}')")
+    until(lambda: "doorbell dropped" in relay.log.read_text())
+    redis_server.restart()
+    with redis.Redis.from_url(redis_server.url) as client:
+        until(lambda: client.llen(QUEUE))
+    rings(primary, redis_server)
+    assert relay.log.read_text().count("doorbell dropped") == 1
+
+
+@pytest.mark.parametrize("first", ["primary", "redis"])
+def test_a_relay_survives_both_in_either_order(
+    start_relay: StartRelay,
+    own_primary: tuple[PostgresCluster, TestDatabase],
+    redis_server: RedisServer,
+    first: str,
+) -> None:
+    """Everything goes on once both are back."""
+    cluster, primary = own_primary
+    relay = start_relay(primary.url, "listening")
+    cluster.stop()
+    redis_server.stop()
+    until(lambda: relay.said("waiting for the primary"))
+    for server in (cluster, redis_server) if first == "primary" else (redis_server, cluster):
+        server.restart()
+    until(lambda: relay.said("the primary is back"))
+    rings(primary, redis_server)
+    assert relay.process.poll() is None
+
+
+def test_a_relay_may_start_before_its_servers(
+    own_primary: tuple[PostgresCluster, TestDatabase],
+    redis_server: RedisServer,
+    tmp_path: Path,
+) -> None:
+    """A process manager starts everything at once."""
+    cluster, primary = own_primary
+    cluster.stop()
+    redis_server.stop()
+    urls = {"PRIMARY_DATABASE_URL": primary.url, "REDIS_URL": redis_server.url}
+    relay = RelayProcess(tmp_path / "relay.log", urls)
+    until(lambda: relay.said("waiting for the primary"))
+    redis_server.restart()
+    cluster.restart()
+    rings(primary, redis_server)
+    assert relay.end(signal.SIGTERM) == 0
+
+
+@modes
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_relay_ends_when_it_is_told(
+    start_relay: StartRelay, primary: TestDatabase, mode: str, how: signal.Signals, code: int
+) -> None:
+    """Without a trace, and with the codes that process managers and shells expect."""
+    relay = start_relay(primary.url, mode)
+    assert relay.end(how) == code
+    until(
+        lambda: (
+            primary.value(
+                "select count(*) from pg_stat_activity where datname = current_database()"
+                " and application_name = 'permission-mirror'"
+            )
+            == 0
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"PRIMARY_DATABASE_URL": None}, "PRIMARY_DATABASE_URL is not set"),
+        ({"REDIS_URL": None}, "REDIS_URL is not set"),
+        ({"PRIMARY_LISTEN_URL": "mysql://me:hunter2@host/db"}, "PRIMARY_LISTEN_URL: expected"),
+        ({"MIRROR_RELAY_SECONDS": "0"}, "MIRROR_RELAY_SECONDS"),
+        ({"MIRROR_DOORBELL_SECONDS": "soon"}, "MIRROR_DOORBELL_SECONDS"),
+    ],
+)
+def test_wrong_settings_are_exit_code_2(
+    mirror: Command, variables: dict[str, str | None], said: str
+) -> None:
+    """Named, before anything is connected."""
+    urls = {"PRIMARY_DATABASE_URL": NOWHERE, "REDIS_URL": "redis://127.0.0.1:9/0"}
+    done = mirror("relay", **urls | variables)
+    assert (done.code, said in done.err) == (2, True), done.text
+    assert "hunter2" not in done.text
+
+
+def test_an_unmigrated_primary_is_exit_code_4(
+    mirror: Command, primary: TestDatabase, redis_server: RedisServer
+) -> None:
+    """With the remedy."""
+    primary.query("drop schema mirror cascade")
+    done = mirror("relay", REDIS_URL=redis_server.url)
+    assert (done.code, "mirror migrate primary" in done.err) == (4, True), done.text
