@@ -137,7 +137,7 @@ class Recorded:
             UsageError: the transaction has not committed.
             Buried: an event was given up.
         """
-        # Each look is to see what is committed by now, on an engine of any isolation level.
+        # A look is one statement: no transaction around it, nor a serializable one's conflicts.
         connection.execution_options(isolation_level="AUTOCOMMIT")
         if not self._committed:
             self._look_first(connection)
@@ -152,7 +152,7 @@ class Recorded:
         (answer,) = connection.execute(_LOOK, {"question": json.dumps(question)}).one()
         found = json.loads(answer)
         # What is gone from outbox and retries does not come back.
-        self._ids = {*found["waiting"], *found["buried"]} & self._ids
+        self._ids = {*found["waiting"], *found["buried"]}
         self._following = found["following"]
         if found["buried"]:
             raise _buried(found["buried"])

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from uuid import UUID, uuid4
 
 import pytest
@@ -463,6 +464,19 @@ def test_a_commit_that_failed_was_rolled_back(
         recorder.wait(receipt)
 
 
+def test_a_commit_that_the_server_has_not_finished_is_none(
+    session: Session, recorder: Hooks, primary: TestDatabase
+) -> None:
+    """As when the connection broke in the middle of it: the primary knows, not SQLAlchemy."""
+    receipt = committed(session, recorder)
+    with primary.connect(autocommit=False) as unfinished:
+        row = unfinished.execute("select pg_current_xact_id()::text").fetchone()
+        assert row is not None
+        receipt.recorded._transaction = row[0]
+        with pytest.raises(UsageError, match="not committed"):
+            recorder.wait(receipt, 30)
+
+
 def test_without_a_transaction_there_is_no_receipt(session: Session, recorder: Hooks) -> None:
     """Before the first statement, and after commit."""
     with pytest.raises(NotInTransaction):
@@ -585,6 +599,38 @@ def test_between_looks_no_connection_is_held(
     assert len(pauses) == 12
     assert pauses == sorted(pauses)
     assert (pauses[0], pauses[-1]) == (0.005, 0.1)
+    engine.dispose()
+
+
+def test_a_wait_takes_no_longer_than_it_may(
+    session: Session, recorder: Hooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that only pauses move: the last one is as short as it must be, then one look."""
+    receipt = committed(session, recorder)
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    monkeypatch.setattr(receipts, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
+    with pytest.raises(StillWaiting):
+        recorder.wait(receipt, 1.25)
+    assert now[0] == pytest.approx(1.25)
+
+
+def test_a_pool_that_is_exhausted_is_no_answer(primary: TestDatabase, recorder: Hooks) -> None:
+    """As is a primary that is away; but who forgot to commit is told so, not made to wait."""
+    engine = create_engine(primary.sqlalchemy_url, pool_size=1, max_overflow=0, pool_timeout=0.01)
+    with Session(engine) as session:
+        receipt = committed(session, recorder)
+        session.execute(text("select 1"))
+        with pytest.raises(Unreachable):
+            recorder.wait(receipt, 0)
+    with engine.connect() as connection, connection.begin():
+        with Session(connection, join_transaction_mode="create_savepoint") as session:
+            receipt = committed(session, recorder)
+        with pytest.raises(UsageError, match="not committed"):
+            recorder.wait(receipt, 0)
     engine.dispose()
 
 
