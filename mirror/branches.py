@@ -93,8 +93,12 @@ class Branch:
 
     def equals(self, label: str) -> set[Place]:
         """Return the columns that are equal to a selected expression."""
-        direct = _places(self.labels[label])
+        direct = self.shows(label)
         return direct | {other for place in direct for other in self._equal[place]}
+
+    def shows(self, label: str) -> set[Place]:
+        """Return the columns that a selected expression itself is."""
+        return _places(self.labels[label])
 
     def decides(self) -> dict[int, set[str]]:
         """Return by occurrence the columns on which access may depend.

@@ -74,7 +74,7 @@ def _named(
     key = [_column(branch.equals(name), occurrence) for name in mapping.key]
     ties = [
         (reference, _tie(branch, occurrence, reference))
-        for reference in _by_preference(mapping, branch.tables[occurrence])
+        for reference in _by_preference(mapping, branch, occurrence)
     ]
     tied = next(((reference, column) for reference, column in ties if column is not None), None)
     declared = any(ref.table == branch.tables[occurrence] for ref in mapping.references)
@@ -89,12 +89,19 @@ def _named(
     raise MappingError(_missing(mapping, branch, occurrence))
 
 
-def _by_preference(mapping: Mapping, table: str) -> list[Reference]:
-    """Return the references, those first that were declared for `table`, parents' columns last."""
-    return sorted(
-        mapping.all_references,
-        key=lambda reference: (reference.table != table, reference not in mapping.references),
-    )
+def _by_preference(mapping: Mapping, branch: Branch, occurrence: int) -> list[Reference]:
+    """Return the references, the narrowest first, as far as a declaration tells.
+
+    Those that were declared for the table; then those by which the query joins it, before its own
+    other values; then those that were declared at all, before parents' columns.
+    """
+    table = branch.tables[occurrence]
+
+    def rank(reference: Reference) -> tuple[bool, bool, bool]:
+        own = any(place.occurrence == occurrence for place in branch.shows(reference.name))
+        return reference.table != table, own, reference not in mapping.references
+
+    return sorted(mapping.all_references, key=rank)
 
 
 def _tie(branch: Branch, occurrence: int, reference: Reference) -> str | None:

@@ -265,9 +265,9 @@ class _SessionEvents(_Pending):
                 self.ring(carrier)
 
     def _after_end(self, session: Session, transaction: SessionTransaction) -> None:
-        root = session.get_transaction()
-        if self._late and not transaction.nested and root is not None and root.is_active:
-            # The end of a flush, which is a transaction to SQLAlchemy.
+        parent = transaction.parent
+        if self._late and not transaction.nested and parent is not None and parent.is_active:
+            # The end of a flush that succeeded, which is a transaction to SQLAlchemy.
             self._write(session)
         if transaction.parent is None:
             self.forget()

@@ -319,6 +319,23 @@ def test_hooks_may_be_called_while_the_session_flushes(
     assert {key[0] for _, key in recorded(primary)[-3:]} == keys
 
 
+def test_a_flush_that_fails_in_a_savepoint_leaves_the_transaction_usable(
+    engine: Engine, recorder: hooks.Hooks, primary: TestDatabase
+) -> None:
+    """Although its first hook was called from inside the flush, and waits for its end."""
+    make = sessionmaker(engine)
+    event.listen(
+        make, "before_flush", lambda session, *_: recorder.changed(session, "users", UUID(int=1))
+    )
+    with make() as session:
+        with pytest.raises(IntegrityError), session.begin_nested():
+            session.add_all([User(id=UUID(int=1), email="a", username="a") for _ in range(2)])
+            session.flush()
+        session.add(user())
+        session.commit()
+    assert len(recorded(primary)) == 1
+
+
 def test_mapper_events_may_call_hooks(
     engine: Engine, recorder: hooks.Hooks, primary: TestDatabase
 ) -> None:

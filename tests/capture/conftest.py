@@ -1,0 +1,91 @@
+"""Databases of the model `clubs`, and a world to make changes in."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from mirror.assembly import build_drain
+from mirror.config import load_settings
+from mirror.ddl import removal_sql
+from mirror.devstack import PostgresCluster
+from mirror.drain import Drain
+from mirror.migrations import upgrade
+from tests.capture import clubs
+from tests.capture.world import World
+from tests.fix_databases import TestDatabase
+
+
+@pytest.fixture(scope="session")
+def clubs_primary(primary_cluster: PostgresCluster) -> TestDatabase:
+    """A primary with the tables of `clubs` and an outbox, for all tests in turn."""
+    primary_cluster.create_database("clubs_primary")
+    database = TestDatabase(primary_cluster.url("clubs_primary"))
+    with database.migrating() as connection:
+        clubs.Base.metadata.create_all(connection)
+        upgrade(connection)
+    return database
+
+
+@pytest.fixture(scope="session")
+def clubs_target(target_cluster: PostgresCluster, project_template: str) -> TestDatabase:
+    """A Supabase project with the model `clubs`, for all tests in turn."""
+    target_cluster.create_database("clubs_target", template=project_template, owner="postgres")
+    database = TestDatabase(target_cluster.url("clubs_target", user="postgres"))
+    with database.migrating() as connection:
+        upgrade(connection, "supabase", clubs.registry)
+    return database
+
+
+@pytest.fixture
+def primary(clubs_primary: TestDatabase) -> TestDatabase:
+    """A primary with the tables of `clubs`, empty and without triggers."""
+    clubs_primary.query(removal_sql(clubs.registry))
+    clubs_primary.query(
+        "truncate companies, clubs, people, members, mirror.outbox, mirror.claims, mirror.retries"
+    )
+    return clubs_primary
+
+
+@pytest.fixture
+def target(clubs_target: TestDatabase) -> TestDatabase:
+    """A project with the model `clubs`, empty and without memory."""
+    clubs_target.query(
+        "truncate people, clubs, memberships, mirror.scopes,"
+        " mirror.ledger_people, mirror.ledger_clubs, mirror.ledger_memberships"
+    )
+    return clubs_target
+
+
+@pytest.fixture
+def make_drain(primary: TestDatabase, target: TestDatabase) -> Iterator[Callable[..., Drain]]:
+    """Return a function that makes workers of `clubs`; arguments are settings."""
+    made: list[Drain] = []
+
+    def make(**settings: object) -> Drain:
+        urls = {"primary_database_url": primary.url, "supabase_db_url": target.url}
+        drain = build_drain(load_settings(**urls, **settings), clubs.registry)
+        made.append(drain)
+        return drain
+
+    yield make
+    for drain in made:
+        drain.close()
+
+
+@pytest.fixture
+def make_world(
+    primary: TestDatabase, target: TestDatabase, make_drain: Callable[..., Drain]
+) -> Iterator[Callable[[str], World]]:
+    """Return a function that makes a world whose changes are captured in one way, or several."""
+    made: list[World] = []
+
+    def make(*ways: str) -> World:
+        if "triggers" in ways:
+            with primary.migrating() as connection:
+                upgrade(connection, "primary", clubs.registry, triggers=True)
+        made.append(World(primary, target, make_drain(), frozenset(ways)))
+        return made[-1]
+
+    yield make
+    for world in made:
+        world.close()
