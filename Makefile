@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NODE := tests/supabase/node_modules/.installed
 
-.PHONY: help setup demo dev test test-fast lint format lock model clean
+.PHONY: help setup demo dev test test-fast bench lint format lock model clean
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,9 @@ test: $(INSTALLED) $(NODE) ## Run every test.
 
 test-fast: $(INSTALLED) ## Run what answers within half a minute.
 	$(BIN)/pytest tests/unit tests/integration/test_main_job.py
+
+bench: $(INSTALLED) ## Measure what it costs; ratios of one run.
+	$(BIN)/python -m benchmarks
 
 lint: $(INSTALLED) ## Check style, types and the direction of imports.
 	$(BIN)/ruff check .
