@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy.orm import Session
 
 from mirror.hooks import Hooks
+from mirror.migrations import migrations
 from tests.acceptance.conftest import Command
 from tests.factories import MembershipFactory
 from tests.fix_databases import TestDatabase
@@ -182,3 +183,44 @@ def test_purge_reports_what_it_forgot(
     target.query("update mirror.ledger_users set applied_at = now() - interval '8 days'")
     assert mirror("purge").code == 0
     assert target.value("select count(*) from mirror.ledger_users") == 0
+
+
+def test_triggers_are_installed_kept_up_to_date_and_taken_away(
+    mirror: Command, primary: TestDatabase
+) -> None:
+    """By the runner, or by whoever pastes what is printed."""
+    assert mirror("migrate", "primary", "--triggers").out == "primary: applied triggers_trips\n"
+    assert mirror("migrate", "primary").out == "primary: up to date\n"
+    counted = "select count(*) from pg_trigger where tgname like 'mirror\\_trips\\_%'"
+    assert primary.value(counted) == 12
+    printed = mirror("ddl", "primary", "--remove", PRIMARY_DATABASE_URL=None)
+    assert printed.code == 0
+    primary.query(printed.out)
+    assert primary.value(counted) == 0
+    primary.query(mirror("ddl", "primary", PRIMARY_DATABASE_URL=None).out)
+    assert primary.value(counted) == 12
+
+
+def test_a_table_that_triggers_cannot_watch_is_named(
+    mirror: Command, primary: TestDatabase
+) -> None:
+    """With the remedy; nothing is installed."""
+    primary.query("alter table trip_memberships rename to memberships")
+    done = mirror("migrate", "primary", "--triggers")
+    assert done.code == 4
+    assert "table trip_memberships, which does not exist here" in done.err
+    assert primary.value("select count(*) from mirror.migrations") == len(migrations("primary"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["migrate", "supabase", "--triggers"],
+        ["migrate", "supabase", "--into", "files", "--triggers"],
+        ["ddl", "both"],
+        ["ddl", "supabase", "--remove"],
+    ],
+)
+def test_triggers_belong_to_the_primary(mirror: Command, arguments: list[str]) -> None:
+    """Asking for them elsewhere is a mistake that is told."""
+    assert mirror(*arguments).code == 2

@@ -12,6 +12,8 @@ import redis
 from sqlalchemy.orm import Session
 
 from mirror.devstack import PostgresCluster, RedisServer
+from mirror.devstack.account import Account
+from mirror.devstack.binaries import postgres_programs
 from mirror.doorbell import KEY, QUEUE
 from mirror.migrations import upgrade
 from tests.acceptance.conftest import HOME, Command, StartWorker
@@ -281,3 +283,30 @@ def test_an_unmigrated_primary_is_exit_code_4(
     primary.query("drop schema mirror cascade")
     done = mirror("relay", REDIS_URL=redis_server.url)
     assert (done.code, "mirror migrate primary" in done.err) == (4, True), done.text
+
+
+def test_a_fix_typed_into_psql_reaches_the_target(
+    start_relay: StartRelay,
+    start_worker: StartWorker,
+    mirror: Command,
+    session: Session,
+    primary: TestDatabase,
+    target: TestDatabase,
+) -> None:
+    """Triggers record it, the relay rings, a worker mirrors: nothing of ours is in the writer."""
+    assert mirror("migrate", "primary", "--triggers").code == 0
+    start_worker(beat="no")
+    start_relay(primary.url)
+    member = MembershipFactory()
+    session.commit()
+    seen = "select count(*) from trip_memberships where status = %s"
+    until(lambda: target.value(seen, "ACTIVE") == 1)
+    subprocess.run(
+        [postgres_programs(16, Account.for_servers()) / "psql", primary.url, "--quiet", "--file=-"],
+        input=f"update trip_memberships set status = 'INACTIVE' where user_id = '{member.user_id}'",
+        text=True,
+        check=True,
+    )
+    until(lambda: target.value(seen, "INACTIVE") == 1)
+    with target.acting_as(member.user_id) as connection:
+        assert connection.execute("select count(*) from trips").fetchone() == (0,)
