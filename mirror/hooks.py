@@ -217,11 +217,15 @@ class _SessionEvents(_Pending):
     def __init__(self, doorbell: Doorbell, session: Session) -> None:
         super().__init__(doorbell)
         self._carrier: RootTransaction | None = None
+        # A first hook may come from a listener, when the commit is under way and its before_commit
+        # is over or will not reach ours any more. Nothing public tells. (A savepoint's beginning
+        # flushes as well.)
+        changing = getattr(session.get_transaction(), "_current_fn", _SessionEvents)
+        ending = changing is not None and changing.__name__ != "_begin"
+        # That listener may be one of the commit's own flush.
+        self._late: bool = ending and session._flushing  # noqa: SLF001
         # Between before_commit and the end of that commit, a savepoint's or the outermost.
-        self._committing = False
-        # A first hook that an ORM listener calls from a flush: this may be the commit's own, and
-        # before_commit over. Nothing public tells.
-        self._late: bool = session._flushing  # noqa: SLF001
+        self._committing = ending and not self._late
         event.listen(session, "before_commit", self._before_commit)
         event.listen(session, "after_commit", self._after_commit)
         event.listen(session, "after_transaction_end", self._after_end)

@@ -356,6 +356,52 @@ def test_mapper_events_may_call_hooks(
     assert len(recorded(primary)) == 5
 
 
+@pytest.mark.parametrize("changes", [False, True])
+def test_a_listener_of_all_sessions_may_call_the_first_hook(
+    engine: Engine,
+    recorder: hooks.Hooks,
+    primary: TestDatabase,
+    changes: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    """Of a commit that has nothing left to flush, too: ours is not asked any more."""
+    make = sessionmaker(engine)
+
+    def listener(session: Session) -> None:
+        recorder.changed(session, "users", UUID(int=2))
+        recorder.changed(session, "users", UUID(int=3))
+
+    event.listen(make, "before_commit", listener)
+    with make() as session:
+        session.add(user())
+        if not changes:
+            session.flush()
+        session.commit()
+        assert len(recorded(primary)) == 2
+        session.execute(text("select 1"))
+        session.commit()
+    assert len(recorded(primary)) == 4
+
+
+def test_the_first_hook_of_a_flush_writes_nothing_yet(
+    engine: Engine, recorder: hooks.Hooks, primary: TestDatabase
+) -> None:
+    """One statement for the commit, whatever flushes there were before."""
+    make = sessionmaker(engine)
+
+    def listener(session: Session, *_: Any) -> None:
+        recorder.changed(session, "users", uuid4())
+
+    event.listen(make, "after_flush", listener)
+    with inserts_counted(engine) as inserts, make() as session:
+        for number in range(3):
+            session.add(user(str(number)))
+            session.flush()
+        assert inserts == []
+        session.commit()
+        assert len(inserts) == 1
+    assert len(recorded(primary)) == 3
+
+
 def test_a_listener_behind_ours_may_call_hooks(
     engine: Engine, recorder: hooks.Hooks, primary: TestDatabase
 ) -> None:
