@@ -93,7 +93,7 @@ def _returned(
         return result, [] if getattr(result, "rowcount", -1) == 0 else [{}]
     labels = {name: f"mirror_{number}" for number, name in enumerate(columns)}
     extra = [cast(column, Text).label(labels[name]) for name, column in columns.items()]
-    is_callers = bool(statement.returning_column_descriptions)
+    is_callers = len(statement.exported_columns) > 0
     as_objects = state.is_insert and state.is_orm_statement and state.parameters
     if is_callers or as_objects or getattr(statement, "select", None) is not None:
         result = state.invoke_statement(statement.returning(*extra))

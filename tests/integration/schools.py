@@ -1,0 +1,153 @@
+"""A backend whose ORM is hard on those who watch it.
+
+Keys that are not the primary key, attributes named otherwise than columns, an enum whose names are
+not its values, joined inheritance, a many-to-many table, and tables that no mapping reads.
+"""
+
+from enum import Enum
+from uuid import UUID
+
+from sqlalchemy import BigInteger, Column, ForeignKey, Table, Text, column, select, table
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship, synonym
+
+from mirror import mapping as declared
+from mirror.registry import Registry
+
+
+class Base(DeclarativeBase):
+    """The backend's metadata."""
+
+
+class Level(Enum):
+    """Stored by its names, as SQLAlchemy does."""
+
+    FIRST = "first grade"
+    SECOND = "second grade"
+
+
+class Person(Base):
+    """Somebody; teachers are persons."""
+
+    __tablename__ = "persons"
+    __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "person"}  # noqa: RUF012
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    kind: Mapped[str] = mapped_column(Text)
+    name: Mapped[str] = mapped_column(Text, default="")
+    shoe_size: Mapped[int | None]
+
+
+class Teacher(Person):
+    """A person with a room, in a table of its own."""
+
+    __tablename__ = "teachers"
+    __mapper_args__ = {"polymorphic_identity": "teacher"}  # noqa: RUF012
+
+    id: Mapped[int] = mapped_column(ForeignKey("persons.id"), primary_key=True)
+    room: Mapped[str | None] = mapped_column(Text)
+
+
+tutors = Table(
+    "tutors",
+    Base.metadata,
+    Column("course_id", ForeignKey("courses.id"), primary_key=True),
+    Column("person_id", ForeignKey("persons.id"), primary_key=True),
+)
+
+
+class Course(Base):
+    """What seats belong to."""
+
+    __tablename__ = "courses"
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    title: Mapped[str] = mapped_column(Text, default="")
+    closed: Mapped[bool] = mapped_column(default=False)
+    seats: Mapped[list["Seat"]] = relationship(cascade="all, delete-orphan")
+    tutors: Mapped[list[Person]] = relationship(secondary=tutors)
+
+
+class Seat(Base):
+    """Known to the mirror by course and pupil, to the database by a number."""
+
+    __tablename__ = "seats"
+
+    number: Mapped[int] = mapped_column("id", BigInteger, primary_key=True)
+    course_key: Mapped[int | None] = mapped_column("course_id", ForeignKey("courses.id"))
+    pupil: Mapped[UUID]
+    state: Mapped[str] = mapped_column(Text, default="taken")
+    scribble: Mapped[str | None] = mapped_column(Text)
+    course_alias = synonym("course_key")
+
+
+class Grade(Base):
+    """Known by an enum; the schema is spelled out here and left out in the mapping."""
+
+    __tablename__ = "grades"
+    __table_args__ = {"schema": "public"}  # noqa: RUF012
+
+    level: Mapped[Level] = mapped_column(primary_key=True)
+    title: Mapped[str] = mapped_column(Text, default="")
+
+
+class Note(Base):
+    """Nobody mirrors it."""
+
+    __tablename__ = "notes"
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    body: Mapped[str] = mapped_column(Text, default="")
+
+
+_grades = table("grades", column("level", Text), column("title", Text))
+
+registry = Registry(
+    "schools",
+    [
+        declared.Mapping(
+            name="teachers",
+            table="teachers",
+            key=("id",),
+            columns=(
+                declared.Column("id", "bigint"),
+                declared.Column("name", "text", descriptive=True),
+                declared.Column("room", "text"),
+            ),
+            query=select(Person.__table__.c.id, Person.__table__.c.name, Teacher.__table__.c.room)
+            .select_from(Person.__table__)
+            .join(Teacher.__table__, Teacher.__table__.c.id == Person.__table__.c.id),
+        ),
+        declared.Mapping(
+            name="seats",
+            table="seats",
+            key=("course_id", "pupil"),
+            columns=(
+                declared.Column("course_id", "bigint"),
+                declared.Column("pupil", "uuid"),
+                declared.Column("state", "text"),
+            ),
+            query=select(Seat.__table__.c.course_id, Seat.__table__.c.pupil, Seat.__table__.c.state)
+            .select_from(Seat.__table__)
+            .join(Course.__table__, Course.__table__.c.id == Seat.__table__.c.course_id)
+            .where(~Course.__table__.c.closed),
+            references=(declared.Reference("course_id", "bigint", table="courses"),),
+        ),
+        declared.Mapping(
+            name="tutors",
+            table="tutors",
+            key=("course_id", "person_id"),
+            columns=(
+                declared.Column("course_id", "bigint"),
+                declared.Column("person_id", "bigint"),
+            ),
+            query=select(tutors.c.course_id, tutors.c.person_id),
+        ),
+        declared.Mapping(
+            name="grades",
+            table="grades",
+            key=("level",),
+            columns=(declared.Column("level", "text"), declared.Column("title", "text")),
+            query=select(_grades.c.level, _grades.c.title),
+        ),
+    ],
+)
