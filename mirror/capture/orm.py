@@ -6,9 +6,9 @@
     attach(make_session)
 
 It sees what sessions flush (cascades of relationships included) and the INSERT, UPDATE and DELETE
-statements that they execute. What it means is decided by the mappings' queries. It cannot see SQL
-as text, statements on a Connection, what the database does by itself (ON DELETE CASCADE,
-triggers), `session.bulk_save_objects()` and its kin, and statements inside a WITH.
+statements that they execute; what that means, the mappings' queries decide. It does not see SQL as
+text, statements on a Connection, what the database does by itself (ON DELETE CASCADE, triggers),
+`session.bulk_save_objects()` and its kin, and statements inside a WITH.
 """
 
 import sys
@@ -76,6 +76,7 @@ class Capture:
         self._listeners: dict[str, Callable[..., Any]] = {
             "before_flush": self._before_flush,
             "after_flush": self._after_flush,
+            "after_soft_rollback": self._forget,
             "do_orm_execute": self._execute,
         }
         for name, listener in self._listeners.items():
@@ -103,6 +104,10 @@ class Capture:
         events = flush.events() if flush is not None else None
         if events:
             self._hooks.record(session, events)
+
+    def _forget(self, session: Session, *_: object) -> None:
+        # A flush that failed never comes to its after_flush.
+        _flushes.get(session, {}).pop(self, None)
 
     def _execute(self, state: ORMExecuteState) -> Any:
         outcome = execute(state, self._meaning, self._plans)

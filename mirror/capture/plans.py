@@ -114,7 +114,7 @@ class Plan:
             *self.where
         )
         if lock:
-            wanted = wanted.with_for_update(key_share=True, of=self.table)
+            wanted = wanted.with_for_update(key_share=True)
         rows: dict[Any, Row] = {}
         several = len(self.where) > 1
         for start in range(0, len(identities), _CHUNK):

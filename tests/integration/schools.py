@@ -4,7 +4,7 @@ Keys that are not the primary key, attributes named otherwise than columns, an e
 not its values, joined inheritance, a many-to-many table, and tables that no mapping reads.
 """
 
-from enum import Enum
+from enum import StrEnum
 from uuid import UUID
 
 from sqlalchemy import BigInteger, Column, ForeignKey, Table, Text, column, select, table
@@ -18,7 +18,7 @@ class Base(DeclarativeBase):
     """The backend's metadata."""
 
 
-class Level(Enum):
+class Level(StrEnum):
     """Stored by its names, as SQLAlchemy does."""
 
     FIRST = "first grade"

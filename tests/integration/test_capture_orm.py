@@ -837,11 +837,14 @@ def test_detaching_leaves_no_listener(engine: Engine, recorder: Hooks) -> None:
 
 
 def test_a_captured_session_can_be_forgotten(engine: Engine, recorder: Hooks) -> None:
-    """Nothing keeps it alive."""
+    """Nothing keeps it alive, not even a flush that failed."""
     session = Session(engine)
     attach(session, recorder)
     session.add(User(email="a@example.com", username="u"))
     session.commit()
+    session.add(User(email="a@example.com", username="u"))
+    with pytest.raises(IntegrityError):
+        session.flush()
     session.close()
     gone = weakref.ref(session)
     del session
