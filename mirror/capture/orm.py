@@ -3,7 +3,7 @@
     from mirror.capture import attach
 
     make_session = sessionmaker(engine)
-    attach(make_session)
+    attach(make_session, registry)
 
 It sees what sessions flush (cascades of relationships included) and the INSERT, UPDATE and DELETE
 statements that they execute; what that means, the mappings' queries decide. It does not see SQL as
@@ -13,6 +13,7 @@ text, statements on a Connection, what the database does by itself (ON DELETE CA
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -32,7 +33,9 @@ from mirror.capture.flushes import Flush
 from mirror.capture.links import Links
 from mirror.capture.meaning import Meaning
 from mirror.capture.plans import Plans
-from mirror.errors import UsageError
+from mirror.doorbell import Doorbell, DoorbellSettings
+from mirror.errors import ConfigError, UsageError
+from mirror.registry import Registry
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
@@ -47,21 +50,37 @@ _flushes: WeakKeyDictionary[Session, dict["Capture", Flush]] = WeakKeyDictionary
 _attached: set[int] = set()
 
 
-def attach(target: Target, hooks: "_hooks.Hooks | None" = None) -> "Capture":
+def attach(
+    target: Target, registry: Registry | None = None, *, hooks: "_hooks.Hooks | None" = None
+) -> "Capture":
     """Record what sessions of `target` change, until `detach()`.
 
     `target` is a sessionmaker, a scoped_session, a subclass of Session (Session itself: all of the
     process), a session, or the asyncio counterpart of one of these. Attach at start: sessions that
     an async_sessionmaker has made before are not seen.
 
-    `hooks` are those that the backend calls as well, if it does; None: those of the functions in
-    `mirror.hooks`. An event of both is recorded once.
+    `registry` says what is mirrored; None: what MIRROR_MAPPINGS names. `hooks` are those that the
+    backend calls as well, if it made its own; None: those of the functions in `mirror.hooks`, if
+    they are of the same registry. An event of both is recorded once.
 
     Raises:
-        UsageError: `target` is none of these.
+        UsageError: `target` is none of these, or `hooks` are of another registry.
         ConfigError, MappingError: as `mirror.hooks.default()`.
     """
-    return Capture(target, hooks if hooks is not None else _hooks.default())
+    if hooks is None:
+        hooks = _hooks_of(registry)
+    elif registry is not None and hooks.registry is not registry:
+        raise UsageError("attach(): these hooks are of another registry; give one of the two.")
+    return Capture(target, hooks)
+
+
+def _hooks_of(registry: Registry | None) -> "_hooks.Hooks":
+    if registry is None:
+        return _hooks.default()
+    with suppress(ConfigError):
+        if _hooks.default().registry is registry:
+            return _hooks.default()
+    return _hooks.Hooks(registry, Doorbell(DoorbellSettings.from_environment()))
 
 
 class Capture:

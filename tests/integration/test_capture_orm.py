@@ -21,11 +21,14 @@ from sqlalchemy.ext.asyncio import (
 from sqlalchemy.orm import Session, aliased, scoped_session, sessionmaker
 
 from examples.trip_chat.models import Membership, Role, Status, User
+from mappings.trips import registry as trips
+from mirror import hooks
 from mirror.capture import Capture, attach
 from mirror.doorbell import Doorbell, DoorbellSettings
 from mirror.drain import Drain
 from mirror.errors import UsageError
 from mirror.hooks import Hooks
+from mirror.registry import Registry
 from tests import factories
 from tests.fix_databases import TestDatabase
 from tests.integration import schools
@@ -54,7 +57,7 @@ def _insert(model: Any) -> Any:
 @pytest.fixture
 def captured(session: Session, recorder: Hooks) -> Iterator[Session]:
     """The factories' session, captured."""
-    capture = attach(session, recorder)
+    capture = attach(session, hooks=recorder)
     yield session
     capture.detach()
 
@@ -81,7 +84,7 @@ def school(primary: TestDatabase) -> TestDatabase:
 def make(school: TestDatabase, engine: Engine) -> Iterator[sessionmaker[Session]]:
     """A captured sessionmaker on `schools`."""
     made = sessionmaker(engine)
-    capture = attach(made, Hooks(schools.registry, Doorbell(DoorbellSettings(mode="off"))))
+    capture = attach(made, hooks=Hooks(schools.registry, Doorbell(DoorbellSettings(mode="off"))))
     yield made
     capture.detach()
 
@@ -755,7 +758,7 @@ def test_all_flushes_of_a_transaction_are_written_at_once(
 ) -> None:
     """Also in a session's first transaction."""
     make = sessionmaker(engine)
-    capture = attach(make, recorder)
+    capture = attach(make, hooks=recorder)
     seen: list[str] = []
 
     def count(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
@@ -799,7 +802,7 @@ def test_whatever_makes_sessions_can_be_captured(
     ]
     number = 0
     for target, make in targets:
-        capture: Capture = attach(target, recorder)
+        capture: Capture = attach(target, hooks=recorder)
         for expected in (1, 0):
             session = make()
             number += 1
@@ -815,7 +818,7 @@ def test_other_sessions_are_left_alone(
     engine: Engine, primary: TestDatabase, recorder: Hooks
 ) -> None:
     """A captured sessionmaker captures its own."""
-    capture = attach(sessionmaker(engine), recorder)
+    capture = attach(sessionmaker(engine), hooks=recorder)
     with sessionmaker(engine).begin() as session:
         session.add(User(email="a@example.com", username="u"))
     capture.detach()
@@ -825,7 +828,7 @@ def test_other_sessions_are_left_alone(
 def test_detaching_leaves_no_listener(engine: Engine, recorder: Hooks) -> None:
     """Neither on sessions nor on mappers; one of two captures leaves the other's."""
     make = sessionmaker(engine)
-    first, second = attach(make, recorder), attach(make, recorder)
+    first, second = attach(make, hooks=recorder), attach(make, hooks=recorder)
     first.detach()
     assert list(make().dispatch.before_flush)
     second.detach()
@@ -839,7 +842,7 @@ def test_detaching_leaves_no_listener(engine: Engine, recorder: Hooks) -> None:
 def test_a_captured_session_can_be_forgotten(engine: Engine, recorder: Hooks) -> None:
     """Nothing keeps it alive, not even a flush that failed."""
     session = Session(engine)
-    attach(session, recorder)
+    attach(session, hooks=recorder)
     session.add(User(email="a@example.com", username="u"))
     session.commit()
     session.add(User(email="a@example.com", username="u"))
@@ -855,7 +858,7 @@ def test_a_captured_session_can_be_forgotten(engine: Engine, recorder: Hooks) ->
 def test_what_makes_no_sessions_is_refused(engine: Engine, recorder: Hooks) -> None:
     """By its type."""
     with pytest.raises(UsageError, match="Engine"):
-        attach(engine, recorder)  # type: ignore[arg-type]
+        attach(engine, hooks=recorder)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", ["maker", "own maker", "scoped", "class", "session"])
@@ -882,7 +885,7 @@ def test_asyncio_sessions_are_captured(
             "class": (Own, lambda: Own(engine)),
             "session": (single, lambda: single),
         }[kind]
-        capture = attach(target, recorder)  # type: ignore[arg-type]
+        capture = attach(target, hooks=recorder)  # type: ignore[arg-type]
         session: Any = make()  # type: ignore[operator]
         key = uuid4()
         user = User(id=key, email="a@example.com", username="u")
@@ -918,3 +921,24 @@ def test_the_trips_model_of_the_environment_is_the_default(
         session.add(User(email="a@example.com", username="u"))
     capture.detach()
     assert len(recorded(primary)) == 1
+
+
+def test_a_registry_of_its_own_gets_hooks_of_its_own(
+    engine: Engine, primary: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the environment are shared only if they are of the same one."""
+    monkeypatch.setenv("MIRROR_DOORBELL", "off")
+    smaller = Registry("users", [trips["users"]])
+    for registry in (trips, smaller):
+        make = sessionmaker(engine)
+        capture = attach(make, registry)
+        with make.begin() as session:
+            user = User(email=f"{registry.name}@example.com", username="u")
+            session.add(user)
+            session.flush()
+            hooks.changed(session, "users", user.id, "grant")
+        capture.detach()
+    # Once where both share, twice where they cannot.
+    assert primary.value("select count(*) from mirror.outbox") == 3
+    with pytest.raises(UsageError, match="of another registry"):
+        attach(make, smaller, hooks=hooks.default())

@@ -328,8 +328,9 @@ def test_a_flush_that_fails_in_a_savepoint_leaves_the_transaction_usable(
         make, "before_flush", lambda session, *_: recorder.changed(session, "users", UUID(int=1))
     )
     with make() as session:
-        with pytest.raises(IntegrityError), session.begin_nested():
-            session.add_all([User(id=UUID(int=1), email="a", username="a") for _ in range(2)])
+        nested = session.begin_nested()
+        session.add_all([User(id=UUID(int=1), email="a", username="a") for _ in range(2)])
+        with pytest.raises(IntegrityError), nested:
             session.flush()
         session.add(user())
         session.commit()
