@@ -5,10 +5,10 @@ mapping's whole key names that key; any other row names a scope, by the value th
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from mirror.branches import Branch, Place, branches, only_unites
+from mirror.branches import Branch, branches, only_unites
 from mirror.errors import MappingError
 from mirror.mapping import EVERYTHING, Mapping, Reference
 
@@ -33,6 +33,8 @@ class Effect:
     """A row that is inserted can take nothing away."""
     unique: bool
     """No two rows of the table that count at once name the same."""
+    nulls: bool = False
+    """A row that has NULL there may count all the same, and then means the whole mapping."""
 
 
 def effects(mapping: Mapping) -> dict[str, tuple[Effect, ...]]:
@@ -46,12 +48,11 @@ def effects(mapping: Mapping) -> dict[str, tuple[Effect, ...]]:
     adds_up = only_unites(mapping.query)
     parts = branches(mapping)
     for branch in parts:
-        decides = branch.decides()
         for occurrence, table in branch.tables.items():
-            reference, columns, types = _named(mapping, branch, occurrence)
+            reference, columns, types, nulls = _named(mapping, branch, occurrence)
             # What ties a row in decides, even where the query does not read it.
             read = branch.reads[occurrence] | set(columns)
-            deciding = decides[occurrence] | set(columns)
+            deciding = branch.decides[occurrence] | set(columns)
             found[table].append(
                 Effect(
                     mapping.name,
@@ -61,7 +62,8 @@ def effects(mapping: Mapping) -> dict[str, tuple[Effect, ...]]:
                     reads=None if branch.opaque else frozenset(read),
                     decides=None if branch.opaque else frozenset(deciding),
                     adds=adds_up and branch.only_adds,
-                    unique=reference is None and len(parts) == 1 and not branch.combines,
+                    unique=reference is None and len(parts) == 1 and branch.counts_each(occurrence),
+                    nulls=nulls,
                 )
             )
     return {table: _merged(several) for table, several in sorted(found.items())}
@@ -69,9 +71,12 @@ def effects(mapping: Mapping) -> dict[str, tuple[Effect, ...]]:
 
 def _named(
     mapping: Mapping, branch: Branch, occurrence: int
-) -> tuple[str | None, tuple[str, ...], tuple[str, ...]]:
-    """Return the reference (None for the key), the columns and their types that a row names."""
-    key = [_column(branch.equals(name), occurrence) for name in mapping.key]
+) -> tuple[str | None, tuple[str, ...], tuple[str, ...], bool]:
+    """Return what a row names: the reference (None for the key), its columns, and their types.
+
+    And whether a row counts that has NULL there.
+    """
+    key = [branch.tied(name, occurrence, is_key=True) for name in mapping.key]
     ties = [
         (reference, _tie(branch, occurrence, reference))
         for reference in _by_preference(mapping, branch, occurrence)
@@ -80,12 +85,18 @@ def _named(
     declared = any(ref.table == branch.tables[occurrence] for ref in mapping.references)
     if all(key) or tied or declared:
         if branch.entangled or not (all(key) or tied):
-            return EVERYTHING, (), ()
+            return EVERYTHING, (), (), False
         if all(key):
             columns = tuple(str(column) for column in key)
-            return None, columns, tuple(column.type for column in mapping.key_columns)
+            return None, columns, tuple(column.type for column in mapping.key_columns), False
         if tied:
-            return tied[0].name, (str(tied[1]),), (tied[0].type,)
+            reference, column = tied
+            nulls = (
+                reference.column is None
+                and reference.name not in mapping.key
+                and not branch.never_null(reference.name, occurrence)
+            )
+            return reference.name, (str(column),), (reference.type,), nulls
     raise MappingError(_missing(mapping, branch, occurrence))
 
 
@@ -98,28 +109,27 @@ def _by_preference(mapping: Mapping, branch: Branch, occurrence: int) -> list[Re
     table = branch.tables[occurrence]
 
     def rank(reference: Reference) -> tuple[bool, bool, bool]:
-        own = any(place.occurrence == occurrence for place in branch.shows(reference.name))
+        own = branch.own(reference.name, occurrence)
         return reference.table != table, own, reference not in mapping.references
 
     return sorted(mapping.all_references, key=rank)
 
 
 def _tie(branch: Branch, occurrence: int, reference: Reference) -> str | None:
-    if reference.column is not None and reference.table == branch.tables[occurrence]:
-        return reference.column
-    return _column(branch.equals(reference.name), occurrence)
-
-
-def _column(places: Iterable[Place], occurrence: int) -> str | None:
-    """Return an occurrence's column among several that are equal, the same one in each run."""
-    return min((place.column for place in places if place.occurrence == occurrence), default=None)
+    table = branch.tables[occurrence]
+    found = branch.tied(reference.name, occurrence, is_key=False)
+    # Of several occurrences, the declared column is true of one alone.
+    if reference.table == table and list(branch.tables.values()).count(table) == 1:
+        return reference.column or found
+    return found
 
 
 def _merged(effects: Sequence[Effect]) -> tuple[Effect, ...]:
     """Return one effect for each thing that a row names; one that names all says it alone."""
     if any(effect.reference == EVERYTHING for effect in effects):
         effects = [
-            replace(e, reference=EVERYTHING, columns=(), types=(), unique=False) for e in effects
+            replace(e, reference=EVERYTHING, columns=(), types=(), unique=False, nulls=False)
+            for e in effects
         ]
     merged: dict[object, Effect] = {}
     for effect in effects:
@@ -131,6 +141,7 @@ def _merged(effects: Sequence[Effect]) -> tuple[Effect, ...]:
             decides=_union(known.decides, effect.decides),
             adds=known.adds and effect.adds,
             unique=known is effect and effect.unique,
+            nulls=known.nulls or effect.nulls,
         )
     return tuple(merged.values())
 

@@ -7,7 +7,10 @@ import pytest
 from sqlalchemy import (
     BigInteger,
     Boolean,
+    Numeric,
+    Select,
     Text,
+    cast,
     column,
     except_,
     exists,
@@ -16,6 +19,7 @@ from sqlalchemy import (
     select,
     table,
     text,
+    union,
     union_all,
 )
 from sqlalchemy.dialects.postgresql import distinct_on
@@ -291,3 +295,130 @@ def test_two_occurrences_of_a_table_are_tied_each_by_its_own_value() -> None:
         ("person_id", ("id",), frozenset({"id"})),
         ("trip_id", ("id",), frozenset({"id", "name"})),
     }
+
+
+def tied_to_trips(query: Any, **changes: Any) -> list[tuple[str | None, tuple[str, ...]]]:
+    """Return what rows of `trips` name, where nothing but the query ties them to trip_id."""
+    reference = Reference("trip_id", "bigint", table="trips")
+    found = effects(replace(MEMBERSHIPS, query=query, references=(reference,), **changes))
+    return [named(effect) for effect in found["trips"]]
+
+
+def test_the_same_table_in_two_subqueries_is_two() -> None:
+    """Each is tied by what its own subquery demands."""
+    query = JOINED.where(
+        exists().where(PEOPLE.c.id == MEMBERS.c.person_id),
+        exists().where(PEOPLE.c.auth_id == MEMBERS.c.role),
+    )
+    references = (Reference("person_id", "bigint"), Reference("role", "text"))
+    found = effects(replace(MEMBERSHIPS, query=query, references=references))["people"]
+    assert {named(e) for e in found} == {("person_id", ("id",)), ("role", ("auth_id",))}
+
+
+def test_a_table_inside_a_subquery_is_not_the_one_beside_it() -> None:
+    """A row inside shows another key than its own."""
+    inner = select(MEMBERS.c.person_id, MEMBERS.c.note).where(MEMBERS.c.role == "HOST").subquery()
+    query = JOINED.join(inner, inner.c.note == MEMBERS.c.note)
+    reference = Reference("trip_id", "bigint", table="members")
+    effect = of(MEMBERSHIPS, "members", query=query, references=(reference,))
+    assert named(effect) == (EVERYTHING, ())
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        JOINED.where(
+            ~exists().where(BANS.c.trip_id == MEMBERS.c.trip_id, BANS.c.trip_id == TRIPS.c.id)
+        ).select_from(MEMBERS.join(TRIPS, TRIPS.c.deleted)),
+        JOINED.join(TRIPS, TRIPS.c.id > 0).where(
+            exists().where(BANS.c.trip_id == MEMBERS.c.trip_id, BANS.c.trip_id == TRIPS.c.id)
+            | ~TRIPS.c.deleted
+        ),
+    ],
+    ids=["not exists", "or"],
+)
+def test_what_a_subquery_demands_holds_inside_it(query: Any) -> None:
+    """It is no equality of the rows around it."""
+    references = (
+        Reference("trip_id", "bigint", table="trips"),
+        Reference("role", "text", table="bans"),
+    )
+    found = effects(replace(MEMBERSHIPS, query=query, references=references))
+    assert [named(effect) for effect in found["trips"]] == [(EVERYTHING, ())]
+
+
+def test_an_outer_join_demands_nothing_of_the_side_that_stays() -> None:
+    """Where the other is missing, its value is NULL."""
+    query = select(TRIPS.c.id.label("trip_id"), MEMBERS.c.person_id, MEMBERS.c.role)
+    left = query.select_from(MEMBERS.outerjoin(TRIPS, TRIPS.c.id == MEMBERS.c.trip_id))
+    changes: dict[str, Any] = {
+        "key": ("person_id", "role"),
+        "columns": (*MEMBERSHIPS.columns[:2], Column("role", "text")),
+        "references": (Reference("trip_id", "bigint", table="trips"),),
+    }
+    assert named(of(MEMBERSHIPS, "trips", query=left, **changes)) == ("trip_id", ("id",))
+    missing = left.where(TRIPS.c.id.is_(None))
+    assert named(of(MEMBERSHIPS, "trips", query=missing, **changes)) == (EVERYTHING, ())
+
+
+def test_a_value_that_may_be_null_and_ties_all_the_same() -> None:
+    """A row that has none is read for again as a part of everything."""
+    query = (
+        select(MEMBERS.c.trip_id, PEOPLE.c.id.label("person_id"), MEMBERS.c.note.label("role"))
+        .join(PEOPLE, PEOPLE.c.auth_id == MEMBERS.c.role)
+        .where(MEMBERS.c.trip_id.is_not(None))
+    )
+    by_note = (Reference("role", "text", table="members"), Reference("person_id", "bigint"))
+    effect = of(MEMBERSHIPS, "members", query=query, references=by_note)
+    assert (*named(effect), effect.nulls) == ("role", ("note",), True)
+    demanded = query.where(MEMBERS.c.note != "")
+    assert not of(MEMBERSHIPS, "members", query=demanded, references=by_note).nulls
+    assert not of(MEMBERSHIPS, "people", query=query, references=by_note).nulls
+
+
+def test_a_limit_within_a_union_picks_rows() -> None:
+    """Which of them, depends on the others."""
+    page = union(select(TRIPS.c.id), select(BANS.c.trip_id)).order_by("id").limit(3).subquery()
+    assert tied_to_trips(JOINED.join(page, page.c.id == MEMBERS.c.trip_id))[0][0] == EVERYTHING
+    first = select(TRIPS.c.id, TRIPS.c.id, literal_column("''")).order_by(TRIPS.c.id).limit(1)
+    assert tied_to_trips(union_all(JOINED, first))[0][0] == EVERYTHING
+
+
+def test_a_cast_that_loses_something_ties_nothing() -> None:
+    """1.4 is not the text of any key."""
+    prices = table("prices", column("trip_id", Numeric), column("code", Text))
+    joined = JOINED.join(prices, cast(prices.c.trip_id, BigInteger) == MEMBERS.c.trip_id)
+    reference = Reference("trip_id", "bigint", table="prices")
+    effect = of(MEMBERSHIPS, "prices", query=joined, references=(reference,))
+    assert named(effect) == (EVERYTHING, ())
+    joined = JOINED.join(prices, cast(prices.c.code, BigInteger) == MEMBERS.c.trip_id)
+    effect = of(MEMBERSHIPS, "prices", query=joined, references=(reference,))
+    assert named(effect) == ("trip_id", ("code",))
+
+
+def test_rows_that_are_counted_are_not_paired_by_their_key() -> None:
+    """Two that are alike count as two, and one may go."""
+    count = select(func.count()).where(
+        BANS.c.trip_id == MEMBERS.c.trip_id, BANS.c.person_id == MEMBERS.c.person_id
+    )
+    query = JOINED.where(count.scalar_subquery() < 2)
+    effect = of(MEMBERSHIPS, "bans", query=query)
+    assert (*named(effect), effect.unique) == (None, ("trip_id", "person_id"), False)
+    assert of(MEMBERSHIPS, "members", query=query).unique
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        JOINED.ext(distinct_on(MEMBERS.c.trip_id, MEMBERS.c.person_id)).order_by(MEMBERS.c.note),
+        except_(TRANSLATED.query, TRANSLATED.query),
+    ],
+    ids=["distinct on", "except"],
+)
+def test_what_chooses_or_compares_rows_decides(query: Any) -> None:
+    """Even a descriptive column, and even a row that is new."""
+    mapping = MEMBERSHIPS if isinstance(query, Select) else TRANSLATED
+    effect = of(mapping, "members", query=query)
+    assert effect.decides is not None
+    assert "note" in effect.decides
+    assert not effect.adds
