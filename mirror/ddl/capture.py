@@ -131,6 +131,15 @@ def _function(registry: Registry, table: str, effects: tuple[Effect, ...]) -> st
         "UPDATE": [_updated(effect) for effect in effects],
         "DELETE": [_deleted(effect) for effect in effects],
     }
+    for effect in effects:
+        if effect.nulls:
+            lane = 1 if effect.adds else 0
+            events["INSERT"].append(_untied(effect, "select * from new_rows", "r", lane=lane))
+            events["DELETE"].append(_untied(effect, "select * from old_rows", "r", lane=0))
+            events["UPDATE"] += [
+                _untied(effect, _difference(*sides, effect, effect.reads), "c1", lane=0)
+                for sides in (("old", "new"), ("new", "old"))
+            ]
     whole = ", ".join(
         f"(0, {literal(name)}, {literal(EVERYTHING)}, '{{}}')"
         for name in sorted({effect.mapping for effect in effects})
@@ -200,6 +209,16 @@ def _all(effect: Effect, rows: str, *, lane: int) -> str:
         f"select {distinct}{lane}, {_what(effect)}, {_texts(values)}\n"
         f"from {rows} as r\n"
         f"where {_and(f'{value} is not null' for value in values)}"
+    )
+
+
+def _untied(effect: Effect, rows: str, value: str, *, lane: int) -> str:
+    """Return a query for the event of rows that count though they have NULL for what ties."""
+    column = f"r.{identifier(effect.columns[0])}" if value == "r" else f"r.{value}"
+    return (
+        f"select {lane}, {literal(effect.mapping)}, {literal(EVERYTHING)}, '{{}}'::text[]\n"
+        f"where exists (\n  select from (\n{indent(rows, '    ')}\n  ) as r\n"
+        f"  where {column} is null\n)"
     )
 
 

@@ -424,3 +424,45 @@ def test_a_writer_without_any_library_is_mirrored(make_world: MakeWorld) -> None
         ("2", str(ANNA)),
         ("2", str(BERT)),
     }
+
+
+def test_a_row_that_counts_with_a_null_for_what_ties_it_means_everything(
+    primary_cluster: PostgresCluster,
+) -> None:
+    """Nothing could name the rows that it is in, and they must not be missed."""
+    guests = table(
+        "guests", column("club", Text), column("name", Text), column("invited_by", BigInteger)
+    )
+    rooms = table("rooms", column("id", BigInteger), column("club", Text))
+    mapping = Mapping(
+        name="guests",
+        table="guests",
+        key=("room_id", "name"),
+        columns=(Column("room_id", "bigint"), Column("name", "text")),
+        query=select(rooms.c.id.label("room_id"), guests.c.name, guests.c.invited_by).join(
+            guests, guests.c.club == rooms.c.club
+        ),
+        references=(
+            Reference("invited_by", "bigint", table="guests"),
+            Reference("room_id", "bigint", table="rooms"),
+        ),
+    )
+    primary_cluster.create_database("invitations")
+    database = TestDatabase(primary_cluster.url("invitations"))
+    database.query("""
+        create table guests (club text, name text, invited_by bigint);
+        create table rooms (id bigint, club text);
+    """)
+    install(database, Registry("party", [mapping]))
+    everything = (0, "guests", EVERYTHING, ())
+    database.query("insert into guests values ('a', 'x', 7)")
+    assert taken(database) == {(1, "guests", "invited_by", ("7",))}
+    database.query("insert into guests values ('a', 'y', null)")
+    assert taken(database) == {(1, "guests", EVERYTHING, ())}
+    database.query("update guests set invited_by = null where name = 'x'")
+    assert taken(database) == {(0, "guests", "invited_by", ("7",)), everything}
+    database.query("update guests set invited_by = 8 where name = 'y'")
+    assert taken(database) == {(0, "guests", "invited_by", ("8",)), everything}
+    database.query("delete from guests where name = 'x'")
+    assert taken(database) == {everything}
+    primary_cluster.drop_database("invitations")
