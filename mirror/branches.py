@@ -42,6 +42,7 @@ from sqlalchemy.sql.selectable import (
     SelectStatementGrouping,
 )
 
+from mirror.errors import MappingError
 from mirror.mapping import Mapping
 
 _CONSTANT = re.compile(r"\s*('[^']*'|[-+.\w]*\d|null|true|false)\s*(::\s*\w+\s*)?", re.IGNORECASE)
@@ -552,6 +553,12 @@ def only_unites(query: Any) -> bool:
 def table_name(table: TableClause) -> str:
     """Return a table's name as declarations write it: `trips`, `app.workspaces`."""
     schema = getattr(table, "schema", None)
+    for part in (schema, table.name):
+        if part is not None and "." in part:
+            raise MappingError(
+                f"a query reads {part!r}: a dot in the name of a table or a schema would be taken "
+                f"for the one between them; give the schema as table(..., schema=...), or rename it."
+            )
     return f"{schema}.{table.name}" if schema else str(table.name)
 
 

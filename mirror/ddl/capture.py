@@ -67,9 +67,11 @@ def _check(table: str, effects: tuple[Effect, ...]) -> str:
 def _function_name(registry: Registry, table: str) -> str:
     name = f"capture_{registry.name}_{table}"
     plain = re.sub(r"[^a-z0-9_]", "_", name)
-    if plain == name and len(name) <= 63:  # noqa: PLR2004 - what PostgreSQL keeps
+    # Or the tables "c_d" of a registry "b" and "d" of "b_c" would have one function.
+    tells = plain == name and "_" not in registry.name
+    if tells and len(name) <= 63:  # noqa: PLR2004 - what PostgreSQL keeps
         return name
-    return f"{plain[:54]}_{sha256(table.encode()).hexdigest()[:8]}"
+    return f"{plain[:54]}_{sha256(f'{registry.name} {table}'.encode()).hexdigest()[:8]}"
 
 
 def _quoted(table: str) -> str:
@@ -236,19 +238,16 @@ def _paired(effect: Effect) -> str:
 
     Rows are compared as images, byte by byte: that works for every type.
     """
-    pairs = [
-        (identifier(column), kind)
-        for column, kind in zip(effect.columns, effect.types, strict=True)
-    ]
+    names = [identifier(column) for column in effect.columns]
     same = _and(
         # As bytes: to some collations, two keys are one.
-        f"{_text(f'o.{name}')} = {_text(f'n.{name}')}" if kind == "text" else f"o.{name} = n.{name}"
-        for name, kind in pairs
+        f"{_text(f'o.{name}')} = {_text(f'n.{name}')}"
+        for name in names
     )
-    first = pairs[0][0]
+    first = names[0]
     moved = f"o.{first} is null or n.{first} is null"
     decided = f"{moved}{_differ(effect, effect.decides)}"
-    values = [f"coalesce(n.{name}, o.{name})" for name, _ in pairs]
+    values = [f"coalesce(n.{name}, o.{name})" for name in names]
     return (
         f"select case when {decided} then 0 else 1 end, {_what(effect)},\n"
         f"  {_texts(values)}\n"
@@ -297,10 +296,10 @@ def _difference(mine: str, other: str, effect: Effect, columns: frozenset[str] |
         f"{_text(f'r.{identifier(name)}')} as c{i}" for i, name in enumerate(effect.columns, 1)
     ]
     if columns is None:
-        values.append(f"{_text('(r.*)')} as rest")
-    else:
-        rest = sorted(columns - set(effect.columns))
-        values += [f"{_text(f'r.{identifier(name)}')} as r{i}" for i, name in enumerate(rest, 1)]
+        values.append('(r.*)::text collate "C" as rest')
+    elif rest := sorted(columns - set(effect.columns)):
+        several = ", ".join(f"r.{identifier(name)}" for name in rest)
+        values.append(f'row({several})::text collate "C" as rest')
     chosen = ", ".join(values) or "1"
     return (
         f"select {chosen} from {mine}_rows as r\nexcept all\nselect {chosen} from {other}_rows as r"
@@ -314,11 +313,20 @@ def _what(effect: Effect) -> str:
 
 def _text(value: str) -> str:
     """Return a value as text that is compared by its bytes, whatever its type and collation."""
-    return f'{value}::text collate "C"'
+    return f'(case when {value} is distinct from null then {_printed(value)} end) collate "C"'
 
 
 def _texts(values: Iterable[str]) -> str:
-    return f"array[{', '.join(f'{value}::text' for value in values)}]"
+    return f"array[{', '.join(map(_printed, values))}]"
+
+
+def _printed(value: str) -> str:
+    """Return a value's text as its type prints it.
+
+    A cast would call a function of whoever made the type, with the rights of whoever installed
+    this; a type's own output, as format() and a row's text use it, is the server's or a superuser's.
+    """
+    return f"format('%s', {value})"
 
 
 def _and(conditions: Iterable[str]) -> str:

@@ -466,3 +466,54 @@ def test_a_row_that_counts_with_a_null_for_what_ties_it_means_everything(
     database.query("delete from guests where name = 'x'")
     assert taken(database) == {everything}
     primary_cluster.drop_database("invitations")
+
+
+def test_a_type_of_somebody_elses_gets_none_of_our_rights(office: TestDatabase) -> None:
+    """Its casts are functions of whoever made it, and these triggers run as whoever installed."""
+    boxes = table("boxes", column("id", BigInteger), column("content", Text))
+    by_content = Mapping(
+        name="contents",
+        table="contents",
+        key=("content",),
+        columns=(Column("content", "text"), Column("id", "bigint")),
+        query=select(boxes.c.content, boxes.c.id).distinct(),
+    )
+    by_id = Mapping(
+        name="boxes",
+        table="boxes",
+        key=("id",),
+        columns=(Column("id", "bigint"), Column("content", "text")),
+        query=select(boxes.c.id, boxes.c.content),
+    )
+    office.query("""
+        create table heard (who text);
+        create type trap as (a int);
+        create function spring(trap) returns text language sql as
+          $$insert into public.heard values (current_user) returning 'x'$$;
+        create cast (trap as text) with function spring(trap) as implicit;
+        create table boxes (id trap, content trap);
+    """)
+    install(office, Registry("boxes", [by_content, by_id]))
+    office.query("insert into boxes values (row(1), row(1)), (row(2), row(2))")
+    office.query("update boxes set content = row(3)")
+    office.query("update boxes set id = row(3)")
+    office.query("delete from boxes")
+    assert office.query("select who from heard") == []
+    assert (0, "contents", None, ("(3)",)) in taken(office)
+
+
+def test_two_registries_whose_names_run_into_their_tables(office: TestDatabase) -> None:
+    """Each has functions of its own."""
+    office.query("create table b_c (id bigint); create table c (id bigint)")
+    for registry, source in (("a", "b_c"), ("a_b", "c")):
+        found = table(source, column("id", BigInteger))
+        mapping = Mapping(
+            name=f"of_{source}",
+            table=source,
+            key=("id",),
+            columns=(Column("id", "bigint"),),
+            query=select(found.c.id),
+        )
+        install(office, Registry(registry, [mapping]))
+    office.query("insert into b_c values (1); insert into c values (2)")
+    assert taken(office) == {(1, "of_b_c", None, ("1",)), (1, "of_c", None, ("2",))}

@@ -28,6 +28,7 @@ from sqlalchemy.orm import aliased
 from examples.trip_chat.models import Membership, User
 from mappings.trips import registry as trips
 from mirror.effects import Effect, effects
+from mirror.errors import MappingError
 from mirror.mapping import EVERYTHING, Column, Mapping, Parent, Reference
 from mirror.registry import Registry
 from tests.faults.teams import registry as teams
@@ -422,3 +423,11 @@ def test_what_chooses_or_compares_rows_decides(query: Any) -> None:
     assert effect.decides is not None
     assert "note" in effect.decides
     assert not effect.adds
+
+
+def test_a_dot_in_a_name_is_refused() -> None:
+    """The table could be taken for another schema's."""
+    dotted = table("app.members", column("trip_id", BigInteger), column("person_id", BigInteger))
+    query = select(dotted.c.trip_id, dotted.c.person_id, literal_column("''").label("role"))
+    with pytest.raises(MappingError, match="a dot in the name"):
+        effects(replace(MEMBERSHIPS, query=query))
