@@ -324,7 +324,7 @@ def _printed(value: str) -> str:
     """Return a value's text as its type prints it.
 
     A cast would call a function of whoever made the type, with the rights of whoever installed
-    this; a type's own output, as format() and a row's text use it, is the server's or a superuser's.
+    this. What format() and a row's text call is the server's, or a superuser's.
     """
     return f"format('%s', {value})"
 
