@@ -557,7 +557,7 @@ def table_name(table: TableClause) -> str:
         if part is not None and "." in part:
             raise MappingError(
                 f"a query reads {part!r}: a dot in the name of a table or a schema would be taken "
-                f"for the one between them; give the schema as table(..., schema=...), or rename it."
+                f"for the one between them; give the schema as schema=..., or rename it."
             )
     return f"{schema}.{table.name}" if schema else str(table.name)
 
