@@ -70,9 +70,10 @@ class Meaning:
             yield self.everything(effect)
         else:
             values = [row[name] for name in effect.columns]
-            # What is NULL ties the row to nothing.
             if None not in values:
                 yield self._named(effect, values, lane)
+            elif effect.nulls:
+                yield Event(lane, effect.mapping, (), EVERYTHING)
 
     def _named(self, effect: Effect, values: list[str | None], lane: Lane) -> Event:
         mapping = self._registry[effect.mapping]

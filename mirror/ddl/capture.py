@@ -21,11 +21,7 @@ _HEADER = """\
 -- recorded in mirror.outbox, in the same transaction.
 --
 -- Printed from the mapping declarations; change those, not this file. Run it in one transaction;
--- every statement can run again.
-
-
--- Other writers wait for these tables meanwhile; better give up than keep them waiting.
-set local lock_timeout = '5s';"""
+-- every statement can run again."""
 
 _OPERATIONS = {
     "insert": " referencing new table as new_rows",
@@ -42,10 +38,13 @@ def triggers_sql(registry: Registry) -> str:
     """
     blocks = [_HEADER.format(name=registry.name)]
     blocks += ["\n".join(_check(table, found) for table, found in registry.effects.items())]
-    functions = [_function_name(registry, table) for table in registry.effects]
-    blocks += [_drop(registry, keep=functions)]
+    blocks += [_lock(registry)]
     for table, found in registry.effects.items():
         blocks += [_function(registry, table, found), _triggers(registry, table)]
+    # Last: a trigger that got another function is no leftover.
+    blocks += [
+        _drop(registry, keep=[_function_name(registry, table) for table in registry.effects])
+    ]
     return "\n\n\n".join(blocks) + "\n"
 
 
@@ -92,6 +91,37 @@ def _triggers(registry: Registry, table: str) -> str:
         f"alter table {_quoted(table)} enable always trigger {_trigger_name(registry, operation)};"
         for operation, rows in _OPERATIONS.items()
     )
+
+
+def _lock(registry: Registry) -> str:
+    first, *others = (_quoted(table) for table in registry.effects)
+    rest = (
+        f"\n      lock table {', '.join(others)} in share row exclusive mode nowait;"
+        if others
+        else ""
+    )
+    return f"""\
+-- Writers of these tables wait meanwhile. Who waits for one table while holding another could be
+-- in a deadlock with a writer, and the writer would lose: so wait for the first one only.
+do $$
+declare
+  deadline constant timestamptz := clock_timestamp() + interval '10 seconds';
+begin
+  perform set_config('lock_timeout', '5s', true);
+  loop
+    begin
+      lock table {first} in share row exclusive mode;{rest}
+      return;
+    exception when lock_not_available then
+      if clock_timestamp() > deadline then
+        raise exception 'the tables that the mappings read are too busy to install triggers'
+          using errcode = '55P03', hint = 'Nothing has changed; try again.';
+      end if;
+      perform pg_sleep(0.05);
+    end;
+  end loop;
+end
+$$;"""
 
 
 def _drop(registry: Registry, *, keep: list[str]) -> str:

@@ -18,7 +18,9 @@ from mirror.migrations import downgrade, upgrade
 from mirror.registry import Registry
 from tests.capture import clubs
 from tests.capture.world import ANNA, BERT, World
+from tests.faults.tools import Running
 from tests.fix_databases import TestDatabase
+from tests.waiting import until
 
 MakeWorld = Callable[..., World]
 
@@ -358,6 +360,21 @@ def test_a_changed_mapping_replaces_them(office: TestDatabase) -> None:
     assert of_clubs <= installed(office)
     office.query("""update "Desks of Ours" set free = false where "Number" = 'd1'""")
     assert taken(office) == {(0, "used_floors", None, ("2",))}
+
+
+def test_installing_takes_no_writer_into_a_deadlock(office: TestDatabase) -> None:
+    """A writer who holds one table and wants another comes first."""
+    office.query(removal_sql(house))
+    sleeping = (
+        "select count(*) from pg_stat_activity"
+        " where datname = current_database() and wait_event = 'PgSleep'"
+    )
+    with office.connect(autocommit=False) as writer:
+        writer.execute('update "House".floors set open = false')
+        installing = Running(lambda: install(office, house))
+        until(lambda: office.value(sleeping))
+        writer.execute("""update "Desks of Ours" set free = false""")
+    assert installing.wait() == ["triggers_house"]
 
 
 def test_nobody_gets_triggers_who_did_not_ask(primary: TestDatabase) -> None:

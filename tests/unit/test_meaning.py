@@ -1,0 +1,22 @@
+"""What a changed row means to the ORM capture, where the mappings' own tests do not tell."""
+
+from dataclasses import replace
+
+import pytest
+
+from mappings.trips import registry as trips
+from mirror.capture.meaning import Meaning
+from mirror.mapping import EVERYTHING
+from mirror.outbox import Event, Lane
+
+pytestmark = pytest.mark.fast
+
+
+def test_a_null_names_nothing_or_where_it_may_count_everything() -> None:
+    """Rows that a query yields for a NULL have no value to be found by."""
+    meaning = Meaning(trips)
+    (effect,) = trips.effects["users"]
+    assert list(meaning.deleted(effect, {"id": None})) == []
+    counts = replace(effect, nulls=True)
+    whole = Event(Lane.REVOCATION, "users", (), EVERYTHING)
+    assert list(meaning.deleted(counts, {"id": None})) == [whole]
