@@ -74,6 +74,9 @@ def configure_logging(
             ],
         )
     )
+    # One line for every request; below that, the headers, where the keys are.
+    for chatty in ("httpx", "httpcore", "hpack", "h2"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

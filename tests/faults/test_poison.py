@@ -14,7 +14,11 @@ from mirror.errors import Rejected, TooSlow, Unreachable
 from tests.factories import MembershipFactory
 from tests.faults.tools import Intercepted, record
 from tests.fix_databases import TestDatabase
+from tests.fix_rest import both_transports
 from tests.waiting import until
+
+pytestmark = both_transports
+
 
 POISON = "00000000-0000-0000-0000-00000000dead"
 
