@@ -36,7 +36,7 @@ class Person:
 
 
 SignUp = Callable[[str], Person]
-StartLite = Callable[[TestDatabase], SupabaseLite]
+ServeApi = Callable[[TestDatabase], SupabaseLite]
 
 
 @pytest.fixture
@@ -45,47 +45,52 @@ def transport(request: pytest.FixtureRequest) -> str:
     return str(getattr(request, "param", "postgres"))
 
 
-@pytest.fixture
-def start_lite(target_cluster: PostgresCluster, tmp_path: Path) -> Iterator[StartLite]:
-    """Return a function that serves the API of one database."""
-    started: list[SupabaseLite] = []
-
-    def start(database: TestDatabase) -> SupabaseLite:
-        name = database.url.rpartition("/")[2]
-        log = tmp_path / f"lite_{len(started)}.log"
-        lite = SupabaseLite.start(target_cluster, name, package=PACKAGE, log=log)
-        started.append(lite)
-        return lite
-
-    yield start
-    for lite in started:
-        lite.stop()
+@pytest.fixture(scope="session")
+def api_server(
+    target_cluster: PostgresCluster, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SupabaseLite]:
+    """The stand-in for Supabase's API, without a database."""
+    log = tmp_path_factory.mktemp("lite") / "lite.log"
+    with SupabaseLite.start(target_cluster, package=PACKAGE, log=log) as server:
+        yield server
 
 
 @pytest.fixture
-def lite(start_lite: StartLite, target: TestDatabase) -> SupabaseLite:
+def serve_api(api_server: SupabaseLite) -> Iterator[ServeApi]:
+    """Return a function that serves the API of one database, until it is called again."""
+
+    def serve(database: TestDatabase) -> SupabaseLite:
+        api_server.serve(database.url.rpartition("/")[2])
+        return api_server
+
+    yield serve
+    api_server.serve(None)
+
+
+@pytest.fixture
+def api(serve_api: ServeApi, target: TestDatabase) -> SupabaseLite:
     """The API of the test's target."""
-    return start_lite(target)
+    return serve_api(target)
 
 
 @pytest.fixture
-def rest_settings(primary: TestDatabase, lite: SupabaseLite) -> Settings:
+def rest_settings(primary: TestDatabase, api: SupabaseLite) -> Settings:
     """Settings of a worker that knows no database URL of the target."""
     return load_settings(
         primary_database_url=primary.url,
-        supabase_url=lite.url,
-        supabase_secret_key=lite.secret_key,
+        supabase_url=api.url,
+        supabase_secret_key=api.secret_key,
     )
 
 
 @pytest.fixture
-def sign_up(lite: SupabaseLite) -> SignUp:
+def sign_up(api: SupabaseLite) -> SignUp:
     """Return a function that signs somebody up, with a password, as an app would."""
 
     def sign(email: str) -> Person:
         body: dict[str, Any] = {"email": email, "password": "correct horse battery"}
         answer = httpx.post(
-            f"{lite.url}/auth/v1/signup", json=body, headers={"apikey": lite.publishable_key}
+            f"{api.url}/auth/v1/signup", json=body, headers={"apikey": api.publishable_key}
         )
         answer.raise_for_status()
         session = answer.json()

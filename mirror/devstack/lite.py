@@ -9,48 +9,47 @@ import signal
 import socket
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import quote
+from urllib.request import Request, urlopen
 
 from mirror.devstack.node import find_program, install
 from mirror.devstack.postgres import PostgresCluster
 from mirror.devstack.process import ServerProcess, launch_on_free_port
+from mirror.errors import Unreachable
 
 
 class SupabaseLite:
     """REST and Auth over one database of a prepared cluster; `start` makes one.
 
-    Its schema cache is read when it starts: migrate first, or `restart` afterwards.
+    As a context manager it stops on leaving.
     """
 
-    def __init__(
-        self, cluster: PostgresCluster, database: str, *, package: Path, log: Path
-    ) -> None:
+    def __init__(self, cluster: PostgresCluster, *, package: Path, log: Path) -> None:
         self.publishable_key = f"sb_publishable_{secrets.token_urlsafe(16)}"
         self.secret_key = f"sb_secret_{secrets.token_urlsafe(16)}"
         self.port = 0
         self._jwt_secret = secrets.token_urlsafe(48)
         self._cluster = cluster
-        self._database = database
         self._package = package
         self._log = log
         self._process: ServerProcess | None = None
 
     @classmethod
-    def start(cls, cluster: PostgresCluster, database: str, *, package: Path, log: Path) -> Self:
-        """Start on a free port of 127.0.0.1.
+    def start(cls, cluster: PostgresCluster, *, package: Path, log: Path) -> Self:
+        """Start on a free port of 127.0.0.1; `serve` says which database.
 
         Args:
             cluster: a PostgreSQL with the roles of a project.
-            database: one of its databases, prepared.
             package: the npm package that pins it (`tests/supabase` of the repository); installed
                 if need be.
-            log: the file for its output, which nobody else should read.
+            log: the file for its output.
 
         Raises:
             ConfigError: Node or npm is missing, or the package cannot be installed.
             Unreachable: it does not start; with the end of its log.
         """
         install(package)
-        lite = cls(cluster, database, package=package, log=log)
+        lite = cls(cluster, package=package, log=log)
         lite.port, lite._process = launch_on_free_port(lite._launch)
         return lite
 
@@ -65,20 +64,26 @@ class SupabaseLite:
         signed = hmac.digest(self._jwt_secret.encode(), f"{head}.{body}".encode(), hashlib.sha256)
         return f"{head}.{body}.{_base64(signed)}"
 
+    def serve(self, database: str | None) -> None:
+        """Serve this database from now on, as it is now; none for None.
+
+        What its schema holds is read here and now: do this again after a migration.
+
+        Raises:
+            Unreachable: it cannot; its log says why.
+        """
+        address = f"{self.url}/serve/{quote(database or '', safe='')}"
+        request = Request(address, method="PUT", headers={"apikey": self.secret_key})  # noqa: S310 - ours
+        try:
+            urlopen(request, timeout=30).close()  # noqa: S310 - ours
+        except OSError as error:
+            raise Unreachable(f"the API does not serve {database}; see {self._log}") from error
+
     def stop(self) -> None:
         """Stop; idempotent."""
         if self._process is not None:
             self._process.end(signal.SIGTERM)
             self._process = None
-
-    def restart(self) -> None:
-        """Start again on the same port, with a fresh schema cache.
-
-        Raises:
-            Unreachable: it does not start; with the end of its log.
-        """
-        self.stop()
-        self._process = self._launch(self.port)
 
     def __enter__(self) -> Self:
         return self
@@ -90,8 +95,8 @@ class SupabaseLite:
         self.port = port
         settings = {
             "LITE_PORT": str(port),
-            "LITE_DB_URL": self._cluster.url(self._database, user="authenticator"),
-            "LITE_ADMIN_URL": self._cluster.url(self._database),
+            "LITE_URL": self._cluster.url("", user="authenticator"),
+            "LITE_ADMIN_URL": self._cluster.url(""),
             "LITE_JWT_SECRET": self._jwt_secret,
             "LITE_PUBLISHABLE_KEY": self.publishable_key,
             "LITE_SECRET_KEY": self.secret_key,

@@ -13,7 +13,7 @@ from mirror.migrations import upgrade
 from tests.faults import teams
 from tests.faults.tools import Hand
 from tests.fix_databases import TestDatabase
-from tests.fix_rest import StartLite
+from tests.fix_rest import ServeApi
 
 
 @pytest.fixture(scope="session")
@@ -61,15 +61,15 @@ def teams_target(
 
 @pytest.fixture
 def teams_settings(
-    transport: str, start_lite: StartLite, teams_primary: TestDatabase, teams_target: TestDatabase
+    transport: str, serve_api: ServeApi, teams_primary: TestDatabase, teams_target: TestDatabase
 ) -> Settings:
     """Settings of workers of `teams`."""
     if transport == "rest":
-        lite = start_lite(teams_target)
+        api = serve_api(teams_target)
         return load_settings(
             primary_database_url=teams_primary.url,
-            supabase_url=lite.url,
-            supabase_secret_key=lite.secret_key,
+            supabase_url=api.url,
+            supabase_secret_key=api.secret_key,
         )
     return load_settings(primary_database_url=teams_primary.url, supabase_db_url=teams_target.url)
 

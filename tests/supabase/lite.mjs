@@ -8,13 +8,16 @@ import { App, getAuthSchemaSql } from "@supabase/lite";
 import { createPostgresConnection } from "@supabase/lite/postgres";
 import postgres from "postgres";
 
-const { LITE_PORT, LITE_DB_URL, LITE_ADMIN_URL, LITE_JWT_SECRET, LITE_PUBLISHABLE_KEY, LITE_SECRET_KEY } =
+const { LITE_PORT, LITE_URL, LITE_ADMIN_URL, LITE_JWT_SECRET, LITE_PUBLISHABLE_KEY, LITE_SECRET_KEY } =
   process.env;
+
+// Both end with a slash, and are completed by the database's name.
+const url = (base, database) => base + encodeURIComponent(database);
 
 // GoTrue migrates its own tables; Lite's command does so as the role it serves with, which here is
 // `authenticator`, and would also replace auth.uid(). The stand-in's narrow auth.users goes first.
-async function makeAuthTables() {
-  const admin = postgres(LITE_ADMIN_URL, { max: 1, onnotice: () => {} });
+async function makeAuthTables(database) {
+  const admin = postgres(url(LITE_ADMIN_URL, database), { max: 1, onnotice: () => {} });
   const [{ made }] = await admin`
     select exists (
       select from information_schema.columns
@@ -58,31 +61,50 @@ async function resolveKey(key) {
   return { type: claims.role === "anon" ? "publishable" : "secret", claims };
 }
 
-await makeAuthTables();
-const connection = createPostgresConnection({
-  url: LITE_DB_URL,
-  postgresOptions: { max: 8, onnotice: () => {} },
-});
-// Else its first request would grant all on every table to anon and authenticated.
-connection.rlsState = "active";
-passOnCodes(connection);
-const app = new App({
-  connection,
-  api: { pg_safe_update: true },
-  auth: {
-    enabled: true,
-    enable_signup: true,
-    email: { enable_confirmations: false },
-    jwt_secret: LITE_JWT_SECRET,
-    publishable_key: LITE_PUBLISHABLE_KEY,
-    secret_key: LITE_SECRET_KEY,
-  },
-  options: { server: { admin: false, disableStudio: true, apiKeys: { resolver: resolveKey } } },
-});
-await app.init();
+async function serveDatabase(database) {
+  await makeAuthTables(database);
+  const connection = createPostgresConnection({
+    url: url(LITE_URL, database),
+    postgresOptions: { max: 8, onnotice: () => {} },
+  });
+  // Else its first request would grant all on every table to anon and authenticated.
+  connection.rlsState = "active";
+  passOnCodes(connection);
+  const app = new App({
+    connection,
+    api: { pg_safe_update: true },
+    auth: {
+      enabled: true,
+      enable_signup: true,
+      email: { enable_confirmations: false },
+      jwt_secret: LITE_JWT_SECRET,
+      publishable_key: LITE_PUBLISHABLE_KEY,
+      secret_key: LITE_SECRET_KEY,
+    },
+    options: { server: { admin: false, disableStudio: true, apiKeys: { resolver: resolveKey } } },
+  });
+  // Its schema cache is read now, and never again.
+  await app.init();
+  return app;
+}
+
+let serving = null;
+
+// PUT /serve/<database>, with the secret key: serve that one from now on, none if it has no name.
+async function change(request, database) {
+  if (request.headers.get("apikey") !== LITE_SECRET_KEY) return new Response(null, { status: 403 });
+  await serving?.connection.close();
+  serving = database ? await serveDatabase(decodeURIComponent(database)) : null;
+  return new Response(null, { status: 204 });
+}
+
 serve({
   port: Number(LITE_PORT),
   hostname: "127.0.0.1",
-  fetch: (request, env) =>
-    app.fetch(request, { peerAddress: env.incoming.socket.remoteAddress ?? null }),
+  fetch: (request, env) => {
+    const [, database] = new URL(request.url).pathname.match(/^\/serve\/(.*)$/) ?? [];
+    if (request.method === "PUT" && database !== undefined) return change(request, database);
+    if (!serving) return new Response(null, { status: 503 });
+    return serving.fetch(request, { peerAddress: env.incoming.socket.remoteAddress ?? null });
+  },
 });
