@@ -22,8 +22,6 @@ _ATTEMPTS = 4
 _FIRST_PAUSE = 0.25
 # A claim is open meanwhile; who asks for more is left alone until then.
 _LONGEST_PAUSE = 5.0
-# The server ends a statement by itself, and says so; that answer is worth waiting for.
-_GRACE = 5.0
 
 
 Result = TypeVar("Result")
@@ -51,6 +49,8 @@ class Line:
         self.connect_seconds = connect_seconds
         self.statement_seconds = statement_seconds
         self.most_bytes = most_bytes
+        self.grace = 5.0
+        """What is waited longer: a server ends a statement by itself, and says so."""
         self.pause: Callable[[float], object] = time.sleep
         self.response: httpx.Response | None = None
         """The last answer, read to its end."""
@@ -128,7 +128,7 @@ class Line:
                 f"target: a call of {size} bytes is larger than MIRROR_REST_BYTES allows "
                 f"({self.most_bytes})"
             )
-        seconds = self.statement_seconds * self._patience + _GRACE
+        seconds = self.statement_seconds * self._patience + self.grace
         request.extensions["timeout"] = {
             "connect": self.connect_seconds,
             "pool": self.connect_seconds,
