@@ -14,6 +14,24 @@ const { LITE_PORT, LITE_URL, LITE_ADMIN_URL, LITE_JWT_SECRET, LITE_PUBLISHABLE_K
 // Both end with a slash, and are completed by the database's name.
 const url = (base, database) => base + encodeURIComponent(database);
 
+// PostgREST sees every table, whoever asks; Lite sees those that its own role may use. Both look
+// once, until they are told to look again.
+function seeEverything(connection, database) {
+  let seen = null;
+  connection.introspect = () => (seen ??= look());
+  const look = async () => {
+    const admin = createPostgresConnection({
+      url: url(LITE_ADMIN_URL, database),
+      postgresOptions: { max: 1, onnotice: () => {} },
+    });
+    try {
+      return await admin.introspect();
+    } finally {
+      await admin.close();
+    }
+  };
+}
+
 // GoTrue migrates its own tables; Lite's command does so as the role it serves with, which here is
 // `authenticator`, and would also replace auth.uid(). The stand-in's narrow auth.users goes first.
 async function makeAuthTables(database) {
@@ -70,6 +88,7 @@ async function serveDatabase(database) {
   // Else its first request would grant all on every table to anon and authenticated.
   connection.rlsState = "active";
   passOnCodes(connection);
+  seeEverything(connection, database);
   const app = new App({
     connection,
     api: { pg_safe_update: true },
