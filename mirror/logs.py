@@ -74,8 +74,8 @@ def configure_logging(
             ],
         )
     )
-    # One line for every request; below that, the headers, where the keys are.
-    for chatty in ("httpx", "httpcore", "hpack", "h2"):
+    # A line for every request, which says nothing that `drained` does not.
+    for chatty in ("httpx", "httpcore", "hpack"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     root = logging.getLogger()
     root.handlers[:] = [handler]

@@ -28,7 +28,7 @@ class SupabaseLite:
         self.publishable_key = f"sb_publishable_{secrets.token_urlsafe(16)}"
         self.secret_key = f"sb_secret_{secrets.token_urlsafe(16)}"
         self.port = 0
-        self._jwt_secret = secrets.token_urlsafe(48)
+        self.jwt_secret = secrets.token_urlsafe(48)
         self._cluster = cluster
         self._package = package
         self._log = log
@@ -61,7 +61,7 @@ class SupabaseLite:
     def token(self, **claims: Any) -> str:
         """Sign a JWT with the project's secret: a legacy key, a user's or a writer's token."""
         head, body = (_base64(json.dumps(part)) for part in ({"alg": "HS256"}, claims))
-        signed = hmac.digest(self._jwt_secret.encode(), f"{head}.{body}".encode(), hashlib.sha256)
+        signed = hmac.digest(self.jwt_secret.encode(), f"{head}.{body}".encode(), hashlib.sha256)
         return f"{head}.{body}.{_base64(signed)}"
 
     def serve(self, database: str | None) -> None:
@@ -97,7 +97,7 @@ class SupabaseLite:
             "LITE_PORT": str(port),
             "LITE_URL": self._cluster.url("", user="authenticator"),
             "LITE_ADMIN_URL": self._cluster.url(""),
-            "LITE_JWT_SECRET": self._jwt_secret,
+            "LITE_JWT_SECRET": self.jwt_secret,
             "LITE_PUBLISHABLE_KEY": self.publishable_key,
             "LITE_SECRET_KEY": self.secret_key,
             "DO_NOT_TRACK": "1",

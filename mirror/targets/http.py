@@ -1,6 +1,7 @@
 """Http: a client that keeps to time and size, and waits when a server asks for it."""
 
 import itertools
+import logging
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -60,6 +61,8 @@ class Line:
 
     def open(self) -> httpx.Client:
         """Return a client that speaks HTTP/2 where the server does."""
+        # For debugging it logs every header, the key among them.
+        logging.getLogger("hpack").setLevel(logging.INFO)
         return httpx.Client(
             http2=True,
             timeout=self.connect_seconds,

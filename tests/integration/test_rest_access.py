@@ -1,23 +1,26 @@
 """Who may mirror over REST (secret keys, legacy keys, mirror_writer), and what others hear."""
 
 import logging
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from mappings.trips import registry
-from mirror.config import Settings
 from mirror.devstack import PostgresCluster, SupabaseLite
 from mirror.errors import MirrorError, NotMigrated, StaleCache, Unreachable, WrongKey
-from mirror.migrations import upgrade
 from mirror.stamp import Stamp
 from mirror.targets.base import ScopePage, Section
 from mirror.targets.rest import RestTarget
 from tests.fix_databases import TestDatabase
 from tests.fix_rest import ServeApi, SignUp
 
+README = (Path(__file__).parent.parent.parent / "README.md").read_text()
 USER = "0d0cf4a2-7f3a-4f5e-9a43-6b8f5d0f7a01"
 
 
@@ -69,6 +72,22 @@ def writer(api: SupabaseLite, target: TestDatabase, targets: list[RestTarget]) -
 def test_a_token_of_mirror_writer_may_mirror(writer: RestTarget) -> None:
     """All of it."""
     everything(writer)
+
+
+def test_the_readmes_recipe_signs_a_token_of_mirror_writer(
+    api: SupabaseLite, target: TestDatabase, targets: list[RestTarget]
+) -> None:
+    """Run as it stands there, with the project's secret."""
+    (recipe,) = (b for b in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "jwt." in b)
+    done = subprocess.run(
+        [sys.executable, "-c", recipe],
+        env={"SUPABASE_JWT_SECRET": api.jwt_secret},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    targets.append(RestTarget(api.url, api.publishable_key, token=done.stdout.strip()))
+    everything(targets[0])
 
 
 @pytest.mark.parametrize("verb", ["GET", "POST", "PATCH", "DELETE"])
@@ -281,12 +300,3 @@ def test_the_stand_in_passes_on_codes_as_postgrest_does(
     api = serve_api(target)
     answer = httpx.post(f"{api.url}/rest/v1/rpc/fail", headers={"apikey": api.secret_key})
     assert answer.json()["code"] == code
-
-
-def test_settings_lead_to_the_right_transport(
-    rest_settings: Settings, primary: TestDatabase, target: TestDatabase
-) -> None:
-    """A worker without a database URL migrates nothing, and mirrors all the same."""
-    assert rest_settings.supabase_db_url is None
-    with target.migrating() as connection:
-        assert upgrade(connection, "supabase", registry) == []
