@@ -7,9 +7,6 @@ from sqlalchemy.orm import Session
 from examples.trip_chat import services
 from mirror.drain import Drain
 from tests.fix_databases import TestDatabase
-from tests.fix_rest import both_transports
-
-pytestmark = both_transports
 
 
 def messages_seen(target: TestDatabase, user_id: object) -> int:
