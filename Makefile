@@ -24,10 +24,10 @@ $(INSTALLED): requirements/dev.txt pyproject.toml
 	  --no-deps --no-build-isolation --editable .
 	touch $@
 
-# The Supabase CLI, for the tests that push and lint with it. Node comes from the virtual
-# environment where the machine has none.
+# The stand-in for Supabase's API, its client and its CLI. Node comes from the virtual environment
+# where the machine has none.
 $(NODE): tests/supabase/package-lock.json $(INSTALLED)
-	cd tests/supabase && PATH="$$PATH:$(CURDIR)/$(BIN)" npm ci --no-update-notifier
+	cd tests/supabase && PATH="$$PATH:$(CURDIR)/$(BIN)" npm ci --ignore-scripts --no-update-notifier
 	touch $@
 
 demo: $(INSTALLED) ## Play the example's story on real servers.

@@ -34,8 +34,28 @@ def build_source(settings: Settings) -> Source:
 
 
 def build_target(settings: Settings) -> Target:
-    """Return the target over the transport that is configured."""
-    return PostgresTarget(_database(settings, "supabase_db_url", "target"))
+    """Return the target over the transport that is configured; nothing is connected yet.
+
+    Raises:
+        ConfigError: a setting that it needs is missing, or the key is of the wrong kind.
+    """
+    if settings.transport == "postgres":
+        return PostgresTarget(_database(settings, "supabase_db_url", "target"))
+    # Loads an HTTP stack that the other transport does without.
+    from mirror.targets.http import Line  # noqa: PLC0415
+    from mirror.targets.rest import RestTarget  # noqa: PLC0415
+
+    narrow = settings.writer_token is not None
+    return RestTarget(
+        settings.need("supabase_url"),
+        settings.need("supabase_publishable_key" if narrow else "supabase_secret_key"),
+        token=settings.need("writer_token") if narrow else None,
+        line=Line(
+            connect_seconds=settings.connect_seconds,
+            statement_seconds=settings.statement_seconds,
+            most_bytes=settings.rest_bytes,
+        ),
+    )
 
 
 def build_queue(settings: Settings) -> Queue:

@@ -4,7 +4,9 @@ Used by the worker and the `mirror` command. Hooks need four of them only and re
 themselves (`mirror.doorbell`), so that a backend does not load pydantic.
 """
 
+import re
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
@@ -47,8 +49,26 @@ def _redis_url(value: Any) -> Any:
     return value
 
 
+def _project_url(value: Any) -> Any:
+    """Accept the address that a project's API is under, not one of those beside it."""
+    if value is None:
+        return value
+    parts = urlsplit(str(value).strip())
+    if parts.scheme not in {"https", "http"} or not parts.hostname or "@" in parts.netloc:
+        raise ValueError("expected https://<project>.supabase.co")
+    if parts.hostname in {"supabase.com", "app.supabase.com"}:
+        raise ValueError("that is the dashboard; expected https://<project>.supabase.co")
+    if parts.hostname.startswith("db.") or parts.hostname.endswith(".pooler.supabase.com"):
+        raise ValueError("that is the database; expected https://<project>.supabase.co")
+    path = parts.path.rstrip("/")
+    if parts.query or parts.fragment or re.search(r"/(rest|auth)/v1\b", path):
+        raise ValueError("expected the project's URL alone, without /rest/v1")
+    return f"{parts.scheme}://{parts.netloc}{path}"
+
+
 PostgresUrl = Annotated[SecretStr, BeforeValidator(_postgres_url)]
 RedisUrl = Annotated[SecretStr, BeforeValidator(_redis_url)]
+ProjectUrl = Annotated[str, BeforeValidator(_project_url)]
 
 
 class Settings(BaseSettings):
@@ -70,13 +90,25 @@ class Settings(BaseSettings):
     transaction pooler. None: the relay polls."""
     supabase_db_url: PostgresUrl | None = Field(None, alias="SUPABASE_DB_URL")
     """The target, as role `postgres`; direct or through the pooler."""
-    supabase_url: str | None = Field(None, alias="SUPABASE_URL")
-    """The project's API, for clients and for the REST transport."""
+    supabase_url: ProjectUrl | None = Field(None, alias="SUPABASE_URL")
+    """The target, over its project's API."""
     supabase_secret_key: SecretStr | None = Field(
         None,
         validation_alias=AliasChoices("SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY"),
     )
     """A secret key of the project; the older service_role JWT works too."""
+    supabase_publishable_key: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices("SUPABASE_PUBLISHABLE_KEY", "SUPABASE_ANON_KEY"),
+    )
+    """What the API asks for beside `writer_token`; grants nothing."""
+    writer_token: SecretStr | None = None
+    """A JWT of the role mirror_writer: enough for the mirror, and for nothing else. Comes before
+    a secret key."""
+    target: Literal["rest", "postgres"] | None = None
+    """How to reach the target. Default: `postgres` if SUPABASE_DB_URL is set, else `rest`."""
+    rest_bytes: int = Field(1_000_000, ge=10_000, le=100_000_000)
+    """How large the body of one REST call may be; a batch that exceeds it is split."""
     redis_url: RedisUrl | None = Field(None, alias="REDIS_URL")
     """The Celery broker, which also holds the doorbell's key."""
 
@@ -118,6 +150,13 @@ class Settings(BaseSettings):
             )
         return self
 
+    @property
+    def transport(self) -> Literal["rest", "postgres"]:
+        """How to reach the target: as told, else by what is configured."""
+        if self.target is not None:
+            return self.target
+        return "rest" if self.supabase_url and not self.supabase_db_url else "postgres"
+
     def need(self, name: str) -> str:
         """Return the setting called `name` (its field's name) as plain text.
 
@@ -126,8 +165,16 @@ class Settings(BaseSettings):
         """
         value = getattr(self, name)
         if value is None:
-            raise ConfigError(f"{variable(name)} is not set; it is needed here.")
+            raise ConfigError(
+                f"{variable(name)} is not set; it is needed here.{_WAYS.get(name, '')}"
+            )
         return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+
+
+_WAYS = {
+    "supabase_db_url": " (To mirror over REST instead, set SUPABASE_URL and SUPABASE_SECRET_KEY.)",
+    "supabase_publishable_key": " It goes with MIRROR_WRITER_TOKEN.",
+}
 
 
 def load_settings(**overrides: Any) -> Settings:
@@ -153,6 +200,6 @@ def variable(name: str) -> str:
     field = Settings.model_fields.get(name)
     if field is None:
         return name
-    if name == "supabase_secret_key":
-        return "SUPABASE_SECRET_KEY"
+    if isinstance(field.validation_alias, AliasChoices):
+        return str(field.validation_alias.choices[0])
     return field.alias or f"MIRROR_{name.upper()}"

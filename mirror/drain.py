@@ -16,6 +16,7 @@ from mirror.errors import (
     MappingError,
     MirrorError,
     Rejected,
+    TooLarge,
     TooSlow,
     Transient,
     Unexplained,
@@ -32,6 +33,9 @@ log = structlog.stdlib.get_logger(__name__)
 
 # What is wrong with one event, not with the mirror: such an event is isolated.
 ISOLATED = (Rejected, TooSlow, Unexplained, MappingError, InvalidKey)
+
+# The batch size of an event that by itself runs into a time limit.
+_NARROW = 10
 
 # How long to look for the event that spoils a batch; then all that are left are set apart.
 _SEARCH_SECONDS = 20.0
@@ -159,7 +163,7 @@ class Drain:
         error: MirrorError | None = None
         if not attempt.exhausted:
             try:
-                more = self._mirror([event])
+                more = self._mirror_alone(event)
             except ISOLATED as caught:
                 error = caught
             except BaseException:
@@ -185,6 +189,8 @@ class Drain:
         if not events:
             return [], []
         try:
+            if len(events) == 1:
+                return self._mirror_alone(events[0]), []
             return self._mirror(events), []
         except ISOLATED as error:
             if len(events) == 1 and events[0].reference is not None:
@@ -214,16 +220,35 @@ class Drain:
         except (*ISOLATED, TooOld):
             return [], [(event, error)]
 
-    def _round(self, snapshot: Snapshot) -> Round:
-        return Round(
-            self.registry, snapshot, self.target, self._announce, batch_size=self.batch_size
-        )
+    def _round(self, snapshot: Snapshot, batch_size: int | None = None) -> Round:
+        size = batch_size or self.batch_size
+        return Round(self.registry, snapshot, self.target, self._announce, batch_size=size)
 
     def _announce(self, events: Sequence[Event]) -> None:
         self.queue.announce(events)
         self._announced = self._announced or bool(events)
 
-    def _mirror(self, events: Iterable[Event]) -> list[Event]:
+    def _mirror_alone(self, event: Event) -> list[Event]:
+        """Mirror one event, in smaller pieces where it brings too much for one call.
+
+        A scope brings a page of keys, a parent its children: of more than a few they are announced
+        first, and come in calls of their own.
+        """
+        size = self.batch_size
+        while True:
+            try:
+                return self._mirror([event], batch_size=size)
+            except TooLarge:
+                if size == 1:
+                    raise
+                size = max(1, size // 4)
+            except TooSlow:
+                # That took its time; a scope is spelled out instead.
+                if event.reference is not None or size <= _NARROW:
+                    raise
+                size = _NARROW
+
+    def _mirror(self, events: Iterable[Event], *, batch_size: int | None = None) -> list[Event]:
         """Bring everything these events name up to date; return what is left for later."""
         work = sort(self.registry, events)
         more: list[Event] = []
@@ -236,7 +261,7 @@ class Drain:
                         f"(fence {snapshot.stamp.fence}, seen {ahead}): was it restored or failed "
                         "over to a standby that lagged? Run `mirror rebase` if it is the truth now."
                     )
-                this = self._round(snapshot)
+                this = self._round(snapshot, batch_size)
                 try:
                     this.run(work)
                 except TooOld as error:

@@ -9,15 +9,18 @@
     │   ├── InvalidKey        a key of the wrong arity or type
     │   └── NotInTransaction  a hook called where no transaction would carry its event
     ├── Transient             try again: nothing is wrong with the events
-    │   ├── Unreachable       a database or Redis does not answer
+    │   ├── Unreachable       a database, the target's API or Redis does not answer
+    │   ├── StaleCache        the target's API does not know yet what was migrated
     │   └── StillWaiting      a receipt's events have not reached the target in time
     └── Permanent             trying again changes nothing
         ├── NotMigrated       a database lacks our schema, or has an older or newer one
         ├── Rejected          a database refused these rows (constraint, type); isolate the event
         ├── TooSlow           a statement ran into a limit; isolate the event, never bury it
+        │   └── TooLarge      a call is larger than may be sent; the same
         ├── Unexplained       an error that we do not know; isolate the event, never bury it
         ├── Buried            an event of a receipt was given up
         └── Halted            the whole mirror must stop until a person acts
+            ├── WrongKey      the target refuses our API key
             ├── WrongMapping  the target holds another version of the declarations
             ├── WrongSource   the target mirrors another primary
             └── WentBack      the primary is older than what the target has already seen
@@ -64,7 +67,11 @@ class Transient(MirrorError):
 
 
 class Unreachable(Transient):
-    """Raised when a database or Redis does not answer."""
+    """Raised when a database, the target's API or Redis does not answer."""
+
+
+class StaleCache(Transient):
+    """Raised when the target's API has not noticed yet what was migrated."""
 
 
 class StillWaiting(Transient):
@@ -100,6 +107,10 @@ class TooSlow(Permanent):
     """
 
 
+class TooLarge(TooSlow):
+    """Raised when a call is larger than may be sent: smaller batches are not."""
+
+
 class Unexplained(Permanent):
     """Raised when a database failed in a way that we do not know.
 
@@ -120,6 +131,10 @@ class Buried(Permanent):
 
 class Halted(Permanent):
     """Raised when nothing may be written until a person has acted; events stay."""
+
+
+class WrongKey(Halted):
+    """Raised when the target refuses our API key, or what that key may do is too little."""
 
 
 class WrongMapping(Halted):

@@ -74,6 +74,9 @@ def configure_logging(
             ],
         )
     )
+    # A line for every request, which says nothing that `drained` does not.
+    for chatty in ("httpx", "httpcore", "hpack"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

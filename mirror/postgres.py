@@ -5,7 +5,6 @@ no session settings, no session locks. Settings that must hold are SET LOCAL, se
 BEGIN in one round trip.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,50 +13,11 @@ import psycopg
 from psycopg import sql
 from psycopg.pq import TransactionStatus
 
-from mirror.errors import (
-    ConfigError,
-    Halted,
-    MirrorError,
-    NotMigrated,
-    Rejected,
-    TooSlow,
-    Transient,
-    Unexplained,
-    Unreachable,
-    WentBack,
-    WrongMapping,
-    WrongSource,
-)
+from mirror.errors import ConfigError, MirrorError, Transient, Unreachable
 from mirror.logs import redact
+from mirror.sqlstates import explain
 
 Connection = psycopg.Connection[tuple[Any, ...]]
-
-# Raised on purpose by our SQL functions.
-_OURS: dict[str, type[MirrorError]] = {
-    "MR001": WrongMapping,
-    "MR002": WrongSource,
-    "MR003": WentBack,
-    "MR010": NotMigrated,
-}
-_OUR_OBJECTS = re.compile(
-    r"schema \"mirror\"|mirror_\w+|mirror\.(outbox|claims|retries|state|migrations|mappings"
-    r"|scopes|ledger_|apply|scope_|withdraw_|open_scopes|purge|rebase|describe|admit)"
-)
-# By SQLSTATE prefix, first match wins: our error, and what to say where PostgreSQL's own message
-# could hold a row's values.
-_MEANINGS: tuple[tuple[tuple[str, ...], type[MirrorError], str | None], ...] = (
-    (("57014", "53200", "53400"), TooSlow, "a statement ran into a limit of time or memory"),
-    # Authentication, no such database.
-    (("28", "3D"), Unreachable, None),
-    # Connection, resources, operator, system; deadlock, serialization, lock and idle timeouts;
-    # a server that is read-only while it fails over; a session or a pooler that lost its way.
-    (("08", "53", "57P", "58", "40001", "40P01", "55P03", "25", "XX"), Transient, None),
-    # What a row's own values can cause: data, integrity, a raise in somebody's trigger, a limit.
-    (("22",), Rejected, "a value does not fit its type"),
-    (("23", "21", "P0", "54"), Rejected, "a row was refused"),
-    # Missing objects and rights, syntax: no row's fault.
-    (("42", "3F", "0A", "MR"), Halted, None),
-)
 
 
 class Database:
@@ -182,30 +142,18 @@ def translated(role: str) -> Iterator[None]:
 
 
 def translate(error: psycopg.Error, role: str) -> MirrorError:
-    """Return our error for psycopg's.
-
-    The message holds no values of rows: PostgreSQL puts those into DETAIL and CONTEXT, which
-    stay behind, and into the primary message of class 22, which is replaced.
-    """
+    """Return our error for psycopg's, without values of rows."""
     state = error.sqlstate or ""
-    told = error.diag.message_primary or ""
-    if state in _OURS:
-        hint = error.diag.message_hint
-        return _OURS[state](f"{role}: {told}" + (f". {hint}" if hint else ""))
     if not state and isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
         reason = (str(error).strip() or "no answer").splitlines()[0]
         return Unreachable(f"{role}: the database cannot be reached ({redact(reason)})")
-    if state in {"3F000", "42P01", "42883"} and _OUR_OBJECTS.search(told):
-        command = "primary" if role == "primary" else "supabase"
-        return NotMigrated(f"{role}: {told} [{state}]; run `mirror migrate {command}`")
-    for states, kind, what in _MEANINGS:
-        if state.startswith(states):
-            return kind(f"{role}: {what or redact(told)} [{state}]{_culprit(error, kind)}")
     if not state:
         return ConfigError(f"{role}: the database's URL is malformed; percent-encode what it holds")
-    return Unexplained(f"{role}: an error that we do not know [{state}]")
-
-
-def _culprit(error: psycopg.Error, kind: type[MirrorError]) -> str:
-    name = error.diag.constraint_name or error.diag.table_name
-    return f" ({name})" if name and kind is Rejected else ""
+    said = error.diag
+    return explain(
+        state,
+        said.message_primary or "",
+        role=role,
+        hint=said.message_hint,
+        culprit=said.constraint_name or said.table_name,
+    )

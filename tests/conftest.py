@@ -1,3 +1,3 @@
 """Fixtures, split by concern."""
 
-pytest_plugins = ["tests.fix_servers", "tests.fix_databases", "tests.fix_mirror"]
+pytest_plugins = ["tests.fix_servers", "tests.fix_databases", "tests.fix_rest", "tests.fix_mirror"]

@@ -26,8 +26,12 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         "SUPABASE_URL",
         "SUPABASE_SECRET_KEY",
         "SUPABASE_SERVICE_ROLE_KEY",
+        "SUPABASE_PUBLISHABLE_KEY",
+        "SUPABASE_ANON_KEY",
         "REDIS_URL",
         "MIRROR_MAPPINGS",
+        "MIRROR_TARGET",
+        "MIRROR_WRITER_TOKEN",
     ):
         monkeypatch.delenv(name, raising=False)
     hooks.default.cache_clear()
@@ -61,8 +65,13 @@ def recorder() -> hooks.Hooks:
 
 
 @pytest.fixture
-def settings(primary: TestDatabase, target: TestDatabase) -> Settings:
+def settings(
+    request: pytest.FixtureRequest, transport: str, primary: TestDatabase, target: TestDatabase
+) -> Settings:
     """Settings of a worker between the test's two databases."""
+    if transport == "rest":
+        settings: Settings = request.getfixturevalue("rest_settings")
+        return settings
     return load_settings(primary_database_url=primary.url, supabase_db_url=target.url)
 
 

@@ -1,7 +1,8 @@
 -- The engine in the target: what every permission model needs, whatever its tables.
 --
 -- It lives in the private schema `mirror`, which the API does not expose; the thin functions
--- public.mirror_* are the only way in, for service_role alone. Every statement can run again.
+-- public.mirror_* are the only way in, for service_role and mirror_writer. Every statement can run
+-- again.
 
 
 -- Refuse a database that is not a Supabase project, before anything is created.
@@ -18,8 +19,31 @@ end
 $$;
 
 
+-- Who may mirror, and nothing else: a token of this role is worth less than service_role's key. The
+-- API's login has to be a member of the roles that tokens name. Roles belong to the whole server,
+-- where another database may be doing the same.
+do $$
+begin
+  if not exists (select from pg_roles where rolname = 'mirror_writer') then
+    create role mirror_writer nologin;
+  end if;
+exception when duplicate_object or unique_violation then
+  null;
+end
+$$;
+do $$
+begin
+  if exists (select from pg_roles where rolname = 'authenticator')
+     and not pg_has_role('authenticator', 'mirror_writer', 'member')
+  then
+    grant mirror_writer to authenticator;
+  end if;
+end
+$$;
+
+
 create schema if not exists mirror;
-revoke all on schema mirror from public, anon, service_role;
+revoke all on schema mirror from public, anon, service_role, mirror_writer;
 -- Policies call helper functions as the signed-in user.
 grant usage on schema mirror to authenticated;
 
@@ -343,7 +367,12 @@ as $$
     'epoch', s.epoch,
     'horizon', s.horizon,
     'mappings', (select coalesce(jsonb_object_agg(name, digest), '{}') from mirror.mappings),
-    'migrations', (select coalesce(jsonb_object_agg(name, checksum), '{}') from mirror.migrations)
+    'migrations', (select coalesce(jsonb_object_agg(name, checksum), '{}') from mirror.migrations),
+    -- For the API, which may not have noticed yet.
+    'doors', (
+      select jsonb_agg(proname) from pg_proc
+      where pronamespace = 'public'::regnamespace and proname like 'mirror\_%'
+    )
   )
   from mirror.state as s
 $$;
@@ -501,8 +530,10 @@ create or replace function public.mirror_open_scopes(request text) returns jsonb
 language sql security definer set search_path = pg_catalog, pg_temp
 as $$ select mirror.open_scopes(request::jsonb) $$;
 
+-- The timeout is for PostgREST, which sets it for the call: looking for what is old may take longer
+-- than API sessions otherwise get.
 create or replace function public.mirror_purge(age text) returns jsonb
-language sql security definer set search_path = pg_catalog, pg_temp
+language sql security definer set search_path = pg_catalog, pg_temp set statement_timeout = '55s'
 as $$ select mirror.purge(age::interval) $$;
 
 create or replace function public.mirror_rebase(identity text, epoch text) returns void
@@ -539,4 +570,8 @@ grant execute on function
   public.mirror_purge(text),
   public.mirror_rebase(text, text),
   public.mirror_describe()
-to service_role;
+to service_role, mirror_writer;
+grant usage on schema public to mirror_writer;
+
+-- Supabase's API notices new functions by itself; elsewhere it has to be told.
+notify pgrst, 'reload schema';

@@ -5,14 +5,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from mirror.logs import configure_logging
 
+_Rest = Annotated[
+    bool, typer.Option("--rest", help="Reach the target by its REST API alone (needs npm).")
+]
 
-def demo() -> None:
+
+def demo(rest: _Rest = False) -> None:
     """Play the trip chat example on real servers, check every expectation, clean up."""
     # The embedded servers are an extra: only these two commands need them.
     from mirror.demo import play, staged  # noqa: PLC0415
@@ -22,9 +27,10 @@ def demo() -> None:
     # Killing Redis is part of the story; the warning that it caused is not.
     configure_logging(level="error")
     started = time.monotonic()
-    console.print("Starting PostgreSQL 16 and 18, Redis and a Celery worker …", style="dim")
+    also = ", Supabase's API" if rest else ""
+    console.print(f"Starting PostgreSQL 16 and 18{also}, Redis and a Celery worker …", style="dim")
     held = True
-    with _told_to_stop(console), staged() as stage:
+    with _told_to_stop(console), staged(rest=rest) as stage:
         console.print(f"Everything is up after {time.monotonic() - started:.1f} s.", style="dim")
         for step in play(stage):
             mark = "[green]✓[/]" if step.held else "[red]✗[/]"
@@ -36,13 +42,13 @@ def demo() -> None:
     console.print(f"All held, in {time.monotonic() - started:.1f} s; everything is cleaned up.")
 
 
-def dev() -> None:
+def dev(rest: _Rest = False) -> None:
     """Run the same stack until Ctrl-C, and print how to reach it."""
     from mirror.demo import staged  # noqa: PLC0415
 
     console = Console()
     _end_when_told()
-    with _told_to_stop(console), staged() as stage:
+    with _told_to_stop(console), staged(rest=rest) as stage:
         for name, value in stage.stack.environment().items():
             print(f"export {name}={value}", flush=True)
         console.print("A worker is draining. Ctrl-C stops everything and deletes the data.")

@@ -2,9 +2,10 @@
 
 Needs no Docker, no root and no system packages, only `permission-mirror[embedded]`.
 
-    account  ->  binaries, process  ->  postgres, redis  ->  supabase  ->  stack
+    account  ->  binaries, process  ->  postgres, redis  ->  supabase, lite  ->  stack
 """
 
+from mirror.devstack.lite import SupabaseLite
 from mirror.devstack.postgres import PostgresCluster
 from mirror.devstack.redis import RedisServer
 from mirror.devstack.stack import DevStack
@@ -14,6 +15,7 @@ __all__ = [
     "DevStack",
     "PostgresCluster",
     "RedisServer",
+    "SupabaseLite",
     "prepare_cluster",
     "prepare_database",
 ]

@@ -102,7 +102,7 @@ class ServerProcess:
                 )
             time.sleep(_POLL_INTERVAL)
         output = self._output()
-        if "Address already in use" in output:
+        if "address already in use" in output.lower():
             raise PortTaken(f"{self._name} found its port in use.")
         raise Unreachable(f"{self._name} did not start; its log ends: {output[-2000:]}")
 

@@ -9,6 +9,7 @@ from typing import Self
 
 from mirror.devstack import supabase
 from mirror.devstack.account import Account, remove_tree
+from mirror.devstack.lite import SupabaseLite
 from mirror.devstack.postgres import PostgresCluster
 from mirror.devstack.redis import RedisServer
 
@@ -16,7 +17,10 @@ from mirror.devstack.redis import RedisServer
 class DevStack:
     """A primary (PostgreSQL 16), a stand-in for Supabase (18) and Redis; `start` makes one.
 
-    As a context manager it stops all three and deletes their data on leaving. Where neither
+    With an API in front of the stand-in, if that is asked for: tell it to `serve` the database
+    "postgres" once that is migrated.
+
+    As a context manager it stops all of them and deletes their data on leaving. Where neither
     that nor `stop` happens, the end of the Python process does it; after SIGKILL the servers
     still go, and only files stay, among the temporary ones.
     """
@@ -27,21 +31,26 @@ class DevStack:
         target: PostgresCluster,
         redis: RedisServer,
         cleanup: ExitStack,
+        api: SupabaseLite | None = None,
     ) -> None:
         self.primary = primary
         self.target = target
         self.redis = redis
+        self.api = api
         self._cleanup = cleanup
 
     @classmethod
-    def start(cls, directory: Path | None = None, *, durable: bool = True) -> Self:
-        """Start the three servers side by side.
+    def start(
+        cls, directory: Path | None = None, *, durable: bool = True, api: Path | None = None
+    ) -> Self:
+        """Start the servers side by side.
 
         Args:
             directory: where their data goes, in `primary`, `target` and `redis`, which must
                 not hold files yet; removed at the end if it was made here. `None` for a
                 temporary directory.
             durable: `False` trades crash safety of the databases for speed.
+            api: the npm package that pins @supabase/lite, to start that too.
 
         Raises:
             ConfigError: the embedded servers are not installed, or a directory holds files.
@@ -83,7 +92,13 @@ class DevStack:
                 # Leaving the pool waits for all three, also when Ctrl-C makes it leave.
                 for server in (primary, target, redis):
                     cleanup.callback(discard, server)
-            stack = cls(primary.result(), target.result(), redis.result(), cleanup.pop_all())
+            lite = None
+            if api is not None:
+                log = home / "api.log"
+                lite = SupabaseLite.start(target.result(), package=api, log=log)
+                cleanup.callback(lite.stop)
+            parts = (primary.result(), target.result(), redis.result())
+            stack = cls(*parts, cleanup.pop_all(), lite)
         atexit.register(stack.stop)
         return stack
 
@@ -104,14 +119,23 @@ class DevStack:
 
     def environment(self) -> dict[str, str]:
         """The settings that point the mirror at this stack, by environment variable."""
+        api = {}
+        if self.api is not None:
+            api = {
+                "SUPABASE_URL": self.api.url,
+                "SUPABASE_SECRET_KEY": self.api.secret_key,
+                "SUPABASE_PUBLISHABLE_KEY": self.api.publishable_key,
+                "MIRROR_TARGET": "rest",
+            }
         return {
             "PRIMARY_DATABASE_URL": self.primary_url,
             "SUPABASE_DB_URL": self.supabase_db_url,
             "REDIS_URL": self.redis_url,
+            **api,
         }
 
     def stop(self) -> None:
-        """Stop all three at once and delete their data; idempotent."""
+        """Stop all of them at once and delete their data; idempotent."""
         atexit.unregister(self.stop)
         self._cleanup.close()
 

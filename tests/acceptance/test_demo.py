@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg
@@ -25,10 +25,13 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return {"PATH": os.environ["PATH"], "COLUMNS": "100"}
 
 
-def test_the_demo_shows_every_expectation_held(environment: dict[str, str]) -> None:
+@pytest.mark.parametrize("options", [[], ["--rest"]], ids=["sql", "rest"])
+def test_the_demo_shows_every_expectation_held(
+    environment: dict[str, str], options: list[str]
+) -> None:
     """Exit 0, a tick and a time per line, and nothing left running."""
     done = subprocess.run(
-        [MIRROR, "demo"],
+        [MIRROR, "demo", *options],
         cwd=HOME,
         env=environment,
         capture_output=True,
@@ -60,13 +63,13 @@ def test_the_demo_needs_the_checkout_and_says_so(
 
 
 @contextmanager
-def running(environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+def running(environment: dict[str, str], *options: str) -> Iterator[subprocess.Popen[str]]:
     """Yield `mirror dev`, which does not outlive the test.
 
     Started with SIGINT ignored, as a shell starts what it puts into the background.
     """
     process = subprocess.Popen(
-        ["/bin/sh", "-c", 'trap "" INT; exec "$0" dev', MIRROR],
+        ["/bin/sh", "-c", 'trap "" INT; exec "$0" dev "$@"', MIRROR, *options],
         cwd=HOME,
         env=environment,
         stdout=subprocess.PIPE,
@@ -80,20 +83,61 @@ def running(environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
+def exported(process: subprocess.Popen[str]) -> dict[str, str]:
+    """Return what it tells to export, once it says that it runs."""
+    assert process.stdout is not None
+    urls: dict[str, str] = {}
+    for line in process.stdout:
+        found = re.match(r"export (\w+)=(\S+)", line)
+        if found:
+            urls[found[1]] = found[2]
+        if "Ctrl-C" in line:
+            break
+    return urls
+
+
+def process_list() -> str:
+    """Return every process's arguments, as anybody on the machine can read them."""
+    found = []
+    for arguments in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            found.append(arguments.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return "\n".join(found)
+
+
+def test_dev_over_rest_prints_its_keys_and_shows_them_to_nobody_else(
+    environment: dict[str, str],
+) -> None:
+    """What it prints is enough for the commands; the process list of the machine holds no key."""
+    with running(environment, "--rest") as process:
+        urls = exported(process)
+        keys = [urls["SUPABASE_SECRET_KEY"], urls["SUPABASE_PUBLISHABLE_KEY"]]
+        listed = process_list()
+        assert "lite.mjs" in listed
+        assert not any(key in listed for key in keys)
+        del urls["SUPABASE_DB_URL"]
+        done = subprocess.run(
+            [MIRROR, "status"],
+            cwd=HOME,
+            env=environment | urls,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert not any(key in done.stdout for key in keys)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+        assert (process.returncode, errors) == (0, "")
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_dev_prints_its_urls_and_cleans_up_when_told_to_stop(
     environment: dict[str, str], how: signal.Signals
 ) -> None:
     """The printed URLs answer while it runs, and no longer afterwards."""
     with running(environment) as process:
-        assert process.stdout is not None
-        urls: dict[str, str] = {}
-        for line in process.stdout:
-            found = re.match(r"export (\w+)=(\S+)", line)
-            if found:
-                urls[found[1]] = found[2]
-            if "Ctrl-C" in line:
-                break
+        urls = exported(process)
         assert set(urls) == {"PRIMARY_DATABASE_URL", "SUPABASE_DB_URL", "REDIS_URL"}
         with psycopg.connect(urls["SUPABASE_DB_URL"]) as connection:
             row = connection.execute("select count(*) from mirror.mappings").fetchone()

@@ -5,14 +5,15 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from mappings.trips import registry as trips_registry
-from mirror.assembly import build_drain
-from mirror.config import load_settings
+from mirror.assembly import build_drain, build_target
+from mirror.config import Settings, load_settings
 from mirror.devstack import PostgresCluster
 from mirror.drain import Drain
 from mirror.migrations import upgrade
 from tests.faults import teams
 from tests.faults.tools import Hand
 from tests.fix_databases import TestDatabase
+from tests.fix_rest import ServeApi
 
 
 @pytest.fixture(scope="session")
@@ -59,21 +60,27 @@ def teams_target(
 
 
 @pytest.fixture
-def make_teams_drain(
-    teams_primary: TestDatabase, teams_target: TestDatabase
-) -> Iterator[Callable[..., Drain]]:
+def teams_settings(
+    transport: str, serve_api: ServeApi, teams_primary: TestDatabase, teams_target: TestDatabase
+) -> Settings:
+    """Settings of workers of `teams`."""
+    if transport == "rest":
+        api = serve_api(teams_target)
+        return load_settings(
+            primary_database_url=teams_primary.url,
+            supabase_url=api.url,
+            supabase_secret_key=api.secret_key,
+        )
+    return load_settings(primary_database_url=teams_primary.url, supabase_db_url=teams_target.url)
+
+
+@pytest.fixture
+def make_teams_drain(teams_settings: Settings) -> Iterator[Callable[..., Drain]]:
     """Return a function that makes workers of `teams`; arguments are settings."""
     made: list[Drain] = []
 
     def make(**settings: object) -> Drain:
-        drain = build_drain(
-            load_settings(
-                primary_database_url=teams_primary.url,
-                supabase_db_url=teams_target.url,
-                **settings,
-            ),
-            teams.registry,
-        )
+        drain = build_drain(teams_settings.model_copy(update=settings), teams.registry)
         made.append(drain)
         return drain
 
@@ -89,16 +96,16 @@ def teams_drain(make_teams_drain: Callable[..., Drain]) -> Drain:
 
 
 @pytest.fixture
-def teams_hand(teams_target: TestDatabase) -> Iterator[Hand]:
+def teams_hand(teams_settings: Settings) -> Iterator[Hand]:
     """Writes to the target of `teams` by hand."""
-    hand = Hand(teams_target.url, teams.registry)
+    hand = Hand(build_target(teams_settings), teams.registry)
     yield hand
     hand.target.close()
 
 
 @pytest.fixture
-def hand(target: TestDatabase) -> Iterator[Hand]:
+def hand(settings: Settings) -> Iterator[Hand]:
     """Writes to the target of the trips by hand."""
-    hand = Hand(target.url, trips_registry)
+    hand = Hand(build_target(settings), trips_registry)
     yield hand
     hand.target.close()

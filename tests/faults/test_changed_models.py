@@ -177,7 +177,7 @@ def test_a_parent_that_is_dropped_holds_no_child_back(teams_target: TestDatabase
     """Its rows come no more, and the foreign key to them would refuse every document."""
     orphaned = model(teams.seats, replace(teams.documents, parents=()))
     migrate(teams_target, orphaned)
-    hand = Hand(teams_target.url, orphaned)
+    hand = Hand.at(teams_target.url, orphaned)
     hand.apply(1, documents={1: ("1", "99", "no folder")})
     hand.target.close()
     assert teams_target.query("select * from documents") == [(1, 99, "no folder")]
@@ -212,7 +212,7 @@ def test_a_worker_that_does_not_know_a_new_child_is_refused_its_parent(
     teams_target: TestDatabase,
 ) -> None:
     """It would bring a folder without the documents in it, and nobody would read them again."""
-    old = Hand(teams_target.url, model(teams.seats, teams.folders))
+    old = Hand.at(teams_target.url, model(teams.seats, teams.folders))
     with pytest.raises(WrongMapping, match="folders"):
         old.apply(1, folders={1: ("1", "plans")})
     old.apply(1, seats={1: ("1", "ada", "1", "1")})

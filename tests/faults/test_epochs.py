@@ -15,6 +15,10 @@ from mirror.hooks import Hooks
 from tests.factories import MembershipFactory
 from tests.faults.tools import HungWorker, Intercepted, record, rewrite
 from tests.fix_databases import TestDatabase
+from tests.fix_rest import both_transports
+
+pytestmark = both_transports
+
 
 FAR = 1 << 60
 

@@ -10,7 +10,11 @@ from mirror.stamp import Stamp
 from mirror.targets.base import apply_request
 from tests.faults.tools import Hand, Running, rewrite, sections, waiting
 from tests.fix_databases import TestDatabase
+from tests.fix_rest import both_transports
 from tests.waiting import until
+
+pytestmark = both_transports
+
 
 USER, TRIP = str(uuid4()), str(uuid4())
 MEMBER = (TRIP, USER)
@@ -163,7 +167,7 @@ def test_whatever_the_order_of_arrival_the_freshest_read_stands(
 
     def write(seed: int) -> None:
         chance = random.Random(seed)
-        worker = Hand(target.url, hand.registry)
+        worker = Hand.at(target.url, hand.registry)
         for _ in range(25):
             fence = chance.randrange(10, 1000)
             chosen = chance.sample(users, 12)

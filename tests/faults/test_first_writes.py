@@ -20,7 +20,7 @@ def race(url: str, hand: Hand, mapping: str, rounds: list[Rows]) -> None:
     barrier = threading.Barrier(3)
 
     def write() -> None:
-        worker = Hand(url, hand.registry)
+        worker = Hand.at(url, hand.registry)
         try:
             for number, rows in enumerate(rounds):
                 barrier.wait(timeout=30)

@@ -7,7 +7,11 @@ import pytest
 from mirror.targets.base import TooOld
 from tests.faults.tools import Hand, Running, rewrite, waiting
 from tests.fix_databases import TestDatabase
+from tests.fix_rest import both_transports
 from tests.waiting import until
+
+pytestmark = both_transports
+
 
 USER, TRIP = str(uuid4()), str(uuid4())
 MEMBER = (TRIP, USER)
@@ -120,7 +124,7 @@ def a_write_in_between(hand: Hand, target: TestDatabase, *, purge_waits: bool) -
         gate.execute("select pg_advisory_lock(%s)", [PAUSE])
         writing = Running(lambda: hand.apply(10, trip_memberships={MEMBER: ROW}))
         until(lambda: waiting(target))
-        other = Hand(target.url, hand.registry)
+        other = Hand.at(target.url, hand.registry)
         purging = Running(lambda: other.target.purge(7))
         if purge_waits:
             both = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"

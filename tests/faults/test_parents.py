@@ -15,7 +15,11 @@ from tests.factories import MembershipFactory, TripFactory, UserFactory
 from tests.faults import teams
 from tests.faults.tools import Hand, HungWorker, Intercepted, Running, record, rewrite, waiting
 from tests.fix_databases import TestDatabase
+from tests.fix_rest import both_transports
 from tests.waiting import until
+
+pytestmark = both_transports
+
 
 USER, TRIP = str(uuid4()), str(uuid4())
 MEMBER = (TRIP, USER)
@@ -396,7 +400,7 @@ def go_during_a_childs_write(hand: Hand, target: TestDatabase, *, waits: bool) -
         '{"identity": "a primary", "epoch": 0, "fence": 10, "sections": [{"mapping": "documents",'
         f' "digest": "{digest}", "rows": [["5", "1", "secret"]], "gone": []}}]}}'
     )
-    other = Hand(target.url, hand.registry)
+    other = Hand.at(target.url, hand.registry)
     with target.connect(autocommit=False) as writing:
         writing.execute("select public.mirror_apply(%s)", [request])
         going = Running(lambda: other.apply(20, folders={1: None}))
@@ -454,13 +458,13 @@ def test_a_trips_going_and_its_members_joining_never_deadlock(
     hand.apply(2, users={user: (user, "e", "n") for user in users})
 
     def come_and_go() -> None:
-        worker = Hand(target.url, hand.registry)
+        worker = Hand.at(target.url, hand.registry)
         for fence in range(10, 60):
             worker.apply(fence, trips={TRIP: None if fence % 2 else (TRIP, "t", USER)})
         worker.target.close()
 
     def join(first: int) -> None:
-        worker = Hand(target.url, hand.registry)
+        worker = Hand.at(target.url, hand.registry)
         for fence in range(10 + first, 60, 2):
             rows = {(TRIP, user): (TRIP, user, "MEMBER", "ACTIVE") for user in users}
             worker.apply(fence, trip_memberships=rows)

@@ -14,7 +14,11 @@ from mirror.errors import Rejected, TooSlow, Unreachable
 from tests.factories import MembershipFactory
 from tests.faults.tools import Intercepted, record
 from tests.fix_databases import TestDatabase
+from tests.fix_rest import both_transports
 from tests.waiting import until
+
+pytestmark = both_transports
+
 
 POISON = "00000000-0000-0000-0000-00000000dead"
 
@@ -179,10 +183,26 @@ def test_a_batch_that_is_too_slow_is_halved_and_its_event_never_buried(
         raise TooSlow("target: a statement ran into its timeout")
 
     for attempt in range(1, 4):
-        drain.target = Intercepted(drain.target, before=slow)
+        # Slow once more when tried in smaller pieces.
+        drain.target = Intercepted(Intercepted(drain.target, before=slow), before=slow)
         drain.run()
         assert retries(primary)[0] == (attempt, False)
         due_now(primary)
+
+
+def test_an_event_that_takes_too_long_is_tried_in_smaller_pieces(
+    primary: TestDatabase, target: TestDatabase, drain: Drain, good: list[tuple[str, str]]
+) -> None:
+    """A trip's members need not all come in one call."""
+    record(primary, "trips", good[0][0])
+
+    def slow() -> None:
+        raise TooSlow("target: a statement ran into its timeout")
+
+    drain.target = Intercepted(drain.target, before=slow)
+    assert drain.run().failed == 0
+    assert retries(primary) == []
+    assert members(target) == 1
 
 
 def test_a_transient_failure_of_a_retry_is_not_counted(

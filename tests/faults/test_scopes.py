@@ -11,7 +11,10 @@ from mirror.drain import Drain
 from tests.faults import teams
 from tests.faults.tools import Hand, HungWorker, Running, record, rewrite, waiting
 from tests.fix_databases import TestDatabase
+from tests.fix_rest import both_transports
 from tests.waiting import until
+
+pytestmark = both_transports
 
 
 @pytest.fixture(autouse=True)
@@ -165,7 +168,7 @@ def open_during_a_write(hand: Hand, target: TestDatabase, *, waits: bool) -> lis
       {"mapping": "seats", "digest": "%s", "rows": [["1", "ann", "7", "1"]], "gone": []}]}"""
     # The very first write locks the row that keeps the primary's identity.
     hand.apply(1, seats={99: None})
-    other = Hand(target.url, hand.registry)
+    other = Hand.at(target.url, hand.registry)
     with target.connect(autocommit=False) as writing:
         digest = hand.registry["seats"].digest
         writing.execute("select public.mirror_apply(%s)", [request.replace("%s", digest)])

@@ -14,6 +14,10 @@ from mirror.postgres import Database
 from mirror.source import _RUNNING_BITS, _STAMP, Source
 from tests.faults.tools import Running
 from tests.fix_databases import TestDatabase
+from tests.fix_rest import both_transports
+
+pytestmark = both_transports
+
 
 STAMP = _STAMP.replace("{bits}", str(_RUNNING_BITS)).replace("{system}", "null")
 OWN = "- coalesce((pg_current_xact_id_if_assigned() < pg_snapshot_xmax(s.snapshot))::integer, 0)"

@@ -262,7 +262,7 @@ def protocol(teams_target: TestDatabase) -> Iterator[type[Protocol]]:
     with teams_target.connect() as connection:
         Protocol.database = teams_target
         Protocol.connection = connection
-        Protocol.hand = Hand(teams_target.url, teams.registry)
+        Protocol.hand = Hand.at(teams_target.url, teams.registry)
         yield Protocol
         Protocol.hand.target.close()
 

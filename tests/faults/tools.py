@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from mirror.keys import Key
 from mirror.postgres import Database
@@ -20,9 +20,14 @@ Rows = Mapping[Any, Row | None]
 class Hand:
     """Writes to a target by hand, with fences one likes."""
 
-    def __init__(self, url: str, registry: Registry) -> None:
+    def __init__(self, target: Target, registry: Registry) -> None:
         self.registry = registry
-        self.target = PostgresTarget(Database(url, role="target"))
+        self.target = target
+
+    @classmethod
+    def at(cls, url: str, registry: Registry) -> Self:
+        """Another one, with a connection of its own to the database."""
+        return cls(PostgresTarget(Database(url, role="target")), registry)
 
     def apply(self, fence: int, *, alone: bool = False, **rows: Rows) -> Answers:
         """Write rows by mapping; parents count as sent with their children unless `alone`."""

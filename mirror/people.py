@@ -1,0 +1,128 @@
+"""The demo's people: how they sign up, and what row-level security lets them do in the chat."""
+
+from typing import Any, Protocol
+from uuid import UUID, uuid4
+
+import httpx
+import psycopg
+import supabase
+from postgrest import APIError
+
+from mirror.devstack.caller import acting_as
+from mirror.devstack.lite import SupabaseLite
+
+_MESSAGE = "Who is in?"
+
+
+class People(Protocol):
+    """What a person can do; each says how many rows were let through, -1 for refused outright."""
+
+    def sign_up(self, email: str) -> UUID:
+        """Become a user; returns the id that policies see."""
+        ...
+
+    def read(self, user: UUID, trip: UUID) -> int:
+        """Read a trip's messages."""
+        ...
+
+    def write(self, user: UUID, trip: UUID) -> int:
+        """Write one that stays."""
+        ...
+
+    def moderate(self, user: UUID, trip: UUID) -> int:
+        """Delete a trip's messages, which are there again afterwards."""
+        ...
+
+
+class PeopleInSql:
+    """Sets the role and the claims that PostgREST would set."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def sign_up(self, email: str) -> UUID:  # noqa: ARG002 - nobody is asked
+        """Make up an id."""
+        return uuid4()
+
+    def read(self, user: UUID, trip: UUID) -> int:
+        """Read a trip's messages."""
+        return self._try(user, "select from chat_messages where trip_id = %s", trip)
+
+    def write(self, user: UUID, trip: UUID) -> int:
+        """Write one that stays."""
+        statement = "insert into chat_messages (trip_id, content) values (%s, %s)"
+        return self._try(user, statement, trip, _MESSAGE, keep=True)
+
+    def moderate(self, user: UUID, trip: UUID) -> int:
+        """Delete a trip's messages, and roll that back."""
+        return self._try(user, "delete from chat_messages where trip_id = %s", trip)
+
+    def _try(self, user: UUID, statement: str, *parameters: Any, keep: bool = False) -> int:
+        with acting_as(self._url, user) as connection:
+            try:
+                rows = connection.execute(statement, parameters).rowcount
+            except psycopg.errors.InsufficientPrivilege:
+                return -1
+            if keep:
+                connection.commit()
+            return rows
+
+
+class PeopleOverRest:
+    """Signs up through the Auth API, and uses supabase-py with the token that it returns."""
+
+    def __init__(self, api: SupabaseLite) -> None:
+        self._api = api
+        self._clients: dict[UUID, supabase.Client] = {}
+
+    def close(self) -> None:
+        """Close everybody's connections."""
+        for client in self._clients.values():
+            client.postgrest.aclose()
+
+    def sign_up(self, email: str) -> UUID:
+        """Sign up with a password."""
+        # Not with supabase-py, which cannot read what Lite answers to a sign-up.
+        answer = httpx.post(
+            f"{self._api.url}/auth/v1/signup",
+            json={"email": email, "password": f"{uuid4()}"},
+            headers={"apikey": self._api.publishable_key},
+        )
+        answer.raise_for_status()
+        session = answer.json()
+        user = UUID(session["user"]["id"])
+        options = supabase.ClientOptions(
+            headers={"Authorization": f"Bearer {session['access_token']}"},
+            httpx_client=httpx.Client(),
+        )
+        key = self._api.publishable_key
+        self._clients[user] = supabase.create_client(self._api.url, key, options)
+        return user
+
+    def read(self, user: UUID, trip: UUID) -> int:
+        """Read a trip's messages."""
+        return self._try(self._messages(user).select("id").eq("trip_id", str(trip)))
+
+    def write(self, user: UUID, trip: UUID) -> int:
+        """Write one that stays."""
+        message: Any = {"trip_id": str(trip), "content": _MESSAGE}
+        return self._try(self._messages(user).insert(message))
+
+    def moderate(self, user: UUID, trip: UUID) -> int:
+        """Delete a trip's messages, and write one anew."""
+        deleted = self._try(self._messages(user).delete().eq("trip_id", str(trip)))
+        if deleted > 0:
+            self.write(user, trip)
+        return deleted
+
+    def _messages(self, user: UUID) -> Any:
+        return self._clients[user].table("chat_messages")
+
+    @staticmethod
+    def _try(query: Any) -> int:
+        try:
+            return len(query.execute().data)
+        except APIError as error:
+            if error.code == "42501":
+                return -1
+            raise

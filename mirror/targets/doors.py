@@ -1,0 +1,78 @@
+"""The doors of a target: its public functions, called over whatever transport.
+
+Every door takes texts and answers one JSON value. A transport is a way to call one.
+"""
+
+import json
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from mirror.keys import Key
+from mirror.stamp import Stamp
+from mirror.targets.base import (
+    Answers,
+    Description,
+    ScopePage,
+    Section,
+    apply_answer,
+    apply_request,
+    description,
+    scopes_answer,
+    scopes_request,
+)
+
+
+class Doors(ABC):
+    """A target whose functions are called one at a time, each call a transaction of its own."""
+
+    @abstractmethod
+    def _call(self, door: str, *, patience: int = 1, **arguments: str) -> Any:
+        """Call `public.mirror_<door>` and return its JSON.
+
+        It may take `patience` times what a statement may take. Calling again what may have gone
+        through is harmless: writes are fenced.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close what is open; the next call opens it again."""
+
+    def apply(self, stamp: Stamp, sections: Sequence[Section]) -> Answers:
+        """Write all sections or none."""
+        request = _dump(apply_request(stamp, sections))
+        return apply_answer(self._call("apply", request=request))
+
+    def open_scopes(
+        self, stamp: Stamp, pages: Sequence[ScopePage], *, limit: int
+    ) -> list[list[Key]]:
+        """Note that these scopes are read at this stamp; return the keys known under them."""
+        request = _dump(scopes_request(stamp, pages, limit))
+        return scopes_answer(self._call("open_scopes", request=request))
+
+    def purge(self, days: int) -> int:
+        """Forget tombstones older than that; return how many."""
+        began = time.monotonic()
+        purged = 0
+        while True:
+            # Always as of when it began: what grows old meanwhile waits for the next purge.
+            age = f"{days} days {time.monotonic() - began:.6f} seconds"
+            # Looking for what is old reads every tombstone; nobody waits for that.
+            answer = self._call("purge", age=age, patience=20)
+            purged += int(answer["purged"])
+            if not answer["more"]:
+                return purged
+
+    def rebase(self, identity: str, epoch: int) -> None:
+        """Take `identity` as the source from now on."""
+        self._call("rebase", identity=identity, epoch=str(epoch))
+
+    def describe(self) -> Description:
+        """Say which source, epoch and declarations this target has."""
+        return description(self._call("describe"))
+
+
+def _dump(request: dict[str, Any]) -> str:
+    """Return compact JSON: REST sends it as a string in JSON, where every quote counts twice."""
+    return json.dumps(request, ensure_ascii=False, separators=(",", ":"))

@@ -1,0 +1,121 @@
+"""However much there is to write, no call is larger than allowed, and nothing is left out."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from sqlalchemy.orm import Session
+
+from mappings.trips import registry
+from mirror.assembly import build_drain
+from mirror.config import Settings
+from mirror.drain import Drain
+from mirror.errors import TooLarge
+from mirror.targets.rest import RestTarget
+from tests.factories import MembershipFactory, TripFactory, UserFactory
+from tests.faults.tools import record
+from tests.fix_databases import TestDatabase
+from tests.proxy import Proxy
+
+SMALL = 10_000
+
+
+@pytest.fixture
+def proxy(rest_settings: Settings) -> Iterator[Proxy]:
+    """Sees what is sent."""
+    with Proxy(rest_settings.need("supabase_url")) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def make_small(rest_settings: Settings, proxy: Proxy) -> Iterator[Callable[..., Drain]]:
+    """Return a function that makes workers that may send 10 kB at once."""
+    made: list[Drain] = []
+
+    def make(**changes: object) -> Drain:
+        settings = {"supabase_url": proxy.url, "rest_bytes": SMALL, **changes}
+        made.append(build_drain(rest_settings.model_copy(update=settings), registry))
+        return made[-1]
+
+    yield make
+    for drain in made:
+        drain.close()
+
+
+def drained(drain: Drain) -> None:
+    """Drain until nothing is left."""
+    while drain.run().events:
+        pass
+
+
+def test_a_batch_that_is_too_large_is_split(
+    make_small: Callable[..., Drain],
+    proxy: Proxy,
+    session: Session,
+    primary: TestDatabase,
+    target: TestDatabase,
+) -> None:
+    """A hundred and twenty members of as many trips are 25 kB."""
+    members = MembershipFactory.create_batch(120)
+    session.commit()
+    for member in members:
+        record(primary, "trip_memberships", member.trip_id, member.user_id)
+    drained(make_small())
+    assert target.value("select count(*) from trip_memberships") == 120
+    assert primary.value("select count(*) from mirror.retries") == 0
+    assert max(len(seen.body) for seen in proxy.seen) <= SMALL
+
+
+def test_a_parent_of_more_children_than_one_call_holds_comes_with_all_of_them(
+    make_small: Callable[..., Drain],
+    proxy: Proxy,
+    session: Session,
+    primary: TestDatabase,
+    target: TestDatabase,
+) -> None:
+    """They cannot all come along; that they must come is noted before it is there."""
+    trip = TripFactory()
+    for user in UserFactory.create_batch(120):
+        MembershipFactory(trip_id=trip.id, user_id=user.id, trip=trip, user=user)
+    session.commit()
+    record(primary, "trips", trip.id)
+    drained(make_small())
+    assert target.value("select count(*) from trip_memberships") == 120
+    assert primary.value("select count(*) from mirror.retries") == 0
+    assert max(len(seen.body) for seen in proxy.seen) <= SMALL
+
+
+def test_a_row_that_is_too_large_by_itself_waits_and_blocks_nobody(
+    make_small: Callable[..., Drain],
+    proxy: Proxy,
+    session: Session,
+    primary: TestDatabase,
+    target: TestDatabase,
+) -> None:
+    """Its event says what to change, and is never buried."""
+    giant, other = TripFactory(name="x" * SMALL), TripFactory()
+    session.commit()
+    record(primary, "trips", giant.id)
+    record(primary, "trips", other.id)
+    drain = make_small(max_attempts=1)
+    assert drain.run().failed == 1
+    assert target.query("select id from trips") == [(other.id,)]
+    (noted,) = primary.query("select error, buried_at from mirror.retries")
+    assert "MIRROR_REST_BYTES" in noted[0]
+    for _ in range(3):
+        primary.query("update mirror.retries set due_at = now()")
+        assert drain.run().failed == 1
+    assert primary.value("select count(*) from mirror.retries where buried_at is null") == 1
+
+    primary.query("update mirror.retries set due_at = now()")
+    assert make_small(rest_bytes=10 * SMALL).run().failed == 0
+    assert target.value("select count(*) from trips") == 2
+
+
+def test_what_is_too_large_is_not_sent(rest_settings: Settings, proxy: Proxy) -> None:
+    """The size is that of the whole body, as it would go over the wire."""
+    target = RestTarget(proxy.url, rest_settings.need("supabase_secret_key"))
+    target.line.most_bytes = 100
+    with pytest.raises(TooLarge):
+        target.rebase('"' * 50, 1)
+    assert proxy.seen == []
+    target.close()

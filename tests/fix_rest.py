@@ -1,0 +1,99 @@
+"""The REST API in front of a test's target, and tests that run over both transports."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from mirror.config import Settings, load_settings
+from mirror.devstack import PostgresCluster, SupabaseLite
+from tests.fix_databases import TestDatabase
+
+PACKAGE = Path(__file__).parent / "supabase"
+
+both_transports = pytest.mark.both_transports
+"""Marks what has to hold however the target is reached: its tests run twice."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run marked tests once for each transport, if they reach the target at all."""
+    marked = metafunc.definition.get_closest_marker("both_transports")
+    if marked and "transport" in metafunc.fixturenames:
+        metafunc.parametrize("transport", ["postgres", "rest"], indirect=True)
+
+
+@dataclass
+class Person:
+    """Somebody who signed up through the Auth API."""
+
+    id: str
+    email: str
+    password: str
+    token: str
+
+
+SignUp = Callable[[str], Person]
+ServeApi = Callable[[TestDatabase], SupabaseLite]
+
+
+@pytest.fixture
+def transport(request: pytest.FixtureRequest) -> str:
+    """How workers reach the target, `postgres` or `rest`."""
+    return str(getattr(request, "param", "postgres"))
+
+
+@pytest.fixture(scope="session")
+def api_server(
+    target_cluster: PostgresCluster, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SupabaseLite]:
+    """The stand-in for Supabase's API, without a database."""
+    log = tmp_path_factory.mktemp("lite") / "lite.log"
+    with SupabaseLite.start(target_cluster, package=PACKAGE, log=log) as server:
+        yield server
+
+
+@pytest.fixture
+def serve_api(api_server: SupabaseLite) -> Iterator[ServeApi]:
+    """Return a function that serves the API of one database, until it is called again."""
+
+    def serve(database: TestDatabase) -> SupabaseLite:
+        api_server.serve(database.url.rpartition("/")[2])
+        return api_server
+
+    yield serve
+    api_server.serve(None)
+
+
+@pytest.fixture
+def api(serve_api: ServeApi, target: TestDatabase) -> SupabaseLite:
+    """The API of the test's target."""
+    return serve_api(target)
+
+
+@pytest.fixture
+def rest_settings(primary: TestDatabase, api: SupabaseLite) -> Settings:
+    """Settings of a worker that knows no database URL of the target."""
+    return load_settings(
+        primary_database_url=primary.url,
+        supabase_url=api.url,
+        supabase_secret_key=api.secret_key,
+    )
+
+
+@pytest.fixture
+def sign_up(api: SupabaseLite) -> SignUp:
+    """Return a function that signs somebody up, with a password, as an app would."""
+
+    def sign(email: str) -> Person:
+        body: dict[str, Any] = {"email": email, "password": "correct horse battery"}
+        answer = httpx.post(
+            f"{api.url}/auth/v1/signup", json=body, headers={"apikey": api.publishable_key}
+        )
+        answer.raise_for_status()
+        session = answer.json()
+        return Person(session["user"]["id"], email, str(body["password"]), session["access_token"])
+
+    return sign

@@ -1,0 +1,109 @@
+"""HTTP/1.1 and HTTP/2, behind TLS as a hosted project is."""
+
+import logging
+import subprocess
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from mirror.devstack import SupabaseLite
+from mirror.devstack.node import find_program
+from mirror.errors import Unreachable
+from mirror.targets.rest import RestTarget
+from tests.fix_rest import PACKAGE
+
+StartTls = Callable[..., str]
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A certificate for 127.0.0.1, with its key beside it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "permission-mirror tests")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path / "certificate.pem"
+    path.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    path.with_suffix(".key").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return path
+
+
+@pytest.fixture
+def start_tls(api: SupabaseLite, certificate: Path) -> Iterator[StartTls]:
+    """Return a function that puts TLS in front of the API and returns the new URL."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*, http2: bool) -> str:
+        process = subprocess.Popen(
+            [find_program("node"), str(PACKAGE / "tls.mjs")],
+            env={
+                "TLS_TO": api.url,
+                "TLS_CERTIFICATE": str(certificate),
+                "TLS_KEY": str(certificate.with_suffix(".key")),
+                "TLS_HTTP2": "1" if http2 else "",
+            },
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        assert process.stdout is not None
+        return f"https://127.0.0.1:{process.stdout.readline().strip()}"
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize(("http2", "version"), [(True, "2.0"), (False, "1.1")])
+def test_a_target_speaks_what_the_server_speaks_and_logs_no_key(
+    api: SupabaseLite,
+    start_tls: StartTls,
+    certificate: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    http2: bool,  # noqa: FBT001 - of the parameters above
+    version: str,
+) -> None:
+    """By agreement in the handshake; HTTP/2's own library would log every header."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    caplog.set_level(logging.DEBUG)
+    target = RestTarget(start_tls(http2=http2), api.secret_key)
+    assert target.describe().epoch == 0
+    assert target.line.response is not None
+    assert target.line.response.headers["x-asked-with"] == version
+    target.close()
+    assert api.secret_key not in caplog.text
+
+
+def test_a_server_that_nobody_vouches_for_gets_no_key(
+    api: SupabaseLite, start_tls: StartTls
+) -> None:
+    """Somebody in between, with a certificate of their own."""
+    target = RestTarget(start_tls(http2=True), api.secret_key)
+    target.line.pause = lambda _: None
+    with pytest.raises(Unreachable, match="CERTIFICATE_VERIFY_FAILED"):
+        target.describe()
+    target.close()

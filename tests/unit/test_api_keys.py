@@ -1,0 +1,153 @@
+"""Keys and tokens of the wrong kind are refused by name, before anything is sent."""
+
+import base64
+import json
+import pickle
+import time
+from typing import Any
+
+import pytest
+
+from mirror.assembly import build_target
+from mirror.config import Settings, load_settings
+from mirror.errors import ConfigError, StaleCache, TooLarge, WrongKey
+from mirror.targets.rest import RestTarget
+
+pytestmark = pytest.mark.fast
+
+URL = "https://abcdefghijklmnopqrst.supabase.co"
+SECRET = "sb_secret_0123456789abcdefghijkl_01234567"
+
+
+def jwt(**claims: Any) -> str:
+    """Return something that looks like a JWT."""
+    parts = [json.dumps(part).encode() for part in ({"alg": "HS256"}, claims)]
+    return ".".join(base64.urlsafe_b64encode(p).rstrip(b"=").decode() for p in [*parts, b"signed"])
+
+
+def settings(**changes: Any) -> Settings:
+    """Return settings of a worker that mirrors over REST."""
+    given = {"supabase_url": URL, "supabase_secret_key": SECRET} | changes
+    return load_settings(**{name: value for name, value in given.items() if value is not None})
+
+
+@pytest.mark.parametrize(
+    "key", [SECRET, jwt(role="service_role"), jwt(role="service_role", ref="abcdefghijklmnopqrst")]
+)
+def test_secret_keys_and_legacy_service_role_keys_are_taken(key: str) -> None:
+    """Nothing is asked of the project for that."""
+    assert isinstance(build_target(settings(supabase_secret_key=key)), RestTarget)
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ("sb_publishable_0123456789abcdefghijkl_01234567", "publishable"),
+        (jwt(role="anon", iss="supabase"), "publishable"),
+        (jwt(role="authenticated", sub="0b0e7c1a"), "a user's token"),
+        (jwt(role="mirror_writer"), "MIRROR_WRITER_TOKEN"),
+        (jwt(role="service_role", ref="zzzzzzzzzzzzzzzzzzzz"), "project zzzzzzzzzzzzzzzzzzzz"),
+        (jwt(role="service_role", exp=1), "expired"),
+        ("sbp_0123456789abcdef0123456789abcdef01234567", "access token of a Supabase account"),
+        ("sb_secret_with a space", "copied whole"),
+        ("sb_secret_…", "copied whole"),
+    ],
+)
+def test_any_other_key_is_refused_by_name(key: str, told: str) -> None:
+    """The message says what it is, and never repeats it."""
+    with pytest.raises(ConfigError, match=told) as refused:
+        build_target(settings(supabase_secret_key=key))
+    assert key not in str(refused.value)
+
+
+def test_a_writer_token_needs_the_publishable_key_and_no_other() -> None:
+    """It comes before a secret key that is set, too."""
+    token = jwt(role="mirror_writer", exp=time.time() + 60)
+    with pytest.raises(ConfigError, match="SUPABASE_PUBLISHABLE_KEY is not set"):
+        build_target(settings(writer_token=token))
+    built = build_target(settings(writer_token=token, supabase_publishable_key="sb_publishable_x"))
+    assert isinstance(built, RestTarget)
+    assert built.client.options.headers["apiKey"] == "sb_publishable_x"
+    assert built.client.options.headers["Authorization"] == f"Bearer {token}"
+    built.close()
+
+
+@pytest.mark.parametrize(
+    "token", [SECRET, jwt(role="service_role"), jwt(role="mirror_writer", exp=1)]
+)
+def test_a_writer_token_of_another_kind_is_refused(token: str) -> None:
+    """More than mirror_writer's would defeat its purpose."""
+    with pytest.raises(ConfigError, match="MIRROR_WRITER_TOKEN"):
+        build_target(settings(writer_token=token, supabase_publishable_key="sb_publishable_x"))
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("https://supabase.com/dashboard/project/abcdefghijklmnopqrst", "the dashboard"),
+        (f"{URL}/rest/v1", "without /rest/v1"),
+        ("https://db.abcdefghijklmnopqrst.supabase.co:5432", "the database"),
+        ("https://aws-0-eu-central-1.pooler.supabase.com", "the database"),
+        ("postgresql://postgres@db.example/postgres", "expected https"),
+        ("abcdefghijklmnopqrst", "expected https"),
+    ],
+)
+def test_an_address_that_is_not_the_projects_is_refused(url: str, told: str) -> None:
+    """There are several beside it that a person could copy."""
+    with pytest.raises(ConfigError, match=f"SUPABASE_URL: .*{told}"):
+        settings(supabase_url=url)
+
+
+@pytest.mark.parametrize(
+    ("url", "kept"),
+    [(f"{URL}/", URL), ("http://127.0.0.1:54321", "http://127.0.0.1:54321")],
+)
+def test_a_projects_url_is_taken(url: str, kept: str) -> None:
+    """With or without a slash, also on this machine."""
+    assert settings(supabase_url=url).supabase_url == kept
+
+
+@pytest.mark.parametrize(
+    ("changes", "transport"),
+    [
+        ({}, "rest"),
+        ({"supabase_db_url": "postgresql://a@b/c"}, "postgres"),
+        ({"supabase_db_url": "postgresql://a@b/c", "target": "rest"}, "rest"),
+        ({"target": "postgres"}, "postgres"),
+        ({"supabase_url": None, "supabase_secret_key": None}, "postgres"),
+    ],
+)
+def test_the_transport_is_the_one_told_else_the_one_configured(
+    changes: dict[str, Any], transport: str
+) -> None:
+    """REST where only it is."""
+    assert settings(**changes).transport == transport
+
+
+def test_what_is_missing_is_named() -> None:
+    """For the transport that was chosen; and that there is another."""
+    with pytest.raises(ConfigError, match=r"SUPABASE_DB_URL is not set.*SUPABASE_SECRET_KEY"):
+        build_target(settings(supabase_url=None, supabase_secret_key=None))
+    with pytest.raises(ConfigError, match="SUPABASE_SECRET_KEY is not set"):
+        build_target(settings(supabase_secret_key=None))
+    with pytest.raises(ConfigError, match="SUPABASE_URL is not set"):
+        build_target(settings(supabase_url=None, target="rest"))
+
+
+def test_keys_are_in_no_representation() -> None:
+    """Of settings, target, client or connection, which tracebacks and debuggers print."""
+    told = settings(writer_token=jwt(role="mirror_writer"), supabase_publishable_key="sb_x")
+    target = build_target(settings())
+    assert isinstance(target, RestTarget)
+    printed = f"{told!r} {told} {target!r} {target.client!r} {target.line!r}"
+    target.close()
+    for key in (SECRET, jwt(role="mirror_writer"), "sb_x"):
+        assert key not in printed
+
+
+@pytest.mark.parametrize("kind", [WrongKey, StaleCache, TooLarge])
+def test_the_errors_survive_pickling(kind: type[Exception]) -> None:
+    """As Celery needs."""
+    again = pickle.loads(pickle.dumps(kind("target: x")))  # noqa: S301 - our own
+    assert type(again) is kind
+    assert str(again) == "target: x"
