@@ -4,7 +4,6 @@ A membership counts while its club is not archived, and is held by whoever the p
 its row in the target is made of three tables here, and its key of two.
 """
 
-from typing import ClassVar
 from uuid import UUID
 
 from sqlalchemy import ForeignKey, Text, select
@@ -58,7 +57,7 @@ class Member(Base):
 
     __tablename__ = "members"
     # Two may delete the same row at once.
-    __mapper_args__: ClassVar = {"confirm_deleted_rows": False}
+    __mapper_args__ = {"confirm_deleted_rows": False}  # noqa: RUF012 - so SQLAlchemy has it
 
     club_id: Mapped[int] = mapped_column(
         ForeignKey("clubs.id", ondelete="CASCADE"), primary_key=True
