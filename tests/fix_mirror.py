@@ -1,6 +1,7 @@
 """The mirror between a test's two databases."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 from sqlalchemy import Engine
@@ -12,6 +13,7 @@ from mirror.assembly import build_drain
 from mirror.config import Settings, load_settings
 from mirror.doorbell import Doorbell, DoorbellSettings
 from mirror.drain import Drain
+from mirror.registry import Registry
 from tests import factories
 from tests.fix_databases import TestDatabase
 
@@ -75,19 +77,26 @@ def settings(
     return load_settings(primary_database_url=primary.url, supabase_db_url=target.url)
 
 
-@pytest.fixture
-def make_drain(settings: Settings) -> Iterator[Callable[..., Drain]]:
-    """Return a function that makes workers; keyword arguments change their settings."""
+@contextmanager
+def making_drains(settings: Settings, model: Registry) -> Iterator[Callable[..., Drain]]:
+    """Yield a function that makes workers; keyword arguments change their settings."""
     made: list[Drain] = []
 
     def make(**changes: object) -> Drain:
-        drain = build_drain(settings.model_copy(update=changes), registry)
+        drain = build_drain(settings.model_copy(update=changes), model)
         made.append(drain)
         return drain
 
     yield make
     for drain in made:
         drain.close()
+
+
+@pytest.fixture
+def make_drain(settings: Settings) -> Iterator[Callable[..., Drain]]:
+    """Return a function that makes workers of the trips."""
+    with making_drains(settings, registry) as make:
+        yield make
 
 
 @pytest.fixture

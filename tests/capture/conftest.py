@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from mirror.assembly import build_drain
 from mirror.config import load_settings
 from mirror.ddl import removal_sql
 from mirror.devstack import PostgresCluster
@@ -13,6 +12,7 @@ from mirror.migrations import upgrade
 from tests.capture import clubs
 from tests.capture.world import World
 from tests.fix_databases import TestDatabase
+from tests.fix_mirror import making_drains
 
 
 @pytest.fixture(scope="session")
@@ -59,17 +59,9 @@ def target(clubs_target: TestDatabase) -> TestDatabase:
 @pytest.fixture
 def make_drain(primary: TestDatabase, target: TestDatabase) -> Iterator[Callable[..., Drain]]:
     """Return a function that makes workers of `clubs`; arguments are settings."""
-    made: list[Drain] = []
-
-    def make(**settings: object) -> Drain:
-        urls = {"primary_database_url": primary.url, "supabase_db_url": target.url}
-        drain = build_drain(load_settings(**urls, **settings), clubs.registry)
-        made.append(drain)
-        return drain
-
-    yield make
-    for drain in made:
-        drain.close()
+    settings = load_settings(primary_database_url=primary.url, supabase_db_url=target.url)
+    with making_drains(settings, clubs.registry) as make:
+        yield make
 
 
 @pytest.fixture

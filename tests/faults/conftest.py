@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from mappings.trips import registry as trips_registry
-from mirror.assembly import build_drain, build_target
+from mirror.assembly import build_target
 from mirror.config import Settings, load_settings
 from mirror.devstack import PostgresCluster
 from mirror.drain import Drain
@@ -13,6 +13,7 @@ from mirror.migrations import upgrade
 from tests.faults import teams
 from tests.faults.tools import Hand
 from tests.fix_databases import TestDatabase
+from tests.fix_mirror import making_drains
 from tests.fix_rest import ServeApi
 
 
@@ -77,16 +78,8 @@ def teams_settings(
 @pytest.fixture
 def make_teams_drain(teams_settings: Settings) -> Iterator[Callable[..., Drain]]:
     """Return a function that makes workers of `teams`; arguments are settings."""
-    made: list[Drain] = []
-
-    def make(**settings: object) -> Drain:
-        drain = build_drain(teams_settings.model_copy(update=settings), teams.registry)
-        made.append(drain)
-        return drain
-
-    yield make
-    for drain in made:
-        drain.close()
+    with making_drains(teams_settings, teams.registry) as make:
+        yield make
 
 
 @pytest.fixture
