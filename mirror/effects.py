@@ -8,9 +8,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from sqlalchemy import TableClause
+from sqlalchemy.sql import visitors
+
 from mirror.branches import Branch, branches, only_unites
 from mirror.errors import MappingError
 from mirror.mapping import EVERYTHING, Mapping, Reference
+from mirror.scopes import Source, Unclear, columns, parts, table_name
 
 
 @dataclass(frozen=True)
@@ -44,33 +48,55 @@ def effects(mapping: Mapping) -> dict[str, tuple[Effect, ...]]:
         MappingError: a change of a table could not be traced to keys; names the table and the
             declaration that is missing.
     """
+    try:
+        several = branches(mapping)
+    except Unclear:
+        return _everything(mapping)
     found: dict[str, list[Effect]] = defaultdict(list)
     adds_up = only_unites(mapping.query)
-    parts = branches(mapping)
-    for branch in parts:
-        for occurrence, table in branch.tables.items():
-            reference, columns, types, nulls = _named(mapping, branch, occurrence)
+    for branch in several:
+        for occurrence in branch.occurrences:
+            reference, names, types, nulls = _named(mapping, branch, occurrence)
             # What ties a row in decides, even where the query does not read it.
-            read = branch.reads[occurrence] | set(columns)
-            deciding = branch.decides[occurrence] | set(columns)
-            found[table].append(
+            read = branch.reads[occurrence] | set(names)
+            deciding = branch.decides[occurrence] | set(names)
+            found[occurrence.table].append(
                 Effect(
                     mapping.name,
                     reference,
-                    columns,
+                    names,
                     types,
                     reads=None if branch.opaque else frozenset(read),
                     decides=None if branch.opaque else frozenset(deciding),
                     adds=adds_up and branch.only_adds,
-                    unique=reference is None and len(parts) == 1 and branch.counts_each(occurrence),
+                    unique=reference is None
+                    and len(several) == 1
+                    and branch.counts_each(occurrence),
                     nulls=nulls,
                 )
             )
     return {table: _merged(several) for table, several in sorted(found.items())}
 
 
+def _everything(mapping: Mapping) -> dict[str, tuple[Effect, ...]]:
+    """Return the effects of a query that is not looked into: all of the mapping, each time."""
+    shown = [
+        table_name(column.table)
+        for part in parts(mapping.query)
+        for expression in part.selected_columns
+        for column in columns(expression)
+        if isinstance(column.table, TableClause)
+    ]
+    read = {table_name(e) for e in visitors.iterate(mapping.query) if isinstance(e, TableClause)}
+    for table in sorted(read.difference(shown)):
+        if all(reference.table != table for reference in mapping.references):
+            raise MappingError(_missing(mapping, table, several=False))
+    whole = Effect(mapping.name, EVERYTHING, (), (), None, None, adds=False, unique=False)
+    return dict.fromkeys(sorted(read), (whole,))
+
+
 def _named(
-    mapping: Mapping, branch: Branch, occurrence: int
+    mapping: Mapping, branch: Branch, occurrence: Source
 ) -> tuple[str | None, tuple[str, ...], tuple[str, ...], bool]:
     """Return what a row names: the reference (None for the key), its columns, and their types.
 
@@ -82,44 +108,43 @@ def _named(
         for reference in _by_preference(mapping, branch, occurrence)
     ]
     tied = next(((reference, column) for reference, column in ties if column is not None), None)
-    declared = any(ref.table == branch.tables[occurrence] for ref in mapping.references)
-    if all(key) or tied or declared:
-        if branch.entangled or not (all(key) or tied):
-            return EVERYTHING, (), (), False
-        if all(key):
-            columns = tuple(str(column) for column in key)
-            return None, columns, tuple(column.type for column in mapping.key_columns), False
-        if tied:
-            reference, column = tied
-            nulls = (
-                reference.column is None
-                and reference.name not in mapping.key
-                and not branch.never_null(reference.name, occurrence)
-            )
-            return reference.name, (str(column),), (reference.type,), nulls
-    raise MappingError(_missing(mapping, branch, occurrence))
+    if not all(key) and tied is None:
+        if all(reference.table != occurrence.table for reference in mapping.references):
+            several = branch.appearances(occurrence) > 1
+            raise MappingError(_missing(mapping, occurrence.table, several=several))
+        return EVERYTHING, (), (), False
+    if branch.entangled:
+        return EVERYTHING, (), (), False
+    if tied is None or all(key):
+        types = tuple(column.type for column in mapping.key_columns)
+        return None, tuple(map(str, key)), types, False
+    reference, column = tied
+    nulls = (
+        reference.column is None
+        and reference.name not in mapping.key
+        and not branch.never_null(reference.name, occurrence)
+    )
+    return reference.name, (column,), (reference.type,), nulls
 
 
-def _by_preference(mapping: Mapping, branch: Branch, occurrence: int) -> list[Reference]:
+def _by_preference(mapping: Mapping, branch: Branch, occurrence: Source) -> list[Reference]:
     """Return the references, the narrowest first, as far as a declaration tells.
 
     Those that were declared for the table; then those by which the query joins it, before its own
     other values; then those that were declared at all, before parents' columns.
     """
-    table = branch.tables[occurrence]
 
     def rank(reference: Reference) -> tuple[bool, bool, bool]:
         own = branch.own(reference.name, occurrence)
-        return reference.table != table, own, reference not in mapping.references
+        return reference.table != occurrence.table, own, reference not in mapping.references
 
     return sorted(mapping.all_references, key=rank)
 
 
-def _tie(branch: Branch, occurrence: int, reference: Reference) -> str | None:
-    table = branch.tables[occurrence]
+def _tie(branch: Branch, occurrence: Source, reference: Reference) -> str | None:
     found = branch.tied(reference.name, occurrence, is_key=False)
     # Of several occurrences, the declared column is true of one alone.
-    if reference.table == table and list(branch.tables.values()).count(table) == 1:
+    if reference.table == occurrence.table and branch.appearances(occurrence) == 1:
         return reference.column or found
     return found
 
@@ -150,9 +175,8 @@ def _union(a: frozenset[str] | None, b: frozenset[str] | None) -> frozenset[str]
     return None if a is None or b is None else a | b
 
 
-def _missing(mapping: Mapping, branch: Branch, occurrence: int) -> str:
-    table = branch.tables[occurrence]
-    if list(branch.tables.values()).count(table) > 1:
+def _missing(mapping: Mapping, table: str, *, several: bool) -> str:
+    if several:
         return (
             f"mapping {mapping.name!r}: its query reads {table!r} more than once, but the key "
             f"names one of its rows only, so a change of the other would be missed. Declare "

@@ -19,6 +19,7 @@ from sqlalchemy import (
     select,
     table,
     text,
+    true,
     union,
     union_all,
 )
@@ -349,17 +350,49 @@ def test_what_a_subquery_demands_holds_inside_it(query: Any) -> None:
 
 
 def test_an_outer_join_demands_nothing_of_the_side_that_stays() -> None:
-    """Where the other is missing, its value is NULL."""
-    query = select(TRIPS.c.id.label("trip_id"), MEMBERS.c.person_id, MEMBERS.c.role)
-    left = query.select_from(MEMBERS.outerjoin(TRIPS, TRIPS.c.id == MEMBERS.c.trip_id))
+    """Where the other is missing, its value is NULL, and ties nothing."""
+    query = select(MEMBERS.c.trip_id, MEMBERS.c.person_id, MEMBERS.c.role)
+    left = query.outerjoin(TRIPS, TRIPS.c.id == MEMBERS.c.trip_id)
     changes: dict[str, Any] = {
         "key": ("person_id", "role"),
-        "columns": (*MEMBERSHIPS.columns[:2], Column("role", "text")),
         "references": (Reference("trip_id", "bigint", table="trips"),),
     }
     assert named(of(MEMBERSHIPS, "trips", query=left, **changes)) == ("trip_id", ("id",))
-    missing = left.where(TRIPS.c.id.is_(None))
+    demanded = left.where(~TRIPS.c.deleted)
+    assert named(of(MEMBERSHIPS, "trips", query=demanded, **changes)) == ("trip_id", ("id",))
+    assert named(of(MEMBERSHIPS, "members", query=left, **changes)) == (
+        None,
+        ("person_id", "role"),
+    )
+    shown = left.with_only_columns(
+        TRIPS.c.id.label("trip_id"), MEMBERS.c.person_id, MEMBERS.c.role
+    ).select_from(MEMBERS.outerjoin(TRIPS, TRIPS.c.id == MEMBERS.c.trip_id))
+    missing = shown.where(TRIPS.c.id.is_(None))
     assert named(of(MEMBERSHIPS, "trips", query=missing, **changes)) == (EVERYTHING, ())
+
+
+FULL = MEMBERS.outerjoin(TRIPS, TRIPS.c.id == MEMBERS.c.trip_id, full=True)
+LATERAL = select(TRIPS.c.id).where(TRIPS.c.id == MEMBERS.c.trip_id).lateral()
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        JOINED.select_from(FULL),
+        JOINED.outerjoin(TRIPS, exists().where(TRIPS.c.id == BANS.c.trip_id)),
+        JOINED.join(LATERAL, true()),
+        JOINED.join(func.unnest(TRIPS.c.id).alias("ids"), true()).join(TRIPS, ~TRIPS.c.deleted),
+    ],
+    ids=["full join", "subquery in a left join", "lateral", "function"],
+)
+def test_a_query_of_a_rare_shape_is_not_looked_into(query: Any) -> None:
+    """Any change of what it reads means everything, whatever the column."""
+    references = tuple(Reference(name, "bigint", table=f"{name}s") for name in ("trip", "ban"))
+    found = effects(replace(MEMBERSHIPS, query=query, references=references))
+    assert {(*named(e), e.reads) for of_table in found.values() for e in of_table} == {
+        (EVERYTHING, (), None)
+    }
+    assert "trips" in found
 
 
 def test_a_value_that_may_be_null_and_ties_all_the_same() -> None:
