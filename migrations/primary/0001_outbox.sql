@@ -34,8 +34,8 @@ create table if not exists mirror.outbox (
   -- A key's values; or a scope's value, followed by the key after which to go on.
   key text[] not null,
   -- Whose change this is, for whoever waits until it is mirrored. Not xmin: that may be a
-  -- savepoint's.
-  transaction_id xid8 not null default pg_current_xact_id(),
+  -- savepoint's. Not xid8: what reflects a database, such as Alembic, may not know that type.
+  transaction_id bigint not null default pg_current_xact_id()::text::bigint,
   primary key (lane, id)
 );
 comment on column mirror.outbox.lane is '0 revocation: may take access away; 1 grant';
@@ -105,7 +105,7 @@ as $$
     jsonb_agg(jsonb_build_array(id, mapping, reference, hashtextextended(key[1], 0))), '[]'
   )
   from mirror.outbox
-  where transaction_id = of_transaction
+  where transaction_id = of_transaction::text::bigint
 $$;
 
 -- Which of these events wait or are buried; once none does, how many do that they led to: such
