@@ -96,7 +96,7 @@ def test_a_row_that_is_too_large_by_itself_waits_and_blocks_nobody(
     session.commit()
     record(primary, "trips", giant.id)
     record(primary, "trips", other.id)
-    drain = make_small(max_attempts=1)
+    drain = make_small(max_attempts=1, retry_seconds=60)
     assert drain.run().failed == 1
     assert target.query("select id from trips") == [(other.id,)]
     (noted,) = primary.query("select error, buried_at from mirror.retries")

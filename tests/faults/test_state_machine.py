@@ -301,6 +301,8 @@ RULES = {
 }
 
 
+# Searching takes a busy machine long.
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("missing", RULES)
 def test_the_machine_finds_out_when_a_rule_is_missing(
     protocol: type[Protocol], missing: str
