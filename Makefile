@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NODE := tests/supabase/node_modules/.installed
 
-.PHONY: help setup demo dev test test-fast bench lint format lock model clean
+.PHONY: help setup demo dev test test-fast bench bench-reconcile lint format lock model clean
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -44,6 +44,9 @@ test-fast: $(INSTALLED) ## Run what answers within half a minute.
 
 bench: $(INSTALLED) ## Measure what it costs; ratios of one run.
 	$(BIN)/python -m benchmarks
+
+bench-reconcile: $(INSTALLED) ## Measure a first load and reconciles of a million rows.
+	$(BIN)/python -m benchmarks.reconcile
 
 lint: $(INSTALLED) ## Check style, types and the direction of imports.
 	$(BIN)/ruff check .

@@ -14,6 +14,7 @@ from mirror.doorbell import Doorbell, DoorbellSettings
 from mirror.drain import Drain
 from mirror.migrations import Side
 from mirror.postgres import Database, translate
+from mirror.reconcile import Options, Progress, Report, Throttle, reconcile
 from mirror.registry import Registry, load_registry
 from mirror.relay import Ear, Relay
 from mirror.source import Source
@@ -100,6 +101,30 @@ def build_relay(settings: Settings) -> Relay:
     return Relay(
         primary_database(settings), Doorbell(bell), seconds=settings.relay_seconds, ear=ear
     )
+
+
+def run_reconcile(
+    drain: Drain,
+    settings: Settings,
+    options: Options,
+    *,
+    started_by: str,
+    wait: bool = False,
+    progress: Progress = lambda *_: None,
+) -> Report:
+    """Run one reconcile over a drain's connections, with the bounds that are configured.
+
+    Raises:
+        Busy: another one runs.
+        MirrorError: what ended it.
+    """
+    throttle = Throttle(
+        drain.queue.notes,
+        backlog=settings.reconcile_backlog,
+        latency_seconds=settings.reconcile_latency_seconds,
+    )
+    options = replace(options, grace_seconds=settings.reconcile_grace_seconds)
+    return reconcile(drain, options, throttle, started_by=started_by, wait=wait, progress=progress)
 
 
 def _database(settings: Settings, name: str, role: str) -> Database:

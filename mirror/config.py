@@ -137,6 +137,15 @@ class Settings(BaseSettings):
     """How long one Celery task goes on draining before it hands over to the next."""
     tombstone_days: int = Field(7, ge=1, le=3650)
     """How long deleted keys are remembered; a write hung for longer is refused by its age."""
+    reconcile_cron: str = Field("40 3 * * *", pattern=r"^(off|[\d*/,-]+( [\d*/,a-zA-Z-]+){4})$")
+    """When beat reconciles, in UTC: minute, hour, day, month, weekday. `off`: never; for platforms
+    that start `mirror reconcile --scheduled` themselves."""
+    reconcile_grace_seconds: float = Field(5.0, ge=0, le=60)
+    """Wait before what seems to differ is read again."""
+    reconcile_backlog: int = Field(10_000, ge=1)
+    """Events waiting from which on a reconcile pauses."""
+    reconcile_latency_seconds: float = Field(2.0, gt=0, le=60)
+    """How long an answer of the target may take before a reconcile pauses for as long."""
     log_format: Literal["auto", "json", "console"] = "auto"
     """`auto`: readable on a terminal, JSON elsewhere."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

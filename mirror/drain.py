@@ -250,7 +250,17 @@ class Drain:
 
     def _mirror(self, events: Iterable[Event], *, batch_size: int | None = None) -> list[Event]:
         """Bring everything these events name up to date; return what is left for later."""
-        work = sort(self.registry, events)
+        return self.bring(sort(self.registry, events), batch_size=batch_size)
+
+    def bring(self, work: Work, *, batch_size: int | None = None) -> list[Event]:
+        """Bring keys and scopes up to date; return events for what is left for later.
+
+        A smaller `batch_size` is for work that brings too much along for one call.
+
+        Raises:
+            Transient: a database does not answer, or others were faster again and again.
+            Halted: nothing may be written until a person acts.
+        """
         more: list[Event] = []
         ahead = 0
         for attempt in range(_ATTEMPTS):

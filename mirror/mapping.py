@@ -112,6 +112,9 @@ class Mapping:
     on_delete: Literal["delete", "retain"] = "delete"
     """What becomes of a target row whose source is gone. `retain` keeps the bare key, for tables
     of yours that reference it, and sets every other column to NULL."""
+    expires: str | None = None
+    """A timestamptz column that policies compare with now(). A row past it grants nothing, so its
+    removal never counts towards the bound on deletes of a reconcile."""
     readable: Readable | None = None
     """What clients may read of the table itself; None: nothing."""
     children: tuple[tuple[str, str], ...] = ()

@@ -58,6 +58,7 @@ class Registry:
         for mapping in mappings:
             _check_columns(mapping)
             _check_active(mapping)
+            _check_expires(mapping)
             _check_references(mapping)
         for mapping in mappings:
             self._check_parents(mapping)
@@ -204,6 +205,7 @@ def _check_columns(mapping: Mapping) -> None:
         "key": mapping.key,
         "active": mapping.active,
         "readable": mapping.readable.columns if mapping.readable else (),
+        "expires": (mapping.expires,) if mapping.expires else (),
     }
     for label, used in named.items():
         for name in used:
@@ -219,6 +221,15 @@ def _check_columns(mapping: Mapping) -> None:
                 f"{who}: {name!r} is {kind}, but keys and references are one of "
                 f"{', '.join(KEY_TYPES)}; cast it in the query."
             )
+
+
+def _check_expires(mapping: Mapping) -> None:
+    types = {column.name: column.type for column in mapping.columns}
+    if mapping.expires is not None and types[mapping.expires] != "timestamptz":
+        raise MappingError(
+            f"mapping {mapping.name!r}: expires names {mapping.expires!r}, which is "
+            f"{types[mapping.expires]}; declare it as timestamptz."
+        )
 
 
 def _check_names(mapping: Mapping) -> None:

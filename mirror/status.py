@@ -22,6 +22,36 @@ limit 100
 """
 
 
+_LAST_RUN = """
+select outcome, started_by, extract(epoch from now() - started_at)::float8,
+  (select coalesce(sum((m ->> 'over_grants')::bigint), 0)::bigint
+   from jsonb_array_elements(report -> 'mappings') as m),
+  (select coalesce(sum((m ->> 'under_grants')::bigint), 0)::bigint
+   from jsonb_array_elements(report -> 'mappings') as m)
+from mirror.runs
+where finished_at is not null
+order by id desc
+limit 1
+"""
+
+_SCHEDULERS = """
+select count(distinct started_by) > 1 from mirror.runs
+where started_by in ('beat', 'schedule') and started_at > now() - interval '7 days'
+"""
+
+
+@dataclass(frozen=True)
+class LastRun:
+    """The reconcile that ended last."""
+
+    outcome: str
+    started_by: str
+    age_seconds: float
+    over_grants: int
+    """Rows that allowed more than the primary, in all mappings."""
+    under_grants: int
+
+
 @dataclass(frozen=True)
 class Failure:
     """An event that failed."""
@@ -56,6 +86,10 @@ class Status:
     target_epoch: int
     digests: dict[str, str]
     """By mapping: `current`, `missing` or `different` in the target."""
+    last_run: LastRun | None = None
+    """None: no reconcile has ended yet."""
+    two_schedulers: bool = False
+    """Both beat and the platform started one within a week."""
 
     def as_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -74,6 +108,13 @@ class Status:
             )
         if self.buried:
             found.append("Mend what buried events say, then run `mirror retry --all`.")
+        if self.last_run is not None and self.last_run.outcome in {"held back", "drift", "failed"}:
+            found.append("The last reconcile did not repair everything; run `mirror reconcile`.")
+        if self.two_schedulers:
+            found.append(
+                "Both beat and the platform's scheduler reconcile. Set MIRROR_RECONCILE_CRON=off, "
+                "or remove the platform's job."
+            )
         return found
 
     @property
@@ -116,4 +157,6 @@ def read_status(registry: Registry, source: Source, target: Target) -> Status:
         target_source=described.identity,
         target_epoch=described.epoch,
         digests=digests,
+        last_run=next((LastRun(*row) for row in database.execute(_LAST_RUN)), None),
+        two_schedulers=database.execute(_SCHEDULERS)[0][0],
     )

@@ -15,23 +15,24 @@ import ssl
 import sys
 import threading
 from collections.abc import Callable
-from datetime import timedelta
 from functools import cached_property
 from typing import Any
 
 import redis
 import structlog
 from celery import Celery, signals
-from celery.schedules import crontab
 
-from mirror.assembly import build_drain, build_target
+from mirror.assembly import build_drain, build_target, run_reconcile
 from mirror.config import Settings, load_settings
 from mirror.doorbell import QUEUE, TASK, Doorbell, DoorbellSettings, answered
 from mirror.drain import Drain
 from mirror.errors import Halted, MirrorError, NotMigrated, Transient
 from mirror.logs import configure_logging
+from mirror.reconcile import Busy, Options
+from mirror.schedule import PURGE_TASK, RECONCILE_TASK, beat_schedule
 
-PURGE_TASK = "mirror.purge"
+# A reconcile of a large target takes as long as it takes; this bounds one that hangs.
+_RECONCILE_SECONDS = 6 * 3600
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -106,6 +107,21 @@ class Worker:
         finally:
             target.close()
 
+    def run_reconcile(self) -> None:
+        """Compare the two sides and repair what differs."""
+        drain = build_drain(self.settings)
+        try:
+            report = run_reconcile(drain, self.settings, Options(), started_by="beat")
+        except Busy as busy:
+            log.info("reconcile left to another", reason=str(busy))
+        except MirrorError as error:
+            log.error("reconcile ended early", reason=str(error))  # noqa: TRY400 - no trace wanted
+        else:
+            tell = log.info if report.exit_code == 0 else log.error
+            tell("reconciled", **report.as_json(keys=False))
+        finally:
+            drain.close()
+
 
 class _App(Celery):  # type: ignore[misc]
     """A Celery app that keeps to its own broker.
@@ -135,6 +151,16 @@ def create_app(load: Callable[[], Settings] = load_settings) -> Celery:
     @app.task(name=PURGE_TASK)  # type: ignore[untyped-decorator]
     def purge() -> None:
         worker.run_purge()
+
+    # Acknowledged at once: Redis would hand a message that is held for so long to another worker.
+    @app.task(  # type: ignore[untyped-decorator]
+        name=RECONCILE_TASK,
+        acks_late=False,
+        soft_time_limit=_RECONCILE_SECONDS,
+        time_limit=_RECONCILE_SECONDS + 60,
+    )
+    def reconcile() -> None:
+        worker.run_reconcile()
 
     def setup_logging(**_: Any) -> None:
         configure_logging(style=worker.settings.log_format, level=worker.settings.log_level)
@@ -189,19 +215,7 @@ def _celery_settings(settings: Settings) -> dict[str, Any]:
         "timezone": "UTC",
         # In memory: the schedule needs no file, because a missed ring is made up by the next.
         "beat_scheduler": "celery.beat:Scheduler",
-        "beat_schedule": {
-            "sweep": {
-                "task": TASK,
-                "schedule": timedelta(seconds=settings.sweep_seconds),
-                # A worker that was away must not find a heap of them.
-                "options": {"expires": settings.sweep_seconds},
-            },
-            "purge": {
-                "task": PURGE_TASK,
-                "schedule": crontab(hour="4", minute="10"),
-                "options": {"expires": 3600},
-            },
-        },
+        "beat_schedule": beat_schedule(settings),
     }
 
 

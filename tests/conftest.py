@@ -1,3 +1,9 @@
 """Fixtures, split by concern."""
 
-pytest_plugins = ["tests.fix_servers", "tests.fix_databases", "tests.fix_rest", "tests.fix_mirror"]
+pytest_plugins = [
+    "tests.fix_servers",
+    "tests.fix_databases",
+    "tests.fix_rest",
+    "tests.fix_mirror",
+    "tests.fix_reconcile",
+]

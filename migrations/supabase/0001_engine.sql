@@ -358,6 +358,88 @@ end
 $$;
 
 
+-- Say what lies in some ranges of a mapping's keys, for a reconcile to compare. Nothing is locked
+-- or written, so any number of these may run beside the workers.
+--
+-- request: {mapping, digest, seed, md5, limit, each, ranges: [[from, until], …]}; a range holds its
+-- `from` and not its `until`, which may be null: no end.
+-- Answers {probe, ranges: [{rows, sum, strays, until, each}]}: how many rows, the sum of their
+-- hashes, where the answer stopped for the limit, and, if asked for, [key…, hash] of each row.
+-- `probe` is the hash of a row that both sides know: equal, if they hash alike.
+create or replace function mirror.digest(request jsonb) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
+-- How values print is part of their hash.
+set datestyle = 'ISO, YMD' set timezone = 'UTC' set intervalstyle = 'postgres'
+set extra_float_digits = 1 set bytea_output = 'hex'
+-- Ranges are small, whatever the planner thinks; one of its whole scans for each would be too slow.
+set enable_seqscan = off set max_parallel_workers_per_gather = 0
+as $$
+declare
+  range jsonb;
+  answer jsonb;
+  answers jsonb[] := '{}';
+  seed constant bigint := (request ->> 'seed')::bigint;
+  md5 constant boolean := (request ->> 'md5')::boolean;
+  probe constant record := row('permission'::text collate "C", null::text, 'ß€'::text collate "C");
+begin
+  perform mirror.check_mapping(request);
+  for range in select value from jsonb_array_elements(request -> 'ranges') loop
+    execute format('select mirror.%I($1, $2, $3, $4, $5, $6)', 'digest_' || (request ->> 'mapping'))
+      into answer
+      using array(select jsonb_array_elements_text(range -> 0)),
+        case when range -> 1 <> 'null' then array(select jsonb_array_elements_text(range -> 1)) end,
+        seed, md5, (request ->> 'limit')::integer, (request ->> 'each')::boolean;
+    answers := answers || answer;
+  end loop;
+  return jsonb_build_object(
+    'probe', case
+      when md5 then ('x' || left(pg_catalog.md5(seed::text || probe::text), 16))::bit(64)::bigint
+      else hash_record_extended(probe, seed)
+    end::text,
+    'ranges', to_jsonb(answers)
+  );
+end
+$$;
+
+
+-- Say everything that is known of some keys.
+--
+-- request: {mapping, digest, keys}. Answers [{key, row, present, epoch, fence, edited, expired,
+-- outdated}]: the visible row with its references, or null; the ledger's row, if any; whether
+-- somebody else wrote the visible row since; whether the model was migrated since.
+create or replace function mirror.rows(request jsonb) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
+set datestyle = 'ISO, YMD' set timezone = 'UTC' set intervalstyle = 'postgres'
+set extra_float_digits = 1 set bytea_output = 'hex'
+as $$
+declare
+  answer jsonb;
+begin
+  perform mirror.check_mapping(request);
+  execute format('select mirror.%I($1)', 'rows_' || (request ->> 'mapping'))
+    into answer using request -> 'keys';
+  return answer;
+end
+$$;
+
+
+-- Refuse a reader whose declaration of a mapping is not the one that this database has.
+create or replace function mirror.check_mapping(request jsonb) returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if not exists (
+    select from mirror.mappings as m
+    where m.name = request ->> 'mapping' and m.digest = request ->> 'digest'
+  ) then
+    raise exception 'the target holds another version of mapping(s) %', request ->> 'mapping'
+      using errcode = 'MR001',
+        hint = 'Deploy the worker whose declarations were migrated, or run `mirror migrate supabase`.';
+  end if;
+end
+$$;
+
+
 -- What a worker and `mirror status` want to know first.
 create or replace function mirror.describe() returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
@@ -530,6 +612,14 @@ create or replace function public.mirror_open_scopes(request text) returns jsonb
 language sql security definer set search_path = pg_catalog, pg_temp
 as $$ select mirror.open_scopes(request::jsonb) $$;
 
+create or replace function public.mirror_digest(request text) returns jsonb
+language sql security definer stable set search_path = pg_catalog, pg_temp
+as $$ select mirror.digest(request::jsonb) $$;
+
+create or replace function public.mirror_rows(request text) returns jsonb
+language sql security definer stable set search_path = pg_catalog, pg_temp
+as $$ select mirror.rows(request::jsonb) $$;
+
 -- The timeout is for PostgREST, which sets it for the call: looking for what is old may take longer
 -- than API sessions otherwise get.
 create or replace function public.mirror_purge(age text) returns jsonb
@@ -551,6 +641,9 @@ revoke all on function
   mirror.admit(jsonb, boolean),
   mirror.apply(jsonb),
   mirror.open_scopes(jsonb),
+  mirror.digest(jsonb),
+  mirror.rows(jsonb),
+  mirror.check_mapping(jsonb),
   mirror.purge(interval),
   mirror.rebase(text, integer),
   mirror.describe()
@@ -559,6 +652,8 @@ from public, anon, authenticated, service_role;
 revoke all on function
   public.mirror_apply(text),
   public.mirror_open_scopes(text),
+  public.mirror_digest(text),
+  public.mirror_rows(text),
   public.mirror_purge(text),
   public.mirror_rebase(text, text),
   public.mirror_describe()
@@ -567,6 +662,8 @@ from public, anon, authenticated;
 grant execute on function
   public.mirror_apply(text),
   public.mirror_open_scopes(text),
+  public.mirror_digest(text),
+  public.mirror_rows(text),
   public.mirror_purge(text),
   public.mirror_rebase(text, text),
   public.mirror_describe()

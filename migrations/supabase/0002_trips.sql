@@ -300,21 +300,25 @@ begin
         ) end
       ) as newest
     from incoming as i
-    left join mirror.ledger_trip_memberships as l on l.trip_id = i.trip_id and l.user_id = i.user_id
+    -- LIMIT keeps this a look-up for each key: a plan from when the table was small would read all
+    -- of it for every batch of a first load.
+    left join lateral (
+      select * from mirror.ledger_trip_memberships as s where s.trip_id = i.trip_id and s.user_id = i.user_id limit 1
+    ) as l on true
   ),
   judged as materialized (
     select k.*,
       coalesce(k.newest > p_fence, false) as stale,
       k.present and not coalesce(k.newest > p_fence, false) and (
-        (k.trip_id is not null and not exists (
-          select from mirror.ledger_trips as p
+        (k.trip_id is not null and (
+          select true from mirror.ledger_trips as p
           join public.trips as t using (id)
           where p.id = k.trip_id and p.present
-        )) or (k.user_id is not null and not exists (
-          select from mirror.ledger_users as p
+        ) is null) or (k.user_id is not null and (
+          select true from mirror.ledger_users as p
           join public.users as t using (id)
           where p.id = k.user_id and p.present
-        ))
+        ) is null)
       ) as orphan
     from known as k
   ),
@@ -373,6 +377,145 @@ revoke all on function
   mirror.apply_trip_memberships(integer, bigint, jsonb, jsonb),
   mirror.scope_trip_memberships(text, text[], text[], integer),
   mirror.withdraw_trip_memberships(integer, bigint, uuid[], uuid[])
+from public, anon, authenticated, service_role;
+
+
+create or replace function mirror.digest_trip_memberships(
+  p_from text[], p_until text[], p_seed bigint, p_md5 boolean, p_limit integer, p_each boolean
+) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  answer jsonb;
+  limit_key text[];
+  wanted_until text[] := p_until;
+begin
+  if wanted_until is null then
+    limit_key := (
+      select array[s.trip_id::text, s.user_id::text] from public.trip_memberships as s
+      where (s.trip_id, s.user_id) >= (p_from[1]::uuid, p_from[2]::uuid) and s.trip_id >= p_from[1]::uuid
+      order by s.trip_id, s.user_id offset p_limit limit 1
+    );
+  else
+    limit_key := (
+      select array[s.trip_id::text, s.user_id::text] from public.trip_memberships as s
+      where (s.trip_id, s.user_id) >= (p_from[1]::uuid, p_from[2]::uuid) and s.trip_id >= p_from[1]::uuid
+        and (s.trip_id, s.user_id) < (wanted_until[1]::uuid, wanted_until[2]::uuid) and s.trip_id <= wanted_until[1]::uuid
+      order by s.trip_id, s.user_id offset p_limit limit 1
+    );
+  end if;
+  wanted_until := coalesce(limit_key, wanted_until);
+  if wanted_until is null then
+    limit_key := (
+      select array[s.trip_id::text, s.user_id::text] from mirror.ledger_trip_memberships as s
+      where (s.trip_id, s.user_id) >= (p_from[1]::uuid, p_from[2]::uuid) and s.trip_id >= p_from[1]::uuid
+      order by s.trip_id, s.user_id offset p_limit limit 1
+    );
+  else
+    limit_key := (
+      select array[s.trip_id::text, s.user_id::text] from mirror.ledger_trip_memberships as s
+      where (s.trip_id, s.user_id) >= (p_from[1]::uuid, p_from[2]::uuid) and s.trip_id >= p_from[1]::uuid
+        and (s.trip_id, s.user_id) < (wanted_until[1]::uuid, wanted_until[2]::uuid) and s.trip_id <= wanted_until[1]::uuid
+      order by s.trip_id, s.user_id offset p_limit limit 1
+    );
+  end if;
+  wanted_until := coalesce(limit_key, wanted_until);
+  if wanted_until is null then
+    select jsonb_build_object(
+      'rows', count(*) filter (where f.there),
+      'sum', coalesce(sum(f.hash) filter (where f.there), 0)::text,
+      'strays', count(*) filter (where f.stray)
+    ) || case when p_each then jsonb_build_object('each', coalesce(jsonb_agg(
+      -- Without a hash: whatever the other side has, it differs.
+      jsonb_build_array(f.k0, f.k1, case when f.there and not f.stray then f.hash::text end)
+    ), '[]')) else '{}' end
+    into answer
+    from (
+      select h.*, case when p_md5 then ('x' || left(md5(p_seed::text || h.r::text), 16))::bit(64)::bigint
+            else hash_record_extended(h.r, p_seed) end as hash
+      from (
+        select coalesce(t.trip_id, l.trip_id)::text as k0, coalesce(t.user_id, l.user_id)::text as k1, row(t.trip_id::text collate "C", t.user_id::text collate "C", t.role::text collate "C", t.status::text collate "C") as r,
+          t.trip_id is not null and not (l.present is false and t.role is null and t.status is null) as there,
+          case when t.trip_id is null then l.present
+            else l.present is not true and not (l.present is false and t.role is null and t.status is null) end as stray
+        from (
+          select t.* from public.trip_memberships as t
+          where (t.trip_id, t.user_id) >= (p_from[1]::uuid, p_from[2]::uuid) and t.trip_id >= p_from[1]::uuid
+        ) as t
+        full join (
+          select l.* from mirror.ledger_trip_memberships as l
+          where (l.trip_id, l.user_id) >= (p_from[1]::uuid, p_from[2]::uuid) and l.trip_id >= p_from[1]::uuid
+        ) as l on t.trip_id = l.trip_id and t.user_id = l.user_id
+      ) as h
+      where h.there or h.stray
+    ) as f;
+  else
+    select jsonb_build_object(
+      'rows', count(*) filter (where f.there),
+      'sum', coalesce(sum(f.hash) filter (where f.there), 0)::text,
+      'strays', count(*) filter (where f.stray)
+    ) || case when p_each then jsonb_build_object('each', coalesce(jsonb_agg(
+      -- Without a hash: whatever the other side has, it differs.
+      jsonb_build_array(f.k0, f.k1, case when f.there and not f.stray then f.hash::text end)
+    ), '[]')) else '{}' end
+    into answer
+    from (
+      select h.*, case when p_md5 then ('x' || left(md5(p_seed::text || h.r::text), 16))::bit(64)::bigint
+            else hash_record_extended(h.r, p_seed) end as hash
+      from (
+        select coalesce(t.trip_id, l.trip_id)::text as k0, coalesce(t.user_id, l.user_id)::text as k1, row(t.trip_id::text collate "C", t.user_id::text collate "C", t.role::text collate "C", t.status::text collate "C") as r,
+          t.trip_id is not null and not (l.present is false and t.role is null and t.status is null) as there,
+          case when t.trip_id is null then l.present
+            else l.present is not true and not (l.present is false and t.role is null and t.status is null) end as stray
+        from (
+          select t.* from public.trip_memberships as t
+          where (t.trip_id, t.user_id) >= (p_from[1]::uuid, p_from[2]::uuid) and t.trip_id >= p_from[1]::uuid
+          and (t.trip_id, t.user_id) < (wanted_until[1]::uuid, wanted_until[2]::uuid) and t.trip_id <= wanted_until[1]::uuid
+        ) as t
+        full join (
+          select l.* from mirror.ledger_trip_memberships as l
+          where (l.trip_id, l.user_id) >= (p_from[1]::uuid, p_from[2]::uuid) and l.trip_id >= p_from[1]::uuid
+          and (l.trip_id, l.user_id) < (wanted_until[1]::uuid, wanted_until[2]::uuid) and l.trip_id <= wanted_until[1]::uuid
+        ) as l on t.trip_id = l.trip_id and t.user_id = l.user_id
+      ) as h
+      where h.there or h.stray
+    ) as f;
+  end if;
+  return answer || jsonb_build_object('until', wanted_until);
+end
+$$;
+
+
+create or replace function mirror.rows_trip_memberships(p_keys jsonb)
+returns jsonb
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(jsonb_agg(jsonb_build_object(
+    'key', jsonb_build_array(a.k0::text, a.k1::text),
+    'row', case when t.trip_id is not null and not (l.present is false and t.role is null and t.status is null) then
+      jsonb_build_array(t.trip_id::text, t.user_id::text, t.role::text, t.status::text)
+    end,
+    'present', l.present,
+    'epoch', l.epoch,
+    'fence', l.fence,
+    -- A row that was written after its ledger's was written by somebody else.
+    'edited', coalesce(age(t.xmin) < age(l.xmin), false),
+    'expired', coalesce(false, false),
+    'outdated', coalesce(l.applied_at < (
+      select g.applied_at from mirror.migrations as g where g.name = 'model_trips'
+    ), false)
+  )), '[]')
+  from (select (k ->> 0)::uuid as k0, (k ->> 1)::uuid as k1 from jsonb_array_elements(p_keys) as k) as a
+  left join public.trip_memberships as t on t.trip_id = a.k0 and t.user_id = a.k1
+  left join mirror.ledger_trip_memberships as l on l.trip_id = a.k0 and l.user_id = a.k1
+$$;
+
+
+revoke all on function
+  mirror.digest_trip_memberships(
+    text[], text[], bigint, boolean, integer, boolean
+  ),
+  mirror.rows_trip_memberships(jsonb)
 from public, anon, authenticated, service_role;
 
 
@@ -501,7 +644,11 @@ begin
         ) end
       ) as newest
     from incoming as i
-    left join mirror.ledger_trips as l on l.id = i.id
+    -- LIMIT keeps this a look-up for each key: a plan from when the table was small would read all
+    -- of it for every batch of a first load.
+    left join lateral (
+      select * from mirror.ledger_trips as s where s.id = i.id limit 1
+    ) as l on true
   ),
   judged as materialized (
     select k.*,
@@ -565,6 +712,145 @@ revoke all on function
   mirror.apply_trips(integer, bigint, jsonb, jsonb),
   mirror.scope_trips(text, text[], text[], integer),
   mirror.withdraw_trips(integer, bigint, uuid[])
+from public, anon, authenticated, service_role;
+
+
+create or replace function mirror.digest_trips(
+  p_from text[], p_until text[], p_seed bigint, p_md5 boolean, p_limit integer, p_each boolean
+) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  answer jsonb;
+  limit_key text[];
+  wanted_until text[] := p_until;
+begin
+  if wanted_until is null then
+    limit_key := (
+      select array[s.id::text] from public.trips as s
+      where (s.id) >= (p_from[1]::uuid)
+      order by s.id offset p_limit limit 1
+    );
+  else
+    limit_key := (
+      select array[s.id::text] from public.trips as s
+      where (s.id) >= (p_from[1]::uuid)
+        and (s.id) < (wanted_until[1]::uuid)
+      order by s.id offset p_limit limit 1
+    );
+  end if;
+  wanted_until := coalesce(limit_key, wanted_until);
+  if wanted_until is null then
+    limit_key := (
+      select array[s.id::text] from mirror.ledger_trips as s
+      where (s.id) >= (p_from[1]::uuid)
+      order by s.id offset p_limit limit 1
+    );
+  else
+    limit_key := (
+      select array[s.id::text] from mirror.ledger_trips as s
+      where (s.id) >= (p_from[1]::uuid)
+        and (s.id) < (wanted_until[1]::uuid)
+      order by s.id offset p_limit limit 1
+    );
+  end if;
+  wanted_until := coalesce(limit_key, wanted_until);
+  if wanted_until is null then
+    select jsonb_build_object(
+      'rows', count(*) filter (where f.there),
+      'sum', coalesce(sum(f.hash) filter (where f.there), 0)::text,
+      'strays', count(*) filter (where f.stray)
+    ) || case when p_each then jsonb_build_object('each', coalesce(jsonb_agg(
+      -- Without a hash: whatever the other side has, it differs.
+      jsonb_build_array(f.k0, case when f.there and not f.stray then f.hash::text end)
+    ), '[]')) else '{}' end
+    into answer
+    from (
+      select h.*, case when p_md5 then ('x' || left(md5(p_seed::text || h.r::text), 16))::bit(64)::bigint
+            else hash_record_extended(h.r, p_seed) end as hash
+      from (
+        select coalesce(t.id, l.id)::text as k0, row(t.id::text collate "C", t.name::text collate "C", t.created_by::text collate "C") as r,
+          t.id is not null and not (l.present is false and t.name is null and t.created_by is null) as there,
+          case when t.id is null then l.present
+            else l.present is not true and not (l.present is false and t.name is null and t.created_by is null) end as stray
+        from (
+          select t.* from public.trips as t
+          where (t.id) >= (p_from[1]::uuid)
+        ) as t
+        full join (
+          select l.* from mirror.ledger_trips as l
+          where (l.id) >= (p_from[1]::uuid)
+        ) as l on t.id = l.id
+      ) as h
+      where h.there or h.stray
+    ) as f;
+  else
+    select jsonb_build_object(
+      'rows', count(*) filter (where f.there),
+      'sum', coalesce(sum(f.hash) filter (where f.there), 0)::text,
+      'strays', count(*) filter (where f.stray)
+    ) || case when p_each then jsonb_build_object('each', coalesce(jsonb_agg(
+      -- Without a hash: whatever the other side has, it differs.
+      jsonb_build_array(f.k0, case when f.there and not f.stray then f.hash::text end)
+    ), '[]')) else '{}' end
+    into answer
+    from (
+      select h.*, case when p_md5 then ('x' || left(md5(p_seed::text || h.r::text), 16))::bit(64)::bigint
+            else hash_record_extended(h.r, p_seed) end as hash
+      from (
+        select coalesce(t.id, l.id)::text as k0, row(t.id::text collate "C", t.name::text collate "C", t.created_by::text collate "C") as r,
+          t.id is not null and not (l.present is false and t.name is null and t.created_by is null) as there,
+          case when t.id is null then l.present
+            else l.present is not true and not (l.present is false and t.name is null and t.created_by is null) end as stray
+        from (
+          select t.* from public.trips as t
+          where (t.id) >= (p_from[1]::uuid)
+          and (t.id) < (wanted_until[1]::uuid)
+        ) as t
+        full join (
+          select l.* from mirror.ledger_trips as l
+          where (l.id) >= (p_from[1]::uuid)
+          and (l.id) < (wanted_until[1]::uuid)
+        ) as l on t.id = l.id
+      ) as h
+      where h.there or h.stray
+    ) as f;
+  end if;
+  return answer || jsonb_build_object('until', wanted_until);
+end
+$$;
+
+
+create or replace function mirror.rows_trips(p_keys jsonb)
+returns jsonb
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(jsonb_agg(jsonb_build_object(
+    'key', jsonb_build_array(a.k0::text),
+    'row', case when t.id is not null and not (l.present is false and t.name is null and t.created_by is null) then
+      jsonb_build_array(t.id::text, t.name::text, t.created_by::text)
+    end,
+    'present', l.present,
+    'epoch', l.epoch,
+    'fence', l.fence,
+    -- A row that was written after its ledger's was written by somebody else.
+    'edited', coalesce(age(t.xmin) < age(l.xmin), false),
+    'expired', coalesce(false, false),
+    'outdated', coalesce(l.applied_at < (
+      select g.applied_at from mirror.migrations as g where g.name = 'model_trips'
+    ), false)
+  )), '[]')
+  from (select (k ->> 0)::uuid as k0 from jsonb_array_elements(p_keys) as k) as a
+  left join public.trips as t on t.id = a.k0
+  left join mirror.ledger_trips as l on l.id = a.k0
+$$;
+
+
+revoke all on function
+  mirror.digest_trips(
+    text[], text[], bigint, boolean, integer, boolean
+  ),
+  mirror.rows_trips(jsonb)
 from public, anon, authenticated, service_role;
 
 
@@ -693,7 +979,11 @@ begin
         ) end
       ) as newest
     from incoming as i
-    left join mirror.ledger_users as l on l.id = i.id
+    -- LIMIT keeps this a look-up for each key: a plan from when the table was small would read all
+    -- of it for every batch of a first load.
+    left join lateral (
+      select * from mirror.ledger_users as s where s.id = i.id limit 1
+    ) as l on true
   ),
   judged as materialized (
     select k.*,
@@ -757,6 +1047,145 @@ revoke all on function
   mirror.apply_users(integer, bigint, jsonb, jsonb),
   mirror.scope_users(text, text[], text[], integer),
   mirror.withdraw_users(integer, bigint, uuid[])
+from public, anon, authenticated, service_role;
+
+
+create or replace function mirror.digest_users(
+  p_from text[], p_until text[], p_seed bigint, p_md5 boolean, p_limit integer, p_each boolean
+) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  answer jsonb;
+  limit_key text[];
+  wanted_until text[] := p_until;
+begin
+  if wanted_until is null then
+    limit_key := (
+      select array[s.id::text] from public.users as s
+      where (s.id) >= (p_from[1]::uuid)
+      order by s.id offset p_limit limit 1
+    );
+  else
+    limit_key := (
+      select array[s.id::text] from public.users as s
+      where (s.id) >= (p_from[1]::uuid)
+        and (s.id) < (wanted_until[1]::uuid)
+      order by s.id offset p_limit limit 1
+    );
+  end if;
+  wanted_until := coalesce(limit_key, wanted_until);
+  if wanted_until is null then
+    limit_key := (
+      select array[s.id::text] from mirror.ledger_users as s
+      where (s.id) >= (p_from[1]::uuid)
+      order by s.id offset p_limit limit 1
+    );
+  else
+    limit_key := (
+      select array[s.id::text] from mirror.ledger_users as s
+      where (s.id) >= (p_from[1]::uuid)
+        and (s.id) < (wanted_until[1]::uuid)
+      order by s.id offset p_limit limit 1
+    );
+  end if;
+  wanted_until := coalesce(limit_key, wanted_until);
+  if wanted_until is null then
+    select jsonb_build_object(
+      'rows', count(*) filter (where f.there),
+      'sum', coalesce(sum(f.hash) filter (where f.there), 0)::text,
+      'strays', count(*) filter (where f.stray)
+    ) || case when p_each then jsonb_build_object('each', coalesce(jsonb_agg(
+      -- Without a hash: whatever the other side has, it differs.
+      jsonb_build_array(f.k0, case when f.there and not f.stray then f.hash::text end)
+    ), '[]')) else '{}' end
+    into answer
+    from (
+      select h.*, case when p_md5 then ('x' || left(md5(p_seed::text || h.r::text), 16))::bit(64)::bigint
+            else hash_record_extended(h.r, p_seed) end as hash
+      from (
+        select coalesce(t.id, l.id)::text as k0, row(t.id::text collate "C", t.email::text collate "C", t.username::text collate "C") as r,
+          t.id is not null and not (l.present is false and t.email is null and t.username is null) as there,
+          case when t.id is null then l.present
+            else l.present is not true and not (l.present is false and t.email is null and t.username is null) end as stray
+        from (
+          select t.* from public.users as t
+          where (t.id) >= (p_from[1]::uuid)
+        ) as t
+        full join (
+          select l.* from mirror.ledger_users as l
+          where (l.id) >= (p_from[1]::uuid)
+        ) as l on t.id = l.id
+      ) as h
+      where h.there or h.stray
+    ) as f;
+  else
+    select jsonb_build_object(
+      'rows', count(*) filter (where f.there),
+      'sum', coalesce(sum(f.hash) filter (where f.there), 0)::text,
+      'strays', count(*) filter (where f.stray)
+    ) || case when p_each then jsonb_build_object('each', coalesce(jsonb_agg(
+      -- Without a hash: whatever the other side has, it differs.
+      jsonb_build_array(f.k0, case when f.there and not f.stray then f.hash::text end)
+    ), '[]')) else '{}' end
+    into answer
+    from (
+      select h.*, case when p_md5 then ('x' || left(md5(p_seed::text || h.r::text), 16))::bit(64)::bigint
+            else hash_record_extended(h.r, p_seed) end as hash
+      from (
+        select coalesce(t.id, l.id)::text as k0, row(t.id::text collate "C", t.email::text collate "C", t.username::text collate "C") as r,
+          t.id is not null and not (l.present is false and t.email is null and t.username is null) as there,
+          case when t.id is null then l.present
+            else l.present is not true and not (l.present is false and t.email is null and t.username is null) end as stray
+        from (
+          select t.* from public.users as t
+          where (t.id) >= (p_from[1]::uuid)
+          and (t.id) < (wanted_until[1]::uuid)
+        ) as t
+        full join (
+          select l.* from mirror.ledger_users as l
+          where (l.id) >= (p_from[1]::uuid)
+          and (l.id) < (wanted_until[1]::uuid)
+        ) as l on t.id = l.id
+      ) as h
+      where h.there or h.stray
+    ) as f;
+  end if;
+  return answer || jsonb_build_object('until', wanted_until);
+end
+$$;
+
+
+create or replace function mirror.rows_users(p_keys jsonb)
+returns jsonb
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(jsonb_agg(jsonb_build_object(
+    'key', jsonb_build_array(a.k0::text),
+    'row', case when t.id is not null and not (l.present is false and t.email is null and t.username is null) then
+      jsonb_build_array(t.id::text, t.email::text, t.username::text)
+    end,
+    'present', l.present,
+    'epoch', l.epoch,
+    'fence', l.fence,
+    -- A row that was written after its ledger's was written by somebody else.
+    'edited', coalesce(age(t.xmin) < age(l.xmin), false),
+    'expired', coalesce(false, false),
+    'outdated', coalesce(l.applied_at < (
+      select g.applied_at from mirror.migrations as g where g.name = 'model_trips'
+    ), false)
+  )), '[]')
+  from (select (k ->> 0)::uuid as k0 from jsonb_array_elements(p_keys) as k) as a
+  left join public.users as t on t.id = a.k0
+  left join mirror.ledger_users as l on l.id = a.k0
+$$;
+
+
+revoke all on function
+  mirror.digest_users(
+    text[], text[], bigint, boolean, integer, boolean
+  ),
+  mirror.rows_users(jsonb)
 from public, anon, authenticated, service_role;
 
 

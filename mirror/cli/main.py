@@ -1,6 +1,7 @@
 """The `mirror` command's entry point: options that all commands share, errors, exit codes.
 
-0 done · 1 something is wrong with the mirror · 2 usage or settings · 4 a database or Redis does
+0 done · 1 something is wrong with the mirror · 2 usage or settings · 3 a reconcile held deletes
+back until somebody confirms them · 4 a database or Redis does
 not answer, or is not migrated.
 """
 
@@ -12,7 +13,7 @@ import typer
 from rich.console import Console
 
 from mirror import __version__
-from mirror.cli import operate, relay, schema, stack
+from mirror.cli import operate, reconcile, relay, schema, stack
 from mirror.errors import MirrorError
 from mirror.logs import configure_logging, redact
 
@@ -32,6 +33,9 @@ app.command()(operate.retry)
 app.command()(operate.resync)
 app.command()(operate.rebase)
 app.command()(operate.purge)
+app.command()(reconcile.reconcile)
+app.command("sync")(reconcile.sync_)
+app.command()(reconcile.verify)
 app.command()(stack.demo)
 app.command()(stack.dev)
 

@@ -51,6 +51,13 @@ def _print_status(found: Status) -> None:
     table.add_row("source", f"{found.source}, epoch {found.epoch}")
     expected = found.target_source or "nothing written yet"
     table.add_row("target expects", f"{expected}, epoch {found.target_epoch}")
+    if found.last_run is not None:
+        run = found.last_run
+        table.add_row(
+            "reconciled",
+            f"{run.age_seconds / 3600:.1f} h ago by {run.started_by}: {run.outcome}, "
+            f"{run.over_grants} over-grants, {run.under_grants} under-grants",
+        )
     table.add_row("mappings", ", ".join(f"{name} {state}" for name, state in found.digests.items()))
     console.print(table, highlight=False)
     for failure in found.failures:

@@ -103,7 +103,11 @@ begin
         case when l.epoch = p_epoch then l.fence end{_scope_fences(mapping)}
       ) as newest
     from incoming as i
-    left join {ledger} as l on {same_key.format(a="l", b="i")}
+    -- LIMIT keeps this a look-up for each key: a plan from when the table was small would read all
+    -- of it for every batch of a first load.
+    left join lateral (
+      select * from {ledger} as s where {same_key.format(a="s", b="i")} limit 1
+    ) as l on true
   ),
   judged as materialized (
     select k.*,
@@ -321,11 +325,12 @@ def _orphan(registry: Registry, mapping: Mapping) -> str:
         other = registry[parent.mapping]
         table = identifier(other.schema, other.table)
         missing.append(
-            f"(k.{identifier(parent.column)} is not null and not exists (\n"
-            f"          select from {identifier('mirror', f'ledger_{other.name}')} as p\n"
+            # Not EXISTS, for which PostgreSQL may read all parents beforehand.
+            f"(k.{identifier(parent.column)} is not null and (\n"
+            f"          select true from {identifier('mirror', f'ledger_{other.name}')} as p\n"
             f"          join {table} as t using ({comma(other.key)})\n"
             f"          where p.{identifier(other.key[0])} = k.{identifier(parent.column)}"
-            f" and p.present\n        ))"
+            f" and p.present\n        ) is null)"
         )
     return (
         "k.present and not coalesce(k.newest > p_fence, false) and (\n        "

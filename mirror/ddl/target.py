@@ -8,6 +8,7 @@ declaration has gained are added; nothing else is altered.
 import json
 from textwrap import indent
 
+from mirror.ddl.digests import digest_function, lock_functions, rows_function
 from mirror.ddl.functions import (
     apply_function,
     ledger_column,
@@ -44,6 +45,9 @@ def model_sql(registry: Registry) -> str:
             scope_function(mapping),
             apply_function(registry, mapping),
             _lock_functions(mapping),
+            digest_function(mapping),
+            rows_function(registry.name, mapping),
+            lock_functions(mapping),
         ]
     for access in registry.access:
         blocks += access.ddl(registry)

@@ -13,6 +13,7 @@ from mirror.keys import Key
 from mirror.mapping import Mapping
 from mirror.source import Row
 from mirror.stamp import Stamp
+from mirror.targets.reading import Digest, Hashing, KeyRange, Known, Listing
 
 
 @dataclass
@@ -100,6 +101,26 @@ class Target(Protocol):
         Raises:
             TooOld: the stamp is older than the horizon.
         """
+        ...
+
+    def digest(
+        self, mapping: Mapping, hashing: Hashing, ranges: Sequence[KeyRange], *, limit: int
+    ) -> list[Digest]:
+        """Say what lies in each range, at most `limit` rows of it."""
+        ...
+
+    def listing(
+        self, mapping: Mapping, hashing: Hashing, ranges: Sequence[KeyRange], *, limit: int
+    ) -> list[Listing]:
+        """Say it row by row."""
+        ...
+
+    def probe(self, mapping: Mapping, hashing: Hashing) -> int:
+        """Return the hash of the row that both sides of a comparison know."""
+        ...
+
+    def rows(self, mapping: Mapping, keys: Sequence[Key]) -> dict[Key, Known]:
+        """Say everything that is known of each of these keys."""
         ...
 
     def purge(self, days: int) -> int:

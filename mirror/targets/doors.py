@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mirror.keys import Key
+from mirror.mapping import Mapping
 from mirror.stamp import Stamp
 from mirror.targets.base import (
     Answers,
@@ -21,6 +22,17 @@ from mirror.targets.base import (
     description,
     scopes_answer,
     scopes_request,
+)
+from mirror.targets.reading import (
+    Digest,
+    Hashing,
+    KeyRange,
+    Known,
+    Listing,
+    digest_answer,
+    digest_request,
+    rows_answer,
+    rows_request,
 )
 
 
@@ -50,6 +62,38 @@ class Doors(ABC):
         """Note that these scopes are read at this stamp; return the keys known under them."""
         request = _dump(scopes_request(stamp, pages, limit))
         return scopes_answer(self._call("open_scopes", request=request))
+
+    def digest(
+        self, mapping: Mapping, hashing: Hashing, ranges: Sequence[KeyRange], *, limit: int
+    ) -> list[Digest]:
+        """Say what lies in each range, at most `limit` rows of it."""
+        return self._digest(mapping, hashing, ranges, limit, each=False)[0]
+
+    def listing(
+        self, mapping: Mapping, hashing: Hashing, ranges: Sequence[KeyRange], *, limit: int
+    ) -> list[Listing]:
+        """Say it row by row."""
+        return self._digest(mapping, hashing, ranges, limit, each=True)[1]
+
+    def probe(self, mapping: Mapping, hashing: Hashing) -> int:
+        """Return the hash of the row that both sides of a comparison know."""
+        return self._digest(mapping, hashing, [], 1, each=False)[2]
+
+    def _digest(
+        self,
+        mapping: Mapping,
+        hashing: Hashing,
+        ranges: Sequence[KeyRange],
+        limit: int,
+        *,
+        each: bool,
+    ) -> tuple[list[Digest], list[Listing], int]:
+        request = _dump(digest_request(mapping, hashing, ranges, limit, each=each))
+        return digest_answer(ranges, self._call("digest", request=request))
+
+    def rows(self, mapping: Mapping, keys: Sequence[Key]) -> dict[Key, Known]:
+        """Say everything that is known of each of these keys."""
+        return rows_answer(self._call("rows", request=_dump(rows_request(mapping, keys))))
 
     def purge(self, days: int) -> int:
         """Forget tombstones older than that; return how many."""

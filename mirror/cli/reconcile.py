@@ -1,0 +1,241 @@
+"""Commands that compare the two sides: `mirror reconcile`, `mirror sync`, `mirror verify`."""
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from mirror.assembly import build_drain, run_reconcile
+from mirror.config import load_settings
+from mirror.errors import UsageError
+from mirror.keys import Key
+from mirror.mapping import Mapping
+from mirror.reconcile import Busy, Cause, Options, Report, sample, sync
+from mirror.reconcile import Progress as Tell
+from mirror.reconcile.judge import Verdict
+from mirror.registry import load_registry
+
+_EVERY_SECONDS = 10.0
+
+
+def reconcile(
+    mappings: Annotated[
+        list[str] | None, typer.Option("--mapping", help="Only this one; may be repeated.")
+    ] = None,
+    since_key: Annotated[
+        str | None, typer.Option(help="Begin at this key; with one --mapping.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Compare, change nothing.")] = False,
+    max_deletes: Annotated[
+        int | None,
+        typer.Option(min=0, help="Delete no row of a mapping with more than so many to delete."),
+    ] = None,
+    confirm: Annotated[
+        list[str] | None,
+        typer.Option(help="Delete whatever the primary lacks of this mapping; may be repeated."),
+    ] = None,
+    keys: Annotated[int, typer.Option(min=0, help="How many keys to name per mapping.")] = 20,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait while another one runs.")] = False,
+    scheduled: Annotated[
+        bool, typer.Option("--scheduled", help="Say that your platform's scheduler runs this.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compare both sides and repair what differs: nightly, after doubt, or as the first load."""
+    settings = load_settings()
+    registry = load_registry(settings.mappings)
+    chosen = [registry[name] for name in mappings or []]
+    if since_key is not None and len(chosen) != 1:
+        raise UsageError("--since-key belongs to one --mapping; name it.")
+    options = Options(
+        mappings=tuple(mapping.name for mapping in chosen),
+        since_key=None if since_key is None else parse_key(chosen[0], since_key),
+        dry_run=dry_run,
+        max_deletes=max_deletes,
+        confirm=frozenset(confirm or ()),
+        keys=keys,
+    )
+    started_by = "schedule" if scheduled else "hand"
+    with closing(build_drain(settings, registry)) as drain, _stoppable(), _progress() as tell:
+        try:
+            report = run_reconcile(
+                drain, settings, options, started_by=started_by, wait=wait, progress=tell
+            )
+        except Busy as busy:
+            print(busy, file=sys.stderr)
+            raise typer.Exit(0) from None
+    if as_json:
+        print(json.dumps(report.as_json(), indent=2))
+    else:
+        _print_report(report)
+    raise typer.Exit(report.exit_code)
+
+
+def sync_(
+    mapping: Annotated[str, typer.Argument(help="The mapping's name.")],
+    keys: Annotated[list[str], typer.Argument(help="Keys; values joined by commas, or JSON.")],
+) -> None:
+    """Bring named keys up to date now."""
+    settings = load_settings()
+    registry = load_registry(settings.mappings)
+    declared = registry[mapping]
+    wanted = [parse_key(declared, key) for key in keys]
+    with closing(build_drain(settings, registry)) as drain:
+        verdict = sync(drain, declared, wanted)
+    _print_verdict(verdict)
+    print(f"{len(wanted)} key(s) brought up to date, {len(verdict.drifts)} had drifted")
+
+
+def verify(
+    mapping: Annotated[str, typer.Argument(help="The mapping's name.")],
+    count: Annotated[int, typer.Option("--sample", min=1, max=100_000, help="How many.")] = 100,
+) -> None:
+    """Read rows drawn at random on both sides again; change nothing."""
+    settings = load_settings()
+    registry = load_registry(settings.mappings)
+    with closing(build_drain(settings, registry)) as drain:
+        drawn, verdict = sample(drain, registry[mapping], count)
+    _print_verdict(verdict)
+    under_way = f", {len(verdict.in_flight)} under way" if verdict.in_flight else ""
+    print(
+        f"{drawn} row(s) of {mapping} read on both sides: {len(verdict.drifts)} drifted{under_way}"
+    )
+    raise typer.Exit(1 if verdict.drifts else 0)
+
+
+def parse_key(mapping: Mapping, text: str) -> Key:
+    """Return a key as somebody types it: values joined by commas, or a JSON list.
+
+    Raises:
+        InvalidKey: it is none of this mapping.
+    """
+    values: object = text
+    if text.startswith("["):
+        try:
+            values = json.loads(text)
+        except ValueError:
+            raise UsageError(f"mapping {mapping.name!r}: the key is no JSON list.") from None
+    elif len(mapping.key) > 1:
+        values = text.split(",")
+    return mapping.canonical(values)
+
+
+def _print_report(report: Report) -> None:
+    console = Console(soft_wrap=True, highlight=False)
+    table = Table(box=None)
+    for name in (
+        "mapping",
+        "rows",
+        "over-grants",
+        "under-grants",
+        "other",
+        "in flight",
+        "repaired",
+    ):
+        table.add_column(name, justify="left" if name == "mapping" else "right")
+    for part in report.mappings:
+        other = part.drifted - part.over_grants - part.under_grants
+        counts = (part.rows, part.over_grants, part.under_grants, other)
+        table.add_row(part.mapping, *map(str, (*counts, part.in_flight, part.repaired)))
+    console.print(table)
+    for part in report.mappings:
+        for cause, rows in part.causes.items():
+            console.print(
+                f"{part.mapping}: {rows} times: {Cause[cause.upper()].value}", markup=False
+            )
+        for kind, direction, key in part.keys:
+            console.print(f"  {kind} ({direction}) {','.join(key)}", markup=False)
+        if part.keys and part.drifted > len(part.keys):
+            console.print(f"  … and {part.drifted - len(part.keys)} more", markup=False)
+        for told in filter(None, (part.held, None if part.held else part.error)):
+            console.print(f"{part.mapping}: {told}", style="bold red", markup=False)
+    rows = sum(part.rows for part in report.mappings)
+    console.print(
+        f"{report.outcome}{', nothing was changed' if report.dry_run else ''}: {rows:,} rows "
+        f"compared in {report.seconds:.1f} s, {report.bytes_moved / 1e6:.1f} MB moved",
+        style="bold",
+    )
+
+
+def _print_verdict(verdict: Verdict) -> None:
+    for drift in verdict.drifts:
+        print(f"{drift.kind} ({drift.direction}) {','.join(drift.key)}: {drift.cause}")
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Let SIGTERM end a run like Ctrl-C: its lease is given back, its record says so."""
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(
+            "stopped; what was repaired stays repaired, run it again for the rest", file=sys.stderr
+        )
+        raise typer.Exit(130) from None
+
+
+@contextmanager
+def _progress() -> Iterator[Tell]:
+    """Yield what to tell progress to: a bar on a terminal, else a line now and then."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _lines(console)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def tell(phase: str, mapping: str, rows: int, total: int) -> None:
+            name = f"{phase} {mapping}"
+            if name not in tasks:
+                tasks[name] = bars.add_task(name, total=total or None, rate="")
+            task = bars.tasks[tasks[name]]
+            rate = f"{task.speed:,.0f} rows/s" if task.speed else ""
+            # What the planner thinks of a query may be far too little.
+            total = max(total, int(task.completed) + rows)
+            bars.update(tasks[name], advance=rows, total=total, rate=rate)
+
+        yield tell
+
+
+def _lines(console: Console) -> Tell:
+    done: dict[str, int] = {}
+    told = time.monotonic()
+
+    def tell(phase: str, mapping: str, rows: int, total: int) -> None:
+        nonlocal told
+        name = f"{phase} {mapping}"
+        done[name] = done.get(name, 0) + rows
+        if time.monotonic() > told + _EVERY_SECONDS:
+            told = time.monotonic()
+            of = f" of about {total:,}" if total > done[name] else ""
+            console.print(f"{name}: {done[name]:,} rows{of}", highlight=False, markup=False)
+
+    return tell

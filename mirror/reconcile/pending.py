@@ -1,0 +1,123 @@
+"""Pending: which keys have a change under way, as the outbox of one snapshot tells.
+
+Events that a worker holds are still in the outbox of everybody else's snapshot, until what they
+are about is in the target.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+from mirror.errors import MirrorError
+from mirror.keys import Key
+from mirror.mapping import EVERYTHING
+from mirror.postgres import Database
+from mirror.registry import Registry
+
+# Scopes beyond this many: the drain is so far behind that nothing can be judged.
+_MOST: Final = 20_000
+
+_EVENTS: Final = """
+with wanted as (
+  select w ->> 0 as mapping, w -> 1 as key from jsonb_array_elements(%(keys)s::jsonb) as w
+)
+select distinct e.mapping, e.reference, e.key, e.buried
+from (
+  select mapping, reference, key, null::bigint as buried from mirror.outbox
+  union all
+  select mapping, reference, key, case when buried_at is not null then id end
+  from mirror.retries
+  where id <> all(%(own)s)
+) as e
+where e.mapping = any(%(mappings)s) and (
+  e.reference is not null
+  or (e.mapping, to_jsonb(e.key)) in (select w.mapping, w.key from wanted as w)
+)
+limit %(most)s
+"""
+
+
+@dataclass
+class Pending:
+    """What the events say that are waiting, or buried."""
+
+    keys: dict[tuple[str, Key], int | None] = field(default_factory=dict)
+    """By mapping and key: the buried event's number; None for one that is under way."""
+    scopes: dict[str, dict[tuple[str, str], int | None]] = field(
+        default_factory=lambda: defaultdict(dict)
+    )
+    """By mapping, then reference and value, likewise."""
+    too_many: bool = False
+
+    def find(self, mapping: str, key: Key, references: Iterable[tuple[str, str]]) -> "Found":
+        """Say whether a key's own events, or its scopes', are under way or buried."""
+        scopes = self.scopes.get(mapping, {})
+        found = [self.keys[mapping, key]] if (mapping, key) in self.keys else []
+        names = [(EVERYTHING, ""), *references]
+        found += [scopes[name] for name in names if name in scopes]
+        buried = [event for event in found if event is not None]
+        return Found(
+            under_way=self.too_many or len(buried) < len(found),
+            buried=buried[0] if buried else None,
+        )
+
+    def any_scope(self, mapping: str) -> bool:
+        """Whether some scope of a mapping is under way, whatever its value."""
+        return self.too_many or None in self.scopes.get(mapping, {}).values()
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is pending for one key."""
+
+    under_way: bool
+    buried: int | None
+
+
+def read_pending(
+    database: Database,
+    registry: Registry,
+    keys: Mapping[str, Iterable[Key]],
+    *,
+    own: Iterable[int] = (),
+) -> Pending:
+    """Return the events that concern these keys, and every scope of their mappings.
+
+    `own` are retries that the reconcile itself has set, for the case that it dies.
+    """
+    wanted = [[name, list(key)] for name, some in keys.items() for key in some]
+    found = database.execute(
+        _EVENTS,
+        {
+            "keys": json.dumps(wanted),
+            "mappings": list(keys),
+            "own": list(own),
+            "most": _MOST + len(wanted),
+        },
+    )
+    pending = Pending(too_many=len(found) == _MOST + len(wanted))
+    for mapping, reference, values, buried in found:
+        if reference is None:
+            _note(pending.keys, (mapping, tuple(values)), buried)
+        else:
+            value = (
+                "" if reference == EVERYTHING else _canonical(registry, mapping, reference, values)
+            )
+            _note(pending.scopes[mapping], (reference, value), buried)
+    return pending
+
+
+def _note(events: dict, name: object, buried: int | None) -> None:  # type: ignore[type-arg]
+    """Note an event; one under way counts more than a buried one."""
+    if events.get(name, buried) is not None or buried is None:
+        events[name] = buried
+
+
+def _canonical(registry: Registry, mapping: str, reference: str, values: list[str]) -> str:
+    # Whoever writes events by hand may spell a value otherwise.
+    with suppress(MirrorError, LookupError):
+        return registry[mapping].canonical_reference(reference, values[0])
+    return values[0] if values else ""

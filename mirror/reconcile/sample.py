@@ -1,0 +1,72 @@
+"""Sample: a few keys, named or drawn, judged like any suspect."""
+
+import random
+from collections.abc import Iterable
+from uuid import UUID
+
+from mirror.drain import Drain
+from mirror.keys import Key
+from mirror.mapping import Mapping
+from mirror.reconcile.judge import Judge, Verdict
+from mirror.reconcile.primary import Primary
+from mirror.round import Work
+from mirror.targets.reading import Hashing, KeyRange
+
+_BATCH = 200
+_BITS = {"smallint": 16, "integer": 32, "bigint": 64}
+
+
+def sync(drain: Drain, mapping: Mapping, keys: Iterable[Key]) -> Verdict:
+    """Bring named keys up to date now; return what had drifted.
+
+    Raises:
+        Transient: a database does not answer.
+        Halted: nothing may be written until a person acts.
+    """
+    named = list(keys)
+    verdict = Judge(drain.registry, drain.source, drain.target).judge(mapping, named)
+    work = Work(keys={mapping.name: set(named)})
+    for drift in verdict.drifts:
+        for name, key in drift.parents:
+            work.keys.setdefault(name, set()).add(key)
+    drain.bring(work)
+    return verdict
+
+
+def sample(drain: Drain, mapping: Mapping, count: int) -> tuple[int, Verdict]:
+    """Judge about `count` keys drawn at random from either side; return how many there were.
+
+    Drawn by position in the key space, which reads no more than it needs; where keys lie unevenly,
+    those after a gap come up more often.
+    """
+    primary = Primary(drain.registry, drain.source)
+    lowest, highest = primary.ends(mapping)
+    drawn: set[Key] = set()
+    starts = [_between(mapping, lowest, highest) for _ in range(count)] if lowest else []
+    for place in range(0, len(starts), _BATCH):
+        ranges = [KeyRange(start) for start in starts[place : place + _BATCH]]
+        drawn |= primary.following(mapping, ranges)
+        for page in drain.target.listing(mapping, Hashing(0), ranges, limit=1):
+            drawn.update(page.hashes)
+    total = Verdict()
+    judge = Judge(drain.registry, drain.source, drain.target)
+    keys = sorted(drawn)
+    for place in range(0, len(keys), _BATCH):
+        verdict = judge.judge(mapping, keys[place : place + _BATCH])
+        total.drifts += verdict.drifts
+        total.in_flight += verdict.in_flight
+    return len(keys), total
+
+
+def _between(mapping: Mapping, lowest: Key, highest: Key) -> Key:
+    """Return a random position in the key space."""
+    chosen = []
+    for column, low, high in zip(mapping.key_columns, lowest, highest, strict=True):
+        if column.type == "uuid":
+            chosen.append(str(UUID(int=random.getrandbits(128))))
+        elif column.type in _BITS:
+            first, last = sorted((int(low), int(high)))
+            chosen.append(str(random.randint(first, last)))  # noqa: S311 - likewise
+        else:
+            chosen.append("".join(random.choices("0123456789abcdefghijklmnopqrstuvwxyz", k=6)))  # noqa: S311 - likewise
+    return tuple(chosen)

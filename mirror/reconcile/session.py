@@ -1,0 +1,87 @@
+"""Session: a run as it is started for real, one at a time and on record."""
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from mirror.drain import Drain
+from mirror.errors import MirrorError
+from mirror.postgres import Database
+from mirror.reconcile.lease import Lease
+from mirror.reconcile.report import Report
+from mirror.reconcile.run import Options, Progress, Reconcile
+from mirror.reconcile.throttle import Throttle
+
+_KEEP_DAYS = 90
+
+
+class Busy(MirrorError):
+    """Raised when somebody else reconciles; nothing is wrong with that."""
+
+    exit_code = 0
+
+
+def reconcile(
+    drain: Drain,
+    options: Options,
+    throttle: Throttle,
+    *,
+    started_by: str = "hand",
+    wait: bool = False,
+    progress: Progress = lambda *_: None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Report:
+    """Run one reconcile and record it in mirror.runs. A dry run leaves no trace.
+
+    Raises:
+        Busy: another one runs; not with `wait`.
+        MirrorError: what ended the run.
+    """
+    if options.dry_run:
+        return Reconcile(drain, options, throttle, progress=progress, sleep=sleep).run()
+    notes = drain.queue.notes
+    lease = Lease(notes)
+    while not lease.take():
+        if not wait:
+            raise Busy(f"{lease.held_by() or 'somebody'} reconciles now; nothing was done.")
+        sleep(1.0)
+    run = Reconcile(drain, options, throttle, lease=lease, progress=progress, sleep=sleep)
+    number = _begin(notes, lease.holder, started_by)
+    outcome = "failed"
+    try:
+        report = run.run()
+        outcome = report.outcome
+    except BaseException as error:
+        if not isinstance(error, MirrorError):
+            outcome = "stopped"
+        # Interrupted connections are in the middle of something.
+        drain.close()
+        raise
+    else:
+        return report
+    finally:
+        # Where the primary is away, the lease expires by itself.
+        with suppress(MirrorError):
+            _end(notes, number, outcome, run.report)
+            lease.release()
+
+
+def _begin(database: Database, holder: str, started_by: str) -> int:
+    database.execute(
+        "delete from mirror.runs where started_at < now() - %s * interval '1 day'", [_KEEP_DAYS]
+    )
+    found = database.execute(
+        "insert into mirror.runs (holder, started_by) values (%s, %s) returning id",
+        [holder, started_by],
+    )
+    return int(found[0][0])
+
+
+def _end(database: Database, number: int, outcome: str, report: Report) -> None:
+    told = report.as_json(keys=False) | {"outcome": outcome}
+    database.execute(
+        "update mirror.runs set finished_at = now(), outcome = %s, report = %s::jsonb"
+        " where id = %s",
+        [outcome, json.dumps(told), number],
+    )

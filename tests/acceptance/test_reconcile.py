@@ -1,0 +1,243 @@
+"""The real `mirror reconcile`, `sync` and `verify`, as a person or a scheduler would run them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from celery import Celery
+from celery.schedules import crontab
+from sqlalchemy.orm import Session
+
+from examples.trip_chat.models import Membership
+from mirror.config import load_settings
+from mirror.devstack import RedisServer
+from mirror.errors import ConfigError
+from mirror.worker import create_app
+from tests.acceptance.conftest import HOME, Command, StartWorker
+from tests.factories import MembershipFactory
+from tests.fix_databases import TestDatabase
+from tests.waiting import until
+
+pytestmark = pytest.mark.usefixtures("no_environment")
+
+AT_ONCE = {"MIRROR_RECONCILE_GRACE_SECONDS": "0"}
+
+
+@pytest.fixture
+def people(session: Session, mirror: Command) -> list[Membership]:
+    """Three members, mirrored by a first reconcile."""
+    made = [MembershipFactory() for _ in range(3)]
+    session.commit()
+    done = mirror("reconcile", **AT_ONCE)
+    assert done.code == 0, done.text
+    assert "3 times: the target never heard of it" in done.out
+    assert "repaired: 12 rows compared" in done.out
+    return made
+
+
+def test_it_says_what_differed_why_and_what_became_of_it(
+    mirror: Command, people: list[Membership], target: TestDatabase
+) -> None:
+    """For people and for machines; what differs and is not repaired is exit code 1."""
+    target.query("update trip_memberships set role = 'OWNER' where user_id = %s", people[0].user_id)
+    done = mirror("reconcile", "--dry-run", **AT_ONCE)
+    assert done.code == 1
+    assert "somebody wrote to the target by hand" in done.out
+    assert f"changed (over-grant) {people[0].trip_id},{people[0].user_id}" in done.out
+    assert "drift, nothing was changed" in done.out
+
+    done = mirror("reconcile", "--json", "--mapping", "trip_memberships", **AT_ONCE)
+    assert done.code == 0, done.text
+    report = json.loads(done.out)
+    (part,) = report["mappings"]
+    assert (report["outcome"], part["over_grants"], part["repaired"]) == ("repaired", 1, 1)
+    assert part["keys"][0]["key"] == [str(people[0].trip_id), str(people[0].user_id)]
+    assert (part["keys_left_out"], report["bytes_moved"] > 0) == (0, True)
+    assert mirror("reconcile", **AT_ONCE).code == 0
+
+
+def test_deletes_that_are_held_back_are_exit_code_3(
+    mirror: Command, people: list[Membership], primary: TestDatabase, target: TestDatabase
+) -> None:
+    """The report names the flag; `status` is not content either, until somebody has acted."""
+    primary.query("delete from trip_memberships")
+    done = mirror("reconcile", **AT_ONCE)
+    assert done.code == 3
+    assert "mirror reconcile --confirm trip_memberships" in done.out
+    assert target.value("select count(*) from trip_memberships") == 3
+    assert mirror("status").code == 1
+    assert mirror("reconcile", "--confirm", "trip_memberships", **AT_ONCE).code == 0
+    assert target.value("select count(*) from trip_memberships") == 0
+    done = mirror("status")
+    assert (done.code, "reconciled" in done.out) == (0, True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--mapping", "journeys"],
+        ["--confirm", "journeys"],
+        ["--since-key", "x"],
+        ["--mapping", "trips", "--since-key", "x"],
+        ["--mapping", "trip_memberships", "--since-key", "[1"],
+        ["--max-deletes", "-1"],
+    ],
+)
+def test_what_it_cannot_understand_is_exit_code_2(mirror: Command, arguments: list[str]) -> None:
+    """Before anything is read."""
+    assert mirror("reconcile", *arguments).code == 2
+
+
+Start = Callable[[], subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def start(primary: TestDatabase, target: TestDatabase, people: list[Membership]) -> Iterator[Start]:
+    """Return a function that starts a reconcile which has found drift and waits for a minute."""
+    started: list[subprocess.Popen[bytes]] = []
+    target.query("update trip_memberships set role = 'OWNER'")
+
+    def run() -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            [str(Path(sys.executable).parent / "mirror"), "reconcile"],
+            cwd=HOME,
+            env={
+                "PATH": os.environ["PATH"],
+                "PRIMARY_DATABASE_URL": primary.url,
+                "SUPABASE_DB_URL": target.url,
+                "MIRROR_RECONCILE_GRACE_SECONDS": "60",
+            },
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        started.append(process)
+        running = "select count(*) from mirror.runs where outcome = 'running'"
+        until(lambda: primary.value(running) == 1)
+        # Every mapping was compared: both sides' sessions are idle, and it waits.
+        until(
+            lambda: target.value(
+                "select count(*) from pg_stat_activity where datname = current_database()"
+                " and application_name = 'permission-mirror' and query like '%trip_memberships%'"
+                " and state = 'idle'"
+            )
+        )
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_stopped_gives_its_lease_back(
+    mirror: Command, start: Start, primary: TestDatabase, target: TestDatabase, number: int
+) -> None:
+    """The next one may begin at once, and repairs what this one found."""
+    process = start()
+    process.send_signal(number)
+    assert process.wait(30) == 130
+    assert primary.query("select outcome from mirror.runs order by id desc limit 1") == [
+        ("stopped",)
+    ]
+    assert mirror("reconcile", **AT_ONCE).code == 0
+    assert target.value("select count(*) from trip_memberships where role = 'OWNER'") == 0
+
+
+def test_a_run_that_was_killed_holds_up_others_no_longer_than_its_lease(
+    mirror: Command, start: Start, primary: TestDatabase, target: TestDatabase
+) -> None:
+    """Until then they say who has it, and leave; that is no failure of theirs."""
+    process = start()
+    done = mirror("reconcile", **AT_ONCE)
+    assert (done.code, f":{process.pid} reconciles now" in done.err) == (0, True), done.text
+    process.kill()
+    process.wait()
+    assert f":{process.pid} reconciles now" in mirror("reconcile", **AT_ONCE).err
+    assert target.value("select count(*) from trip_memberships where role = 'OWNER'") == 3
+    primary.query("update mirror.leases set expires_at = now()")
+    assert mirror("reconcile", "--wait", **AT_ONCE).code == 0
+    assert target.value("select count(*) from trip_memberships where role = 'OWNER'") == 0
+
+
+def test_sync_repairs_named_keys_and_verify_looks_at_some(
+    mirror: Command, people: list[Membership], target: TestDatabase
+) -> None:
+    """Keys as somebody types them."""
+    target.query("update trip_memberships set role = 'OWNER'")
+    first, second = (f"{person.trip_id},{person.user_id}" for person in people[:2])
+    done = mirror("verify", "trip_memberships", "--sample", "20")
+    assert done.code == 1
+    assert f"changed (over-grant) {first}" in done.out
+    done = mirror("sync", "trip_memberships", first, json.dumps(second.split(",")))
+    assert (done.code, "2 key(s) brought up to date, 2 had drifted" in done.out) == (0, True)
+    assert target.value("select count(*) from trip_memberships where role = 'OWNER'") == 1
+    assert mirror("sync", "trip_memberships", "x,y").code == 2
+    assert mirror("sync", "trip_memberships", first.split(",")[0]).code == 2
+    assert mirror("verify", "users", "--sample", "20").code == 0
+
+
+def test_a_worker_reconciles_when_it_is_told(
+    people: list[Membership],
+    primary: TestDatabase,
+    target: TestDatabase,
+    redis_server: RedisServer,
+    start_worker: StartWorker,
+    worker_log: Path,
+) -> None:
+    """As beat tells it; the log has the counts and no key."""
+    target.query("update trip_memberships set role = 'OWNER'")
+    start_worker(beat="no", **AT_ONCE)
+    Celery(broker=redis_server.url).send_task("mirror.reconcile", queue="mirror")
+    until(lambda: "reconciled" in worker_log.read_text())
+    assert target.value("select count(*) from trip_memberships where role = 'OWNER'") == 0
+    assert primary.value("select started_by from mirror.runs order by id desc limit 1") == "beat"
+    assert str(people[0].trip_id) not in worker_log.read_text()
+
+
+def test_beat_reconciles_at_night_unless_told_otherwise() -> None:
+    """By a cron expression; `off` where the platform does it."""
+
+    def entry(**settings: str) -> object:
+        schedule = create_app(lambda: load_settings(**settings)).conf.beat_schedule
+        return schedule.get("reconcile", {}).get("schedule")
+
+    assert entry() == crontab(minute="40", hour="3")
+    assert entry(reconcile_cron="0 */6 * * mon-fri") == crontab(
+        minute="0", hour="*/6", day_of_week="mon-fri"
+    )
+    assert entry(reconcile_cron="off") is None
+    for wrong in ("99 * * * *", "* * * * nighttime", "daily"):
+        with pytest.raises(ConfigError, match="MIRROR_RECONCILE_CRON"):
+            entry(reconcile_cron=wrong)
+
+
+def test_a_terminal_sees_how_far_it_is(
+    people: list[Membership], primary: TestDatabase, target: TestDatabase
+) -> None:
+    """A bar on standard error; the report on standard output is free of it."""
+    ours, theirs = os.openpty()
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "mirror"), "reconcile", "--json"],
+        cwd=HOME,
+        env={
+            "PATH": os.environ["PATH"],
+            "TERM": "xterm",
+            "PRIMARY_DATABASE_URL": primary.url,
+            "SUPABASE_DB_URL": target.url,
+        },
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        timeout=60,
+        check=True,
+    )
+    os.close(theirs)
+    shown = os.read(ours, 100_000).decode()
+    os.close(ours)
+    assert "compare trip_memberships" in shown
+    assert json.loads(done.stdout)["outcome"] == "in line"

@@ -1,0 +1,544 @@
+"""A reconcile as a run: what is under way, one at a time, dry, interrupted, on record."""
+
+import json
+from typing import Any
+
+import pytest
+from sqlalchemy.orm import Session
+
+from examples.trip_chat.models import Membership
+from mappings.trips import registry
+from mirror.assembly import build_drain
+from mirror.config import load_settings
+from mirror.drain import Drain
+from mirror.errors import MappingError, Transient, UsageError, WrongSource
+from mirror.reconcile import Busy, Options, Throttle, sample, sync
+from mirror.reconcile import reconcile as run
+from mirror.reconcile.judge import Judge
+from mirror.reconcile.lease import Lease
+from mirror.status import read_status
+from tests.faults.tools import record, rewrite
+from tests.fix_databases import TestDatabase
+from tests.fix_reconcile import EQUAL, Reconciling, differing
+from tests.pooler import TransactionPooler
+
+Members = list[Membership]
+
+
+def unpaced(drain: Drain) -> Throttle:
+    """Return a throttle that never pauses."""
+    return Throttle(drain.queue.notes, backlog=10**9, latency_seconds=60)
+
+
+def key(member: Membership) -> tuple[str, str]:
+    """Return a member's key."""
+    return str(member.trip_id), str(member.user_id)
+
+
+def remove(primary: TestDatabase, *members: Membership) -> None:
+    """Delete members without a word to the mirror."""
+    for member in members:
+        primary.query(
+            "delete from trip_memberships where (trip_id, user_id) = (%s, %s)", *key(member)
+        )
+
+
+# What is under way is no drift
+
+
+@pytest.mark.parametrize("where", ["outbox", "retries"])
+@pytest.mark.parametrize(
+    "event",
+    [
+        ("trip_memberships", "{trip},{user}", None),
+        ("trip_memberships", "{trip}", "trip_id"),
+        ("trip_memberships", "{user}", "user_id"),
+        ("trip_memberships", "", "*"),
+        ("trips", "{trip}", None),
+        ("users", "{user}", None),
+        ("trips", "", "*"),
+    ],
+)
+def test_a_row_with_a_change_under_way_is_left_to_the_drain(
+    event: tuple[str, str, str | None],
+    where: str,
+    primary: TestDatabase,
+    members: Members,
+    reconcile: Reconciling,
+) -> None:
+    """By its own key, any of its scopes, or a parent's; waiting, or set apart to be retried."""
+    mapping, values, reference = event
+    trip, user = key(members[0])
+    remove(primary, members[0])
+    named = [part for part in values.format(trip=trip, user=user).split(",") if part]
+    record(primary, mapping, *named, reference=reference)
+    if where == "retries":
+        set_apart(primary)
+    report = reconcile()
+    assert (report.mappings[2].in_flight, report.mappings[2].drifted) == (1, 0)
+    assert report.outcome == "in line"
+
+
+def set_apart(primary: TestDatabase, *, buried: bool = False) -> None:
+    """Move what waits to the retries."""
+    primary.query(
+        "with gone as (delete from mirror.outbox returning *)"
+        " insert into mirror.retries (id, lane, recorded_at, mapping, reference, key, attempts,"
+        " due_at, error, buried_at)"
+        " select id, lane, recorded_at, mapping, reference, key, 1, now() + interval '1 hour', 'x',"
+        " case when %s then now() end from gone",
+        buried,
+    )
+
+
+def test_a_change_of_somebody_else_is_no_excuse(
+    primary: TestDatabase, members: Members, reconcile: Reconciling
+) -> None:
+    """Another key, another trip, another mapping."""
+    remove(primary, members[0])
+    record(primary, "trip_memberships", *key(members[1]))
+    record(primary, "trip_memberships", members[9].trip_id, reference="trip_id")
+    record(primary, "trips", members[9].trip_id)
+    assert reconcile().mappings[2].extra == 1
+
+
+def test_a_claimed_event_is_still_under_way(
+    primary: TestDatabase, members: Members, reconcile: Reconciling, drain: Drain
+) -> None:
+    """A worker has taken it out of the outbox and has not written yet."""
+    remove(primary, members[0])
+    record(primary, "trip_memberships", *key(members[0]))
+    claim = drain.queue.claim(10)
+    assert claim is not None
+    assert reconcile().mappings[2].in_flight == 1
+    claim.release()
+
+
+def test_a_buried_event_is_named_as_the_cause(
+    primary: TestDatabase, target: TestDatabase, members: Members, reconcile: Reconciling
+) -> None:
+    """Nobody is under way for it any more; the row is repaired all the same."""
+    remove(primary, members[0])
+    record(primary, "trip_memberships", *key(members[0]))
+    set_apart(primary, buried=True)
+    report = reconcile()
+    assert report.mappings[2].causes == {"buried": 1}
+    assert differing(primary, target) == EQUAL
+
+
+def test_what_changes_between_the_two_reads_is_no_drift(
+    primary: TestDatabase,
+    members: Members,
+    reconciler: Drain,
+    drain: Drain,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The judge's snapshot is older than what a drain wrote before the target was read.
+
+    No event is left to tell; the fence in the ledger does.
+    """
+    judge = Judge(reconciler.registry, reconciler.source, reconciler.target)
+    mapping = reconciler.registry["trip_memberships"]
+    ask = reconciler.target.rows
+    reads = 0
+
+    def interrupted(*arguments: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        if reads == 2:
+            remove(primary, members[0])
+            record(primary, "trip_memberships", *key(members[0]))
+            assert drain.run().events == 1
+        return ask(*arguments)
+
+    monkeypatch.setattr(reconciler.target, "rows", interrupted)
+    verdict = judge.judge(mapping, [key(members[0])])
+    assert (verdict.drifts, verdict.in_flight) == ([], [key(members[0])])
+
+
+def test_what_was_written_before_the_last_migration_says_so(
+    primary: TestDatabase, target: TestDatabase, members: Members, reconcile: Reconciling
+) -> None:
+    """A changed mapping that no resync followed looks like this."""
+    remove(primary, members[0])
+    target.query("update mirror.migrations set applied_at = now() where name = 'model_trips'")
+    assert reconcile().mappings[2].causes == {"outdated": 1}
+
+
+def test_another_version_of_a_mapping_is_left_alone(
+    target: TestDatabase, members: Members, reconcile: Reconciling
+) -> None:
+    """The others are compared."""
+    target.query("update mirror.mappings set digest = 'another' where name = 'trips'")
+    report = reconcile()
+    assert "another version" in str(report.mappings[1].error)
+    assert [part.error is None for part in report.mappings] == [True, False, True]
+    assert report.exit_code == 1
+
+
+def test_a_target_of_another_primary_is_refused(
+    target: TestDatabase, members: Members, reconcile: Reconciling
+) -> None:
+    """Before anything is compared: everything would be drift."""
+    target.query("update mirror.state set identity = 'another'")
+    with pytest.raises(WrongSource):
+        reconcile(dry_run=True)
+
+
+# How it runs
+
+
+def counters(database: TestDatabase) -> list[Any]:
+    """Return how much was ever written to each table."""
+    with database.connect() as connection:
+        connection.execute("select pg_stat_force_next_flush()")
+        rows = connection.execute(
+            "select schemaname, relname, n_tup_ins, n_tup_upd, n_tup_del from pg_stat_user_tables"
+            " order by 1, 2"
+        )
+        return rows.fetchall()
+
+
+def settle(*databases: TestDatabase) -> None:
+    """Let sessions that are idle say what they have written: they do so only when they end."""
+    for database in databases:
+        database.query(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where datname = current_database() and pid <> pg_backend_pid()"
+        )
+
+
+def test_a_dry_run_changes_nothing(
+    primary: TestDatabase,
+    target: TestDatabase,
+    members: Members,
+    session: Session,
+    reconciler: Drain,
+    reconcile: Reconciling,
+) -> None:
+    """By both databases' own counters, whatever differs; and the real run still finds it all."""
+    session.close()
+    remove(primary, members[0])
+    target.query("delete from trips where id = %s", members[5].trip_id)
+    target.query("update trip_memberships set role = 'OWNER'")
+    reconciler.close()
+    settle(primary, target)
+    before = counters(primary), counters(target)
+    report = reconcile(dry_run=True)
+    reconciler.close()
+    settle(primary, target)
+    assert (counters(primary), counters(target)) == before
+    assert report.exit_code == 1
+    again = reconcile()
+    assert [part.drifted for part in again.mappings] == [part.drifted for part in report.mappings]
+    reconciler.close()
+    settle(primary, target)
+    assert counters(primary) != before[0], "these counters would not have told"
+    assert counters(target) != before[1], "these counters would not have told"
+
+
+def test_only_the_mappings_asked_for_are_looked_at(
+    target: TestDatabase, members: Members, reconcile: Reconciling
+) -> None:
+    """From a key on, if one is given."""
+    target.query("update users set username = 'x'")
+    target.query("update trips set name = 'x'")
+    middle = target.value("select id::text from trips order by id offset 10 limit 1")
+    report = reconcile(mappings=("trips",), since_key=(middle,))
+    assert [part.mapping for part in report.mappings] == ["trips"]
+    assert report.mappings[0].rows == 10
+    assert target.value("select count(*) from trips where name = 'x'") == 10
+    assert target.value("select count(*) from users where username = 'x'") == 80
+    with pytest.raises(UsageError):
+        reconcile(since_key=(middle,))
+    with pytest.raises(MappingError):
+        reconcile(mappings=("trip",))
+
+
+def test_two_runs_at_once_are_one(
+    primary: TestDatabase, members: Members, reconciler: Drain, reconcile: Reconciling
+) -> None:
+    """The second is told who holds the lease, or waits for it; an expired one stops nobody."""
+    first = Lease(reconciler.queue.notes)
+    assert first.take()
+    with pytest.raises(Busy, match=first.holder):
+        reconcile()
+    waited: list[float] = []
+
+    def released(seconds: float) -> None:
+        waited.append(seconds)
+        first.release()
+
+    report = run(
+        reconciler, Options(grace_seconds=0), unpaced(reconciler), wait=True, sleep=released
+    )
+    assert report.outcome == "in line"
+    assert waited == [1.0]
+
+    assert first.take()
+    primary.query("update mirror.leases set expires_at = now() - interval '1 second'")
+    assert reconcile().outcome == "in line"
+    assert primary.value("select count(*) from mirror.leases") == 0
+
+
+def test_a_run_that_lost_its_lease_stops(
+    primary: TestDatabase, target: TestDatabase, members: Members, reconciler: Drain
+) -> None:
+    """It hung for so long that another took over; it must not go on beside that one."""
+    lease = Lease(reconciler.queue.notes, seconds=0)
+    assert lease.take()
+    other = Lease(reconciler.queue.notes)
+    assert not lease.held_by()
+    assert other.take()
+    with pytest.raises(Transient, match="reconciles now"):
+        lease.renew()
+    assert other.take()
+
+
+def test_each_run_is_on_record(
+    primary: TestDatabase, members: Members, reconciler: Drain, reconcile: Reconciling
+) -> None:
+    """Counts without keys, for `status` and for trends."""
+    remove(primary, members[0])
+    reconcile()
+    outcome, report, ended = primary.query(
+        "select outcome, report, finished_at is not null from mirror.runs order by id desc limit 1"
+    )[0]
+    assert (outcome, ended) == ("repaired", True)
+    assert report["mappings"][2]["extra"] == 1
+    assert str(members[0].trip_id) not in json.dumps(report)
+    status = read_status(reconciler.registry, reconciler.source, reconciler.target)
+    assert status.last_run is not None
+    assert (status.last_run.outcome, status.last_run.over_grants) == ("repaired", 1)
+    assert status.healthy
+
+
+def test_two_schedulers_are_told_of(
+    primary: TestDatabase, members: Members, reconciler: Drain
+) -> None:
+    """Beat and the platform's own: one of them was forgotten."""
+    options = Options(grace_seconds=0)
+    for started_by in ("beat", "hand", "schedule"):
+        status = read_status(reconciler.registry, reconciler.source, reconciler.target)
+        assert not status.two_schedulers
+        run(reconciler, options, unpaced(reconciler), started_by=started_by)
+    status = read_status(reconciler.registry, reconciler.source, reconciler.target)
+    assert "MIRROR_RECONCILE_CRON=off" in status.remedies[0]
+
+
+def test_a_run_that_is_interrupted_says_so_and_the_next_one_finishes(
+    primary: TestDatabase, target: TestDatabase, members: Members, reconciler: Drain
+) -> None:
+    """Ctrl-C in the middle of its repairs."""
+    target.query("update users set username = 'x'")
+    target.query("update trips set name = 'x'")
+
+    def interrupt(phase: str, mapping: str, _rows: int, _total: int) -> None:
+        if (phase, mapping) == ("repair", "users"):
+            raise KeyboardInterrupt
+
+    options = Options(grace_seconds=0)
+    with pytest.raises(KeyboardInterrupt):
+        run(reconciler, options, unpaced(reconciler), progress=interrupt)
+    assert primary.value("select outcome from mirror.runs order by id desc limit 1") == "stopped"
+    assert run(reconciler, options, unpaced(reconciler)).outcome == "repaired"
+    assert differing(primary, target) == EQUAL
+
+
+def fill(primary: TestDatabase, users: int) -> None:
+    """Insert users who are all in each of two trips."""
+    primary.query(
+        "insert into users (id, email, username)"
+        " select gen_random_uuid(), n || '@example.com', 'user' || n from generate_series(1, %s) n",
+        users,
+    )
+    primary.query(
+        "insert into trips (id, name, created_by)"
+        " select gen_random_uuid(), 'trip', (select id from users limit 1)"
+        " from generate_series(1, 2)"
+    )
+    primary.query(
+        "insert into trip_memberships (trip_id, user_id, role, status)"
+        " select t.id, u.id, 'MEMBER', 'ACTIVE' from trips as t cross join users as u"
+    )
+
+
+def test_an_empty_target_is_loaded_in_bulk(
+    primary: TestDatabase, target: TestDatabase, reconciler: Drain, reconcile: Reconciling
+) -> None:
+    """More rows than a page holds; what the workers were to do in case of a death is gone again.
+
+    No batch reads a whole table, which would make each dearer than the one before.
+    """
+    fill(primary, 2500)
+    report = reconcile()
+    reconciler.close()
+    settle(target)
+    read = "select sum(seq_tup_read) from pg_stat_user_tables where relname like '%trip_member%'"
+    assert target.value(read) == 0
+    assert [part.missing for part in report.mappings] == [2500, 2, 5000]
+    assert report.outcome == "repaired"
+    assert differing(primary, target) == EQUAL
+    assert target.value("select count(*) from mirror.ledger_trip_memberships where present") == 5000
+    assert primary.value("select count(*) from mirror.retries") == 0
+    assert reconcile().outcome == "in line"
+
+
+@pytest.mark.parametrize("who", ["workers", "the next run"])
+def test_a_load_that_dies_is_finished_by_others(
+    who: str,
+    primary: TestDatabase,
+    target: TestDatabase,
+    reconciler: Drain,
+    drain: Drain,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Parents are there without their children then, and nobody else would read those again."""
+    fill(primary, 2500)
+
+    def die(phase: str, mapping: str, _rows: int, _total: int) -> None:
+        if (phase, mapping) == ("load", "users"):
+            # As kill -9 would: nothing is given back.
+            raise SystemExit
+
+    monkeypatch.setattr(Lease, "release", lambda _: None)
+    with pytest.raises(SystemExit):
+        run(reconciler, Options(grace_seconds=0), unpaced(reconciler), progress=die)
+    assert target.value("select count(*) from trip_memberships") == 0
+    drain.run()
+    assert target.value("select count(*) from trip_memberships") == 0, "the lease has not run out"
+    primary.query("update mirror.leases set expires_at = now() - interval '1 second'")
+    if who == "workers":
+        primary.query("update mirror.retries set due_at = now()")
+        drain.run()
+    else:
+        # To itself, what the dead one intended is no reason to leave rows to the workers.
+        monkeypatch.undo()
+        options = Options(grace_seconds=0)
+        assert run(reconciler, options, unpaced(reconciler)).outcome == "repaired"
+    assert target.value("select count(*) from trip_memberships") == 5000
+    assert primary.value("select count(*) from mirror.retries") == 0
+
+
+def test_a_large_scope_that_waits_is_not_loaded_twice(
+    primary: TestDatabase, target: TestDatabase, reconcile: Reconciling, drain: Drain
+) -> None:
+    """After `mirror resync` the workers do it."""
+    fill(primary, 1500)
+    for mapping in ("users", "trips", "trip_memberships"):
+        record(primary, mapping, reference="*")
+    report = reconcile()
+    assert [part.in_flight for part in report.mappings] == [1500, 2, 3000]
+    assert report.outcome == "in line"
+    assert target.value("select count(*) from users") == 0
+    drain.run()
+    assert reconcile().outcome == "in line"
+    assert differing(primary, target) == EQUAL
+
+
+def test_a_backlog_and_a_slow_target_pause_it(primary: TestDatabase, drain: Drain) -> None:
+    """For a while; without workers a backlog would last for ever."""
+    slept: list[float] = []
+    throttle = Throttle(drain.queue.notes, backlog=2, latency_seconds=1.0, sleep=slept.append)
+    throttle.tick(0.9)
+    assert slept == []
+    throttle.tick(3.0)
+    assert slept == [3.0]
+    for number in range(3):
+        record(primary, "trips", number)
+    late = Throttle(drain.queue.notes, backlog=2, latency_seconds=1.0, sleep=slept.append)
+    late.tick()
+    assert sum(slept) == pytest.approx(13.0)
+    assert late.paused == pytest.approx(10.0)
+
+
+def test_servers_that_hash_otherwise_are_compared_by_md5(
+    primary: TestDatabase, target: TestDatabase, members: Members, reconcile: Reconciling
+) -> None:
+    """The probe tells; without it every row would look different."""
+    rule = "hash_record_extended(probe, seed)"
+    rewrite(target, "digest", rule, "hash_record_extended(probe, seed + 1)")
+    rewrite(
+        target,
+        "digest_trip_memberships",
+        "hash_record_extended(h.r, p_seed)",
+        "hash_record_extended(h.r, p_seed + 1)",
+    )
+    report = reconcile(mappings=("trip_memberships",))
+    assert (report.outcome, report.bytes_moved < 1000) == ("in line", True)
+    target.query(
+        "update trip_memberships set role = 'OWNER' where user_id = %s", key(members[0])[1]
+    )
+    assert reconcile().mappings[2].changed_over == 1
+
+
+def test_it_works_behind_poolers(
+    primary: TestDatabase, target: TestDatabase, members: Members
+) -> None:
+    """No session outlives a transaction there."""
+    remove(primary, members[0])
+    target.query("update trips set name = 'x'")
+    with TransactionPooler(primary.url) as one, TransactionPooler(target.url) as other:
+        settings = load_settings(
+            primary_database_url=one.url, supabase_db_url=other.url, source_name="127.0.0.1"
+        )
+        drain = build_drain(settings, registry)
+        report = run(drain, Options(grace_seconds=0), unpaced(drain))
+        drain.close()
+    assert [part.repaired for part in report.mappings] == [0, 20, 1]
+
+
+# Named and drawn keys
+
+
+def test_named_keys_are_repaired_at_once(
+    primary: TestDatabase, target: TestDatabase, members: Members, reconciler: Drain
+) -> None:
+    """And nothing else."""
+    remove(primary, members[0], members[1])
+    mapping = reconciler.registry["trip_memberships"]
+    verdict = sync(reconciler, mapping, [key(members[0]), key(members[2])])
+    assert [drift.key for drift in verdict.drifts] == [key(members[0])]
+    assert target.value("select count(*) from trip_memberships") == 59
+
+
+def test_a_sample_sees_what_either_side_has(
+    primary: TestDatabase, target: TestDatabase, members: Members, reconciler: Drain
+) -> None:
+    """All sixty members were drawn sooner or later; the stranger only the target has, too."""
+    mapping = reconciler.registry["trip_memberships"]
+    drawn, verdict = sample(reconciler, mapping, 50)
+    assert drawn > 5
+    assert verdict.drifts == []
+    remove(primary, *members)
+    _, verdict = sample(reconciler, mapping, 50)
+    assert verdict.drifts == []  # Nothing on the primary: nowhere to begin.
+    users = reconciler.registry["users"]
+    target.query("update users set username = 'x'")
+    drawn, verdict = sample(reconciler, users, 50)
+    assert len(verdict.drifts) == drawn > 5
+
+
+def test_what_a_foreign_key_holds_back_is_no_drift(
+    primary: TestDatabase, target: TestDatabase, members: Members, reconcile: Reconciling
+) -> None:
+    """A bare key stays, which grants nothing, until that other table lets go."""
+    target.query("create table notes (trip_id uuid references trips (id))")
+    target.query("insert into notes values (%s)", members[0].trip_id)
+    primary.query("delete from trips where id = %s", members[0].trip_id)
+    assert reconcile().outcome == "repaired"
+    assert target.value("select count(*) from trips where id = %s", members[0].trip_id) == 1
+    assert reconcile().outcome == "in line"
+    # Somebody fills it in by hand.
+    target.query("update trips set name = 'mine' where id = %s", members[0].trip_id)
+    assert reconcile().mappings[1].extra == 1
+    assert reconcile().outcome == "in line"
+
+
+def test_nothing_is_read_of_a_row_that_does_not_differ(
+    members: Members, reconciler: Drain, reconcile: Reconciling
+) -> None:
+    """Equal sides exchange a few numbers, however many rows they have."""
+    report = reconcile()
+    assert report.outcome == "in line"
+    assert report.bytes_moved < 4000
