@@ -106,6 +106,8 @@ def target_template(target_cluster: PostgresCluster, project_template: str) -> s
     with database.migrating() as connection:
         upgrade(connection, "supabase", registry)
     database.query(SCHEMA.read_text())
+    with database.migrating() as connection:
+        upgrade(connection, "supabase", registry, guards=True)
     return "target_template"
 
 

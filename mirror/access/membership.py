@@ -29,6 +29,14 @@ class Membership:
     noun: str
     """What the functions' names call the resource."""
 
+    def mine(self, role: str) -> str:
+        """Return the call that yields the caller's resources; it reads no row of the policy's."""
+        return f"{identifier('mirror', f'my_{self.noun}s')}({literal(role)})"
+
+    def reaches(self, role: str, least: str) -> bool:
+        """Return whether `role` includes `least`."""
+        return self.levels.index(role) >= self.levels.index(least)
+
     def ddl(self, registry: Registry) -> list[str]:
         """Return the SQL blocks that create the helpers and grant them to authenticated."""
         mapping = registry[self.mapping]
