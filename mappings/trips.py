@@ -6,7 +6,7 @@ whatever text or enum the primary uses; ACTIVE alone grants, OWNER > ADMIN > MEM
 
 from sqlalchemy import DateTime, Text, Uuid, column, select, table
 
-from mirror.access import Allow, Guard, Membership, Own
+from mirror.access import Allow, Guard, Membership, Own, Topic, Topics
 from mirror.mapping import Column, Mapping, Parent, Readable
 from mirror.registry import Registry
 
@@ -128,6 +128,21 @@ user_presence = Guard(
     update=Allow(Own("MEMBER"), columns=("status", "seen_at")),
     delete=Own("MEMBER"),
 )
+# `trip:<id>` for whoever is in the trip; `user:<id>` tells that user of joining and leaving.
+channels = Topics(
+    topics=(
+        Topic(
+            prefix="trip",
+            via="trip_memberships",
+            receive="MEMBER",
+            send="MEMBER",
+            watch="MEMBER",
+            appear="MEMBER",
+        ),
+    ),
+    personal="user",
+    tell=("trip_memberships",),
+)
 
 registry = Registry(
     "trips",
@@ -142,5 +157,5 @@ registry = Registry(
             noun="trip",
         )
     ],
-    guards=[chat_messages, chat_reactions, chat_read_receipts, user_presence],
+    guards=[chat_messages, chat_reactions, chat_read_receipts, user_presence, channels],
 )

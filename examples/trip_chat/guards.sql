@@ -160,3 +160,100 @@ using (
   user_id = (select auth.uid())
   and trip_id = any((select mirror.my_trips('MEMBER'))::uuid[])
 );
+
+
+-- Private channels. Realtime asks as the caller, with a row of the topic: may it be read, may it be
+-- written. The row's own column, and text with text: a topic that is no id casts to nothing.
+do $$
+begin
+  if to_regclass('realtime.messages') is null then
+    raise notice 'realtime.messages does not exist, so no channel is guarded; once Realtime has '
+      'made it, run `mirror migrate supabase --guards` again';
+    return;
+  end if;
+
+  create policy mirror_trips_read on realtime.messages for select to authenticated
+  using (
+    (
+      extension in ('broadcast', 'presence')
+      and topic = any(array(
+        select 'trip:' || id from unnest(mirror.my_trips('MEMBER')) as id
+      ))
+    )
+    or (extension = 'broadcast' and topic = 'user:' || (select auth.uid()))
+  );
+
+  create policy mirror_trips_insert on realtime.messages for insert to authenticated
+  with check (
+    extension in ('broadcast', 'presence')
+    and topic = any(array(
+      select 'trip:' || id from unnest(mirror.my_trips('MEMBER')) as id
+    ))
+  );
+end
+$$;
+
+
+-- Tells each user of what changed for them. Where Realtime's table is missing, or somebody holds
+-- it, nobody is told: the write goes on, and waits for nothing.
+create or replace function mirror.tell_trip_memberships() returns trigger
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if to_regclass('realtime.messages') is null then
+    return null;
+  end if;
+  begin
+    lock table realtime.messages in row exclusive mode nowait;
+    if tg_op = 'INSERT' then
+      perform realtime.send(
+        jsonb_build_object('trip_id', n.trip_id, 'role', n.role),
+        'membership_granted', 'user:' || n.user_id, true
+      )
+      from new_rows as n
+      where n.status in ('ACTIVE') and mirror.trip_role_level(n.role) is not null;
+    elsif tg_op = 'DELETE' then
+      perform realtime.send(
+        jsonb_build_object('trip_id', o.trip_id, 'role', o.role),
+        'membership_revoked', 'user:' || o.user_id, true
+      )
+      from old_rows as o
+      where o.status in ('ACTIVE') and mirror.trip_role_level(o.role) is not null;
+    else
+      perform realtime.send(
+        jsonb_build_object('trip_id', n.trip_id, 'role', n.role),
+        case
+          when not was.active then 'membership_granted'
+          when not remains.active then 'membership_revoked'
+          else 'membership_changed'
+        end, 'user:' || n.user_id, true
+      )
+      from new_rows as n
+      join old_rows as o on o.trip_id = n.trip_id and o.user_id = n.user_id
+      cross join lateral (
+        select coalesce(o.status in ('ACTIVE') and mirror.trip_role_level(o.role) is not null, false)
+      ) as was (active)
+      cross join lateral (
+        select coalesce(n.status in ('ACTIVE') and mirror.trip_role_level(n.role) is not null, false)
+      ) as remains (active)
+      where was.active or remains.active;
+    end if;
+  exception when others then
+    raise warning 'nobody was told of changes in trip_memberships: % (%)', sqlerrm, sqlstate;
+  end;
+  return null;
+end
+$$;
+revoke all on function mirror.tell_trip_memberships() from public, anon, authenticated, service_role;
+
+create trigger mirror_trips_told_insert
+after insert on public.trip_memberships referencing new table as new_rows
+for each statement execute function mirror.tell_trip_memberships();
+
+create trigger mirror_trips_told_update
+after update on public.trip_memberships referencing old table as old_rows new table as new_rows
+for each statement execute function mirror.tell_trip_memberships();
+
+create trigger mirror_trips_told_delete
+after delete on public.trip_memberships referencing old table as old_rows
+for each statement execute function mirror.tell_trip_memberships();

@@ -632,7 +632,11 @@ begin
   end loop;
   for old in
     select tgname, tgrelid::regclass::text as name from pg_trigger
-    where starts_with(tgname, 'mirror_' || model || '_told_') and not tgisinternal
+    where tgname = any(
+        select 'mirror_' || model || '_told_' || verb
+        from unnest(array['insert', 'update', 'delete']) as verb
+      )
+      and not tgisinternal
   loop
     execute format('drop trigger %I on %s', old.tgname, old.name);
   end loop;

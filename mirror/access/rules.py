@@ -103,12 +103,17 @@ def either(
             found.append(own)
         else:
             found.append(both(own, reaches(rule.role)))
-    return _joined("or", found)
+    return one_of(*found)
 
 
 def both(*conditions: Condition) -> Condition:
     """Return the condition that each of them holds."""
     return _joined("and", list(conditions))
+
+
+def one_of(*conditions: Condition) -> Condition:
+    """Return the condition that one of them holds."""
+    return _joined("or", list(conditions))
 
 
 def _joined(word: str, conditions: list[Condition]) -> Condition:
