@@ -42,7 +42,7 @@ class Guarding(Protocol):
         ...
 
     def prepare(self, registry: "Registry") -> list[str]:
-        """Return the SQL blocks that look at the table; no policy changes before all are through."""
+        """Return the SQL blocks that look at the table, before any policy is touched."""
         ...
 
     def ddl(self, registry: "Registry") -> list[str]:

@@ -60,15 +60,6 @@ class Folder:
         Raises:
             MappingError: names the folder and the remedy.
         """
-        membership = membership_over(registry, self.via, self._who)
-        for verb in self.verbs.values():
-            check_roles(membership, verb, self._who)
-            if verb.columns:
-                raise MappingError(f"{self._who}: files have no columns to choose from.")
-            if any(isinstance(rule, Own) for rule in verb.rules) and "{user}" not in self._parts:
-                raise MappingError(
-                    f"{self._who}: `Own` needs to know whose a file is; add /{{user}} to the path."
-                )
         if (
             len(self._resource) != 1
             or self._parts.count("{user}") > 1
@@ -78,6 +69,15 @@ class Folder:
                 f"{self._who}: a path is plain names, one {{id}}, and {{user}} at most once, "
                 f"joined by slashes, as in 'trips/{{id}}'."
             )
+        membership = membership_over(registry, self.via, self._who)
+        for verb in self.verbs.values():
+            check_roles(membership, verb, self._who)
+            if verb.columns:
+                raise MappingError(f"{self._who}: files have no columns to choose from.")
+            if any(isinstance(rule, Own) for rule in verb.rules) and "{user}" not in self._parts:
+                raise MappingError(
+                    f"{self._who}: `Own` needs to know whose a file is; add /{{user}} to the path."
+                )
 
     def condition(self, registry: Registry, verb: str) -> Condition:
         """Return what is true of the rows of `storage.objects` that one may `verb`."""

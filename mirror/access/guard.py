@@ -93,7 +93,7 @@ class Guard:
         # Only those declared before: so that no two hang on each other.
         earlier = registry.guards[: registry.guards.index(self)]
         for guard in earlier:
-            if isinstance(guard, Guard) and self.through in {guard.table, guard._name}:
+            if isinstance(guard, Guard) and self.through in {guard.table, guard.sql_name}:
                 break
         else:
             raise MappingError(
@@ -124,7 +124,7 @@ class Guard:
         if Own() in rules:
             # Not narrowed down by anything else.
             indexed.append(self.owner)
-        table = literal(self._name)
+        table = literal(self.sql_name)
         parent = self.parent(registry)
         return [
             "\n".join(
@@ -133,7 +133,9 @@ class Guard:
                     f"  {literal(json.dumps(wanted))}\n);",
                     *(f"select mirror.add_index({table}, {literal(one)});" for one in indexed),
                     *(
-                        [f"select mirror.add_index({literal(parent._name)}, {literal(self.key)});"]
+                        [
+                            f"select mirror.add_index({literal(parent.sql_name)}, {literal(self.key)});"
+                        ]
                         if parent
                         else []
                     ),
@@ -143,7 +145,7 @@ class Guard:
 
     def ddl(self, registry: Registry) -> list[str]:
         """Return the block that opens the table to authenticated as far as declared."""
-        name = self._name
+        name = self.sql_name
         grants = ", ".join(
             VERBS[verb] + (f" ({comma(rules.columns)})" if rules.columns else "")
             for verb, rules in self.verbs.items()
@@ -166,9 +168,9 @@ class Guard:
 
     def _condition(self, registry: Registry, rules: Allow) -> Condition:
         own = Condition(f"{identifier(self.owner)} = {CALLER}")
-        return either(rules, own, lambda role: self._reaches(registry, role, "", 1))
+        return either(rules, own, lambda role: self.reaches(registry, role, "", 1))
 
-    def _reaches(self, registry: Registry, role: str, row: str, depth: int) -> Condition:
+    def reaches(self, registry: Registry, role: str, row: str, depth: int) -> Condition:
         """Return the condition that the caller has a role where `row` belongs."""
         parent = self.parent(registry)
         membership = self.membership(registry)
@@ -180,15 +182,15 @@ class Guard:
         inner = f"parent{depth}" + "_" * (self.table == f"parent{depth}")
         here = row or f"{identifier(self.table)}."
         found = Condition(f"{inner}.{identifier(self.key)} = {here}{identifier(self.on)}")
-        if not parent._readable_means(role, membership):
-            found = both(found, parent._reaches(registry, role, f"{inner}.", depth + 1))
+        if not parent.implies(role, membership):
+            found = both(found, parent.reaches(registry, role, f"{inner}.", depth + 1))
         return Condition(
-            f"exists (\n  select from {parent._name} as {inner}\n"
+            f"exists (\n  select from {parent.sql_name} as {inner}\n"
             f"  where {indent(found.text, '    ').lstrip()}\n)"
         )
 
-    def _readable_means(self, role: str, membership: Membership) -> bool:
-        """Return whether nobody without the role may read: then the own policies say it all."""
+    def implies(self, role: str, membership: Membership) -> bool:
+        """Return whether nobody without the role may read, as the table's own policies see to."""
         return all(
             isinstance(rule, str) and membership.reaches(rule, role)
             for rule in self.verbs["read"].rules
@@ -199,7 +201,8 @@ class Guard:
         return next(column.type for column in columns if column.name == membership.resource)
 
     @property
-    def _name(self) -> str:
+    def sql_name(self) -> str:
+        """The table's name, quoted where it must be."""
         return identifier(self.schema, self.table)
 
     @property

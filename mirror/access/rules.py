@@ -88,9 +88,7 @@ def check_roles(membership: Membership, verb: Allow, who: str) -> None:
         raise MappingError(f"{who}: an Allow without rules; say None where nobody may.")
 
 
-def either(
-    verb: Allow, own: Condition, reaches: Callable[[str], Condition]
-) -> Condition:
+def either(verb: Allow, own: Condition, reaches: Callable[[str], Condition]) -> Condition:
     """Return the condition that one of the rules holds.
 
     `own` is true of the caller's rows; `reaches` returns what is true where the caller has a role.

@@ -7,6 +7,7 @@
 create schema realtime;
 
 grant usage on schema realtime to postgres, anon, authenticated, service_role;
+grant all on schema realtime to supabase_realtime_admin;
 
 -- Messages from the database, and what Realtime asks policies with: it writes a row of the topic
 -- and rolls back. There, partitions are made day by day; here, one takes every day.
@@ -63,6 +64,7 @@ alter function realtime.send(jsonb, text, text, boolean) owner to supabase_realt
 create schema storage;
 
 grant usage on schema storage to postgres, anon, authenticated, service_role;
+grant all on schema storage to supabase_storage_admin;
 
 create table storage.buckets (
     id text primary key,

@@ -21,6 +21,7 @@ from tests.people import (
     everybody,
 )
 
+
 @pytest.fixture(scope="module")
 def world(target_cluster: PostgresCluster, target_template: str) -> Iterator[World]:
     """A trip with everybody somewhere around it, and a history in which everybody took part."""
