@@ -2,10 +2,10 @@
 
 The primary has `migrations/primary/*.sql` and, for who wants them, the triggers of a registry, as
 `triggers_<registry>`. The target has `migrations/supabase/0001_engine.sql` and one migration
-printed from the declarations of a registry, as `model_<registry>`; and, once the tables that they are about
-exist, its guards, as `guards_<registry>`. Triggers and guards are asked for once; from then on they
-are kept up to date. Every statement can run again, so a file that also reaches the database another
-way (`supabase db push`, the SQL editor) does no harm.
+printed from the declarations of a registry, as `model_<registry>`; and, once the tables that they
+are about exist, its guards, as `guards_<registry>`. Triggers and guards are asked for once; from
+then on they are kept up to date. Every statement can run again, so a file that also reaches the
+database another way (`supabase db push`, the SQL editor) does no harm.
 
 `migrations/supabase/0002_trips.sql` is the model of `mappings.trips` as it prints, for people who
 read or paste SQL. The runner never reads it: it prints the model from the registry that it is

@@ -120,28 +120,20 @@ class Guard:
         extra = [column for verb in self.verbs.values() for column in verb.columns]
         for column in (*extra, *([self.expires] if self.expires else [])):
             wanted.setdefault(column, None)
-        indexed = [self.on]
+        indexed = [(self.sql_name, self.on)]
         if Own() in rules:
             # Not narrowed down by anything else.
-            indexed.append(self.owner)
-        table = literal(self.sql_name)
+            indexed.append((self.sql_name, self.owner))
         parent = self.parent(registry)
-        return [
-            "\n".join(
-                [
-                    f"select mirror.check_guarded({literal(registry.name)}, {table},\n"
-                    f"  {literal(json.dumps(wanted))}\n);",
-                    *(f"select mirror.add_index({table}, {literal(one)});" for one in indexed),
-                    *(
-                        [
-                            f"select mirror.add_index({literal(parent.sql_name)}, {literal(self.key)});"
-                        ]
-                        if parent
-                        else []
-                    ),
-                ]
-            )
+        if parent is not None:
+            indexed.append((parent.sql_name, self.key))
+        lines = [
+            f"select mirror.check_guarded({literal(registry.name)}, {literal(self.sql_name)},",
+            f"  {literal(json.dumps(wanted))}",
+            ");",
+            *(f"select mirror.add_index({literal(one)}, {literal(col)});" for one, col in indexed),
         ]
+        return ["\n".join(lines)]
 
     def ddl(self, registry: Registry) -> list[str]:
         """Return the block that opens the table to authenticated as far as declared."""
