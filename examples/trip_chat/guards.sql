@@ -84,6 +84,7 @@ using (
   exists (
     select from public.chat_messages as parent1
     where parent1.id = chat_reactions.message_id
+    offset 0
   )
 );
 
@@ -93,6 +94,7 @@ with check (
   and exists (
     select from public.chat_messages as parent1
     where parent1.id = chat_reactions.message_id
+    offset 0
   )
 );
 
@@ -102,6 +104,7 @@ using (
   and exists (
     select from public.chat_messages as parent1
     where parent1.id = chat_reactions.message_id
+    offset 0
   )
 );
 
@@ -117,6 +120,7 @@ using (
   exists (
     select from public.chat_messages as parent1
     where parent1.id = chat_read_receipts.message_id
+    offset 0
   )
 );
 
@@ -126,6 +130,7 @@ with check (
   and exists (
     select from public.chat_messages as parent1
     where parent1.id = chat_read_receipts.message_id
+    offset 0
   )
 );
 
@@ -211,14 +216,14 @@ begin
         'membership_granted', 'user:' || n.user_id, true
       )
       from new_rows as n
-      where n.status in ('ACTIVE') and mirror.trip_role_level(n.role) is not null;
+      where n.status in ('ACTIVE') and n.role in ('MEMBER', 'ADMIN', 'OWNER');
     elsif tg_op = 'DELETE' then
       perform realtime.send(
         jsonb_build_object('trip_id', o.trip_id, 'role', o.role),
         'membership_revoked', 'user:' || o.user_id, true
       )
       from old_rows as o
-      where o.status in ('ACTIVE') and mirror.trip_role_level(o.role) is not null;
+      where o.status in ('ACTIVE') and o.role in ('MEMBER', 'ADMIN', 'OWNER');
     else
       perform realtime.send(
         jsonb_build_object('trip_id', n.trip_id, 'role', n.role),
@@ -231,10 +236,10 @@ begin
       from new_rows as n
       join old_rows as o on o.trip_id = n.trip_id and o.user_id = n.user_id
       cross join lateral (
-        select coalesce(o.status in ('ACTIVE') and mirror.trip_role_level(o.role) is not null, false)
+        select coalesce(o.status in ('ACTIVE') and o.role in ('MEMBER', 'ADMIN', 'OWNER'), false)
       ) as was (active)
       cross join lateral (
-        select coalesce(n.status in ('ACTIVE') and mirror.trip_role_level(n.role) is not null, false)
+        select coalesce(n.status in ('ACTIVE') and n.role in ('MEMBER', 'ADMIN', 'OWNER'), false)
       ) as remains (active)
       where was.active or remains.active;
     end if;

@@ -176,9 +176,10 @@ class Guard:
         found = Condition(f"{inner}.{identifier(self.key)} = {here}{identifier(self.on)}")
         if not parent.implies(role, membership):
             found = both(found, parent.reaches(registry, role, f"{inner}.", depth + 1))
+        # OFFSET keeps the planner from collecting all that the caller may read of the parent.
         return Condition(
             f"exists (\n  select from {parent.sql_name} as {inner}\n"
-            f"  where {indent(found.text, '    ').lstrip()}\n)"
+            f"  where {indent(found.text, '    ').lstrip()}\n  offset 0\n)"
         )
 
     def implies(self, role: str, membership: Membership) -> bool:

@@ -15,7 +15,7 @@ def notices(registry: Registry, membership: Membership, prefix: str) -> str:
     table = identifier(mapping.schema, mapping.table)
     function = identifier("mirror", f"tell_{mapping.name}")
     key, user, role = map(identifier, (membership.resource, membership.user, membership.role))
-    level = identifier("mirror", f"{membership.noun}_role_level")
+    roles = ", ".join(map(literal, membership.levels))
     same = " and ".join(f"o.{identifier(name)} = n.{identifier(name)}" for name in mapping.key)
 
     def active(row: str) -> str:
@@ -23,7 +23,7 @@ def notices(registry: Registry, membership: Membership, prefix: str) -> str:
             f"{row}.{identifier(name)} in ({', '.join(map(literal, sorted(values)))})"
             for name, values in sorted(mapping.active.items())
         ]
-        return " and ".join([*conditions, f"{level}({row}.{role}) is not null"])
+        return " and ".join([*conditions, f"{row}.{role} in ({roles})"])
 
     def tell(row: str, event: str) -> str:
         # Not `id`: Realtime would take it for the message's own.

@@ -237,6 +237,33 @@ def test_the_set_of_ones_trips_is_computed_once_per_statement(
     assert not any("my_trips" in node.get("Filter", "") for node in found)
 
 
+def test_a_page_of_reactions_reads_the_messages_that_they_are_about_and_no_others(
+    target: TestDatabase,
+) -> None:
+    """Not all that the caller may read, which grows with every trip."""
+    user, trip = "00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-000000000002"
+    target.query("insert into users values (%s)", user)
+    target.query("insert into trips values (%s)", trip)
+    target.query("insert into trip_memberships values (%s, %s, 'MEMBER', 'ACTIVE')", trip, user)
+    target.query(
+        "insert into chat_messages (id, trip_id, sender_id, content)"
+        " select gen_random_uuid(), %s, %s, 'x' from generate_series(1, 1000)",
+        trip,
+        user,
+    )
+    target.query("insert into chat_reactions select id, sender_id, '+' from chat_messages")
+    target.query("analyze chat_messages, chat_reactions")
+    page = target.query("select message_id from chat_reactions limit 20")
+    ids = ", ".join(f"'{message}'" for (message,) in page)
+    found = list(
+        nodes(json.loads(plan(target, f"select * from chat_reactions where message_id in ({ids})")))
+    )
+    [reactions] = [node for node in found if node.get("Relation Name") == "chat_reactions"]
+    [messages] = [node for node in found if node.get("Relation Name") == "chat_messages"]
+    assert reactions["Actual Rows"] == 20
+    assert messages["Actual Rows"] * messages["Actual Loops"] == 20
+
+
 def test_tables_of_supabase_get_policies_and_nothing_else() -> None:
     """There, postgres may make and drop policies, and nothing else that takes an owner."""
     for one in (trips.registry, registry):
