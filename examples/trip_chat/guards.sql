@@ -205,10 +205,10 @@ create or replace function mirror.tell_trip_memberships() returns trigger
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if to_regclass('realtime.messages') is null then
-    return null;
-  end if;
   begin
+    if to_regclass('realtime.messages') is null then
+      return null;
+    end if;
     lock table realtime.messages in row exclusive mode nowait;
     if tg_op = 'INSERT' then
       perform realtime.send(

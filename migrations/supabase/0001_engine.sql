@@ -555,6 +555,19 @@ begin
     limit 1;
   end if;
 
+  -- Asked for by its own name, a partition answers by its own policies.
+  if wrong is null then
+    select format('has a partition %s without row-level security', c.oid::regclass) into wrong
+    from pg_partition_tree(guarded) as t
+    join pg_class as c on c.oid = t.relid
+    where t.relid <> guarded and not c.relrowsecurity
+    order by 1
+    limit 1;
+    if wrong is not null then
+      hint := 'Enable it there, without a policy: through the table, the guard decides.';
+    end if;
+  end if;
+
   -- Permissive policies are alternatives: one beside ours would let in whom ours keeps out.
   if wrong is null then
     select format('has a policy %I of its own', polname) into wrong

@@ -87,8 +87,8 @@ class Membership:
         weakest = literal(self.levels[0])
         return [
             f"""\
--- The roles that include this one; null, which is nobody's, for any other name. Asked in a subquery:
--- once, not for each membership.
+-- The roles that include this one; null, which is nobody's, for any other name. Asked for in a
+-- subquery: once, not for each membership.
 create or replace function {roles}(min_role text) returns text[]
 language sql immutable {path}
 as $$

@@ -56,10 +56,10 @@ create or replace function {function}() returns trigger
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if to_regclass('realtime.messages') is null then
-    return null;
-  end if;
   begin
+    if to_regclass('realtime.messages') is null then
+      return null;
+    end if;
     lock table realtime.messages in row exclusive mode nowait;
     if tg_op = 'INSERT' then
 {tell("n", "'membership_granted'")}

@@ -84,6 +84,18 @@ def test_a_table_that_cannot_be_guarded_is_named_and_nothing_changes(
     assert guarded.query(POLICIES) == before
 
 
+def test_a_partition_that_is_open_by_itself_is_named(guarded: TestDatabase) -> None:
+    """Closed, it is read through its table alone."""
+    guarded.query('alter table "Messages" rename to part')
+    guarded.query('create table "Messages" (like part including all) partition by list (id)')
+    guarded.query('alter table "Messages" attach partition part default')
+    with pytest.raises(NotMigrated, match="has a partition public.part without row-level security"):
+        guard(guarded, messages)
+    guarded.query("alter table part enable row level security")
+    guard(guarded, messages)
+    assert tables(guarded) == {'"Messages"'}
+
+
 def test_a_table_of_another_owner_is_named(
     target_cluster: PostgresCluster, guarded: TestDatabase
 ) -> None:

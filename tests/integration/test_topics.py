@@ -171,6 +171,7 @@ def held(target: TestDatabase) -> Iterator[psycopg.Connection[tuple[object, ...]
         "drop table realtime.messages",
         f"drop function {SEND}",
         "drop schema realtime cascade",
+        "revoke all on schema realtime from postgres, supabase_realtime_admin",
         f"revoke all on function {SEND} from public, postgres",
         "alter table realtime.messages add constraint never check (false) not valid",
         "alter table realtime.messages drop column event",
@@ -211,6 +212,25 @@ def test_a_revocation_waits_for_nobody_who_holds_realtimes_table(
     session.commit()
     drain.run()
     assert target.value("select count(*) from trip_memberships") == 0
+
+
+def test_telling_needs_no_more_than_realtime_grants(
+    target: TestDatabase, target_cluster: PostgresCluster
+) -> None:
+    """On newer projects, postgres is no member of the role that owns the table."""
+    user, trip = uuid4(), uuid4()
+    superuser = TestDatabase(target_cluster.url(target.url.rsplit("/", 1)[-1]))
+    with superuser.connect(autocommit=False) as connection:
+        connection.execute("revoke supabase_realtime_admin from postgres")
+        connection.execute("set local role postgres")
+        connection.execute("insert into users values (%s)", [user])
+        connection.execute("insert into trips values (%s)", [trip])
+        connection.execute(
+            "insert into trip_memberships values (%s, %s, 'MEMBER', 'ACTIVE')", [trip, user]
+        )
+        found = connection.execute("select topic from realtime.messages").fetchall()
+        connection.rollback()
+    assert found == [(f"user:{user}",)]
 
 
 def test_channels_are_guarded_once_realtime_has_made_its_table(
