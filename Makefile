@@ -58,8 +58,9 @@ format: $(INSTALLED) ## Format the code.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-model: $(INSTALLED) ## Print the trips model into its checked-in migration.
+model: $(INSTALLED) ## Print the trips model, and its guards, into their checked-in files.
 	MIRROR_MAPPINGS=mappings.trips $(BIN)/mirror ddl supabase > migrations/supabase/0002_trips.sql
+	MIRROR_MAPPINGS=mappings.trips $(BIN)/mirror ddl supabase --guards > examples/trip_chat/guards.sql
 
 lock: ## Pin the requirements anew, with hashes (needs uv).
 	uv pip compile --quiet pyproject.toml --extra dev --universal --python-version 3.11 \

@@ -2,6 +2,8 @@
 
 import sys
 
-from benchmarks import capture
+from benchmarks import capture, policies
 
-capture.main(rounds=2 if "--quick" in sys.argv else 7)
+rounds = 2 if "--quick" in sys.argv else 7
+capture.main(rounds)
+policies.main(rounds)

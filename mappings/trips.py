@@ -6,7 +6,7 @@ whatever text or enum the primary uses; ACTIVE alone grants, OWNER > ADMIN > MEM
 
 from sqlalchemy import DateTime, Text, Uuid, column, select, table
 
-from mirror.access import Membership
+from mirror.access import Allow, Guard, Membership, Own, Topic, Topics
 from mirror.mapping import Column, Mapping, Parent, Readable
 from mirror.registry import Registry
 
@@ -92,6 +92,58 @@ trip_memberships = Mapping(
     ),
 )
 
+# The chat feature's own tables, as in examples/trip_chat/supabase.sql.
+chat_messages = Guard(
+    table="chat_messages",
+    via="trip_memberships",
+    on="trip_id",
+    owner="sender_id",
+    read="MEMBER",
+    insert=Allow(Own("MEMBER"), columns=("id", "trip_id", "content")),
+    update=Allow(Own("MEMBER"), columns=("content",)),
+    # One's own, while one is a member; anybody's, for those who moderate.
+    delete=Allow(Own("MEMBER"), "ADMIN"),
+)
+chat_reactions = Guard(
+    table="chat_reactions",
+    through="chat_messages",
+    on="message_id",
+    read="MEMBER",
+    insert=Allow(Own("MEMBER"), columns=("message_id", "emoji")),
+    delete=Own("MEMBER"),
+)
+chat_read_receipts = Guard(
+    table="chat_read_receipts",
+    through="chat_messages",
+    on="message_id",
+    read="MEMBER",
+    insert=Allow(Own("MEMBER"), columns=("message_id",)),
+)
+user_presence = Guard(
+    table="user_presence",
+    via="trip_memberships",
+    on="trip_id",
+    read="MEMBER",
+    insert=Allow(Own("MEMBER"), columns=("trip_id", "status")),
+    update=Allow(Own("MEMBER"), columns=("status", "seen_at")),
+    delete=Own("MEMBER"),
+)
+# `trip:<id>` for whoever is in the trip; `user:<id>` tells that user of joining and leaving.
+channels = Topics(
+    topics=(
+        Topic(
+            prefix="trip",
+            via="trip_memberships",
+            receive="MEMBER",
+            send="MEMBER",
+            watch="MEMBER",
+            appear="MEMBER",
+        ),
+    ),
+    personal="user",
+    tell=("trip_memberships",),
+)
+
 registry = Registry(
     "trips",
     [users, trips, trip_memberships],
@@ -105,4 +157,5 @@ registry = Registry(
             noun="trip",
         )
     ],
+    guards=[chat_messages, chat_reactions, chat_read_receipts, user_presence, channels],
 )

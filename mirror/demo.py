@@ -91,10 +91,13 @@ def staged(*, rest: bool = False) -> Iterator[Stage]:
         with migrating(settings, "primary") as connection:
             models.Base.metadata.create_all(connection)
             upgrade(connection)
+        registry = load_registry(settings.mappings)
         with migrating(settings, "supabase") as connection:
-            upgrade(connection, "supabase", load_registry(settings.mappings))
+            upgrade(connection, "supabase", registry)
         with psycopg.connect(stack.supabase_db_url) as chat:
             chat.execute((home / "examples" / "trip_chat" / "supabase.sql").read_text())
+        with migrating(settings, "supabase") as connection:
+            upgrade(connection, "supabase", registry, guards=True)
         log = stack.redis.directory.parent / "worker.log"
         if rest:
             # The database's URL is for migrating; neither worker nor story need it from here on.

@@ -1,10 +1,11 @@
 """Migrations: numbered SQL, each database with its own history in schema `mirror`.
 
 The primary has `migrations/primary/*.sql` and, for who wants them, the triggers of a registry, as
-`triggers_<registry>`; once there, they are kept up to date. The target has
-`migrations/supabase/0001_engine.sql` and one migration printed from the declarations of a registry,
-as `model_<registry>`. Every statement can run again, so a file that also reaches the database
-another way (`supabase db push`, the SQL editor) does no harm.
+`triggers_<registry>`. The target has `migrations/supabase/0001_engine.sql` and one migration
+printed from the declarations of a registry, as `model_<registry>`; and, once the tables that they
+are about exist, its guards, as `guards_<registry>`. Triggers and guards are asked for once; from
+then on they are kept up to date. Every statement can run again, so a file that also reaches the
+database another way (`supabase db push`, the SQL editor) does no harm.
 
 `migrations/supabase/0002_trips.sql` is the model of `mappings.trips` as it prints, for people who
 read or paste SQL. The runner never reads it: it prints the model from the registry that it is
@@ -25,7 +26,7 @@ from typing import Literal
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from mirror.ddl import model_sql, triggers_sql
+from mirror.ddl import guards_sql, model_sql, triggers_sql
 from mirror.errors import MirrorError, NotInTransaction, NotMigrated
 from mirror.registry import Registry
 from mirror.sql import literal
@@ -78,11 +79,15 @@ def directory() -> Path:
 
 
 def migrations(
-    side: Side, registry: Registry | None = None, *, triggers: bool = False
+    side: Side,
+    registry: Registry | None = None,
+    *,
+    triggers: bool = False,
+    guards: bool = False,
 ) -> list[Migration]:
     """Return every migration of one side, in order; the target's and the triggers' need a registry.
 
-    `triggers` adds those of the primary; the target has none.
+    `triggers` adds those of the primary, `guards` those of the target.
     """
     if side == "primary":
         files = sorted(directory().glob("primary/*.sql"))
@@ -95,10 +100,13 @@ def migrations(
     if registry is None:
         raise TypeError("the target's migrations need the registry")
     engine = (directory() / "supabase" / "0001_engine.sql").read_text(encoding="utf-8")
-    return [
+    steps = [
         Migration("0001_engine", engine),
         Migration(f"model_{registry.name}", model_sql(registry)),
     ]
+    if guards:
+        steps.append(Migration(f"guards_{registry.name}", guards_sql(registry)))
+    return steps
 
 
 def pending(connection: Connection, steps: list[Migration]) -> list[Migration]:
@@ -134,17 +142,39 @@ def wanted(
     registry: Registry | None = None,
     *,
     triggers: bool = False,
+    guards: bool = False,
 ) -> list[Migration]:
-    """Return the migrations of a database: with triggers, too, if it has had them before."""
-    if side == "primary" and registry is not None and not triggers:
-        history = connection.scalar(text("select to_regclass('mirror.migrations')"))
-        triggers = history is not None and bool(
-            connection.scalar(
-                text("select exists (select from mirror.migrations where name = :name)"),
-                {"name": f"triggers_{registry.name}"},
-            )
-        )
-    return migrations(side, registry, triggers=triggers)
+    """Return the migrations of a database: with triggers or guards, too, if it has had them."""
+    if registry is not None and side == "primary":
+        triggers = triggers or _has_had(connection, f"triggers_{registry.name}")
+    if registry is not None and side == "supabase":
+        guards = guards or _has_had(connection, f"guards_{registry.name}")
+    return migrations(side, registry, triggers=triggers, guards=guards)
+
+
+def _has_had(connection: Connection, name: str) -> bool:
+    if connection.scalar(text("select to_regclass('mirror.migrations')")) is None:
+        return False
+    asked = text("select exists (select from mirror.migrations where name = :name)")
+    return bool(connection.scalar(asked, {"name": name}))
+
+
+def due(
+    connection: Connection,
+    side: Side,
+    registry: Registry | None = None,
+    *,
+    triggers: bool = False,
+    guards: bool = False,
+) -> list[Migration]:
+    """Return what `upgrade` would apply.
+
+    Guards that are asked for are due in any case: Realtime's tables may have come since, and what
+    somebody has changed by hand is put right.
+    """
+    steps = wanted(connection, side, registry, triggers=triggers, guards=guards)
+    late = pending(connection, steps)
+    return [step for step in steps if step in late or (guards and step is steps[-1])]
 
 
 def upgrade(
@@ -153,17 +183,18 @@ def upgrade(
     registry: Registry | None = None,
     *,
     triggers: bool = False,
+    guards: bool = False,
 ) -> list[str]:
     """Bring a database up to date, in the caller's transaction; return what was applied.
 
-    `triggers` installs those of `registry` in the primary.
+    `triggers` installs those of `registry` in the primary, `guards` those in the target.
 
     Call it from an Alembic revision as `upgrade(op.get_bind())`, and over an async driver as
     `await connection.run_sync(upgrade)`.
 
     Raises:
-        NotMigrated: the database is ahead, is no Supabase project, or holds a table of ours in
-            another shape or of another owner; names it.
+        NotMigrated: the database is ahead, is no Supabase project, holds a table of ours in
+            another shape or of another owner, or lacks what a guard is about; names it.
         NotInTransaction: the connection is in AUTOCOMMIT mode.
     """
     with _translated(side):
@@ -174,7 +205,7 @@ def upgrade(
                 "migrations run in one transaction, but this connection is in AUTOCOMMIT mode; "
                 "use engine.begin()."
             )
-        steps = pending(connection, wanted(connection, side, registry, triggers=triggers))
+        steps = due(connection, side, registry, triggers=triggers, guards=guards)
         for step in steps:
             for statement in statements(step.script):
                 _run(connection, statement)

@@ -33,20 +33,46 @@ class Access(Protocol):
         ...
 
 
+class Guarding(Protocol):
+    """Policies on a table that is not the mirror's."""
+
+    @property
+    def relation(self) -> tuple[str, str]:
+        """Schema and name of the table."""
+        ...
+
+    def prepare(self, registry: "Registry") -> list[str]:
+        """Return the SQL blocks that look at the table, before any policy is touched."""
+        ...
+
+    def ddl(self, registry: "Registry") -> list[str]:
+        """Return the SQL blocks that create the policies, after those of before were dropped."""
+        ...
+
+
 class Registry:
     """The mappings of one permission model, in an order that puts parents first.
+
+    `access` are the helpers that policies call; `guards` the policies on tables that belong to
+    others: yours, Realtime's and Storage's.
 
     Raises:
         MappingError: a declaration that cannot work; names the mapping and the remedy.
     """
 
     def __init__(
-        self, name: str, mappings: Sequence[Mapping], *, access: Sequence[Access] = ()
+        self,
+        name: str,
+        mappings: Sequence[Mapping],
+        *,
+        access: Sequence[Access] = (),
+        guards: Sequence[Guarding] = (),
     ) -> None:
         if not _NAME.fullmatch(name):
             raise MappingError(f"registry {name!r}: use a name of lower-case letters, digits, _.")
         self.name = name
         self.access = tuple(access)
+        self.guards = tuple(guards)
         self._by_name: dict[str, Mapping] = {}
         for mapping in mappings:
             if mapping.name in self._by_name:

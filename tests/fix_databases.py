@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine, NullPool, create_engine
 
 from examples.trip_chat import models
 from mappings.trips import registry
-from mirror.devstack import PostgresCluster, prepare_database
+from mirror.devstack import PostgresCluster, prepare_database, prepare_services
 from mirror.migrations import upgrade
 
 _numbers = itertools.count(1)
@@ -100,12 +100,15 @@ def project_template(target_cluster: PostgresCluster) -> str:
 
 @pytest.fixture(scope="session")
 def target_template(target_cluster: PostgresCluster, project_template: str) -> str:
-    """A Supabase project with the trips model and the example's chat tables."""
+    """A Supabase project with the trips model and the example's chat tables, guarded."""
     target_cluster.create_database("target_template", template=project_template, owner="postgres")
+    prepare_services(target_cluster, "target_template")
     database = TestDatabase(target_cluster.url("target_template", user="postgres"))
     with database.migrating() as connection:
         upgrade(connection, "supabase", registry)
     database.query(SCHEMA.read_text())
+    with database.migrating() as connection:
+        upgrade(connection, "supabase", registry, guards=True)
     return "target_template"
 
 

@@ -1189,14 +1189,15 @@ revoke all on function
 from public, anon, authenticated, service_role;
 
 
--- The order of roles. Null, which compares as false, for any other.
-create or replace function mirror.trip_role_level(role text) returns integer
+-- The roles that include this one; null, which is nobody's, for any other name. Asked for in a
+-- subquery: once, not for each membership.
+create or replace function mirror.trip_roles(min_role text) returns text[]
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
-  select case role
-    when 'MEMBER' then 1
-    when 'ADMIN' then 2
-    when 'OWNER' then 3
+  select case $1
+    when 'MEMBER' then array['MEMBER', 'ADMIN', 'OWNER']
+    when 'ADMIN' then array['ADMIN', 'OWNER']
+    when 'OWNER' then array['OWNER']
   end
 $$;
 
@@ -1211,7 +1212,7 @@ as $$
   where m.user_id = (select auth.uid())
     and m.status in ('ACTIVE')
     and exists (select from mirror.mappings as d where d.name = 'trip_memberships')
-    and mirror.trip_role_level(m.role) >= mirror.trip_role_level($1)
+    and m.role = any((select mirror.trip_roles($1))::text[])
 $$;
 
 
@@ -1237,7 +1238,7 @@ as $$
       and m.user_id = (select auth.uid())
       and m.status in ('ACTIVE')
       and exists (select from mirror.mappings as d where d.name = 'trip_memberships')
-      and mirror.trip_role_level(m.role) >= mirror.trip_role_level($2)
+      and m.role = any((select mirror.trip_roles($2))::text[])
   )
 $$;
 
@@ -1248,7 +1249,7 @@ as $$ select mirror.has_trip_role($1, 'MEMBER') $$;
 
 
 revoke all on function
-  mirror.trip_role_level(text),
+  mirror.trip_roles(text),
   mirror.my_trips(text),
   mirror.my_trip_companions(),
   mirror.has_trip_role(uuid, text),

@@ -29,6 +29,14 @@ class Membership:
     noun: str
     """What the functions' names call the resource."""
 
+    def mine(self, role: str) -> str:
+        """Return the call that yields the caller's resources; it reads no row of the policy's."""
+        return f"{identifier('mirror', f'my_{self.noun}s')}({literal(role)})"
+
+    def reaches(self, role: str, least: str) -> bool:
+        """Return whether `role` includes `least`."""
+        return self.levels.index(role) >= self.levels.index(least)
+
     def ddl(self, registry: Registry) -> list[str]:
         """Return the SQL blocks that create the helpers and grant them to authenticated."""
         mapping = registry[self.mapping]
@@ -63,13 +71,14 @@ class Membership:
             f"\n    and exists (select from mirror.mappings as d where d.name = "
             f"{literal(self.mapping)})"
         )
-        level = identifier("mirror", f"{self.noun}_role_level")
+        roles = identifier("mirror", f"{self.noun}_roles")
         mine = identifier("mirror", f"my_{self.noun}s")
         companions = identifier("mirror", f"my_{self.noun}_companions")
         member = identifier("mirror", f"is_{self.noun}_member")
         has_role = identifier("mirror", f"has_{self.noun}_role")
         cases = "\n".join(
-            f"    when {literal(name)} then {rank}" for rank, name in enumerate(self.levels, 1)
+            f"    when {literal(name)} then array[{', '.join(map(literal, self.levels[rank:]))}]"
+            for rank, name in enumerate(self.levels)
         )
         # Not '': that would still look for types, uuid say, in the caller's pg_temp first, and run
         # a domain's CHECK with the definer's rights. Named last, pg_temp is searched last.
@@ -78,11 +87,12 @@ class Membership:
         weakest = literal(self.levels[0])
         return [
             f"""\
--- The order of roles. Null, which compares as false, for any other.
-create or replace function {level}(role text) returns integer
+-- The roles that include this one; null, which is nobody's, for any other name. Asked for in a
+-- subquery: once, not for each membership.
+create or replace function {roles}(min_role text) returns text[]
 language sql immutable {path}
 as $$
-  select case role
+  select case $1
 {cases}
   end
 $$;""",
@@ -95,7 +105,7 @@ as $$
   select coalesce(array_agg({resource}), '{{}}')
   from {table} as m
   where {user} = (select auth.uid()){active}
-    and {level}({role}) >= {level}($1)
+    and {role} = any((select {roles}($1))::text[])
 $$;""",
             f"""\
 -- Everybody who shares a {self.noun} with the caller, the caller included.
@@ -115,7 +125,7 @@ as $$
     select from {table} as m
     where {resource} = $1
       and {user} = (select auth.uid()){active.replace(chr(10), chr(10) + "  ")}
-      and {level}({role}) >= {level}($2)
+      and {role} = any((select {roles}($2))::text[])
   )
 $$;""",
             f"""\
@@ -124,7 +134,7 @@ create or replace function {member}(resource {kind}) returns boolean
 as $$ select {has_role}($1, {weakest}) $$;""",
             f"""\
 revoke all on function
-  {level}(text),
+  {roles}(text),
   {mine}(text),
   {companions}(),
   {has_role}({kind}, text),

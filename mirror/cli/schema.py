@@ -9,9 +9,9 @@ import typer
 
 from mirror.assembly import migrating
 from mirror.config import load_settings
-from mirror.ddl import model_sql, removal_sql, triggers_sql
+from mirror.ddl import guards_sql, model_sql, removal_sql, triggers_sql
 from mirror.errors import UsageError
-from mirror.migrations import Side, migrations, pending, upgrade, wanted, write_files
+from mirror.migrations import Side, due, migrations, upgrade, write_files
 from mirror.registry import Registry, load_registry
 
 
@@ -33,6 +33,10 @@ def migrate(
         bool,
         typer.Option("--triggers", help="Also record changes by triggers on your tables."),
     ] = False,
+    guards: Annotated[
+        bool,
+        typer.Option("--guards", help="Also put the declared policies on your own tables."),
+    ] = False,
     into: Annotated[
         Path | None,
         typer.Option(help="Write files for the Supabase CLI here (supabase/migrations) instead."),
@@ -48,31 +52,37 @@ def migrate(
     }
     if into is not None:
         if side is not Sides.SUPABASE or sql or dry_run or triggers:
-            raise UsageError("--into goes with `mirror migrate supabase`, and with no other flag.")
-        _write(into, registry)
+            raise UsageError(
+                "--into goes with `mirror migrate supabase`, and with no other flag but --guards."
+            )
+        _write(into, registry, guards=guards)
         return
+    if guards and side is Sides.PRIMARY:
+        raise UsageError("--guards: the guarded tables are in the target.")
     if triggers and side is Sides.SUPABASE:
         raise UsageError("--triggers: the triggers belong to the primary.")
     for each in choice[side]:
         if sql:
-            steps = migrations(each, registry, triggers=triggers)
+            steps = migrations(each, registry, triggers=triggers, guards=guards)
             print("\n\n".join(step.script for step in steps))
             continue
         with migrating(settings, each) as connection:
+            flags = {"triggers": triggers} if each == "primary" else {"guards": guards}
             if dry_run:
-                steps = wanted(connection, each, registry, triggers=triggers)
-                names = [step.name for step in pending(connection, steps)]
+                names = [step.name for step in due(connection, each, registry, **flags)]
             else:
-                names = upgrade(connection, each, registry, triggers=triggers)
+                names = upgrade(connection, each, registry, **flags)
         what = "would apply" if dry_run else "applied"
         print(f"{each}: {what} {', '.join(names)}" if names else f"{each}: up to date")
         if each == "supabase" and f"model_{registry.name}" in names and not dry_run:
             print("supabase: deploy the workers with these declarations, then run `mirror resync`")
 
 
-def _write(into: Path, registry: Registry) -> None:
+def _write(into: Path, registry: Registry, *, guards: bool) -> None:
+    # Once written, they are kept up to date.
+    guards = guards or any(into.glob(f"*_mirror_guards_{registry.name}.sql"))
     try:
-        written = write_files(into, migrations("supabase", registry))
+        written = write_files(into, migrations("supabase", registry, guards=guards))
     except OSError as error:
         raise UsageError(f"--into: {into} cannot be written ({error.strerror}).") from None
     for path in written:
@@ -88,6 +98,9 @@ def ddl(
     remove: Annotated[
         bool, typer.Option("--remove", help="Print what removes the triggers instead.")
     ] = False,
+    guards: Annotated[
+        bool, typer.Option("--guards", help="Print the policies on your own tables instead.")
+    ] = False,
 ) -> None:
     """Print the SQL that the mappings turn into; connects to nothing."""
     registry = load_registry(load_settings().mappings)
@@ -96,6 +109,8 @@ def ddl(
     if side is Sides.SUPABASE:
         if remove:
             raise UsageError("--remove goes with `mirror ddl primary`.")
-        sys.stdout.write(model_sql(registry))
+        sys.stdout.write(guards_sql(registry) if guards else model_sql(registry))
+    elif guards:
+        raise UsageError("--guards goes with `mirror ddl supabase`.")
     else:
         sys.stdout.write(removal_sql(registry) if remove else triggers_sql(registry))

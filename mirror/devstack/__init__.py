@@ -9,7 +9,7 @@ from mirror.devstack.lite import SupabaseLite
 from mirror.devstack.postgres import PostgresCluster
 from mirror.devstack.redis import RedisServer
 from mirror.devstack.stack import DevStack
-from mirror.devstack.supabase import prepare_cluster, prepare_database
+from mirror.devstack.supabase import prepare_cluster, prepare_database, prepare_services
 
 __all__ = [
     "DevStack",
@@ -18,4 +18,5 @@ __all__ = [
     "SupabaseLite",
     "prepare_cluster",
     "prepare_database",
+    "prepare_services",
 ]

@@ -1,9 +1,10 @@
 """A cluster dressed up as a Supabase project: its roles, grants and the schema auth.
 
-The facts are those of the public repositories supabase/postgres and supabase/auth. What a
-project can do beyond plain PostgreSQL is missing: PostgREST, Realtime, Storage, pg_safeupdate
-(which refuses UPDATE and DELETE without WHERE from the API), and supautils, which lets
-`postgres` do a few things that otherwise take a superuser.
+The facts are those of the public repositories supabase/postgres, supabase/auth, supabase/realtime
+and supabase/storage. What a project can do beyond plain PostgreSQL is missing: PostgREST, Realtime
+and Storage but for what policies see of their tables (`prepare_services`), pg_safeupdate (which
+refuses UPDATE and DELETE without WHERE from the API), and supautils, which lets `postgres` do a few
+things that otherwise take a superuser.
 """
 
 from importlib.resources import files
@@ -55,6 +56,15 @@ def prepare_database(cluster: PostgresCluster, database: str) -> None:
             )
         )
         connection.execute(_statements("supabase_database.sql"))
+
+
+def prepare_services(cluster: PostgresCluster, database: str) -> None:
+    """Add what Realtime and Storage make in a database; apart, because plain PostgreSQL has none.
+
+    `database` must be prepared.
+    """
+    with psycopg.connect(cluster.url(database)) as connection:
+        connection.execute(_statements("supabase_services.sql"))
 
 
 def _statements(name: str) -> bytes:

@@ -83,8 +83,8 @@ reset role;
 
 
 -- Realtime -----------------------------------------------------------------------------------
--- Tables reach postgres_changes by being added here. The schema realtime is left out: code
--- that uses it has to cope with plain PostgreSQL.
+-- Tables reach postgres_changes by being added here. The schema realtime comes apart, in
+-- supabase_services.sql: code that uses it has to cope with plain PostgreSQL.
 create publication supabase_realtime;
 
 alter publication supabase_realtime owner to postgres;

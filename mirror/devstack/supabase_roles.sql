@@ -1,5 +1,5 @@
 -- The roles of a Supabase project, once per cluster, run as its superuser supabase_admin.
--- Left out: the roles of services that are not stood in for (storage, realtime, pooler).
+-- Left out: the roles of services that are not stood in for (pooler, dashboard).
 -- Passwords are set by the caller.
 
 
@@ -36,6 +36,15 @@ grant anon, authenticated, service_role to authenticator;
 create role supabase_auth_admin login noinherit;
 
 alter role supabase_auth_admin set search_path = auth;
+
+
+-- The roles that own Realtime's and Storage's tables -----------------------------------------
+create role supabase_realtime_admin nologin noinherit;
+create role supabase_storage_admin nologin noinherit;
+
+-- There, the extension supautils lets postgres make and drop policies on a few of their tables,
+-- and nothing else that takes an owner. Here, being a member has to do.
+grant supabase_realtime_admin, supabase_storage_admin to postgres;
 
 
 -- Time limits --------------------------------------------------------------------------------

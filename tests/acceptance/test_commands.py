@@ -7,11 +7,12 @@ from uuid import uuid4
 import pytest
 from sqlalchemy.orm import Session
 
+from mappings.trips import registry
 from mirror.hooks import Hooks
 from mirror.migrations import migrations
 from tests.acceptance.conftest import Command
 from tests.factories import MembershipFactory
-from tests.fix_databases import TestDatabase
+from tests.fix_databases import SCHEMA, TestDatabase
 
 pytestmark = pytest.mark.usefixtures("no_environment")
 
@@ -103,6 +104,44 @@ def test_migrate_writes_files_for_the_supabase_cli(mirror: Command, tmp_path: Pa
     done = mirror("migrate", "supabase", "--into", str(tmp_path / "file"))
     assert (done.code, "cannot be written" in done.err) == (2, True)
     assert mirror("migrate", "primary", "--into", str(folder)).code == 2
+
+
+def test_guards_are_asked_for_once_the_tables_are_there(
+    mirror: Command, project: TestDatabase, tmp_path: Path
+) -> None:
+    """By name where one is missing; installed, printed, or written; then kept up to date."""
+    url = {"SUPABASE_DB_URL": project.url}
+    assert mirror("migrate", "supabase", **url).code == 0
+    done = mirror("migrate", "supabase", "--guards", **url)
+    assert (done.code, "guarded table public.chat_messages does not exist" in done.err) == (4, True)
+    project.query(SCHEMA.read_text())
+    done = mirror("migrate", "supabase", "--guards", "--dry-run", **url)
+    assert done.out == "supabase: would apply guards_trips\n", done.text
+    done = mirror("migrate", "supabase", "--guards", **url)
+    assert done.out == "supabase: applied guards_trips\n", done.text
+    assert mirror("migrate", "supabase", **url).out == "supabase: up to date\n"
+
+    printed = mirror("ddl", "supabase", "--guards", SUPABASE_DB_URL=None)
+    assert printed.out == migrations("supabase", registry, guards=True)[-1].sql
+    project.query(printed.out)
+    folder = str(tmp_path)
+    assert mirror("migrate", "supabase", "--into", folder, "--guards").code == 0
+    assert len(list(tmp_path.glob("*_mirror_guards_trips.sql"))) == 1
+    assert mirror("migrate", "supabase", "--into", folder).out.endswith("up to date\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["migrate", "primary", "--guards"],
+        ["migrate", "primary", "--into", "files", "--guards"],
+        ["ddl", "primary", "--guards"],
+        ["ddl", "supabase", "--guards", "--remove"],
+    ],
+)
+def test_guards_belong_to_the_target(mirror: Command, arguments: list[str]) -> None:
+    """Asking for them elsewhere is a mistake that is told."""
+    assert mirror(*arguments).code == 2
 
 
 def test_resync_and_drain_load_an_empty_target(

@@ -30,6 +30,8 @@ def bare(target_cluster: PostgresCluster, project: TestDatabase) -> TestDatabase
     with project.migrating() as connection:
         upgrade(connection, "supabase", registry)
     project.query(SCHEMA.read_text())
+    with project.migrating() as connection:
+        upgrade(connection, "supabase", registry, guards=True)
     return project
 
 

@@ -196,7 +196,8 @@ SHADOWS = {
           as $$ select array['00000000-0000-4000-8000-000000000001'::uuid] $$;
         create function attacker.uid() returns uuid language sql
           as $$ select '00000000-0000-4000-8000-000000000102'::uuid $$;
-        create function attacker.trip_role_level(text) returns int language sql as 'select 9';
+        create function attacker.trip_roles(text) returns text[] language sql
+          as $$ select array['MEMBER', 'OWNER', 'ADMIN', 'GUEST'] $$;
     """,
     "an operator in a schema of one's own": """
         create function attacker.yes(uuid, uuid) returns boolean language sql as 'select true';

@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 
 from mappings.trips import registry
+from mirror.devstack import PostgresCluster, prepare_services
 from mirror.devstack.node import find_program, install
 from mirror.migrations import Migration, migrations, pending, upgrade, write_files
-from tests.fix_databases import TestDatabase
+from tests import consultations
+from tests.fix_databases import SCHEMA, TestDatabase
 
 PACKAGE = Path(__file__).parent.parent / "supabase"
 PROGRAM = PACKAGE / "node_modules" / "supabase" / "dist" / "supabase.js"
@@ -178,6 +180,35 @@ def test_the_advisors_have_nothing_to_say(cli: Cli, target: TestDatabase) -> Non
     answer = cli(target, "db", "advisors", "--level", "info", "--fail-on", "info")
     assert answer["results"] == []
     assert answer["exit_code"] == 0
+
+
+def test_the_advisors_have_nothing_to_say_of_any_kind_of_guard(
+    cli: Cli, project: TestDatabase, target_cluster: PostgresCluster
+) -> None:
+    """Quoted names, parents, expiry, one's own rows, files; tables that had no index."""
+    prepare_services(target_cluster, project.url.rsplit("/", 1)[-1])
+    project.query(consultations.SCHEMA)
+    with project.migrating() as connection:
+        upgrade(connection, "supabase", consultations.registry, guards=True)
+    answer = cli(project, "db", "advisors", "--level", "info", "--fail-on", "info")
+    assert answer["results"] == []
+    assert answer["exit_code"] == 0
+
+
+def test_guards_are_pushed_after_the_tables_that_they_guard(
+    cli: Cli, workdir: Path, project: TestDatabase
+) -> None:
+    """As one more file; a table that is missing is named."""
+    into = workdir / "supabase" / "migrations"
+    push(cli, project)
+    write_files(into, migrations("supabase", registry, guards=True))
+    answer = cli(project, "db", "push", "--yes")
+    assert answer["exit_code"] != 0
+    assert "guarded table public.chat_messages does not exist" in json.dumps(answer)
+    project.query(SCHEMA.read_text())
+    assert names(push(cli, project)) == ["mirror_guards_trips"]
+    with project.migrating() as connection:
+        assert upgrade(connection, "supabase", registry) == []
 
 
 def test_the_advisors_do_look_at_our_tables(cli: Cli, target: TestDatabase) -> None:

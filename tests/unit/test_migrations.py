@@ -28,6 +28,13 @@ def test_the_checked_in_model_is_what_the_declarations_print() -> None:
     )
 
 
+def test_the_checked_in_guards_are_what_the_declarations_print() -> None:
+    """Beside the tables that they guard."""
+    path = directory().parent / "examples" / "trip_chat" / "guards.sql"
+    guards = migrations("supabase", registry, guards=True)[-1]
+    assert path.read_text(encoding="utf-8") == guards.sql, "run `make model` and read the diff"
+
+
 def test_the_command_that_refreshes_the_model_prints_the_model() -> None:
     """The remedy that the test above names works."""
     printed = run(

@@ -12,7 +12,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from mirror.cli.main import app
 from mirror.config import Settings, variable
-from mirror.ddl import model_sql
+from mirror.ddl import guards_sql, model_sql
 from mirror.registry import Registry
 
 README = (Path(__file__).parent.parent.parent / "README.md").read_text()
@@ -89,3 +89,8 @@ def test_the_model_of_ones_own_can_be_copied(monkeypatch: pytest.MonkeyPatch) ->
     registry = names["registry"]
     assert isinstance(registry, Registry)
     assert "create or replace function mirror.my_projects(" in model_sql(registry)
+    (block,) = (b for b in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "Guard(" in b)
+    exec(block, names)  # noqa: S102 - the same
+    guards = [names["documents"], names["comments"]]
+    printed = guards_sql(Registry("app", list(registry), access=registry.access, guards=guards))
+    assert "project_id = any((select mirror.my_projects('VIEWER'))::bigint[])" in printed

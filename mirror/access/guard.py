@@ -1,0 +1,203 @@
+"""Guard: policies, grants and indexes for a table of yours, by who belongs to what."""
+
+import json
+from dataclasses import dataclass
+from textwrap import indent
+
+from mirror.access.membership import Membership
+from mirror.access.rules import (
+    CALLER,
+    VERBS,
+    Allow,
+    Condition,
+    Own,
+    Verb,
+    allowed,
+    both,
+    check_roles,
+    either,
+    membership_over,
+    policy,
+)
+from mirror.errors import MappingError
+from mirror.registry import Registry
+from mirror.sql import comma, identifier, literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guard:
+    """Who may do what with the rows of a table in the target that is yours.
+
+    The table is neither created nor dropped, and only gains an index where the policies' column
+    has none. Whatever is not declared, nobody may; `anon` may nothing.
+    """
+
+    table: str
+    """The table's name, as in the catalog: `chat_messages`, `Messages`."""
+    schema: str = "public"
+    """The table's schema."""
+    via: str | None = None
+    """Name of the mapping whose Membership decides; None: the one of the table in `through`."""
+    on: str
+    """The column that holds the id of the membership's resource, or the key of the parent."""
+    through: str | None = None
+    """A guarded table whose row `on` points at: rows follow their parent, which must be readable
+    for the caller, whatever the roles named here."""
+    key: str = "id"
+    """With `through`: the parent's column that `on` holds; unique there."""
+    owner: str = "user_id"
+    """The column that holds the id of the user whose row it is; for `Own`."""
+    expires: str | None = None
+    """The column that holds when a row stops to count; NULL: never."""
+    read: Verb = None
+    """Who may select."""
+    insert: Verb = None
+    """Who may insert, and which columns; `Own`: rows in their own name."""
+    update: Verb = None
+    """Who may update, and which columns. A row must satisfy this before and after."""
+    delete: Verb = None
+    """Who may delete."""
+
+    @property
+    def relation(self) -> tuple[str, str]:
+        """Schema and name of the table."""
+        return self.schema, self.table
+
+    @property
+    def verbs(self) -> dict[str, Allow]:
+        """The rules by verb, without those that nobody passes."""
+        given = {name: allowed(getattr(self, name)) for name in VERBS}
+        return {name: verb for name, verb in given.items() if verb is not None}
+
+    def membership(self, registry: Registry) -> Membership:
+        """Return what decides about the table's rows.
+
+        Raises:
+            MappingError: the declaration cannot work; names the table and the remedy.
+        """
+        parent = self.parent(registry)
+        if parent is not None:
+            return parent.membership(registry)
+        return membership_over(registry, self.via or "", self._who)
+
+    def parent(self, registry: Registry) -> "Guard | None":
+        """Return the guard of the table that the rows point at, or None.
+
+        Raises:
+            MappingError: that table is not guarded, or nobody may read it.
+        """
+        if (self.via is None) == (self.through is None):
+            raise MappingError(f"{self._who}: say either `via` or `through`.")
+        if self.through is None:
+            return None
+        # Only those declared before: so that no two hang on each other.
+        earlier = registry.guards[: registry.guards.index(self)]
+        for guard in earlier:
+            if isinstance(guard, Guard) and self.through in {guard.table, guard.sql_name}:
+                break
+        else:
+            raise MappingError(
+                f"{self._who}: no guard of {self.through!r} is declared before it; add one."
+            )
+        readable = guard.verbs.get("read")
+        needed = {self.key, guard.on}
+        if readable is None or (readable.columns and not needed <= set(readable.columns)):
+            raise MappingError(
+                f"{self._who}: its rows follow {self.through!r}, of which nobody may read "
+                f"{self.key!r} and {guard.on!r}; let `read` of that guard allow it."
+            )
+        return guard
+
+    def prepare(self, registry: Registry) -> list[str]:
+        """Return the block that looks at the table, and sees to its indexes."""
+        membership = self.membership(registry)
+        for verb in self.verbs.values():
+            check_roles(membership, verb, self._who)
+        wanted = {self.on: None if self.through else self._kind(registry, membership)}
+        rules = [rule for verb in self.verbs.values() for rule in verb.rules]
+        if any(isinstance(rule, Own) for rule in rules):
+            wanted[self.owner] = "uuid"
+        extra = [column for verb in self.verbs.values() for column in verb.columns]
+        for column in (*extra, *([self.expires] if self.expires else [])):
+            wanted.setdefault(column, None)
+        indexed = [(self.sql_name, self.on)]
+        if Own() in rules:
+            # Not narrowed down by anything else.
+            indexed.append((self.sql_name, self.owner))
+        parent = self.parent(registry)
+        if parent is not None:
+            indexed.append((parent.sql_name, self.key))
+        lines = [
+            f"select mirror.check_guarded({literal(registry.name)}, {literal(self.sql_name)},",
+            f"  {literal(json.dumps(wanted))}",
+            ");",
+            *(f"select mirror.add_index({literal(one)}, {literal(col)});" for one, col in indexed),
+        ]
+        return ["\n".join(lines)]
+
+    def ddl(self, registry: Registry) -> list[str]:
+        """Return the block that opens the table to authenticated as far as declared."""
+        name = self.sql_name
+        grants = ", ".join(
+            VERBS[verb] + (f" ({comma(rules.columns)})" if rules.columns else "")
+            for verb, rules in self.verbs.items()
+        )
+        lines = [
+            f"-- {self.table}: rows count for whoever belongs to their"
+            f" {self.through or self.membership(registry).noun}.",
+            f"alter table {name} enable row level security;",
+            f"revoke all on {name} from public, anon, authenticated;",
+        ]
+        if grants:
+            lines.append(f"grant {grants}\non {name} to authenticated;")
+        for verb, rules in self.verbs.items():
+            check = using = self._condition(registry, rules)
+            if self.expires:
+                expires = identifier(self.expires)
+                using = both(using, Condition(f"{expires} is null or {expires} > now()", "or"))
+            lines += ["", policy(registry, name, verb, using, check)]
+        return ["\n".join(lines)]
+
+    def _condition(self, registry: Registry, rules: Allow) -> Condition:
+        own = Condition(f"{identifier(self.owner)} = {CALLER}")
+        return either(rules, own, lambda role: self.reaches(registry, role, "", 1))
+
+    def reaches(self, registry: Registry, role: str, row: str, depth: int) -> Condition:
+        """Return the condition that the caller has a role where `row` belongs."""
+        parent = self.parent(registry)
+        membership = self.membership(registry)
+        if parent is None:
+            kind = self._kind(registry, membership)
+            mine = membership.mine(role)
+            return Condition(f"{row}{identifier(self.on)} = any((select {mine})::{kind}[])")
+        # A name that the rows' table does not have: theirs would be hidden by it.
+        inner = f"parent{depth}" + "_" * (self.table == f"parent{depth}")
+        here = row or f"{identifier(self.table)}."
+        found = Condition(f"{inner}.{identifier(self.key)} = {here}{identifier(self.on)}")
+        if not parent.implies(role, membership):
+            found = both(found, parent.reaches(registry, role, f"{inner}.", depth + 1))
+        # OFFSET keeps the planner from collecting all that the caller may read of the parent.
+        return Condition(
+            f"exists (\n  select from {parent.sql_name} as {inner}\n"
+            f"  where {indent(found.text, '    ').lstrip()}\n  offset 0\n)"
+        )
+
+    def implies(self, role: str, membership: Membership) -> bool:
+        """Return whether nobody without the role may read, as the table's own policies see to."""
+        return all(
+            isinstance(rule, str) and membership.reaches(rule, role)
+            for rule in self.verbs["read"].rules
+        )
+
+    def _kind(self, registry: Registry, membership: Membership) -> str:
+        columns = registry[membership.mapping].columns
+        return next(column.type for column in columns if column.name == membership.resource)
+
+    @property
+    def sql_name(self) -> str:
+        """The table's name, quoted where it must be."""
+        return identifier(self.schema, self.table)
+
+    @property
+    def _who(self) -> str:
+        return f"guard of {self.schema}.{self.table}"

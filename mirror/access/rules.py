@@ -1,0 +1,152 @@
+"""Rules: what a guard lets people do, and what that is as a policy's condition."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from textwrap import indent
+from typing import Final
+
+from mirror.access.membership import Membership
+from mirror.errors import MappingError
+from mirror.registry import Registry
+from mirror.sql import identifier
+
+VERBS = {"read": "select", "insert": "insert", "update": "update", "delete": "delete"}
+"""What a guard declares, and the statement that it is about."""
+
+CALLER: Final = "(select auth.uid())"
+"""The signed-in user; in a subquery, it is computed once per statement."""
+
+_WIDTH = 88
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A condition in SQL, and the word that joins its parts, if any."""
+
+    text: str
+    word: str | None = None
+
+
+@dataclass(frozen=True)
+class Own:
+    """The caller's own rows, while the caller has at least `role`; None: in any case."""
+
+    role: str | None = None
+
+
+Rule = str | Own
+"""A role: whoever has at least that one; or one's own rows."""
+
+
+@dataclass(frozen=True, init=False)
+class Allow:
+    """Whoever one of the rules admits may do it."""
+
+    rules: tuple[Rule, ...]
+    columns: tuple[str, ...]
+    """The columns that may be read or written; none named: all of them."""
+
+    def __init__(self, *rules: Rule, columns: Iterable[str] = ()) -> None:
+        object.__setattr__(self, "rules", rules)
+        object.__setattr__(self, "columns", tuple(columns))
+
+
+Verb = Rule | Allow | None
+"""What a verb takes: one rule, several with or without columns, or None: nobody."""
+
+
+def allowed(verb: Verb) -> Allow | None:
+    """Return a verb's rules in their long form."""
+    return Allow(verb) if isinstance(verb, str | Own) else verb
+
+
+def membership_over(registry: Registry, mapping: str, who: str) -> Membership:
+    """Return the declaration of helpers over a mapping.
+
+    Raises:
+        MappingError: there is none; `who` asked.
+    """
+    for access in registry.access:
+        if isinstance(access, Membership) and access.mapping == mapping:
+            return access
+    raise MappingError(
+        f"{who}: registry {registry.name!r} has no Membership of mapping {mapping!r}; add it to "
+        f"the registry's access."
+    )
+
+
+def check_roles(membership: Membership, verb: Allow, who: str) -> None:
+    """Refuse a role that the membership does not know: it would be nobody's, or everybody's."""
+    for rule in verb.rules:
+        role = rule.role if isinstance(rule, Own) else rule
+        if role is not None and role not in membership.levels:
+            raise MappingError(
+                f"{who}: {role!r} is none of the roles of {membership.mapping!r} "
+                f"({', '.join(membership.levels)}); check the spelling."
+            )
+    if not verb.rules:
+        raise MappingError(f"{who}: an Allow without rules; say None where nobody may.")
+
+
+def either(verb: Allow, own: Condition, reaches: Callable[[str], Condition]) -> Condition:
+    """Return the condition that one of the rules holds.
+
+    `own` is true of the caller's rows; `reaches` returns what is true where the caller has a role.
+    """
+    found = []
+    for rule in verb.rules:
+        if isinstance(rule, str):
+            found.append(reaches(rule))
+        elif rule.role is None:
+            found.append(own)
+        else:
+            found.append(both(own, reaches(rule.role)))
+    return one_of(*found)
+
+
+def both(*conditions: Condition) -> Condition:
+    """Return the condition that each of them holds."""
+    return _joined("and", list(conditions))
+
+
+def one_of(*conditions: Condition) -> Condition:
+    """Return the condition that one of them holds."""
+    return _joined("or", list(conditions))
+
+
+def _joined(word: str, conditions: list[Condition]) -> Condition:
+    if len(conditions) == 1:
+        return conditions[0]
+    safe = [
+        f"({_bracketed(one)})" if one.word not in {None, word} else one.text for one in conditions
+    ]
+    line = f" {word} ".join(safe)
+    if "\n" not in line and len(line) <= _WIDTH:
+        return Condition(line, word)
+    return Condition(f"\n{word} ".join(safe), word)
+
+
+def policy(registry: Registry, table: str, verb: str, using: Condition, check: Condition) -> str:
+    """Return one policy for authenticated, under the name by which the next print finds it.
+
+    `using` judges the rows that are there, `check` those that come; an update needs both.
+    """
+    parts = []
+    if verb != "insert":
+        parts.append(f"using ({_bracketed(using)})")
+    if verb in {"insert", "update"}:
+        parts.append(f"with check ({_bracketed(check)})")
+    return (
+        f"create policy {policy_name(registry, verb)} on {table} for {VERBS[verb]}"
+        f" to authenticated\n" + "\n".join(parts) + ";"
+    )
+
+
+def _bracketed(condition: Condition) -> str:
+    text = condition.text
+    return f"\n{indent(text, '  ')}\n" if "\n" in text else text
+
+
+def policy_name(registry: Registry, verb: str) -> str:
+    """Return what a registry calls its policy for a verb, on whatever table."""
+    return identifier(f"mirror_{registry.name}_{verb}")

@@ -1,0 +1,121 @@
+"""A second model for guards: mixed-case names, rows that expire, chains of parents, files."""
+
+from sqlalchemy import Text, Uuid, column, select, table
+
+from mirror.access import Allow, Folder, Folders, Guard, Membership, Own
+from mirror.mapping import Column, Mapping
+from mirror.registry import Registry
+
+SCHEMA = """
+create table "Messages" (
+  id uuid primary key default gen_random_uuid(),
+  "consultationId" uuid not null,
+  "senderId" uuid not null default auth.uid(),
+  "content" text not null,
+  "expiresAt" timestamptz
+);
+create table "Attachments" (
+  id uuid primary key default gen_random_uuid(),
+  "messageId" uuid not null,
+  "userId" uuid not null default auth.uid(),
+  "order" int not null default 0
+);
+create table "parent1" (
+  "attachmentId" uuid not null,
+  id uuid primary key default gen_random_uuid(),
+  note text not null default ''
+);
+"""
+
+_seats = table(
+    "seats",
+    column("consultation_id", Uuid),
+    column("user_id", Uuid),
+    column("role", Text),
+    column("status", Text),
+)
+participants = Mapping(
+    name="participants",
+    table="Participants",
+    key=("consultationId", "userId"),
+    columns=(
+        Column("consultationId", "uuid"),
+        Column("userId", "uuid"),
+        Column("Role", "text"),
+        Column("status", "text"),
+    ),
+    query=select(
+        _seats.c.consultation_id.label("consultationId"),
+        _seats.c.user_id.label("userId"),
+        _seats.c.role.label("Role"),
+        _seats.c.status,
+    ),
+    active={"status": frozenset({"ACTIVE"})},
+)
+membership = Membership(
+    mapping="participants",
+    resource="consultationId",
+    user="userId",
+    role="Role",
+    levels=("MEMBER", "ADMIN", "OWNER"),
+    noun="consultation",
+)
+messages = Guard(
+    table="Messages",
+    via="participants",
+    on="consultationId",
+    owner="senderId",
+    expires="expiresAt",
+    read="MEMBER",
+    insert=Allow(Own("MEMBER"), columns=("consultationId", "content")),
+    update=Allow(Own("MEMBER"), columns=("content", "consultationId")),
+    delete=Allow(Own("MEMBER"), "OWNER"),
+)
+attachments = Guard(
+    table="Attachments",
+    through="Messages",
+    on="messageId",
+    owner="userId",
+    read=Allow("MEMBER", Own()),
+    insert=Own("MEMBER"),
+    update=Allow("ADMIN", columns=("order",)),
+    delete=Own(),
+)
+# Two hops away; its name is the alias that a parent has in a policy.
+notes = Guard(
+    table="parent1",
+    through="Attachments",
+    on="attachmentId",
+    read="ADMIN",
+    insert="OWNER",
+    update="OWNER",
+    delete="OWNER",
+)
+files = Folders(
+    folders=(
+        Folder(
+            bucket="attachments",
+            path="consultations/{id}/{user}",
+            via="participants",
+            read="MEMBER",
+            insert=Own("MEMBER"),
+            update=Own("MEMBER"),
+            delete=Allow(Own("MEMBER"), "ADMIN"),
+        ),
+        Folder(
+            bucket="plans",
+            path="shared/{consultation_id}",
+            via="participants",
+            read="MEMBER",
+            insert="ADMIN",
+        ),
+    )
+)
+
+
+def model(*guards: Guard | Folders) -> Registry:
+    """Return the model with some of its guards."""
+    return Registry("consultations", [participants], access=[membership], guards=guards)
+
+
+registry = model(messages, attachments, notes, files)

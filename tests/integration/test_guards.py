@@ -1,0 +1,293 @@
+"""Guards as they are installed: what is refused, what is made, and what goes with a declaration."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from mappings import trips
+from mirror.ddl import guards_sql
+from mirror.devstack import PostgresCluster
+from mirror.errors import NotMigrated
+from mirror.migrations import due, upgrade
+from tests.consultations import SCHEMA, attachments, files, messages, model, notes, registry
+from tests.fix_databases import TestDatabase
+
+POLICIES = """
+    select c.oid::regclass::text, p.polname, p.polcmd, pg_get_expr(p.polqual, c.oid),
+      pg_get_expr(p.polwithcheck, c.oid)
+    from pg_policy as p join pg_class as c on c.oid = p.polrelid
+    where p.polname like 'mirror\\_%' order by 1, 2
+"""
+
+
+@pytest.fixture
+def guarded(project: TestDatabase) -> TestDatabase:
+    """A project with the tables of the consultations model, before they are guarded."""
+    project.query(SCHEMA)
+    with project.migrating() as connection:
+        upgrade(connection, "supabase", registry)
+    return project
+
+
+def guard(database: TestDatabase, *guards: Any) -> None:
+    """Migrate to a model with these guards."""
+    with database.migrating() as connection:
+        upgrade(connection, "supabase", model(*guards), guards=True)
+
+
+def tables(database: TestDatabase) -> set[str]:
+    """Return which tables have policies of guards."""
+    return {row[0] for row in database.query(POLICIES)}
+
+
+NAME = 'guarded table public."Messages"'
+AWAY = 'alter table "Messages" rename to moved'
+COLUMN = 'alter table "Messages" rename "{}" to moved'
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ([AWAY], f"{NAME} does not exist. Create it"),
+        ([AWAY, 'create view "Messages" as select 1 as id'], f"{NAME} is no table"),
+        ([COLUMN.format("expiresAt")], f'{NAME} has no column "expiresAt"'),
+        (
+            [
+                COLUMN.format("consultationId"),
+                'alter table "Messages" add "consultationId" text',
+            ],
+            f'{NAME} has a column "consultationId" of type text, not uuid',
+        ),
+        (
+            ['create policy mine on "Messages" using (true)'],
+            f"{NAME} has a policy mine of its own. Say in the guard",
+        ),
+        (
+            ['create policy "Mine" on "Messages" for select to anon using (true)'],
+            f'{NAME} has a policy "Mine" of its own',
+        ),
+    ],
+)
+def test_a_table_that_cannot_be_guarded_is_named_and_nothing_changes(
+    guarded: TestDatabase, changes: list[str], told: str
+) -> None:
+    """Its other guards stay as they were."""
+    guard(guarded, messages)
+    for change in changes:
+        guarded.query(change)
+    before = guarded.query(POLICIES)
+    with pytest.raises(NotMigrated) as refused:
+        guard(guarded, messages, attachments)
+    assert told in str(refused.value)
+    assert guarded.query(POLICIES) == before
+
+
+def test_a_partition_that_is_open_by_itself_is_named(guarded: TestDatabase) -> None:
+    """Closed, it is read through its table alone."""
+    guarded.query('alter table "Messages" rename to part')
+    guarded.query('create table "Messages" (like part including all) partition by list (id)')
+    guarded.query('alter table "Messages" attach partition part default')
+    with pytest.raises(
+        NotMigrated, match=r"has a partition public\.part without row-level security"
+    ):
+        guard(guarded, messages)
+    guarded.query("alter table part enable row level security")
+    guard(guarded, messages)
+    assert tables(guarded) == {'"Messages"'}
+
+
+def test_a_table_of_another_owner_is_named(
+    target_cluster: PostgresCluster, guarded: TestDatabase
+) -> None:
+    """Its policies could not be made."""
+    superuser = TestDatabase(target_cluster.url(guarded.url.rsplit("/", 1)[-1]))
+    superuser.query('alter table "Messages" owner to supabase_auth_admin')
+    with pytest.raises(NotMigrated, match="belongs to supabase_auth_admin, not to postgres"):
+        guard(guarded, messages)
+
+
+def test_restrictive_policies_and_those_of_other_roles_may_stay(guarded: TestDatabase) -> None:
+    """They let in nobody whom the guard keeps out."""
+    guarded.query('create policy less on "Messages" as restrictive using (true)')
+    guarded.query('create policy backend on "Messages" to service_role using (true)')
+    guard(guarded, messages)
+    assert tables(guarded) == {'"Messages"'}
+
+
+def test_a_guard_that_is_removed_takes_its_policies_along_and_nothing_else(
+    guarded: TestDatabase,
+) -> None:
+    """Also from a table that has been renamed since; the table stays, and stays closed."""
+    guard(guarded, messages, attachments, notes, files)
+    assert tables(guarded) == {'"Messages"', '"Attachments"', "parent1"}
+    guarded.query('alter table "Attachments" rename to papers')
+    guarded.query("create policy mirror_other_read on papers for select to anon using (false)")
+    guard(guarded, messages)
+    assert {(table, name) for table, name, *_ in guarded.query(POLICIES)} == {
+        ("papers", "mirror_other_read"),
+        *(
+            ('"Messages"', f"mirror_consultations_{v}")
+            for v in ("read", "insert", "update", "delete")
+        ),
+    }
+    assert guarded.value("select relrowsecurity from pg_class where relname = 'papers'")
+
+    with guarded.migrating() as connection:
+        upgrade(connection, "supabase", model())
+    assert tables(guarded) == {"papers"}
+
+
+def test_guards_are_put_on_once_they_are_asked_for_and_kept_up_to_date_from_then_on(
+    guarded: TestDatabase,
+) -> None:
+    """A model alone needs none of the tables; a forgotten flag leaves no old rule behind."""
+    assert tables(guarded) == set()
+    with guarded.migrating() as connection:
+        assert due(connection, "supabase", registry) == []
+        applied = upgrade(connection, "supabase", registry, guards=True)
+    assert applied == ["guards_consultations"]
+    with guarded.migrating() as connection:
+        assert upgrade(connection, "supabase", registry) == []
+        assert upgrade(connection, "supabase", model(messages)) == ["guards_consultations"]
+    assert tables(guarded) == {'"Messages"'}
+
+
+def test_asking_again_puts_right_what_was_changed_by_hand(guarded: TestDatabase) -> None:
+    """The history alone would say that there is nothing to do."""
+    guard(guarded, messages)
+    before = guarded.query(POLICIES)
+    guarded.query('drop policy mirror_consultations_delete on "Messages"')
+    guarded.query('alter policy mirror_consultations_read on "Messages" using (true)')
+    guarded.query('alter table "Messages" disable row level security')
+    guarded.query('grant all on "Messages" to anon, authenticated')
+    guard(guarded, messages)
+    assert guarded.query(POLICIES) == before
+    assert guarded.value("""select relrowsecurity from pg_class where relname = 'Messages'""")
+    assert not guarded.value("""select has_any_column_privilege('anon', '"Messages"', 'select')""")
+    assert not guarded.value(
+        """select has_table_privilege('authenticated', '"Messages"', 'update')"""
+    )
+
+
+INDEXES = """
+    select i.indrelid::regclass::text, i.indisunique,
+      array_agg(a.attname order by k.ordinality)::text
+    from pg_index as i
+    cross join lateral unnest(i.indkey::int2[]) with ordinality as k (attnum, ordinality)
+    join pg_attribute as a on a.attrelid = i.indrelid and a.attnum = k.attnum
+    where not i.indisprimary and i.indrelid in ('"Messages"'::regclass, '"Attachments"'::regclass)
+    group by i.indexrelid, 1, 2 order by 1, 3
+"""
+
+
+def test_the_columns_that_policies_ask_for_are_indexed(guarded: TestDatabase) -> None:
+    """Unique through the key, which no advisor calls unused; once, however often one migrates."""
+    for _ in range(2):
+        guard(guarded, messages, attachments)
+        assert guarded.query(INDEXES) == [
+            ('"Attachments"', True, "{messageId,id}"),
+            ('"Attachments"', True, "{userId,id}"),
+            ('"Messages"', True, "{consultationId,id}"),
+        ]
+
+
+def test_an_index_that_begins_with_the_column_is_enough(guarded: TestDatabase) -> None:
+    """One that is partial, or has the column further back, is not."""
+    guarded.query('create index on "Messages" ("consultationId", "content")')
+    guarded.query("""create index on "Attachments" ("messageId") where "order" = 1""")
+    guarded.query('create index on "Attachments" ("order", "userId")')
+    guard(guarded, messages, attachments)
+    made = {(table, columns) for table, unique, columns in guarded.query(INDEXES) if unique}
+    assert made == {('"Attachments"', "{messageId,id}"), ('"Attachments"', "{userId,id}")}
+
+
+def test_a_table_without_a_key_gets_a_plain_index(guarded: TestDatabase) -> None:
+    """There is nothing to make it unique by."""
+    guarded.query('alter table "Messages" drop constraint "Messages_pkey"')
+    guard(guarded, messages)
+    assert guarded.query(INDEXES) == [('"Messages"', False, "{consultationId}")]
+
+
+def plan(database: TestDatabase, query: str) -> str:
+    """Return what a signed-in stranger's query does, analysed."""
+    with database.acting_as("00000000-0000-4000-8000-000000000001") as connection:
+        row = connection.execute(f"explain (analyze, verbose, format json) {query}".encode())
+        found = row.fetchone()
+    assert found is not None
+    return json.dumps(found[0])
+
+
+def nodes(plan: Any) -> Iterator[dict[str, Any]]:
+    """Yield each node of a plan."""
+    if isinstance(plan, list):
+        for part in plan:
+            yield from nodes(part)
+    elif isinstance(plan, dict):
+        if "Node Type" in plan:
+            yield plan
+        for part in plan.values():
+            yield from nodes(part)
+
+
+@pytest.mark.parametrize("table", ["chat_messages", "chat_reactions", "chat_read_receipts"])
+def test_the_set_of_ones_trips_is_computed_once_per_statement(
+    target: TestDatabase, table: str
+) -> None:
+    """Whatever the number of rows, also through a parent."""
+    target.query(
+        "insert into chat_messages (id, trip_id, sender_id, content)"
+        " select gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 'x'"
+        " from generate_series(1, 50)"
+    )
+    target.query("insert into chat_reactions select id, sender_id, '+' from chat_messages")
+    target.query("insert into chat_read_receipts select id, sender_id from chat_messages")
+    found = list(nodes(json.loads(plan(target, f"select * from {table}"))))
+    helpers = [node for node in found if "my_trips" in str(node.get("Output"))]
+    assert [node["Actual Loops"] for node in helpers] == [1]
+    assert helpers[0]["Parent Relationship"] == "InitPlan"
+    # Nowhere else, where it would be called for each row.
+    assert not any("my_trips" in node.get("Filter", "") for node in found)
+
+
+def test_a_page_of_reactions_reads_the_messages_that_they_are_about_and_no_others(
+    target: TestDatabase,
+) -> None:
+    """Not all that the caller may read, which grows with every trip."""
+    user, trip = "00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-000000000002"
+    target.query("insert into users values (%s)", user)
+    target.query("insert into trips values (%s)", trip)
+    target.query("insert into trip_memberships values (%s, %s, 'MEMBER', 'ACTIVE')", trip, user)
+    target.query(
+        "insert into chat_messages (id, trip_id, sender_id, content)"
+        " select gen_random_uuid(), %s, %s, 'x' from generate_series(1, 1000)",
+        trip,
+        user,
+    )
+    target.query("insert into chat_reactions select id, sender_id, '+' from chat_messages")
+    target.query("analyze chat_messages, chat_reactions")
+    page = target.query("select message_id from chat_reactions limit 20")
+    ids = ", ".join(f"'{message}'" for (message,) in page)
+    found = list(
+        nodes(json.loads(plan(target, f"select * from chat_reactions where message_id in ({ids})")))
+    )
+    [reactions] = [node for node in found if node.get("Relation Name") == "chat_reactions"]
+    [messages] = [node for node in found if node.get("Relation Name") == "chat_messages"]
+    assert reactions["Actual Rows"] == 20
+    assert messages["Actual Rows"] * messages["Actual Loops"] == 20
+
+
+def test_tables_of_supabase_get_policies_and_nothing_else() -> None:
+    """There, postgres may make and drop policies, and nothing else that takes an owner."""
+    for one in (trips.registry, registry):
+        touched = [
+            line.strip()
+            for line in guards_sql(one).splitlines()
+            if (" realtime.messages" in line or " storage.objects" in line)
+            and not line.startswith("--")
+            and "raise notice" not in line
+        ]
+        assert touched
+        for line in touched:
+            assert line.startswith(("create policy ", "lock table realtime.messages in row")), line

@@ -1,0 +1,331 @@
+"""The matrix of a second model: quoted names, expiry, a chain of parents, Storage."""
+
+from collections.abc import Iterator
+from uuid import UUID, uuid4
+
+import pytest
+
+from mirror.devstack import PostgresCluster, prepare_services
+from mirror.migrations import upgrade
+from tests.consultations import SCHEMA, registry
+from tests.fix_databases import TestDatabase
+from tests.people import (
+    DENIED,
+    NOBODY,
+    USERS,
+    Matrix,
+    World,
+    check_that_it_is_whole,
+    everybody,
+)
+
+
+@pytest.fixture(scope="module")
+def world(target_cluster: PostgresCluster, project_template: str) -> Iterator[World]:
+    """A consultation with everybody somewhere around it; each left a message and a file."""
+    name = "rls_consultations"
+    target_cluster.create_database(name, template=project_template, owner="postgres")
+    prepare_services(target_cluster, name)
+    database = TestDatabase(target_cluster.url(name, user="postgres"))
+    database.query(SCHEMA)
+    with database.migrating() as connection:
+        upgrade(connection, "supabase", registry, guards=True)
+    users = {person: uuid4() for person in USERS}
+    here, elsewhere = uuid4(), uuid4()
+    messages = {person: uuid4() for person in (*USERS, "nobody")}
+    expired = uuid4()
+    fill(database, users, here, elsewhere)
+    with database.connect() as connection:
+        for person, message in messages.items():
+            where = elsewhere if person == "outsider" else here
+            user = users.get(person) or uuid4()
+            connection.execute(
+                'insert into "Messages" values (%s, %s, %s, %s)', [message, where, user, "hello"]
+            )
+            # Under the same id, so that each hop is led by a known value.
+            connection.execute(
+                'insert into "Attachments" values (%s, %s, %s)', [message, message, user]
+            )
+            connection.execute('insert into "parent1" values (%s, %s)', [message, message])
+            for bucket, path in (
+                ("attachments", f"consultations/{where}/{user}/scan.pdf"),
+                ("attachments", f"consultations/{where}/{user}/deep/er/scan.pdf"),
+                ("plans", f"shared/{where}/{user}.pdf"),
+            ):
+                connection.execute(
+                    "insert into storage.objects (bucket_id, name) values (%s, %s)", [bucket, path]
+                )
+        connection.execute(
+            'insert into "Messages" values'
+            " (%(id)s, %(here)s, %(member)s, 'gone', now() - interval '1 second'),"
+            " (default, %(here)s, %(member)s, 'not yet', now() + interval '1 hour')",
+            {"id": expired, "here": here, "member": users["member"]},
+        )
+        connection.execute('insert into "Attachments" values (default, %s, %s)', [expired, uuid4()])
+    yield World(database, users, here, elsewhere, messages, {"expired": expired})
+    target_cluster.drop_database(name)
+
+
+def fill(database: TestDatabase, users: dict[str, UUID], here: UUID, elsewhere: UUID) -> None:
+    """Seat everybody, and make the buckets."""
+    seats = [
+        (here, "member", "MEMBER", "ACTIVE"),
+        (here, "admin", "ADMIN", "ACTIVE"),
+        (here, "owner", "OWNER", "ACTIVE"),
+        (here, "invited", "OWNER", "INVITED"),
+        (here, "inactive", "OWNER", "INACTIVE"),
+        (here, "removed", "OWNER", "ACTIVE"),
+        (elsewhere, "outsider", "OWNER", "ACTIVE"),
+    ]
+    for where, person, role, status in seats:
+        database.query(
+            'insert into "Participants" values (%s, %s, %s, %s)', where, users[person], role, status
+        )
+    database.query('delete from "Participants" where "userId" = %s', users["removed"])
+    database.query(
+        "insert into storage.buckets (id, name) values ('attachments', 'attachments'),"
+        " ('plans', 'plans'), ('other', 'other')"
+    )
+
+
+# Of each person's nine messages one is elsewhere; and two of the member's, one of them expired.
+HERE = len(USERS)
+
+MATRIX: Matrix = {
+    "Messages": {
+        "select": ('select * from "Messages"', everybody(members=HERE + 1, outsider=1)),
+        "select an expired one": (
+            'select * from "Messages" where id = %(expired)s',
+            everybody(),
+        ),
+        "insert": (
+            'insert into "Messages" ("consultationId", content) values (%(trip)s, $$x$$)',
+            everybody(DENIED, members=1),
+        ),
+        "insert elsewhere": (
+            'insert into "Messages" ("consultationId", content) values (%(other_trip)s, $$x$$)',
+            everybody(DENIED, outsider=1),
+        ),
+        "insert as somebody else": (
+            (
+                'insert into "Messages" ("consultationId", "senderId", content)'
+                " values (%(trip)s, %(other)s, 'x')"
+            ),
+            NOBODY,
+        ),
+        "update one's own": (
+            'update "Messages" set content = $$x$$ where id = %(mine)s',
+            everybody(members=1, outsider=1),
+        ),
+        "update somebody else's": (
+            'update "Messages" set content = $$x$$ where id = %(theirs)s',
+            everybody(),
+        ),
+        "update an expired one": (
+            'update "Messages" set content = $$x$$ where id = %(expired)s',
+            everybody(),
+        ),
+        # WITH CHECK: USING alone would let one's own row go anywhere.
+        "move one's own elsewhere": (
+            'update "Messages" set "consultationId" = %(other_trip)s where id = %(mine)s',
+            everybody(members=DENIED, outsider=1),
+        ),
+        "move one's own without a word about it": (
+            'update "Messages" set "consultationId" = gen_random_uuid()',
+            everybody(members=DENIED, outsider=DENIED),
+        ),
+        "delete one's own": (
+            'delete from "Messages" where id = %(mine)s',
+            everybody(members=1, outsider=1),
+        ),
+        "delete somebody else's": (
+            'delete from "Messages" where id = %(theirs)s',
+            everybody(owner=1),
+        ),
+        "delete an expired one": (
+            'delete from "Messages" where id = %(expired)s',
+            everybody(),
+        ),
+    },
+    "Attachments": {
+        # One's own without a role, wherever it is; that on the expired message for nobody.
+        "select": (
+            'select * from "Attachments"',
+            everybody(1, unsigned=0, members=HERE),
+        ),
+        "insert": (
+            'insert into "Attachments" ("messageId") values (%(fresh)s)',
+            everybody(DENIED, members=1),
+        ),
+        "insert as somebody else": (
+            'insert into "Attachments" ("messageId", "userId") values (%(fresh)s, %(other)s)',
+            NOBODY,
+        ),
+        "insert to an expired message": (
+            'insert into "Attachments" ("messageId") values (%(expired)s)',
+            NOBODY,
+        ),
+        "update": (
+            'update "Attachments" set "order" = 1 where id = %(theirs)s',
+            everybody(moderators=1),
+        ),
+        "update more than is granted": (
+            'update "Attachments" set "userId" = %(me)s where id = %(theirs)s',
+            NOBODY,
+        ),
+        "delete one's own": (
+            'delete from "Attachments" where id = %(mine)s',
+            everybody(1, unsigned=0),
+        ),
+        "delete somebody else's": (
+            'delete from "Attachments" where id = %(theirs)s',
+            everybody(),
+        ),
+    },
+    "parent1": {
+        "select": ("select * from parent1", everybody(moderators=HERE, outsider=1)),
+        "insert": (
+            'insert into parent1 ("attachmentId") values (%(fresh)s)',
+            everybody(DENIED, owner=1),
+        ),
+        "insert elsewhere": (
+            'insert into parent1 ("attachmentId") values (gen_random_uuid())',
+            NOBODY,
+        ),
+        "update": ("update parent1 set note = 'x' where id = %(fresh)s", everybody(owner=1)),
+        "delete": ("delete from parent1 where id = %(fresh)s", everybody(owner=1)),
+    },
+    "storage.objects": {
+        "select": (
+            "select * from storage.objects",
+            everybody(anon=0, members=3 * HERE, outsider=3),
+        ),
+        "insert": (
+            (
+                "insert into storage.objects (bucket_id, name) values"
+                " ('attachments', format('consultations/%%s/%%s/x', %(trip)s::uuid, %(me)s::uuid))"
+            ),
+            everybody(DENIED, members=1),
+        ),
+        "insert as somebody else": (
+            (
+                "insert into storage.objects (bucket_id, name) values ('attachments',"
+                " format('consultations/%%s/%%s/x', %(trip)s::uuid, %(other)s::uuid))"
+            ),
+            NOBODY,
+        ),
+        "insert under one's own id in capitals": (
+            (
+                "insert into storage.objects (bucket_id, name) values ('attachments',"
+                " format('consultations/%%s/%%s/x', %(trip)s::uuid, upper(%(me)s::text)))"
+            ),
+            NOBODY,
+        ),
+        "insert into another bucket": (
+            (
+                "insert into storage.objects (bucket_id, name) values"
+                " ('other', format('consultations/%%s/%%s/x', %(trip)s::uuid, %(me)s::uuid))"
+            ),
+            NOBODY,
+        ),
+        "insert a plan": (
+            (
+                "insert into storage.objects (bucket_id, name)"
+                " values ('plans', format('shared/%%s/x', %(trip)s::uuid))"
+            ),
+            everybody(DENIED, moderators=1),
+        ),
+        "update one's own": (
+            (
+                "update storage.objects set metadata = '{}' where name ="
+                " format('consultations/%%s/%%s/scan.pdf', %(trip)s::uuid, %(me)s::uuid)"
+            ),
+            everybody(anon=0, members=1),
+        ),
+        "move one's own to somebody else": (
+            (
+                "update storage.objects set name ="
+                " format('consultations/%%s/%%s/moved', %(trip)s::uuid, %(other)s::uuid) where name"
+                " = format('consultations/%%s/%%s/scan.pdf', %(trip)s::uuid, %(me)s::uuid)"
+            ),
+            everybody(anon=0, members=DENIED),
+        ),
+        "delete somebody else's": (
+            (
+                "delete from storage.objects where name ="
+                " format('consultations/%%s/%%s/scan.pdf', %(trip)s::uuid, %(other)s::uuid)"
+            ),
+            everybody(anon=0, moderators=1),
+        ),
+        "delete one's own": (
+            (
+                "delete from storage.objects where name ="
+                " format('consultations/%%s/%%s/scan.pdf', %(trip)s::uuid, %(me)s::uuid)"
+            ),
+            everybody(anon=0, members=1),
+        ),
+        "delete a plan": (
+            "delete from storage.objects where bucket_id = 'plans'",
+            everybody(anon=0),
+        ),
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("table", "what"), [(table, what) for table, rows in MATRIX.items() for what in rows]
+)
+def test_everybody_gets_what_is_theirs_and_no_more(world: World, table: str, what: str) -> None:
+    """One statement, tried by everybody; the number of rows, or refused."""
+    statement, expected = MATRIX[table][what]
+    assert {person: world.outcome(person, statement) for person in expected} == expected
+
+
+def test_the_matrix_covers_every_guard_and_every_kind_of_statement() -> None:
+    """A guard that is added to the model is added here."""
+    guarded = {".".join(guard.relation).removeprefix("public.") for guard in registry.guards}
+    assert guarded == set(MATRIX)
+    check_that_it_is_whole(MATRIX)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "/",
+        "x",
+        "consultations",
+        "consultations/",
+        "consultations/not-a-uuid/{me}/x",
+        "consultations/{here}",
+        "consultations/{here}/",
+        "consultations/{here}/{me}",
+        "consultations/{here}/{me}/",
+        "consultations//{here}/{me}/x",
+        "/consultations/{here}/{me}/x",
+        "consultations/{HERE}/{me}/x",
+        "consultations/{here} /{me}/x",
+        "Consultations/{here}/{me}/x",
+        "../consultations/{here}/{me}/x",
+        "x/consultations/{here}/{me}/x",
+        "consultations/%/{me}/x",
+    ],
+)
+def test_a_path_that_is_not_well_formed_is_nobodys(world: World, path: str) -> None:
+    """Neither written nor read, and never an error of another kind: even for its owner."""
+    here, me = str(world.trip), str(world.users["owner"])
+    name = path.format(here=here, me=me, HERE=here.upper())
+    with world.database.connect(autocommit=False) as connection:
+        connection.execute(
+            "insert into storage.objects (bucket_id, name) values ('attachments', %s)", [name]
+        )
+        connection.execute(
+            "select set_config('request.jwt.claims', %s, true)", [f'{{"sub": "{me}"}}']
+        )
+        connection.execute("set local role authenticated")
+        found = connection.execute("select 1 from storage.objects where name = %s", [name])
+        assert found.fetchall() == []
+        connection.rollback()
+    world.values["name"] = name
+    insert = "insert into storage.objects (bucket_id, name) values ('attachments', %(name)s)"
+    assert world.outcome("owner", insert) == DENIED

@@ -1,0 +1,256 @@
+"""Private channels: topics that are nobody's, and who is told of what, whatever breaks."""
+
+import json
+from collections.abc import Iterator
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from sqlalchemy.orm import Session
+
+from examples.trip_chat import services
+from examples.trip_chat.models import Role
+from mappings.trips import registry
+from mirror.devstack import PostgresCluster, prepare_services
+from mirror.drain import Drain
+from mirror.migrations import upgrade
+from tests.fix_databases import SCHEMA, TestDatabase
+
+OWNER, GUEST = uuid4(), uuid4()
+
+
+@pytest.fixture
+def trip(session: Session, drain: Drain, target: TestDatabase) -> UUID:
+    """A trip whose owner has been told; nobody has been told of anything else."""
+    services.sign_up(session, OWNER, "owner@example.com", "owner")
+    services.sign_up(session, GUEST, "guest@example.com", "guest")
+    session.flush()
+    trip = services.create_trip(session, OWNER, "Lisbon")
+    session.commit()
+    drain.run()
+    return trip.id
+
+
+def told(target: TestDatabase) -> list[tuple[str, str, dict[str, object]]]:
+    """Return what was sent since the last time: topic, event and payload."""
+    rows = target.query(
+        "select topic, event, payload - 'id' from realtime.messages"
+        " where private and extension = 'broadcast' order by topic, event"
+    )
+    target.query("truncate realtime.messages")
+    return rows
+
+
+@pytest.mark.parametrize(
+    "topic",
+    [
+        "",
+        ":",
+        "trip",
+        "trip:",
+        "trip:x",
+        "trip:{trip}:x",
+        "trip:{trip} ",
+        " trip:{trip}",
+        "trip: {trip}",
+        "Trip:{trip}",
+        "trip:{TRIP}",
+        "trip:{bare}",
+        "trip::{trip}",
+        "realtime:trip:{trip}",
+        "{trip}",
+        "trip:%",
+        "trip:{{{trip}}}",
+        "user:",
+        "user:{trip}",
+        "trip:{owner}",
+        "trip:" + "0" * 5000,
+    ],
+)
+def test_a_topic_that_is_not_well_formed_is_nobodys(
+    trip: UUID, target: TestDatabase, topic: str
+) -> None:
+    """No cast, so no error either: Realtime would log one for each attempt."""
+    text = str(trip)
+    name = topic.format(trip=text, TRIP=text.upper(), bare=text.replace("-", ""), owner=OWNER)
+    assert joins(target, OWNER, f"trip:{trip}") == {"broadcast", "presence"}
+    assert joins(target, OWNER, name) == set()
+    for extension in ("broadcast", "presence"):
+        with (
+            target.acting_as(OWNER) as connection,
+            pytest.raises(psycopg.errors.InsufficientPrivilege),
+        ):
+            connection.execute(
+                "insert into realtime.messages (topic, extension) values (%s, %s)",
+                [name, extension],
+            )
+
+
+def joins(target: TestDatabase, user: UUID, topic: str) -> set[str]:
+    """Ask as Realtime does when a client joins; return what it would be let into."""
+    with target.connect(autocommit=False) as connection:
+        for extension in ("broadcast", "presence"):
+            connection.execute(
+                "insert into realtime.messages (topic, extension) values (%s, %s)",
+                [topic, extension],
+            )
+        connection.execute(
+            "select set_config('role', 'authenticated', true),"
+            " set_config('realtime.topic', %s, true), set_config('request.jwt.claims', %s, true)",
+            [topic, json.dumps({"sub": str(user), "role": "authenticated"})],
+        )
+        found = connection.execute(
+            "select extension from realtime.messages where topic = %s", [topic]
+        ).fetchall()
+        connection.rollback()
+    return {extension for (extension,) in found}
+
+
+def test_a_user_is_told_of_joining_of_a_new_role_and_of_leaving(
+    trip: UUID, session: Session, drain: Drain, target: TestDatabase
+) -> None:
+    """On a topic that only that user may join; an invitation is no news yet."""
+
+    def news(event: str, role: str) -> list[tuple[str, str, dict[str, object]]]:
+        return [(f"user:{GUEST}", event, {"trip_id": str(trip), "role": role})]
+
+    assert told(target) == [
+        (f"user:{OWNER}", "membership_granted", {"trip_id": str(trip), "role": "OWNER"})
+    ]
+    services.invite(session, trip, GUEST)
+    session.commit()
+    drain.run()
+    assert told(target) == []
+    services.accept_invitation(session, trip, GUEST)
+    session.commit()
+    drain.run()
+    assert told(target) == news("membership_granted", "MEMBER")
+    services.change_role(session, trip, GUEST, Role.ADMIN)
+    session.commit()
+    drain.run()
+    assert told(target) == news("membership_changed", "ADMIN")
+    services.deactivate_member(session, trip, GUEST)
+    session.commit()
+    drain.run()
+    assert told(target) == news("membership_revoked", "ADMIN")
+    services.remove_member(session, trip, GUEST)
+    session.commit()
+    drain.run()
+    assert told(target) == []
+    assert joins(target, GUEST, f"user:{GUEST}") == {"broadcast"}
+    assert joins(target, OWNER, f"user:{GUEST}") == set()
+
+
+def test_everybody_is_told_when_a_trip_goes(
+    trip: UUID, session: Session, drain: Drain, target: TestDatabase
+) -> None:
+    """Memberships that go with their parent are revoked like any other."""
+    told(target)
+    services.delete_trip(session, trip)
+    session.commit()
+    drain.run()
+    assert [(topic, event) for topic, event, _ in told(target)] == [
+        (f"user:{OWNER}", "membership_revoked")
+    ]
+
+
+SEND = "realtime.send(jsonb, text, text, boolean)"
+
+
+@pytest.fixture
+def held(target: TestDatabase) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
+    """Another session's transaction."""
+    with target.connect(autocommit=False) as connection:
+        yield connection
+        connection.rollback()
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "drop table realtime.messages",
+        f"drop function {SEND}",
+        "drop schema realtime cascade",
+        "revoke all on schema realtime from postgres, supabase_realtime_admin",
+        f"revoke all on function {SEND} from public, postgres",
+        "alter table realtime.messages add constraint never check (false) not valid",
+        "alter table realtime.messages drop column event",
+        (
+            "create or replace function realtime.send(payload jsonb, event text, topic text,"
+            " private boolean default true) returns void language plpgsql"
+            " as $$ begin raise exception 'no'; end $$"
+        ),
+    ],
+)
+def test_whatever_is_wrong_with_realtime_the_revocation_goes_through(
+    trip: UUID,
+    session: Session,
+    drain: Drain,
+    target: TestDatabase,
+    target_cluster: PostgresCluster,
+    harm: str,
+) -> None:
+    """At once: not as one more attempt."""
+    superuser = TestDatabase(target_cluster.url(target.url.rsplit("/", 1)[-1]))
+    superuser.query(harm)
+    services.remove_member(session, trip, OWNER)
+    session.commit()
+    drain.run()
+    assert target.value("select count(*) from trip_memberships") == 0
+
+
+def test_a_revocation_waits_for_nobody_who_holds_realtimes_table(
+    trip: UUID,
+    session: Session,
+    drain: Drain,
+    target: TestDatabase,
+    held: psycopg.Connection[tuple[object, ...]],
+) -> None:
+    """Such as a migration that is making policies there."""
+    held.execute("lock table realtime.messages in access exclusive mode")
+    services.remove_member(session, trip, OWNER)
+    session.commit()
+    drain.run()
+    assert target.value("select count(*) from trip_memberships") == 0
+
+
+def test_telling_needs_no_more_than_realtime_grants(
+    target: TestDatabase, target_cluster: PostgresCluster
+) -> None:
+    """On newer projects, postgres is no member of the role that owns the table."""
+    user, trip = uuid4(), uuid4()
+    superuser = TestDatabase(target_cluster.url(target.url.rsplit("/", 1)[-1]))
+    with superuser.connect(autocommit=False) as connection:
+        connection.execute("revoke supabase_realtime_admin from postgres")
+        connection.execute("set local role postgres")
+        connection.execute("insert into users values (%s)", [user])
+        connection.execute("insert into trips values (%s)", [trip])
+        connection.execute(
+            "insert into trip_memberships values (%s, %s, 'MEMBER', 'ACTIVE')", [trip, user]
+        )
+        found = connection.execute("select topic from realtime.messages").fetchall()
+        connection.rollback()
+    assert found == [(f"user:{user}",)]
+
+
+def test_channels_are_guarded_once_realtime_has_made_its_table(
+    project: TestDatabase, target_cluster: PostgresCluster
+) -> None:
+    """Before, there is nothing to guard; asking again does it."""
+    project.query(SCHEMA.read_text())
+    policies = "select count(*) from pg_policies where schemaname = 'realtime'"
+    with project.migrating() as connection:
+        upgrade(connection, "supabase", registry, guards=True)
+    assert project.value(policies) == 0
+    prepare_services(target_cluster, project.url.rsplit("/", 1)[-1])
+    with project.migrating() as connection:
+        assert upgrade(connection, "supabase", registry, guards=True) == ["guards_trips"]
+    assert project.value(policies) == 2
+
+
+def test_nobody_is_told_any_more_once_the_declaration_says_so(target: TestDatabase) -> None:
+    """The triggers go with the topics."""
+    triggers = "select count(*) from pg_trigger where tgname like 'mirror\\_trips\\_told%'"
+    assert target.value(triggers) == 3
+    target.query("select mirror.drop_guards('trips')")
+    assert target.value(triggers) == 0

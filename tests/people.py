@@ -1,0 +1,85 @@
+"""Everybody that policies are tried on, and what each is expected to get."""
+
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID, uuid4
+
+from psycopg import errors, sql
+
+from tests.fix_databases import TestDatabase
+
+DENIED = "denied"
+"""No privilege, or a row that the policy's WITH CHECK refuses."""
+
+MEMBERS = ("member", "admin", "owner")
+MODERATORS = ("admin", "owner")
+OUTSIDE = ("stranger", "invited", "inactive", "removed", "outsider")
+USERS = MEMBERS + OUTSIDE
+# "unsigned" is authenticated by a token without a subject.
+EVERYBODY = ("anon", "unsigned", *USERS)
+OTHER_ROLES = {"anon": "anon", "service_role": "service_role"}
+
+Outcome = int | str
+Matrix = dict[str, dict[str, tuple[str, dict[str, Outcome]]]]
+"""table → what is done → (statement, what everybody gets)."""
+
+
+def everybody(outcome: Outcome = 0, **others: Outcome) -> dict[str, Outcome]:
+    """Return what is expected of each person: `outcome`, anon denied, `members=…` and names."""
+    expected: dict[str, Outcome] = dict.fromkeys(EVERYBODY, outcome)
+    expected["anon"] = DENIED
+    groups = {"members": MEMBERS, "moderators": MODERATORS, "outside": OUTSIDE}
+    for name, value in others.items():
+        for person in groups.get(name, (name,)):
+            expected[person] = value
+    return expected
+
+
+NOBODY = everybody(DENIED)
+
+
+def somebody_else(person: str) -> str:
+    """Return another member: the owner, and for the owner the admin."""
+    return "admin" if person == "owner" else "owner"
+
+
+@dataclass(frozen=True)
+class World:
+    """The database that everybody acts on, and the ids in it."""
+
+    database: TestDatabase
+    users: dict[str, UUID]
+    trip: UUID
+    other_trip: UUID
+    messages: dict[str, UUID]
+    values: dict[str, Any] = field(default_factory=dict)
+    """What statements may name besides."""
+
+    def outcome(self, person: str, statement: str) -> Outcome:
+        """Return how many rows a person's statement reads or writes, or DENIED."""
+        user = self.users.get(person)
+        role = OTHER_ROLES.get(person, "authenticated")
+        other = somebody_else(person)
+        values: dict[str, Any] = {
+            "me": user or uuid4(),
+            "other": self.users[other],
+            "trip": self.trip,
+            "other_trip": self.other_trip,
+            "mine": self.messages.get(person) or uuid4(),
+            "theirs": self.messages[other],
+            "fresh": self.messages["nobody"],
+        }
+        with self.database.acting_as(user, role=role) as connection:
+            try:
+                return connection.execute(sql.SQL(statement), values | self.values).rowcount
+            except errors.InsufficientPrivilege:
+                return DENIED
+
+
+def check_that_it_is_whole(matrix: Matrix) -> None:
+    """Assert that each table is tried with every kind of statement, by everybody."""
+    for table, rows in matrix.items():
+        kinds = {statement.split()[0] for statement, _ in rows.values()}
+        assert kinds >= {"select", "insert", "update", "delete"}, table
+        for what, (_, expected) in rows.items():
+            assert set(expected) >= set(EVERYBODY), (table, what)
