@@ -131,7 +131,7 @@ def _demanded(condition: Condition, scope: Scope) -> Iterator[Tie]:
             chosen = [inner for inner in scope.inner if inner.select is part]
             # Twice in one SELECT, it is two.
             if len(chosen) == 1:
-                (column,) = part.selected_columns
+                column = next(iter(part.selected_columns))
                 if _comparable(clause.left, column):
                     yield from _equal(left, place(column, chosen[0]), chosen[0], strict=True)
 

@@ -20,6 +20,7 @@ from sqlalchemy import (
     table,
     text,
     true,
+    tuple_,
     union,
     union_all,
 )
@@ -393,6 +394,14 @@ def test_a_query_of_a_rare_shape_is_not_looked_into(query: Any) -> None:
         (EVERYTHING, (), None)
     }
     assert "trips" in found
+
+
+def test_an_in_of_several_columns_ties_nothing() -> None:
+    """One of one column does."""
+    two = tuple_(MEMBERS.c.trip_id, MEMBERS.c.role).in_(select(TRIPS.c.id, TRIPS.c.deleted))
+    assert tied_to_trips(JOINED.where(two)) == [(EVERYTHING, ())]
+    one = MEMBERS.c.trip_id.in_(select(TRIPS.c.id))
+    assert tied_to_trips(JOINED.where(one)) == [("trip_id", ("id",))]
 
 
 def test_a_value_that_may_be_null_and_ties_all_the_same() -> None:
