@@ -11,8 +11,8 @@ from mirror.access.rules import (
     Condition,
     Own,
     Verb,
-    allowed,
     both,
+    by_verb,
     check_roles,
     either,
     membership_over,
@@ -51,8 +51,7 @@ class Folder:
     @property
     def verbs(self) -> dict[str, Allow]:
         """The rules by verb, without those that nobody passes."""
-        given = {name: allowed(getattr(self, name)) for name in VERBS}
-        return {name: verb for name, verb in given.items() if verb is not None}
+        return by_verb(self.read, self.insert, self.update, self.delete)
 
     def check(self, registry: Registry) -> None:
         """Refuse what could not work.

@@ -55,9 +55,13 @@ Verb = Rule | Allow | None
 """What a verb takes: one rule, several with or without columns, or None: nobody."""
 
 
-def allowed(verb: Verb) -> Allow | None:
-    """Return a verb's rules in their long form."""
-    return Allow(verb) if isinstance(verb, str | Own) else verb
+def by_verb(*verbs: Verb) -> dict[str, Allow]:
+    """Return rules in their long form, in the order of VERBS, without those that nobody passes."""
+    return {
+        name: Allow(verb) if isinstance(verb, str | Own) else verb
+        for name, verb in zip(VERBS, verbs, strict=True)
+        if verb is not None
+    }
 
 
 def membership_over(registry: Registry, mapping: str, who: str) -> Membership:

@@ -97,24 +97,34 @@ Start = Callable[[], subprocess.Popen[bytes]]
 
 
 @pytest.fixture
-def start(primary: TestDatabase, target: TestDatabase, people: list[Membership]) -> Iterator[Start]:
+def log(tmp_path: Path) -> Path:
+    """Where the reconciles of `start` complain."""
+    return tmp_path / "reconcile.log"
+
+
+@pytest.fixture
+def start(
+    primary: TestDatabase, target: TestDatabase, people: list[Membership], log: Path
+) -> Iterator[Start]:
     """Return a function that starts a reconcile which has found drift and waits for a minute."""
     started: list[subprocess.Popen[bytes]] = []
     target.query("update trip_memberships set role = 'OWNER'")
 
     def run() -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            [str(Path(sys.executable).parent / "mirror"), "reconcile"],
-            cwd=HOME,
-            env={
-                "PATH": os.environ["PATH"],
-                "PRIMARY_DATABASE_URL": primary.url,
-                "SUPABASE_DB_URL": target.url,
-                "MIRROR_RECONCILE_GRACE_SECONDS": "60",
-            },
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [str(Path(sys.executable).parent / "mirror"), "reconcile"],
+                cwd=HOME,
+                env={
+                    "PATH": os.environ["PATH"],
+                    "PRIMARY_DATABASE_URL": primary.url,
+                    "SUPABASE_DB_URL": target.url,
+                    "MIRROR_RECONCILE_GRACE_SECONDS": "60",
+                    "PYTHONFAULTHANDLER": "1",
+                },
+                stdout=subprocess.DEVNULL,
+                stderr=output,
+            )
         started.append(process)
         running = "select count(*) from mirror.runs where outcome = 'running'"
         until(lambda: primary.value(running) == 1)
@@ -136,12 +146,17 @@ def start(primary: TestDatabase, target: TestDatabase, people: list[Membership])
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_stopped_gives_its_lease_back(
-    mirror: Command, start: Start, primary: TestDatabase, target: TestDatabase, number: int
+    mirror: Command,
+    start: Start,
+    primary: TestDatabase,
+    target: TestDatabase,
+    log: Path,
+    number: int,
 ) -> None:
     """The next one may begin at once, and repairs what this one found."""
     process = start()
     process.send_signal(number)
-    assert process.wait(30) == 130
+    assert process.wait(30) == 130, log.read_text()
     assert primary.query("select outcome from mirror.runs order by id desc limit 1") == [
         ("stopped",)
     ]
