@@ -39,7 +39,6 @@ class RelayProcess:
                 env={
                     "PATH": os.environ["PATH"],
                     "PYTHONPATH": str(HOME),
-                    "PYTHONWARNINGS": "error",
                     "MIRROR_LOG_FORMAT": "json",
                 }
                 | variables,

@@ -54,13 +54,13 @@ def test_a_batch_that_is_too_large_is_split(
     primary: TestDatabase,
     target: TestDatabase,
 ) -> None:
-    """A hundred and twenty members of as many trips are 25 kB."""
-    members = MembershipFactory.create_batch(120)
+    """Sixty members of as many trips are 12 kB."""
+    members = MembershipFactory.create_batch(60)
     session.commit()
     for member in members:
         record(primary, "trip_memberships", member.trip_id, member.user_id)
     drained(make_small())
-    assert target.value("select count(*) from trip_memberships") == 120
+    assert target.value("select count(*) from trip_memberships") == 60
     assert primary.value("select count(*) from mirror.retries") == 0
     assert max(len(seen.body) for seen in proxy.seen) <= SMALL
 
@@ -74,12 +74,12 @@ def test_a_parent_of_more_children_than_one_call_holds_comes_with_all_of_them(
 ) -> None:
     """They cannot all come along; that they must come is noted before it is there."""
     trip = TripFactory()
-    for user in UserFactory.create_batch(120):
+    for user in UserFactory.create_batch(60):
         MembershipFactory(trip_id=trip.id, user_id=user.id, trip=trip, user=user)
     session.commit()
     record(primary, "trips", trip.id)
     drained(make_small())
-    assert target.value("select count(*) from trip_memberships") == 120
+    assert target.value("select count(*) from trip_memberships") == 60
     assert primary.value("select count(*) from mirror.retries") == 0
     assert max(len(seen.body) for seen in proxy.seen) <= SMALL
 
