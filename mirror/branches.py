@@ -34,7 +34,7 @@ class Branch:
         # In a union, it is by their order that columns are put together.
         names = list(mapping.query.selected_columns.keys())
         self._labels = dict(zip(names, select.selected_columns, strict=False))
-        self._adds_up = only_unites(mapping.query)
+        self._adds_up = _only_unites(mapping.query)
         elements = list(visitors.iterate(select))
         self.occurrences = [
             source
@@ -62,7 +62,8 @@ class Branch:
     def only_adds(self) -> bool:
         """Whether a row that is inserted into any of its tables can only add result rows."""
         return (
-            not self._root.inner
+            self._adds_up
+            and not self._root.inner
             and not self.entangled
             and not self._root.select._group_by_clauses  # noqa: SLF001 - there is no public way
             and not distinct_on(self._root.select)
@@ -171,13 +172,13 @@ def branches(mapping: Mapping) -> list[Branch]:
     return [Branch(mapping, select) for select in parts(mapping.query)]
 
 
-def only_unites(query: Any) -> bool:
+def _only_unites(query: Any) -> bool:
     """Return whether all branches of a query add up (EXCEPT and INTERSECT take away)."""
     if isinstance(query, SelectStatementGrouping):
-        return only_unites(query.element)
+        return _only_unites(query.element)
     if isinstance(query, CompoundSelect):
         united = str(query.keyword.value).startswith("UNION")
-        return united and all(map(only_unites, query.selects))
+        return united and all(map(_only_unites, query.selects))
     return True
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from sqlalchemy import TableClause
 from sqlalchemy.sql import visitors
 
-from mirror.branches import Branch, branches, only_unites
+from mirror.branches import Branch, branches
 from mirror.errors import MappingError
 from mirror.mapping import EVERYTHING, Mapping, Reference
 from mirror.scopes import Source, Unclear, columns, parts, table_name
@@ -27,8 +27,6 @@ class Effect:
     where what ties it in cannot be seen."""
     columns: tuple[str, ...]
     """The table's columns that hold the key's values, or the scope's one; none for EVERYTHING."""
-    types: tuple[str, ...]
-    """Their types as declared."""
     reads: frozenset[str] | None
     """The table's columns that the mapping's query reads. None: that cannot be seen."""
     decides: frozenset[str] | None
@@ -53,10 +51,9 @@ def effects(mapping: Mapping) -> dict[str, tuple[Effect, ...]]:
     except Unclear:
         return _everything(mapping)
     found: dict[str, list[Effect]] = defaultdict(list)
-    adds_up = only_unites(mapping.query)
     for branch in several:
         for occurrence in branch.occurrences:
-            reference, names, types, nulls = _named(mapping, branch, occurrence)
+            reference, names, nulls = _named(mapping, branch, occurrence)
             # What ties a row in decides, even where the query does not read it.
             read = branch.reads[occurrence] | set(names)
             deciding = branch.decides[occurrence] | set(names)
@@ -65,10 +62,9 @@ def effects(mapping: Mapping) -> dict[str, tuple[Effect, ...]]:
                     mapping.name,
                     reference,
                     names,
-                    types,
                     reads=None if branch.opaque else frozenset(read),
                     decides=None if branch.opaque else frozenset(deciding),
-                    adds=adds_up and branch.only_adds,
+                    adds=branch.only_adds,
                     unique=reference is None
                     and len(several) == 1
                     and branch.counts_each(occurrence),
@@ -91,14 +87,14 @@ def _everything(mapping: Mapping) -> dict[str, tuple[Effect, ...]]:
     for table in sorted(read.difference(shown)):
         if all(reference.table != table for reference in mapping.references):
             raise MappingError(_missing(mapping, table, several=False))
-    whole = Effect(mapping.name, EVERYTHING, (), (), None, None, adds=False, unique=False)
+    whole = Effect(mapping.name, EVERYTHING, (), None, None, adds=False, unique=False)
     return dict.fromkeys(sorted(read), (whole,))
 
 
 def _named(
     mapping: Mapping, branch: Branch, occurrence: Source
-) -> tuple[str | None, tuple[str, ...], tuple[str, ...], bool]:
-    """Return what a row names: the reference (None for the key), its columns, and their types.
+) -> tuple[str | None, tuple[str, ...], bool]:
+    """Return what a row names: the reference (None for the key) and its columns.
 
     And whether a row counts that has NULL there.
     """
@@ -112,19 +108,18 @@ def _named(
         if all(reference.table != occurrence.table for reference in mapping.references):
             several = branch.appearances(occurrence) > 1
             raise MappingError(_missing(mapping, occurrence.table, several=several))
-        return EVERYTHING, (), (), False
+        return EVERYTHING, (), False
     if branch.entangled:
-        return EVERYTHING, (), (), False
+        return EVERYTHING, (), False
     if tied is None or all(key):
-        types = tuple(column.type for column in mapping.key_columns)
-        return None, tuple(map(str, key)), types, False
+        return None, tuple(map(str, key)), False
     reference, column = tied
     nulls = (
         reference.column is None
         and reference.name not in mapping.key
         and not branch.never_null(reference.name, occurrence)
     )
-    return reference.name, (column,), (reference.type,), nulls
+    return reference.name, (column,), nulls
 
 
 def _by_preference(mapping: Mapping, branch: Branch, occurrence: Source) -> list[Reference]:
@@ -153,8 +148,7 @@ def _merged(effects: Sequence[Effect]) -> tuple[Effect, ...]:
     """Return one effect for each thing that a row names; one that names all says it alone."""
     if any(effect.reference == EVERYTHING for effect in effects):
         effects = [
-            replace(e, reference=EVERYTHING, columns=(), types=(), unique=False, nulls=False)
-            for e in effects
+            replace(e, reference=EVERYTHING, columns=(), unique=False, nulls=False) for e in effects
         ]
     merged: dict[object, Effect] = {}
     for effect in effects:

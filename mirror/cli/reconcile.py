@@ -1,12 +1,10 @@
 """Commands that compare the two sides: `mirror reconcile`, `mirror sync`, `mirror verify`."""
 
 import json
-import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -22,6 +20,7 @@ from rich.progress import (
 from rich.table import Table
 
 from mirror.assembly import build_drain, run_reconcile
+from mirror.cli.stopping import interrupt_once
 from mirror.config import load_settings
 from mirror.errors import UsageError
 from mirror.keys import Key
@@ -181,11 +180,7 @@ def _print_verdict(verdict: Verdict) -> None:
 @contextmanager
 def _stoppable() -> Iterator[None]:
     """Let SIGTERM end a run like Ctrl-C: its lease is given back, its record says so."""
-
-    def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
+    interrupt_once()
     try:
         yield
     except KeyboardInterrupt:

@@ -2,11 +2,11 @@
 
 import signal
 from contextlib import closing
-from types import FrameType
 
 import typer
 
 from mirror.assembly import build_relay
+from mirror.cli.stopping import interrupt_once
 from mirror.config import load_settings
 from mirror.logs import configure_logging
 
@@ -16,17 +16,8 @@ def relay() -> None:
     settings = load_settings()
     # A service like the worker, and not a command that somebody watches.
     configure_logging(style=settings.log_format, level=settings.log_level)
-    received: list[int] = []
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        if not received:
-            received.append(number)
-            raise KeyboardInterrupt
-
+    received = interrupt_once()
     try:
-        # SIGINT too is set here: a shell starts what it puts into the background with it ignored.
-        signal.signal(signal.SIGTERM, stop)
-        signal.signal(signal.SIGINT, stop)
         with closing(build_relay(settings)) as here:
             here.run()
     except KeyboardInterrupt:

@@ -4,12 +4,12 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from mirror.cli.stopping import interrupt_once
 from mirror.logs import configure_logging
 
 _Rest = Annotated[
@@ -23,7 +23,7 @@ def demo(rest: _Rest = False) -> None:
     from mirror.demo import play, staged  # noqa: PLC0415
 
     console = Console()
-    _end_when_told()
+    interrupt_once()
     # Killing Redis is part of the story; the warning that it caused is not.
     configure_logging(level="error")
     started = time.monotonic()
@@ -47,7 +47,7 @@ def dev(rest: _Rest = False) -> None:
     from mirror.demo import staged  # noqa: PLC0415
 
     console = Console()
-    _end_when_told()
+    interrupt_once()
     with _told_to_stop(console), staged(rest=rest) as stage:
         for name, value in stage.stack.environment().items():
             print(f"export {name}={value}", flush=True)
@@ -64,16 +64,3 @@ def _told_to_stop(console: Console) -> Iterator[None]:
     except KeyboardInterrupt:
         console.print("Stopped; everything is cleaned up.")
         raise typer.Exit(130) from None
-
-
-def _end_when_told() -> None:
-    """Let SIGTERM unwind like Ctrl-C, so that the servers are stopped and their data deleted.
-
-    SIGINT too is set here: a shell starts what it puts into the background with it ignored.
-    """
-
-    def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
-    signal.signal(signal.SIGINT, interrupt)

@@ -97,7 +97,6 @@ def test_a_row_that_shows_the_key_names_it() -> None:
         mapping="trip_memberships",
         reference=None,
         columns=("trip_id", "user_id"),
-        types=("uuid", "uuid"),
         reads=frozenset({"trip_id", "user_id", "role", "status", "deleted_at"}),
         decides=frozenset({"trip_id", "user_id", "role", "status", "deleted_at"}),
         adds=True,
