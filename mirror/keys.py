@@ -22,6 +22,7 @@ KEY_TYPES: Final = ("uuid", "text", *_INTEGER_BITS)
 
 # Stricter than Python's own readers, which take underscores, blanks and any script's digits.
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}")
+_PRINTED_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _INTEGER: Final = re.compile(r"[+-]?[0-9]{1,40}")
 
 
@@ -60,8 +61,12 @@ class KeyColumn:
     def _uuid(value: object, where: str) -> str:
         if isinstance(value, UUID):
             return str(value)
-        if isinstance(value, str) and _UUID.fullmatch(value):
-            return str(UUID(value))
+        if isinstance(value, str):
+            # As PostgreSQL prints it, and as nearly every event holds it: nothing to parse.
+            if _PRINTED_UUID.fullmatch(value):
+                return str.__str__(value)
+            if _UUID.fullmatch(value):
+                return str(UUID(value))
         raise InvalidKey(f"{where}: expected a UUID, got {_shape(value)}.")
 
     @staticmethod

@@ -111,6 +111,13 @@ class Snapshot:
             return {}
         query, values = self._source.query(mapping)
         names = [sql.Identifier(name) for name in mapping.key]
+        # Named, so that each array is sent once.
+        arrays = [
+            sql.SQL("{}::text[]::{}[]").format(
+                sql.Placeholder(f"k{number}"), _type(column.type)
+            )
+            for number, column in enumerate(mapping.key_columns)
+        ]
         statement = sql.SQL(
             "select {values} from unnest({arrays}) as k ({names}) join ({query}) as q on {same}"
             " where {pushed}"
@@ -118,19 +125,17 @@ class Snapshot:
             values=values,
             # Says no more than the join, but also reaches below a DISTINCT, GROUP BY or UNION.
             pushed=sql.SQL(" and ").join(
-                sql.SQL("q.{} = any(%s::text[]::{}[])").format(name, _type(column.type))
-                for name, column in zip(names, mapping.key_columns, strict=True)
+                sql.SQL("q.{} = any({})").format(name, array)
+                for name, array in zip(names, arrays, strict=True)
             ),
-            arrays=sql.SQL(", ").join(
-                sql.SQL("%s::text[]::{}[]").format(_type(column.type))
-                for column in mapping.key_columns
-            ),
+            arrays=sql.SQL(", ").join(arrays),
             names=sql.SQL(", ").join(names),
             query=query,
             same=sql.SQL(" and ").join(sql.SQL("q.{0} = k.{0}").format(name) for name in names),
         )
-        columns = [list(column) for column in zip(*keys, strict=True)]
-        return self._collect(mapping, self._execute(mapping, statement, columns * 2))
+        columns = zip(*keys, strict=True)
+        parameters = {f"k{number}": list(column) for number, column in enumerate(columns)}
+        return self._collect(mapping, self._execute(mapping, statement, parameters))
 
     def rows_in_scope(
         self,
@@ -179,7 +184,7 @@ class Snapshot:
         return self._collect(mapping, self._execute(mapping, statement, [*parameters, limit]))
 
     def _execute(
-        self, mapping: Mapping, statement: sql.Composed, parameters: list[Any]
+        self, mapping: Mapping, statement: sql.Composed, parameters: Any
     ) -> list[Row]:
         try:
             return self._source.database.execute(statement, parameters)
