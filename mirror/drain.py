@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from mirror.claims import Attempt, Claimed, Queue
+from mirror.claims import Queue
 from mirror.errors import (
     InvalidKey,
     MappingError,
@@ -25,6 +25,7 @@ from mirror.errors import (
 from mirror.mapping import EVERYTHING
 from mirror.outbox import Event
 from mirror.registry import Registry
+from mirror.retries import Attempt, Claimed
 from mirror.round import Round, Work, sort
 from mirror.source import Snapshot, Source
 from mirror.targets.base import Target, TooOld
@@ -151,7 +152,7 @@ class Drain:
         """Try events that failed before, each alone, so that none takes others along."""
         done = Drained()
         while done.events < most:
-            attempt = self.queue.take_retry()
+            attempt = self.queue.retries.take()
             if attempt is None:
                 break
             done.events += 1
@@ -167,12 +168,12 @@ class Drain:
             except ISOLATED as caught:
                 error = caught
             except BaseException:
-                self.queue.postponed(attempt)
+                self.queue.retries.postponed(attempt)
                 raise
             else:
                 self.queue.succeeded(attempt, more)
                 return True
-        buried = self.queue.failed(attempt, error)
+        buried = self.queue.retries.failed(attempt, error)
         log.error(
             "event buried" if buried else "event failed again",
             event_id=event.id,

@@ -144,6 +144,7 @@ class Recorded:
         if not (self._ids or self._scopes or self._anywhere):
             return True
         question = {
+            "transaction": self._transaction,
             "ids": list(self._ids),
             "scopes": list(self._scopes),
             "anywhere": list(self._anywhere),

@@ -15,6 +15,7 @@ import structlog
 
 from mirror.doorbell import Doorbell
 from mirror.errors import MirrorError, TooSlow, Transient, Unexplained
+from mirror.floor import Floor
 from mirror.postgres import Connection, Database, translate
 
 log = structlog.stdlib.get_logger(__name__)
@@ -42,7 +43,18 @@ select events, mark, extract(epoch from least(
 ) - now())::float8
 from (
   select count(*) as events, sum(id) as mark
-  from (select id from mirror.outbox order by lane, id limit 500) as first
+  from (
+    select * from (
+      select id from mirror.outbox where lane = 0 and transaction_id >= {0}
+      order by transaction_id, id limit 500
+    ) as revocations
+    union all
+    select * from (
+      select id from mirror.outbox where lane = 1 and transaction_id >= {0}
+      order by transaction_id, id limit 500
+    ) as grants
+    limit 500
+  ) as first
 ) as waiting
 """
 
@@ -146,6 +158,8 @@ class Relay:
         self._sleep = sleep
         self._pause = BRISK
         self._looked_at = clock()
+        self._floor = Floor(primary, clock)
+        self._floor_at = clock()
         self._mark: Any = None
         self._rung_at = clock()
         self._ring_pause = BRISK
@@ -178,6 +192,7 @@ class Relay:
         except (Transient, TooSlow, Unexplained) as error:
             self._pause = min(2 * self._pause, _AWAY)
             self.primary.close()
+            self._floor.forget()
             if not self._away:
                 self._away = True
                 log.warning("waiting for the primary", reason=str(error))
@@ -210,8 +225,11 @@ class Relay:
             self._renewed_at = self._clock()
 
     def _look(self) -> None:
-        ((events, mark, due),) = self._ask(_LOOK)
+        ((events, mark, due),) = self._ask(_LOOK, str(self._floor.value))
         now = self._looked_at = self._clock()
+        if now > self._floor_at + SLOW:
+            self._floor.raise_()
+            self._floor_at = now
         news = events > 0 and mark != self._mark
         self._mark = mark
         if news or self._away:

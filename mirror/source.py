@@ -113,9 +113,7 @@ class Snapshot:
         names = [sql.Identifier(name) for name in mapping.key]
         # Named, so that each array is sent once.
         arrays = [
-            sql.SQL("{}::text[]::{}[]").format(
-                sql.Placeholder(f"k{number}"), _type(column.type)
-            )
+            sql.SQL("{}::text[]::{}[]").format(sql.Placeholder(f"k{number}"), _type(column.type))
             for number, column in enumerate(mapping.key_columns)
         ]
         statement = sql.SQL(
@@ -183,9 +181,7 @@ class Snapshot:
         )
         return self._collect(mapping, self._execute(mapping, statement, [*parameters, limit]))
 
-    def _execute(
-        self, mapping: Mapping, statement: sql.Composed, parameters: Any
-    ) -> list[Row]:
+    def _execute(self, mapping: Mapping, statement: sql.Composed, parameters: Any) -> list[Row]:
         try:
             return self._source.database.execute(statement, parameters)
         except (Rejected, Halted) as error:

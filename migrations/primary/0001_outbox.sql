@@ -23,7 +23,8 @@ insert into mirror.state default values on conflict do nothing;
 
 
 -- Events until they are mirrored: "this key, or everything in this scope, may have changed".
--- Never a payload. Claims take them in the order of the primary key: revocations first.
+-- Never a payload. Claims take them in the order of the primary key: revocations first. It goes by
+-- transactions because a claim then knows from where on there is something to find (mirror/floor.py).
 create table if not exists mirror.outbox (
   lane smallint not null default 0 check (lane in (0, 1)),
   id bigint generated always as identity,
@@ -36,7 +37,7 @@ create table if not exists mirror.outbox (
   -- Whose change this is, for whoever waits until it is mirrored. Not xmin: that may be a
   -- savepoint's. Not xid8: what reflects a database, such as Alembic, may not know that type.
   transaction_id bigint not null default pg_current_xact_id()::text::bigint,
-  primary key (lane, id)
+  primary key (lane, transaction_id, id)
 );
 comment on column mirror.outbox.lane is '0 revocation: may take access away; 1 grant';
 
@@ -76,6 +77,8 @@ create table if not exists mirror.claims (
 -- Events that failed, or on which a worker died: retried alone, then buried.
 create table if not exists mirror.retries (
   id bigint primary key,
+  -- As in the outbox; 0 for what no transaction of a backend recorded.
+  transaction_id bigint not null default 0,
   lane smallint not null,
   recorded_at timestamptz not null,
   mapping text not null,
@@ -104,8 +107,13 @@ as $$
   select coalesce(
     jsonb_agg(jsonb_build_array(id, mapping, reference, hashtextextended(key[1], 0))), '[]'
   )
-  from mirror.outbox
-  where transaction_id = of_transaction::text::bigint
+  from (
+    select id, mapping, reference, key from mirror.outbox
+    where lane in (0, 1) and transaction_id = of_transaction::text::bigint
+    union all
+    select id, mapping, reference, key from mirror.retries
+    where transaction_id = of_transaction::text::bigint
+  ) as e
 $$;
 
 -- Which of these events wait or are buried; once none does, how many do that they led to: such
@@ -128,7 +136,9 @@ begin
     coalesce(jsonb_agg(e.id) filter (where e.buried), '[]')
   into waiting, buried
   from (
-    select id, false from mirror.outbox where lane in (0, 1) and id = any(ids)
+    select id, false from mirror.outbox
+    where lane in (0, 1) and transaction_id = (question ->> 'transaction')::bigint
+      and id = any(ids)
     union all
     select id, buried_at is not null from mirror.retries where id = any(ids)
   ) as e (id, buried);

@@ -66,7 +66,7 @@ def test_one_slow_row_does_not_hold_up_its_batch(
     made = users(session, primary, 40)
     refuse(target, made[7], "perform pg_sleep(20)")
     drain.queue.idle_seconds = 1
-    drain.queue.retry_seconds = 100
+    drain.queue.retries.retry_seconds = 100
     drain.target.database.statement_seconds = 0.3  # type: ignore[attr-defined]
     assert drain.run().failed == 1
     assert target.value("select count(*) from users") == 39
@@ -151,11 +151,11 @@ def test_an_outage_during_a_retry_is_no_death(
     refuse(target, made[0], "raise check_violation")
     drain.run()
     primary.query("update mirror.retries set due_at = now()")
-    attempt = drain.queue.take_retry()
+    attempt = drain.queue.retries.take()
     assert attempt is not None
     primary.query(
         "select pg_terminate_backend(pid) from pg_stat_activity"
         " where application_name = 'permission-mirror' and datname = current_database()"
     )
-    drain.queue.postponed(attempt)
+    drain.queue.retries.postponed(attempt)
     assert primary.query("select attempts, deaths from mirror.retries") == [(1, 0)]

@@ -74,9 +74,9 @@ def buried(primary: TestDatabase, error: bool = True) -> None:  # noqa: FBT001, 
     """Move all that waits to the retries, as failures do, and bury it if `error`."""
     primary.query(
         "with gone as (delete from mirror.outbox returning *) insert into mirror.retries"
-        " (id, lane, recorded_at, mapping, reference, key, attempts, due_at, error, buried_at)"
-        " select id, lane, recorded_at, mapping, reference, key, 1, now(), 'x',"
-        " case when %s then now() end from gone",
+        " (id, transaction_id, lane, recorded_at, mapping, reference, key, attempts, due_at, error,"
+        " buried_at) select id, transaction_id, lane, recorded_at, mapping, reference, key, 1,"
+        " now(), 'x', case when %s then now() end from gone",
         error,
     )
 
@@ -141,12 +141,16 @@ def test_events_that_the_commit_itself_records_count(
         " create constraint trigger told after insert on users deferrable initially deferred"
         " for each row execute function told()"
     )
-    session.add(user())
-    receipt = recorder.receipt(session)
-    session.commit()
-    assert waits(receipt)
-    drain.run()
-    assert not waits(receipt)
+    for set_apart in (False, True):
+        session.add(user(f"ann{set_apart}"))
+        receipt = recorder.receipt(session)
+        session.commit()
+        if set_apart:
+            # Before anybody looked for the first time.
+            buried(primary, error=False)
+        assert waits(receipt)
+        drain.run()
+        assert not waits(receipt)
 
 
 def test_hooks_after_before_commit_count(
