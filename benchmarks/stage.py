@@ -3,19 +3,30 @@
 PostgreSQL 16 and 18 with fsync, and Redis, all on this machine.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import psycopg
 
 from examples.trip_chat import models
 from mappings.trips import registry
-from mirror.assembly import migrating
+from mirror.assembly import build_drain, migrating
 from mirror.config import Settings, load_settings
 from mirror.devstack import DevStack
+from mirror.devstack.worker import WorkerProcess
+from mirror.doorbell import Doorbell, DoorbellSettings
+from mirror.drain import Drain
+from mirror.logs import configure_logging
 from mirror.migrations import upgrade
+from mirror.reconcile import Options, Report, Throttle, reconcile
+
+HOME = Path(__file__).parent.parent
+API = HOME / "tests" / "supabase"
 
 Connection = psycopg.Connection[tuple[object, ...]]
 
@@ -34,7 +45,6 @@ from (select id, row_number() over () as n from trips) as t
 cross join generate_series(1, 100) as m
 join numbered as u on u.n = 1 + (t.n * 7919 + m * 104729) % {users};
 drop table numbered;
-analyze
 """
 
 
@@ -47,26 +57,95 @@ class Stage:
     primary: Connection
     target: Connection
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a worker gets."""
+        return {
+            **os.environ,
+            **self.stack.environment(),
+            "MIRROR_MAPPINGS": "mappings.trips",
+            "MIRROR_LOG_FORMAT": "json",
+            "MIRROR_LOG_LEVEL": "warning",
+            "PYTHONPATH": str(HOME),
+        }
+
     def fill(self, memberships: int) -> None:
         """Give the primary that many memberships, and a user for twenty, a trip for a hundred."""
         sizes = {"users": memberships // 20, "trips": memberships // 100}
         self.primary.execute(_FILL.format(**sizes).encode())
+        self.primary.execute("vacuum analyze")
+
+    def drain(self, **changes: object) -> Drain:
+        """Return a drain of this process; the caller closes it."""
+        return build_drain(self.settings.model_copy(update=changes), registry)
+
+    def load(self) -> Report:
+        """Mirror everything by a reconcile in this process, without a grace time."""
+        with closing(self.drain()) as drain:
+            report = reconciled(drain)
+        self.target.execute("vacuum analyze")
+        return report
+
+    @contextmanager
+    def working(self, workers: int, *, rest: bool = False) -> Iterator[None]:
+        """Have real workers wait for the doorbell."""
+        environment = self.environment | {"MIRROR_TARGET": "rest" if rest else "postgres"}
+        log = self.stack.redis.directory.parent / f"worker-{uuid4()}.log"
+        with WorkerProcess(environment, log=log, concurrency=workers, beat=False) as worker:
+            worker.wait_until_ready()
+            # The others of the pool open their connections when they are first called.
+            for _ in range(2 * workers):
+                self.ring()
+                time.sleep(0.2)
+            yield
+
+    def ring(self) -> None:
+        """Ring the doorbell once."""
+        bell = DoorbellSettings(redis_url=self.stack.redis_url, mode="inline")
+        Doorbell(bell).ring()
+
+    def wait_for_drain(self) -> None:
+        """Return once no event is left."""
+        until(self.primary, "select not exists (select from mirror.outbox)")
+
+
+def reconciled(drain: Drain) -> Report:
+    """Reconcile, without a grace time, and whatever else goes on."""
+    throttle = Throttle(drain.queue.notes, backlog=10_000_000, latency_seconds=60)
+    return reconcile(drain, Options(grace_seconds=0), throttle)
+
+
+def until(connection: Connection, question: str, *parameters: object, pause: float = 0.003) -> None:
+    """Return once a query's answer is true."""
+    while connection.execute(question.encode(), parameters).fetchone() != (True,):
+        time.sleep(pause)
+
+
+def timed(action: Callable[[], object]) -> float:
+    """Return how many seconds something takes."""
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
 
 
 @contextmanager
-def stage(*, api: Path | None = None) -> Iterator[Stage]:
+def stage(*, api: bool = False) -> Iterator[Stage]:
     """Yield a migrated pair of databases without rows; with an API before the target if asked."""
-    with DevStack.start(api=api) as stack:
+    configure_logging(style="json", level="error")
+    with DevStack.start(api=API if api else None) as stack:
         settings = load_settings(
             primary_database_url=stack.primary_url,
             supabase_db_url=stack.supabase_db_url,
             redis_url=stack.redis_url,
+            target="postgres",
         )
         with migrating(settings, "primary") as connection:
             models.Base.metadata.create_all(connection)
             upgrade(connection)
         with migrating(settings, "supabase") as connection:
             upgrade(connection, "supabase", registry)
+        if stack.api is not None:
+            stack.api.serve("postgres")
         with (
             psycopg.connect(stack.primary_url, autocommit=True) as primary,
             psycopg.connect(stack.supabase_db_url, autocommit=True) as target,

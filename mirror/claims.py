@@ -15,30 +15,33 @@ from psycopg import sql
 
 from mirror.errors import MirrorError, Transient
 from mirror.floor import Floor
-from mirror.outbox import Event
+from mirror.outbox import Event, Lane
 from mirror.postgres import Database
 from mirror.retries import Attempt, Claimed, Retries, claimed
 
 # After so many events, a claim's way to the first one is worth being made shorter.
-_MANY: Final = 10_000
+_MANY: Final = 1_000
 
-# A query for each lane, so that each begins in the index where the floor is.
-_CLAIM = """
+# A query for each lane, so that each begins in the index where the floor is. Few grants go along
+# with revocations, or these would be done only when a whole batch is.
+_CLAIM = sql.SQL("""
+with revocations as materialized (
+  select ctid from mirror.outbox where lane = 0 and transaction_id >= {floor}
+  order by transaction_id, id limit {limit} for update skip locked
+),
+grants as materialized (
+  select ctid from mirror.outbox where lane = 1 and transaction_id >= {floor}
+  order by transaction_id, id
+  limit (
+    select case when count(*) = 0 then {limit} else least({few}, {limit} - count(*)) end
+    from revocations
+  )
+  for update skip locked
+)
 delete from mirror.outbox
-where ctid = any (array(
-  select * from (
-    select ctid from mirror.outbox where lane = 0 and transaction_id >= %(floor)s
-    order by transaction_id, id limit %(limit)s for update skip locked
-  ) as revocations
-  union all
-  select * from (
-    select ctid from mirror.outbox where lane = 1 and transaction_id >= %(floor)s
-    order by transaction_id, id limit %(limit)s for update skip locked
-  ) as grants
-  limit %(limit)s
-))
+where ctid = any (array(select ctid from revocations union all select ctid from grants))
 returning id, transaction_id, lane, recorded_at, mapping, reference, key
-"""
+""")
 
 # What an earlier claim noted and this one could lock: its worker is gone.
 _SUSPECTS = """
@@ -91,9 +94,12 @@ class Claim:
         for event, error in failed:
             self._queue.retries.defer(event, attempts=1, error=error)
         self._queue.record(more)
-        database.execute("delete from mirror.claims where id = %s", [self._note])
-        # Not waiting for the disk: what a crash of the server takes back is delivered once more.
-        database.execute("set local synchronous_commit = off; commit")
+        database.together(
+            sql.SQL("delete from mirror.claims where id = {}").format(sql.Literal(self._note)),
+            # Not waiting for the disk: what a crash of the server takes back is delivered again.
+            sql.SQL("set local synchronous_commit = off"),
+            sql.SQL("commit"),
+        )
 
     def release(self) -> None:
         """Give the events back as they were; nothing is held against them."""
@@ -145,16 +151,18 @@ class Queue:
         """
         self.withdraw()
         try:
-            self.claims.begin(idle_seconds=self.idle_seconds)
-            if self._claimed > _MANY:
-                self._raise_floor()
-            parameters = {"floor": self._floor.value, "limit": limit}
-            events = sorted(
-                (claimed(row) for row in self.claims.execute(_CLAIM, parameters)),
-                key=lambda event: (event.lane, event.id),
+            if self._claimed >= _MANY:
+                self._floor.raise_()
+                self._claimed = 0
+            few = max(1, limit // 10)
+            values = {"floor": self._floor.value, "limit": limit, "few": few}
+            taken = self.claims.begin(
+                "",
+                _CLAIM.format(**{name: sql.Literal(value) for name, value in values.items()}),
+                idle_seconds=self.idle_seconds,
             )
+            events = sorted(map(claimed, taken), key=lambda event: (event.lane, event.id))
             if not events:
-                self._raise_floor()
                 self.claims.rollback()
                 return None
             self._claimed += len(events)
@@ -163,14 +171,12 @@ class Queue:
             for event in events:
                 if event.id in suspects:
                     self.retries.defer(event, attempts=0, error=None)
-            return Claim(self, self._note(held), held, full=len(events) == limit)
+            grants = sum(event.lane is Lane.GRANT for event in events)
+            full = len(events) == limit or (grants == few and grants < len(events))
+            return Claim(self, self._note(held), held, full=full)
         except BaseException:
             self.claims.rollback()
             raise
-
-    def _raise_floor(self) -> None:
-        self._floor.raise_()
-        self._claimed = 0
 
     def _note(self, events: list[Claimed]) -> UUID:
         """Commit which events this claim holds, without waiting for the disk.

@@ -113,7 +113,8 @@ class Drain:
             fresh = True
             total.events += batch.events + retried.events
             total.failed += batch.failed + retried.failed
-            if not batch.full and not retried.events:
+            # What came meanwhile need not wait for another ring.
+            if not batch.events and not batch.full and not retried.events:
                 return total
             if time.monotonic() > end:
                 total.full = True

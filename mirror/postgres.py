@@ -76,30 +76,39 @@ class Database:
 
         It may take `patience` times what a statement may take.
         """
+        # Two statements in one message are one transaction, so LOCAL lasts for both.
+        return self.together(
+            sql.SQL("set local statement_timeout = {}").format(
+                sql.Literal(int(self.statement_seconds * 1000 * patience))
+            ),
+            sql.SQL(query).format(*map(sql.Literal, arguments)),
+        )
+
+    def together(self, *statements: sql.Composable) -> list[Any]:
+        """Run statements in one round trip; return the rows of the last (empty if none)."""
         with translated(self.role):
-            # Two statements in one message are one transaction, so LOCAL lasts for both.
-            cursor = self.connection.execute(
-                sql.SQL("set local statement_timeout = {}; ").format(
-                    sql.Literal(int(self.statement_seconds * 1000 * patience))
-                )
-                + sql.SQL(query).format(*map(sql.Literal, arguments))
-            )
-            cursor.nextset()
-            return cursor.fetchall()
+            cursor = self.connection.execute(sql.SQL("; ").join(statements))
+            while cursor.nextset():
+                pass
+            return cursor.fetchall() if cursor.description is not None else []
 
     @contextmanager
-    def transaction(self, mode: str = "", *, idle_seconds: float = 60) -> Iterator[None]:
-        """Run a block in one transaction with our bounds; roll back if it raises."""
+    def transaction(
+        self, mode: str = "", *first: sql.Composable, idle_seconds: float = 60
+    ) -> Iterator[list[Any]]:
+        """Run a block in one transaction with our bounds; roll back if it raises.
+
+        Yields the rows of the last of those statements that go along with BEGIN.
+        """
         try:
-            self.begin(mode, idle_seconds=idle_seconds)
-            yield
+            yield self.begin(mode, *first, idle_seconds=idle_seconds)
             self.execute("commit")
         except BaseException:
             self.rollback()
             raise
 
-    def begin(self, mode: str = "", *, idle_seconds: float = 60) -> None:
-        """Begin a transaction; `mode` follows BEGIN.
+    def begin(self, mode: str = "", *first: sql.Composable, idle_seconds: float = 60) -> list[Any]:
+        """Begin a transaction; `mode` follows BEGIN. Return the rows of the last of `first`.
 
         A transaction that is open already is somebody's mistake: PostgreSQL would only warn, and
         the next commit would end the other's too.
@@ -107,7 +116,7 @@ class Database:
         if self.connection.info.transaction_status is not TransactionStatus.IDLE:
             self.close()
             raise Transient(f"{self.role}: the connection was in use; it has been closed")
-        self.execute(
+        return self.together(
             sql.SQL(
                 "begin {}; set local statement_timeout = {};"
                 " set local idle_in_transaction_session_timeout = {};"
@@ -118,7 +127,8 @@ class Database:
                 sql.SQL(mode),
                 sql.Literal(int(self.statement_seconds * 1000)),
                 sql.Literal(int(idle_seconds * 1000)),
-            )
+            ),
+            *first,
         )
 
     def rollback(self) -> None:

@@ -15,11 +15,12 @@ from mirror.postgres import Database
 
 _DIED = "its worker died"
 
+# The wait begins here, not when the claim's transaction did.
 _DEFER = """
 insert into mirror.retries
   (id, transaction_id, lane, recorded_at, mapping, reference, key, attempts, due_at, error,
     buried_at)
-values (%s, %s, %s, %s, %s, %s, %s, %s, now() + %s * interval '1 second', %s,
+values (%s, %s, %s, %s, %s, %s, %s, %s, clock_timestamp() + %s * interval '1 second', %s,
   case when %s then now() end)
 """
 
@@ -110,7 +111,7 @@ class Retries:
         buried = error is None or self._buries(error, attempt.number)
         self._database.execute(
             "update mirror.retries set attempts = attempts + 1, deaths = deaths - 1, error = %s,"
-            " due_at = now() + %s * interval '1 second',"
+            " due_at = clock_timestamp() + %s * interval '1 second',"
             " buried_at = case when %s then now() end where id = %s",
             [_told(error), self._wait(attempt.number), buried, attempt.event.id],
         )
