@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NODE := tests/supabase/node_modules/.installed
 
-.PHONY: help setup demo dev test test-fast bench bench-reconcile lint format lock model clean
+.PHONY: help setup demo dev test test-fast bench bench-quick lint format lock model clean
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,11 +42,11 @@ test: $(INSTALLED) $(NODE) ## Run every test.
 test-fast: $(INSTALLED) ## Run what answers within half a minute.
 	$(BIN)/pytest tests/unit tests/integration/test_main_job.py
 
-bench: $(INSTALLED) ## Measure what it costs; ratios of one run.
-	$(BIN)/python -m benchmarks
+bench: $(INSTALLED) $(NODE) ## Measure everything, as ratios of one run; half an hour.
+	$(BIN)/python -m benchmarks --json benchmarks/last.json
 
-bench-reconcile: $(INSTALLED) ## Measure a first load and reconciles of a million rows.
-	$(BIN)/python -m benchmarks.reconcile
+bench-quick: $(INSTALLED) $(NODE) ## Find out whether the benchmarks run.
+	$(BIN)/python -m benchmarks --quick
 
 lint: $(INSTALLED) ## Check style, types and the direction of imports.
 	$(BIN)/ruff check .

@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
 from uuid import uuid4
 
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.orm import Session, sessionmaker
 
+from benchmarks.measuring import Report
 from examples.trip_chat import models, services
 from mappings.trips import registry
 from mirror.capture import attach
@@ -24,9 +24,6 @@ from mirror.hooks import Hooks
 from mirror.migrations import upgrade
 
 ROWS = 100_000
-
-Figures = dict[str, list[float]]
-"""By variant: seconds, one figure a round."""
 
 
 @contextmanager
@@ -72,9 +69,8 @@ def _run_script(engine: Engine, script: str) -> None:
         connection.exec_driver_sql(script, execution_options={"no_parameters": True})
 
 
-def bulk_update(engine: Engine, rounds: int) -> Figures:
+def bulk_update(report: Report, engine: Engine, rounds: int) -> None:
     """One UPDATE of all memberships: of a mirrored column, and of one that is not."""
-    figures: Figures = {}
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
 
         def run(variant: str, statement: str) -> None:
@@ -83,7 +79,7 @@ def bulk_update(engine: Engine, rounds: int) -> Figures:
             connection.execute(text("checkpoint"))
             started = time.perf_counter()
             connection.execute(text(statement))
-            figures.setdefault(variant, []).append(time.perf_counter() - started)
+            report.add(variant, "ms", (time.perf_counter() - started) * 1000)
 
         mirrored = (
             "update trip_memberships set role ="
@@ -98,10 +94,9 @@ def bulk_update(engine: Engine, rounds: int) -> Figures:
             run("update + triggers", mirrored)
             run("update, not mirrored + triggers", other)
     _run_script(engine, removal_sql(registry))
-    return figures
 
 
-def create_trip(engine: Engine, rounds: int, times: int = 200) -> Figures:
+def create_trip(report: Report, engine: Engine, rounds: int, times: int = 200) -> None:
     """The example's transaction that creates a trip, as it stands and captured in each way."""
     off = Hooks(registry, Doorbell(DoorbellSettings(mode="off")))
     plain, captured = sessionmaker(engine), sessionmaker(engine)
@@ -119,8 +114,6 @@ def create_trip(engine: Engine, rounds: int, times: int = 200) -> Figures:
     def hooked(session: Session) -> None:
         services.create_trip(session, creator, "Rome")
 
-    figures: Figures = {}
-
     def run(variant: str, make: Callable[[], Session], change: Callable[[Session], None]) -> None:
         for number in range(times + 20):
             started = time.perf_counter()
@@ -128,7 +121,7 @@ def create_trip(engine: Engine, rounds: int, times: int = 200) -> Figures:
                 change(session)
                 session.commit()
             if number >= 20:  # noqa: PLR2004 - the first ones open connections, compile, plan
-                figures.setdefault(variant, []).append(time.perf_counter() - started)
+                report.add(variant, "ms", (time.perf_counter() - started) * 1000)
 
     for _ in range(rounds):
         _run_script(engine, removal_sql(registry))
@@ -137,24 +130,21 @@ def create_trip(engine: Engine, rounds: int, times: int = 200) -> Figures:
         run("create trip + ORM capture", captured, by_itself)
         _run_script(engine, triggers_sql(registry))
         run("create trip + triggers", plain, by_itself)
-    return figures
 
 
-def table(figures: Figures) -> str:
-    """Return the medians as a table, each beside the variant that its name begins with."""
-    lines = []
-    for variant, seconds in figures.items():
-        base = figures[variant.partition(" +")[0]]
-        ratio = median(seconds) / median(base)
-        spread = f"{min(seconds) * 1000:.2f} to {max(seconds) * 1000:.2f}"
-        lines.append(f"| {variant} | {median(seconds) * 1000:.2f} | {spread} | {ratio:.2f} |")
-    return "\n".join(
-        ["| what | median ms | from, to | ratio |", "| --- | --- | --- | --- |", *lines]
+def main(report: Report, *, quick: bool) -> None:
+    """Measure every way of capture."""
+    rounds = 2 if quick else 7
+    with primary(10_000 if quick else ROWS) as engine:
+        bulk_update(report, engine, rounds)
+        create_trip(report, engine, rounds)
+    for way, goal in (("hooks", 1.3), ("ORM capture", 1.3), ("triggers", 1.3)):
+        name = f"create trip + {way}"
+        report.ratio(f"{name}, to without", name, "create trip", at_most=goal)
+    report.ratio("update + triggers, to without", "update + triggers", "update", at_most=1.8)
+    report.ratio(
+        "update of a column that is not mirrored + triggers, to without",
+        "update, not mirrored + triggers",
+        "update, not mirrored",
+        at_most=1.8,
     )
-
-
-def main(rounds: int) -> None:
-    """Measure and print."""
-    with primary() as engine:
-        print(table(bulk_update(engine, rounds)))
-        print(table(create_trip(engine, rounds)))

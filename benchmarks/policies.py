@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 
-from benchmarks.capture import Figures, table
+from benchmarks.measuring import Report
 from mappings.trips import registry
 from mirror.assembly import migrating
 from mirror.config import load_settings
@@ -22,11 +22,11 @@ from mirror.migrations import upgrade
 
 SCHEMA = Path(__file__).parent.parent / "examples" / "trip_chat" / "supabase.sql"
 
-# The caller is in 50 of 1,000 trips; each has 20 members, 200 messages and 400 reactions.
+# The caller is in 50 of 10,000 trips; each has 20 members, 100 messages and 200 reactions.
 _POPULATE = """
 insert into users select gen_random_uuid() from generate_series(1, 2000);
 insert into users values ({user});
-insert into trips select gen_random_uuid() from generate_series(1, 1000);
+insert into trips select gen_random_uuid() from generate_series(1, {trips});
 insert into trip_memberships
 select t.id, u.id, 'MEMBER', 'ACTIVE'
 from (select id, row_number() over () as n from trips) as t
@@ -34,7 +34,7 @@ join (select id, row_number() over () as n from users) as u on u.n % 100 = t.n %
 insert into trip_memberships
 select id, {user}, 'MEMBER', 'ACTIVE' from trips limit 50 on conflict do nothing;
 insert into chat_messages (trip_id, sender_id, content)
-select id, gen_random_uuid(), 'hello' from trips, generate_series(1, 200);
+select id, gen_random_uuid(), 'hello' from trips, generate_series(1, 100);
 insert into chat_reactions
 select m.id, gen_random_uuid(), '+' from chat_messages as m, generate_series(1, 2);
 analyze;
@@ -46,7 +46,7 @@ _TRIP = "select * from public.chat_messages where trip_id = %s"
 
 
 @contextmanager
-def target() -> Iterator[tuple[str, UUID]]:
+def target(trips: int) -> Iterator[tuple[str, UUID]]:
     """Yield the URL of a guarded target with many rows, and a member's id."""
     with (
         tempfile.TemporaryDirectory() as directory,
@@ -67,15 +67,12 @@ def target() -> Iterator[tuple[str, UUID]]:
             upgrade(connection, "supabase", registry, guards=True)
         user = uuid4()
         with psycopg.connect(url) as connected:
-            connected.execute(_POPULATE.format(user=f"'{user}'").encode())
+            connected.execute(_POPULATE.format(user=f"'{user}'", trips=trips).encode())
         yield url, user
 
 
-def queries(url: str, user: UUID, rounds: int, times: int = 100) -> Iterator[Figures]:
-    """Yield, query by query, what it takes as the owner, whom RLS does not concern, and as a user.
-
-    Seconds for each time.
-    """
+def queries(report: Report, url: str, user: UUID, rounds: int, times: int = 100) -> None:
+    """Measure each query as the owner, whom RLS does not concern, and as a user."""
     with psycopg.connect(url) as owner, psycopg.connect(url) as member:
         found = owner.execute(
             "select trip_id from trip_memberships where user_id = %s limit 1", [user]
@@ -89,24 +86,27 @@ def queries(url: str, user: UUID, rounds: int, times: int = 100) -> Iterator[Fig
         for name, query, values in (
             ("a page of 50 messages", _PAGE, [trip]),
             ("the 100 reactions to them", _REACTIONS, [page]),
-            ("all 200 messages of a trip", _TRIP, [trip]),
+            ("all 100 messages of a trip", _TRIP, [trip]),
         ):
-            figures: Figures = {name: [], f"{name} + RLS": []}
+            variants = {name: owner, f"{name} + RLS": member}
             for round_ in range(rounds + 1):
-                for variant, connection in zip(figures, (owner, member), strict=True):
+                for variant, connection in variants.items():
                     started = time.perf_counter()
                     for _ in range(times):
                         rows = connection.execute(query.encode(), values).fetchall()
                     if round_:
                         # The first warms up.
-                        figures[variant].append((time.perf_counter() - started) / times)
+                        seconds = (time.perf_counter() - started) / times
+                        report.add(variant, "ms", seconds * 1000)
                     if not rows:
                         raise AssertionError(variant)
-            yield figures
 
 
-def main(rounds: int) -> None:
-    """Measure and print."""
-    with target() as (url, user):
-        for figures in queries(url, user, rounds):
-            print(table(figures))
+def main(report: Report, *, quick: bool) -> None:
+    """Measure what row-level security adds to a client's queries."""
+    with target(100 if quick else 10_000) as (url, user):
+        queries(report, url, user, 2 if quick else 7)
+    page = "a page of 50 messages"
+    report.ratio(f"{page} + RLS, to without", f"{page} + RLS", page, at_most=1.5)
+    trip = "all 100 messages of a trip"
+    report.ratio(f"{trip} + RLS, to without", f"{trip} + RLS", trip, at_most=1.5)

@@ -1,140 +1,194 @@
-"""How long a reconcile of many memberships takes, how much it moves, how much memory it needs.
+"""What a reconcile of many memberships takes, and a first load; seconds and memory.
 
-`python -m benchmarks.reconcile [memberships]`: two real servers on this machine, PostgreSQL 16 and
-18, with fsync. First the load of an empty target, against a bare batched INSERT of the same rows;
-then runs over an equal target with a number of rows that were edited by hand.
+Each in a process of its own that has been running for a moment. Beside them a bare query that
+hashes the same rows on each side, a bare batched INSERT, and reladiff if it is installed.
 """
 
+import multiprocessing
+import os
 import resource
+import shutil
+import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
-import psycopg
-from sqlalchemy import NullPool, create_engine
-
-from examples.trip_chat import models
+from benchmarks.measuring import Report
+from benchmarks.stage import Stage, reconciled, stage, timed
 from mappings.trips import registry
 from mirror.assembly import build_drain
 from mirror.config import load_settings
-from mirror.devstack import PostgresCluster, prepare_cluster, prepare_database
 from mirror.drain import Drain
-from mirror.migrations import upgrade
-from mirror.reconcile import Options, Report, Throttle, reconcile
-
-_FILL = """
-insert into users (id, email, username)
-select gen_random_uuid(), 'user' || n || '@example.com', 'user' || n
-from generate_series(1, %(users)s) as n;
-create table numbered as select id, row_number() over (order by id) as n from users;
-insert into trips (id, name, created_by)
-select gen_random_uuid(), 'Trip ' || n, (select id from numbered where n = 1)
-from generate_series(1, %(trips)s) as n;
-insert into trip_memberships (trip_id, user_id, role, status)
-select t.id, u.id, 'MEMBER', 'ACTIVE'
-from (select id, row_number() over () as n from trips) as t
-cross join generate_series(1, %(each)s) as m
-join numbered as u on u.n = 1 + (t.n * 7919 + m * 104729) %% %(users)s;
-drop table numbered;
-analyze
-"""
+from mirror.logs import configure_logging
 
 _BARE = """
-insert into bare (trip_id, user_id, role, status)
+insert into public.bare (trip_id, user_id, role, status)
 select * from unnest(%s::uuid[], %s::uuid[], %s::text[], %s::text[])
 on conflict (trip_id, user_id) do update set role = excluded.role, status = excluded.status
 """
 
 _DRIFT = """
 update trip_memberships set role = 'OWNER' where (trip_id, user_id) in (
-  select trip_id, user_id from trip_memberships order by random() limit %s
+  select trip_id, user_id from trip_memberships order by random() limit {}
 )
 """
 
-
-def main() -> None:
-    """Print a line for each case."""
-    rows = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
-    with tempfile.TemporaryDirectory() as directory, _databases(Path(directory)) as (one, two):
-        with psycopg.connect(one, autocommit=True) as primary:
-            sizes = {"users": rows // 20, "trips": rows // 100, "each": 100}
-            for statement in _FILL.split(";"):
-                primary.execute(statement, sizes)
-        print(f"bare INSERT ... ON CONFLICT   {_bare(one, two):>9,.0f} rows/s")
-        drain = build_drain(load_settings(primary_database_url=one, supabase_db_url=two), registry)
-        _tell("first load", _run(drain), rows)
-        with psycopg.connect(two, autocommit=True) as target:
-            target.execute("vacuum analyze")
-            for count in (0, 10, 10_000):
-                target.execute(_DRIFT, [count])
-                _tell(f"{count} drifted", _run(drain), rows)
-        drain.close()
+_RESYNC = """
+insert into mirror.outbox (lane, mapping, reference, key)
+values (1, 'trip_memberships', '*', '{}')
+"""
 
 
-def _run(drain: Drain) -> Report:
-    throttle = Throttle(drain.queue.notes, backlog=1_000_000, latency_seconds=60)
-    return reconcile(drain, Options(grace_seconds=0), throttle)
-
-
-def _tell(what: str, report: Report, rows: int) -> None:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(
-        f"{what:<16} {report.seconds:>7.2f} s {rows / report.seconds:>10,.0f} rows/s"
-        f" {report.bytes_moved / 1e6:>8.2f} MB moved, peak {peak:.0f} MB, {report.outcome},"
-        f" {sum(part.repaired for part in report.mappings)} repaired"
+def main(report: Report, *, quick: bool, rows: int = 1_000_000) -> None:
+    """Measure a load, then runs over equal sides and over some that differ."""
+    rows = 20_000 if quick else rows
+    times = 1 if quick else 3
+    name = f"{rows:,} memberships"
+    with stage() as here:
+        here.fill(rows)
+        report.add(f"bare batched insert, {name}", "rows/s", rows / _bare(here))
+        seconds, memory = _apart(here, _reconcile)
+        report.add(f"first load, {name}", "rows/s", (rows + rows // 20 + rows // 100) / seconds)
+        report.add(f"memory of a first load, {name}", "MB", memory)
+        here.target.execute("vacuum analyze")
+        for _ in range(times):
+            report.add(f"bare digest, {name}", "s", _digest(here))
+            seconds, memory = _apart(here, _reconcile)
+            report.add(f"reconcile, equal, {name}", "s", seconds)
+            report.add(f"memory of a reconcile, {name}", "MB", memory)
+            _compare_commands(report, here, name)
+            for count in (10, 10_000):
+                here.target.execute(_DRIFT.format(count).encode())
+                seconds, _ = _apart(here, _reconcile)
+                report.add(f"reconcile, {count:,} drifted, {name}", "s", seconds)
+        seconds, memory = _apart(here, _resync)
+        report.add(f"resync by a worker, {name}", "rows/s", rows / seconds)
+        report.add(f"memory of a worker, {name}", "MB", memory)
+    digest = f"bare digest, {name}"
+    report.ratio(
+        "first load to a bare insert",
+        f"first load, {name}",
+        f"bare batched insert, {name}",
+        at_least=0.4,
+    )
+    report.ratio(
+        "reconcile, equal, to a bare digest", f"reconcile, equal, {name}", digest, at_most=2
+    )
+    report.ratio(
+        "reconcile, 10,000 drifted, to a bare digest",
+        f"reconcile, 10,000 drifted, {name}",
+        digest,
+        at_most=12,
+    )
+    report.ratio(
+        "mirror reconcile to reladiff, whole commands",
+        f"command: mirror reconcile --dry-run, {name}",
+        f"command: reladiff, {name}",
+        at_most=1,
     )
 
 
-def _bare(one: str, two: str) -> float:
-    """Return how fast rows can be written with nothing of ours, through one connection."""
-    with psycopg.connect(one) as primary, psycopg.connect(two, autocommit=True) as target:
-        target.execute(
-            "create table public.bare (trip_id uuid, user_id uuid, role text, status text,"
-            " primary key (trip_id, user_id), unique (user_id, trip_id))"
+def _compare_commands(report: Report, here: Stage, name: str) -> None:
+    report.add(f"command: mirror reconcile --dry-run, {name}", "s", timed(lambda: _command(here)))
+    program = os.environ.get("RELADIFF") or shutil.which("reladiff")
+    if program is None:
+        return
+    options = ["-k", "trip_id", "-k", "user_id", "-c", "status", "--json"]
+    table = "trip_memberships"
+    sides = [here.stack.primary_url, table, here.stack.supabase_db_url, table]
+
+    def compare() -> None:
+        done = subprocess.run(
+            [program, *sides, *options], capture_output=True, text=True, check=False
         )
-        cursor = primary.cursor(name="all")
-        cursor.execute(
-            "select trip_id::text, user_id::text, role::text, status::text from trip_memberships"
-            " order by trip_id, user_id"
-        )
-        began = time.monotonic()
-        count = 0
-        while batch := cursor.fetchmany(2000):
-            target.execute(_BARE, [list(column) for column in zip(*batch, strict=True)])
-            count += len(batch)
-        seconds = time.monotonic() - began
-        target.execute("drop table public.bare")
-        return count / seconds
+        if done.returncode or done.stdout.strip():
+            raise AssertionError(done.stderr[-1000:] + done.stdout[-1000:])
+
+    report.add(f"command: reladiff, {name}", "s", timed(compare))
 
 
-@contextmanager
-def _databases(directory: Path) -> Iterator[tuple[str, str]]:
-    with (
-        PostgresCluster.start(directory / "primary", version=16) as primary,
-        PostgresCluster.start(
-            directory / "target", version=18, superuser="supabase_admin"
-        ) as target,
-    ):
-        prepare_cluster(target)
-        primary.create_database("app")
-        target.create_database("project", owner="postgres")
-        prepare_database(target, "project")
-        one, two = primary.url("app"), target.url("project", user="postgres")
-        for url, side in ((one, "primary"), (two, "supabase")):
-            engine = create_engine(
-                url.replace("postgresql://", "postgresql+psycopg://"), poolclass=NullPool
+def _command(here: Stage) -> None:
+    environment = here.environment | {"MIRROR_RECONCILE_GRACE_SECONDS": "0"}
+    program = Path(sys.executable).parent / "mirror"
+    subprocess.run(
+        [program, "reconcile", "--dry-run"], env=environment, capture_output=True, check=True
+    )
+
+
+# In processes of their own
+
+
+def _apart(here: Stage, work: Callable[[str, str], float]) -> tuple[float, float]:
+    """Return how many seconds some work takes, and megabytes beyond those of an idle process."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        urls = (here.stack.primary_url, here.stack.supabase_db_url)
+        idle: float = pool.apply(_peak, urls)
+        seconds = pool.apply(work, urls)
+        return seconds, pool.apply(_peak, urls) - idle
+
+
+def _peak(primary: str, target: str) -> float:
+    """Connect to both sides; return the most memory that this process ever had."""
+    configure_logging(style="json", level="error")
+    with closing(_drain(primary, target)) as drain:
+        drain.run()
+        drain.target.describe()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _reconcile(primary: str, target: str) -> float:
+    with closing(_drain(primary, target)) as drain:
+        return timed(lambda: reconciled(drain))
+
+
+def _resync(primary: str, target: str) -> float:
+    with closing(_drain(primary, target)) as drain:
+        drain.queue.notes.execute(_RESYNC)
+        return timed(lambda: drain.run(seconds=3600))
+
+
+def _drain(primary: str, target: str) -> Drain:
+    settings = load_settings(primary_database_url=primary, supabase_db_url=target)
+    return build_drain(settings, registry)
+
+
+# Bare
+
+
+def _digest(here: Stage) -> float:
+    """Return how long the slower side takes to hash the rows of all mappings, at its own pace."""
+    hashed = "select count(*), sum(hash_record_extended(row({}), 7)) from {}"
+    sides: dict[str, float] = {}
+    for mapping in registry:
+        texts = ", ".join(f'q."{column.name}"::text collate "C"' for column in mapping.columns)
+        tables = {"primary": f"({mapping.sql}) as q", "target": f"public.{mapping.table} as q"}
+        for side, connection in (("primary", here.primary), ("target", here.target)):
+            query = hashed.format(texts, tables[side]).encode()
+            connection.execute("set max_parallel_workers_per_gather = 0")
+            sides[side] = sides.get(side, 0) + timed(partial(connection.execute, query))
+            connection.execute("reset max_parallel_workers_per_gather")
+    return max(sides.values())
+
+
+def _bare(here: Stage) -> float:
+    """Return how long it takes to write the memberships with nothing of ours."""
+    here.target.execute(
+        "create table public.bare (trip_id uuid, user_id uuid, role text, status text,"
+        " primary key (trip_id, user_id), unique (user_id, trip_id))"
+    )
+
+    def write() -> None:
+        with here.primary.transaction(), here.primary.cursor("all") as cursor:
+            cursor.execute(
+                "select trip_id::text, user_id::text, role::text, status::text"
+                " from trip_memberships order by trip_id, user_id"
             )
-            with engine.begin() as connection:
-                if side == "primary":
-                    models.Base.metadata.create_all(connection)
-                    upgrade(connection)
-                else:
-                    upgrade(connection, "supabase", registry)
-        yield one, two
+            while batch := cursor.fetchmany(2000):
+                columns = zip(*batch, strict=True)
+                here.target.execute(_BARE, [list(column) for column in columns])
 
-
-if __name__ == "__main__":
-    main()
+    seconds = timed(write)
+    here.target.execute("drop table public.bare")
+    return seconds

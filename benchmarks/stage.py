@@ -83,6 +83,8 @@ class Stage:
         """Mirror everything by a reconcile in this process, without a grace time."""
         with closing(self.drain()) as drain:
             report = reconciled(drain)
+            # Children of the few parents that were not loaded as a whole.
+            drain.run(seconds=3600)
         self.target.execute("vacuum analyze")
         return report
 

@@ -1,0 +1,46 @@
+"""What a claim costs that finds nothing, while an old snapshot keeps what was drained."""
+
+from contextlib import closing
+
+import psycopg
+
+from benchmarks.measuring import Report
+from benchmarks.stage import stage, timed
+
+_FILL = """
+insert into mirror.outbox (lane, mapping, key)
+select 1, 'users', array['00000000-0000-0000-0000-000000000000'] from generate_series(1, %s)
+"""
+
+
+def main(report: Report, *, quick: bool) -> None:
+    """Measure before and after a million events went through."""
+    events, times = (10_000, 20) if quick else (1_000_000, 200)
+    with (
+        stage() as here,
+        closing(here.drain()) as drain,
+        psycopg.connect(here.stack.primary_url) as report_of_an_hour,
+    ):
+        report_of_an_hour.execute("set transaction isolation level repeatable read")
+        report_of_an_hour.execute("select 1")
+
+        def empty_claim() -> None:
+            if drain.queue.claim(500) is not None:
+                raise AssertionError("there were events")
+
+        empty_claim()
+        for _ in range(times):
+            report.add("an empty claim", "ms", timed(empty_claim) * 1000)
+        for _ in range(events // 10_000):
+            here.primary.execute(_FILL, [10_000])
+            claim = drain.queue.claim(10_000)
+            if claim is not None:
+                claim.settle()
+        # This one finds out from where on to look.
+        report.add("the first empty claim after a million events", "ms", timed(empty_claim) * 1000)
+        for _ in range(times):
+            report.add(
+                "an empty claim, a million drained events kept", "ms", timed(empty_claim) * 1000
+            )
+    kept = "an empty claim, a million drained events kept"
+    report.ratio("an empty claim, drained events kept, to none", kept, "an empty claim", at_most=3)
