@@ -12,6 +12,16 @@ from typing import Any
 from mirror.keys import Key
 from mirror.mapping import Mapping
 from mirror.stamp import Stamp
+from mirror.targets.asking import (
+    Ask,
+    Told,
+    Trace,
+    ask_answer,
+    ask_request,
+    removed_request,
+    trace_answer,
+    trace_request,
+)
 from mirror.targets.base import (
     Answers,
     Description,
@@ -94,6 +104,21 @@ class Doors(ABC):
     def rows(self, mapping: Mapping, keys: Sequence[Key]) -> dict[Key, Known]:
         """Say everything that is known of each of these keys."""
         return rows_answer(self._call("rows", request=_dump(rows_request(mapping, keys))))
+
+    def trace(self, user: str, scopes: Sequence[tuple[str, str, str]]) -> Trace:
+        """Say what is known beside rows."""
+        return trace_answer(self._call("trace", request=_dump(trace_request(user, scopes))))
+
+    def removed(self, mapping: Mapping, most: int) -> list[Key]:
+        """Return the keys that were deleted last."""
+        answer = self._call("trace", request=_dump(removed_request(mapping.name, most)))
+        return [tuple(key) for key in answer["removed"]]
+
+    def ask(
+        self, asks: Sequence[Ask], users: Sequence[tuple[str, Sequence[str]]]
+    ) -> list[list[Told]]:
+        """Ask as each of these users; what that writes is undone."""
+        return ask_answer(asks, self._call("ask", request=_dump(ask_request(asks, users))))
 
     def purge(self, days: int) -> int:
         """Forget tombstones older than that; return how many."""
