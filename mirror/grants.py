@@ -1,28 +1,65 @@
-"""Grants: what one mirrored row gives to whom, as an access declaration reads it.
+"""Grants: which mirrored rows let a user do with a resource, as access declarations tell it.
 
-What follows a permission, or compares permissions, asks declarations only through `Deciding`, so
-that another permission model is another declaration.
+What follows a permission, or compares permissions, asks declarations for their questions and knows
+nothing else of them: another permission model is other questions.
 """
 
 from collections.abc import Mapping as MappingABC
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import Enum
 from typing import Protocol, runtime_checkable
 
 from mirror.mapping import Mapping
+from mirror.registry import Registry
+from mirror.sql import identifier
 
 Values = MappingABC[str, str | None]
 """A row's values as texts, by column."""
 
 
-@dataclass(frozen=True)
-class Grant:
-    """What a row grants."""
+class Given(Enum):
+    """What a question is about."""
 
-    levels: frozenset[str] = frozenset()
-    """Every level that it reaches; empty: it grants nothing."""
-    reason: str | None = None
-    """Why it grants nothing, in words with the values that decide."""
+    USER = "user"
+    """The user's id, as auth.uid() returns it."""
+    RESOURCE = "resource"
+    """What the user asks for."""
+
+
+@dataclass(frozen=True)
+class Of:
+    """The value of a column in a row that was found before."""
+
+    row: int
+    """Its place among the way's rows."""
+    column: str
+
+
+@dataclass(frozen=True)
+class Is:
+    """A fixed value."""
+
+    value: str
+
+
+@dataclass(frozen=True)
+class Look:
+    """A row that has to be there: one of a mapping in which these columns hold these values."""
+
+    mapping: str
+    by: MappingABC[str, Given | Of | Is]
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to be granted something: all of these rows are there, and in force."""
+
+    rows: tuple[Look, ...]
+    level: str | None = None
+    """What it grants; None: what `column` of the last row says."""
+    column: str | None = None
 
 
 @dataclass(frozen=True)
@@ -38,40 +75,81 @@ class Helper:
     resources, as an array."""
 
 
-@runtime_checkable
-class Deciding(Protocol):
-    """An access declaration by which one row of a mapping lets a user do with a resource."""
+@dataclass(frozen=True)
+class Grant:
+    """What rows grant."""
 
-    @property
-    def mapping(self) -> str:
-        """Name of the mapping whose rows decide."""
-        ...
+    levels: frozenset[str] = frozenset()
+    """Every level that they reach; empty: they grant nothing."""
+    reason: str | None = None
+    """Why they grant nothing, in words with the values that decide."""
 
-    @property
-    def noun(self) -> str:
-        """What the resource is called."""
-        ...
 
-    @property
-    def seat(self) -> tuple[str, str]:
-        """The columns that hold the user and the resource; together they tell rows apart."""
-        ...
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What may a user do with a resource of one kind? Any of the ways will do."""
 
-    @property
-    def helpers(self) -> tuple[Helper, ...]:
-        """The functions that policies ask, one for each level, from the weakest on."""
-        ...
+    noun: str
+    """What the resource is called; one word, as `mirror explain --trip`."""
+    via: str
+    """What guards call that which decides."""
+    levels: tuple[str, ...]
+    """From weakest to strongest; each includes those before it."""
+    ways: tuple[Way, ...]
+    helpers: tuple[Helper, ...]
+    """The functions that policies ask, one for each level, in that order."""
+
+    def reaching(self, level: str | None) -> Grant:
+        """Return what a level includes; one that is none includes nothing."""
+        if level not in self.levels:
+            known = ", ".join(self.levels)
+            return Grant(reason=f"its level is {level}, which is none of {known}")
+        return Grant(frozenset(self.levels[: self.levels.index(level) + 1]))
+
+    def grant(self, way: Way, place: int, mapping: Mapping, row: Values) -> Grant:
+        """Return what the row at a place of a way leaves of what can be granted at all."""
+        reason = dormant(mapping, row)
+        if reason is not None:
+            return Grant(reason=reason)
+        if place < len(way.rows) - 1:
+            return Grant(frozenset(self.levels))
+        return self.reaching(way.level if way.column is None else row[way.column])
 
     def reads(self, mapping: Mapping) -> tuple[str, str] | None:
         """Return by which column, and for which level, a mirrored table can be read.
 
-        None: nobody reads it, or what decides about that is not this, or more than this.
+        None: nobody reads it, or what its policy asks is not this, or more than this.
         """
+        if mapping.readable is None:
+            return None
+        said = "".join(mapping.readable.using.split())
+        for helper in self.helpers:
+            arguments = ", ".join(f"'{argument}'" for argument in helper.arguments)
+            call = f"mirror.{identifier(helper.function)}({arguments})"
+            for column in mapping.columns:
+                form = f"{identifier(column.name)} = any((select {call})::{column.type}[])"
+                if said == "".join(form.split()):
+                    return column.name, helper.level
+        return None
+
+
+@runtime_checkable
+class Deciding(Protocol):
+    """An access declaration that can tell which rows decide."""
+
+    def questions(self, registry: Registry) -> Sequence[Question]:
+        """Return what it decides."""
         ...
 
-    def grant(self, mapping: Mapping, row: Values) -> Grant:
-        """Return what a row of that mapping, with all of its columns, grants now."""
-        ...
+
+def questions(registry: Registry) -> dict[str, Question]:
+    """Return everything that a registry's `access` decides, by noun."""
+    return {
+        question.noun: question
+        for access in registry.access
+        if isinstance(access, Deciding)
+        for question in access.questions(registry)
+    }
 
 
 def dormant(mapping: Mapping, row: Values) -> str | None:

@@ -597,25 +597,39 @@ end
 $$;
 
 
--- The keys of a mapping that were deleted last.
-create or replace function mirror.removed(mapping text, most integer) returns jsonb
+-- Keys of a mapping: of rows in which columns hold values, {column: text}; or, if those are null, of
+-- what was deleted last.
+create or replace function mirror.keys(mapping text, columns jsonb, most integer) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
+  wanted regclass;
+  key text;
   answer jsonb;
 begin
-  execute format(
-    'select coalesce(jsonb_agg(jsonb_build_array(%s)), ''[]'') from ('
-    ' select * from mirror.%I where not present order by applied_at desc limit $1) as l',
+  select
+    to_regclass(format('%I.%I', m.declaration #>> '{table,0}', m.declaration #>> '{table,1}')),
     (
       select string_agg(format('l.%I::text', k.name), ', ' order by k.number)
-      from mirror.mappings as m
-      cross join lateral jsonb_array_elements_text(m.declaration -> 'key')
-        with ordinality as k (name, number)
-      where m.name = mapping
-    ),
-    'ledger_' || mapping
-  ) into answer using most;
+      from jsonb_array_elements_text(m.declaration -> 'key') with ordinality as k (name, number)
+    )
+  into wanted, key
+  from mirror.mappings as m where m.name = mapping;
+
+  execute format('select coalesce(jsonb_agg(jsonb_build_array(%s)), ''[]'') from (', key)
+    || case
+      when columns is null then format(
+        'select * from mirror.%I where not present order by applied_at desc', 'ledger_' || mapping
+      )
+      else format('select * from %s where ', wanted) || (
+        select string_agg(
+          format('%I = %L::%s', c.key, c.value, format_type(a.atttypid, a.atttypmod)), ' and '
+        )
+        from jsonb_each_text(columns) as c
+        join pg_attribute as a on a.attrelid = wanted and a.attname = c.key
+      )
+    end || ' limit $1) as l'
+  into answer using most;
   return answer;
 end
 $$;
@@ -623,10 +637,10 @@ $$;
 
 -- What is known here beside a mapping's rows, for whoever follows a permission.
 --
--- request: {user, scopes: [[mapping, reference, value], …], removed: {mapping, most}, asks, values};
+-- request: {user, scopes: [[mapping, reference, value], …], keys: {mapping, columns, most}, asks, values};
 -- asks as in mirror_ask, and only those parts that are of interest.
 -- Answers {identity, epoch, horizon, users, known, scopes: [[mapping, reference, value, epoch,
--- fence], …], removed: [key, …], asks: [facts or null, …]}. `users`: whether Auth has any; `known`: whether it has
+-- fence], …], keys: [key, …], asks: [facts or null, …]}. `users`: whether Auth has any; `known`: whether it has
 -- this one; both null where that cannot be looked up.
 create or replace function mirror.trace(request jsonb) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -657,8 +671,9 @@ begin
         join mirror.scopes as o
           on o.mapping = w ->> 0 and o.reference = w ->> 1 and o.value = w ->> 2
       ),
-      'removed', case when request ? 'removed' then mirror.removed(
-        request #>> '{removed,mapping}', (request #>> '{removed,most}')::integer
+      'keys', case when request ? 'keys' then mirror.keys(
+        request #>> '{keys,mapping}', nullif(request #> '{keys,columns}', 'null'),
+        (request #>> '{keys,most}')::integer
       ) end,
       'asks', (
         select coalesce(jsonb_agg(case a.ask ->> 'kind'
@@ -1178,7 +1193,7 @@ revoke all on function
   mirror.describe(),
   mirror.deciding(jsonb),
   mirror.holding(jsonb, jsonb),
-  mirror.removed(text, integer),
+  mirror.keys(text, jsonb, integer),
   mirror.trace(jsonb)
 from public, anon, authenticated, service_role;
 

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 from mirror.errors import MappingError
-from mirror.grants import Grant, Helper, Values, dormant
-from mirror.mapping import Mapping
+from mirror.grants import Given, Helper, Look, Question, Way
 from mirror.registry import Registry
 from mirror.sql import identifier, literal
 
@@ -31,40 +30,18 @@ class Membership:
     noun: str
     """What the functions' names call the resource."""
 
-    @property
-    def seat(self) -> tuple[str, str]:
-        """The columns with the user and the resource."""
-        return self.user, self.resource
-
-    @property
-    def helpers(self) -> tuple[Helper, ...]:
-        """What policies ask, for each role from the weakest on."""
-        return tuple(Helper(f"my_{self.noun}s", (level,), level) for level in self.levels)
-
-    def grant(self, mapping: Mapping, row: Values) -> Grant:
-        """Return the roles that a membership includes now; the same as the helpers count."""
-        reason = dormant(mapping, row)
-        if reason is not None:
-            return Grant(reason=reason)
-        role = row[self.role]
-        if role not in self.levels:
-            return Grant(reason=f"{self.role} is {role}, which is none of {', '.join(self.levels)}")
-        return Grant(frozenset(self.levels[: self.levels.index(role) + 1]))
-
-    def reads(self, mapping: Mapping) -> tuple[str, str] | None:
-        """Return the column and the role, where the policy says just that."""
-        if mapping.readable is None:
-            return None
-        said = " ".join(mapping.readable.using.split())
-        forms = {
-            f"{identifier(column.name)} = any((select {self.mine(role)})::{column.type}[])": (
-                column.name,
-                role,
-            )
-            for column in mapping.columns
-            for role in self.levels
-        }
-        return forms.get(said)
+    def questions(self, registry: Registry) -> tuple[Question, ...]:
+        """Return what the helpers decide: who has which role where."""
+        by = {self.user: Given.USER, self.resource: Given.RESOURCE}
+        return (
+            Question(
+                noun=self.noun,
+                via=self.mapping,
+                levels=self.levels,
+                ways=(Way((Look(registry[self.mapping].name, by),), column=self.role),),
+                helpers=tuple(Helper(f"my_{self.noun}s", (role,), role) for role in self.levels),
+            ),
+        )
 
     def mine(self, role: str) -> str:
         """Return the call that yields the caller's resources; it reads no row of the policy's."""

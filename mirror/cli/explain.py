@@ -12,8 +12,15 @@ from mirror.cli.reconcile import parse_key
 from mirror.config import load_settings
 from mirror.drain import Drain
 from mirror.errors import UsageError
-from mirror.explain import Page, Word, access_to, explain_key, explain_resource, explain_table
-from mirror.grants import Deciding
+from mirror.explain import (
+    Page,
+    Word,
+    explain_key,
+    explain_resource,
+    explain_table,
+    question_about,
+)
+from mirror.grants import questions
 from mirror.keys import KeyColumn
 from mirror.registry import Registry, load_registry
 
@@ -80,8 +87,8 @@ def _ask(
 ) -> Page:
     if resource is not None:
         noun, _, value = resource.partition(":")
-        access = access_to(drain.registry, noun)
-        return explain_resource(drain, access, user, value, show_values=show_values)
+        question = question_about(drain.registry, noun)
+        return explain_resource(drain, question, user, value, show_values=show_values)
     if mapping is not None:
         declared = drain.registry[mapping]
         named = parse_key(declared, key or "")
@@ -112,7 +119,7 @@ def _resource(extra: list[str], named: str | None) -> str | None:
 
 
 def _options(registry: Registry) -> str:
-    return "".join(f"--{one.noun} ID, " for one in registry.access if isinstance(one, Deciding))
+    return "".join(f"--{noun} ID, " for noun in questions(registry))
 
 
 def _print(page: Page) -> None:

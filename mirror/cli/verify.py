@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from mirror.assembly import build_drain
-from mirror.audit import Audit, audit
 from mirror.cli.reconcile import print_verdict
 from mirror.config import load_settings
 from mirror.drain import Drain
 from mirror.errors import UsageError
-from mirror.grants import Deciding
+from mirror.explain import Audit, audit
+from mirror.grants import questions
 from mirror.reconcile import sample
 from mirror.registry import load_registry
 
@@ -55,9 +55,9 @@ def _audit(
 ) -> int:
     """Compare what people may do; return the exit code."""
     chosen = [
-        one
-        for one in drain.registry.access
-        if isinstance(one, Deciding) and mapping in {None, one.mapping}
+        question
+        for question in questions(drain.registry).values()
+        if mapping is None or any(mapping == way.rows[-1].mapping for way in question.ways)
     ]
     if not chosen:
         raise UsageError(

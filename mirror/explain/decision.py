@@ -1,60 +1,71 @@
 """Decision: what the target itself answers, asked as the user.
 
-What it should answer follows from the row that it has: whether that row is the right one is what
+What it should answer follows from the rows that it has: whether those are the right ones is what
 the steps before this one say.
 """
 
-from mirror.access import Allow, Guard, Own
+from collections.abc import Sequence
+
+from mirror.access import Guard, Own
+from mirror.access.rules import VERBS
+from mirror.drain import Drain
 from mirror.explain.page import Step, Word
-from mirror.grants import Deciding, Grant
+from mirror.grants import Grant, Question
+from mirror.keys import Key
 from mirror.mapping import Mapping
-from mirror.registry import Registry
 from mirror.targets.asking import Ask, AskHelper, AskStatement, Told
-from mirror.targets.base import Target
 
 _MIGRATE = "Run `mirror migrate supabase --guards`."
 
 
-def ask_access(
-    registry: Registry, access: Deciding, target: Target, user: str, resource: str, grant: Grant
+def ask_question(
+    drain: Drain,
+    question: Question,
+    user: str,
+    resource: str,
+    grant: Grant,
+    rows: Sequence[tuple[Mapping, Key]],
 ) -> tuple[bool, list[Step]]:
-    """Ask the helpers, the mirrored table, and each guarded one about rows of the resource.
+    """Ask the helpers, for the mirrored rows, and each guarded table about rows of the resource.
 
-    `grant` is what the target's row grants. Returns whether the user is let in, and the steps.
+    `grant` is what the target's rows grant. Returns whether the user is let in, and the steps.
     """
-    mapping = registry[access.mapping]
-    helpers: list[Ask] = [AskHelper(h.function, h.arguments, h.each) for h in access.helpers]
-    own = _own_row(mapping, access, user, resource)
+    helpers: list[Ask] = [AskHelper(h.function, h.arguments, h.each) for h in question.helpers]
+    own = [(mapping, key) for mapping, key in rows if mapping.readable is not None]
     guarded = [
         (guard, verb, _sample(guard, user, resource))
-        for guard in registry.guards
-        if isinstance(guard, Guard) and guard.via == access.mapping
+        for guard in drain.registry.guards
+        if isinstance(guard, Guard) and guard.via == question.via
         for verb in guard.verbs
     ]
-    statements: list[Ask] = [own]
+    statements: list[Ask] = [_select(mapping, key) for mapping, key in own]
     statements += [
-        AskStatement(*guard.relation, _SQL[verb], row, attempt=False)
+        AskStatement(*guard.relation, VERBS[verb], row, attempt=False)
         for guard, verb, row in guarded
     ]
-    told = target.ask([*helpers, *statements], [(user, [resource])])[0]
-    answers, mine, others = told[: len(helpers)], told[len(helpers)], told[len(helpers) + 1 :]
-    steps = [_helpers_step(access, resource, grant, answers)]
-    if mapping.readable is not None:
-        reads = access.reads(mapping)
-        should = None if reads is None else reads[1] in grant.levels
-        steps.append(_own_step(mapping, mine, should=should))
+    told = iter(drain.target.ask([*helpers, *statements], [(user, [resource])])[0])
+    answers = [next(told) for _ in helpers]
+    steps = [_helpers_step(question, resource, grant, answers)]
+    for mapping, key in own:
+        reads, row = question.reads(mapping), dict(zip(mapping.key, key, strict=True))
+        ours = reads is not None and row.get(reads[0]) == resource
+        should = reads[1] in grant.levels if reads is not None and ours else None
+        steps.append(_own_step(mapping, next(told), should=should))
     by_guard: dict[Guard, list[tuple[str, Told]]] = {}
-    for (guard, verb, _), answer in zip(guarded, others, strict=True):
-        by_guard.setdefault(guard, []).append((verb, answer))
+    for guard, verb, _ in guarded:
+        by_guard.setdefault(guard, []).append((verb, next(told)))
     steps += [_guard_step(guard, grant, verbs) for guard, verbs in by_guard.items()]
     return resource in answers[0].values, steps
 
 
-_SQL = {"read": "select", "insert": "insert", "update": "update", "delete": "delete"}
+def ask_row(drain: Drain, mapping: Mapping, key: Key, user: str) -> tuple[Step, bool]:
+    """Ask whether a user may read one mirrored row."""
+    told = drain.target.ask([_select(mapping, key)], [(user, [])])[0][0]
+    return statement_step(mapping.table, "select", told), bool(told.rows)
 
 
-def _own_row(mapping: Mapping, access: Deciding, user: str, resource: str) -> AskStatement:
-    row = dict(zip(access.seat, (user, resource), strict=True))
+def _select(mapping: Mapping, key: Key) -> AskStatement:
+    row = dict(zip(mapping.key, key, strict=True))
     return AskStatement(mapping.schema, mapping.table, "select", row)
 
 
@@ -64,10 +75,10 @@ def _sample(guard: Guard, user: str, resource: str) -> dict[str, str]:
     return {guard.on: resource} | ({guard.owner: user} if owned else {})
 
 
-def _helpers_step(access: Deciding, resource: str, grant: Grant, answers: list[Told]) -> Step:
+def _helpers_step(question: Question, resource: str, grant: Grant, answers: list[Told]) -> Step:
     lines = []
     wrong = []
-    for helper, told in zip(access.helpers, answers, strict=True):
+    for helper, told in zip(question.helpers, answers, strict=True):
         call = f"mirror.{helper.function}({', '.join(map(repr, helper.arguments))})"
         let = resource in told.values
         lines.append(f"{call} {'has' if let else 'does not have'} it" + _failed(told))
@@ -107,28 +118,33 @@ def _guard_step(guard: Guard, grant: Grant, verbs: list[tuple[str, Told]]) -> St
     """Say what the user may do with rows of the resource in a guarded table."""
     lines = []
     for verb, told in verbs:
-        broken = broken_step(guard.table, _SQL[verb], told)
+        broken = broken_step(guard.table, VERBS[verb], told)
         if broken is not None:
             return broken
-        let, should = told.passes(_SQL[verb]), admits(guard.verbs[verb], grant)
-        if let != should:
+        let, should = told.passes(VERBS[verb]), _admits(guard.verbs[verb].rules, grant)
+        if should is not None and let != should:
             return Step(
                 "decision",
                 Word.BROKEN,
-                f"{guard.table}: its policies {'allow' if let else 'refuse'} to {_SQL[verb]}, "
+                f"{guard.table}: its policies {'allow' if let else 'refuse'} to {VERBS[verb]}, "
                 f"though what is declared {'allows' if should else 'refuses'} it.",
                 _MIGRATE,
                 details=policy_lines(told),
             )
-        lines.append(f"{_SQL[verb]}: {'allowed' if let else 'refused'}, {_by(told, _SQL[verb])}")
+        lines.append(f"{VERBS[verb]}: {'allowed' if let else 'refused'}, {_by(told, VERBS[verb])}")
     said = f"{guard.table}: as declared, for rows of this resource that are the user's own."
     return Step("decision", Word.YES if grant.levels else Word.NO, said, details=tuple(lines))
 
 
-def admits(allow: Allow, grant: Grant) -> bool:
-    """Return whether one of the rules admits somebody with these levels to a row of their own."""
-    needed = [rule.role if isinstance(rule, Own) else rule for rule in allow.rules]
-    return any(role is None or role in grant.levels for role in needed)
+def _admits(rules: Sequence[object], grant: Grant) -> bool | None:
+    """Return whether a rule admits somebody with these levels to a row of their own.
+
+    None: another kind of rule may.
+    """
+    needed = [rule.role if isinstance(rule, Own) else rule for rule in rules]
+    if any(role is None or role in grant.levels for role in needed):
+        return True
+    return False if all(isinstance(role, str) for role in needed) else None
 
 
 def broken_step(table: str, verb: str, told: Told) -> Step | None:
@@ -171,3 +187,32 @@ def _by(told: Told, verb: str) -> str:
 
 def _failed(told: Told) -> str:
     return f": it failed [{told.state}]" if told.state is not None else ""
+
+
+def statement_step(table: str, verb: str, told: Told) -> Step:
+    """Say what became of a statement."""
+    broken = broken_step(table, verb, told)
+    lines = policy_lines(told)
+    if broken is not None:
+        return broken
+    if told.found == 0:
+        said = f"{table}: there is no such row."
+        return Step("decision", Word.NO, said, "Check the values of --row.", details=lines)
+    # Constraints are looked at after policies.
+    if told.rows or (told.state or "").startswith("23"):
+        also = (
+            f" (a constraint refuses the row as it is given [{told.state}])" if told.state else ""
+        )
+        holding = [policy.name for policy in told.policies if policy.permissive and policy.holds]
+        said = f"{table}: {verb} is allowed, by {', '.join(holding)}{also}."
+        return Step("decision", Word.YES, said, details=lines)
+    if told.passes(verb):
+        said = (
+            f"{table}: policies let the row through, but {verb} fails [{told.state or 'no row'}]."
+        )
+        remedy = "Look at the columns that are granted, and at the table's triggers."
+        return Step("decision", Word.BROKEN, said, remedy, details=lines)
+    failing = [policy.name for policy in told.policies if not policy.holds]
+    return Step(
+        "decision", Word.NO, f"{table}: {verb} is refused, by {', '.join(failing)}.", details=lines
+    )

@@ -1,10 +1,11 @@
-"""Dropped: why a mapping's query yields no row for a key.
+"""Dropped: why a mapping's query yields no row of a key, or of other values.
 
-The conditions of the query are tried on the rows that have the key: first those that speak of
+The conditions of the query are tried on the rows that have them: first those that speak of
 nothing else, then one by one those that need rows of other tables.
 """
 
 from collections.abc import Iterator, Sequence
+from collections.abc import Mapping as MappingABC
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -25,7 +26,6 @@ from sqlalchemy.sql import visitors
 from sqlalchemy.sql.elements import ColumnClause, Label
 
 from mirror.errors import Permanent
-from mirror.keys import Key
 from mirror.mapping import Mapping, printed
 from mirror.postgres import Database
 from mirror.scopes import Condition, Scope, Source, Unclear, parts, scope_of
@@ -41,12 +41,12 @@ _TYPES: Final[dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Dropped:
-    """Why one SELECT of a query yields no row for a key."""
+    """Why one SELECT of a query yields no row for some values."""
 
     tables: tuple[str, ...]
-    """The tables that would hold the key."""
+    """The tables that would hold them."""
     there: bool
-    """They have rows with this key."""
+    """They have such rows."""
     conditions: tuple[str, ...] = ()
     """What those rows do not satisfy."""
     lacks: str | None = None
@@ -55,7 +55,7 @@ class Dropped:
     def __str__(self) -> str:
         tables = ", ".join(self.tables)
         if not self.there:
-            return f"{tables} has no row of this key"
+            return f"{tables} has no such row"
         if not self.conditions:
             return f"{tables} has it, but what the query makes of several rows drops it"
         demands = " and ".join(self.conditions)
@@ -64,21 +64,27 @@ class Dropped:
         return f"{tables} has it, but the query drops it: not true is {demands}"
 
 
-def dropped(database: Database, mapping: Mapping, key: Key) -> list[Dropped]:
-    """Say it of each SELECT that the mapping's query unites; empty where it cannot be told."""
+def dropped(database: Database, mapping: Mapping, wanted: MappingABC[str, str]) -> list[Dropped]:
+    """Say it of each SELECT that the mapping's query unites; empty where it cannot be told.
+
+    `wanted` are the values of columns: of a key, or of others that tell a row.
+    """
     try:
-        return [_part(database, mapping, key, part) for part in parts(mapping.query)]
+        return [_part(database, mapping, wanted, part) for part in parts(mapping.query)]
     except (Unclear, Permanent):
         return []
 
 
-def _part(database: Database, mapping: Mapping, key: Key, query: Select[Any]) -> Dropped:
+def _part(
+    database: Database, mapping: Mapping, wanted: MappingABC[str, str], query: Select[Any]
+) -> Dropped:
     scope = scope_of(query)
     names = list(mapping.query.selected_columns.keys())
     labels = dict(zip(names, query.selected_columns, strict=False))
     matches = [
-        _bare(labels[column.name]) == cast(literal(value, Text()), _TYPES[column.type]())
-        for column, value in zip(mapping.key_columns, key, strict=True)
+        _bare(labels[column.name]) == _typed(wanted[column.name], column.type)
+        for column in mapping.columns
+        if column.name in wanted
     ]
     holders = list(dict.fromkeys(source for match in matches for source in _read(scope, match)))
     tables = tuple(map(_name, holders))
@@ -131,6 +137,13 @@ class _Probe:
         )
         # Parameters, though there are none: the text has each % doubled.
         return bool(self.database.execute(printed(select(exists(inner))), ())[0][0])
+
+
+def _typed(value: str, kind: str) -> Any:
+    known = _TYPES.get(kind)
+    if known is None:
+        raise Unclear
+    return cast(literal(value, Text()), known())
 
 
 def _bare(column: Any) -> Any:

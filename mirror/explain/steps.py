@@ -3,17 +3,27 @@
 from mirror.explain.dropped import dropped
 from mirror.explain.facts import Facts
 from mirror.explain.page import Step, Word
-from mirror.grants import Deciding, Grant
+from mirror.grants import Grant
+from mirror.mapping import Mapping
 from mirror.postgres import Database
 from mirror.reconcile.drift import Kind
 from mirror.registry import Registry
+from mirror.targets.asking import Trace
 
 
 def user_step(
-    facts: Facts, access: Deciding, user: str, registry: Registry, database: Database
+    trace: Trace,
+    user: str,
+    of_user: Facts | None,
+    column: str,
+    registry: Registry,
+    database: Database,
 ) -> Step:
-    """Say whether the user's id is one that a token can have."""
-    if facts.trace.users and not facts.trace.known:
+    """Say whether the user's id is one that a token can have.
+
+    `of_user` is about the row by which the user is known, in that column; None: there is none.
+    """
+    if trace.users and not trace.known:
         return Step(
             "user",
             Word.BROKEN,
@@ -21,9 +31,15 @@ def user_step(
             "Take the user's id from Auth. If the primary holds others, mirror Auth's beside them: "
             "docs/capture.md, ids that are not Auth's.",
         )
-    parent = next((p.mapping for p in facts.mapping.parents if p.column == access.seat[0]), None)
-    if facts.trace.known and parent is not None and facts.parents.get((parent, (user,))) is False:
-        found = dropped(database, registry[parent], (user,))
+    parents = of_user.mapping.parents if of_user is not None else ()
+    parent = next((p.mapping for p in parents if p.column == column), None)
+    if (
+        trace.known
+        and of_user is not None
+        and parent is not None
+        and of_user.parents.get((parent, (user,))) is False
+    ):
+        found = dropped(database, registry[parent], {registry[parent].key[0]: user})
         if found and not any(part.there for part in found):
             return Step(
                 "user",
@@ -32,43 +48,44 @@ def user_step(
                 f"app's id is not Auth's, or the user was deleted there.",
                 f"Mirror the ids that Auth gave; {parent} has to yield them.",
             )
-    if facts.trace.known:
+    if trace.known:
         return Step("user", Word.YES, f"Auth knows {user}.")
+    why = "Auth has no users here" if trace.users is False else "Auth's users cannot be read"
     return Step(
-        "user",
-        Word.UNKNOWN,
-        "Auth has no users here, so that it cannot tell whether a token can have this subject.",
+        "user", Word.UNKNOWN, f"{why}, so whether a token can have this subject is unknown."
     )
 
 
 def primary_step(facts: Facts, grant: Grant | None, registry: Registry, database: Database) -> Step:
     """Say what the primary says; `grant` is what its row grants, where somebody asks for that."""
-    if facts.row is None:
-        return Step("primary", Word.NO, _why(facts, registry, database), _CHANGE)
-    if facts.lacking:
-        return Step("primary", Word.NO, _why(facts, registry, database), _CHANGE)
+    if facts.row is None or facts.lacking:
+        return Step("primary", Word.NO, _why(facts, registry, database), CHANGE)
     if grant is not None and not grant.levels:
-        return Step(
-            "primary", Word.NO, f"The row is there and grants nothing: {grant.reason}.", _CHANGE
-        )
+        said = f"The row is there and grants nothing: {grant.reason}."
+        return Step("primary", Word.NO, said, CHANGE)
     reached = f", as {'/'.join(sorted(grant.levels))}" if grant else ""
     return Step("primary", Word.YES, f"The query yields the row{reached}.")
 
 
-_CHANGE = "If that is wrong, change it in the primary, or the mapping's query."
+CHANGE = "If that is wrong, change it in the primary, or the mapping's query."
 
 
 def _why(facts: Facts, registry: Registry, database: Database) -> str:
     """Say why the primary has no row for the key."""
     if facts.row is not None:
         name, key = facts.lacking[0]
-        found = dropped(database, registry[name], key)
+        found = dropped(database, registry[name], dict(zip(registry[name].key, key, strict=True)))
         said = "; ".join(map(str, found)) or f"the query of {name} does not yield it"
         return f"The row is there, but not its parent {name} {','.join(key)}: {said}."
-    found = dropped(database, facts.mapping, facts.key)
+    return absent(facts.mapping, dict(zip(facts.mapping.key, facts.key, strict=True)), database)
+
+
+def absent(mapping: Mapping, wanted: dict[str, str], database: Database) -> str:
+    """Say why the primary yields no row with these values."""
+    found = dropped(database, mapping, wanted)
     if not found:
         return (
-            "The mapping's query yields no row for this key; which condition drops it is unclear."
+            f"The query of {mapping.name} yields no such row; which condition drops it is unclear."
         )
     return f"Not in the primary's rows: {'; '.join(map(str, found))}."
 
@@ -146,6 +163,15 @@ def ledger_step(facts: Facts) -> Step:
             rebase,
             details=lines,
         )
+    if facts.drift is not None and facts.drift.kind is Kind.LEDGER:
+        return Step(
+            "ledger",
+            Word.BROKEN,
+            "The row is right, but it is remembered otherwise: a change of all that it is under "
+            "would miss it.",
+            f"`mirror sync {facts.name}` enters it again.",
+            details=lines,
+        )
     if known.present is None:
         return Step("ledger", Word.NO, "The target never heard of this key.", details=lines)
     state = "the row" if known.present else "a tombstone"
@@ -168,20 +194,18 @@ def target_step(facts: Facts, grant: Grant | None) -> Step:
     """Say what row the target has; `grant` is what that grants."""
     known, name = facts.known, "target row"
     mend = f"`mirror sync {facts.name}` sets it right; find out who writes there."
+    if known.row is None and known.present:
+        said = "Missing: the ledger says that it was written, so somebody deleted it by hand."
+        return Step(name, Word.BROKEN, said, mend)
     if known.row is None:
-        if known.present:
-            return Step(
-                name,
-                Word.BROKEN,
-                "Missing: the ledger says that it was written, so somebody deleted it by hand.",
-                mend,
-            )
         return Step(name, Word.NO, "There is no row.")
-    if facts.drift is not None and (known.edited or not known.present):
-        what = "inserted" if facts.drift.kind is Kind.EXTRA else "edited"
-        return Step(name, Word.BROKEN, f"Somebody {what} the row by hand.", mend)
-    if facts.differ:
-        return Step(name, Word.BROKEN, "The row is not what the primary says.", mend)
+    drift = facts.drift if facts.drift is None or facts.drift.kind is not Kind.LEDGER else None
+    if drift is not None or facts.under_way:
+        said = "The row is not what the primary says."
+        if drift is not None and (known.edited or not known.present):
+            what = "inserted" if drift.kind is Kind.EXTRA else "edited"
+            said = f"Somebody {what} the row by hand."
+        return Step(name, Word.BROKEN, said, mend)
     if grant is not None and not grant.levels:
         return Step(name, Word.NO, f"The row is there and grants nothing: {grant.reason}.")
     return Step(name, Word.YES, "The row is there, and equal to the primary's.")

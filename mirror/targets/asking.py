@@ -123,9 +123,10 @@ def trace_request(
     return {"user": user, "scopes": scopes, "asks": []}
 
 
-def removed_request(mapping: str, most: int) -> dict[str, Any]:
-    """Return the JSON value that asks `mirror_trace` for tombstones."""
-    return {"scopes": [], "asks": [], "removed": {"mapping": mapping, "most": most}}
+def keys_request(mapping: str, columns: Mapping[str, str] | None, most: int) -> dict[str, Any]:
+    """Return the JSON value that asks `mirror_trace` for keys."""
+    keys = {"mapping": mapping, "columns": columns, "most": most}
+    return {"scopes": [], "asks": [], "keys": keys}
 
 
 def trace_answer(answer: dict[str, Any]) -> Trace:

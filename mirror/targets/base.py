@@ -128,8 +128,10 @@ class Target(Protocol):
         """Say what is known beside rows: the source, these scopes (mapping, reference, value)."""
         ...
 
-    def removed(self, mapping: Mapping, most: int) -> list[Key]:
-        """Return the keys that were deleted last."""
+    def keys(
+        self, mapping: Mapping, columns: MappingABC[str, str] | None, *, most: int
+    ) -> list[Key]:
+        """Return the keys of rows with these values; None: those that were deleted last."""
         ...
 
     def ask(

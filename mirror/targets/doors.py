@@ -6,6 +6,7 @@ Every door takes texts and answers one JSON value. A transport is a way to call 
 import json
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Mapping as MappingABC
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from mirror.targets.asking import (
     Trace,
     ask_answer,
     ask_request,
-    removed_request,
+    keys_request,
     trace_answer,
     trace_request,
 )
@@ -109,10 +110,12 @@ class Doors(ABC):
         """Say what is known beside rows."""
         return trace_answer(self._call("trace", request=_dump(trace_request(user, scopes))))
 
-    def removed(self, mapping: Mapping, most: int) -> list[Key]:
-        """Return the keys that were deleted last."""
-        answer = self._call("trace", request=_dump(removed_request(mapping.name, most)))
-        return [tuple(key) for key in answer["removed"]]
+    def keys(
+        self, mapping: Mapping, columns: MappingABC[str, str] | None, *, most: int
+    ) -> list[Key]:
+        """Return the keys of rows with these values; None: those that were deleted last."""
+        answer = self._call("trace", request=_dump(keys_request(mapping.name, columns, most)))
+        return [tuple(key) for key in answer["keys"]]
 
     def ask(
         self, asks: Sequence[Ask], users: Sequence[tuple[str, Sequence[str]]]

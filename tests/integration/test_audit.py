@@ -12,12 +12,11 @@ from typer.testing import CliRunner, Result
 from examples.trip_chat.models import Membership, Role, Status
 from mappings.trips import registry
 from mirror.assembly import build_drain
-from mirror.audit import Audit, audit
 from mirror.cli.main import app
 from mirror.config import load_settings
 from mirror.drain import Drain
 from mirror.errors import UsageError
-from mirror.explain import access_to
+from mirror.explain import Audit, audit, question_about
 from mirror.reconcile.drift import Direction
 from tests.fix_rest import ServeApi
 from tests.fix_world import WHERE, World, key
@@ -46,7 +45,7 @@ def members(world: World) -> list[Membership]:
 
 def audited(drain: Drain) -> Audit:
     """Look at everybody."""
-    return audit(drain, access_to(registry, "trip"), 150, random.Random(1))
+    return audit(drain, question_about(registry, "trip"), 150, random.Random(1))
 
 
 def found(audit_: Audit) -> list[tuple[str, ...]]:

@@ -15,7 +15,7 @@ from mirror.cli.main import app
 from mirror.config import load_settings
 from mirror.devstack import PostgresCluster
 from mirror.errors import UsageError, WrongKey
-from mirror.explain import Page, Word, access_to, explain_key, explain_resource, explain_table
+from mirror.explain import Page, Word, explain_key, explain_resource, explain_table, question_about
 from mirror.postgres import Database
 from mirror.targets.asking import AskHelper, AskStatement
 from mirror.targets.postgres import PostgresTarget
@@ -23,7 +23,7 @@ from tests.fix_databases import TestDatabase
 from tests.fix_rest import ServeApi
 from tests.fix_world import WHERE, World, key
 
-TRIP = access_to(registry, "trip")
+TRIP = question_about(registry, "trip")
 FORGET = f"delete from mirror.ledger_trip_memberships {WHERE}"
 DELETE = f"delete from trip_memberships {WHERE}"
 
@@ -52,7 +52,7 @@ def test_a_stranger_is_not_in_the_primary(world: World) -> None:
     page = explain_resource(world.drain, TRIP, str(user), str(trip))
     name, says = first(page)
     assert name == "primary"
-    assert "trip_memberships has no row of this key" in says
+    assert "trip_memberships has no such row" in says
     assert (page.allowed, page.exit_code) == (False, 1)
 
 
