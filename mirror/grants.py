@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 
 from mirror.mapping import Mapping
 from mirror.registry import Registry
-from mirror.sql import identifier
+from mirror.sql import identifier, literal
 
 Values = MappingABC[str, str | None]
 """A row's values as texts, by column."""
@@ -74,6 +74,11 @@ class Helper:
     """It takes a resource, before its arguments, and returns whether; otherwise it returns the
     resources, as an array."""
 
+    def call(self, resource: str) -> str:
+        """Return the call, as people write it."""
+        arguments = (resource, *self.arguments) if self.each else self.arguments
+        return f"mirror.{identifier(self.function)}({', '.join(map(literal, arguments))})"
+
 
 @dataclass(frozen=True)
 class Grant:
@@ -124,10 +129,9 @@ class Question:
             return None
         said = "".join(mapping.readable.using.split())
         for helper in self.helpers:
-            arguments = ", ".join(f"'{argument}'" for argument in helper.arguments)
-            call = f"mirror.{identifier(helper.function)}({arguments})"
+            mine = helper.call("")
             for column in mapping.columns:
-                form = f"{identifier(column.name)} = any((select {call})::{column.type}[])"
+                form = f"{identifier(column.name)} = any((select {mine})::{column.type}[])"
                 if said == "".join(form.split()):
                     return column.name, helper.level
         return None

@@ -460,6 +460,49 @@ as $$
 $$;
 
 
+-- By which columns somebody may look for rows of a table through the doors below: those of its key,
+-- those that an index begins with, those that policies read. Null for a table that is none of the
+-- API's: not mirrored, not granted to signed-in users, without a policy of ours.
+create or replace function mirror.handles(wanted regclass) returns name[]
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select array(
+    select a.attname from pg_attribute as a
+    where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+      and (
+        exists (
+          select from pg_index as i
+          where i.indrelid = c.oid
+            and (i.indkey[0] = a.attnum or i.indisprimary and a.attnum = any (i.indkey))
+        )
+        or exists (
+          select from pg_policy as p
+          join pg_depend as d on d.classid = 'pg_policy'::regclass and d.objid = p.oid
+          where p.polrelid = c.oid and d.refclassid = 'pg_class'::regclass
+            and d.refobjid = c.oid and d.refobjsubid = a.attnum
+        )
+      )
+  )
+  from pg_class as c
+  where c.oid = wanted and c.relkind in ('r', 'p')
+    and (
+      has_any_column_privilege('authenticated', c.oid, 'select, insert, update')
+      or has_table_privilege('authenticated', c.oid, 'delete')
+      or exists (
+        select from mirror.mappings as m
+        where to_regclass(
+          format('%I.%I', m.declaration #>> '{table,0}', m.declaration #>> '{table,1}')
+        ) = c.oid
+      )
+      or exists (
+        select from mirror.mappings as m
+        join pg_policy as p on starts_with(p.polname::text, 'mirror_' || m.model || '_')
+        where p.polrelid = c.oid
+      )
+    )
+$$;
+
+
 -- What decides about one statement on a table: privileges, row-level security, the policies that
 -- apply to authenticated; and of the row that it is about no more than the columns that those read.
 --
@@ -472,6 +515,7 @@ declare
   wanted constant regclass := to_regclass(format('%I.%I', ask ->> 'schema', ask ->> 'table'));
   verb constant text := ask ->> 'verb';
   given constant jsonb := ask -> 'row';
+  handles constant name[] := mirror.handles(wanted);
   api constant name := 'authenticated';
   policies jsonb;
   read text[];
@@ -479,17 +523,24 @@ declare
   rows bigint := 0;
   wrong text;
 begin
-  if wanted is null then
+  if handles is null then
     return jsonb_build_object('there', false);
   end if;
-  select format('table %s has no column %I', wanted, g.name) into wrong
+  select case
+    when a.attname is null then format('table %s has no column %I', wanted, g.name)
+    when verb <> 'insert' and (ask ->> 'attempt')::boolean and a.attname <> all (handles)
+      then format('rows of %s cannot be asked for by %I', wanted, g.name)
+  end
+  into wrong
   from jsonb_object_keys(given) as g (name)
-  where not exists (
-    select from pg_attribute as a
-    where a.attrelid = wanted and a.attname = g.name and a.attnum > 0 and not a.attisdropped
-  );
+  left join pg_attribute as a
+    on a.attrelid = wanted and a.attname = g.name and a.attnum > 0 and not a.attisdropped
+  order by 1
+  limit 1;
   if wrong is not null then
-    raise exception '%', wrong using errcode = 'MR011';
+    raise exception '%', wrong using errcode = 'MR011', hint = format(
+      'Take some of %s.', array_to_string(handles, ', ')
+    );
   end if;
 
   -- Whoever changes or deletes a row has to see it.
@@ -584,7 +635,7 @@ declare
   answer jsonb;
 begin
   select format_type(atttypid, atttypmod) into kind from pg_attribute
-  where attrelid = wanted and attname = ask ->> 'column' and attnum > 0 and not attisdropped;
+  where attrelid = wanted and attname = ask ->> 'column' and attname = any (mirror.handles(wanted));
   if kind is null then
     return jsonb_build_object('there', false);
   end if;
@@ -1191,6 +1242,7 @@ revoke all on function
   mirror.purge(interval),
   mirror.rebase(text, integer),
   mirror.describe(),
+  mirror.handles(regclass),
   mirror.deciding(jsonb),
   mirror.holding(jsonb, jsonb),
   mirror.keys(text, jsonb, integer),

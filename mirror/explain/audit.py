@@ -142,8 +142,8 @@ def _rows(
 def _checks(registry: Registry, question: Question) -> Iterator[_Check]:
     """Yield what to ask of whom: helpers, and tables where only a level decides who may read."""
     for helper in question.helpers:
-        call = f"mirror.{helper.function}({', '.join(map(repr, helper.arguments))})"
-        yield _Check(AskHelper(helper.function, helper.arguments, helper.each), helper.level, call)
+        ask: Ask = AskHelper(helper.function, helper.arguments, helper.each)
+        yield _Check(ask, helper.level, helper.call("…"))
     for mapping in registry:
         reads = question.reads(mapping)
         if reads is not None:

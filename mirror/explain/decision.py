@@ -79,7 +79,7 @@ def _helpers_step(question: Question, resource: str, grant: Grant, answers: list
     lines = []
     wrong = []
     for helper, told in zip(question.helpers, answers, strict=True):
-        call = f"mirror.{helper.function}({', '.join(map(repr, helper.arguments))})"
+        call = helper.call(resource)
         let = resource in told.values
         lines.append(f"{call} {'has' if let else 'does not have'} it" + _failed(told))
         if told.state is not None or let != (helper.level in grant.levels):

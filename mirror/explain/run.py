@@ -60,7 +60,7 @@ def explain_resource(
     facts = [gather(drain, mapping, key, user) for mapping, key in chosen.keys]
     allowed, decided = ask_question(drain, question, user, resource, held, chosen.keys)
     return Page(
-        question=f"May {user} take part in {question.noun} {resource}?",
+        question=f"Does {user} have access to {question.noun} {resource}?",
         wanted=bool(wanted.levels),
         allowed=allowed,
         steps=(
@@ -157,13 +157,15 @@ def _chain(
         steps.append(
             Step("primary", Word.NO, absent(*chosen.missing, drain.source.database), CHANGE)
         )
-    if len(question.ways) > 1 and not any(chain.grant.levels for chain in there):
+    if not any(chain.grant.levels for chain in there):
         others = tuple(
             f"nor by {' and '.join(look.mapping for look in chain.way.rows)}: {chain.grant.reason}"
             for chain in there
             if chain.way != chosen.way
         )
-        steps[0] = replace(steps[0], details=(*steps[0].details, *others))
+        ends = next((step for step in steps if step.word is Word.NO), steps[0])
+        place = steps.index(ends)
+        steps[place] = replace(ends, details=(*ends.details, *others))
     return steps
 
 

@@ -17,12 +17,13 @@ from mirror.devstack import PostgresCluster
 from mirror.errors import UsageError, WrongKey
 from mirror.explain import Page, Word, explain_key, explain_resource, explain_table, question_about
 from mirror.postgres import Database
-from mirror.targets.asking import AskHelper, AskStatement
+from mirror.targets.asking import Ask, AskHelper, AskRows, AskStatement
 from mirror.targets.postgres import PostgresTarget
 from tests.fix_databases import TestDatabase
 from tests.fix_rest import ServeApi
 from tests.fix_world import WHERE, World, key
 
+SOMEBODY = str(uuid4())
 TRIP = question_about(registry, "trip")
 FORGET = f"delete from mirror.ledger_trip_memberships {WHERE}"
 DELETE = f"delete from trip_memberships {WHERE}"
@@ -303,6 +304,17 @@ def test_what_policies_read_is_all_that_is_read_of_a_row(world: World) -> None:
     assert set(told.row) == {"trip_id", "sender_id"}
 
 
+def test_the_door_knows_no_tables_but_those_of_the_api(world: World) -> None:
+    """Whoever has a token of mirror_writer alone must not learn of others by it."""
+    asked: list[Ask] = [
+        AskStatement("auth", "users", "select", {"id": SOMEBODY}),
+        AskRows("mirror", "mappings", "name"),
+        AskRows("public", "chat_messages", "content"),
+    ]
+    told = world.drain.target.ask(asked, [(SOMEBODY, ["secret"])])[0]
+    assert [one.exists for one in told] == [False, False, False]
+
+
 def test_any_mirrored_row_can_be_asked_for(world: World) -> None:
     """The name of somebody in the same trip, and of a stranger."""
     member = world.member()
@@ -364,9 +376,6 @@ def test_the_command_prints_a_page(world: World, command: Callable[..., Result])
     assert json.loads(told.stdout)["first"] == "target row"
 
 
-SOMEBODY = str(uuid4())
-
-
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [
@@ -380,6 +389,8 @@ SOMEBODY = str(uuid4())
         ([SOMEBODY, "--table", "chat_messages"], "--row column=value"),
         ([SOMEBODY, "--table", "chat_messages", "--row", "colour=7"], "has no column colour"),
         ([SOMEBODY, "--table", "chat_messages", "--row", "id=7"], "does not fit its column"),
+        ([SOMEBODY, "--table", "chat_messages", "--row", "content=a"], "cannot be asked for by"),
+        ([SOMEBODY, "--table", "chat_messages", "--verb", "insert", "--row", "x=7"], "no column x"),
     ],
 )
 def test_bad_input_is_named(
