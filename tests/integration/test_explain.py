@@ -47,6 +47,16 @@ def test_a_member_is_allowed(world: World) -> None:
     assert (page.wanted, page.allowed, page.exit_code) == (True, True, 0)
 
 
+def test_somebody_whom_the_app_does_not_know_has_another_id_there(world: World) -> None:
+    """Auth's id, of which the primary never heard."""
+    user = uuid4()
+    world.target.query("insert into auth.users (id) values (%s)", user)
+    page = explain_resource(world.drain, TRIP, str(user), str(world.member().trip_id))
+    name, says = first(page)
+    assert name == "user"
+    assert "users in the primary has nobody of this id" in says
+
+
 def test_a_stranger_is_not_in_the_primary(world: World) -> None:
     """Two people who are known, and no membership."""
     trip, user = world.member().trip_id, world.member().user_id
@@ -281,6 +291,11 @@ def test_a_statement_is_tried_and_undone(world: World) -> None:
     page = ask(world, member, "chat_messages", "insert", trip_id=member.trip_id, content="")
     assert "a constraint refuses the row as it is given [23514]" in page.steps[-1].says
     assert world.target.value("select count(*) from chat_messages") == 2
+    # Nor does what was tried first hide anything from what is tried next.
+    row = {"id": str(own)}
+    tries = [AskStatement("public", "chat_messages", verb, row) for verb in ("delete", "select")]
+    told = world.drain.target.ask(tries, [(str(member.user_id), [])])[0]
+    assert [one.rows for one in told] == [1, 1]
 
 
 def test_a_refused_statement_names_its_policies_and_follows_the_row(world: World) -> None:
