@@ -97,7 +97,12 @@ def _follow(
     wanted = resolve(look, given, links)
     found = {} if wanted is None else side.rows(mapping, wanted)
     if not found:
-        reason = Grant(reason=f"there is no row of {mapping.name}")
+        found_by = ", ".join(look.by)
+        reason = Grant(
+            reason=f"there is no row of {mapping.name}"
+            if wanted is not None
+            else f"a row of {mapping.name} is found by {found_by}, and one of them is NULL"
+        )
         yield Chain(way, links, reason, None if wanted is None else (mapping, wanted))
         return
     for key, row in found.items():

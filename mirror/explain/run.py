@@ -152,11 +152,12 @@ def _chain(
         (grant(place, one.wanted), grant(place, one.held)) for place, one in enumerate(facts)
     ]
     steps = _rows(drain, facts, granted, show_values=show_values)
-    if len(facts) < len(chosen.links) + (chosen.missing is not None):
-        assert chosen.missing is not None  # noqa: S101 - for the type
-        steps.append(
-            Step("primary", Word.NO, absent(*chosen.missing, drain.source.database), CHANGE)
-        )
+    if chosen.missing is not None and len(facts) == len(chosen.links):
+        said = absent(*chosen.missing, drain.source.database)
+        steps.append(Step("primary", Word.NO, said, CHANGE))
+    elif not chosen.grant.levels and all(step.word is not Word.NO for step in steps):
+        # A row that cannot be looked for at all.
+        steps.append(Step("primary", Word.NO, f"{chosen.grant.reason}.", CHANGE))
     if not any(chain.grant.levels for chain in there):
         others = tuple(
             f"nor by {' and '.join(look.mapping for look in chain.way.rows)}: {chain.grant.reason}"

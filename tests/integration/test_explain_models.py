@@ -38,16 +38,26 @@ from tests.fix_databases import TestDatabase
 _people = table(
     "people", column("id", BigInteger), column("user_id", Uuid), column("left_on", Date)
 )
-_jobs = table("jobs", column("person_id", BigInteger), column("role_id", BigInteger))
+_jobs = table(
+    "jobs",
+    column("person_id", BigInteger),
+    column("number", BigInteger),
+    column("role_id", BigInteger),
+)
 _rights = table("rights", column("role_id", BigInteger), column("name", Text))
 _loans = table("loans", column("user_id", Uuid), column("name", Text), column("until", DateTime))
 
 jobs = Mapping(
     name="jobs",
     table="jobs",
-    key=("user_id", "role_id"),
-    columns=(Column("user_id", "uuid"), Column("role_id", "bigint")),
-    query=select(_people.c.user_id, _jobs.c.role_id, _jobs.c.person_id)
+    key=("person_id", "number"),
+    columns=(
+        Column("person_id", "bigint"),
+        Column("number", "bigint"),
+        Column("user_id", "uuid"),
+        Column("role_id", "bigint"),
+    ),
+    query=select(_jobs.c.person_id, _jobs.c.number, _people.c.user_id, _jobs.c.role_id)
     .join(_people, _people.c.id == _jobs.c.person_id)
     .where(_people.c.left_on.is_(None)),
     references=(Reference("person_id", "bigint", table="people"),),
@@ -118,11 +128,11 @@ $$;""",
 
 registry = Registry("hospital", [jobs, rights, loans], access=[Rights()])
 RIGHT = question_about(registry, "right")
-NURSE, DOCTOR, GUEST, GONE = (str(UUID(int=number << 124)) for number in (1, 5, 9, 13))
+NURSE, DOCTOR, GUEST, IDLE, GONE = (str(UUID(int=number << 124)) for number in (1, 4, 7, 10, 13))
 
 TABLES = """
 create table people (id bigint primary key, user_id uuid, left_on date);
-create table jobs (person_id bigint, role_id bigint);
+create table jobs (person_id bigint, number bigint, role_id bigint);
 create table rights (role_id bigint, name text);
 create table loans (user_id uuid, name text, until timestamptz);
 """
@@ -150,7 +160,7 @@ class Hospital:
 def hospital(
     primary_cluster: PostgresCluster, target_cluster: PostgresCluster, project_template: str
 ) -> Iterator[Hospital]:
-    """Two roles, four people."""
+    """Two roles, five people."""
     primary_cluster.create_database("primary_hospital")
     target_cluster.create_database("target_hospital", template=project_template, owner="postgres")
     primary = TestDatabase(primary_cluster.url("primary_hospital"))
@@ -163,12 +173,12 @@ def hospital(
     primary.query(
         "insert into people select n, u::uuid, d::date"
         " from unnest(%s::int[], %s::text[], %s::text[]) as x (n, u, d)",
-        [1, 2, 3, 4],
-        [NURSE, DOCTOR, GUEST, GONE],
-        [None, None, None, "2020-01-01"],
+        [1, 2, 3, 4, 5],
+        [NURSE, DOCTOR, GUEST, IDLE, GONE],
+        [None, None, None, None, "2020-01-01"],
     )
     primary.query(
-        "insert into jobs values (1, 1), (2, 1), (2, 2), (4, 2);"
+        "insert into jobs values (1, 1, 1), (2, 1, 1), (2, 2, 2), (4, 1, null), (5, 1, 2);"
         "insert into rights values (1, 'read'), (2, 'prescribe')"
     )
     primary.query(
@@ -193,6 +203,8 @@ def hospital(
         (DOCTOR, "prescribe", None),
         (DOCTOR, "operate", "rights: Not in the primary's rows: rights has no such row."),
         (GUEST, "read", "until is past"),
+        (GUEST, "operate", "people has it, but jobs has no row for which"),
+        (IDLE, "read", "a row of rights is found by role_id, name, and one of them is NULL"),
         (
             GONE,
             "prescribe",
@@ -236,7 +248,7 @@ def test_each_row_of_a_way_is_followed(hospital: Hospital) -> None:
 
 def test_an_over_grant_is_followed_along_what_the_target_has(hospital: Hospital) -> None:
     """A job that somebody planted."""
-    hospital.target.query("insert into jobs values (%s, 2)", GUEST)
+    hospital.target.query("insert into jobs values (9, 1, %s, 2)", GUEST)
     page = hospital.explain(GUEST, "prescribe")
     found = audit(hospital.drain, RIGHT, 60, random.Random(2))
     hospital.target.query("delete from jobs where user_id = %s", GUEST)
