@@ -201,11 +201,10 @@ def target_step(facts: Facts, grant: Grant | None) -> Step:
         return Step(name, Word.NO, "There is no row.")
     drift = facts.drift if facts.drift is None or facts.drift.kind is not Kind.LEDGER else None
     if drift is not None or facts.under_way:
-        said = "The row is not what the primary says."
         if drift is not None and (known.edited or not known.present):
             what = "inserted" if drift.kind is Kind.EXTRA else "edited"
-            said = f"Somebody {what} the row by hand."
-        return Step(name, Word.BROKEN, said, mend)
+            return Step(name, Word.BROKEN, f"Somebody {what} the row by hand.", mend)
+        return Step(name, Word.BROKEN, "The row is not what the primary says.")
     if grant is not None and not grant.levels:
         return Step(name, Word.NO, f"The row is there and grants nothing: {grant.reason}.")
     return Step(name, Word.YES, "The row is there, and equal to the primary's.")
