@@ -507,7 +507,8 @@ $$;
 -- apply to authenticated; and of the row that it is about no more than the columns that those read.
 --
 -- ask: {schema, table, verb, row: {column: text}, attempt}; for an insert the row that comes, else
--- values that find one. Answers {there, privilege, columns, key, rows, row, defaults, policies}.
+-- values that find one. Answers {there, table, privilege, change, types, rows, row,
+-- defaults, policies}.
 create or replace function mirror.deciding(ask jsonb) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -593,13 +594,16 @@ begin
     'table', wanted::text,
     'privilege', has_table_privilege(api, wanted, verb)
       or case when verb <> 'delete' then has_any_column_privilege(api, wanted, verb) else false end,
-    -- For an update that changes nothing: a column that may be both read and written.
-    'column', (
-      select a.attname from pg_attribute as a
+    -- For an update that changes nothing: a column, and what it can be set to. What may not be read
+    -- cannot be set to itself.
+    'change', (
+      select format('%I = %s', a.attname, case when r.readable then format('t.%I', a.attname)
+        else 'default' end)
+      from pg_attribute as a
+      cross join lateral has_column_privilege(api, wanted, a.attnum, 'select') as r (readable)
       where a.attrelid = wanted and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
         and has_column_privilege(api, wanted, a.attnum, 'update')
-        and has_column_privilege(api, wanted, a.attnum, 'select')
-      order by a.attnum
+      order by r.readable desc, a.attnum
       limit 1
     ),
     'types', (
@@ -1188,12 +1192,15 @@ begin
               'active', row_security_active((fact ->> 'table')::text), 'policies', held
             );
             if (ask ->> 'attempt')::boolean then
+              if ask ->> 'verb' = 'update' and fact -> 'change' = 'null' then
+                raise insufficient_privilege;
+              end if;
               execute (
                 select case ask ->> 'verb'
                   when 'select' then format('select from %s as t where %s limit 1', w.name, w.same)
                   when 'insert' then format('insert into %s (%s) values (%s)', w.name, w.cols, w.vals)
-                  when 'update' then format('update %s as t set %2$I = t.%2$I where %3$s',
-                    w.name, fact ->> 'column', w.same)
+                  when 'update' then format('update %s as t set %s where %s',
+                    w.name, fact ->> 'change', w.same)
                   when 'delete' then format('delete from %s as t where %s', w.name, w.same)
                 end
                 from (

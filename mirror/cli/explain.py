@@ -57,7 +57,10 @@ def explain(
     """Say why somebody is allowed or refused, and which step breaks the chain first."""
     settings = load_settings()
     registry = load_registry(settings.mappings)
-    resource = _resource(context.args, resource)
+    user, named = _sorted([user, *context.args])
+    if named is not None and resource is not None:
+        raise UsageError("ask about one thing: either --resource, or an option of its noun.")
+    resource = resource or named
     user = KeyColumn("user", "uuid").canonical(user, owner="auth.users")
     if sum(one is not None for one in (resource, mapping, table)) != 1:
         raise UsageError(
@@ -106,16 +109,26 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _resource(extra: list[str], named: str | None) -> str | None:
-    """Return noun:ID, also where it is given as an option called by the noun."""
-    if not extra:
-        return named
-    option, _, value = extra[0].partition("=")
-    rest = extra[1:] if value else extra[2:]
-    value = value or "".join(extra[1:2])
-    if not option.startswith("--") or rest or not value or named is not None:
-        raise UsageError(f"{' '.join(extra)!r} is not understood; see `mirror explain --help`.")
-    return f"{option[2:]}:{value}"
+def _sorted(words: list[str]) -> tuple[str, str | None]:
+    """Return the user, and noun:ID if that is given as an option called by the noun.
+
+    Which nouns there are is known too late for them to be options like others, so they come here
+    in whatever order they were typed.
+    """
+    rest = list(words)
+    users, named = [], []
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            users.append(word)
+            continue
+        noun, equals, value = word[2:].partition("=")
+        if not equals and rest:
+            value = rest.pop(0)
+        named.append(f"{noun}:{value}")
+    if len(users) != 1 or len(named) > 1 or any(one.endswith(":") for one in named):
+        raise UsageError(f"{' '.join(words)!r} is not understood; see `mirror explain --help`.")
+    return users[0], named[0] if named else None
 
 
 def _options(registry: Registry) -> str:

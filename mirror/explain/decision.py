@@ -15,7 +15,7 @@ from mirror.keys import Key
 from mirror.mapping import Mapping
 from mirror.targets.asking import Ask, AskHelper, AskStatement, Told
 
-_MIGRATE = "Run `mirror migrate supabase --guards`."
+MIGRATE = "Run `mirror migrate supabase --guards`."
 
 
 def ask_question(
@@ -89,7 +89,7 @@ def _helpers_step(question: Question, resource: str, grant: Grant, answers: list
             "decision",
             Word.BROKEN,
             f"{', '.join(wrong)} does not answer what the row in the target says.",
-            _MIGRATE,
+            MIGRATE,
             details=tuple(lines),
         )
     let = resource in answers[0].values
@@ -109,7 +109,7 @@ def _own_step(mapping: Mapping, told: Told, *, should: bool | None) -> Step:
     said = f"{mapping.table}: the user {'reads' if let else 'does not read'} the mirrored row"
     if should is not None and told.found and let != should:
         said = f"{said}, though what is declared {'allows' if should else 'refuses'} it."
-        return Step("decision", Word.BROKEN, said, _MIGRATE, details=lines)
+        return Step("decision", Word.BROKEN, said, MIGRATE, details=lines)
     word = Word.YES if let else Word.NO if should is False else Word.UNKNOWN
     return Step("decision", word, f"{said}.", details=lines)
 
@@ -128,7 +128,7 @@ def _guard_step(guard: Guard, grant: Grant, verbs: list[tuple[str, Told]]) -> St
                 Word.BROKEN,
                 f"{guard.table}: its policies {'allow' if let else 'refuse'} to {VERBS[verb]}, "
                 f"though what is declared {'allows' if should else 'refuses'} it.",
-                _MIGRATE,
+                MIGRATE,
                 details=policy_lines(told),
             )
         lines.append(f"{VERBS[verb]}: {'allowed' if let else 'refused'}, {_by(told, VERBS[verb])}")
@@ -155,13 +155,13 @@ def broken_step(table: str, verb: str, told: Told) -> Step | None:
         said = (
             f"{table}: row-level security is off, so everybody with a grant may {verb} every row."
         )
-        remedy = _MIGRATE
+        remedy = MIGRATE
     elif not told.privilege:
         said = f"{table}: {verb} is not granted to authenticated, whatever its policies say."
-        remedy = _MIGRATE
+        remedy = MIGRATE
     elif not any(policy.verb in {verb, "all"} for policy in told.policies):
         said = f"{table}: no policy for {verb} is there, so nobody may."
-        remedy = _MIGRATE
+        remedy = MIGRATE
     else:
         return None
     return Step("decision", Word.BROKEN, said, remedy, details=policy_lines(told))
@@ -198,8 +198,7 @@ def statement_step(table: str, verb: str, told: Told) -> Step:
     if told.found == 0:
         said = f"{table}: there is no such row."
         return Step("decision", Word.NO, said, "Check the values of --row.", details=lines)
-    # Constraints are looked at after policies.
-    if told.rows or (told.state or "").startswith("23"):
+    if told.accepted:
         also = (
             f" (a constraint refuses the row as it is given [{told.state}])" if told.state else ""
         )

@@ -4,15 +4,16 @@ from collections.abc import Mapping as MappingABC
 from dataclasses import replace
 
 from mirror.access import Guard
+from mirror.access.rules import VERBS
 from mirror.drain import Drain
 from mirror.errors import UsageError
-from mirror.explain.decision import statement_step
-from mirror.explain.page import Page, Word
+from mirror.explain.decision import MIGRATE, policy_lines, statement_step
+from mirror.explain.page import Page, Step, Word
 from mirror.explain.run import explain_key, explain_resource
 from mirror.grants import Question, questions
 from mirror.mapping import Mapping
 from mirror.registry import Registry
-from mirror.targets.asking import AskStatement
+from mirror.targets.asking import AskStatement, Told
 
 
 def explain_table(
@@ -44,7 +45,9 @@ def explain_table(
 
     told = drain.target.ask([AskStatement(*relation.relation, verb, row)], [(user, [])])[0][0]
     step = statement_step(relation.table, verb, told)
-    allowed = step.word is Word.YES
+    allowed = told.accepted
+    if verb not in {VERBS[name] for name in relation.verbs}:
+        step = _undeclared(relation, verb, told)
     asked = f"May {user} {verb} this row of {relation.table}?"
     question, resource = _behind(drain, relation, user, {**told.row, **row})
     if question is None or resource is None:
@@ -53,6 +56,16 @@ def explain_table(
     # Of the helpers and the other tables it is enough to know that they are not what is wrong.
     others = (one for one in page.steps if one.name != "decision" or one.word is Word.BROKEN)
     return replace(page, question=asked, allowed=allowed, steps=(*others, step))
+
+
+def _undeclared(guard: Guard, verb: str, told: Told) -> Step:
+    """Say what became of a statement that is nobody's to make."""
+    lines = policy_lines(told)
+    if told.exists and told.privilege and told.passes(verb):
+        said = f"{guard.table}: the guard lets nobody {verb}, but the target does."
+        return Step("decision", Word.BROKEN, said, MIGRATE, details=lines)
+    said = f"{guard.table}: {verb} is refused; the guard declares it for nobody."
+    return Step("decision", Word.NO, said, "If that is wrong, declare it.", details=lines)
 
 
 def _relation(registry: Registry, table: str) -> Guard | Mapping:

@@ -81,6 +81,11 @@ class Told:
     row: Mapping[str, Any] = field(default_factory=dict)
     """Of the row, the columns that policies read."""
 
+    @property
+    def accepted(self) -> bool:
+        """Whether an attempt got past privileges and policies; constraints come after those."""
+        return bool(self.rows) or (self.state or "").startswith("23")
+
     def passes(self, verb: str) -> bool:
         """Whether row-level security lets the row through, as PostgreSQL combines policies."""
         # Whoever changes or deletes a row has to see it.

@@ -302,6 +302,11 @@ def test_a_refused_statement_names_its_policies_and_follows_the_row(world: World
     """A reaction to a message, in a trip that the user is not in any more."""
     member = world.member()
     theirs = message(world, member)
+    page = ask(world, member, "chat_reactions", "insert", message_id=theirs, emoji="!")
+    assert page.steps[-1].says == "chat_reactions: insert is allowed, by mirror_trips_insert."
+    assert page.exit_code == 0
+    page = ask(world, member, "chat_reactions", "update", message_id=theirs)
+    assert page.steps[-1].says.endswith("update is refused; the guard declares it for nobody.")
     filtered_out(world, member)
     page = ask(world, member, "chat_reactions", "insert", message_id=theirs, emoji="!")
     assert first(page)[0] == "primary"
@@ -379,8 +384,10 @@ def test_the_command_prints_a_page(world: World, command: Callable[..., Result])
     told = command(user, "--trip", trip)
     assert (told.exit_code, told.stdout.splitlines()[-1]) == (0, "allowed")
     deleted_by_hand(world, member)
-    told = command(user, f"--trip={trip}")
+    told = command("--trip", trip, user)
     assert (told.exit_code, told.stdout.splitlines()[-2]) == (1, "refused; first at: target row")
+    told = command(f"--trip={trip}", user)
+    assert told.exit_code == 1
     told = command(user, "--resource", f"trip:{trip}", "--json")
     assert json.loads(told.stdout)["first"] == "target row"
     told = command(user, "--mapping", "trip_memberships", "--key", f"{trip},{user}", "--json")
@@ -396,6 +403,10 @@ def test_the_command_prints_a_page(world: World, command: Callable[..., Result])
     [
         (["nobody", "--trip", SOMEBODY], "expected a UUID"),
         ([SOMEBODY, "--trip", "7"], "expected a UUID"),
+        ([SOMEBODY, "--trip"], "is not understood"),
+        ([SOMEBODY, SOMEBODY], "is not understood"),
+        (["--trip", SOMEBODY], "is not understood"),
+        ([SOMEBODY, "--trip", SOMEBODY, "--resource", "trip:7"], "one thing"),
         ([SOMEBODY], "--trip ID, --mapping with --key, or --table"),
         ([SOMEBODY, "--boat", SOMEBODY], "decides about no 'boat', only about trip"),
         ([SOMEBODY, "--mapping", "boats", "--key", "7"], "'boats' is not declared"),
