@@ -506,9 +506,9 @@ $$;
 -- What decides about one statement on a table: privileges, row-level security, the policies that
 -- apply to authenticated; and of the row that it is about no more than the columns that those read.
 --
--- ask: {schema, table, verb, row: {column: text}, attempt}; for an insert the row that comes, else
--- values that find one. Answers {there, table, privilege, change, types, rows, row,
--- defaults, policies}.
+-- ask: {schema, table, verb, row: {column: text}, attempt}; the row that comes for an insert, else
+-- values that find one. Answers {there, table, privilege, change, types, rows, row, defaults,
+-- policies}.
 create or replace function mirror.deciding(ask jsonb) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -692,11 +692,11 @@ $$;
 
 -- What is known here beside a mapping's rows, for whoever follows a permission.
 --
--- request: {user, scopes: [[mapping, reference, value], …], keys: {mapping, columns, most}, asks, values};
--- asks as in mirror_ask, and only those parts that are of interest.
+-- request: {scopes: [[mapping, reference, value], …], asks, values}, with asks as in mirror_ask; and,
+-- where they are of interest, user and keys: {mapping, columns, most}.
 -- Answers {identity, epoch, horizon, users, known, scopes: [[mapping, reference, value, epoch,
--- fence], …], keys: [key, …], asks: [facts or null, …]}. `users`: whether Auth has any; `known`: whether it has
--- this one; both null where that cannot be looked up.
+-- fence], …], keys: [key, …], asks: [facts or null, …]}. `users`: whether Auth has any; `known`:
+-- whether it has this one; both null where that cannot be looked up.
 create or replace function mirror.trace(request jsonb) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -704,11 +704,11 @@ declare
   users boolean;
   known boolean;
 begin
-  if to_regclass('auth.users') is not null
+  if request ? 'user' and to_regclass('auth.users') is not null
      and has_schema_privilege('auth', 'usage') and has_table_privilege('auth.users', 'select')
   then
     execute 'select exists (select from auth.users),'
-      ' exists (select from auth.users where id::text = $1)'
+      ' exists (select from auth.users where id = $1::uuid)'
     into users, known using request ->> 'user';
   end if;
   return (
