@@ -11,7 +11,7 @@ from mirror.assembly import build_drain
 from mirror.cli.reconcile import parse_key
 from mirror.config import load_settings
 from mirror.drain import Drain
-from mirror.errors import UsageError
+from mirror.errors import InvalidKey, UsageError
 from mirror.explain import (
     Page,
     Word,
@@ -61,7 +61,10 @@ def explain(
     if named is not None and resource is not None:
         raise UsageError("ask about one thing: either --resource, or an option of its noun.")
     resource = resource or named
-    user = KeyColumn("user", "uuid").canonical(user, owner="auth.users")
+    try:
+        user = KeyColumn("id", "uuid").canonical(user, owner="auth.users")
+    except InvalidKey:
+        raise InvalidKey("USER is the uuid that Supabase Auth gave; this is none.") from None
     if sum(one is not None for one in (resource, mapping, table)) != 1:
         raise UsageError(
             f"say what it is about: {_options(registry)}--mapping with --key, or --table."

@@ -401,7 +401,7 @@ def test_the_command_prints_a_page(world: World, command: Callable[..., Result])
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [
-        (["nobody", "--trip", SOMEBODY], "expected a UUID"),
+        (["nobody", "--trip", SOMEBODY], "USER is the uuid"),
         ([SOMEBODY, "--trip", "7"], "expected a UUID"),
         ([SOMEBODY, "--trip"], "is not understood"),
         ([SOMEBODY, SOMEBODY], "is not understood"),
