@@ -191,17 +191,22 @@ class Mapping:
 
         As psycopg takes it, with each % doubled.
         """
-        query = visitors.cloned_traverse(self.query, {}, {"bindparam": _in_order})
-        dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
-        # Before it has seen a server, a dialect doubles backslashes, as servers of long ago did.
-        dialect._backslash_escapes = False  # noqa: SLF001 - there is no public way
-        return str(query.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
+        return printed(self.query)
 
     @cached_property
     def digest(self) -> str:
         """Sixteen hex digits that change whenever the declaration does."""
         text = json.dumps(self.declaration(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def printed(clause: Any) -> str:
+    """Return a query or an expression as text, as `Mapping.sql` is."""
+    ordered = visitors.cloned_traverse(clause, {}, {"bindparam": _in_order})
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    # Before it has seen a server, a dialect doubles backslashes, as servers of long ago did.
+    dialect._backslash_escapes = False  # noqa: SLF001 - there is no public way
+    return str(ordered.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
 
 
 def _in_order(parameter: Any) -> None:

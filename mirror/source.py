@@ -8,6 +8,7 @@ another's end and the reader's own presence would cancel out.
 """
 
 from collections.abc import Iterator, Sequence
+from collections.abc import Mapping as MappingABC
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -179,6 +180,22 @@ class Snapshot:
             order=order,
         )
         return self._collect(mapping, self._execute(mapping, statement, [*parameters, limit]))
+
+    def rows_with(
+        self, mapping: Mapping, values: MappingABC[str, str], *, limit: int
+    ) -> dict[Key, Row]:
+        """Return at most `limit` desired rows in which these columns hold these values."""
+        query, selected = self._source.query(mapping)
+        types = {column.name: column.type for column in mapping.columns}
+        statement = sql.SQL("select {values} from ({query}) as q where {same} limit %s").format(
+            values=selected,
+            query=query,
+            same=sql.SQL(" and ").join(
+                sql.SQL("q.{} = %s::text::{}").format(sql.Identifier(name), _type(types[name]))
+                for name in values
+            ),
+        )
+        return self._collect(mapping, self._execute(mapping, statement, [*values.values(), limit]))
 
     def _execute(self, mapping: Mapping, statement: sql.Composed, parameters: Any) -> list[Row]:
         try:

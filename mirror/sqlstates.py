@@ -11,7 +11,9 @@ from mirror.errors import (
     Transient,
     Unexplained,
     Unreachable,
+    UsageError,
     WentBack,
+    WrongKey,
     WrongMapping,
     WrongSource,
 )
@@ -23,6 +25,8 @@ _OURS: dict[str, type[MirrorError]] = {
     "MR002": WrongSource,
     "MR003": WentBack,
     "MR010": NotMigrated,
+    "MR011": UsageError,
+    "MR012": WrongKey,
 }
 _OUR_OBJECTS = re.compile(
     r"schema \"mirror\"|mirror_\w+|mirror\.(outbox|claims|retries|state|migrations|mappings"

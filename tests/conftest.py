@@ -6,4 +6,5 @@ pytest_plugins = [
     "tests.fix_rest",
     "tests.fix_mirror",
     "tests.fix_reconcile",
+    "tests.fix_world",
 ]

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from mirror.errors import MappingError
+from mirror.grants import Given, Helper, Look, Question, Way
 from mirror.registry import Registry
 from mirror.sql import identifier, literal
 
@@ -28,6 +29,19 @@ class Membership:
     """Roles from weakest to strongest; each includes those before it."""
     noun: str
     """What the functions' names call the resource."""
+
+    def questions(self, registry: Registry) -> tuple[Question, ...]:
+        """Return what the helpers decide: who has which role where."""
+        by = {self.user: Given.USER, self.resource: Given.RESOURCE}
+        return (
+            Question(
+                noun=self.noun,
+                via=self.mapping,
+                levels=self.levels,
+                ways=(Way((Look(registry[self.mapping].name, by),), column=self.role),),
+                helpers=tuple(Helper(f"my_{self.noun}s", (role,), role) for role in self.levels),
+            ),
+        )
 
     def mine(self, role: str) -> str:
         """Return the call that yields the caller's resources; it reads no row of the policy's."""

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from mirror import __version__
-from mirror.cli import operate, reconcile, relay, schema, stack
+from mirror.cli import explain, operate, reconcile, relay, schema, stack, verify
 from mirror.errors import MirrorError
 from mirror.logs import configure_logging, redact
 
@@ -35,7 +35,11 @@ app.command()(operate.rebase)
 app.command()(operate.purge)
 app.command()(reconcile.reconcile)
 app.command("sync")(reconcile.sync_)
-app.command()(reconcile.verify)
+app.command()(verify.verify)
+# An option for each noun of the registry, which is not known before the command runs.
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
+    explain.explain
+)
 app.command()(stack.demo)
 app.command()(stack.dev)
 

@@ -1,4 +1,4 @@
-"""Commands that compare the two sides: `mirror reconcile`, `mirror sync`, `mirror verify`."""
+"""Commands that repair what differs: `mirror reconcile`, `mirror sync`."""
 
 import json
 import sys
@@ -25,7 +25,7 @@ from mirror.config import load_settings
 from mirror.errors import UsageError
 from mirror.keys import Key
 from mirror.mapping import Mapping
-from mirror.reconcile import Busy, Cause, Options, Report, sample, sync
+from mirror.reconcile import Busy, Cause, Options, Report, sync
 from mirror.reconcile import Progress as Tell
 from mirror.reconcile.judge import Verdict
 from mirror.registry import load_registry
@@ -97,25 +97,8 @@ def sync_(
     wanted = [parse_key(declared, key) for key in keys]
     with closing(build_drain(settings, registry)) as drain:
         verdict = sync(drain, declared, wanted)
-    _print_verdict(verdict)
+    print_verdict(verdict)
     print(f"{len(wanted)} key(s) brought up to date, {len(verdict.drifts)} had drifted")
-
-
-def verify(
-    mapping: Annotated[str, typer.Argument(help="The mapping's name.")],
-    count: Annotated[int, typer.Option("--sample", min=1, max=100_000, help="How many.")] = 100,
-) -> None:
-    """Read rows drawn at random on both sides again; change nothing."""
-    settings = load_settings()
-    registry = load_registry(settings.mappings)
-    with closing(build_drain(settings, registry)) as drain:
-        drawn, verdict = sample(drain, registry[mapping], count)
-    _print_verdict(verdict)
-    under_way = f", {len(verdict.in_flight)} under way" if verdict.in_flight else ""
-    print(
-        f"{drawn} row(s) of {mapping} read on both sides: {len(verdict.drifts)} drifted{under_way}"
-    )
-    raise typer.Exit(1 if verdict.drifts else 0)
 
 
 def parse_key(mapping: Mapping, text: str) -> Key:
@@ -172,7 +155,8 @@ def _print_report(report: Report) -> None:
     )
 
 
-def _print_verdict(verdict: Verdict) -> None:
+def print_verdict(verdict: Verdict) -> None:
+    """Print a line for each drift."""
     for drift in verdict.drifts:
         print(f"{drift.kind} ({drift.direction}) {','.join(drift.key)}: {drift.cause}")
 

@@ -7,7 +7,7 @@ what is under way; repairs go the drain's own fenced way.
 from mirror.reconcile.drift import Cause
 from mirror.reconcile.report import MappingReport, Report
 from mirror.reconcile.run import Options, Progress
-from mirror.reconcile.sample import sample, sync
+from mirror.reconcile.sample import draw, sample, sync
 from mirror.reconcile.session import Busy, reconcile
 from mirror.reconcile.throttle import Throttle
 
@@ -19,6 +19,7 @@ __all__ = [
     "Progress",
     "Report",
     "Throttle",
+    "draw",
     "reconcile",
     "sample",
     "sync",

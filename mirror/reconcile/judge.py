@@ -13,16 +13,12 @@ from dataclasses import dataclass, field
 from mirror.keys import Key
 from mirror.mapping import Mapping
 from mirror.reconcile.drift import Cause, Drift, Kind, changed_direction
-from mirror.reconcile.pending import Found, Pending, read_pending
+from mirror.reconcile.pending import Found, Pending, read_pending, references_of
 from mirror.registry import Registry
 from mirror.round import Named
 from mirror.source import Row, Snapshot, Source
 from mirror.targets.base import Target
-from mirror.targets.reading import Known
-
-_NOTHING = Known(
-    row=None, present=None, epoch=0, fence=0, edited=False, expired=False, outdated=False
-)
+from mirror.targets.reading import UNKNOWN, Known
 
 
 @dataclass
@@ -76,8 +72,8 @@ class Judge:
         )
         verdict = Verdict()
         for key in keys:
-            known = second.get(key, _NOTHING)
-            found = self._pending(mapping, key, primary, (first.get(key, _NOTHING), known))
+            known = second.get(key, UNKNOWN)
+            found = self._pending(mapping, key, primary, (first.get(key, UNKNOWN), known))
             drift = self._compare(mapping, key, primary, known, found)
             if drift is None:
                 continue
@@ -97,7 +93,7 @@ class Judge:
         involved: dict[str, set[Key]] = defaultdict(set)
         involved[mapping.name].update(keys)
         there = [other.row for other in known.values() if other.row is not None]
-        lacking = self._missing_ancestors(snapshot, mapping, rows, there, involved)
+        lacking = missing_ancestors(self.registry, snapshot, mapping, rows, there, involved)
         pending = read_pending(self.source.database, self.registry, involved, own=self.own)
         return _Primary(
             epoch=snapshot.stamp.epoch,
@@ -108,51 +104,12 @@ class Judge:
             pending=pending,
         )
 
-    def _missing_ancestors(
-        self,
-        snapshot: Snapshot,
-        mapping: Mapping,
-        rows: dict[Key, Row],
-        others: Iterable[Row],
-        involved: dict[str, set[Key]],
-    ) -> dict[Key, set[Named]]:
-        """Return, for rows that lack one, the chain of parents up to the one that is not there.
-
-        Notes all parents' keys in `involved`, also those that `others`, rows as the target has
-        them, name.
-        """
-        lacking: dict[Key, set[Named]] = {}
-        for parent in mapping.parents:
-            other = self.registry[parent.mapping]
-            place = _place(mapping, parent.column)
-            values = {row[place] for row in (*rows.values(), *others)}
-            parents = [(value,) for value in values if value is not None]
-            involved[other.name].update(parents)
-            found = snapshot.rows(other, parents)
-            above = self._missing_ancestors(snapshot, other, found, (), involved)
-            for key, row in rows.items():
-                value = row[place]
-                if value is not None and ((value,) not in found or (value,) in above):
-                    chain = {(other.name, (value,))} | above.get((value,), set())
-                    lacking.setdefault(key, set()).update(chain)
-        return lacking
-
     def _pending(
         self, mapping: Mapping, key: Key, primary: _Primary, known: Sequence[Known]
     ) -> Found:
         rows = [primary.rows.get(key), primary.orphans.get(key), *(each.row for each in known)]
         there = [row for row in rows if row is not None]
-        names = [name for name, _ in mapping.row_layout]
-        references = {
-            (reference.name, str(row[names.index(reference.name)]))
-            for reference in mapping.all_references
-            for row in there
-        }
-        references |= {
-            (reference.name, key[mapping.key.index(reference.name)])
-            for reference in mapping.all_references
-            if reference.name in mapping.key
-        }
+        references = references_of(mapping, key, there)
         found = primary.pending.find(mapping.name, key, references)
         if found.under_way:
             return found
@@ -204,6 +161,36 @@ class Judge:
         if mine != theirs or not known.present:
             return Drift(key, Kind.LEDGER, cause)
         return None
+
+
+def missing_ancestors(
+    registry: Registry,
+    snapshot: Snapshot,
+    mapping: Mapping,
+    rows: dict[Key, Row],
+    others: Iterable[Row],
+    involved: dict[str, set[Key]],
+) -> dict[Key, set[Named]]:
+    """Return, for rows that lack one, the chain of parents up to the one that is not there.
+
+    Notes all parents' keys in `involved`, also those that `others`, rows as the target has
+    them, name.
+    """
+    lacking: dict[Key, set[Named]] = {}
+    for parent in mapping.parents:
+        other = registry[parent.mapping]
+        place = _place(mapping, parent.column)
+        values = {row[place] for row in (*rows.values(), *others)}
+        parents = [(value,) for value in values if value is not None]
+        involved[other.name].update(parents)
+        found = snapshot.rows(other, parents)
+        above = missing_ancestors(registry, snapshot, other, found, (), involved)
+        for key, row in rows.items():
+            value = row[place]
+            if value is not None and ((value,) not in found or (value,) in above):
+                chain = {(other.name, (value,))} | above.get((value,), set())
+                lacking.setdefault(key, set()).update(chain)
+    return lacking
 
 
 def _cause(known: Known, found: Found, *, orphan: bool) -> Cause:

@@ -14,8 +14,10 @@ from typing import Final
 from mirror.errors import MirrorError
 from mirror.keys import Key
 from mirror.mapping import EVERYTHING
+from mirror.mapping import Mapping as Declared
 from mirror.postgres import Database
 from mirror.registry import Registry
+from mirror.source import Row
 
 # Scopes beyond this many: the drain is so far behind that nothing can be judged.
 _MOST: Final = 20_000
@@ -38,6 +40,21 @@ where e.mapping = any(%(mappings)s) and (
 )
 limit %(most)s
 """
+
+
+def references_of(mapping: Declared, key: Key, rows: Iterable[Row]) -> set[tuple[str, str]]:
+    """Return the references, with their values, under which a key is or was, by these rows."""
+    names = [name for name, _ in mapping.row_layout]
+    found = {
+        (reference.name, str(row[names.index(reference.name)]))
+        for reference in mapping.all_references
+        for row in rows
+    }
+    return found | {
+        (reference.name, key[mapping.key.index(reference.name)])
+        for reference in mapping.all_references
+        if reference.name in mapping.key
+    }
 
 
 @dataclass

@@ -33,8 +33,8 @@ def sync(drain: Drain, mapping: Mapping, keys: Iterable[Key]) -> Verdict:
     return verdict
 
 
-def sample(drain: Drain, mapping: Mapping, count: int) -> tuple[int, Verdict]:
-    """Judge about `count` keys drawn at random from either side; return how many there were.
+def draw(drain: Drain, mapping: Mapping, count: int, chance: random.Random) -> list[Key]:
+    """Return about `count` keys from either side, in order.
 
     Drawn by position in the key space, which reads no more than it needs; where keys lie unevenly,
     those after a gap come up more often.
@@ -42,15 +42,22 @@ def sample(drain: Drain, mapping: Mapping, count: int) -> tuple[int, Verdict]:
     primary = Primary(drain.registry, drain.source)
     lowest, highest = primary.ends(mapping)
     drawn: set[Key] = set()
-    starts = [_between(mapping, lowest, highest) for _ in range(count)] if lowest else []
+    starts = [_between(mapping, lowest, highest, chance) for _ in range(count)] if lowest else []
     for place in range(0, len(starts), _BATCH):
         ranges = [KeyRange(start) for start in starts[place : place + _BATCH]]
         drawn |= primary.following(mapping, ranges)
         for page in drain.target.listing(mapping, Hashing(0), ranges, limit=1):
             drawn.update(page.hashes)
+    return sorted(drawn)
+
+
+def sample(
+    drain: Drain, mapping: Mapping, count: int, chance: random.Random | None = None
+) -> tuple[int, Verdict]:
+    """Judge about `count` keys drawn at random from either side; return how many there were."""
     total = Verdict()
     judge = Judge(drain.registry, drain.source, drain.target)
-    keys = sorted(drawn)
+    keys = draw(drain, mapping, count, chance or random.Random())  # noqa: S311 - no secret
     for place in range(0, len(keys), _BATCH):
         verdict = judge.judge(mapping, keys[place : place + _BATCH])
         total.drifts += verdict.drifts
@@ -58,15 +65,15 @@ def sample(drain: Drain, mapping: Mapping, count: int) -> tuple[int, Verdict]:
     return len(keys), total
 
 
-def _between(mapping: Mapping, lowest: Key, highest: Key) -> Key:
+def _between(mapping: Mapping, lowest: Key, highest: Key, chance: random.Random) -> Key:
     """Return a random position in the key space."""
     chosen = []
     for column, low, high in zip(mapping.key_columns, lowest, highest, strict=True):
         if column.type == "uuid":
-            chosen.append(str(UUID(int=random.getrandbits(128))))
+            chosen.append(str(UUID(int=chance.getrandbits(128))))
         elif column.type in _BITS:
             first, last = sorted((int(low), int(high)))
-            chosen.append(str(random.randint(first, last)))  # noqa: S311 - likewise
+            chosen.append(str(chance.randint(first, last)))
         else:
-            chosen.append("".join(random.choices("0123456789abcdefghijklmnopqrstuvwxyz", k=6)))  # noqa: S311 - likewise
+            chosen.append("".join(chance.choices("0123456789abcdefghijklmnopqrstuvwxyz", k=6)))
     return tuple(chosen)

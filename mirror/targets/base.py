@@ -13,6 +13,7 @@ from mirror.keys import Key
 from mirror.mapping import Mapping
 from mirror.source import Row
 from mirror.stamp import Stamp
+from mirror.targets.asking import Ask, Told, Trace
 from mirror.targets.reading import Digest, Hashing, KeyRange, Known, Listing
 
 
@@ -121,6 +122,29 @@ class Target(Protocol):
 
     def rows(self, mapping: Mapping, keys: Sequence[Key]) -> dict[Key, Known]:
         """Say everything that is known of each of these keys."""
+        ...
+
+    def trace(self, user: str, scopes: Sequence[tuple[str, str, str]]) -> Trace:
+        """Say what is known beside rows: the source, these scopes (mapping, reference, value)."""
+        ...
+
+    def keys(
+        self, mapping: Mapping, columns: MappingABC[str, str] | None, *, most: int
+    ) -> list[Key]:
+        """Return the keys of rows with these values; None: those that were deleted last."""
+        ...
+
+    def ask(
+        self, asks: Sequence[Ask], users: Sequence[tuple[str, Sequence[str]]]
+    ) -> list[list[Told]]:
+        """Ask as each of these users, about their values; what that writes is undone.
+
+        Returns, by user and ask, what came of it.
+
+        Raises:
+            WrongKey: whoever is connected may not act as a user.
+            UsageError: a row names what its table does not have.
+        """
         ...
 
     def purge(self, days: int) -> int:

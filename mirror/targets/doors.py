@@ -6,12 +6,23 @@ Every door takes texts and answers one JSON value. A transport is a way to call 
 import json
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Mapping as MappingABC
 from collections.abc import Sequence
 from typing import Any
 
 from mirror.keys import Key
 from mirror.mapping import Mapping
 from mirror.stamp import Stamp
+from mirror.targets.asking import (
+    Ask,
+    Told,
+    Trace,
+    ask_answer,
+    ask_request,
+    keys_request,
+    trace_answer,
+    trace_request,
+)
 from mirror.targets.base import (
     Answers,
     Description,
@@ -94,6 +105,23 @@ class Doors(ABC):
     def rows(self, mapping: Mapping, keys: Sequence[Key]) -> dict[Key, Known]:
         """Say everything that is known of each of these keys."""
         return rows_answer(self._call("rows", request=_dump(rows_request(mapping, keys))))
+
+    def trace(self, user: str, scopes: Sequence[tuple[str, str, str]]) -> Trace:
+        """Say what is known beside rows."""
+        return trace_answer(self._call("trace", request=_dump(trace_request(user, scopes))))
+
+    def keys(
+        self, mapping: Mapping, columns: MappingABC[str, str] | None, *, most: int
+    ) -> list[Key]:
+        """Return the keys of rows with these values; None: those that were deleted last."""
+        answer = self._call("trace", request=_dump(keys_request(mapping.name, columns, most)))
+        return [tuple(key) for key in answer["keys"]]
+
+    def ask(
+        self, asks: Sequence[Ask], users: Sequence[tuple[str, Sequence[str]]]
+    ) -> list[list[Told]]:
+        """Ask as each of these users; what that writes is undone."""
+        return ask_answer(asks, self._call("ask", request=_dump(ask_request(asks, users))))
 
     def purge(self, days: int) -> int:
         """Forget tombstones older than that; return how many."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from mirror.keys import Key
 from mirror.mapping import Mapping
@@ -66,6 +66,12 @@ class Known:
     """The column that the mapping declares as `expires` is in the past."""
     outdated: bool
     """Last written before the model's latest migration."""
+
+
+UNKNOWN: Final = Known(
+    row=None, present=None, epoch=0, fence=0, edited=False, expired=False, outdated=False
+)
+"""What is known of a key that a target never heard of."""
 
 
 def digest_request(

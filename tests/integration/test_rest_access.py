@@ -15,6 +15,7 @@ from mappings.trips import registry
 from mirror.devstack import PostgresCluster, SupabaseLite
 from mirror.errors import MirrorError, NotMigrated, StaleCache, Unreachable, WrongKey
 from mirror.stamp import Stamp
+from mirror.targets.asking import AskHelper, Told
 from mirror.targets.base import ScopePage, Section
 from mirror.targets.rest import RestTarget
 from tests.fix_databases import TestDatabase
@@ -39,6 +40,8 @@ def everything(target: RestTarget) -> None:
     target.apply(stamp, [Section(registry["users"], whole=[(USER, "a@example.com", "a")])])
     page = ScopePage(registry["trip_memberships"], "user_id", (USER,))
     target.open_scopes(stamp, [page], limit=10)
+    assert target.trace(USER, [("users", "*", "")]).identity == "a primary"
+    assert target.ask([AskHelper("my_trips", ("MEMBER",))], [(USER, [])]) == [[Told()]]
     target.purge(7)
     target.rebase("another primary", 1)
     assert target.describe().epoch == 1
@@ -133,7 +136,8 @@ def test_mirror_writer_has_no_right_but_to_the_doors(target: TestDatabase) -> No
         " and has_function_privilege('mirror_writer', p.oid, 'execute')"
         " and p.proname like any (array['mirror%%', 'my_%%', 'apply%%', 'is_%%', 'has_%%'])"
     )
-    doors = ["apply", "describe", "digest", "open_scopes", "purge", "rebase", "rows"]
+    doors = ["apply", "ask", "describe", "digest", "open_scopes", "purge", "rebase", "rows"]
+    doors += ["trace"]
     assert sorted(name for (name,) in callable_ones) == [f"mirror_{door}" for door in doors]
     assert target.query(
         "select rolsuper, rolcanlogin, rolbypassrls, rolcreaterole from pg_roles"

@@ -1,0 +1,468 @@
+"""Explain: each way in which a permission can break, and that its step is named first."""
+
+import json
+from collections.abc import Callable
+from contextlib import closing
+from uuid import UUID, uuid4
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from examples.trip_chat.models import Membership
+from mappings.trips import registry
+from mirror.assembly import build_drain
+from mirror.cli.main import app
+from mirror.config import load_settings
+from mirror.devstack import PostgresCluster
+from mirror.errors import UsageError, WrongKey
+from mirror.explain import Page, Word, explain_key, explain_resource, explain_table, question_about
+from mirror.postgres import Database
+from mirror.targets.asking import Ask, AskHelper, AskRows, AskStatement
+from mirror.targets.postgres import PostgresTarget
+from tests.fix_databases import TestDatabase
+from tests.fix_rest import ServeApi
+from tests.fix_world import WHERE, World, key
+
+SOMEBODY = str(uuid4())
+TRIP = question_about(registry, "trip")
+FORGET = f"delete from mirror.ledger_trip_memberships {WHERE}"
+DELETE = f"delete from trip_memberships {WHERE}"
+
+
+def explained(world: World, member: Membership) -> Page:
+    """Ask about a member's trip."""
+    return explain_resource(world.drain, TRIP, str(member.user_id), str(member.trip_id))
+
+
+def first(page: Page) -> tuple[str, str]:
+    """Return the first broken step's name, and what it says."""
+    assert page.first is not None, page
+    return page.first.name, page.first.says
+
+
+def test_a_member_is_allowed(world: World) -> None:
+    """Every step agrees."""
+    page = explained(world, world.member())
+    assert page.first is None, page.first
+    assert (page.wanted, page.allowed, page.exit_code) == (True, True, 0)
+
+
+def test_somebody_whom_the_app_does_not_know_has_another_id_there(world: World) -> None:
+    """Auth's id, of which the primary never heard."""
+    user = uuid4()
+    world.target.query("insert into auth.users (id) values (%s)", user)
+    page = explain_resource(world.drain, TRIP, str(user), str(world.member().trip_id))
+    name, says = first(page)
+    assert name == "user"
+    assert "users in the primary has nobody of this id" in says
+
+
+def test_a_stranger_is_not_in_the_primary(world: World) -> None:
+    """Two people who are known, and no membership."""
+    trip, user = world.member().trip_id, world.member().user_id
+    page = explain_resource(world.drain, TRIP, str(user), str(trip))
+    name, says = first(page)
+    assert name == "primary"
+    assert "trip_memberships has no such row" in says
+    assert (page.allowed, page.exit_code) == (False, 1)
+
+
+def bury(world: World, member: Membership) -> None:
+    """Give an event up."""
+    world.primary.query(
+        "insert into mirror.retries"
+        " (id, lane, recorded_at, mapping, key, attempts, due_at, error, buried_at)"
+        " values (-1, 0, now(), 'trip_memberships', %s, 5, now(), %s, now())",
+        list(key(member)),
+        "target: a row was refused",
+    )
+
+
+def filtered_out(world: World, member: Membership) -> None:
+    """Softly deleted, and mirrored so."""
+    world.change("deleted_at = now()", member)
+    world.record(member)
+    world.mirror()
+
+
+def without_its_trip(world: World, member: Membership) -> None:
+    """The trip is softly deleted, the membership is not."""
+    world.primary.query("update trips set deleted_at = now() where id = %s", member.trip_id)
+    world.primary.query(
+        "insert into mirror.outbox (mapping, key) values ('trips', %s)", [str(member.trip_id)]
+    )
+    world.mirror()
+
+
+def inactive(world: World, member: Membership) -> None:
+    """Mirrored as inactive."""
+    world.change("status = 'INACTIVE'", member)
+    world.record(member)
+    world.mirror()
+
+
+def never_captured(world: World, member: Membership) -> None:
+    """The target never heard of the row."""
+    world.target.query(DELETE, *key(member))
+    world.target.query(FORGET, *key(member))
+
+
+def pending(world: World, member: Membership) -> None:
+    """The same, with an event that waits."""
+    never_captured(world, member)
+    world.record(member)
+
+
+def pending_by_scope(world: World, member: Membership) -> None:
+    """The same, with an event of everything."""
+    never_captured(world, member)
+    world.primary.query(
+        "insert into mirror.outbox (mapping, reference, key)"
+        " values ('trip_memberships', 'trip_id', %s)",
+        [str(member.trip_id)],
+    )
+
+
+def buried(world: World, member: Membership) -> None:
+    """The same, with an event that was given up."""
+    never_captured(world, member)
+    bury(world, member)
+
+
+def promoted_without_a_word(world: World, member: Membership) -> None:
+    """The ledger is of before."""
+    world.change("role = 'OWNER'", member)
+
+
+def went_back(world: World, member: Membership) -> None:
+    """The target knows of a newer read than this primary can give."""
+    world.target.query(
+        f"update mirror.ledger_trip_memberships set fence = fence * 2 {WHERE}", *key(member)
+    )
+
+
+def deleted_by_hand(world: World, member: Membership) -> None:
+    """In the target."""
+    world.target.query(DELETE, *key(member))
+
+
+def demoted_by_hand(world: World, member: Membership) -> None:
+    """In the target."""
+    world.target.query(f"update trip_memberships set status = 'NO' {WHERE}", *key(member))
+
+
+def not_auths(world: World, member: Membership) -> None:
+    """Auth gave the user another id."""
+    world.target.query("delete from auth.users where id = %s", member.user_id)
+
+
+@pytest.mark.parametrize(
+    ("breaks", "step", "says", "remedy"),
+    [
+        (filtered_out, "primary", "not true is trip_memberships.deleted_at IS NULL", "change it"),
+        (without_its_trip, "primary", "not true is trips.deleted_at IS NULL", "change it"),
+        (inactive, "primary", "status is INACTIVE, and only ACTIVE counts", "change it"),
+        (never_captured, "events", "Never captured", "mirror sync trip_memberships"),
+        (pending, "events", "The change waits: 1 event(s)", "mirror drain"),
+        (pending_by_scope, "events", "The change waits: 1 event(s)", "mirror drain"),
+        (buried, "events", "event -1 is buried (target: a row was refused)", "mirror retry -1"),
+        (promoted_without_a_word, "ledger", "Stale", "mirror sync trip_memberships"),
+        (went_back, "ledger", "went back in time", "mirror rebase"),
+        (deleted_by_hand, "target row", "Missing", "mirror sync trip_memberships"),
+        (demoted_by_hand, "target row", "edited the row by hand", "mirror sync trip_memberships"),
+        (not_auths, "user", "the app's id is not Auth's", "mirror Auth's beside them"),
+    ],
+)
+def test_the_step_that_breaks_is_named_first(
+    world: World,
+    breaks: Callable[[World, Membership], None],
+    step: str,
+    says: str,
+    remedy: str,
+) -> None:
+    """Each break of one member's rows."""
+    member = world.member()
+    breaks(world, member)
+    page = explained(world, member)
+    # Nobody else's worker shall mirror what waits.
+    world.primary.query("delete from mirror.outbox; delete from mirror.retries")
+    assert first(page)[0] == step, page
+    assert says in first(page)[1]
+    assert page.first is not None
+    assert remedy in str(page.first.remedy)
+    assert page.exit_code == 1
+
+
+USING = "using (trip_id = any((select mirror.my_trips('MEMBER'))::uuid[]))"
+READ = f"for select to authenticated {USING}"
+
+
+@pytest.mark.parametrize(
+    ("breaks", "mends", "says"),
+    [
+        (
+            f"alter table {table} disable row level security",
+            f"alter table {table} enable row level security",
+            f"{table}: row-level security is off",
+        )
+        for table in ("trip_memberships", "chat_messages")
+    ]
+    + [
+        (
+            "drop policy mirror_trips_read on chat_messages",
+            f"create policy mirror_trips_read on chat_messages {READ}",
+            "chat_messages: no policy for select is there",
+        ),
+        (
+            "drop policy trip_memberships_read on trip_memberships",
+            f"create policy trip_memberships_read on trip_memberships {READ}",
+            "trip_memberships: no policy for select is there",
+        ),
+        (
+            "alter policy mirror_trips_read on chat_messages using (false)",
+            f"alter policy mirror_trips_read on chat_messages {USING}",
+            "chat_messages: its policies refuse to select, though what is declared allows it",
+        ),
+        (
+            "revoke delete on chat_messages from authenticated",
+            "grant delete on chat_messages to authenticated",
+            "chat_messages: delete is not granted to authenticated",
+        ),
+        (
+            "revoke execute on function mirror.my_trips(text) from authenticated",
+            "grant execute on function mirror.my_trips(text) to authenticated",
+            "mirror.my_trips('OWNER') does not answer what the row in the target says",
+        ),
+    ],
+)
+def test_what_decides_can_be_what_is_broken(
+    world: World, breaks: str, mends: str, says: str
+) -> None:
+    """Each break of the target's schema."""
+    member = world.member()
+    with world.broken(breaks, mends):
+        page = explained(world, member)
+    assert first(page) == ("decision", next(s.says for s in page.steps if says in s.says)), page
+    assert explained(world, member).exit_code == 0
+
+
+def message(world: World, member: Membership) -> UUID:
+    """Return a message that somebody else wrote in the member's trip."""
+    found: UUID = world.target.value(
+        "insert into chat_messages (trip_id, sender_id, content) values (%s, %s, 'secret')"
+        " returning id",
+        member.trip_id,
+        uuid4(),
+    )
+    return found
+
+
+def ask(world: World, member: Membership, table: str, verb: str, **row: object) -> Page:
+    """Ask about a statement."""
+    values = {name: str(value) for name, value in row.items()}
+    return explain_table(world.drain, table, verb, values, str(member.user_id))
+
+
+def test_a_statement_is_tried_and_undone(world: World) -> None:
+    """Reading, writing and deleting messages, of one's own and of others."""
+    member = world.member()
+    theirs = message(world, member)
+    own = world.target.value(
+        "insert into chat_messages (trip_id, sender_id, content) values (%s, %s, 'x') returning id",
+        *key(member),
+    )
+    allowed = {
+        (verb, which): ask(world, member, "chat_messages", verb, id=which).allowed
+        for verb in ("select", "update", "delete")
+        for which in (own, theirs)
+    }
+    assert allowed == {
+        ("select", own): True,
+        ("select", theirs): True,
+        ("update", own): True,
+        ("update", theirs): False,
+        ("delete", own): True,
+        ("delete", theirs): False,
+    }
+    page = ask(world, member, "chat_messages", "insert", trip_id=member.trip_id, content="y")
+    assert page.allowed, page
+    assert "by mirror_trips_insert" in page.steps[-1].says
+    # A content may not be empty; row-level security comes before that.
+    page = ask(world, member, "chat_messages", "insert", trip_id=member.trip_id, content="")
+    assert "a constraint refuses the row as it is given [23514]" in page.steps[-1].says
+    assert world.target.value("select count(*) from chat_messages") == 2
+    # Nor does what was tried first hide anything from what is tried next.
+    row = {"id": str(own)}
+    tries = [AskStatement("public", "chat_messages", verb, row) for verb in ("delete", "select")]
+    told = world.drain.target.ask(tries, [(str(member.user_id), [])])[0]
+    assert [one.rows for one in told] == [1, 1]
+
+
+def test_a_refused_statement_names_its_policies_and_follows_the_row(world: World) -> None:
+    """A reaction to a message, in a trip that the user is not in any more."""
+    member = world.member()
+    theirs = message(world, member)
+    page = ask(world, member, "chat_reactions", "insert", message_id=theirs, emoji="!")
+    assert page.steps[-1].says == "chat_reactions: insert is allowed, by mirror_trips_insert."
+    assert page.exit_code == 0
+    page = ask(world, member, "chat_reactions", "update", message_id=theirs)
+    assert page.steps[-1].says.endswith("update is refused; the guard declares it for nobody.")
+    filtered_out(world, member)
+    page = ask(world, member, "chat_reactions", "insert", message_id=theirs, emoji="!")
+    assert first(page)[0] == "primary"
+    assert page.steps[-1].says == "chat_reactions: insert is refused, by mirror_trips_insert."
+    page = ask(world, member, "chat_messages", "select", id=uuid4())
+    assert page.steps[-1].says == "chat_messages: there is no such row."
+
+
+def test_what_policies_read_is_all_that_is_read_of_a_row(world: World) -> None:
+    """A message's text stays where it is."""
+    member = world.member()
+    row = {"id": str(message(world, member))}
+    asked = [AskStatement("public", "chat_messages", "select", row)]
+    told = world.drain.target.ask(asked, [(str(member.user_id), [])])[0][0]
+    assert set(told.row) == {"trip_id", "sender_id"}
+
+
+def test_the_door_knows_no_tables_but_those_of_the_api(world: World) -> None:
+    """Whoever has a token of mirror_writer alone must not learn of others by it."""
+    asked: list[Ask] = [
+        AskStatement("auth", "users", "select", {"id": SOMEBODY}),
+        AskRows("mirror", "mappings", "name"),
+        AskRows("public", "chat_messages", "content"),
+    ]
+    told = world.drain.target.ask(asked, [(SOMEBODY, ["secret"])])[0]
+    assert [one.exists for one in told] == [False, False, False]
+
+
+def test_any_mirrored_row_can_be_asked_for(world: World) -> None:
+    """The name of somebody in the same trip, and of a stranger."""
+    member = world.member()
+    stranger = world.member()
+    users = registry["users"]
+    page = explain_key(world.drain, users, (str(member.user_id),), str(member.user_id))
+    assert (page.exit_code, page.steps[-1].says) == (0, "users: select is allowed, by users_read.")
+    page = explain_key(world.drain, users, (str(stranger.user_id),), str(member.user_id))
+    assert first(page) == ("decision", "users: select is refused, by users_read.")
+
+
+def test_values_are_shown_on_demand_alone(world: World) -> None:
+    """Of a user's row: the e-mail address."""
+    member = world.member()
+    name = (str(member.user_id),)
+    page = explain_key(world.drain, registry["users"], name, name[0])
+    assert "@example.com" not in json.dumps(page.as_json())
+    page = explain_key(world.drain, registry["users"], name, name[0], show_values=True)
+    assert "@example.com" in json.dumps(page.as_json())
+
+
+def test_who_revokes_without_a_word_is_told_of_the_over_grant(world: World) -> None:
+    """The primary grants nothing; that the target still does is what is wrong."""
+    member = world.member()
+    world.change("deleted_at = now()", member)
+    page = explained(world, member)
+    assert (page.wanted, page.allowed) == (False, True)
+    assert first(page)[0] == "ledger"
+
+
+@pytest.fixture
+def command(world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Return a function that runs `mirror explain`."""
+    monkeypatch.setenv("PRIMARY_DATABASE_URL", world.primary.url)
+    monkeypatch.setenv("SUPABASE_DB_URL", world.target.url)
+
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(app, ["explain", *arguments])
+
+    return run
+
+
+def test_the_command_prints_a_page(world: World, command: Callable[..., Result]) -> None:
+    """For people and for programs."""
+    member = world.member()
+    trip, user = key(member)
+    told = command(user, "--trip", trip)
+    assert (told.exit_code, told.stdout.splitlines()[-1]) == (0, "allowed")
+    deleted_by_hand(world, member)
+    told = command("--trip", trip, user)
+    assert (told.exit_code, told.stdout.splitlines()[-2]) == (1, "refused; first at: target row")
+    told = command(f"--trip={trip}", user)
+    assert told.exit_code == 1
+    told = command(user, "--resource", f"trip:{trip}", "--json")
+    assert json.loads(told.stdout)["first"] == "target row"
+    told = command(user, "--mapping", "trip_memberships", "--key", f"{trip},{user}", "--json")
+    assert json.loads(told.stdout)["first"] == "target row"
+    told = command(
+        user, "--table", "chat_messages", "--verb", "insert", "--row", f"trip_id={trip}", "--json"
+    )
+    assert json.loads(told.stdout)["first"] == "target row"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["nobody", "--trip", SOMEBODY], "USER is the uuid"),
+        ([SOMEBODY, "--trip", "7"], "expected a UUID"),
+        ([SOMEBODY, "--trip"], "is not understood"),
+        ([SOMEBODY, SOMEBODY], "is not understood"),
+        (["--trip", SOMEBODY], "is not understood"),
+        ([SOMEBODY, "--trip", SOMEBODY, "--resource", "trip:7"], "one thing"),
+        ([SOMEBODY], "--trip ID, --mapping with --key, or --table"),
+        ([SOMEBODY, "--boat", SOMEBODY], "decides about no 'boat', only about trip"),
+        ([SOMEBODY, "--mapping", "boats", "--key", "7"], "'boats' is not declared"),
+        ([SOMEBODY, "--mapping", "trips"], "--mapping and --key belong together"),
+        ([SOMEBODY, "--table", "boats", "--row", "id=7"], "neither a mapping nor a guard"),
+        ([SOMEBODY, "--table", "chat_messages"], "--row column=value"),
+        ([SOMEBODY, "--table", "chat_messages", "--row", "colour=7"], "has no column colour"),
+        ([SOMEBODY, "--table", "chat_messages", "--row", "id=7"], "does not fit its column"),
+        ([SOMEBODY, "--table", "chat_messages", "--row", "content=a"], "cannot be asked for by"),
+        ([SOMEBODY, "--table", "chat_messages", "--verb", "insert", "--row", "x=7"], "no column x"),
+    ],
+)
+def test_bad_input_is_named(
+    command: Callable[..., Result], arguments: list[str], names: str
+) -> None:
+    """With exit code 2."""
+    error = command(*arguments).exception
+    assert isinstance(error, UsageError), error
+    assert names in str(error)
+
+
+def test_a_login_that_may_not_act_as_users_is_told(
+    world: World, target_cluster: PostgresCluster
+) -> None:
+    """A role of its own, to which the doors were granted."""
+    admin = TestDatabase(target_cluster.url("target_world"))
+    admin.query("create role narrow login password 'narrow'")
+    admin.query("grant mirror_writer to narrow")
+    url = target_cluster.url("target_world", user="narrow", password="narrow")
+    narrow = PostgresTarget(Database(url, role="target"))
+    try:
+        with pytest.raises(WrongKey, match="grant authenticated to narrow"):
+            narrow.ask([AskHelper("my_trips", ("MEMBER",))], [(SOMEBODY, [])])
+    finally:
+        narrow.close()
+        admin.query("drop role narrow")
+
+
+def test_it_asks_over_rest(world: World, serve_api: ServeApi) -> None:
+    """With a secret key, and with a token of mirror_writer."""
+    member = world.member()
+    theirs = {"id": str(message(world, member))}
+    api = serve_api(world.target)
+    secret = {"supabase_secret_key": api.secret_key}
+    writer = {
+        "supabase_publishable_key": api.publishable_key,
+        "writer_token": api.token(role="mirror_writer"),
+    }
+    for keys in (secret, writer):
+        settings = load_settings(
+            primary_database_url=world.primary.url, supabase_url=api.url, **keys
+        )
+        with closing(build_drain(settings, registry)) as drain:
+            page = explain_resource(drain, TRIP, str(member.user_id), str(member.trip_id))
+            assert page.exit_code == 0, page
+            page = explain_table(drain, "chat_messages", "delete", theirs, str(member.user_id))
+            assert (page.allowed, page.steps[-1].word) == (False, Word.NO)
+            # Who asked is again who calls.
+            assert drain.target.describe().epoch == 0

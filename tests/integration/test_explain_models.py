@@ -1,0 +1,323 @@
+"""Explain and audit on another permission model: several ways, some of several rows."""
+
+import random
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from uuid import UUID
+
+import pytest
+from sqlalchemy import (
+    BigInteger,
+    Date,
+    DateTime,
+    Text,
+    Uuid,
+    column,
+    exists,
+    select,
+    table,
+    union_all,
+)
+
+from mirror.assembly import build_drain
+from mirror.config import load_settings
+from mirror.devstack import PostgresCluster
+from mirror.drain import Drain
+from mirror.explain import Page, audit, explain_resource, question_about
+from mirror.explain.dropped import dropped
+from mirror.grants import Given, Helper, Look, Of, Question, Way
+from mirror.mapping import Column, Mapping, Query, Reference
+from mirror.migrations import upgrade
+from mirror.orders import resync
+from mirror.postgres import Database
+from mirror.reconcile.drift import Direction
+from mirror.registry import Registry
+from tests.fix_databases import TestDatabase
+
+_people = table(
+    "people", column("id", BigInteger), column("user_id", Uuid), column("left_on", Date)
+)
+_jobs = table(
+    "jobs",
+    column("person_id", BigInteger),
+    column("number", BigInteger),
+    column("role_id", BigInteger),
+)
+_rights = table("rights", column("role_id", BigInteger), column("name", Text))
+_loans = table("loans", column("user_id", Uuid), column("name", Text), column("until", DateTime))
+
+jobs = Mapping(
+    name="jobs",
+    table="jobs",
+    key=("person_id", "number"),
+    columns=(
+        Column("person_id", "bigint"),
+        Column("number", "bigint"),
+        Column("user_id", "uuid"),
+        Column("role_id", "bigint"),
+    ),
+    query=select(_jobs.c.person_id, _jobs.c.number, _people.c.user_id, _jobs.c.role_id)
+    .join(_people, _people.c.id == _jobs.c.person_id)
+    .where(_people.c.left_on.is_(None)),
+    references=(Reference("person_id", "bigint", table="people"),),
+)
+rights = Mapping(
+    name="rights",
+    table="rights",
+    key=("role_id", "name"),
+    columns=(Column("role_id", "bigint"), Column("name", "text")),
+    query=select(_rights.c.role_id, _rights.c.name),
+)
+loans = Mapping(
+    name="loans",
+    table="loans",
+    key=("user_id", "name"),
+    columns=(
+        Column("user_id", "uuid"),
+        Column("name", "text"),
+        Column("until", "timestamptz"),
+    ),
+    query=select(_loans.c.user_id, _loans.c.name, _loans.c.until),
+    expires="until",
+)
+
+
+@dataclass(frozen=True)
+class Rights:
+    """By one's job's role, or lent for a while."""
+
+    def ddl(self, _registry: Registry) -> list[str]:
+        """Return the helper."""
+        return [
+            """\
+create or replace function mirror.has_right(name text) returns boolean
+language sql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select from public.jobs as j join public.rights as r on r.role_id = j.role_id
+    where j.user_id = (select auth.uid()) and r.name = $1
+  ) or exists (
+    select from public.loans as l
+    where l.user_id = (select auth.uid()) and l.name = $1 and (l.until is null or l.until > now())
+  )
+$$;""",
+            "grant execute on function mirror.has_right(text) to authenticated;",
+        ]
+
+    def questions(self, _registry: Registry) -> tuple[Question, ...]:
+        """Return the only one."""
+        by_job = Way(
+            (
+                Look("jobs", {"user_id": Given.USER}),
+                Look("rights", {"role_id": Of(0, "role_id"), "name": Given.RESOURCE}),
+            ),
+            level="has",
+        )
+        lent = Way((Look("loans", {"user_id": Given.USER, "name": Given.RESOURCE}),), level="has")
+        return (
+            Question(
+                noun="right",
+                via="rights",
+                levels=("has",),
+                ways=(by_job, lent),
+                helpers=(Helper("has_right", (), "has", each=True),),
+            ),
+        )
+
+
+registry = Registry("hospital", [jobs, rights, loans], access=[Rights()])
+RIGHT = question_about(registry, "right")
+NURSE, DOCTOR, GUEST, IDLE, GONE = (str(UUID(int=number << 124)) for number in (1, 4, 7, 10, 13))
+
+TABLES = """
+create table people (id bigint primary key, user_id uuid, left_on date);
+create table jobs (person_id bigint, number bigint, role_id bigint);
+create table rights (role_id bigint, name text);
+create table loans (user_id uuid, name text, until timestamptz);
+"""
+
+
+@dataclass
+class Hospital:
+    """Both databases, and a worker."""
+
+    primary: TestDatabase
+    target: TestDatabase
+    drain: Drain
+
+    def explain(self, user: str, right: str) -> Page:
+        """Ask about a right."""
+        return explain_resource(self.drain, RIGHT, user, right)
+
+    def mirror(self) -> None:
+        """Mirror everything."""
+        resync(self.drain.queue, registry, [])
+        assert self.drain.run().failed == 0
+
+
+@pytest.fixture(scope="module")
+def hospital(
+    primary_cluster: PostgresCluster, target_cluster: PostgresCluster, project_template: str
+) -> Iterator[Hospital]:
+    """Two roles, five people."""
+    primary_cluster.create_database("primary_hospital")
+    target_cluster.create_database("target_hospital", template=project_template, owner="postgres")
+    primary = TestDatabase(primary_cluster.url("primary_hospital"))
+    target = TestDatabase(target_cluster.url("target_hospital", user="postgres"))
+    primary.query(TABLES)
+    with primary.migrating() as connection:
+        upgrade(connection)
+    with target.migrating() as connection:
+        upgrade(connection, "supabase", registry)
+    primary.query(
+        "insert into people select n, u::uuid, d::date"
+        " from unnest(%s::int[], %s::text[], %s::text[]) as x (n, u, d)",
+        [1, 2, 3, 4, 5],
+        [NURSE, DOCTOR, GUEST, IDLE, GONE],
+        [None, None, None, None, "2020-01-01"],
+    )
+    primary.query(
+        "insert into jobs values (1, 1, 1), (2, 1, 1), (2, 2, 2), (4, 1, null), (5, 1, 2);"
+        "insert into rights values (1, 'read'), (2, 'prescribe')"
+    )
+    primary.query(
+        "insert into loans values (%s, 'read', '2020-01-01'), (%s, 'prescribe', 'infinity')",
+        GUEST,
+        NURSE,
+    )
+    settings = load_settings(primary_database_url=primary.url, supabase_db_url=target.url)
+    with closing(build_drain(settings, registry)) as drain:
+        made = Hospital(primary, target, drain)
+        made.mirror()
+        yield made
+    primary_cluster.drop_database("primary_hospital")
+    target_cluster.drop_database("target_hospital")
+
+
+@pytest.mark.parametrize(
+    ("user", "right", "says"),
+    [
+        (NURSE, "read", None),
+        (NURSE, "prescribe", None),
+        (DOCTOR, "prescribe", None),
+        (DOCTOR, "operate", "rights: Not in the primary's rows: rights has no such row."),
+        (GUEST, "read", "until is past"),
+        (GUEST, "operate", "people has it, but jobs has no row for which"),
+        (IDLE, "read", "a row of rights is found by role_id, name, and one of them is NULL"),
+        (
+            GONE,
+            "prescribe",
+            "people has it, but the query drops it: not true is people.left_on IS NULL",
+        ),
+    ],
+)
+def test_the_way_that_grants_is_followed_else_the_one_that_gets_farthest(
+    hospital: Hospital, user: str, right: str, says: str | None
+) -> None:
+    """By a role, on loan, and not."""
+    page = hospital.explain(user, right)
+    if says is None:
+        assert page.exit_code == 0, page
+    else:
+        assert page.first is not None
+        assert page.first.name == "primary"
+        assert says in page.first.says
+        # What became of the other way is said beside it.
+        assert any(line.startswith("nor by ") for line in page.first.details)
+
+
+def test_each_row_of_a_way_is_followed(hospital: Hospital) -> None:
+    """The right was taken from the role by hand; the job is as it was."""
+    hospital.target.query("delete from rights where name = 'prescribe'")
+    page = hospital.explain(DOCTOR, "prescribe")
+    hospital.mirror()
+    assert page.first is not None
+    assert page.first.name == "target row"
+    assert page.first.says.startswith("rights: Missing")
+    names = [step.name for step in page.steps]
+    assert names == [
+        "user",
+        *("primary",) * 2,
+        *("events",) * 2,
+        *("ledger",) * 2,
+        *("target row",) * 2,
+        "decision",
+    ]
+
+
+def test_an_over_grant_is_followed_along_what_the_target_has(hospital: Hospital) -> None:
+    """A job that somebody planted."""
+    hospital.target.query("insert into jobs values (9, 1, %s, 2)", GUEST)
+    page = hospital.explain(GUEST, "prescribe")
+    found = audit(hospital.drain, RIGHT, 60, random.Random(2))
+    hospital.target.query("delete from jobs where user_id = %s", GUEST)
+    assert (page.wanted, page.allowed) == (False, True)
+    assert page.first is not None
+    assert page.first.says == "jobs: Somebody inserted the row by hand."
+    assert {(one.direction, one.user, one.resource) for one in found.mismatches} == {
+        (Direction.OVER, GUEST, "prescribe")
+    }
+
+
+def test_an_audit_asks_about_every_way(hospital: Hospital) -> None:
+    """Nothing is found where both agree."""
+    found = audit(hospital.drain, RIGHT, 60, random.Random(2))
+    assert (found.mismatches, found.under_way) == ([], 0)
+    # The nurse's two rights, the doctor's two.
+    assert found.granted == 4
+
+
+def _left(query: Query) -> Mapping:
+    return Mapping(
+        name="left",
+        table="left",
+        key=("user_id",),
+        columns=(Column("user_id", "uuid"),),
+        query=query,
+    )
+
+
+_BASE = select(_people.c.user_id)
+
+
+@pytest.mark.parametrize(
+    ("query", "user", "says"),
+    [
+        (_BASE.where(_people.c.left_on.is_(None)), GONE, ["not true is people.left_on IS NULL"]),
+        (_BASE.where(_people.c.left_on.is_(None)), str(UUID(int=7)), ["people has no such row"]),
+        (
+            _BASE.join(_jobs, _jobs.c.person_id == _people.c.id),
+            GUEST,
+            ["people has it, but jobs has no row for which jobs.person_id = people.id"],
+        ),
+        (
+            # As an old join, with a condition on the other table.
+            _BASE.where(_jobs.c.person_id == _people.c.id, _jobs.c.role_id == 7),
+            NURSE,
+            ["not true is jobs.role_id = 7"],
+        ),
+        (
+            _BASE.where(exists().where(_loans.c.user_id == _people.c.user_id)),
+            DOCTOR,
+            ["not true is EXISTS"],
+        ),
+        (
+            union_all(
+                _BASE.where(_people.c.id > 100),
+                select(_loans.c.user_id).where(_loans.c.name == "50%"),
+            ),
+            GUEST,
+            ["not true is people.id > 100", "not true is loans.name = '50%'"],
+        ),
+    ],
+)
+def test_what_drops_a_row_is_told_of_each_kind_of_query(
+    hospital: Hospital, query: Query, user: str, says: list[str]
+) -> None:
+    """Filters, joins, subqueries, and each part of a union."""
+    with closing(Database(hospital.primary.url, role="primary")) as database:
+        found = [str(part) for part in dropped(database, _left(query), {"user_id": user})]
+    assert len(found) == len(says)
+    for part, wanted in zip(found, says, strict=True):
+        assert wanted in part

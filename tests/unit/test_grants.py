@@ -1,0 +1,102 @@
+"""What rows grant, and how PostgreSQL combines policies."""
+
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import DateTime, Text, column, select, table
+
+from mappings.trips import registry, trip_memberships, trips
+from mirror.grants import dormant, questions
+from mirror.mapping import Column, Mapping, Readable
+from mirror.targets.asking import Policy, Told
+
+pytestmark = pytest.mark.fast
+
+TRIP = questions(registry)["trip"]
+ROW: dict[str, str | None] = {"trip_id": "1", "user_id": "2", "role": "ADMIN", "status": "ACTIVE"}
+
+_passes = table("passes", column("id", Text), column("until", DateTime))
+EXPIRING = Mapping(
+    name="passes",
+    table="passes",
+    key=("id",),
+    columns=(Column("id", "text"), Column("until", "timestamptz")),
+    query=select(_passes.c.id, _passes.c.until),
+    expires="until",
+)
+
+
+def test_a_role_includes_those_before_it() -> None:
+    """An admin is a member."""
+    assert TRIP.grant(TRIP.ways[0], 0, trip_memberships, ROW).levels == {"MEMBER", "ADMIN"}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"status": "INVITED"}, "status is INVITED, and only ACTIVE counts"),
+        ({"status": None}, "status is None, and only ACTIVE counts"),
+        ({"role": "KING"}, "its level is KING, which is none of MEMBER, ADMIN, OWNER"),
+    ],
+)
+def test_what_grants_nothing_says_why(change: dict[str, str | None], says: str) -> None:
+    """With the value that decides."""
+    grant = TRIP.grant(TRIP.ways[0], 0, trip_memberships, {**ROW, **change})
+    assert (grant.levels, grant.reason) == (frozenset(), says)
+
+
+@pytest.mark.parametrize(
+    ("until", "counts"),
+    [
+        (None, True),
+        ("infinity", True),
+        ("12024-01-01 00:00:00+00", True),
+        ("2999-01-01 00:00:00.5+00", True),
+        ("2001-01-01 00:00:00+00", False),
+        ("-infinity", False),
+        ("0044-03-15 12:00:00+00 BC", False),
+    ],
+)
+def test_a_row_counts_until_it_expires(until: str | None, counts: bool) -> None:  # noqa: FBT001
+    """Whatever moment PostgreSQL can print."""
+    assert (dormant(EXPIRING, {"id": "1", "until": until}) is None) is counts
+
+
+def test_a_policy_is_known_by_the_helper_that_it_asks() -> None:
+    """And by nothing else."""
+    assert TRIP.reads(trip_memberships) == ("trip_id", "MEMBER")
+    assert TRIP.reads(trips) == ("id", "MEMBER")
+    assert TRIP.reads(replace(trips, readable=Readable(("id",), "true"))) is None
+    assert TRIP.reads(replace(trips, readable=None)) is None
+
+
+def policies(**holds: bool | None) -> Told:
+    """Return an answer: names say what for, and whether a policy restricts."""
+    return Told(
+        policies=tuple(
+            Policy(name, name.split("_")[0], not name.endswith("_restricts"), held)
+            for name, held in holds.items()
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("told", "verb", "passes"),
+    [
+        (policies(), "select", False),
+        (policies(select=True), "select", True),
+        (policies(all=True), "insert", True),
+        (policies(select_1=False, select_2=True), "select", True),
+        (policies(select=True, select_restricts=False), "select", False),
+        (policies(select_restricts=True), "select", False),
+        (policies(select=None), "select", False),
+        # Whoever changes a row has to see it.
+        (policies(update=True), "update", False),
+        (policies(update=True, select=True), "update", True),
+        (policies(select=True), "delete", False),
+        (replace(policies(), active=False), "delete", True),
+    ],
+)
+def test_policies_combine_as_they_do_in_the_database(told: Told, verb: str, passes: bool) -> None:  # noqa: FBT001
+    """One of the permissive ones, and each of the restrictive ones."""
+    assert told.passes(verb) is passes
