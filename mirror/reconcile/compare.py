@@ -18,6 +18,7 @@ from mirror.mapping import Mapping
 from mirror.reconcile.clauses import lowest
 from mirror.reconcile.pieces import pieces
 from mirror.reconcile.primary import Primary
+from mirror.reconcile.survey import FEWEST, RANGES, Surveyed, survey
 from mirror.targets.base import Target
 from mirror.targets.reading import Digest, Hashing, KeyRange
 
@@ -53,6 +54,8 @@ class Comparison:
         chunk_rows: int = 10_000,
         leaf: int = LEAF,
         bulk: int = BULK,
+        survey_from: int = FEWEST,
+        ranges: int = RANGES,
         tick: Callable[[float], object] = lambda _: None,
     ) -> None:
         self.primary = primary
@@ -68,6 +71,8 @@ class Comparison:
         """Rows of the target, likewise."""
         self.moved = 0
         """Characters that went to the target and came back."""
+        self._survey_from = survey_from
+        self._ranges = ranges
         self._tick = tick
 
     def suspects(self, start: Key | None = None) -> Iterator[set[Key] | Missing]:
@@ -75,8 +80,32 @@ class Comparison:
 
         `tick` is called between chunks, with the seconds that the target took for one.
         """
+        found = None if start else self._survey()
+        if found is not None:
+            for within in found.differing:
+                mine = self.primary.digest(self.mapping, self.hashing, within)
+                (theirs,) = self._target_digests([within], self._limit)
+                yield from self._whole(mine, theirs)
+                self._tick(0.0)
+            return
+        yield from self._through(start or lowest(self.mapping))
+
+    def _survey(self) -> Surveyed | None:
+        rows = self.primary.estimate(self.mapping)
+        if rows < self._survey_from:
+            return None
+        found = survey(
+            self.primary, self.target, self.mapping, self.hashing, rows, size=self._ranges
+        )
+        if found is not None:
+            self.rows, self.theirs = found.rows, found.theirs
+            self._tick(found.seconds)
+        return found
+
+    def _through(self, start: Key) -> Iterator[set[Key] | Missing]:
+        """Yield what differs, chunk by chunk."""
         with ThreadPoolExecutor(1, "mirror-target") as beside:
-            at: Key | None = start or lowest(self.mapping)
+            at: Key | None = start
             mine = self._chunk(at) if at else None
             while mine is not None:
                 began = time.monotonic()

@@ -118,7 +118,7 @@ class Primary:
             ),
             hash=hashed(hashing, row(mapping)),
             order=order(mapping),
-            query=self._desired(mapping),
+            query=self.desired(mapping),
             condition=condition,
             limit=sql.Literal(limit),
         ), parameters
@@ -136,7 +136,7 @@ class Primary:
                 sql.SQL("select {keys}, {hash} from ({query}) as q where {condition}").format(
                     keys=sql.SQL(", ").join(keys(mapping)),
                     hash=hashed(hashing, row(mapping)),
-                    query=self._desired(mapping),
+                    query=self.desired(mapping),
                     condition=condition,
                 )
             )
@@ -157,7 +157,7 @@ class Primary:
             " (select {keys} from ({query}) as q order by {reverse} limit 1)"
         ).format(
             keys=sql.SQL(", ").join(keys(mapping)),
-            query=self._desired(mapping),
+            query=self.desired(mapping),
             order=order(mapping),
             reverse=order(mapping, " desc"),
         )
@@ -175,7 +175,7 @@ class Primary:
             parts.append(
                 sql.SQL("(select {} from ({}) as q where {} order by {} limit 1)").format(
                     sql.SQL(", ").join(keys(mapping)),
-                    self._desired(mapping),
+                    self.desired(mapping),
                     condition,
                     order(mapping),
                 )
@@ -192,12 +192,21 @@ class Primary:
             "select {values} from ({query}) as q where {condition} order by {order} limit {limit}"
         ).format(
             values=values,
-            query=self._desired(mapping),
+            query=self.desired(mapping),
             condition=condition,
             order=order(mapping),
             limit=sql.Literal(limit),
         )
         return self._execute(statement, parameters)
+
+    def read(self, mapping: Mapping, statement: sql.Composed, parameters: list[Any]) -> list[Any]:
+        """Return a statement's rows; it reads the mapping's.
+
+        Raises:
+            Unreadable: it fails, whatever the range.
+        """
+        with self._reading(mapping):
+            return self._execute(statement, parameters)
 
     @contextmanager
     def _reading(self, mapping: Mapping) -> Iterator[None]:
@@ -214,7 +223,7 @@ class Primary:
         self.moved += sum(len(str(value)) for row in found for value in row)
         return found
 
-    def _desired(self, mapping: Mapping) -> sql.Composed:
+    def desired(self, mapping: Mapping) -> sql.Composed:
         """Return the mapping's query without the rows whose parents are not mirrored."""
         types = {column.name: column.type for column in mapping.columns}
         conditions = []
@@ -228,7 +237,7 @@ class Primary:
                     "select from ({query}) as p where p.{key}::{kind} = d.{column}::{kind}))"
                 ).format(
                     column=sql.Identifier(parent.column),
-                    query=self._desired(other),
+                    query=self.desired(other),
                     key=sql.Identifier(other.key[0]),
                     kind=sql.SQL(types[parent.column]),
                 )

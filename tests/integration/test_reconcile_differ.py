@@ -70,6 +70,10 @@ class Side:
 class Ours(Side):
     """Stands in for the primary."""
 
+    def estimate(self, _mapping: object) -> int:
+        """Return too few rows to survey."""
+        return len(self.rows)
+
     def chunk(self, _mapping: object, _hashing: object, start: Key, rows: int) -> Digest:
         """Return the first rows."""
         numbers = self.inside(KeyRange(start))
@@ -264,7 +268,8 @@ def test_on_two_servers_the_difference_is_found_and_gone_after_its_repair(
     } | set(strays)
     mapping = drain.registry["things"]
     source = Primary(drain.registry, drain.source)
-    for chunk_rows in (3, 1000):
+    # Chunk by chunk, in one, and after a survey.
+    for chunk_rows, survey_from in ((3, 10**9), (1000, 10**9), (1000, 1)):
         comparison = Comparison(
             source,
             drain.target,
@@ -273,6 +278,8 @@ def test_on_two_servers_the_difference_is_found_and_gone_after_its_repair(
             chunk_rows=chunk_rows,
             leaf=2,
             bulk=5,
+            survey_from=survey_from,
+            ranges=4,
         )
         found = found_by(comparison, source)
         assert {(place, int(number)) for place, number in found} == expected
