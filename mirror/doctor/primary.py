@@ -1,0 +1,267 @@
+"""The primary: what is asked of it, and whether the mappings still fit it."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import psycopg
+from psycopg import sql
+
+from mirror.access import Membership
+from mirror.doctor.findings import Finding, finding
+from mirror.errors import MirrorError
+from mirror.mapping import Mapping
+from mirror.postgres import Database, translate
+from mirror.registry import Registry
+from mirror.source import Source
+from mirror.sql import identifier
+
+_SERVER = """
+select current_setting('server_version_num')::integer, pg_is_in_recovery(),
+  extract(epoch from clock_timestamp())::float8
+"""
+
+# Whatever keeps vacuum from removing what died since it began. Sessions of other roles show
+# nothing of themselves to a role that is no member of pg_read_all_stats.
+_OPEN = """
+select format('session %s of role %s (%s)', pid, usename, coalesce(state, backend_type)),
+  extract(epoch from now() - xact_start)::float8, format('select pg_terminate_backend(%s);', pid)
+from pg_stat_activity
+where datname = current_database() and pid <> pg_backend_pid()
+  and backend_type <> 'autovacuum worker' and coalesce(backend_xmin, backend_xid) is not null
+  and xact_start is not null
+union all
+select format('prepared transaction %L', gid), extract(epoch from now() - prepared)::float8,
+  format('rollback prepared %L;', gid)
+from pg_prepared_xacts
+where database = current_database()
+union all
+select format('replication slot %I, which nobody uses,', slot_name), null,
+  format('select pg_drop_replication_slot(%L);', slot_name)
+from pg_replication_slots
+where not active and xmin is not null
+"""
+
+_HISTORY = "select name, checksum from mirror.migrations"
+
+_TRIGGERS = """
+select s.name, t.tgname::text, t.tgenabled::text
+from unnest(%s::text[]) as s (name)
+left join pg_trigger as t on t.tgrelid = to_regclass(s.name) and not t.tgisinternal
+where to_regclass(s.name) is not null
+"""
+
+_TYPES = """
+select t.oid, format_type(t.oid, null),
+  array(select e.enumlabel::text from pg_enum as e where e.enumtypid = t.oid)
+from pg_type as t
+where t.oid = any(%s::oid[])
+"""
+
+_SAME = (
+    "select d.name, format_type(to_regtype(d.name)::oid, null) from unnest(%s::text[]) as d (name)"
+)
+
+
+@dataclass(frozen=True)
+class Open:
+    """Something that keeps vacuum from its work."""
+
+    what: str
+    seconds: float | None
+    """How long it has been open; None: that is not known."""
+    command: str
+    """What ends it."""
+
+
+@dataclass(frozen=True)
+class SourceColumn:
+    """A column of a mapping's query, as the primary yields it."""
+
+    type: str
+    labels: tuple[str, ...]
+    """An enum's values."""
+    declared: str | None
+    """What the primary calls the mapping's type; None: it has none."""
+
+
+@dataclass
+class Primary:
+    """What the primary says."""
+
+    version: int = 0
+    replica: bool = False
+    skew_seconds: float = 0.0
+    """How far its clock is ahead of ours."""
+    open: list[Open] = field(default_factory=list)
+    applied: dict[str, str] = field(default_factory=dict)
+    """Its migrations: checksums by name."""
+    triggers: dict[str, dict[str, str]] = field(default_factory=dict)
+    """By table as the mappings call it: pg_trigger's `tgenabled` by trigger."""
+    heartbeats: dict[str, float] | None = None
+    """Seconds since each part was last at work; None: the primary keeps none."""
+    columns: dict[str, dict[str, SourceColumn]] = field(default_factory=dict)
+    """By mapping and label."""
+    refused: dict[str, MirrorError] = field(default_factory=dict)
+    """By mapping: why its query does not run."""
+    uncastable: dict[str, list[str]] = field(default_factory=dict)
+    """By mapping: columns that cannot be read as its types."""
+
+
+def ask_server(database: Database) -> Primary:
+    """Return what the server says of itself, whether or not it was migrated.
+
+    Raises:
+        MirrorError: it does not answer.
+    """
+    began = time.time()
+    version, replica, now = database.execute(_SERVER)[0]
+    opened = [Open(*row) for row in database.execute(_OPEN)]
+    return Primary(version, replica, now - (began + time.time()) / 2, opened)
+
+
+def ask_history(primary: Primary, database: Database, registry: Registry) -> None:
+    """Add what our own tables say, and which triggers there are.
+
+    Raises:
+        MirrorError: they are not there, or may not be read.
+    """
+    primary.applied = dict(database.execute(_HISTORY))
+    tables = {identifier(*table.split(".", 1)): table for table in registry.effects}
+    for name, trigger, enabled in database.execute(_TRIGGERS, [list(tables)]):
+        primary.triggers.setdefault(tables[name], {}).update({trigger: enabled} if trigger else {})
+    if database.execute("select to_regclass('mirror.heartbeats') is not null")[0][0]:
+        primary.heartbeats = dict(
+            database.execute(
+                "select name, extract(epoch from now() - seen_at)::float8 from mirror.heartbeats"
+            )
+        )
+
+
+def ask_columns(primary: Primary, source: Source, registry: Registry) -> None:
+    """Add what each mapping's query yields; no row of it is read."""
+    database = source.database
+    for mapping in registry:
+        query, values = source.query(mapping)
+        plain = sql.SQL(", ").join(
+            sql.SQL("q.{}").format(sql.Identifier(name)) for name, _ in mapping.row_layout
+        )
+        try:
+            primary.columns[mapping.name] = _describe(database, mapping, _none_of(plain, query))
+            with_types = _none_of(values, query)
+        except MirrorError as error:
+            primary.refused[mapping.name] = error
+            continue
+        try:
+            database.execute(with_types, [0])
+        except MirrorError:
+            primary.uncastable[mapping.name] = [
+                name
+                for name, kind in mapping.row_layout
+                if not _casts(database, primary.columns[mapping.name][name].type, kind)
+            ]
+
+
+def _none_of(values: sql.Composed, query: sql.SQL) -> sql.Composed:
+    return sql.SQL("select {} from ({}) as q limit %s").format(values, query)
+
+
+def _describe(
+    database: Database, mapping: Mapping, statement: sql.Composed
+) -> dict[str, SourceColumn]:
+    try:
+        described = database.connection.execute(statement, [0]).description or []
+    except psycopg.Error as error:
+        raise translate(error, database.role) from None
+    types = {
+        oid: (name, tuple(labels))
+        for oid, name, labels in database.execute(_TYPES, [[c.type_code for c in described]])
+    }
+    declared = dict(database.execute(_SAME, [[kind for _, kind in mapping.row_layout]]))
+    return {
+        name: SourceColumn(*types[column.type_code], declared=declared[kind])
+        for (name, kind), column in zip(mapping.row_layout, described, strict=True)
+    }
+
+
+def _casts(database: Database, kind: str, wanted: str) -> bool:
+    try:
+        # Types as the server and the declarations spell them: a developer's words.
+        database.execute(f"select null::{kind}::{wanted}::text")
+    except MirrorError:
+        return False
+    return True
+
+
+# What loses nothing and always fits, beside text, which takes everything.
+_WIDER = {
+    ("smallint", "integer"),
+    ("smallint", "bigint"),
+    ("integer", "bigint"),
+    ("smallint", "numeric"),
+    ("integer", "numeric"),
+    ("bigint", "numeric"),
+    ("real", "double precision"),
+    ("json", "jsonb"),
+    ("date", "timestamp without time zone"),
+    ("date", "timestamp with time zone"),
+}
+_TEXT = {"text", "character varying"}
+
+
+def check_columns(primary: Primary, registry: Registry) -> Iterator[Finding]:
+    """Say which mappings do not fit the primary's tables any more."""
+    for mapping in registry:
+        refused = primary.refused.get(mapping.name)
+        if refused is not None:
+            yield finding(
+                "source-query",
+                f"mapping {mapping.name!r}: its query does not run: {refused}",
+                mapping=mapping.name,
+            )
+            continue
+        columns = primary.columns.get(mapping.name, {})
+        uncastable = primary.uncastable.get(mapping.name, [])
+        for name, kind in mapping.row_layout:
+            if name not in columns:
+                continue
+            have = columns[name]
+            if name in uncastable:
+                code = "source-type"
+            elif (
+                have.type != have.declared
+                and have.declared not in _TEXT
+                and (have.type, have.declared) not in _WIDER
+            ):
+                code = "source-cast"
+            else:
+                continue
+            what = f"mapping {mapping.name!r}: column {name} is {have.type} there, {kind} here"
+            yield finding(code, what, mapping=mapping.name)
+        yield from _check_labels(mapping, columns)
+    yield from _check_roles(primary, registry)
+
+
+def _check_labels(mapping: Mapping, columns: dict[str, SourceColumn]) -> Iterator[Finding]:
+    for name, values in sorted(mapping.active.items()):
+        labels = columns[name].labels if name in columns else ()
+        for value in sorted(values.difference(labels)) if labels else ():
+            what = f"mapping {mapping.name!r}: {name} = {value!r} is none of {_listed(labels)}"
+            yield finding("enum-label", what, mapping=mapping.name)
+
+
+def _check_roles(primary: Primary, registry: Registry) -> Iterator[Finding]:
+    for access in registry.access:
+        if isinstance(access, Membership):
+            column = primary.columns.get(access.mapping, {}).get(access.role)
+            for label in column.labels if column is not None else ():
+                if label not in access.levels:
+                    what = (
+                        f"mapping {access.mapping!r}: role {label!r} is none of the levels"
+                        f" {_listed(access.levels)}"
+                    )
+                    yield finding("role-unknown", what, mapping=access.mapping)
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(names)
