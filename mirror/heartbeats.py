@@ -14,9 +14,10 @@ _SECONDS = 60.0
 
 # Not by each of many workers.
 _NOTE = """
-insert into mirror.heartbeats as h (name) values (%s)
+insert into mirror.heartbeats as h (name) values ({})
 on conflict (name) do update set seen_at = now()
 where h.seen_at < now() - interval '50 seconds'
+returning name
 """
 
 
@@ -41,4 +42,5 @@ class Heartbeat:
             return
         self._noted_at = now
         with suppress(Permanent):
-            database.execute(_NOTE, [self.part])
+            # With its bound in time: whoever locks the row must not hold up the events.
+            database.call(_NOTE, [self.part])

@@ -20,6 +20,16 @@ class Break(NamedTuple):
 
 PRIMARY = [
     Break(
+        "primary-not-migrated",
+        "mirror.migrations",
+        "drop schema mirror cascade",
+    ),
+    Break(
+        "primary-refused",
+        "checksum",
+        "alter table mirror.migrations rename column checksum to changed",
+    ),
+    Break(
         "primary-behind",
         "0001_outbox",
         "update mirror.migrations set checksum = 'x' where name = '0001_outbox'",
@@ -142,6 +152,16 @@ PRIMARY = [
 ]
 
 TARGET = [
+    Break(
+        "target-not-migrated",
+        'schema "mirror" does not exist',
+        "drop schema mirror cascade",
+    ),
+    Break(
+        "target-refused",
+        "horizon",
+        "alter table mirror.state rename column horizon to line",
+    ),
     Break(
         "target-behind",
         "0001_engine",
@@ -355,6 +375,11 @@ TARGET = [
         "policy-missing",
         "realtime.messages has no policy mirror_trips_insert",
         "drop policy mirror_trips_insert on realtime.messages",
+    ),
+    Break(
+        "guard-trigger-missing",
+        "public.trip_memberships lacks, or has disabled, mirror_trips_told_delete",
+        "alter table trip_memberships disable trigger mirror_trips_told_delete",
     ),
     Break(
         "policy-permissive",

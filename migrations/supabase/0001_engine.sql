@@ -783,6 +783,11 @@ as $$
     from pg_constraint as c
     -- A partition's copy of a key says nothing that its parent's does not.
     where c.contype = 'f' and c.conparentid = 0
+  ), words as (
+    -- What can be told from a function's text: nothing records what it refers to.
+    select lower(c.relname) as word from asked join pg_class as c on c.oid = asked.oid
+    union
+    select lower(a.name) from asked join columns as a on a.relation = asked.oid
   ), conditions as (
     select oid, polrelid, concat(polqual, polwithcheck) as tree from pg_policy
   ), reached as (
@@ -848,6 +853,11 @@ as $$
             join pg_attribute as a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
             where i.indrelid = c.oid and i.indisvalid and i.indpred is null
           ),
+          'triggers', (
+            select coalesce(jsonb_agg(t.tgname::text order by t.tgname), '[]')
+            from pg_trigger as t
+            where t.tgrelid = c.oid and not t.tgisinternal and t.tgenabled <> 'D'
+          ),
           'references', (
             select coalesce(jsonb_agg(jsonb_build_object(
               'name', l.name, 'table', l.confrelid::regclass::text, 'columns', l.columns,
@@ -893,7 +903,12 @@ as $$
         ),
         'calls', (
           select coalesce(jsonb_agg(jsonb_build_object(
-            'name', f.oid::regprocedure::text, 'source', f.prosrc
+            'name', f.oid::regprocedure::text,
+            'words', array(
+              select distinct lower(word[1])
+              from regexp_matches(f.prosrc, '\w+', 'g') as word
+              where lower(word[1]) in (select word from words)
+            )
           ) order by f.oid), '[]')
           from reached as r
           join pg_proc as f on f.oid = r.what

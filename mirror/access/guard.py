@@ -119,27 +119,20 @@ class Guard:
         extra = [column for verb in self.verbs.values() for column in verb.columns]
         for column in (*extra, *([self.expires] if self.expires else [])):
             wanted.setdefault(column, None)
+        indexed = [(self.sql_name, self.on)]
+        if Own() in rules:
+            # Not narrowed down by anything else.
+            indexed.append((self.sql_name, self.owner))
+        parent = self.parent(registry)
+        if parent is not None:
+            indexed.append((parent.sql_name, self.key))
         lines = [
             f"select mirror.check_guarded({literal(registry.name)}, {literal(self.sql_name)},",
             f"  {literal(json.dumps(wanted))}",
             ");",
-            *(
-                f"select mirror.add_index({literal(one)}, {literal(col)});"
-                for one, col in self.indexed(registry)
-            ),
+            *(f"select mirror.add_index({literal(one)}, {literal(col)});" for one, col in indexed),
         ]
         return ["\n".join(lines)]
-
-    def indexed(self, registry: Registry) -> list[tuple[str, str]]:
-        """Return (table as in SQL, column) of each column that the policies look rows up by."""
-        found = [(self.sql_name, self.on)]
-        if any(Own() in verb.rules for verb in self.verbs.values()):
-            # Not narrowed down by anything else.
-            found.append((self.sql_name, self.owner))
-        parent = self.parent(registry)
-        if parent is not None:
-            found.append((parent.sql_name, self.key))
-        return found
 
     def ddl(self, registry: Registry) -> list[str]:
         """Return the block that opens the table to authenticated as far as declared."""

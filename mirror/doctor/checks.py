@@ -28,9 +28,9 @@ class Check:
 
     @property
     def written(self) -> str:
-        """The remedy for no thing in particular: `create index on <table> (<column>)`."""
+        """The remedy for no thing in particular: `create index on TABLE (COLUMN)`."""
         names = {name for _, name, *_ in string.Formatter().parse(self.remedy) if name}
-        return self.remedy.format(**{name: f"<{name}>" for name in names})
+        return self.remedy.format(**{name: name.upper() for name in names})
 
 
 def _error(wrong: str, remedy: str) -> Check:
@@ -92,7 +92,11 @@ CHECKS: dict[str, Check] = {
     "key-refused": _error(
         "the target's API refuses the key", "Take a key of the project that SUPABASE_URL names."
     ),
-    "target-not-migrated": _error("the target lacks the mirror", "Run `mirror migrate supabase`."),
+    "target-not-migrated": _error(
+        "the target lacks the mirror, or a function of it",
+        "Run `mirror migrate supabase`; if that finds nothing to do, `mirror migrate supabase --sql"
+        ' | psql -1 "$SUPABASE_DB_URL"`.',
+    ),
     "target-version": _error(
         "the target's PostgreSQL is older than 15", "Upgrade the project in its dashboard."
     ),
@@ -220,6 +224,10 @@ CHECKS: dict[str, Check] = {
         "a declared policy is gone, so clients are refused",
         "Run `mirror migrate supabase --guards`; for a mirrored table, run"
         ' `mirror ddl supabase | psql -1 "$SUPABASE_DB_URL"`.',
+    ),
+    "guard-trigger-missing": _error(
+        "a trigger of the guards is gone or disabled, so nobody is told, or columns stand open",
+        "Run `mirror migrate supabase --guards`.",
     ),
     "policy-permissive": _error(
         "a mirrored or guarded table has another permissive policy: policies are alternatives, so"

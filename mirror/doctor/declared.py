@@ -1,7 +1,7 @@
 """What the declarations say of the target, in the words of its catalogs.
 
-Policies and functions are taken from the SQL that the declarations print, so that every kind of
-access and guard counts, whoever wrote it.
+Policies, triggers, indexes and functions are taken from the SQL that the declarations print, so
+that every kind of access and guard counts, whoever wrote it.
 """
 
 import re
@@ -11,7 +11,7 @@ from functools import cached_property
 
 from mirror.access import Guard
 from mirror.access.rules import VERBS
-from mirror.ddl import guards_sql
+from mirror.ddl import guards_sql, model_sql
 from mirror.mapping import Mapping
 from mirror.migrations import migrations
 from mirror.registry import Registry
@@ -19,7 +19,12 @@ from mirror.sql import identifier
 from mirror.targets.catalog import Catalog, Table
 
 _NAME = r'(?:"(?:[^"]|"")+"|[\w$])+'
-_POLICY = re.compile(rf"create policy ({_NAME}) on ({_NAME}(?:\.{_NAME})?) ")
+_TABLE = rf"{_NAME}(?:\.{_NAME})?"
+_POLICY = re.compile(rf"create policy ({_NAME}) on ({_TABLE}) ")
+_TRIGGER = re.compile(
+    rf"create (?:or replace )?trigger ({_NAME})\s+(?:before|after)[^;]*?\son ({_TABLE})"
+)
+_INDEX = re.compile(r"select mirror\.add_index\('([^']+)', '([^']+)'\);")
 _FUNCTION = re.compile(rf"create or replace function ({_NAME}\.{_NAME})\s*\(")
 _EXECUTE = re.compile(r"grant execute on function([^;]*?)to authenticated;")
 
@@ -102,12 +107,37 @@ class Declared:
         granted = " ".join(_EXECUTE.findall(printed))
         return {name: f"{name}(" in granted for name in _FUNCTION.findall(printed)}
 
-    def _policies_on(self, table: str) -> frozenset[str]:
-        return frozenset(name.strip('"') for name, on in self._policies if on == table)
+    @cached_property
+    def triggers(self) -> list[tuple[str, str]]:
+        """The guards' triggers: (table as in SQL, trigger)."""
+        found = _TRIGGER.findall(self._guards) if self.guarded else []
+        return [(self._called(table), name.strip('"')) for name, table in found]
 
     @cached_property
-    def _policies(self) -> list[tuple[str, str]]:
-        return [(name, on) for name, on in _POLICY.findall(guards_sql(self.registry))]
+    def indexed(self) -> list[tuple[str, str]]:
+        """(table as in SQL, column) of each column that helpers, policies or scopes ask for."""
+        found = [
+            (table_of(mapping), parent.column)
+            for mapping in self.registry
+            for parent in mapping.parents
+        ]
+        found += _INDEX.findall(model_sql(self.registry))
+        found += _INDEX.findall(self._guards) if self.guarded else []
+        return list(dict.fromkeys((self._called(table), column) for table, column in found))
+
+    def _called(self, table: str) -> str:
+        """Return a table's name as the catalog has it."""
+        found = self.catalog["tables"].get(table)
+        return table if found is None else found["name"]
+
+    def _policies_on(self, table: str) -> frozenset[str]:
+        return frozenset(
+            name.strip('"') for name, on in _POLICY.findall(self._guards) if on == table
+        )
+
+    @cached_property
+    def _guards(self) -> str:
+        return guards_sql(self.registry)
 
 
 def table_of(mapping: Mapping) -> str:

@@ -38,6 +38,16 @@ from mirror.targets.catalog import Catalog
 
 _OLDEST = {"primary": 140_000, "target": 150_000}
 _DEFAULT = Limits()
+# What the migrations that are due put right.
+_IMPLIED = {
+    "table-missing",
+    "column-missing",
+    "index-missing",
+    "grant-excess",
+    "grant-missing",
+    "policy-missing",
+    "guard-trigger-missing",
+}
 
 
 @dataclass
@@ -104,7 +114,7 @@ def diagnose(settings: Settings, registry: Registry, limits: Limits = _DEFAULT) 
     found += facts.failures
     found += check_settings(settings)
     found += check_broker(settings)
-    found += _judge(facts, settings, registry, limits)
+    found += judge(facts, settings, registry, limits)
     order = list(CHECKS)
     found.sort(key=lambda f: (f.severity is not Severity.ERROR, order.index(f.code)))
     return Diagnosis(found, blind=facts.primary is None and facts.described is None)
@@ -137,11 +147,12 @@ def _ask_primary(
     return found
 
 
-def _judge(
+def judge(
     facts: Facts, settings: Settings, registry: Registry, limits: Limits
 ) -> Iterator[Finding]:
+    """Say what is wrong by what both sides said; asks nobody."""
     primary, described, catalog = facts.primary, facts.described, facts.catalog
-    model_late = False
+    late: list[str] = []
     if primary is not None:
         yield from check_server("primary", primary.version, primary.skew_seconds, limits)
         if primary.replica:
@@ -154,16 +165,21 @@ def _judge(
     if described is not None:
         yield from check_history("supabase", described.migrations, registry)
         late = late_steps("supabase", described.migrations, registry)
-        model_late = f"model_{registry.name}" in late
+    model_late = f"model_{registry.name}" in late
     yield from check_status(registry, facts.status, described, model_late=model_late)
     if catalog is not None and described is not None:
         yield from check_server("target", catalog["version"], facts.skew_seconds, limits)
         guarded = f"guards_{registry.name}" in described.migrations
-        declared = Declared(registry, catalog, guarded=guarded)
-        yield from check_tables(declared)
-        yield from Policies(declared).check()
-        yield from check_grants(declared)
-        yield from check_functions(declared)
+        for found in _judge_target(Declared(registry, catalog, guarded=guarded)):
+            if not late or found.code not in _IMPLIED:
+                yield found
+
+
+def _judge_target(declared: Declared) -> Iterator[Finding]:
+    yield from check_tables(declared)
+    yield from Policies(declared).check()
+    yield from check_grants(declared)
+    yield from check_functions(declared)
 
 
 def check_server(side: str, version: int, skew_seconds: float, limits: Limits) -> Iterator[Finding]:

@@ -4,14 +4,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import psycopg
 from psycopg import sql
 
 from mirror.access import Membership
 from mirror.doctor.findings import Finding, finding
-from mirror.errors import MirrorError
+from mirror.errors import MirrorError, Permanent
 from mirror.mapping import Mapping
-from mirror.postgres import Database, translate
+from mirror.postgres import Database
 from mirror.registry import Registry
 from mirror.source import Source
 from mirror.sql import identifier
@@ -139,7 +138,11 @@ def ask_history(primary: Primary, database: Database, registry: Registry) -> Non
 
 
 def ask_columns(primary: Primary, source: Source, registry: Registry) -> None:
-    """Add what each mapping's query yields; no row of it is read."""
+    """Add what each mapping's query yields; no row of it is read.
+
+    Raises:
+        Transient: the primary does not answer any more.
+    """
     database = source.database
     for mapping in registry:
         query, values = source.query(mapping)
@@ -149,12 +152,12 @@ def ask_columns(primary: Primary, source: Source, registry: Registry) -> None:
         try:
             primary.columns[mapping.name] = _describe(database, mapping, _none_of(plain, query))
             with_types = _none_of(values, query)
-        except MirrorError as error:
+        except Permanent as error:
             primary.refused[mapping.name] = error
             continue
         try:
             database.execute(with_types, [0])
-        except MirrorError:
+        except Permanent:
             primary.uncastable[mapping.name] = [
                 name
                 for name, kind in mapping.row_layout
@@ -169,18 +172,12 @@ def _none_of(values: sql.Composed, query: sql.SQL) -> sql.Composed:
 def _describe(
     database: Database, mapping: Mapping, statement: sql.Composed
 ) -> dict[str, SourceColumn]:
-    try:
-        described = database.connection.execute(statement, [0]).description or []
-    except psycopg.Error as error:
-        raise translate(error, database.role) from None
-    types = {
-        oid: (name, tuple(labels))
-        for oid, name, labels in database.execute(_TYPES, [[c.type_code for c in described]])
-    }
+    oids = database.column_types(statement, [0])
+    types = {oid: (name, tuple(labels)) for oid, name, labels in database.execute(_TYPES, [oids])}
     declared = dict(database.execute(_SAME, [[kind for _, kind in mapping.row_layout]]))
     return {
-        name: SourceColumn(*types[column.type_code], declared=declared[kind])
-        for (name, kind), column in zip(mapping.row_layout, described, strict=True)
+        name: SourceColumn(*types[oid], declared=declared[kind])
+        for (name, kind), oid in zip(mapping.row_layout, oids, strict=True)
     }
 
 
@@ -188,7 +185,7 @@ def _casts(database: Database, kind: str, wanted: str) -> bool:
     try:
         # Types as the server and the declarations spell them: a developer's words.
         database.execute(f"select null::{kind}::{wanted}::text")
-    except MirrorError:
+    except Permanent:
         return False
     return True
 
@@ -253,7 +250,7 @@ def _check_labels(mapping: Mapping, columns: dict[str, SourceColumn]) -> Iterato
 def _check_roles(primary: Primary, registry: Registry) -> Iterator[Finding]:
     for access in registry.access:
         if isinstance(access, Membership):
-            column = primary.columns.get(access.mapping, {}).get(access.role)
+            column = primary.columns.get(access.mapping, {}).get(str(access.role))
             for label in column.labels if column is not None else ():
                 if label not in access.levels:
                     what = (

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-from mirror.access import Membership
 from mirror.doctor.declared import Declared, Expected
 from mirror.doctor.findings import Finding, finding
 from mirror.mapping import Mapping
@@ -30,6 +29,7 @@ def check_tables(declared: Declared) -> Iterator[Finding]:
         if guarded is None and not name.startswith(("realtime.", "storage.")):
             yield finding("table-missing", f"target: guarded table {name} is gone")
     yield from _check_indexes(declared)
+    yield from _check_triggers(declared)
 
 
 def _check_columns(declared: Declared, mapping: Mapping, expected: Expected) -> Iterator[Finding]:
@@ -107,22 +107,20 @@ def _held(mapping: Mapping, expected: Expected, link: Link) -> Finding:
 
 def _check_indexes(declared: Declared) -> Iterator[Finding]:
     """Say which column that rows are looked up by no index begins with."""
-    wanted: dict[tuple[str, str], str] = {}
-    users = {a.mapping: a.user for a in declared.registry.access if isinstance(a, Membership)}
-    indexes = {}
-    for expected in declared.tables:
-        indexes[expected.name] = expected.table["indexes"]
-        if expected.mapping is not None:
-            for parent in expected.mapping.parents:
-                wanted[expected.name, parent.column] = f"rows of its {parent.mapping}"
-            if expected.mapping.name in users:
-                wanted[expected.name, users[expected.mapping.name]] = "what a user belongs to"
-        if expected.guard is not None:
-            for table, column in expected.guard.indexed(declared.registry):
-                there = declared.catalog["tables"].get(table)
-                if there is not None:
-                    wanted[there["name"], column] = "what a policy lets through"
-    for (table, column), purpose in wanted.items():
+    indexes = {expected.name: expected.table["indexes"] for expected in declared.tables}
+    for table, column in declared.indexed:
         if column not in indexes.get(table, [column]):
-            what = f"{table} ({column}) has no index to find {purpose} by"
+            what = f"{table} ({column}) has no index, and rows are looked up by it"
             yield finding("index-missing", what, table=table, column=identifier(column))
+
+
+def _check_triggers(declared: Declared) -> Iterator[Finding]:
+    """Say which triggers of the guards are gone or disabled."""
+    triggers = {expected.name: expected.table["triggers"] for expected in declared.tables}
+    lacking: dict[str, list[str]] = {}
+    for table, trigger in declared.triggers:
+        if trigger not in triggers.get(table, [trigger]):
+            lacking.setdefault(table, []).append(trigger)
+    for table, names in lacking.items():
+        what = f"{table} lacks, or has disabled, {', '.join(names)}"
+        yield finding("guard-trigger-missing", what)

@@ -47,6 +47,8 @@ class Table(TypedDict):
     privileges that are the whole table's."""
     indexes: list[str]
     """Columns with which a whole index begins."""
+    triggers: list[str]
+    """Those that are enabled."""
     references: list[Link]
     referenced_by: list[Link]
 
@@ -55,7 +57,9 @@ class Call(TypedDict):
     """A function of somebody else's that a policy calls."""
 
     name: str
-    source: str
+    words: list[str]
+    """Which names of the tables that were asked for, and of their columns, its text holds; in lower
+    case."""
 
 
 class Policy(TypedDict):

@@ -43,6 +43,7 @@ def everything(target: RestTarget) -> None:
     assert target.trace(USER, [("users", "*", "")]).identity == "a primary"
     assert target.ask([AskHelper("my_trips", ("MEMBER",))], [(USER, [])]) == [[Told()]]
     target.purge(7)
+    assert target.examine(["public.users"], [])["tables"]["public.users"]
     target.rebase("another primary", 1)
     assert target.describe().epoch == 1
 
