@@ -9,6 +9,7 @@ from typing import Any
 from mirror.assembly import build_source, build_target
 from mirror.config import Settings
 from mirror.doctor.checks import CHECKS, Severity
+from mirror.doctor.columns import check_columns
 from mirror.doctor.declared import Declared, asked_tables, asked_types
 from mirror.doctor.findings import Finding, finding
 from mirror.doctor.history import check_history, check_triggers, late_steps
@@ -18,7 +19,6 @@ from mirror.doctor.primary import (
     ask_columns,
     ask_history,
     ask_server,
-    check_columns,
 )
 from mirror.doctor.settings import check_broker, check_ear, check_settings, needed
 from mirror.doctor.tables import check_tables

@@ -9,8 +9,11 @@ from mirror.doctor.findings import Finding, finding
 from mirror.sql import identifier
 from mirror.targets.catalog import Policy
 
-# What asks who the caller is, or what is theirs: the same for every row of a statement.
-_CALL = re.compile(r"auth\.(?:uid|jwt|role|email)\(|mirror\.my_\w+\(")
+# What asks who the caller is, or what is theirs, with nothing of the row: a helper that is given
+# literals alone. It is the same for every row of a statement.
+_CALL = re.compile(
+    r"(auth\.(?:uid|jwt|role|email)|mirror\.\w+)\((?:'(?:[^']|'')*'(?:::\w+)?(?:, )?)*\)"
+)
 _DIRECT = re.compile(r"\(\s*SELECT\s+$", re.IGNORECASE)
 _SELECT = re.compile(r"\s*SELECT\b", re.IGNORECASE)
 
@@ -195,8 +198,8 @@ def _per_row(policy: Policy) -> str | None:
             # What says who the caller is has to stand alone in its subquery; a set of what is
             # theirs may be taken apart there.
             alone = _DIRECT.search(before) is not None
-            if not alone and (call.group().startswith("auth.") or not _in_subquery(before)):
-                return f"{call.group()[:-1]}()"
+            if not alone and (call[1].startswith("auth.") or not _in_subquery(before)):
+                return f"{call[1]}()"
     return None
 
 
