@@ -51,8 +51,14 @@ class Patient(Database):
         with self.connection.transaction():
             return super().column_types(query, parameters)
 
-    def begin(self, mode: str = "", *, idle_seconds: float = 60) -> None:
+    def begin(
+        self,
+        mode: str = "",  # noqa: ARG002 - like the other
+        *first: sql.Composable,
+        idle_seconds: float = 60,  # noqa: ARG002 - like the other
+    ) -> list[Any]:
         """Go on in the transaction."""
+        return self.together(*first) if first else []
 
     def rollback(self) -> None:
         """Go on in the transaction."""
