@@ -35,6 +35,11 @@ PRIMARY = [
         "update mirror.migrations set checksum = 'x' where name = '0001_outbox'",
     ),
     Break(
+        "primary-behind",
+        "0001_outbox, 0002_runs, 0003_heartbeats",
+        "delete from mirror.migrations where name <> 'triggers_trips'",
+    ),
+    Break(
         "primary-ahead",
         "0099_future",
         """

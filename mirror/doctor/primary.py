@@ -90,6 +90,8 @@ class Primary:
     skew_seconds: float = 0.0
     """How far its clock is ahead of ours."""
     open: list[Open] = field(default_factory=list)
+    migrated: bool = False
+    """It told its history."""
     applied: dict[str, str] = field(default_factory=dict)
     """Its migrations: checksums by name."""
     triggers: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -123,6 +125,7 @@ def ask_history(primary: Primary, database: Database, registry: Registry) -> Non
         MirrorError: they are not there, or may not be read.
     """
     primary.applied = dict(database.execute(_HISTORY))
+    primary.migrated = True
     tables = {identifier(*table.split(".", 1)): table for table in registry.effects}
     for name, trigger, enabled in database.execute(_TRIGGERS, [list(tables)]):
         primary.triggers.setdefault(tables[name], {}).update({trigger: enabled} if trigger else {})
