@@ -11,9 +11,8 @@ from functools import cached_property
 
 from mirror.access import Guard
 from mirror.access.rules import VERBS
-from mirror.ddl import guards_sql, model_sql
+from mirror.doctor.history import printed
 from mirror.mapping import Mapping
-from mirror.migrations import migrations
 from mirror.registry import Registry
 from mirror.sql import identifier
 from mirror.targets.catalog import Catalog, Table
@@ -102,10 +101,9 @@ class Declared:
     @cached_property
     def functions(self) -> dict[str, bool]:
         """Names of our functions as in SQL, and whether `authenticated` may execute them."""
-        steps = migrations("supabase", self.registry, guards=True)
-        printed = "\n".join(step.sql for step in steps)
-        granted = " ".join(_EXECUTE.findall(printed))
-        return {name: f"{name}(" in granted for name in _FUNCTION.findall(printed)}
+        texts = "\n".join(self._printed.values())
+        granted = " ".join(_EXECUTE.findall(texts))
+        return {name: f"{name}(" in granted for name in _FUNCTION.findall(texts)}
 
     @cached_property
     def triggers(self) -> list[tuple[str, str]]:
@@ -121,7 +119,7 @@ class Declared:
             for mapping in self.registry
             for parent in mapping.parents
         ]
-        found += _INDEX.findall(model_sql(self.registry))
+        found += _INDEX.findall(self._printed[f"model_{self.registry.name}"])
         found += _INDEX.findall(self._guards) if self.guarded else []
         return list(dict.fromkeys((self._called(table), column) for table, column in found))
 
@@ -135,9 +133,13 @@ class Declared:
             name.strip('"') for name, on in _POLICY.findall(self._guards) if on == table
         )
 
-    @cached_property
+    @property
     def _guards(self) -> str:
-        return guards_sql(self.registry)
+        return self._printed[f"guards_{self.registry.name}"]
+
+    @cached_property
+    def _printed(self) -> dict[str, str]:
+        return {step.name: step.sql for step in printed("supabase", self.registry, extra=True)}
 
 
 def table_of(mapping: Mapping) -> str:

@@ -1,6 +1,7 @@
 """Migrations and triggers: is what was installed what this version and these declarations print?"""
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 
 from mirror.doctor.findings import Finding, finding
 from mirror.doctor.primary import Primary
@@ -8,6 +9,16 @@ from mirror.migrations import Migration, Side, compare, migrations
 from mirror.registry import Registry
 
 _OPERATIONS = ("insert", "update", "delete", "truncate")
+
+
+@lru_cache(maxsize=8)
+def printed(side: Side, registry: Registry, *, extra: bool) -> list[Migration]:
+    """Return a side's migrations; `extra`: with the triggers, or the guards.
+
+    Kept, because several checks read them and printing takes longer than asking.
+    """
+    triggers, guards = (extra, False) if side == "primary" else (False, extra)
+    return migrations(side, registry, triggers=triggers, guards=guards)
 
 
 def late_steps(side: Side, applied: Mapping[str, str], registry: Registry) -> list[str]:
@@ -50,10 +61,5 @@ def check_triggers(primary: Primary, registry: Registry) -> Iterator[Finding]:
 def _compare(
     side: Side, applied: Mapping[str, str], registry: Registry
 ) -> tuple[list[Migration], list[str]]:
-    steps = migrations(
-        side,
-        registry,
-        triggers=side == "primary" and f"triggers_{registry.name}" in applied,
-        guards=side == "supabase" and f"guards_{registry.name}" in applied,
-    )
-    return compare(applied, steps)
+    extra = f"triggers_{registry.name}" if side == "primary" else f"guards_{registry.name}"
+    return compare(applied, printed(side, registry, extra=extra in applied))
