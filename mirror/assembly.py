@@ -27,6 +27,13 @@ def primary_database(settings: Settings) -> Database:
     return _database(settings, "primary_database_url", "primary")
 
 
+def listening_database(settings: Settings) -> Database | None:
+    """Return a connection that may LISTEN, not opened yet; None: none is configured."""
+    if settings.primary_listen_url is None:
+        return None
+    return _database(settings, "primary_listen_url", "primary, to listen")
+
+
 def build_source(settings: Settings) -> Source:
     """Return the primary as the drain reads it."""
     return Source(
@@ -95,9 +102,8 @@ def build_relay(settings: Settings) -> Relay:
     bell = replace(
         DoorbellSettings.from_environment(), redis_url=settings.need("redis_url"), mode="inline"
     )
-    ear = None
-    if settings.primary_listen_url is not None:
-        ear = Ear(_database(settings, "primary_listen_url", "primary, to listen"))
+    listening = listening_database(settings)
+    ear = None if listening is None else Ear(listening)
     return Relay(
         primary_database(settings), Doorbell(bell), seconds=settings.relay_seconds, ear=ear
     )

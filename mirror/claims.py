@@ -15,6 +15,7 @@ from psycopg import sql
 
 from mirror.errors import MirrorError, Transient
 from mirror.floor import Floor
+from mirror.heartbeats import Heartbeat
 from mirror.outbox import Event, Lane
 from mirror.postgres import Database
 from mirror.retries import Attempt, Claimed, Retries, claimed
@@ -137,6 +138,7 @@ class Queue:
         self._claimed = 0
         """Events since the floor was found."""
         self._withdrawn: set[UUID] = set()
+        self._heartbeat = Heartbeat("drain")
 
     def close(self) -> None:
         """Close both connections; the next use opens others."""
@@ -150,6 +152,7 @@ class Queue:
         Events whose last worker died are set apart on the way; a claim may come back empty.
         """
         self.withdraw()
+        self._heartbeat.beat(self.claims)
         try:
             if self._claimed >= _MANY:
                 self._floor.raise_()

@@ -16,7 +16,7 @@ An upgrade runs in the caller's transaction: all of it is applied or nothing.
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -125,15 +125,25 @@ def pending(connection: Connection, steps: list[Migration]) -> list[Migration]:
             )
         return steps
     rows = connection.execute(text("select name, checksum from mirror.migrations"))
-    applied = {row.name: row.checksum for row in rows}
-    known = {step.name for step in steps}
-    unknown = sorted(name for name in applied if re.match(r"\d", name) and name not in known)
+    late, unknown = compare({row.name: row.checksum for row in rows}, steps)
     if unknown:
         raise NotMigrated(
             f"this database has migrations that this version does not know "
             f"({', '.join(unknown)}); install the newer permission-mirror."
         )
-    return [step for step in steps if applied.get(step.name) != step.checksum]
+    return late
+
+
+def compare(
+    applied: Mapping[str, str], steps: list[Migration]
+) -> tuple[list[Migration], list[str]]:
+    """Return the steps that a history lacks or has with another text, and names it is ahead by.
+
+    `applied` are checksums by name, as in mirror.migrations.
+    """
+    known = {step.name for step in steps}
+    unknown = sorted(name for name in applied if re.match(r"\d", name) and name not in known)
+    return [step for step in steps if applied.get(step.name) != step.checksum], unknown
 
 
 def wanted(

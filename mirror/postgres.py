@@ -71,6 +71,12 @@ class Database:
             cursor = self.connection.execute(query, parameters)
             return cursor.fetchall() if cursor.description is not None else []
 
+    def column_types(self, query: sql.Composed, parameters: Any = None) -> list[int]:
+        """Run one statement and return the oid of each of its columns' types."""
+        with translated(self.role):
+            described = self.connection.execute(query, parameters).description
+            return [column.type_code for column in described or []]
+
     def call(self, query: str, arguments: Sequence[str], *, patience: int = 1) -> list[Any]:
         """Run one statement with texts as its arguments; return its rows.
 

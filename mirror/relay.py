@@ -16,6 +16,7 @@ import structlog
 from mirror.doorbell import Doorbell
 from mirror.errors import MirrorError, TooSlow, Transient, Unexplained
 from mirror.floor import Floor
+from mirror.heartbeats import Heartbeat
 from mirror.postgres import Connection, Database, translate
 
 log = structlog.stdlib.get_logger(__name__)
@@ -165,6 +166,7 @@ class Relay:
         self._ring_pause = BRISK
         self._renewed_at: float | None = None
         self._away = False
+        self._heartbeat = Heartbeat("relay", clock)
 
     def close(self) -> None:
         """Close the connections."""
@@ -226,6 +228,7 @@ class Relay:
 
     def _look(self) -> None:
         ((events, mark, due),) = self._ask(_LOOK, str(self._floor.value))
+        self._heartbeat.beat(self.primary)
         now = self._looked_at = self._clock()
         if now > self._floor_at + SLOW:
             self._floor.raise_()

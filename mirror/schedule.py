@@ -10,6 +10,8 @@ from mirror.doorbell import TASK
 from mirror.errors import ConfigError
 
 PURGE_TASK = "mirror.purge"
+SWEPT = "mirror_swept"
+"""The header of rings that are beat's."""
 RECONCILE_TASK = "mirror.reconcile"
 
 
@@ -24,7 +26,7 @@ def beat_schedule(settings: Settings) -> dict[str, Any]:
             "task": TASK,
             "schedule": timedelta(seconds=settings.sweep_seconds),
             # A worker that was away must not find a heap of them.
-            "options": {"expires": settings.sweep_seconds},
+            "options": {"expires": settings.sweep_seconds, "headers": {SWEPT: True}},
         },
         "purge": {
             "task": PURGE_TASK,

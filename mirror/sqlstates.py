@@ -29,8 +29,9 @@ _OURS: dict[str, type[MirrorError]] = {
     "MR012": WrongKey,
 }
 _OUR_OBJECTS = re.compile(
-    r"schema \"mirror\"|mirror_\w+|mirror\.(outbox|claims|retries|state|migrations|mappings"
-    r"|scopes|ledger_|apply|scope_|withdraw_|open_scopes|purge|rebase|describe|admit)"
+    r"schema \"mirror\"|mirror_\w+|mirror\.(outbox|claims|retries|state|runs|leases|heartbeats"
+    r"|migrations|mappings|scopes|ledger_|apply|scope_|withdraw_|open_scopes|purge|rebase|describe"
+    r"|admit|examine)"
 )
 # By SQLSTATE prefix, first match wins: our error, and what to say where PostgreSQL's own message
 # could hold a row's values.

@@ -5,7 +5,7 @@ from typing import Any
 
 from mirror.registry import Registry
 from mirror.source import Source
-from mirror.targets.base import Target
+from mirror.targets.base import Description, Target
 
 _BACKLOG = """
 select count(*) filter (where lane = 0), count(*) filter (where lane = 1),
@@ -38,6 +38,17 @@ _SCHEDULERS = """
 select count(distinct started_by) > 1 from mirror.runs
 where started_by in ('beat', 'schedule') and started_at > now() - interval '7 days'
 """
+
+REMEDIES = {
+    "mapping-digest": "Run `mirror migrate supabase`, deploy the workers, then `mirror resync`.",
+    "wrong-source": "The target mirrors another primary, or this one was restored: nothing is "
+    "written. If this primary is the truth now, run `mirror rebase`.",
+    "buried": "Mend what buried events say, then run `mirror retry --all`.",
+    "last-reconcile": "The last reconcile did not repair everything; run `mirror reconcile`.",
+    "two-schedulers": "Both beat and the platform's scheduler reconcile. Set "
+    "MIRROR_RECONCILE_CRON=off, or remove the platform's job.",
+}
+"""What a person should do about each fault; `mirror doctor` says the same."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +93,7 @@ class Status:
     source: str
     """The primary's identity."""
     target_source: str | None
-    """The identity the target expects; None before the first write."""
+    """The identity the target expects; None before the first write, or if nobody asked it."""
     target_epoch: int
     digests: dict[str, str]
     """By mapping: `current`, `missing` or `different` in the target."""
@@ -96,26 +107,23 @@ class Status:
         return asdict(self)
 
     @property
+    def faults(self) -> list[str]:
+        """What is wrong, as keys of REMEDIES."""
+        wrong = {
+            "mapping-digest": any(state != "current" for state in self.digests.values()),
+            "wrong-source": self.target_source not in {None, self.source}
+            or self.target_epoch > self.epoch,
+            "buried": self.buried > 0,
+            "last-reconcile": self.last_run is not None
+            and self.last_run.outcome in {"held back", "drift", "failed"},
+            "two-schedulers": self.two_schedulers,
+        }
+        return [fault for fault, found in wrong.items() if found]
+
+    @property
     def remedies(self) -> list[str]:
         """What a person should do; empty if nothing is wrong."""
-        found = []
-        if set(self.digests.values()) != {"current"}:
-            found.append("Run `mirror migrate supabase`, deploy the workers, then `mirror resync`.")
-        if self.target_source not in {None, self.source} or self.target_epoch > self.epoch:
-            found.append(
-                "The target mirrors another primary, or this one was restored: nothing is "
-                "written. If this primary is the truth now, run `mirror rebase`."
-            )
-        if self.buried:
-            found.append("Mend what buried events say, then run `mirror retry --all`.")
-        if self.last_run is not None and self.last_run.outcome in {"held back", "drift", "failed"}:
-            found.append("The last reconcile did not repair everything; run `mirror reconcile`.")
-        if self.two_schedulers:
-            found.append(
-                "Both beat and the platform's scheduler reconcile. Set MIRROR_RECONCILE_CRON=off, "
-                "or remove the platform's job."
-            )
-        return found
+        return [REMEDIES[fault] for fault in self.faults]
 
     @property
     def healthy(self) -> bool:
@@ -129,6 +137,17 @@ def read_status(registry: Registry, source: Source, target: Target) -> Status:
     Raises:
         MirrorError: one of them does not answer, or is not migrated.
     """
+    return read_primary_status(registry, source, target.describe())
+
+
+def read_primary_status(
+    registry: Registry, source: Source, described: Description | None
+) -> Status:
+    """Ask the primary, with what the target said of itself; None: it says nothing.
+
+    Raises:
+        MirrorError: the primary does not answer, or is not migrated.
+    """
     database = source.database
     revocations, grants, oldest = database.execute(_BACKLOG)[0]
     retrying, buried = database.execute(
@@ -138,13 +157,6 @@ def read_status(registry: Registry, source: Source, target: Target) -> Status:
     failures = [Failure(*row) for row in database.execute(_FAILED)]
     with source.snapshot() as snapshot:
         stamp = snapshot.stamp
-    described = target.describe()
-    digests = {}
-    for mapping in registry:
-        known = described.digests.get(mapping.name)
-        digests[mapping.name] = (
-            "missing" if known is None else "current" if known == mapping.digest else "different"
-        )
     return Status(
         revocations=revocations,
         grants=grants,
@@ -154,9 +166,20 @@ def read_status(registry: Registry, source: Source, target: Target) -> Status:
         failures=failures,
         epoch=stamp.epoch,
         source=stamp.identity,
-        target_source=described.identity,
-        target_epoch=described.epoch,
-        digests=digests,
+        target_source=described.identity if described else None,
+        target_epoch=described.epoch if described else stamp.epoch,
+        digests=digest_states(registry, described) if described else {},
         last_run=next((LastRun(*row) for row in database.execute(_LAST_RUN)), None),
         two_schedulers=database.execute(_SCHEDULERS)[0][0],
     )
+
+
+def digest_states(registry: Registry, described: Description) -> dict[str, str]:
+    """Return whether the target has each mapping: `current`, `missing` or `different`."""
+    states = {}
+    for mapping in registry:
+        known = described.digests.get(mapping.name)
+        states[mapping.name] = (
+            "missing" if known is None else "current" if known == mapping.digest else "different"
+        )
+    return states

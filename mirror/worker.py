@@ -15,6 +15,7 @@ import ssl
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -27,9 +28,10 @@ from mirror.config import Settings, load_settings
 from mirror.doorbell import QUEUE, TASK, Doorbell, DoorbellSettings, answered
 from mirror.drain import Drain
 from mirror.errors import Halted, MirrorError, NotMigrated, Transient
+from mirror.heartbeats import Heartbeat
 from mirror.logs import configure_logging
 from mirror.reconcile import Busy, Options
-from mirror.schedule import PURGE_TASK, RECONCILE_TASK, beat_schedule
+from mirror.schedule import PURGE_TASK, RECONCILE_TASK, SWEPT, beat_schedule
 
 # A reconcile of a large target takes as long as it takes; this bounds one that hangs.
 _RECONCILE_SECONDS = 6 * 3600
@@ -43,6 +45,7 @@ class Worker:
     def __init__(self, load: Callable[[], Settings]) -> None:
         self._load = load
         self._own = threading.local()
+        self._swept = Heartbeat("sweep")
 
     @cached_property
     def settings(self) -> Settings:
@@ -75,8 +78,11 @@ class Worker:
             self.settings.need("redis_url"), socket_timeout=5, socket_connect_timeout=5
         )
 
-    def run_drain(self) -> None:
-        """Drain until nothing is left; ask for help, or for a successor, when there is much."""
+    def run_drain(self, *, swept: bool = False) -> None:
+        """Drain until nothing is left; ask for help, or for a successor, when there is much.
+
+        `swept`: it was beat that rang.
+        """
         try:
             answered(self.redis)
         except redis.RedisError as error:
@@ -96,6 +102,9 @@ class Worker:
         else:
             if done.full:
                 self.doorbell.ring()
+        if swept:
+            with suppress(Transient):
+                self._swept.beat(self.drain.queue.claims)
 
     def run_purge(self) -> None:
         """Forget old tombstones in the target."""
@@ -144,9 +153,9 @@ def create_app(load: Callable[[], Settings] = load_settings) -> Celery:
     worker = Worker(load)
     app.add_defaults(lambda: _celery_settings(worker.settings))
 
-    @app.task(name=TASK)  # type: ignore[untyped-decorator]
-    def drain() -> None:
-        worker.run_drain()
+    @app.task(name=TASK, bind=True)  # type: ignore[untyped-decorator]
+    def drain(task: Any) -> None:
+        worker.run_drain(swept=bool(task.request.get(SWEPT)))
 
     @app.task(name=PURGE_TASK)  # type: ignore[untyped-decorator]
     def purge() -> None:

@@ -7,4 +7,5 @@ pytest_plugins = [
     "tests.fix_mirror",
     "tests.fix_reconcile",
     "tests.fix_world",
+    "tests.fix_doctor",
 ]

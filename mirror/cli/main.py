@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from mirror import __version__
-from mirror.cli import explain, operate, reconcile, relay, schema, stack, verify
+from mirror.cli import doctor, explain, operate, reconcile, relay, schema, stack, verify
 from mirror.errors import MirrorError
 from mirror.logs import configure_logging, redact
 
@@ -29,6 +29,7 @@ app.command()(schema.ddl)
 app.command()(operate.drain)
 app.command()(relay.relay)
 app.command()(operate.status)
+app.command()(doctor.doctor)
 app.command()(operate.retry)
 app.command()(operate.resync)
 app.command()(operate.rebase)

@@ -56,6 +56,25 @@ def check_writer_token(token: str, url: str) -> None:
         )
 
 
+def check_publishable_key(key: str) -> None:
+    """Refuse what may do more than a publishable key has to.
+
+    Raises:
+        ConfigError: says what it is instead.
+    """
+    if key.startswith("sb_secret_") or _claims(key).get("role") == "service_role":
+        raise ConfigError(
+            "SUPABASE_PUBLISHABLE_KEY holds a secret key, which may do anything; take the "
+            "publishable (anon) key."
+        )
+
+
+def expires_at(key: str) -> float | None:
+    """Return when a key expires, in seconds since 1970; None: it does not say."""
+    expires = _claims(key).get("exp")
+    return float(expires) if isinstance(expires, int | float) else None
+
+
 def _check(key: str, url: str, variable: str) -> dict[str, Any]:
     """Return the claims of a key that is a JWT, and none for one that is not."""
     if not _SENDABLE.fullmatch(key):

@@ -4,8 +4,8 @@ The rules themselves (fences, scopes, parents, horizon) are SQL functions in the
 adapter only carries requests to them.
 """
 
+from collections.abc import Iterable, Sequence
 from collections.abc import Mapping as MappingABC
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ from mirror.mapping import Mapping
 from mirror.source import Row
 from mirror.stamp import Stamp
 from mirror.targets.asking import Ask, Told, Trace
+from mirror.targets.catalog import Catalog
 from mirror.targets.reading import Digest, Hashing, KeyRange, Known, Listing
 
 
@@ -157,6 +158,10 @@ class Target(Protocol):
 
     def describe(self) -> Description:
         """Say which source, epoch and declarations this target has."""
+        ...
+
+    def examine(self, tables: Iterable[str], types: Iterable[str]) -> Catalog:
+        """Say what its catalogs hold: of these tables, and what these types are called there."""
         ...
 
     def close(self) -> None:

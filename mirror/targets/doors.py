@@ -6,9 +6,9 @@ Every door takes texts and answers one JSON value. A transport is a way to call 
 import json
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from collections.abc import Mapping as MappingABC
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from mirror.keys import Key
 from mirror.mapping import Mapping
@@ -34,6 +34,7 @@ from mirror.targets.base import (
     scopes_answer,
     scopes_request,
 )
+from mirror.targets.catalog import Catalog
 from mirror.targets.reading import (
     Digest,
     Hashing,
@@ -143,6 +144,11 @@ class Doors(ABC):
     def describe(self) -> Description:
         """Say which source, epoch and declarations this target has."""
         return description(self._call("describe"))
+
+    def examine(self, tables: Iterable[str], types: Iterable[str]) -> Catalog:
+        """Say what its catalogs hold: of these tables, and what these types are called there."""
+        request = _dump({"tables": sorted(set(tables)), "types": sorted(set(types))})
+        return cast("Catalog", self._call("examine", request=request))
 
 
 def _dump(request: dict[str, Any]) -> str:

@@ -43,7 +43,11 @@ def backlog(session: Session, primary: TestDatabase, count: int, *, times: int =
 
 @pytest.mark.parametrize("app", ["mirror.worker", "tasks"])
 def test_a_hook_wakes_the_worker_without_beat(
-    start_worker: StartWorker, session: Session, target: TestDatabase, app: str
+    start_worker: StartWorker,
+    session: Session,
+    primary: TestDatabase,
+    target: TestDatabase,
+    app: str,
 ) -> None:
     """The doorbell alone brings the change to the target, for the wheel's app and for ours.
 
@@ -58,11 +62,13 @@ def test_a_hook_wakes_the_worker_without_beat(
     services.remove_member(session, trip.id, user.id)
     session.commit()
     until(lambda: members(target) == 0)
+    assert primary.query("select name from mirror.heartbeats") == [("drain",)]
 
 
 def test_beat_finds_what_nobody_rang_for(
     start_worker: StartWorker,
     session: Session,
+    primary: TestDatabase,
     target: TestDatabase,
     recorder: hooks.Hooks,
 ) -> None:
@@ -73,6 +79,9 @@ def test_beat_finds_what_nobody_rang_for(
     recorder.changed(session, "trip_memberships", (member.trip_id, member.user_id))
     session.commit()
     until(lambda: members(target) == 1)
+    # Each part leaves word of itself, for `mirror doctor`.
+    noted = "select array_agg(name order by name) from mirror.heartbeats"
+    until(lambda: primary.value(noted) == ["drain", "sweep"])
 
 
 def test_nothing_is_lost_when_redis_dies(

@@ -59,7 +59,7 @@ def test_an_upgrade_says_what_it_applied_and_the_next_one_applies_nothing(
 ) -> None:
     """On either side; and nothing is pending any more."""
     with backend.migrating() as connection:
-        assert upgrade(connection) == ["0001_outbox", "0002_runs"]
+        assert upgrade(connection) == ["0001_outbox", "0002_runs", "0003_heartbeats"]
     with backend.migrating() as connection:
         assert upgrade(connection) == []
         assert pending(connection, migrations("primary")) == []
@@ -89,7 +89,7 @@ def test_every_statement_on_the_primary_can_run_again(primary: TestDatabase) -> 
     before = primary.query(CATALOG)
     primary.query("delete from mirror.migrations")
     with primary.migrating() as connection:
-        assert upgrade(connection) == ["0001_outbox", "0002_runs"]
+        assert upgrade(connection) == ["0001_outbox", "0002_runs", "0003_heartbeats"]
     assert primary.query(CATALOG) == before
     assert primary.value("select count(*) from mirror.outbox") == 1
 
@@ -125,7 +125,7 @@ def test_the_primary_needs_a_role_that_may_create_a_schema_and_no_more(
     backend.query(f"grant create on database {name} to migrator")
     database = TestDatabase(primary_cluster.url(name, user="migrator", password="secret"))
     with database.migrating() as connection:
-        assert upgrade(connection) == ["0001_outbox", "0002_runs"]
+        assert upgrade(connection) == ["0001_outbox", "0002_runs", "0003_heartbeats"]
 
 
 def test_a_role_that_may_not_create_a_schema_is_told_so(
@@ -179,7 +179,11 @@ def run_in_transaction(database: TestDatabase, driver: str, job: Any) -> Any:
 
 def test_migrations_run_over_asyncpg(backend: TestDatabase, project: TestDatabase) -> None:
     """Which takes one statement at a time; up and down."""
-    assert run_in_transaction(backend, "asyncpg", upgrade) == ["0001_outbox", "0002_runs"]
+    assert run_in_transaction(backend, "asyncpg", upgrade) == [
+        "0001_outbox",
+        "0002_runs",
+        "0003_heartbeats",
+    ]
     assert run_in_transaction(backend, "asyncpg", upgrade) == []
     run_in_transaction(backend, "asyncpg", downgrade)
     assert backend.value("select to_regnamespace('mirror')") is None
@@ -265,4 +269,4 @@ def test_a_downgrade_takes_ours_alone(primary: TestDatabase) -> None:
     assert primary.value("select to_regnamespace('mirror')") is None
     assert primary.value("select count(*) from users") == 1
     with primary.migrating() as connection:
-        assert upgrade(connection) == ["0001_outbox", "0002_runs"]
+        assert upgrade(connection) == ["0001_outbox", "0002_runs", "0003_heartbeats"]

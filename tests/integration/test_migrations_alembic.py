@@ -105,6 +105,7 @@ def test_a_revision_installs_and_removes_the_outbox(
     assert backend.query("select name from mirror.migrations order by name") == [
         ("0001_outbox",),
         ("0002_runs",),
+        ("0003_heartbeats",),
     ]
 
     command.downgrade(alembic, "a1")

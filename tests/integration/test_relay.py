@@ -156,11 +156,17 @@ def test_an_idle_relay_polls_no_more_often_than_it_was_told(polling: Bench) -> N
     assert polling.rung == 0
 
 
+def test_a_relay_that_looks_leaves_word_of_itself(polling: Bench, primary: TestDatabase) -> None:
+    """Once a minute, for `mirror doctor`; nobody else knows of one that polls."""
+    polling.run(1)
+    assert primary.query("select name from mirror.heartbeats") == [("relay",)]
+
+
 def test_an_idle_relay_with_an_ear_asks_little(listening: Bench) -> None:
-    """One look and one renewal of the lease in ten seconds, however short the interval."""
+    """One look and one renewal of the lease in ten seconds, and a word of itself each minute."""
     listening.run(SLOW)
     listening.run(600)
-    assert listening.asked <= 2 * 600 / SLOW + 2
+    assert listening.asked <= 2 * 600 / SLOW + 600 / 60 + 2
     assert listening.rung == 0
 
 
@@ -171,7 +177,8 @@ def test_an_interval_may_be_long_enough_for_a_compute_to_sleep(primary: TestData
     made.run(2 * 3600)
     made.primary.close()
     made.run(24 * 3600)
-    assert made.asked <= 25
+    # Each time a look, and with it a word of itself.
+    assert made.asked <= 2 * 25
     made.relay.close()
 
 

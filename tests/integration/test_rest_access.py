@@ -43,6 +43,7 @@ def everything(target: RestTarget) -> None:
     assert target.trace(USER, [("users", "*", "")]).identity == "a primary"
     assert target.ask([AskHelper("my_trips", ("MEMBER",))], [(USER, [])]) == [[Told()]]
     target.purge(7)
+    assert target.examine(["public.users"], [])["tables"]["public.users"]
     target.rebase("another primary", 1)
     assert target.describe().epoch == 1
 
@@ -136,8 +137,8 @@ def test_mirror_writer_has_no_right_but_to_the_doors(target: TestDatabase) -> No
         " and has_function_privilege('mirror_writer', p.oid, 'execute')"
         " and p.proname like any (array['mirror%%', 'my_%%', 'apply%%', 'is_%%', 'has_%%'])"
     )
-    doors = ["apply", "ask", "describe", "digest", "open_scopes", "purge", "rebase", "rows"]
-    doors += ["trace"]
+    doors = ["apply", "ask", "describe", "digest", "examine", "open_scopes", "purge", "rebase"]
+    doors += ["rows", "trace"]
     assert sorted(name for (name,) in callable_ones) == [f"mirror_{door}" for door in doors]
     assert target.query(
         "select rolsuper, rolcanlogin, rolbypassrls, rolcreaterole from pg_roles"

@@ -1,0 +1,37 @@
+"""`mirror doctor`: is everything around the mirror as it has to be?"""
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from mirror.config import load_settings
+from mirror.doctor import Diagnosis, Severity, diagnose
+from mirror.logs import redact
+from mirror.registry import load_registry
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail on warnings, too.")] = False,
+) -> None:
+    """Check both sides and what runs between them; say what is wrong, and the remedy."""
+    settings = load_settings()
+    diagnosis = diagnose(settings, load_registry(settings.mappings))
+    if as_json:
+        print(json.dumps(diagnosis.as_json(), indent=2))
+    else:
+        _print(diagnosis)
+    raise typer.Exit(diagnosis.exit_code or int(strict and bool(diagnosis.findings)))
+
+
+def _print(diagnosis: Diagnosis) -> None:
+    console = Console(soft_wrap=True, highlight=False)
+    for found in diagnosis.findings:
+        style = "bold red" if found.severity is Severity.ERROR else "bold yellow"
+        console.print(found.severity.value, style=style, end=" ")
+        console.print(f"{found.code}: {redact(found.what)}", markup=False)
+        console.print(f"  {found.remedy}", markup=False)
+    if not diagnosis.findings:
+        console.print("all is well", style="bold green")

@@ -1,0 +1,465 @@
+"""What can be wrong with either side, one statement each, and what the doctor calls it."""
+
+from typing import NamedTuple
+
+
+class Break(NamedTuple):
+    """One thing that is broken."""
+
+    code: str
+    """What the doctor finds."""
+    named: str
+    """Part of what it says: the thing's name."""
+    script: str
+    """What breaks it."""
+
+    def __str__(self) -> str:
+        """As a test's name."""
+        return f"{self.code}: {self.named}"
+
+
+PRIMARY = [
+    Break(
+        "primary-not-migrated",
+        "mirror.migrations",
+        "drop schema mirror cascade",
+    ),
+    Break(
+        "primary-refused",
+        "checksum",
+        "alter table mirror.migrations rename column checksum to changed",
+    ),
+    Break(
+        "primary-behind",
+        "0001_outbox",
+        "update mirror.migrations set checksum = 'x' where name = '0001_outbox'",
+    ),
+    Break(
+        "primary-behind",
+        "0001_outbox, 0002_runs, 0003_heartbeats",
+        "delete from mirror.migrations where name <> 'triggers_trips'",
+    ),
+    Break(
+        "primary-ahead",
+        "0099_future",
+        """
+        insert into mirror.migrations (name, checksum)
+        values ('0099_future', 'x')
+        """,
+    ),
+    Break(
+        "triggers-behind",
+        "triggers_trips",
+        """
+        update mirror.migrations set checksum = 'x'
+        where name = 'triggers_trips'
+        """,
+    ),
+    Break(
+        "trigger-missing",
+        "trips lacks, or has disabled, mirror_trips_delete",
+        "drop trigger mirror_trips_delete on trips",
+    ),
+    Break(
+        "trigger-missing",
+        "users lacks, or has disabled, mirror_trips_update",
+        "alter table users disable trigger mirror_trips_update",
+    ),
+    Break(
+        "source-query",
+        "mapping 'users'",
+        "alter table users rename column username to called",
+    ),
+    Break(
+        "source-query",
+        "mapping 'users'",
+        "alter table users rename to people",
+    ),
+    Break(
+        "source-type",
+        "mapping 'trips': column created_by is bigint",
+        "alter table trips drop created_by, add created_by bigint",
+    ),
+    Break(
+        "source-cast",
+        "mapping 'trips': column created_by is text",
+        """
+        alter table trips drop constraint trips_created_by_fkey;
+        alter table trips alter created_by type text
+        """,
+    ),
+    Break(
+        "enum-label",
+        "status = 'ACTIVE'",
+        "alter type membership_status rename value 'ACTIVE' to 'active'",
+    ),
+    Break(
+        "role-unknown",
+        "'OBSERVER'",
+        "alter type trip_role add value 'OBSERVER'",
+    ),
+    Break(
+        "outbox-late",
+        "20 min",
+        """
+        insert into mirror.outbox (recorded_at, mapping, key)
+        values (now() - interval '20 min', 'users', '{a}')
+        """,
+    ),
+    Break(
+        "consumer-missing",
+        "70 min ago",
+        """
+        update mirror.heartbeats set seen_at = now() - interval '70 min'
+        where name = 'drain'
+        """,
+    ),
+    Break(
+        "consumer-missing",
+        "never",
+        "delete from mirror.heartbeats where name = 'drain'",
+    ),
+    Break(
+        "beat-missing",
+        "never",
+        "delete from mirror.heartbeats where name = 'sweep'",
+    ),
+    Break(
+        "relay-missing",
+        "never",
+        "delete from mirror.heartbeats where name = 'relay'",
+    ),
+    Break(
+        "buried",
+        "1 event(s)",
+        """
+        insert into mirror.retries
+          (id, lane, recorded_at, mapping, key, attempts, due_at, error, buried_at)
+        values (1, 0, now(), 'users', '{a}', 5, now(), 'Rejected', now())
+        """,
+    ),
+    Break(
+        "last-reconcile",
+        "'held back'",
+        """
+        insert into mirror.runs (finished_at, started_by, holder, outcome, report)
+        values (now(), 'hand', 'x', 'held back', '{"mappings": []}')
+        """,
+    ),
+    Break(
+        "two-schedulers",
+        "both",
+        """
+        insert into mirror.runs (started_by, holder)
+        values ('beat', 'x'), ('schedule', 'y')
+        """,
+    ),
+]
+
+TARGET = [
+    Break(
+        "target-not-migrated",
+        'schema "mirror" does not exist',
+        "drop schema mirror cascade",
+    ),
+    Break(
+        "target-refused",
+        "horizon",
+        "alter table mirror.state rename column horizon to line",
+    ),
+    Break(
+        "target-behind",
+        "0001_engine",
+        "update mirror.migrations set checksum = 'x' where name = '0001_engine'",
+    ),
+    Break(
+        "target-behind",
+        "model_trips",
+        "update mirror.migrations set checksum = 'x' where name = 'model_trips'",
+    ),
+    Break(
+        "target-ahead",
+        "0099_future",
+        """
+        insert into mirror.migrations (name, checksum)
+        values ('0099_future', 'x')
+        """,
+    ),
+    Break(
+        "guards-behind",
+        "guards_trips",
+        """
+        update mirror.migrations set checksum = 'x'
+        where name = 'guards_trips'
+        """,
+    ),
+    Break(
+        "guards-missing",
+        "public.chat_messages",
+        "delete from mirror.migrations where name = 'guards_trips'",
+    ),
+    Break(
+        "mapping-digest",
+        "trips",
+        "update mirror.mappings set digest = 'x' where name = 'trips'",
+    ),
+    Break(
+        "wrong-source",
+        "it expects another",
+        "update mirror.state set identity = 'another'",
+    ),
+    Break(
+        "wrong-source",
+        "epoch 7",
+        "update mirror.state set epoch = 7",
+    ),
+    Break(
+        "table-missing",
+        "public.user_presence",
+        "drop table user_presence",
+    ),
+    Break(
+        "column-missing",
+        "public.trips has no column name",
+        "alter table trips drop name",
+    ),
+    Break(
+        "column-type",
+        "column role is public.trip_role, an enum, not text",
+        """
+        create type trip_role as enum ('MEMBER', 'ADMIN', 'OWNER');
+        alter table trip_memberships alter role type trip_role using role::trip_role
+        """,
+    ),
+    Break(
+        "column-type",
+        "column name is character varying",
+        "alter table trips alter name type varchar(20)",
+    ),
+    Break(
+        "column-required",
+        "column email is NOT NULL",
+        "alter table users alter email set not null",
+    ),
+    Break(
+        "column-required",
+        "column phone is NOT NULL, has no default",
+        """
+        delete from trip_memberships;
+        delete from users;
+        alter table users add phone text not null
+        """,
+    ),
+    Break(
+        "column-extra",
+        "column phone is not mirrored",
+        "alter table users add phone text",
+    ),
+    Break(
+        "reference-outside",
+        "refers to auth.users",
+        """
+        insert into auth.users (id) select id from users;
+        alter table users add constraint signed_up foreign key (id)
+          references auth.users (id)
+        """,
+    ),
+    Break(
+        "delete-cascades",
+        "public.diaries (trip_id): it takes along",
+        """
+        create table diaries (trip_id uuid primary key
+          references trips (id) on delete cascade);
+        alter table diaries enable row level security
+        """,
+    ),
+    Break(
+        "delete-cascades",
+        "public.diaries (trip_id): it empties",
+        """
+        create table diaries (trip_id uuid unique
+          references trips (id) on delete set null)
+        """,
+    ),
+    Break(
+        "delete-blocked",
+        "public.diaries (trip_id) holds back rows of public.trips",
+        "create table diaries (trip_id uuid unique references trips (id))",
+    ),
+    Break(
+        "index-missing",
+        "public.trip_memberships (user_id)",
+        "drop index trip_memberships_user_id",
+    ),
+    Break(
+        "index-missing",
+        "public.chat_messages (trip_id)",
+        "drop index chat_messages_page",
+    ),
+    Break(
+        "index-missing",
+        "public.user_presence (trip_id)",
+        "alter table user_presence drop constraint user_presence_pkey",
+    ),
+    Break(
+        "published",
+        "public.trips",
+        "alter publication supabase_realtime add table trips",
+    ),
+    Break(
+        "rls-off",
+        "public.trips",
+        "alter table trips disable row level security",
+    ),
+    Break(
+        "rls-off",
+        "public.chat_messages",
+        "alter table chat_messages disable row level security",
+    ),
+    Break(
+        "grant-excess",
+        "anon may insert public.trips",
+        "grant insert on trips to anon",
+    ),
+    Break(
+        "grant-excess",
+        "authenticated may update (role) public.trip_memberships",
+        "grant update (role) on trip_memberships to authenticated",
+    ),
+    Break(
+        "grant-excess",
+        "authenticated may select (email) public.users",
+        "grant select on users to authenticated",
+    ),
+    Break(
+        "grant-excess",
+        "authenticated may truncate public.chat_messages",
+        "grant truncate on chat_messages to authenticated",
+    ),
+    Break(
+        "grant-excess",
+        "anon may delete public.chat_messages",
+        "grant delete on chat_messages to anon",
+    ),
+    Break(
+        "grant-missing",
+        "authenticated may not select (name) public.trips",
+        "revoke select (name) on trips from authenticated",
+    ),
+    Break(
+        "grant-missing",
+        "authenticated may not delete public.chat_messages",
+        "revoke delete on chat_messages from authenticated",
+    ),
+    Break(
+        "function-executable",
+        "anon may execute public.mirror_apply(text)",
+        "grant execute on function mirror_apply to anon",
+    ),
+    Break(
+        "function-executable",
+        "authenticated may execute mirror.purge",
+        "grant execute on function mirror.purge to authenticated",
+    ),
+    Break(
+        "function-executable",
+        "anon may execute mirror.my_trips(text)",
+        "grant execute on function mirror.my_trips to anon",
+    ),
+    Break(
+        "policy-missing",
+        "public.chat_messages has no policy mirror_trips_read",
+        "drop policy mirror_trips_read on chat_messages",
+    ),
+    Break(
+        "policy-missing",
+        "public.users has no policy users_read",
+        "drop policy users_read on users",
+    ),
+    Break(
+        "policy-missing",
+        "realtime.messages has no policy mirror_trips_insert",
+        "drop policy mirror_trips_insert on realtime.messages",
+    ),
+    Break(
+        "guard-trigger-missing",
+        "public.trip_memberships lacks, or has disabled, mirror_trips_told_delete",
+        "alter table trip_memberships disable trigger mirror_trips_told_delete",
+    ),
+    Break(
+        "policy-permissive",
+        "policy everybody on public.trips",
+        "create policy everybody on trips using (true)",
+    ),
+    Break(
+        "policy-permissive",
+        "policy everybody on public.chat_messages",
+        """
+        create policy everybody on chat_messages for select to authenticated
+        using (true)
+        """,
+    ),
+    Break(
+        "policy-recursive",
+        "public.chat_messages → public.chat_messages",
+        """
+        create policy thread on chat_messages as restrictive for select to authenticated
+        using (exists (
+          select from chat_messages as other where other.trip_id = chat_messages.trip_id
+        ))
+        """,
+    ),
+    Break(
+        "policy-recursive",
+        "public.chat_messages → public.diaries → public.chat_messages",
+        """
+        create table diaries (trip_id uuid primary key);
+        alter table diaries enable row level security;
+        create policy written on diaries for select to authenticated
+        using (exists (select from chat_messages as m where m.trip_id = diaries.trip_id));
+        create policy thread on chat_messages as restrictive for select to authenticated
+        using (exists (select from diaries as d where d.trip_id = chat_messages.trip_id))
+        """,
+    ),
+    Break(
+        "policy-ignores-status",
+        "policy travellers on public.diaries reads public.trip_memberships without status",
+        """
+        create table diaries (trip_id uuid primary key);
+        create policy travellers on diaries for select to authenticated
+        using (trip_id in (
+          select m.trip_id from trip_memberships as m where m.user_id = (select auth.uid())
+        ))
+        """,
+    ),
+    Break(
+        "policy-ignores-status",
+        "through public.travels(uuid), without status",
+        """
+        create table diaries (trip_id uuid primary key);
+        create function travels(uuid) returns boolean language sql security definer as $$
+          select exists (
+            select from public.trip_memberships where trip_id = $1 and user_id = auth.uid()
+          )
+        $$;
+        create policy travellers on diaries for select to authenticated using (travels(trip_id))
+        """,
+    ),
+    Break(
+        "policy-unwrapped",
+        "policy mine on public.chat_messages calls auth.uid() for each row",
+        """
+        create policy mine on chat_messages as restrictive for delete to authenticated
+        using (sender_id = auth.uid())
+        """,
+    ),
+    Break(
+        "policy-unwrapped",
+        "calls mirror.my_trips() for each row",
+        """
+        create table diaries (trip_id uuid primary key);
+        create policy travellers on diaries for select to authenticated
+        using (trip_id = any(mirror.my_trips('MEMBER')))
+        """,
+    ),
+]

@@ -1,0 +1,317 @@
+"""The doctor: nothing to say of a healthy stack; of a broken one exactly what was broken."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import psycopg
+import pytest
+import typer
+from psycopg import errors
+
+from mappings.trips import registry
+from mirror.access import Guard
+from mirror.cli.doctor import doctor
+from mirror.devstack import SupabaseLite
+from mirror.doctor import CHECKS, Limits, diagnose
+from mirror.doctor.examine import Facts, judge
+from mirror.doctor.primary import Primary
+from mirror.errors import ConfigError
+from mirror.mapping import Readable
+from mirror.registry import Registry
+from tests.breaks import PRIMARY, TARGET, Break
+from tests.fix_doctor import Clinic
+from tests.fix_rest import ServeApi
+from tests.pooler import TransactionPooler
+
+NOWHERE = "postgresql://someone:hunter2@127.0.0.1:9/nothing"
+
+
+def exactly(clinic: Clinic, broken: Break) -> None:
+    """Assert that the doctor finds this and nothing else, names the thing, and has a remedy."""
+    found = clinic.diagnose().findings
+    assert [one.code for one in found] == [broken.code], found
+    assert broken.named in found[0].what, found
+    assert found[0].remedy
+
+
+def test_a_healthy_stack_has_no_finding(clinic: Clinic) -> None:
+    """Rows, triggers and guards, mirrored; every part has been seen, notifications arrive."""
+    assert clinic.diagnose(primary_listen_url=clinic.primary.url).findings == []
+
+
+@pytest.mark.parametrize("broken", PRIMARY, ids=str)
+def test_what_is_broken_in_the_primary_is_found_alone(clinic: Clinic, broken: Break) -> None:
+    """One thing wrong, one finding."""
+    clinic.break_primary(broken.script)
+    exactly(clinic, broken)
+
+
+@pytest.mark.parametrize("broken", TARGET, ids=str)
+def test_what_is_broken_in_the_target_is_found_alone(clinic: Clinic, broken: Break) -> None:
+    """One thing wrong, one finding."""
+    clinic.break_target(broken.script)
+    exactly(clinic, broken)
+
+
+SETTINGS: list[tuple[str, dict[str, Any]]] = [
+    ("setting-missing", {"primary_database_url": None}),
+    ("setting-missing", {"supabase_db_url": None}),
+    ("setting-missing", {"target": "rest", "supabase_url": "http://127.0.0.1:9"}),
+    ("setting-malformed", {"reconcile_cron": "61 3 * * *"}),
+    ("redis-not-set", {"redis_url": None}),
+    ("broker-unreachable", {"redis_url": "redis://:hunter2@127.0.0.1:9/0"}),
+    ("primary-unreachable", {"primary_database_url": NOWHERE}),
+    ("target-unreachable", {"supabase_db_url": NOWHERE}),
+    ("listen-deaf", {"primary_listen_url": NOWHERE}),
+    (
+        "key-kind",
+        {
+            "target": "rest",
+            "supabase_url": "http://127.0.0.1:9",
+            "supabase_secret_key": "sb_publishable_x",
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("code", "changes"), SETTINGS)
+def test_a_setting_that_leads_nowhere_is_found_alone(
+    clinic: Clinic, code: str, changes: dict[str, Any]
+) -> None:
+    """The other side is looked at all the same; no secret is told."""
+    diagnosis = clinic.diagnose(**changes)
+    assert [found.code for found in diagnosis.findings] == [code]
+    assert not diagnosis.blind
+    assert "hunter2" not in str(diagnosis)
+
+
+def test_checks_of_one_side_go_on_while_the_other_is_away(clinic: Clinic) -> None:
+    """An unreachable target does not hide what is wrong with the primary, nor the reverse."""
+    clinic.break_primary("alter table users disable trigger mirror_trips_update")
+    assert clinic.codes(supabase_db_url=NOWHERE) == ["target-unreachable", "trigger-missing"]
+    clinic.break_target("alter table trips disable row level security")
+    assert clinic.codes(primary_database_url=NOWHERE) == ["primary-unreachable", "rls-off"]
+
+
+def test_notifications_that_a_pooler_swallows_are_missed(clinic: Clinic) -> None:
+    """A transaction pooler takes LISTEN and brings nothing."""
+    with TransactionPooler(clinic.primary.url) as pooler:
+        limits = Limits(hearing=0.05)
+        assert clinic.codes(limits, primary_listen_url=pooler.url) == ["listen-deaf"]
+
+
+def test_a_transaction_that_is_held_open_is_found(clinic: Clinic) -> None:
+    """With what ends it; one that holds back nothing is nobody's business."""
+    with psycopg.connect(clinic.primary.url) as holding:
+        holding.execute("select 1")
+        assert clinic.codes(Limits(open=0)) == []
+        holding.execute("insert into mirror.claims (id, events) values (gen_random_uuid(), '{}')")
+        (found,) = clinic.diagnose(Limits(open=0)).findings
+        assert found.code == "transaction-open"
+        assert f"pg_terminate_backend({holding.info.backend_pid})" in found.remedy
+        assert clinic.codes() == []
+        holding.rollback()
+
+
+def test_an_engine_that_is_older_than_the_doctor_is_only_behind(clinic: Clinic) -> None:
+    """It lacks the function that is asked; the primary is looked at."""
+    clinic.break_target(
+        "drop function mirror_examine(text);"
+        " update mirror.migrations set checksum = 'x' where name = '0001_engine'"
+    )
+    assert clinic.codes() == ["target-behind"]
+
+
+def test_a_primary_that_is_older_than_the_doctor_is_only_behind(clinic: Clinic) -> None:
+    """It lacks the tables that came later."""
+    clinic.break_primary(
+        "drop table mirror.heartbeats, mirror.runs;"
+        " delete from mirror.migrations where name in ('0002_runs', '0003_heartbeats')"
+    )
+    assert clinic.codes() == ["primary-behind"]
+
+
+def server(**facts: object) -> Facts:
+    """Return what a server that is like no server here says."""
+    primary = replace(Primary(version=160_000), **facts)  # type: ignore[arg-type]
+    return Facts(primary=primary)
+
+
+UNREAL = [
+    ("primary-version", server(version=130_000)),
+    ("primary-replica", server(replica=True)),
+    ("clock-skew", server(skew_seconds=-45.0)),
+]
+
+
+@pytest.mark.parametrize(("code", "facts"), UNREAL)
+def test_what_no_server_here_says_of_itself_is_judged(
+    clinic: Clinic, code: str, facts: Facts
+) -> None:
+    """Too old, a standby, another time."""
+    found = list(judge(facts, clinic.settings(), registry, Limits()))
+    assert [one.code for one in found] == [code]
+
+
+def test_an_old_project_is_found(clinic: Clinic) -> None:
+    """By the version that it tells."""
+    target = clinic.build_target(clinic.settings())
+    described = replace(target.describe(), identity=None)
+    tables = [f"public.{mapping.table}" for mapping in registry]
+    guarded = [".".join(guard.relation) for guard in registry.guards]
+    catalog = target.examine([*tables, *guarded], ["uuid", "text"])
+    target.close()
+    catalog["version"] = 140_000
+    facts = Facts(described=described, catalog=catalog)
+    found = list(judge(facts, clinic.settings(), registry, Limits()))
+    assert [one.code for one in found] == ["target-version"]
+
+
+def test_over_rest_the_same_is_looked_at(clinic: Clinic, serve_api: ServeApi) -> None:
+    """A healthy project, a broken one, and keys that are refused or about to expire."""
+    api: SupabaseLite = serve_api(clinic.target)
+    told: dict[str, Any] = {"target": "rest", "supabase_url": api.url}
+    day = 86_400
+    writer: dict[str, Any] = {
+        "supabase_publishable_key": api.publishable_key,
+        "writer_token": api.token(role="mirror_writer", exp=time.time() + 90 * day),
+    }
+    assert clinic.codes(**told, **writer) == []
+    soon = api.token(role="service_role", exp=time.time() + 3 * day)
+    assert clinic.codes(**told, supabase_secret_key=soon) == ["key-expiring"]
+    other = "sb_secret_of_another_project"
+    assert clinic.codes(**told, supabase_secret_key=other) == ["key-refused"]
+    writer["supabase_publishable_key"] = api.secret_key
+    assert clinic.codes(**told, **writer) == ["key-kind"]
+    clinic.target.query("grant insert on trips to anon")
+    assert clinic.codes(**told, supabase_secret_key=api.secret_key) == ["grant-excess"]
+    clinic.target.query("revoke insert on trips from anon")
+
+
+def test_an_api_that_has_not_noticed_a_migration_is_named(
+    clinic: Clinic, serve_api: ServeApi
+) -> None:
+    """The function is in the database, and the API does not know it."""
+    clinic.target.query("alter function mirror_examine(text) rename to elsewhere")
+    api = serve_api(clinic.target)
+    told: dict[str, Any] = {"target": "rest", "supabase_url": api.url}
+    told["supabase_secret_key"] = api.secret_key
+    assert clinic.codes(**told) == ["target-not-migrated"]
+    clinic.target.query("alter function elsewhere(text) rename to mirror_examine")
+    assert clinic.codes(**told) == ["api-stale"]
+
+
+def test_what_is_called_recursive_is_refused_by_postgresql(clinic: Clinic) -> None:
+    """The doctor's rule is the server's: each table with a finding fails, and no other does."""
+    database = clinic.target
+    for broken in [one for one in TARGET if one.code == "policy-recursive"]:
+        with database.connect(autocommit=False) as connection:
+            connection.execute(broken.script)
+            connection.execute("set local role authenticated")
+            with pytest.raises(errors.InvalidObjectDefinition, match="infinite recursion"):
+                connection.execute("select from chat_messages")
+            connection.rollback()
+    chain = """
+        create table diaries (trip_id uuid primary key);
+        alter table diaries enable row level security;
+        create policy written on diaries for select to authenticated using (true);
+        create policy mine on diaries for insert to authenticated
+        with check (exists (select from diaries as d where d.trip_id = diaries.trip_id));
+        grant insert, select on diaries to authenticated;
+        create policy thread on chat_messages as restrictive for select to authenticated
+        using (exists (select from diaries as d where d.trip_id = chat_messages.trip_id))
+    """
+    clinic.break_target(chain)
+    assert clinic.codes() == []
+    with database.connect(autocommit=False) as connection:
+        connection.execute(chain)
+        connection.execute("set local role authenticated")
+        connection.execute("select from chat_messages")
+        connection.execute("insert into diaries select from chat_messages")
+        connection.rollback()
+
+
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def run(clinic: Clinic, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Return a function that runs the command, and returns its exit code and output."""
+
+    def run(*, as_json: bool = False, strict: bool = False, **changes: object) -> tuple[int, str]:
+        settings = clinic.settings(**changes)
+        monkeypatch.setattr("mirror.cli.doctor.load_settings", lambda: settings)
+        with pytest.raises(typer.Exit) as ended:
+            doctor(as_json=as_json, strict=strict)
+        return ended.value.exit_code, capsys.readouterr().out
+
+    return run
+
+
+def test_the_exit_code_says_how_bad_it_is(clinic: Clinic, run: Run) -> None:
+    """0 with a word where all is well, and for warnings; 1 for errors; 4 where nobody answers."""
+    assert run() == (0, "all is well\n")
+    code, said = run(redis_url=None)
+    assert (code, "warning redis-not-set" in said) == (0, True)
+    assert run(redis_url=None, strict=True)[0] == 1
+    assert run(primary_database_url=NOWHERE, supabase_db_url=NOWHERE)[0] == 4
+    clinic.break_target("alter table trips disable row level security")
+    code, said = run()
+    assert code == 1
+    assert said == (
+        "error rls-off: public.trips: row-level security is off, so no policy counts\n"
+        "  alter table public.trips enable row level security;\n"
+    )
+
+
+def test_json_holds_what_the_page_says(clinic: Clinic, run: Run) -> None:
+    """Each finding with its code, severity, what is wrong, and the remedy."""
+    assert json.loads(run(as_json=True)[1]) == {"healthy": True, "findings": []}
+    clinic.break_target("drop index trip_memberships_user_id")
+    code, said = run(as_json=True)
+    assert code == 0
+    assert json.loads(said) == {
+        "healthy": False,
+        "findings": [
+            {
+                "code": "index-missing",
+                "severity": "warning",
+                "what": "public.trip_memberships (user_id) has no index, and rows are looked up by "
+                "it",
+                "remedy": "create index concurrently on public.trip_memberships (user_id);",
+            }
+        ],
+    }
+
+
+def test_without_any_database_it_cannot_even_look(clinic: Clinic) -> None:
+    """That is a matter of usage, as for every command."""
+    with pytest.raises(ConfigError, match="PRIMARY_DATABASE_URL is not set"):
+        clinic.diagnose(primary_database_url=None, supabase_db_url=None)
+
+
+def test_every_check_is_broken_here() -> None:
+    """A check that no test has seen finding something is none."""
+    broken = {one.code for one in (*PRIMARY, *TARGET)}
+    broken |= {code for code, _ in (*SETTINGS, *UNREAL)}
+    broken |= {"transaction-open", "target-version", "api-stale", "key-expiring", "key-refused"}
+    assert broken == set(CHECKS)
+
+
+def test_what_a_migration_will_put_right_is_not_told_one_by_one(clinic: Clinic) -> None:
+    """Other declarations than those installed: one finding for the model, one for the guards."""
+    (users,) = (mapping for mapping in registry if mapping.name == "users")
+    readable = Readable(("id", "username", "email"), "false")
+    others = [mapping for mapping in registry if mapping.name != "users"]
+    diaries = Guard(table="diaries", via="trip_memberships", on="trip_id", read="MEMBER")
+    changed = Registry(
+        "trips",
+        [replace(users, readable=readable, children=()), *others],
+        access=registry.access,
+        guards=[*registry.guards, diaries],
+    )
+    found = diagnose(clinic.settings(), changed).findings
+    assert [one.code for one in found] == ["target-behind", "guards-behind"]

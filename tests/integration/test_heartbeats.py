@@ -1,0 +1,64 @@
+"""Heartbeats: that the parts of the mirror note that they are at work, and what it costs them."""
+
+from collections.abc import Callable
+
+from sqlalchemy.orm import Session
+
+from mirror.assembly import primary_database
+from mirror.config import Settings
+from mirror.drain import Drain
+from mirror.heartbeats import Heartbeat
+from tests.factories import UserFactory
+from tests.fix_databases import TestDatabase
+
+NOTED = "select array_agg(name order by name) from mirror.heartbeats"
+VERSION = "select xmin::text from mirror.heartbeats where name = 'drain'"
+FRESH = "select seen_at > now() - interval '1 minute' from mirror.heartbeats"
+MAKE_OLD = "update mirror.heartbeats set seen_at = now() - interval '1 hour'"
+
+
+def test_a_drain_that_finds_nothing_is_seen(drain: Drain, primary: TestDatabase) -> None:
+    """It asked, and that is what counts."""
+    drain.run()
+    assert primary.value(NOTED) == ["drain"]
+
+
+def test_it_is_written_once_a_minute_however_many_ask(
+    make_drain: Callable[..., Drain], primary: TestDatabase
+) -> None:
+    """By one process, and by several."""
+    drain = make_drain()
+    drain.run()
+    first = primary.value(VERSION)
+    drain.run()
+    make_drain().run()
+    assert primary.value(VERSION) == first
+    primary.query(MAKE_OLD)
+    make_drain().run()
+    assert primary.value(FRESH)
+
+
+def test_it_is_written_again_after_a_minute(settings: Settings, primary: TestDatabase) -> None:
+    """By the same process."""
+    times = [0.0, 59.0, 60.0]
+    heartbeat = Heartbeat("relay", iter(times).__next__)
+    database = primary_database(settings)
+    fresh = []
+    for _ in times:
+        heartbeat.beat(database)
+        fresh.append(primary.value(FRESH))
+        primary.query(MAKE_OLD)
+    database.close()
+    assert fresh == [True, False, True]
+
+
+def test_a_primary_without_the_table_is_drained_all_the_same(
+    drain: Drain, session: Session, primary: TestDatabase, target: TestDatabase
+) -> None:
+    """Workers may be newer than their primary's schema."""
+    primary.query("drop table mirror.heartbeats")
+    user = UserFactory()
+    session.commit()
+    primary.query("insert into mirror.outbox (mapping, key) values ('users', %s)", [str(user.id)])
+    drain.run()
+    assert target.value("select count(*) from users") == 1

@@ -1,0 +1,25 @@
+"""The doctor's page names what the doctor looks for, all of it and nothing else."""
+
+from pathlib import Path
+
+import pytest
+
+from mirror.doctor import CHECKS
+
+pytestmark = pytest.mark.fast
+
+PAGE = Path(__file__).parent.parent.parent / "docs" / "doctor.md"
+
+
+def test_the_page_lists_every_check_as_it_is_told() -> None:
+    """Code, severity, what is the case, and the remedy; print this to bring the page up to date."""
+    rows = [
+        f"| `{code}` | {check.severity.value} | {check.wrong} | {check.written} |".replace(
+            " | psql", r" \| psql"
+        )
+        for code, check in CHECKS.items()
+    ]
+    table = ["| code | severity | what is the case | remedy |", "| --- | --- | --- | --- |", *rows]
+    page = PAGE.read_text(encoding="utf-8")
+    listed = page.split("## What it looks for\n")[1].split("\n## ")[0]
+    assert "\n".join(table) == listed[listed.index("| code") :].strip()
