@@ -19,7 +19,8 @@ from mirror.devstack import PostgresCluster, prepare_database, prepare_services
 from mirror.migrations import upgrade
 
 _numbers = itertools.count(1)
-SCHEMA = Path(__file__).parent.parent / "examples" / "trip_chat" / "supabase.sql"
+EXAMPLES = Path(__file__).parent.parent / "examples"
+SCHEMA = EXAMPLES / "trip_chat" / "supabase.sql"
 
 
 @dataclass

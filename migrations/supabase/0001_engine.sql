@@ -1012,8 +1012,8 @@ begin
   for old in
     select tgname, tgrelid::regclass::text as name from pg_trigger
     where tgname = any(
-        select 'mirror_' || model || '_told_' || verb
-        from unnest(array['insert', 'update', 'delete']) as verb
+        select 'mirror_' || model || '_' || suffix
+        from unnest(array['told_insert', 'told_update', 'told_delete', 'columns']) as suffix
       )
       and not tgisinternal
   loop

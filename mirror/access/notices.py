@@ -1,6 +1,8 @@
 """Notices: telling a user, on a private channel, that a membership of theirs has changed."""
 
 from mirror.access.membership import Membership
+from mirror.access.seats import Always, unexpired
+from mirror.errors import MappingError
 from mirror.registry import Registry
 from mirror.sql import identifier, literal
 
@@ -12,18 +14,26 @@ def notices(registry: Registry, membership: Membership, prefix: str) -> str:
     write itself must not.
     """
     mapping = registry[membership.mapping]
+    if membership.also or isinstance(membership.role, Always):
+        raise MappingError(
+            f"topics: tell names {mapping.name!r}, whose membership is not by one column with the "
+            f"user and one with the role; only such a one can say who is to be told of what."
+        )
     table = identifier(mapping.schema, mapping.table)
     function = identifier("mirror", f"tell_{mapping.name}")
     key, user, role = map(identifier, (membership.resource, membership.user, membership.role))
     roles = ", ".join(map(literal, membership.levels))
     same = " and ".join(f"o.{identifier(name)} = n.{identifier(name)}" for name in mapping.key)
 
-    def active(row: str) -> str:
+    def active(row: str, *, expired: bool = False) -> str:
         conditions = [
             f"{row}.{identifier(name)} in ({', '.join(map(literal, sorted(values)))})"
             for name, values in sorted(mapping.active.items())
         ]
-        return " and ".join([*conditions, f"{row}.{role} in ({roles})"])
+        conditions.append(f"{row}.{role} in ({roles})")
+        if mapping.expires is not None and not expired:
+            conditions.append(unexpired(mapping, row))
+        return " and ".join(conditions)
 
     def tell(row: str, event: str) -> str:
         # Not `id`: Realtime would take it for the message's own.
@@ -68,7 +78,7 @@ begin
     elsif tg_op = 'DELETE' then
 {tell("o", "'membership_revoked'")}
       from old_rows as o
-      where {active("o")};
+      where {active("o", expired=True)};
     else
 {tell("n", changed)}
       from new_rows as n

@@ -34,8 +34,15 @@ class Own:
     role: str | None = None
 
 
-Rule = str | Own
-"""A role: whoever has at least that one; or one's own rows."""
+@dataclass(frozen=True)
+class Others:
+    """The rows that are not the caller's own, while the caller has at least `role`."""
+
+    role: str
+
+
+Rule = str | Own | Others
+"""A role: whoever has at least that one; one's own rows; or everybody else's."""
 
 
 @dataclass(frozen=True, init=False)
@@ -58,7 +65,7 @@ Verb = Rule | Allow | None
 def by_verb(*verbs: Verb) -> dict[str, Allow]:
     """Return rules in their long form, in the order of VERBS, without those that nobody passes."""
     return {
-        name: Allow(verb) if isinstance(verb, str | Own) else verb
+        name: verb if isinstance(verb, Allow) else Allow(verb)
         for name, verb in zip(VERBS, verbs, strict=True)
         if verb is not None
     }
@@ -82,7 +89,7 @@ def membership_over(registry: Registry, mapping: str, who: str) -> Membership:
 def check_roles(membership: Membership, verb: Allow, who: str) -> None:
     """Refuse a role that the membership does not know: it would be nobody's, or everybody's."""
     for rule in verb.rules:
-        role = rule.role if isinstance(rule, Own) else rule
+        role = rule if isinstance(rule, str) else rule.role
         if role is not None and role not in membership.levels:
             raise MappingError(
                 f"{who}: {role!r} is none of the roles of {membership.mapping!r} "
@@ -101,6 +108,9 @@ def either(verb: Allow, own: Condition, reaches: Callable[[str], Condition]) -> 
     for rule in verb.rules:
         if isinstance(rule, str):
             found.append(reaches(rule))
+        elif isinstance(rule, Others):
+            # A row whose owner is NULL is not one's own either.
+            found.append(both(Condition(f"({own.text}) is not true"), reaches(rule.role)))
         elif rule.role is None:
             found.append(own)
         else:

@@ -86,6 +86,7 @@ def changed_direction(registry: Registry, mapping: Mapping, mine: Row, theirs: R
         if (
             isinstance(access, Membership)
             and access.mapping == mapping.name
+            and isinstance(access.role, str)
             and differing - descriptive == {access.role}
         ):
             place = names.index(access.role)
