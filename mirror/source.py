@@ -54,7 +54,7 @@ class Source:
         # Neon's pooled and direct addresses differ by this suffix; they are one primary.
         host = urlsplit(database.url).hostname or "local"
         self.name = name or host.replace("-pooler.", ".", 1)
-        self._queries: dict[str, tuple[sql.SQL, sql.Composed]] = {}
+        self._queries: dict[str, tuple[sql.Composable, sql.Composed]] = {}
 
     def close(self) -> None:
         """Close the connection; the next use opens another."""
@@ -85,11 +85,11 @@ class Source:
         )
         return sql.SQL(_STAMP).format(bits=sql.Literal(_RUNNING_BITS), system=system)
 
-    def query(self, mapping: Mapping) -> tuple[sql.SQL, sql.Composed]:
+    def query(self, mapping: Mapping) -> tuple[sql.Composable, sql.Composed]:
         """Return the mapping's query and the list of what a row is made of, as SQL."""
         if mapping.name not in self._queries:
             self._queries[mapping.name] = (
-                sql.SQL(mapping.sql),
+                desired_query(mapping),
                 sql.SQL(", ").join(
                     sql.SQL("q.{}::{}::text").format(sql.Identifier(name), _type(kind))
                     for name, kind in mapping.row_layout
@@ -214,6 +214,20 @@ class Snapshot:
                 f"make the query DISTINCT or group it."
             )
         return rows
+
+
+def desired_query(mapping: Mapping) -> sql.Composable:
+    """Return the mapping's query without rows that have expired, by the primary's clock.
+
+    The clock is no danger to fences, as it would be within the query: it only takes rows away. One
+    that an earlier read brings back is refused by now(), and swept again.
+    """
+    query = sql.SQL(mapping.sql)
+    if mapping.expires is None:
+        return query
+    return sql.SQL(
+        "select e.* from ({query}) as e where e.{moment} is null or e.{moment}::timestamptz > now()"
+    ).format(query=query, moment=sql.Identifier(mapping.expires))
 
 
 def _type(name: str) -> sql.SQL:

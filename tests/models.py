@@ -1,6 +1,6 @@
 """A permission model between a primary and a project, as its example installs it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +10,7 @@ from examples.stage import Stage, staged
 from mirror.devstack import PostgresCluster, prepare_services
 from mirror.reconcile import Options, Report, Throttle, reconcile
 from mirror.registry import Registry
-from tests.fix_databases import EXAMPLES, TestDatabase
+from tests.fix_databases import EXAMPLES, TestDatabase, become
 from tests.people import OTHER_ROLES, Outcome, attempt
 
 
@@ -28,13 +28,19 @@ class Model:
 
     def outcome(self, person: str, statement: str) -> Outcome:
         """Return how many rows a person's statement reads or writes, or DENIED; it is undone."""
-        user = self.people.get(person)
-        role = OTHER_ROLES.get(person, "authenticated")
-        return attempt(self.target, user, role, statement, self.people | self.values | {"me": user})
+        return self.outcomes(statement, [person])[person]
 
-    def outcomes(self, statement: str, expected: dict[str, Outcome]) -> dict[str, Outcome]:
-        """Return what each of the expected gets."""
-        return {person: self.outcome(person, statement) for person in expected}
+    def outcomes(self, statement: str, people: Iterable[str]) -> dict[str, Outcome]:
+        """Return what each of these people gets."""
+        found = {}
+        with self.target.connect(autocommit=False) as connection:
+            for person in people:
+                user = self.people.get(person)
+                become(connection, user, OTHER_ROLES.get(person, "authenticated"))
+                values = self.people | self.values | {"me": user}
+                found[person] = attempt(connection, statement, values)
+                connection.rollback()
+        return found
 
     def reconcile(self, **options: Any) -> Report:
         """Compare and repair."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
+import psycopg
 from psycopg import errors, sql
 
 from tests.fix_databases import TestDatabase
@@ -70,23 +71,21 @@ class World:
             "theirs": self.messages[other],
             "fresh": self.messages["nobody"],
         }
-        return attempt(self.database, user, role, statement, values | self.values)
+        with self.database.acting_as(user, role=role) as connection:
+            return attempt(connection, statement, values | self.values)
 
 
-def attempt(
-    database: TestDatabase, user: UUID | None, role: str, statement: str, values: dict[str, Any]
-) -> Outcome:
-    """Return how many rows somebody's statement reads or writes; it is undone.
+def attempt(connection: psycopg.Connection[Any], statement: str, values: dict[str, Any]) -> Outcome:
+    """Return how many rows a statement reads or writes.
 
     DENIED, or the name of the constraint's error, if it is refused.
     """
-    with database.acting_as(user, role=role) as connection:
-        try:
-            return connection.execute(sql.SQL(statement), values).rowcount
-        except errors.InsufficientPrivilege:
-            return DENIED
-        except errors.IntegrityError as error:
-            return type(error).__name__
+    try:
+        return connection.execute(sql.SQL(statement), values).rowcount
+    except errors.InsufficientPrivilege:
+        return DENIED
+    except errors.IntegrityError as error:
+        return type(error).__name__
 
 
 def check_that_it_is_whole(matrix: Matrix, people: Iterable[str] = EVERYBODY) -> None:

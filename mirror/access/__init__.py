@@ -3,7 +3,7 @@
 from mirror.access.folders import Folder, Folders
 from mirror.access.guard import Guard
 from mirror.access.membership import Membership
-from mirror.access.rules import Allow, Others, Own
+from mirror.access.rules import Allow, Others, Own, Readers
 from mirror.access.seats import Always, Seat
 from mirror.access.topics import Topic, Topics
 
@@ -16,6 +16,7 @@ __all__ = [
     "Membership",
     "Others",
     "Own",
+    "Readers",
     "Seat",
     "Topic",
     "Topics",

@@ -104,7 +104,11 @@ class Folder:
             )
 
         own = Condition(f"{segments.get('{user}')} = {CALLER}::text")
-        return both(*here, either(self.verbs[verb], own, reaches))
+
+        def readable() -> Condition:
+            raise MappingError(f"{self._who}: `Readers` is for tables; name a role.")
+
+        return both(*here, either(self.verbs[verb], own, reaches, readable))
 
     @property
     def _parts(self) -> list[str]:

@@ -183,7 +183,43 @@ class Guard:
         return Condition(f"{identifier(self.owner)} = {CALLER}")
 
     def _condition(self, registry: Registry, rules: Allow) -> Condition:
-        return either(rules, self._own, lambda role: self.reaches(registry, role, "", 1))
+        return either(
+            rules,
+            self._own,
+            lambda role: self.reaches(registry, role, "", 1),
+            lambda: self._readable(registry),
+        )
+
+    def _readable(self, registry: Registry) -> Condition:
+        """Return the condition that the caller may read the row that `on` names."""
+        parent = self.parent(registry)
+        if parent is not None:
+            return self._beneath(parent.sql_name, self.key, "", 1)
+        membership = self.membership(registry)
+        mapping = registry[membership.mapping]
+        granted = mapping.readable.columns if mapping.readable else ()
+        if mapping.key != (membership.resource,) or membership.resource not in granted:
+            raise MappingError(
+                f"{self._who}: `Readers` are those of {mapping.name!r}, of which nobody may read "
+                f"{membership.resource!r} as its key; let its `readable` allow it."
+            )
+        table = identifier(mapping.schema, mapping.table)
+        return self._beneath(table, membership.resource, "", 1)
+
+    def _beneath(self, table: str, key: str, row: str, depth: int, *more: Condition) -> Condition:
+        """Return the condition that the caller may read the row of `table` that `on` points at."""
+        # A name that the rows' table does not have: theirs would be hidden by it.
+        inner = self._inner(depth)
+        here = row or f"{identifier(self.table)}."
+        found = Condition(f"{inner}.{identifier(key)} = {here}{identifier(self.on)}")
+        # OFFSET keeps the planner from collecting all that the caller may read of the parent.
+        return Condition(
+            f"exists (\n  select from {table} as {inner}\n"
+            f"  where {indent(both(found, *more).text, '    ').lstrip()}\n  offset 0\n)"
+        )
+
+    def _inner(self, depth: int) -> str:
+        return f"parent{depth}" + "_" * (self.table == f"parent{depth}")
 
     def reaches(self, registry: Registry, role: str, row: str, depth: int) -> Condition:
         """Return the condition that the caller has a role where `row` belongs."""
@@ -193,17 +229,10 @@ class Guard:
             kind = self._kind(registry, membership)
             mine = membership.mine(role)
             return Condition(f"{row}{identifier(self.on)} = any((select {mine})::{kind}[])")
-        # A name that the rows' table does not have: theirs would be hidden by it.
-        inner = f"parent{depth}" + "_" * (self.table == f"parent{depth}")
-        here = row or f"{identifier(self.table)}."
-        found = Condition(f"{inner}.{identifier(self.key)} = {here}{identifier(self.on)}")
+        more = []
         if not parent.implies(role, membership):
-            found = both(found, parent.reaches(registry, role, f"{inner}.", depth + 1))
-        # OFFSET keeps the planner from collecting all that the caller may read of the parent.
-        return Condition(
-            f"exists (\n  select from {parent.sql_name} as {inner}\n"
-            f"  where {indent(found.text, '    ').lstrip()}\n  offset 0\n)"
-        )
+            more = [parent.reaches(registry, role, f"{self._inner(depth)}.", depth + 1)]
+        return self._beneath(parent.sql_name, self.key, row, depth, *more)
 
     def implies(self, role: str, membership: Membership) -> bool:
         """Return whether nobody without the role may read, as the table's own policies see to."""
