@@ -10,8 +10,8 @@ from examples.stage import Stage, staged
 from mirror.devstack import PostgresCluster, prepare_services
 from mirror.reconcile import Options, Report, Throttle, reconcile
 from mirror.registry import Registry
-from tests.fix_databases import EXAMPLES, TestDatabase, become
-from tests.people import OTHER_ROLES, Outcome, attempt
+from tests.fix_databases import EXAMPLES, TestDatabase
+from tests.people import Outcome, attempts
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,13 @@ class Model:
 
     def outcomes(self, statement: str, people: Iterable[str]) -> dict[str, Outcome]:
         """Return what each of these people gets."""
-        found = {}
-        with self.target.connect(autocommit=False) as connection:
-            for person in people:
-                user = self.people.get(person)
-                become(connection, user, OTHER_ROLES.get(person, "authenticated"))
-                values = self.people | self.values | {"me": user}
-                found[person] = attempt(connection, statement, values)
-                connection.rollback()
-        return found
+        here = self.people | self.values
+        users = {person: self.people.get(person) for person in people}
+        return attempts(
+            self.target,
+            statement,
+            {who: (user, here | {"me": user}) for who, user in users.items()},
+        )
 
     def reconcile(self, **options: Any) -> Report:
         """Compare and repair."""

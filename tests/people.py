@@ -1,14 +1,13 @@
 """Everybody that policies are tried on, and what each is expected to get."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
-import psycopg
 from psycopg import errors, sql
 
-from tests.fix_databases import TestDatabase
+from tests.fix_databases import TestDatabase, become
 
 DENIED = "denied"
 """No privilege, or a row that the policy's WITH CHECK refuses."""
@@ -22,6 +21,7 @@ EVERYBODY = ("anon", "unsigned", *USERS)
 OTHER_ROLES = {"anon": "anon", "service_role": "service_role"}
 
 Outcome = int | str
+Values = Mapping[str, Any]
 Matrix = dict[str, dict[str, tuple[str, dict[str, Outcome]]]]
 """table → what is done → (statement, what everybody gets)."""
 
@@ -59,8 +59,14 @@ class World:
 
     def outcome(self, person: str, statement: str) -> Outcome:
         """Return how many rows a person's statement reads or writes, or DENIED."""
+        return self.outcomes(statement, [person])[person]
+
+    def outcomes(self, statement: str, people: Iterable[str]) -> dict[str, Outcome]:
+        """Return what each of these people gets; each attempt is undone."""
+        return attempts(self.database, statement, {person: self._of(person) for person in people})
+
+    def _of(self, person: str) -> tuple[UUID | None, dict[str, Any]]:
         user = self.users.get(person)
-        role = OTHER_ROLES.get(person, "authenticated")
         other = somebody_else(person)
         values: dict[str, Any] = {
             "me": user or uuid4(),
@@ -71,21 +77,28 @@ class World:
             "theirs": self.messages[other],
             "fresh": self.messages["nobody"],
         }
-        with self.database.acting_as(user, role=role) as connection:
-            return attempt(connection, statement, values | self.values)
+        return user, values | self.values
 
 
-def attempt(connection: psycopg.Connection[Any], statement: str, values: dict[str, Any]) -> Outcome:
-    """Return how many rows a statement reads or writes.
+def attempts(
+    database: TestDatabase, statement: str, people: Mapping[str, tuple[UUID | None, Values]]
+) -> dict[str, Outcome]:
+    """Return what each person's statement comes to, with their id and values; each is undone.
 
-    DENIED, or the name of the constraint's error, if it is refused.
+    How many rows it reads or writes; DENIED, or the name of the constraint's error, if refused.
     """
-    try:
-        return connection.execute(sql.SQL(statement), values).rowcount
-    except errors.InsufficientPrivilege:
-        return DENIED
-    except errors.IntegrityError as error:
-        return type(error).__name__
+    found: dict[str, Outcome] = {}
+    with database.connect(autocommit=False) as connection:
+        for person, (user, values) in people.items():
+            become(connection, user, OTHER_ROLES.get(person, "authenticated"))
+            try:
+                found[person] = connection.execute(sql.SQL(statement), values).rowcount
+            except errors.InsufficientPrivilege:
+                found[person] = DENIED
+            except errors.IntegrityError as error:
+                found[person] = type(error).__name__
+            connection.rollback()
+    return found
 
 
 def check_that_it_is_whole(matrix: Matrix, people: Iterable[str] = EVERYBODY) -> None:

@@ -1,7 +1,7 @@
 """Notices: telling a user, on a private channel, that a membership of theirs has changed."""
 
 from mirror.access.membership import Membership
-from mirror.access.seats import Always, unexpired
+from mirror.access.seats import Always
 from mirror.errors import MappingError
 from mirror.registry import Registry
 from mirror.sql import identifier, literal
@@ -32,7 +32,8 @@ def notices(registry: Registry, membership: Membership, prefix: str) -> str:
         ]
         conditions.append(f"{row}.{role} in ({roles})")
         if mapping.expires is not None and not expired:
-            conditions.append(unexpired(mapping, row))
+            moment = f"{row}.{identifier(mapping.expires)}"
+            conditions.append(f"({moment} is null or {moment} > now())")
         return " and ".join(conditions)
 
     def tell(row: str, event: str) -> str:

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mirror.access.counting import counting
 from mirror.errors import MappingError
-from mirror.mapping import Mapping
 from mirror.registry import Registry
 from mirror.sql import identifier, literal
 
@@ -72,17 +72,7 @@ class Seat:
         reaches: Sequence[str] = (),
     ) -> str:
         """Return a query of the rows `m` that count; conditions stand where they are cheapest."""
-        mapping = registry[self.mapping]
-        active = [
-            f"m.{identifier(name)} in ({', '.join(map(literal, sorted(values)))})"
-            for name, values in sorted(mapping.active.items())
-        ]
-        if mapping.expires is not None:
-            active.append(unexpired(mapping, "m"))
-        # A mapping that the model dropped is mirrored no more: its last rows must not grant on.
-        active.append(
-            f"exists (select from mirror.mappings as d where d.name = {literal(self.mapping)})"
-        )
+        active = counting(registry[self.mapping], "m")
         conditions = "\n  and ".join([*where, *active, *reaches])
         select = f"select {what}\nfrom" if what else "select from"
         return f"{select} {self.table(registry)} as m\nwhere {conditions}"
@@ -93,9 +83,3 @@ class Seat:
         if isinstance(self.role, Always):
             return literal(self.role.role)
         return f"m.{identifier(self.role)}"
-
-
-def unexpired(mapping: Mapping, row: str) -> str:
-    """Return what is true of a row until the moment that its mapping declares as `expires`."""
-    moment = f"{row}.{identifier(mapping.expires or '')}"
-    return f"({moment} is null or {moment} > now())"
