@@ -128,8 +128,11 @@ class Guard:
         rules = [rule for verb in self.verbs.values() for rule in verb.rules]
         if self.deleted is not None or any(isinstance(rule, Own | Others) for rule in rules):
             wanted[self.owner] = "uuid"
-        if isinstance(self.update, tuple) and not all(one.columns for one in self.update):
-            raise MappingError(f"{self._who}: of several rules for `update`, each names columns.")
+        for one in self.update if isinstance(self.update, tuple) else ():
+            if not one.columns or not one.rules:
+                raise MappingError(
+                    f"{self._who}: of several rules for `update`, each names who and which columns."
+                )
         extra = [column for verb in self.verbs.values() for column in verb.columns]
         for column in (*extra, *filter(None, (self.expires, self.deleted))):
             wanted.setdefault(column, None)

@@ -4,11 +4,16 @@ from collections.abc import Iterator
 from uuid import uuid4
 
 import pytest
+from typer.testing import CliRunner
 
 from examples.campaigns.story import story
 from mappings.campaigns import registry
+from mirror.cli.main import app
+from mirror.config import load_settings
 from mirror.devstack import PostgresCluster
 from mirror.reconcile import sweep
+from mirror.worker import Worker
+from tests.fix_rest import ServeApi
 from tests.models import Model, model
 from tests.people import DENIED, Matrix, Outcome, check_that_it_is_whole
 from tests.waiting import until
@@ -385,6 +390,60 @@ def test_a_seat_that_is_prolonged_is_not_swept(world: Model) -> None:
     assert sweep(world.stage.drain) >= 1
     assert world.target.value(row, guest) is True
     world.stage.backend("delete from campaign_members where user_id = %s", guest)
+
+
+PLANT = (
+    "insert into campaign_members values (%s, gen_random_uuid(), 'DM', now() - interval '1 second')"
+)
+OVER = "select count(*) from campaign_members where expires_at <= now()"
+
+
+def test_a_worker_sweeps_when_it_has_drained_and_has_not_lately(world: Model) -> None:
+    """Whoever rings, and whether or not there was anything to drain; Redis need not be there."""
+    settings = load_settings(
+        primary_database_url=world.primary.url,
+        supabase_db_url=world.target.url,
+        redis_url="redis://127.0.0.1:1/0",
+        mappings="mappings.campaigns",
+        sweep_seconds=3600,
+    )
+    worker = Worker(lambda: settings)
+    for left in (0, 1):
+        world.target.query(PLANT, world.values["here"])
+        worker.run_drain()
+        assert world.target.value(OVER) == left
+    worker.drain.close()
+    assert sweep(world.stage.drain) == 1
+
+
+def test_mirror_drain_sweeps_over_the_api_too(
+    world: Model, serve_api: ServeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command, with the secret key alone."""
+    api = serve_api(world.target)
+    for name, value in {
+        "PRIMARY_DATABASE_URL": world.primary.url,
+        "SUPABASE_URL": api.url,
+        "SUPABASE_SECRET_KEY": api.secret_key,
+        "MIRROR_MAPPINGS": "mappings.campaigns",
+    }.items():
+        monkeypatch.setenv(name, value)
+    world.target.query(PLANT, world.values["here"])
+    answer = CliRunner().invoke(app, ["drain"])
+    assert "0 event(s) mirrored, 0 set apart, 1 expired row(s) swept" in answer.output
+    assert world.target.value(OVER) == 0
+
+
+def test_more_rows_than_a_page_are_swept(world: Model) -> None:
+    """Page by page, by key."""
+    for _ in range(2):
+        world.target.query(
+            "insert into campaign_members select %s, gen_random_uuid(), 'DM', now()"
+            " from generate_series(1, 600)",
+            world.values["here"],
+        )
+        assert sweep(world.stage.drain) == 600
+        assert world.target.value(OVER) == 0
 
 
 def test_a_seat_whose_time_is_over_before_it_is_mirrored_never_comes(world: Model) -> None:
