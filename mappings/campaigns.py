@@ -7,7 +7,17 @@ it, or by a seat of one's own, whose role is a column and which may expire.
 
 from sqlalchemy import BigInteger, Boolean, DateTime, Text, Uuid, column, select, table
 
-from mirror.access import Allow, Always, Guard, Membership, Own, Readers, Seat
+from mirror.access import (
+    Allow,
+    Always,
+    Guard,
+    Membership,
+    Own,
+    Readers,
+    Seat,
+    Topic,
+    Topics,
+)
 from mirror.mapping import Column, Mapping, Parent, Readable, Reference
 from mirror.registry import Registry
 
@@ -227,9 +237,25 @@ comment_notes = Guard(
     delete="DM",
 )
 
+# `campaign:<id>`, and `user:<id>`, which tells of each way in and out.
+channels = Topics(
+    topics=(
+        Topic(
+            prefix="campaign",
+            via="campaigns",
+            receive="SPECTATOR",
+            send="PLAYER",
+            watch="SPECTATOR",
+            appear="PLAYER",
+        ),
+    ),
+    personal="user",
+    tell=("campaigns", "campaign_members", "campaign_characters"),
+)
+
 registry = Registry(
     "campaigns",
     [characters, campaigns, campaign_members, campaign_characters, sources],
     access=[in_campaigns, of_characters, of_sources],
-    guards=[character_sheets, source_entries, campaign_log, log_comments, comment_notes],
+    guards=[character_sheets, source_entries, campaign_log, log_comments, comment_notes, channels],
 )

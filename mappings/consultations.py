@@ -104,7 +104,8 @@ files = Folders(
         ),
     )
 )
-# `consultation:<id>`, where the other side is told of a message that was taken back.
+# `consultation:<id>`, where the other side is told of a message that was taken back; `user:<id>`
+# tells of a case that one has got, or has no more.
 channels = Topics(
     topics=(
         Topic(
@@ -115,7 +116,9 @@ channels = Topics(
             watch="CLIENT",
             appear="CLIENT",
         ),
-    )
+    ),
+    personal="user",
+    tell=("consultations",),
 )
 
 registry = Registry(

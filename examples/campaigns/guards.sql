@@ -248,3 +248,291 @@ using (
     offset 0
   )
 );
+
+
+-- Private channels. Realtime asks as the caller, with a row of the topic: may it be read, may it be
+-- written. The row's own column, and text with text: a topic that is no id casts to nothing.
+do $$
+begin
+  if to_regclass('realtime.messages') is null then
+    raise notice 'realtime.messages does not exist, so no channel is guarded; once Realtime has '
+      'made it, run `mirror migrate supabase --guards` again';
+    return;
+  end if;
+
+  create policy mirror_campaigns_read on realtime.messages for select to authenticated
+  using (
+    (
+      extension in ('broadcast', 'presence')
+      and topic = any(array(
+        select 'campaign:' || id from unnest(mirror.my_campaigns('SPECTATOR')) as id
+      ))
+    )
+    or (extension = 'broadcast' and topic = 'user:' || (select auth.uid()))
+  );
+
+  create policy mirror_campaigns_insert on realtime.messages for insert to authenticated
+  with check (
+    extension in ('broadcast', 'presence')
+    and topic = any(array(
+      select 'campaign:' || id from unnest(mirror.my_campaigns('PLAYER')) as id
+    ))
+  );
+end
+$$;
+
+
+-- Tells each user of what changed for them. Where Realtime's table is missing, or somebody holds
+-- it, nobody is told: the write goes on, and waits for nothing.
+create or replace function mirror.tell_campaigns() returns trigger
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  begin
+    if to_regclass('realtime.messages') is null then
+      return null;
+    end if;
+    lock table realtime.messages in row exclusive mode nowait;
+    if tg_op = 'INSERT' then
+      perform realtime.send(
+        jsonb_build_object('campaign_id', n.id, 'role', 'DM'),
+        'membership_granted', 'user:' || n.dm_id, true
+      )
+      from new_rows as n
+      where n.dm_id is not null;
+    elsif tg_op = 'DELETE' then
+      perform realtime.send(
+        jsonb_build_object('campaign_id', o.id, 'role', 'DM'),
+        case when mirror.belongs_to_campaign(o.id, o.dm_id)
+          then 'membership_changed' else 'membership_revoked' end, 'user:' || o.dm_id, true
+      )
+      from old_rows as o
+      where o.dm_id is not null;
+    else
+      perform realtime.send(
+        jsonb_build_object('campaign_id', o.id, 'role', 'DM'),
+        case when mirror.belongs_to_campaign(o.id, o.dm_id)
+          then 'membership_changed' else 'membership_revoked' end, 'user:' || o.dm_id, true
+      )
+      from old_rows as o
+      join new_rows as n on o.id = n.id
+      where (o.dm_id is distinct from n.dm_id) and o.dm_id is not null;
+      perform realtime.send(
+        jsonb_build_object('campaign_id', n.id, 'role', 'DM'),
+        case
+          when not was.active then 'membership_granted'
+          when not remains.active then case when mirror.belongs_to_campaign(n.id, n.dm_id)
+          then 'membership_changed' else 'membership_revoked' end
+          else 'membership_changed'
+        end, 'user:' || n.dm_id, true
+      )
+      from new_rows as n
+      join old_rows as o on o.id = n.id
+      cross join lateral (
+        select coalesce(o.dm_id is not null and not (o.dm_id is distinct from n.dm_id), false)
+      ) as was (active)
+      cross join lateral (
+        select coalesce(n.dm_id is not null, false)
+      ) as remains (active)
+      where was.active <> remains.active;
+    end if;
+  exception when others then
+    raise warning 'nobody was told of changes in campaigns: % (%)', sqlerrm, sqlstate;
+  end;
+  return null;
+end
+$$;
+revoke all on function mirror.tell_campaigns() from public, anon, authenticated, service_role;
+
+create trigger mirror_campaigns_told_insert
+after insert on public.campaigns referencing new table as new_rows
+for each statement execute function mirror.tell_campaigns();
+
+create trigger mirror_campaigns_told_update
+after update on public.campaigns referencing old table as old_rows new table as new_rows
+for each statement execute function mirror.tell_campaigns();
+
+create trigger mirror_campaigns_told_delete
+after delete on public.campaigns referencing old table as old_rows
+for each statement execute function mirror.tell_campaigns();
+
+
+-- Tells each user of what changed for them. Where Realtime's table is missing, or somebody holds
+-- it, nobody is told: the write goes on, and waits for nothing.
+create or replace function mirror.tell_campaign_members() returns trigger
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  begin
+    if to_regclass('realtime.messages') is null then
+      return null;
+    end if;
+    lock table realtime.messages in row exclusive mode nowait;
+    if tg_op = 'INSERT' then
+      perform realtime.send(
+        jsonb_build_object('campaign_id', n.campaign_id, 'role', n.role),
+        'membership_granted', 'user:' || n.user_id, true
+      )
+      from new_rows as n
+      where n.role in ('SPECTATOR', 'PLAYER', 'DM') and (n.expires_at is null or n.expires_at > now());
+    elsif tg_op = 'DELETE' then
+      perform realtime.send(
+        jsonb_build_object('campaign_id', o.campaign_id, 'role', o.role),
+        case when mirror.belongs_to_campaign(o.campaign_id, o.user_id)
+          then 'membership_changed' else 'membership_revoked' end, 'user:' || o.user_id, true
+      )
+      from old_rows as o
+      where o.role in ('SPECTATOR', 'PLAYER', 'DM');
+    else
+      perform realtime.send(
+        jsonb_build_object('campaign_id', n.campaign_id, 'role', n.role),
+        case
+          when not was.active then 'membership_granted'
+          when not remains.active then case when mirror.belongs_to_campaign(n.campaign_id, n.user_id)
+          then 'membership_changed' else 'membership_revoked' end
+          else 'membership_changed'
+        end, 'user:' || n.user_id, true
+      )
+      from new_rows as n
+      join old_rows as o on o.campaign_id = n.campaign_id and o.user_id = n.user_id
+      cross join lateral (
+        select coalesce(o.role in ('SPECTATOR', 'PLAYER', 'DM') and (o.expires_at is null or o.expires_at > now()), false)
+      ) as was (active)
+      cross join lateral (
+        select coalesce(n.role in ('SPECTATOR', 'PLAYER', 'DM') and (n.expires_at is null or n.expires_at > now()), false)
+      ) as remains (active)
+      where was.active or remains.active;
+    end if;
+  exception when others then
+    raise warning 'nobody was told of changes in campaign_members: % (%)', sqlerrm, sqlstate;
+  end;
+  return null;
+end
+$$;
+revoke all on function mirror.tell_campaign_members() from public, anon, authenticated, service_role;
+
+create trigger mirror_campaigns_told_insert
+after insert on public.campaign_members referencing new table as new_rows
+for each statement execute function mirror.tell_campaign_members();
+
+create trigger mirror_campaigns_told_update
+after update on public.campaign_members referencing old table as old_rows new table as new_rows
+for each statement execute function mirror.tell_campaign_members();
+
+create trigger mirror_campaigns_told_delete
+after delete on public.campaign_members referencing old table as old_rows
+for each statement execute function mirror.tell_campaign_members();
+
+
+-- Tells each user of what changed for them. Where Realtime's table is missing, or somebody holds
+-- it, nobody is told: the write goes on, and waits for nothing.
+create or replace function mirror.tell_campaign_characters() returns trigger
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  begin
+    if to_regclass('realtime.messages') is null then
+      return null;
+    end if;
+    lock table realtime.messages in row exclusive mode nowait;
+    if tg_op = 'INSERT' then
+      perform realtime.send(
+        jsonb_build_object('campaign_id', n.campaign_id, 'role', 'PLAYER'),
+        'membership_granted', 'user:' || n.owner_id, true
+      )
+      from new_rows as n
+      where n.owner_id is not null;
+      perform realtime.send(
+        jsonb_build_object('character_id', n.character_id, 'role', 'READER'),
+        'membership_granted', 'user:' || n.dm_id, true
+      )
+      from new_rows as n
+      where n.dm_id is not null;
+    elsif tg_op = 'DELETE' then
+      perform realtime.send(
+        jsonb_build_object('campaign_id', o.campaign_id, 'role', 'PLAYER'),
+        case when mirror.belongs_to_campaign(o.campaign_id, o.owner_id)
+          then 'membership_changed' else 'membership_revoked' end, 'user:' || o.owner_id, true
+      )
+      from old_rows as o
+      where o.owner_id is not null;
+      perform realtime.send(
+        jsonb_build_object('character_id', o.character_id, 'role', 'READER'),
+        case when mirror.belongs_to_character(o.character_id, o.dm_id)
+          then 'membership_changed' else 'membership_revoked' end, 'user:' || o.dm_id, true
+      )
+      from old_rows as o
+      where o.dm_id is not null;
+    else
+      perform realtime.send(
+        jsonb_build_object('campaign_id', o.campaign_id, 'role', 'PLAYER'),
+        case when mirror.belongs_to_campaign(o.campaign_id, o.owner_id)
+          then 'membership_changed' else 'membership_revoked' end, 'user:' || o.owner_id, true
+      )
+      from old_rows as o
+      join new_rows as n on o.campaign_id = n.campaign_id and o.character_id = n.character_id
+      where (o.owner_id is distinct from n.owner_id) and o.owner_id is not null;
+      perform realtime.send(
+        jsonb_build_object('campaign_id', n.campaign_id, 'role', 'PLAYER'),
+        case
+          when not was.active then 'membership_granted'
+          when not remains.active then case when mirror.belongs_to_campaign(n.campaign_id, n.owner_id)
+          then 'membership_changed' else 'membership_revoked' end
+          else 'membership_changed'
+        end, 'user:' || n.owner_id, true
+      )
+      from new_rows as n
+      join old_rows as o on o.campaign_id = n.campaign_id and o.character_id = n.character_id
+      cross join lateral (
+        select coalesce(o.owner_id is not null and not (o.owner_id is distinct from n.owner_id), false)
+      ) as was (active)
+      cross join lateral (
+        select coalesce(n.owner_id is not null, false)
+      ) as remains (active)
+      where was.active <> remains.active;
+      perform realtime.send(
+        jsonb_build_object('character_id', o.character_id, 'role', 'READER'),
+        case when mirror.belongs_to_character(o.character_id, o.dm_id)
+          then 'membership_changed' else 'membership_revoked' end, 'user:' || o.dm_id, true
+      )
+      from old_rows as o
+      join new_rows as n on o.campaign_id = n.campaign_id and o.character_id = n.character_id
+      where (o.dm_id is distinct from n.dm_id) and o.dm_id is not null;
+      perform realtime.send(
+        jsonb_build_object('character_id', n.character_id, 'role', 'READER'),
+        case
+          when not was.active then 'membership_granted'
+          when not remains.active then case when mirror.belongs_to_character(n.character_id, n.dm_id)
+          then 'membership_changed' else 'membership_revoked' end
+          else 'membership_changed'
+        end, 'user:' || n.dm_id, true
+      )
+      from new_rows as n
+      join old_rows as o on o.campaign_id = n.campaign_id and o.character_id = n.character_id
+      cross join lateral (
+        select coalesce(o.dm_id is not null and not (o.dm_id is distinct from n.dm_id), false)
+      ) as was (active)
+      cross join lateral (
+        select coalesce(n.dm_id is not null, false)
+      ) as remains (active)
+      where was.active <> remains.active;
+    end if;
+  exception when others then
+    raise warning 'nobody was told of changes in campaign_characters: % (%)', sqlerrm, sqlstate;
+  end;
+  return null;
+end
+$$;
+revoke all on function mirror.tell_campaign_characters() from public, anon, authenticated, service_role;
+
+create trigger mirror_campaigns_told_insert
+after insert on public.campaign_characters referencing new table as new_rows
+for each statement execute function mirror.tell_campaign_characters();
+
+create trigger mirror_campaigns_told_update
+after update on public.campaign_characters referencing old table as old_rows new table as new_rows
+for each statement execute function mirror.tell_campaign_characters();
+
+create trigger mirror_campaigns_told_delete
+after delete on public.campaign_characters referencing old table as old_rows
+for each statement execute function mirror.tell_campaign_characters();

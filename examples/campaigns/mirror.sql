@@ -2089,6 +2089,33 @@ grant execute on function
 to authenticated;
 
 
+-- Whether somebody belongs to a campaign in any way; for telling what a row that goes means.
+create or replace function mirror.belongs_to_campaign(resource bigint, person uuid) returns boolean
+language sql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select from public.campaigns as m
+    where m.id = $1
+      and m.dm_id = $2
+      and exists (select from mirror.mappings as d where d.name = 'campaigns')
+    union all
+    select from public.campaign_characters as m
+    where m.campaign_id = $1
+      and m.owner_id = $2
+      and exists (select from mirror.mappings as d where d.name = 'campaign_characters')
+    union all
+    select from public.campaign_members as m
+    where m.campaign_id = $1
+      and m.user_id = $2
+      and (m.expires_at is null or m.expires_at > now())
+      and exists (select from mirror.mappings as d where d.name = 'campaign_members')
+      and m.role in ('SPECTATOR', 'PLAYER', 'DM')
+  )
+$$;
+revoke all on function mirror.belongs_to_campaign(bigint, uuid)
+from public, anon, authenticated, service_role;
+
+
 -- Who belongs to what is looked up by user.
 select mirror.add_index('public.characters', 'owner_id');
 select mirror.add_index('public.campaign_characters', 'dm_id');
@@ -2186,6 +2213,26 @@ grant execute on function
   mirror.has_character_role(bigint, text),
   mirror.is_character_member(bigint)
 to authenticated;
+
+
+-- Whether somebody belongs to a character in any way; for telling what a row that goes means.
+create or replace function mirror.belongs_to_character(resource bigint, person uuid) returns boolean
+language sql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select from public.characters as m
+    where m.id = $1
+      and m.owner_id = $2
+      and exists (select from mirror.mappings as d where d.name = 'characters')
+    union all
+    select from public.campaign_characters as m
+    where m.character_id = $1
+      and m.dm_id = $2
+      and exists (select from mirror.mappings as d where d.name = 'campaign_characters')
+  )
+$$;
+revoke all on function mirror.belongs_to_character(bigint, uuid)
+from public, anon, authenticated, service_role;
 
 
 -- Who belongs to what is looked up by user.

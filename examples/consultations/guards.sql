@@ -76,7 +76,8 @@ language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 begin
-  if not row_security_active(tg_relid) then
+  -- Through a partition, the table's.
+  if not row_security_active(coalesce(pg_partition_root(tg_relid), tg_relid)) then
     return null;
   end if;
   if record_image_ne(row(new.content, new."deletedAt"), row(old.content, old."deletedAt"))
@@ -215,10 +216,13 @@ begin
 
   create policy mirror_consultations_read on realtime.messages for select to authenticated
   using (
-    extension in ('broadcast', 'presence')
-    and topic = any(array(
-      select 'consultation:' || id from unnest(mirror.my_consultations('CLIENT')) as id
-    ))
+    (
+      extension in ('broadcast', 'presence')
+      and topic = any(array(
+        select 'consultation:' || id from unnest(mirror.my_consultations('CLIENT')) as id
+      ))
+    )
+    or (extension = 'broadcast' and topic = 'user:' || (select auth.uid()))
   );
 
   create policy mirror_consultations_insert on realtime.messages for insert to authenticated
@@ -230,3 +234,117 @@ begin
   );
 end
 $$;
+
+
+-- Tells each user of what changed for them. Where Realtime's table is missing, or somebody holds
+-- it, nobody is told: the write goes on, and waits for nothing.
+create or replace function mirror.tell_consultations() returns trigger
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  begin
+    if to_regclass('realtime.messages') is null then
+      return null;
+    end if;
+    lock table realtime.messages in row exclusive mode nowait;
+    if tg_op = 'INSERT' then
+      perform realtime.send(
+        jsonb_build_object('consultation_id', n.id, 'role', 'CLIENT'),
+        'membership_granted', 'user:' || n."clientId", true
+      )
+      from new_rows as n
+      where n."clientId" is not null;
+      perform realtime.send(
+        jsonb_build_object('consultation_id', n.id, 'role', 'LAWYER'),
+        'membership_granted', 'user:' || n."lawyerId", true
+      )
+      from new_rows as n
+      where n."lawyerId" is not null;
+    elsif tg_op = 'DELETE' then
+      perform realtime.send(
+        jsonb_build_object('consultation_id', o.id, 'role', 'CLIENT'),
+        case when mirror.belongs_to_consultation(o.id, o."clientId")
+          then 'membership_changed' else 'membership_revoked' end, 'user:' || o."clientId", true
+      )
+      from old_rows as o
+      where o."clientId" is not null;
+      perform realtime.send(
+        jsonb_build_object('consultation_id', o.id, 'role', 'LAWYER'),
+        case when mirror.belongs_to_consultation(o.id, o."lawyerId")
+          then 'membership_changed' else 'membership_revoked' end, 'user:' || o."lawyerId", true
+      )
+      from old_rows as o
+      where o."lawyerId" is not null;
+    else
+      perform realtime.send(
+        jsonb_build_object('consultation_id', o.id, 'role', 'CLIENT'),
+        case when mirror.belongs_to_consultation(o.id, o."clientId")
+          then 'membership_changed' else 'membership_revoked' end, 'user:' || o."clientId", true
+      )
+      from old_rows as o
+      join new_rows as n on o.id = n.id
+      where (o."clientId" is distinct from n."clientId") and o."clientId" is not null;
+      perform realtime.send(
+        jsonb_build_object('consultation_id', n.id, 'role', 'CLIENT'),
+        case
+          when not was.active then 'membership_granted'
+          when not remains.active then case when mirror.belongs_to_consultation(n.id, n."clientId")
+          then 'membership_changed' else 'membership_revoked' end
+          else 'membership_changed'
+        end, 'user:' || n."clientId", true
+      )
+      from new_rows as n
+      join old_rows as o on o.id = n.id
+      cross join lateral (
+        select coalesce(o."clientId" is not null and not (o."clientId" is distinct from n."clientId"), false)
+      ) as was (active)
+      cross join lateral (
+        select coalesce(n."clientId" is not null, false)
+      ) as remains (active)
+      where was.active <> remains.active;
+      perform realtime.send(
+        jsonb_build_object('consultation_id', o.id, 'role', 'LAWYER'),
+        case when mirror.belongs_to_consultation(o.id, o."lawyerId")
+          then 'membership_changed' else 'membership_revoked' end, 'user:' || o."lawyerId", true
+      )
+      from old_rows as o
+      join new_rows as n on o.id = n.id
+      where (o."lawyerId" is distinct from n."lawyerId") and o."lawyerId" is not null;
+      perform realtime.send(
+        jsonb_build_object('consultation_id', n.id, 'role', 'LAWYER'),
+        case
+          when not was.active then 'membership_granted'
+          when not remains.active then case when mirror.belongs_to_consultation(n.id, n."lawyerId")
+          then 'membership_changed' else 'membership_revoked' end
+          else 'membership_changed'
+        end, 'user:' || n."lawyerId", true
+      )
+      from new_rows as n
+      join old_rows as o on o.id = n.id
+      cross join lateral (
+        select coalesce(o."lawyerId" is not null and not (o."lawyerId" is distinct from n."lawyerId"), false)
+      ) as was (active)
+      cross join lateral (
+        select coalesce(n."lawyerId" is not null, false)
+      ) as remains (active)
+      where was.active <> remains.active;
+    end if;
+  exception when others then
+    raise warning 'nobody was told of changes in consultations: % (%)', sqlerrm, sqlstate;
+  end;
+  return null;
+end
+$$;
+revoke all on function mirror.tell_consultations() from public, anon, authenticated, service_role;
+
+create trigger mirror_consultations_told_insert
+after insert on public.consultations referencing new table as new_rows
+for each statement execute function mirror.tell_consultations();
+
+create trigger mirror_consultations_told_update
+after update on public.consultations referencing old table as old_rows new table as new_rows
+for each statement execute function mirror.tell_consultations();
+
+create trigger mirror_consultations_told_delete
+after delete on public.consultations referencing old table as old_rows
+for each statement execute function mirror.tell_consultations();

@@ -456,6 +456,26 @@ grant execute on function
 to authenticated;
 
 
+-- Whether somebody belongs to a consultation in any way; for telling what a row that goes means.
+create or replace function mirror.belongs_to_consultation(resource uuid, person uuid) returns boolean
+language sql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select from public.consultations as m
+    where m.id = $1
+      and m."clientId" = $2
+      and exists (select from mirror.mappings as d where d.name = 'consultations')
+    union all
+    select from public.consultations as m
+    where m.id = $1
+      and m."lawyerId" = $2
+      and exists (select from mirror.mappings as d where d.name = 'consultations')
+  )
+$$;
+revoke all on function mirror.belongs_to_consultation(uuid, uuid)
+from public, anon, authenticated, service_role;
+
+
 -- What an earlier version of this model declared is mirrored no more, so its rows must not grant
 -- for ever. The table and its rows stay, for whoever wants to look; other models are left alone.
 do $$

@@ -39,7 +39,8 @@ language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 begin
-  if not row_security_active(tg_relid) then
+  -- Through a partition, the table's.
+  if not row_security_active(coalesce(pg_partition_root(tg_relid), tg_relid)) then
     return null;
   end if;
 {indent(checks, "  ")}

@@ -6,7 +6,7 @@ from textwrap import indent
 
 from mirror.access.seats import Always, Seat
 from mirror.errors import MappingError
-from mirror.grants import Given, Helper, Look, Question, Way
+from mirror.grants import Helper, Question
 from mirror.registry import Registry
 from mirror.sql import identifier, literal
 
@@ -44,17 +44,21 @@ class Membership:
         return (first, *self.also)
 
     def questions(self, registry: Registry) -> tuple[Question, ...]:
-        """Return what the helpers decide: who has which role where."""
-        by = {self.user: Given.USER, self.resource: Given.RESOURCE}
+        """Return what the helpers decide: who has which role where, in each way."""
         return (
             Question(
                 noun=self.noun,
                 via=self.mapping,
                 levels=self.levels,
-                ways=(Way((Look(registry[self.mapping].name, by),), column=self.role),),
+                ways=tuple(seat.way(registry) for seat in self.seats),
                 helpers=tuple(Helper(f"my_{self.noun}s", (role,), role) for role in self.levels),
             ),
         )
+
+    @property
+    def belongs(self) -> str:
+        """The function that says whether a user, its second argument, belongs in any way."""
+        return identifier("mirror", f"belongs_to_{self.noun}")
 
     def mine(self, role: str) -> str:
         """Return the call that yields the caller's resources; it reads no row of the policy's."""
@@ -191,6 +195,38 @@ grant execute on function
   {has_role}({kind}, text),
   {member}({kind})
 to authenticated;""",
+            *self._belonging(registry, f"{definer}", kind),
+        ]
+
+    def _belonging(self, registry: Registry, how: str, kind: str) -> list[str]:
+        """Return the function that the mirror itself asks, where there is more than one way."""
+        if not self.also:
+            return []
+        levels = ", ".join(map(literal, self.levels))
+        ways = "\n    union all\n".join(
+            indent(
+                seat.rows(
+                    registry,
+                    "",
+                    [f"m.{identifier(seat.resource)} = $1", f"m.{identifier(seat.user)} = $2"],
+                    [] if isinstance(seat.role, Always) else [f"{seat.has_role} in ({levels})"],
+                ),
+                "    ",
+            )
+            for seat in self.seats
+        )
+        return [
+            f"""\
+-- Whether somebody belongs to a {self.noun} in any way; for telling what a row that goes means.
+create or replace function {self.belongs}(resource {kind}, person uuid) returns boolean
+{how}
+as $$
+  select exists (
+{ways}
+  )
+$$;
+revoke all on function {self.belongs}({kind}, uuid)
+from public, anon, authenticated, service_role;"""
         ]
 
     def _over(self, collect: str, column: str, query: Callable[[Seat], str]) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from mirror.access.counting import counting
 from mirror.errors import MappingError
+from mirror.grants import Given, Look, Way
 from mirror.registry import Registry
 from mirror.sql import identifier, literal
 
@@ -63,6 +64,14 @@ class Seat:
         """Return the type of the resource's id."""
         columns = registry[self.mapping].columns
         return next(column.type for column in columns if column.name == self.resource)
+
+    def way(self, registry: Registry) -> Way:
+        """Return what decides, for whoever follows a permission."""
+        by = {self.user: Given.USER, self.resource: Given.RESOURCE}
+        look = (Look(registry[self.mapping].name, by),)
+        if isinstance(self.role, Always):
+            return Way(look, level=self.role.role)
+        return Way(look, column=self.role)
 
     def rows(
         self,

@@ -99,6 +99,10 @@ def fill(world: Model) -> None:
     """Write sheets, entries, a log with a rumour that is over, comments and notes."""
     values, people = world.values, world.people
     with world.target.connect() as connection:
+        connection.execute(
+            "insert into realtime.messages (topic, extension) values (%s, 'broadcast')",
+            [f"campaign:{values['here']}"],
+        )
         for character in ("hero", "sold", "removed", "foe"):
             connection.execute("insert into character_sheets values (%s)", [values[character]])
         for source in ("own", "public", "shared"):
@@ -284,6 +288,25 @@ MATRIX: Matrix = {
             everybody(),
         ),
     },
+    "realtime.messages": {
+        "select": (
+            "select * from realtime.messages where topic = 'campaign:' || %(here)s",
+            everybody(anon=0, inside=1),
+        ),
+        "select what is somebody's own": (
+            "select * from realtime.messages where topic = 'user:' || %(dm)s limit 1",
+            everybody(anon=0, dm=1),
+        ),
+        "insert": (
+            (
+                "insert into realtime.messages (topic, extension)"
+                " values ('campaign:' || %(here)s, 'broadcast')"
+            ),
+            everybody(DENIED, players=1),
+        ),
+        "update": ("update realtime.messages set event = 'x'", everybody(anon=0)),
+        "delete": ("delete from realtime.messages", NOBODY),
+    },
     "comment_notes": {
         "select": ("select * from comment_notes", everybody(players=2, elsewhere=1)),
         "insert": (
@@ -390,6 +413,67 @@ def test_a_seat_that_is_prolonged_is_not_swept(world: Model) -> None:
     assert sweep(world.stage.drain) >= 1
     assert world.target.value(row, guest) is True
     world.stage.backend("delete from campaign_members where user_id = %s", guest)
+
+
+News = tuple[str, str, dict[str, object]]
+
+
+def told(world: Model, *people: str) -> list[News]:
+    """Return what these people were told since this was last asked."""
+    news = world.target.query(
+        "with gone as (delete from realtime.messages where topic like 'user:%' returning *)"
+        " select topic, event, payload - 'id' from gone order by event desc, payload ->> 'role'"
+    )
+    names = {f"user:{world.people[person]}": person for person in people}
+    return [(names[topic], event, payload) for topic, event, payload in news if topic in names]
+
+
+def test_everybody_is_told_of_each_way_in_and_out(world: Model) -> None:
+    """A seat, a character, the campaign itself; and whether one is still in by another way."""
+    backend, here = world.stage.backend, world.values["here"]
+    guest, heir = uuid4(), uuid4()
+    world.people.update(guest=guest, heir=heir)
+    told(world)
+
+    def news(person: str, event: str, role: str) -> News:
+        return person, f"membership_{event}", {"campaign_id": here, "role": role}
+
+    backend(
+        "insert into campaign_members values (%s, %s, 'SPECTATOR', now() + interval '1 hour')",
+        here,
+        guest,
+    )
+    assert told(world, "guest") == [news("guest", "granted", "SPECTATOR")]
+    backend("update campaign_members set role = 'PLAYER' where user_id = %s", guest)
+    assert told(world, "guest") == [news("guest", "changed", "PLAYER")]
+    elf = backend("insert into characters (owner_id, name) values (%s, 'x') returning id", guest)
+    backend("insert into campaign_characters values (%s, %s)", here, elf)
+    reader: dict[str, object] = {"character_id": elf, "role": "READER"}
+    assert told(world, "guest", "dm") == [
+        news("guest", "granted", "PLAYER"),
+        ("dm", "membership_granted", reader),
+    ]
+    # The seat is over, the character is still there.
+    let_expire(world, "guest")
+    told(world)
+    sweep(world.stage.drain)
+    assert told(world, "guest") == [news("guest", "changed", "PLAYER")]
+    backend("update characters set owner_id = %s where id = %s", heir, elf)
+    assert told(world, "guest", "heir", "dm") == [
+        news("guest", "revoked", "PLAYER"),
+        news("heir", "granted", "PLAYER"),
+    ]
+    # Nobody's access has changed.
+    backend("update campaigns set name = name || '!' where id = %s", here)
+    backend("update characters set name = 'y' where id = %s", elf)
+    assert told(world, "dm", "heir") == []
+    backend("delete from characters where id = %s", elf)
+    assert told(world, "dm", "heir") == [
+        news("heir", "revoked", "PLAYER"),
+        ("dm", "membership_revoked", reader),
+    ]
+    backend("delete from campaign_members where user_id = %s", guest)
+    del world.people["guest"], world.people["heir"]
 
 
 PLANT = (
@@ -505,6 +589,31 @@ def test_what_somebody_planted_is_found_and_removed(world: Model) -> None:
     expected = everybody(1, inside=2, player=3)
     assert world.outcomes("select id from sources", expected) == expected
     assert world.outcome("stranger", "select * from campaign_log") == 0
+
+
+@pytest.mark.parametrize(
+    ("moment", "direction"),
+    [
+        ("null", "changed_over"),
+        ("'infinity'", "changed_over"),
+        ("now() + interval '2 hours'", "changed_over"),
+        ("now() + interval '1 minute'", "changed_under"),
+        ("now()", "changed_under"),
+        ("'-infinity'", "changed_under"),
+    ],
+)
+def test_a_seat_that_ends_at_another_time_is_found_with_its_direction(
+    world: Model, moment: str, direction: str
+) -> None:
+    """Later allows more than the primary, sooner less."""
+    watcher = world.people["watcher"]
+    world.target.query(
+        f"update campaign_members set expires_at = {moment} where user_id = %s", watcher
+    )
+    report = world.reconcile()
+    counts = {part.mapping: getattr(part, direction) for part in report.mappings}
+    assert counts == {mapping.name: int(mapping.name == "campaign_members") for mapping in registry}
+    assert (report.outcome, world.reconcile().outcome) == ("repaired", "in line")
 
 
 def test_the_story_goes_as_it_is_told(world: Model) -> None:

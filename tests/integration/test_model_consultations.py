@@ -327,6 +327,23 @@ def test_the_other_side_hears_that_a_message_was_taken_back(world: Model) -> Non
     assert sent == [({"message_id": str(world.values["taken_back"])},)]
 
 
+def test_a_case_that_changes_hands_is_told_to_both(world: Model) -> None:
+    """The one who has it no more, and the one who has it now; the client notices nothing."""
+    told = (
+        "with gone as (delete from realtime.messages where topic like 'user:%' returning *)"
+        " select topic, event, payload ->> 'consultation_id' from gone order by event"
+    )
+    case, first, second = world.values["here"], world.people["lawyer"], uuid4()
+    world.target.query(told)
+    hand_over = 'update consultations set "lawyerId" = %s where id = %s'
+    world.stage.backend(hand_over, second, case)
+    assert world.target.query(told) == [
+        (f"user:{second}", "membership_granted", str(case)),
+        (f"user:{first}", "membership_revoked", str(case)),
+    ]
+    world.stage.backend(hand_over, first, case)
+
+
 def test_files_without_a_message_are_listed_for_the_storage_api(world: Model) -> None:
     """Once they are a day old: also those of messages that were taken back that long ago."""
     listed = "select * from orphaned_files()"

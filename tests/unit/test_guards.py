@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from sqlalchemy import DateTime, Select, column
 
 from mappings import trips
 from mirror.access import (
@@ -20,6 +21,7 @@ from mirror.access import (
 )
 from mirror.ddl import guards_sql, model_sql
 from mirror.errors import MappingError
+from mirror.mapping import Column
 from mirror.registry import Registry
 from tests.rooms import attachments, files, membership, messages, participants
 from tests.rooms import registry as rooms
@@ -171,13 +173,24 @@ def test_a_membership_that_could_not_work_is_refused_with_the_remedy(
     assert told in str(refused.value)
 
 
-def test_users_are_told_only_where_one_column_says_who_they_are() -> None:
-    """Of a second owner nobody could say what became of the first."""
+def test_a_seat_is_told_of_when_it_goes_and_counts_until_it_expires() -> None:
+    """The row that is removed by a sweep is the first that anybody hears of its end."""
+    seats = participants.query
+    assert isinstance(seats, Select)
+    until = replace(
+        participants,
+        columns=(*participants.columns, Column("until", "timestamptz")),
+        query=seats.add_columns(column("until", DateTime)),
+        expires="until",
+    )
     topics = Topics(personal="user", tell=("participants",))
-    for change in ({"also": (ELSE,)}, {"role": Always("MEMBER")}):
-        access = [replace(membership, **change)]
-        with pytest.raises(MappingError, match="membership is not by one column with the user"):
-            guards_sql(Registry("m", [participants], access=access, guards=[topics]))
+    sql = guards_sql(Registry("m", [until], access=[membership], guards=[topics]))
+    inserted, rest = sql.split("if tg_op = 'INSERT'")[1].split("elsif tg_op = 'DELETE'")
+    deleted, updated = rest.split("    else\n", 1)
+    assert "until > now()" in inserted
+    assert "until" not in deleted
+    assert "o.until > now()" in updated
+    assert "n.until > now()" in updated
 
 
 def test_a_column_may_stand_in_several_rules() -> None:
