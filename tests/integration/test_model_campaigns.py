@@ -376,6 +376,20 @@ def test_helpers_know_no_seat_that_has_expired(
     assert found == set(expected)
 
 
+@pytest.mark.parametrize("table", ["sources", "campaign_members", "campaign_log"])
+def test_all_ways_in_are_asked_once_for_each_statement(world: Model, table: str) -> None:
+    """However many rows there are, also where other conditions stand beside."""
+    with world.target.acting_as(world.people["player"]) as connection:
+        explain = f"explain (analyze, verbose, costs off) select 1 from {table}"
+        plan = [line for (line,) in connection.execute(explain.encode()).fetchall()]
+    calls = [number for number, line in enumerate(plan) if "my_campaigns(" in line]
+    assert len(calls) == 1
+    above = plan[calls[0] - 1]
+    assert "Result" in above
+    assert "loops=1)" in above
+    assert any("InitPlan" in line for line in plan[: calls[0]])
+
+
 def test_a_seat_is_refused_from_the_instant_that_it_expires(world: Model) -> None:
     """Nothing is drained meanwhile; the row is still there, until the next sweep."""
     guest = world.people["guest"] = uuid4()
