@@ -104,12 +104,23 @@ class Snapshot:
     def __init__(self, source: Source, stamp: Stamp) -> None:
         self._source = source
         self.stamp = stamp
+        self._expired = False
+
+    def with_expired(self) -> "Snapshot":
+        """Return the same view with the rows that have expired, for whoever explains."""
+        view = Snapshot(self._source, self.stamp)
+        view._expired = True
+        return view
+
+    def _query(self, mapping: Mapping) -> tuple[sql.Composable, sql.Composed]:
+        desired, values = self._source.query(mapping)
+        return (sql.SQL(mapping.sql) if self._expired else desired), values
 
     def rows(self, mapping: Mapping, keys: Sequence[Key]) -> dict[Key, Row]:
         """Return the desired row of each of `keys` that has one."""
         if not keys:
             return {}
-        query, values = self._source.query(mapping)
+        query, values = self._query(mapping)
         names = [sql.Identifier(name) for name in mapping.key]
         # Named, so that each array is sent once.
         arrays = [
@@ -148,7 +159,7 @@ class Snapshot:
 
         `reference` `*` means all rows. At most `limit`, those after key `after` if it is one.
         """
-        query, selected = self._source.query(mapping)
+        query, selected = self._query(mapping)
         conditions: list[sql.Composable] = [sql.SQL("true")]
         parameters: list[object] = []
         declared = mapping.reference(reference)
@@ -185,7 +196,7 @@ class Snapshot:
         self, mapping: Mapping, values: MappingABC[str, str], *, limit: int
     ) -> dict[Key, Row]:
         """Return at most `limit` desired rows in which these columns hold these values."""
-        query, selected = self._source.query(mapping)
+        query, selected = self._query(mapping)
         types = {column.name: column.type for column in mapping.columns}
         statement = sql.SQL("select {values} from ({query}) as q where {same} limit %s").format(
             values=selected,

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from examples.stage import Stage, staged
 from mirror.devstack import PostgresCluster, prepare_services
+from mirror.explain import Page, explain_resource, question_about
 from mirror.reconcile import Options, Report, Throttle, reconcile
 from mirror.registry import Registry
 from tests.fix_databases import EXAMPLES, TestDatabase
@@ -39,6 +40,12 @@ class Model:
             statement,
             {who: (user, here | {"me": user}) for who, user in users.items()},
         )
+
+    def explain(self, person: str, noun: str, resource: object) -> Page:
+        """Follow what a person may do with a resource."""
+        question = question_about(self.stage.drain.registry, noun)
+        user = str(self.people[person])
+        return explain_resource(self.stage.drain, question, user, str(resource))
 
     def reconcile(self, **options: Any) -> Report:
         """Compare and repair."""

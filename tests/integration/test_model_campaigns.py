@@ -11,6 +11,7 @@ from mappings.campaigns import registry
 from mirror.cli.main import app
 from mirror.config import load_settings
 from mirror.devstack import PostgresCluster
+from mirror.explain import Word
 from mirror.reconcile import sweep
 from mirror.worker import Worker
 from tests.fix_rest import ServeApi
@@ -374,6 +375,32 @@ def test_helpers_know_no_seat_that_has_expired(
     statement = f"select where {helper}"
     found = {person for person in EVERYBODY[2:] if world.outcome(person, statement) == 1}
     assert found == set(expected)
+
+
+def test_explain_follows_each_way_into_a_campaign(world: Model) -> None:
+    """By running it, a character, a seat; and says of a seat that it has expired."""
+    here = world.values["here"]
+    world.target.query(
+        "insert into auth.users (id) select unnest(%s) on conflict do nothing",
+        list(world.people.values()),
+    )
+    for person in INSIDE:
+        page = world.explain(person, "campaign", here)
+        assert (page.wanted, page.allowed, page.first) == (True, True, None), person
+    for person in OUTSIDE:
+        page = world.explain(person, "campaign", here)
+        assert (page.wanted, page.allowed) == (False, False), person
+        assert page.first is not None
+        assert page.first.name == "primary"
+    # Whether or not it was swept.
+    for _ in range(2):
+        page = world.explain("expired", "campaign", here)
+        assert page.first is not None
+        assert "its expires_at is past" in page.first.says
+        assert not any(step.word is Word.BROKEN for step in page.steps)
+        sweep(world.stage.drain)
+    page = world.explain("dm", "character", world.values["hero"])
+    assert (page.wanted, page.allowed) == (True, True)
 
 
 @pytest.mark.parametrize("table", ["sources", "campaign_members", "campaign_log"])

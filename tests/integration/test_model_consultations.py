@@ -387,6 +387,27 @@ def test_messages_are_published_and_what_is_mirrored_is_not(world: Model) -> Non
     assert published == [("messages",)]
 
 
+def test_explain_follows_whichever_column_one_belongs_by(world: Model) -> None:
+    """And names the row where a person planted in one of them is not the primary's."""
+    here = world.values["here"]
+    world.target.query(
+        "insert into auth.users (id) select unnest(%s) on conflict do nothing",
+        list(world.people.values()),
+    )
+    for person in PARTIES:
+        page = world.explain(person, "consultation", here)
+        assert (page.wanted, page.allowed, page.first) == (True, True, None)
+    page = world.explain("first_lawyer", "consultation", here)
+    assert (page.wanted, page.allowed) == (False, False)
+    assert page.first is not None
+    assert page.first.name == "primary"
+    plant = 'update consultations set "lawyerId" = %s where id = %s'
+    world.target.query(plant, world.people["stranger"], here)
+    page = world.explain("stranger", "consultation", here)
+    assert (page.wanted, page.allowed) == (False, True)
+    world.target.query(plant, world.people["lawyer"], here)
+
+
 def test_a_lawyer_that_somebody_planted_is_found_and_removed(world: Model) -> None:
     """With `mirror reconcile`: by which columns one belongs, it knows from the declaration."""
     assert world.reconcile().exit_code == 0
