@@ -84,6 +84,8 @@ class Readable:
     """Columns granted to `authenticated`."""
     using: str
     """The policy's USING expression; wrap function calls in (select …) so that they run once."""
+    indexed: tuple[str, ...] = ()
+    """Columns by which that expression looks rows up, and which the key does not begin with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +115,9 @@ class Mapping:
     """What becomes of a target row whose source is gone. `retain` keeps the bare key, for tables
     of yours that reference it, and sets every other column to NULL."""
     expires: str | None = None
-    """A timestamptz column that policies compare with now(). A row past it grants nothing, so its
-    removal never counts towards the bound on deletes of a reconcile."""
+    """A timestamptz column: a row past it is no row; NULL: never. Policies and helpers compare it
+    with now(), so it takes effect at that instant without any event; the row itself goes at the
+    next sweep, and never counts towards the bound on deletes of a reconcile."""
     readable: Readable | None = None
     """What clients may read of the table itself; None: nothing."""
     children: tuple[tuple[str, str], ...] = ()
@@ -182,6 +185,7 @@ class Mapping:
             "children": [list(child) for child in self.children],
             "active": {name: sorted(values) for name, values in sorted(self.active.items())},
             "on_delete": self.on_delete,
+            **({} if self.expires is None else {"expires": self.expires}),
             "query": self.sql.replace(" \n", " "),
         }
 

@@ -230,7 +230,9 @@ def _check_columns(mapping: Mapping) -> None:
     named = {
         "key": mapping.key,
         "active": mapping.active,
-        "readable": mapping.readable.columns if mapping.readable else (),
+        "readable": (
+            mapping.readable.columns + mapping.readable.indexed if mapping.readable else ()
+        ),
         "expires": (mapping.expires,) if mapping.expires else (),
     }
     for label, used in named.items():

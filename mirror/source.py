@@ -54,7 +54,7 @@ class Source:
         # Neon's pooled and direct addresses differ by this suffix; they are one primary.
         host = urlsplit(database.url).hostname or "local"
         self.name = name or host.replace("-pooler.", ".", 1)
-        self._queries: dict[str, tuple[sql.SQL, sql.Composed]] = {}
+        self._queries: dict[str, tuple[sql.Composable, sql.Composed]] = {}
 
     def close(self) -> None:
         """Close the connection; the next use opens another."""
@@ -85,11 +85,11 @@ class Source:
         )
         return sql.SQL(_STAMP).format(bits=sql.Literal(_RUNNING_BITS), system=system)
 
-    def query(self, mapping: Mapping) -> tuple[sql.SQL, sql.Composed]:
+    def query(self, mapping: Mapping) -> tuple[sql.Composable, sql.Composed]:
         """Return the mapping's query and the list of what a row is made of, as SQL."""
         if mapping.name not in self._queries:
             self._queries[mapping.name] = (
-                sql.SQL(mapping.sql),
+                desired_query(mapping),
                 sql.SQL(", ").join(
                     sql.SQL("q.{}::{}::text").format(sql.Identifier(name), _type(kind))
                     for name, kind in mapping.row_layout
@@ -104,12 +104,23 @@ class Snapshot:
     def __init__(self, source: Source, stamp: Stamp) -> None:
         self._source = source
         self.stamp = stamp
+        self._expired = False
+
+    def with_expired(self) -> "Snapshot":
+        """Return the same view with the rows that have expired, for whoever explains."""
+        view = Snapshot(self._source, self.stamp)
+        view._expired = True
+        return view
+
+    def _query(self, mapping: Mapping) -> tuple[sql.Composable, sql.Composed]:
+        desired, values = self._source.query(mapping)
+        return (sql.SQL(mapping.sql) if self._expired else desired), values
 
     def rows(self, mapping: Mapping, keys: Sequence[Key]) -> dict[Key, Row]:
         """Return the desired row of each of `keys` that has one."""
         if not keys:
             return {}
-        query, values = self._source.query(mapping)
+        query, values = self._query(mapping)
         names = [sql.Identifier(name) for name in mapping.key]
         # Named, so that each array is sent once.
         arrays = [
@@ -148,7 +159,7 @@ class Snapshot:
 
         `reference` `*` means all rows. At most `limit`, those after key `after` if it is one.
         """
-        query, selected = self._source.query(mapping)
+        query, selected = self._query(mapping)
         conditions: list[sql.Composable] = [sql.SQL("true")]
         parameters: list[object] = []
         declared = mapping.reference(reference)
@@ -185,7 +196,7 @@ class Snapshot:
         self, mapping: Mapping, values: MappingABC[str, str], *, limit: int
     ) -> dict[Key, Row]:
         """Return at most `limit` desired rows in which these columns hold these values."""
-        query, selected = self._source.query(mapping)
+        query, selected = self._query(mapping)
         types = {column.name: column.type for column in mapping.columns}
         statement = sql.SQL("select {values} from ({query}) as q where {same} limit %s").format(
             values=selected,
@@ -214,6 +225,20 @@ class Snapshot:
                 f"make the query DISTINCT or group it."
             )
         return rows
+
+
+def desired_query(mapping: Mapping) -> sql.Composable:
+    """Return the mapping's query without rows that have expired, by the primary's clock.
+
+    The clock is no danger to fences, as it would be within the query: it only takes rows away. One
+    that an earlier read brings back is refused by now(), and swept again.
+    """
+    query = sql.SQL(mapping.sql)
+    if mapping.expires is None:
+        return query
+    return sql.SQL(
+        "select e.* from ({query}) as e where e.{moment} is null or e.{moment}::timestamptz > now()"
+    ).format(query=query, moment=sql.Identifier(mapping.expires))
 
 
 def _type(name: str) -> sql.SQL:

@@ -14,6 +14,7 @@ import os
 import ssl
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
@@ -30,7 +31,7 @@ from mirror.drain import Drain
 from mirror.errors import Halted, MirrorError, NotMigrated, Transient
 from mirror.heartbeats import Heartbeat
 from mirror.logs import configure_logging
-from mirror.reconcile import Busy, Options
+from mirror.reconcile import Busy, Options, sweep
 from mirror.schedule import PURGE_TASK, RECONCILE_TASK, SWEPT, beat_schedule
 
 # A reconcile of a large target takes as long as it takes; this bounds one that hangs.
@@ -102,9 +103,24 @@ class Worker:
         else:
             if done.full:
                 self.doorbell.ring()
+            self._sweep()
         if swept:
             with suppress(Transient):
                 self._swept.beat(self.drain.queue.claims)
+
+    def _sweep(self) -> None:
+        """Remove what has expired, unless this thread has looked lately."""
+        now = time.monotonic()
+        if now < getattr(self._own, "sweep_after", now):
+            return
+        self._own.sweep_after = now + self.settings.sweep_seconds
+        try:
+            swept = sweep(self.drain)
+        except MirrorError as error:
+            log.warning("expired rows wait for the next sweep", reason=str(error))
+        else:
+            if swept:
+                log.info("swept", expired=swept)
 
     def run_purge(self) -> None:
         """Forget old tombstones in the target."""

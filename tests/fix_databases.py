@@ -19,7 +19,8 @@ from mirror.devstack import PostgresCluster, prepare_database, prepare_services
 from mirror.migrations import upgrade
 
 _numbers = itertools.count(1)
-SCHEMA = Path(__file__).parent.parent / "examples" / "trip_chat" / "supabase.sql"
+EXAMPLES = Path(__file__).parent.parent / "examples"
+SCHEMA = EXAMPLES / "trip_chat" / "supabase.sql"
 
 
 @dataclass
@@ -69,14 +70,19 @@ class TestDatabase:
 
         None as the user means no JWT subject; `role` may be `anon` or `service_role`.
         """
-        claims = '{"role": "%s"%s}' % (role, f', "sub": "{user}"' if user else "")  # noqa: UP031 - braces
         with self.connect(autocommit=False) as connection:
-            connection.execute("select set_config('request.jwt.claims', %s, true)", [claims])
-            connection.execute(sql.SQL("set local role {}").format(sql.Identifier(role)))
+            become(connection, user, role)
             try:
                 yield connection
             finally:
                 connection.rollback()
+
+
+def become(connection: psycopg.Connection[Any], user: UUID | str | None, role: str) -> None:
+    """Be somebody until the end of the transaction, as PostgREST does it."""
+    claims = '{"role": "%s"%s}' % (role, f', "sub": "{user}"' if user else "")  # noqa: UP031 - braces
+    connection.execute("select set_config('request.jwt.claims', %s, true)", [claims])
+    connection.execute(sql.SQL("set local role {}").format(sql.Identifier(role)))
 
 
 @pytest.fixture(scope="session")

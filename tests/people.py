@@ -1,12 +1,13 @@
 """Everybody that policies are tried on, and what each is expected to get."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
 from psycopg import errors, sql
 
-from tests.fix_databases import TestDatabase
+from tests.fix_databases import TestDatabase, become
 
 DENIED = "denied"
 """No privilege, or a row that the policy's WITH CHECK refuses."""
@@ -20,6 +21,7 @@ EVERYBODY = ("anon", "unsigned", *USERS)
 OTHER_ROLES = {"anon": "anon", "service_role": "service_role"}
 
 Outcome = int | str
+Values = Mapping[str, Any]
 Matrix = dict[str, dict[str, tuple[str, dict[str, Outcome]]]]
 """table → what is done → (statement, what everybody gets)."""
 
@@ -57,8 +59,14 @@ class World:
 
     def outcome(self, person: str, statement: str) -> Outcome:
         """Return how many rows a person's statement reads or writes, or DENIED."""
+        return self.outcomes(statement, [person])[person]
+
+    def outcomes(self, statement: str, people: Iterable[str]) -> dict[str, Outcome]:
+        """Return what each of these people gets; each attempt is undone."""
+        return attempts(self.database, statement, {person: self._of(person) for person in people})
+
+    def _of(self, person: str) -> tuple[UUID | None, dict[str, Any]]:
         user = self.users.get(person)
-        role = OTHER_ROLES.get(person, "authenticated")
         other = somebody_else(person)
         values: dict[str, Any] = {
             "me": user or uuid4(),
@@ -69,17 +77,34 @@ class World:
             "theirs": self.messages[other],
             "fresh": self.messages["nobody"],
         }
-        with self.database.acting_as(user, role=role) as connection:
+        return user, values | self.values
+
+
+def attempts(
+    database: TestDatabase, statement: str, people: Mapping[str, tuple[UUID | None, Values]]
+) -> dict[str, Outcome]:
+    """Return what each person's statement comes to, with their id and values; each is undone.
+
+    How many rows it reads or writes; DENIED, or the name of the constraint's error, if refused.
+    """
+    found: dict[str, Outcome] = {}
+    with database.connect(autocommit=False) as connection:
+        for person, (user, values) in people.items():
+            become(connection, user, OTHER_ROLES.get(person, "authenticated"))
             try:
-                return connection.execute(sql.SQL(statement), values | self.values).rowcount
+                found[person] = connection.execute(sql.SQL(statement), values).rowcount
             except errors.InsufficientPrivilege:
-                return DENIED
+                found[person] = DENIED
+            except errors.IntegrityError as error:
+                found[person] = type(error).__name__
+            connection.rollback()
+    return found
 
 
-def check_that_it_is_whole(matrix: Matrix) -> None:
+def check_that_it_is_whole(matrix: Matrix, people: Iterable[str] = EVERYBODY) -> None:
     """Assert that each table is tried with every kind of statement, by everybody."""
     for table, rows in matrix.items():
         kinds = {statement.split()[0] for statement, _ in rows.values()}
         assert kinds >= {"select", "insert", "update", "delete"}, table
         for what, (_, expected) in rows.items():
-            assert set(expected) >= set(EVERYBODY), (table, what)
+            assert set(expected) >= set(people), (table, what)

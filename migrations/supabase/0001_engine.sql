@@ -423,6 +423,25 @@ end
 $$;
 
 
+-- Name rows of a mapping that have expired.
+--
+-- request: {mapping, digest, after, limit}; `after` is a key, or empty. Answers [key], in order.
+create or replace function mirror.expired(request jsonb) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  answer jsonb;
+begin
+  perform mirror.check_mapping(request);
+  execute format('select mirror.%I($1, $2)', 'expired_' || (request ->> 'mapping'))
+    into answer
+    using array(select jsonb_array_elements_text(request -> 'after')),
+      (request ->> 'limit')::integer;
+  return answer;
+end
+$$;
+
+
 -- Refuse a reader whose declaration of a mapping is not the one that this database has.
 create or replace function mirror.check_mapping(request jsonb) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -1209,8 +1228,8 @@ begin
   for old in
     select tgname, tgrelid::regclass::text as name from pg_trigger
     where tgname = any(
-        select 'mirror_' || model || '_told_' || verb
-        from unnest(array['insert', 'update', 'delete']) as verb
+        select 'mirror_' || model || '_' || suffix
+        from unnest(array['told_insert', 'told_update', 'told_delete', 'columns']) as suffix
       )
       and not tgisinternal
   loop
@@ -1243,6 +1262,10 @@ as $$ select mirror.digest(request::jsonb) $$;
 create or replace function public.mirror_rows(request text) returns jsonb
 language sql security definer stable set search_path = pg_catalog, pg_temp
 as $$ select mirror.rows(request::jsonb) $$;
+
+create or replace function public.mirror_expired(request text) returns jsonb
+language sql security definer stable set search_path = pg_catalog, pg_temp
+as $$ select mirror.expired(request::jsonb) $$;
 
 -- The timeout is for PostgREST, which sets it for the call: looking for what is old may take longer
 -- than API sessions otherwise get.
@@ -1448,6 +1471,7 @@ revoke all on function
   mirror.open_scopes(jsonb),
   mirror.digest(jsonb),
   mirror.rows(jsonb),
+  mirror.expired(jsonb),
   mirror.check_mapping(jsonb),
   mirror.purge(interval),
   mirror.rebase(text, integer),
@@ -1464,6 +1488,7 @@ revoke all on function
   public.mirror_open_scopes(text),
   public.mirror_digest(text),
   public.mirror_rows(text),
+  public.mirror_expired(text),
   public.mirror_purge(text),
   public.mirror_rebase(text, text),
   public.mirror_describe(),
@@ -1476,6 +1501,7 @@ grant execute on function
   public.mirror_open_scopes(text),
   public.mirror_digest(text),
   public.mirror_rows(text),
+  public.mirror_expired(text),
   public.mirror_purge(text),
   public.mirror_rebase(text, text),
   public.mirror_describe(),

@@ -3,7 +3,21 @@
 from mirror.access.folders import Folder, Folders
 from mirror.access.guard import Guard
 from mirror.access.membership import Membership
-from mirror.access.rules import Allow, Own
+from mirror.access.rules import Allow, Others, Own, Readers
+from mirror.access.seats import Always, Seat
 from mirror.access.topics import Topic, Topics
 
-__all__ = ["Allow", "Folder", "Folders", "Guard", "Membership", "Own", "Topic", "Topics"]
+__all__ = [
+    "Allow",
+    "Always",
+    "Folder",
+    "Folders",
+    "Guard",
+    "Membership",
+    "Others",
+    "Own",
+    "Readers",
+    "Seat",
+    "Topic",
+    "Topics",
+]

@@ -9,6 +9,7 @@ from mirror.access.rules import (
     VERBS,
     Allow,
     Condition,
+    Others,
     Own,
     Verb,
     both,
@@ -73,9 +74,13 @@ class Folder:
             check_roles(membership, verb, self._who)
             if verb.columns:
                 raise MappingError(f"{self._who}: files have no columns to choose from.")
-            if any(isinstance(rule, Own) for rule in verb.rules) and "{user}" not in self._parts:
+            if (
+                any(isinstance(rule, Own | Others) for rule in verb.rules)
+                and "{user}" not in self._parts
+            ):
                 raise MappingError(
-                    f"{self._who}: `Own` needs to know whose a file is; add /{{user}} to the path."
+                    f"{self._who}: `Own` and `Others` need to know whose a file is; add /{{user}} "
+                    f"to the path."
                 )
 
     def condition(self, registry: Registry, verb: str) -> Condition:
@@ -99,7 +104,11 @@ class Folder:
             )
 
         own = Condition(f"{segments.get('{user}')} = {CALLER}::text")
-        return both(*here, either(self.verbs[verb], own, reaches))
+
+        def readable() -> Condition:
+            raise MappingError(f"{self._who}: `Readers` is for tables; name a role.")
+
+        return both(*here, either(self.verbs[verb], own, reaches, readable))
 
     @property
     def _parts(self) -> list[str]:

@@ -4,12 +4,14 @@ import json
 from dataclasses import dataclass
 from textwrap import indent
 
+from mirror.access.columns import column_rules
 from mirror.access.membership import Membership
 from mirror.access.rules import (
     CALLER,
     VERBS,
     Allow,
     Condition,
+    Others,
     Own,
     Verb,
     both,
@@ -17,6 +19,7 @@ from mirror.access.rules import (
     check_roles,
     either,
     membership_over,
+    one_of,
     policy,
 )
 from mirror.errors import MappingError
@@ -49,12 +52,16 @@ class Guard:
     """The column that holds the id of the user whose row it is; for `Own`."""
     expires: str | None = None
     """The column that holds when a row stops to count; NULL: never."""
+    deleted: str | None = None
+    """The column that says that a row was deleted, softly: not NULL. From then on its owner may
+    read it, nobody else, and nobody may change it."""
     read: Verb = None
     """Who may select."""
     insert: Verb = None
     """Who may insert, and which columns; `Own`: rows in their own name."""
-    update: Verb = None
-    """Who may update, and which columns. A row must satisfy this before and after."""
+    update: Verb | tuple[Allow, ...] = None
+    """Who may update, and which columns. A row must satisfy this before and after. Several: each
+    for its columns, which a trigger sees to."""
     delete: Verb = None
     """Who may delete."""
 
@@ -66,7 +73,12 @@ class Guard:
     @property
     def verbs(self) -> dict[str, Allow]:
         """The rules by verb, without those that nobody passes."""
-        return by_verb(self.read, self.insert, self.update, self.delete)
+        update = self.update
+        if isinstance(update, tuple):
+            rules = dict.fromkeys(rule for allow in update for rule in allow.rules)
+            columns = dict.fromkeys(column for allow in update for column in allow.columns)
+            update = Allow(*rules, columns=columns)
+        return by_verb(self.read, self.insert, update, self.delete)
 
     def membership(self, registry: Registry) -> Membership:
         """Return what decides about the table's rows.
@@ -114,10 +126,15 @@ class Guard:
             check_roles(membership, verb, self._who)
         wanted = {self.on: None if self.through else self._kind(registry, membership)}
         rules = [rule for verb in self.verbs.values() for rule in verb.rules]
-        if any(isinstance(rule, Own) for rule in rules):
+        if self.deleted is not None or any(isinstance(rule, Own | Others) for rule in rules):
             wanted[self.owner] = "uuid"
+        for one in self.update if isinstance(self.update, tuple) else ():
+            if not one.columns or not one.rules:
+                raise MappingError(
+                    f"{self._who}: of several rules for `update`, each names who and which columns."
+                )
         extra = [column for verb in self.verbs.values() for column in verb.columns]
-        for column in (*extra, *([self.expires] if self.expires else [])):
+        for column in (*extra, *filter(None, (self.expires, self.deleted))):
             wanted.setdefault(column, None)
         indexed = [(self.sql_name, self.on)]
         if Own() in rules:
@@ -154,12 +171,58 @@ class Guard:
             if self.expires:
                 expires = identifier(self.expires)
                 using = both(using, Condition(f"{expires} is null or {expires} > now()", "or"))
+            if self.deleted:
+                there = Condition(f"{identifier(self.deleted)} is null")
+                using = both(using, one_of(there, self._own) if verb == "read" else there)
             lines += ["", policy(registry, name, verb, using, check)]
-        return ["\n".join(lines)]
+        blocks = ["\n".join(lines)]
+        if isinstance(self.update, tuple):
+            rows = [(one.columns, self._condition(registry, one)) for one in self.update]
+            blocks.append(column_rules(registry, self.relation, rows))
+        return blocks
+
+    @property
+    def _own(self) -> Condition:
+        return Condition(f"{identifier(self.owner)} = {CALLER}")
 
     def _condition(self, registry: Registry, rules: Allow) -> Condition:
-        own = Condition(f"{identifier(self.owner)} = {CALLER}")
-        return either(rules, own, lambda role: self.reaches(registry, role, "", 1))
+        return either(
+            rules,
+            self._own,
+            lambda role: self.reaches(registry, role, "", 1),
+            lambda: self._readable(registry),
+        )
+
+    def _readable(self, registry: Registry) -> Condition:
+        """Return the condition that the caller may read the row that `on` names."""
+        parent = self.parent(registry)
+        if parent is not None:
+            return self._beneath(parent.sql_name, self.key, "", 1)
+        membership = self.membership(registry)
+        mapping = registry[membership.mapping]
+        granted = mapping.readable.columns if mapping.readable else ()
+        if mapping.key != (membership.resource,) or membership.resource not in granted:
+            raise MappingError(
+                f"{self._who}: `Readers` are those of {mapping.name!r}, of which nobody may read "
+                f"{membership.resource!r} as its key; let its `readable` allow it."
+            )
+        table = identifier(mapping.schema, mapping.table)
+        return self._beneath(table, membership.resource, "", 1)
+
+    def _beneath(self, table: str, key: str, row: str, depth: int, *more: Condition) -> Condition:
+        """Return the condition that the caller may read the row of `table` that `on` points at."""
+        # A name that the rows' table does not have: theirs would be hidden by it.
+        inner = self._inner(depth)
+        here = row or f"{identifier(self.table)}."
+        found = Condition(f"{inner}.{identifier(key)} = {here}{identifier(self.on)}")
+        # OFFSET keeps the planner from collecting all that the caller may read of the parent.
+        return Condition(
+            f"exists (\n  select from {table} as {inner}\n"
+            f"  where {indent(both(found, *more).text, '    ').lstrip()}\n  offset 0\n)"
+        )
+
+    def _inner(self, depth: int) -> str:
+        return f"parent{depth}" + "_" * (self.table == f"parent{depth}")
 
     def reaches(self, registry: Registry, role: str, row: str, depth: int) -> Condition:
         """Return the condition that the caller has a role where `row` belongs."""
@@ -169,17 +232,10 @@ class Guard:
             kind = self._kind(registry, membership)
             mine = membership.mine(role)
             return Condition(f"{row}{identifier(self.on)} = any((select {mine})::{kind}[])")
-        # A name that the rows' table does not have: theirs would be hidden by it.
-        inner = f"parent{depth}" + "_" * (self.table == f"parent{depth}")
-        here = row or f"{identifier(self.table)}."
-        found = Condition(f"{inner}.{identifier(self.key)} = {here}{identifier(self.on)}")
+        more = []
         if not parent.implies(role, membership):
-            found = both(found, parent.reaches(registry, role, f"{inner}.", depth + 1))
-        # OFFSET keeps the planner from collecting all that the caller may read of the parent.
-        return Condition(
-            f"exists (\n  select from {parent.sql_name} as {inner}\n"
-            f"  where {indent(found.text, '    ').lstrip()}\n  offset 0\n)"
-        )
+            more = [parent.reaches(registry, role, f"{self._inner(depth)}.", depth + 1)]
+        return self._beneath(parent.sql_name, self.key, row, depth, *more)
 
     def implies(self, role: str, membership: Membership) -> bool:
         """Return whether nobody without the role may read, as the table's own policies see to."""

@@ -34,8 +34,20 @@ class Own:
     role: str | None = None
 
 
-Rule = str | Own
-"""A role: whoever has at least that one; or one's own rows."""
+@dataclass(frozen=True)
+class Others:
+    """The rows that are not the caller's own, while the caller has at least `role`."""
+
+    role: str
+
+
+@dataclass(frozen=True)
+class Readers:
+    """Whoever may read what the row belongs to: the mirrored row, or with `through` the parent."""
+
+
+Rule = str | Own | Others | Readers
+"""A role: whoever has at least that one; one's own rows; everybody else's; or readers."""
 
 
 @dataclass(frozen=True, init=False)
@@ -58,7 +70,7 @@ Verb = Rule | Allow | None
 def by_verb(*verbs: Verb) -> dict[str, Allow]:
     """Return rules in their long form, in the order of VERBS, without those that nobody passes."""
     return {
-        name: Allow(verb) if isinstance(verb, str | Own) else verb
+        name: verb if isinstance(verb, Allow) else Allow(verb)
         for name, verb in zip(VERBS, verbs, strict=True)
         if verb is not None
     }
@@ -82,7 +94,9 @@ def membership_over(registry: Registry, mapping: str, who: str) -> Membership:
 def check_roles(membership: Membership, verb: Allow, who: str) -> None:
     """Refuse a role that the membership does not know: it would be nobody's, or everybody's."""
     for rule in verb.rules:
-        role = rule.role if isinstance(rule, Own) else rule
+        if isinstance(rule, Readers):
+            continue
+        role = rule if isinstance(rule, str) else rule.role
         if role is not None and role not in membership.levels:
             raise MappingError(
                 f"{who}: {role!r} is none of the roles of {membership.mapping!r} "
@@ -92,15 +106,26 @@ def check_roles(membership: Membership, verb: Allow, who: str) -> None:
         raise MappingError(f"{who}: an Allow without rules; say None where nobody may.")
 
 
-def either(verb: Allow, own: Condition, reaches: Callable[[str], Condition]) -> Condition:
+def either(
+    verb: Allow,
+    own: Condition,
+    reaches: Callable[[str], Condition],
+    readable: Callable[[], Condition],
+) -> Condition:
     """Return the condition that one of the rules holds.
 
-    `own` is true of the caller's rows; `reaches` returns what is true where the caller has a role.
+    `own` is true of the caller's rows; `reaches` returns what is true where the caller has a role,
+    `readable` what is true where the caller may read what the row belongs to.
     """
     found = []
     for rule in verb.rules:
         if isinstance(rule, str):
             found.append(reaches(rule))
+        elif isinstance(rule, Readers):
+            found.append(readable())
+        elif isinstance(rule, Others):
+            # A row whose owner is NULL is not one's own either.
+            found.append(both(Condition(f"({own.text}) is not true"), reaches(rule.role)))
         elif rule.role is None:
             found.append(own)
         else:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from textwrap import indent
 
 from mirror.access.membership import Membership
-from mirror.access.notices import notices
+from mirror.access.notices import notices, seats_over
 from mirror.access.rules import (
     CALLER,
     Allow,
@@ -83,7 +83,7 @@ class Topics:
                 if role is not None:
                     check_roles(membership, Allow(role), f"topic {topic.prefix!r}")
         for mapping in self.tell:
-            membership_over(registry, mapping, "topics: tell")
+            seats_over(registry, mapping, "topics: tell")
         return []
 
     def ddl(self, registry: Registry) -> list[str]:
@@ -121,10 +121,8 @@ begin
 end
 $$;"""
         ]
-        for mapping in self.tell:
-            membership = membership_over(registry, mapping, "topics: tell")
-            blocks.append(notices(registry, membership, self.personal or ""))
-        return blocks
+        personal = self.personal or ""
+        return [*blocks, *(notices(registry, registry[name], personal) for name in self.tell)]
 
 
 def _extensions(

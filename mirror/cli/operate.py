@@ -12,6 +12,7 @@ from rich.table import Table
 from mirror import orders
 from mirror.assembly import build_drain, build_queue, build_source, build_target
 from mirror.config import load_settings
+from mirror.reconcile import sweep
 from mirror.registry import load_registry
 from mirror.status import Status, read_status
 
@@ -22,8 +23,10 @@ def drain(
     """Mirror what waits, here and now, without Celery."""
     with closing(build_drain(load_settings())) as here:
         done = here.run(seconds=seconds)
+        swept = sweep(here)
     left = "; more is waiting" if done.full else ""
-    print(f"{done.events - done.failed} event(s) mirrored, {done.failed} set apart{left}")
+    expired = f", {swept} expired row(s) swept" if swept else ""
+    print(f"{done.events - done.failed} event(s) mirrored, {done.failed} set apart{expired}{left}")
     raise typer.Exit(1 if done.failed else 0)
 
 

@@ -56,7 +56,7 @@ def rows_function(model: str, mapping: Mapping) -> str:
     )
     keys = ", ".join(f"a.k{i}::text" for i in range(len(mapping.key)))
     on = " and ".join(f"{{0}}.{identifier(name)} = a.k{i}" for i, name in enumerate(mapping.key))
-    expired = f"t.{identifier(mapping.expires)} < now()" if mapping.expires else "false"
+    expired = f"t.{identifier(mapping.expires)} <= now()" if mapping.expires else "false"
     return f"""\
 create or replace function {identifier("mirror", f"rows_{mapping.name}")}(p_keys jsonb)
 returns jsonb
@@ -81,6 +81,34 @@ as $$
   left join {table} as t on {on.format("t")}
   left join {ledger} as l on {on.format("l")}
 $$;"""
+
+
+def expired_function(mapping: Mapping) -> list[str]:
+    """Return `mirror.expired_<mapping>`, which names rows that have expired; none if none can."""
+    if mapping.expires is None:
+        return []
+    table, _ = _tables(mapping)
+    name = identifier("mirror", f"expired_{mapping.name}")
+    names = ", ".join(f"t.{identifier(key)}" for key in mapping.key)
+    keys = ", ".join(f"s.{identifier(key)}::text" for key in mapping.key)
+    return [
+        f"""\
+create or replace function {name}(p_after text[], p_limit integer) returns jsonb
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(jsonb_agg(jsonb_build_array({keys})), '[]')
+  from (
+    select {names} from {table} as t
+    where t.{identifier(mapping.expires)} <= now()
+      and (p_after = '{{}}' or ({names}) > ({_cast(mapping, "p_after")}))
+    order by {names}
+    limit p_limit
+  ) as s
+$$;
+revoke all on function {name}(text[], integer) from public, anon, authenticated, service_role;""",
+        f"-- The sweep asks by time.\n"
+        f"select mirror.add_index({literal(table)}, {literal(mapping.expires)});",
+    ]
 
 
 def lock_functions(mapping: Mapping) -> str:

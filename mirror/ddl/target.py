@@ -8,7 +8,12 @@ declaration has gained are added; nothing else is altered.
 import json
 from textwrap import indent
 
-from mirror.ddl.digests import digest_function, lock_functions, rows_function
+from mirror.ddl.digests import (
+    digest_function,
+    expired_function,
+    lock_functions,
+    rows_function,
+)
 from mirror.ddl.functions import (
     apply_function,
     ledger_column,
@@ -47,6 +52,7 @@ def model_sql(registry: Registry) -> str:
             _lock_functions(mapping),
             digest_function(mapping),
             rows_function(registry.name, mapping),
+            *expired_function(mapping),
             lock_functions(mapping),
         ]
     for access in registry.access:
@@ -296,7 +302,11 @@ def _security(mapping: Mapping) -> str:
             f"grant select ({comma(mapping.readable.columns)}) on {table} to authenticated;\n"
             f"drop policy if exists {policy} on {table};\n"
             f"create policy {policy} on {table} for select to authenticated\n"
-            f"using ({mapping.readable.using});"
+            f"using ({_using(mapping, mapping.readable.using)});"
+            + "".join(
+                f"\nselect mirror.add_index({literal(table)}, {literal(column)});"
+                for column in mapping.readable.indexed
+            )
         )
     else:
         blocks.append(
@@ -304,6 +314,14 @@ def _security(mapping: Mapping) -> str:
             f"create policy {policy} on {table} for select to authenticated\nusing (false);"
         )
     return "\n".join(blocks)
+
+
+def _using(mapping: Mapping, condition: str) -> str:
+    """Return who may read a row: of one that has expired, nobody."""
+    if mapping.expires is None:
+        return condition
+    moment = identifier(mapping.expires)
+    return f"\n  ({condition})\n  and ({moment} is null or {moment} > now())\n"
 
 
 def _declare(registry: Registry, mapping: Mapping, position: int) -> str:

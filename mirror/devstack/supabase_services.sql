@@ -69,7 +69,10 @@ grant all on schema storage to supabase_storage_admin;
 create table storage.buckets (
     id text primary key,
     name text not null unique,
-    public boolean default false
+    public boolean default false,
+    -- In bytes.
+    file_size_limit bigint,
+    allowed_mime_types text[]
 );
 
 -- A file's row; `name` is its whole path in the bucket, `owner_id` the uploading token's subject.

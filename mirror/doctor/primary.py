@@ -165,7 +165,7 @@ def ask_columns(primary: Primary, source: Source, registry: Registry) -> None:
             ]
 
 
-def _none_of(values: sql.Composed, query: sql.SQL) -> sql.Composed:
+def _none_of(values: sql.Composed, query: sql.Composable) -> sql.Composed:
     return sql.SQL("select {} from ({}) as q limit %s").format(values, query)
 
 

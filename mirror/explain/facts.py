@@ -115,7 +115,8 @@ def _gather(drain: Drain, mapping: Mapping, key: Key, user: str) -> Facts:
         parents=parents,
         known=target.rows(mapping, [key]).get(key, UNKNOWN),
         trace=target.trace(user, own),
-        drift=next(iter(verdict.drifts), None),
+        # A row whose time is over grants nothing, and goes with the next sweep.
+        drift=next((drift for drift in verdict.drifts if not drift.expired), None),
         under_way=bool(verdict.in_flight),
         events=tuple(events),
     )

@@ -51,7 +51,9 @@ def explain_resource(
     registry = drain.registry
     user, resource = canonical(registry, question, user, resource)
     with drain.source.snapshot() as snapshot:
-        there = chains(registry, question, InPrimary(registry, snapshot), user, resource)
+        there = chains(
+            registry, question, InPrimary(registry, snapshot.with_expired()), user, resource
+        )
     here = chains(registry, question, InTarget(drain.target), user, resource)
     wanted, held = all_of(there), all_of(here)
     # The way by which it is granted; else the one that gets farthest.

@@ -1,5 +1,7 @@
 """Steps: what each place on the way says, from the facts. The last one, the decision, is apart."""
 
+from psycopg import sql
+
 from mirror.explain.dropped import dropped
 from mirror.explain.facts import Facts
 from mirror.explain.page import Step, Word
@@ -82,12 +84,25 @@ def _why(facts: Facts, registry: Registry, database: Database) -> str:
 
 def absent(mapping: Mapping, wanted: dict[str, str], database: Database) -> str:
     """Say why the primary yields no row with these values."""
+    if mapping.expires is not None and _expired(mapping, wanted, database):
+        return f"The row is there and grants nothing: its {mapping.expires} is past."
     found = dropped(database, mapping, wanted)
     if not found:
         return (
             f"The query of {mapping.name} yields no such row; which condition drops it is unclear."
         )
     return f"Not in the primary's rows: {'; '.join(map(str, found))}."
+
+
+def _expired(mapping: Mapping, wanted: dict[str, str], database: Database) -> bool:
+    """Return whether it is only for its time that the primary does not yield a row."""
+    types = {column.name: column.type for column in mapping.columns}
+    same = sql.SQL(" and ").join(
+        sql.SQL("q.{} = %s::text::{}").format(sql.Identifier(name), sql.SQL(types[name]))
+        for name in wanted
+    )
+    query = sql.SQL("select from ({}) as q where {} limit 1").format(sql.SQL(mapping.sql), same)
+    return bool(database.execute(query, [*wanted.values()]))
 
 
 def events_step(facts: Facts) -> Step:

@@ -9,6 +9,7 @@ from mirror.reconcile.report import MappingReport, Report
 from mirror.reconcile.run import Options, Progress
 from mirror.reconcile.sample import draw, sample, sync
 from mirror.reconcile.session import Busy, reconcile
+from mirror.reconcile.sweep import sweep
 from mirror.reconcile.throttle import Throttle
 
 __all__ = [
@@ -22,5 +23,6 @@ __all__ = [
     "draw",
     "reconcile",
     "sample",
+    "sweep",
     "sync",
 ]

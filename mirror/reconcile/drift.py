@@ -1,7 +1,9 @@
 """Drift: a row that differs though no event for it is under way."""
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Final
 
 from mirror.access import Membership
 from mirror.keys import Key
@@ -9,6 +11,9 @@ from mirror.mapping import Mapping
 from mirror.registry import Registry
 from mirror.round import Named
 from mirror.source import Row
+
+_FIRST: Final = datetime.min.replace(tzinfo=UTC)
+_LAST: Final = datetime.max.replace(tzinfo=UTC)
 
 
 class Kind(StrEnum):
@@ -82,10 +87,14 @@ def changed_direction(registry: Registry, mapping: Mapping, mine: Row, theirs: R
         return Direction.OVER if there else Direction.UNDER
     if not here:
         return Direction.NEITHER
+    if mapping.expires is not None and differing - descriptive == {mapping.expires}:
+        place = names.index(mapping.expires)
+        return Direction.OVER if _ends(theirs[place]) > _ends(mine[place]) else Direction.UNDER
     for access in registry.access:
         if (
             isinstance(access, Membership)
             and access.mapping == mapping.name
+            and isinstance(access.role, str)
             and differing - descriptive == {access.role}
         ):
             place = names.index(access.role)
@@ -96,6 +105,20 @@ def changed_direction(registry: Registry, mapping: Mapping, mine: Row, theirs: R
 
 def _active(mapping: Mapping, row: dict[str, str | None]) -> bool:
     return all(row[name] in values for name, values in mapping.active.items())
+
+
+def _ends(moment: str | None) -> datetime:
+    """Return when a row ends, from a timestamptz as PostgreSQL prints it in UTC; None never does.
+
+    Where Python has no such year, the last that it has, or the first.
+    """
+    if moment is None:
+        return _LAST
+    try:
+        return datetime.fromisoformat(moment)
+    except ValueError:
+        before = moment.startswith("-") or moment.endswith("BC")
+        return _FIRST if before else _LAST
 
 
 def _level(access: Membership, role: str | None) -> int:

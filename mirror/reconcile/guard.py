@@ -20,10 +20,11 @@ def refusal(part: MappingReport, *, max_deletes: int | None, confirmed: bool) ->
             f"the primary has no row of {part.mapping} at all, the target {part.target_rows}: "
             f"nothing of it was deleted. {confirm}"
         )
-    if part.extra > FEWEST and part.rows < part.target_rows / 2:
+    unexpired = part.target_rows - part.expired
+    if part.extra > FEWEST and part.rows < unexpired / 2:
         return (
             f"the primary has only {part.rows} rows of {part.mapping}, the target "
-            f"{part.target_rows}: nothing of it was deleted. {confirm}"
+            f"{unexpired}: nothing of it was deleted. {confirm}"
         )
     bound = max(FEWEST, int(part.target_rows * SHARE)) if max_deletes is None else max_deletes
     if part.extra > bound:

@@ -15,7 +15,7 @@ from mirror.keys import Key
 from mirror.mapping import Mapping
 from mirror.reconcile.clauses import hashed, keys, order, picked, row, within_range
 from mirror.registry import Registry
-from mirror.source import Row, Source
+from mirror.source import Row, Source, desired_query
 from mirror.targets.reading import Digest, Hashing, KeyRange
 
 _ALL: Final = (1 << 31) - 1
@@ -49,7 +49,7 @@ class Primary:
 
     def estimate(self, mapping: Mapping) -> int:
         """Return about how many rows there are, as the planner thinks."""
-        statement = sql.SQL("explain (format json) ") + sql.SQL(mapping.sql)
+        statement = sql.SQL("explain (format json) ") + desired_query(mapping)
         with self._reading(mapping):
             plan = self.source.database.execute(statement, [])[0][0]
         return int(plan[0]["Plan"]["Plan Rows"])
@@ -242,7 +242,7 @@ class Primary:
                     kind=sql.SQL(types[parent.column]),
                 )
             )
-        query = sql.SQL(mapping.sql)
+        query = desired_query(mapping)
         if not conditions:
             return sql.Composed([query])
         return sql.SQL("select d.* from ({}) as d where {}").format(

@@ -148,6 +148,10 @@ class Target(Protocol):
         """
         ...
 
+    def expired(self, mapping: Mapping, *, after: Key, limit: int) -> list[Key]:
+        """Return at most `limit` keys of rows that have expired, in order, those after one."""
+        ...
+
     def purge(self, days: int) -> int:
         """Forget tombstones older than that; return how many."""
         ...

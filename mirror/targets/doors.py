@@ -124,6 +124,12 @@ class Doors(ABC):
         """Ask as each of these users; what that writes is undone."""
         return ask_answer(asks, self._call("ask", request=_dump(ask_request(asks, users))))
 
+    def expired(self, mapping: Mapping, *, after: Key, limit: int) -> list[Key]:
+        """Return at most `limit` keys of rows that have expired, in order, those after one."""
+        request = {"mapping": mapping.name, "digest": mapping.digest}
+        keys = self._call("expired", request=_dump(request | {"after": after, "limit": limit}))
+        return [tuple(key) for key in keys]
+
     def purge(self, days: int) -> int:
         """Forget tombstones older than that; return how many."""
         began = time.monotonic()

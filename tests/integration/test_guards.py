@@ -2,17 +2,19 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from mappings import trips
+from mirror.access import Allow, Others, Own
 from mirror.ddl import guards_sql
 from mirror.devstack import PostgresCluster
 from mirror.errors import NotMigrated
 from mirror.migrations import due, upgrade
-from tests.consultations import SCHEMA, attachments, files, messages, model, notes, registry
 from tests.fix_databases import TestDatabase
+from tests.rooms import SCHEMA, attachments, files, messages, model, notes, registry
 
 POLICIES = """
     select c.oid::regclass::text, p.polname, p.polcmd, pg_get_expr(p.polqual, c.oid),
@@ -24,7 +26,7 @@ POLICIES = """
 
 @pytest.fixture
 def guarded(project: TestDatabase) -> TestDatabase:
-    """A project with the tables of the consultations model, before they are guarded."""
+    """A project with the tables of the rooms model, before they are guarded."""
     project.query(SCHEMA)
     with project.migrating() as connection:
         upgrade(connection, "supabase", registry)
@@ -55,10 +57,10 @@ COLUMN = 'alter table "Messages" rename "{}" to moved'
         ([COLUMN.format("expiresAt")], f'{NAME} has no column "expiresAt"'),
         (
             [
-                COLUMN.format("consultationId"),
-                'alter table "Messages" add "consultationId" text',
+                COLUMN.format("roomId"),
+                'alter table "Messages" add "roomId" text',
             ],
-            f'{NAME} has a column "consultationId" of type text, not uuid',
+            f'{NAME} has a column "roomId" of type text, not uuid',
         ),
         (
             ['create policy mine on "Messages" using (true)'],
@@ -125,16 +127,29 @@ def test_a_guard_that_is_removed_takes_its_policies_along_and_nothing_else(
     guard(guarded, messages)
     assert {(table, name) for table, name, *_ in guarded.query(POLICIES)} == {
         ("papers", "mirror_other_read"),
-        *(
-            ('"Messages"', f"mirror_consultations_{v}")
-            for v in ("read", "insert", "update", "delete")
-        ),
+        *(('"Messages"', f"mirror_rooms_{v}") for v in ("read", "insert", "update", "delete")),
     }
     assert guarded.value("select relrowsecurity from pg_class where relname = 'papers'")
 
     with guarded.migrating() as connection:
         upgrade(connection, "supabase", model())
     assert tables(guarded) == {"papers"}
+
+
+def test_rules_by_column_go_with_their_declaration(guarded: TestDatabase) -> None:
+    """One Allow again: whoever may update the row may update its columns."""
+    triggers = (
+        "select tgrelid::regclass::text from pg_trigger where tgname = 'mirror_rooms_columns'"
+    )
+    by_column = (
+        Allow(Own("MEMBER"), columns=("content",)),
+        Allow(Others("MEMBER"), columns=("expiresAt",)),
+    )
+    for _ in range(2):
+        guard(guarded, replace(messages, update=by_column))
+        assert guarded.query(triggers) == [('"Messages"',)]
+    guard(guarded, messages)
+    assert guarded.query(triggers) == []
 
 
 def test_guards_are_put_on_once_they_are_asked_for_and_kept_up_to_date_from_then_on(
@@ -145,10 +160,10 @@ def test_guards_are_put_on_once_they_are_asked_for_and_kept_up_to_date_from_then
     with guarded.migrating() as connection:
         assert due(connection, "supabase", registry) == []
         applied = upgrade(connection, "supabase", registry, guards=True)
-    assert applied == ["guards_consultations"]
+    assert applied == ["guards_rooms"]
     with guarded.migrating() as connection:
         assert upgrade(connection, "supabase", registry) == []
-        assert upgrade(connection, "supabase", model(messages)) == ["guards_consultations"]
+        assert upgrade(connection, "supabase", model(messages)) == ["guards_rooms"]
     assert tables(guarded) == {'"Messages"'}
 
 
@@ -156,8 +171,8 @@ def test_asking_again_puts_right_what_was_changed_by_hand(guarded: TestDatabase)
     """The history alone would say that there is nothing to do."""
     guard(guarded, messages)
     before = guarded.query(POLICIES)
-    guarded.query('drop policy mirror_consultations_delete on "Messages"')
-    guarded.query('alter policy mirror_consultations_read on "Messages" using (true)')
+    guarded.query('drop policy mirror_rooms_delete on "Messages"')
+    guarded.query('alter policy mirror_rooms_read on "Messages" using (true)')
     guarded.query('alter table "Messages" disable row level security')
     guarded.query('grant all on "Messages" to anon, authenticated')
     guard(guarded, messages)
@@ -187,13 +202,13 @@ def test_the_columns_that_policies_ask_for_are_indexed(guarded: TestDatabase) ->
         assert guarded.query(INDEXES) == [
             ('"Attachments"', True, "{messageId,id}"),
             ('"Attachments"', True, "{userId,id}"),
-            ('"Messages"', True, "{consultationId,id}"),
+            ('"Messages"', True, "{roomId,id}"),
         ]
 
 
 def test_an_index_that_begins_with_the_column_is_enough(guarded: TestDatabase) -> None:
     """One that is partial, or has the column further back, is not."""
-    guarded.query('create index on "Messages" ("consultationId", "content")')
+    guarded.query('create index on "Messages" ("roomId", "content")')
     guarded.query("""create index on "Attachments" ("messageId") where "order" = 1""")
     guarded.query('create index on "Attachments" ("order", "userId")')
     guard(guarded, messages, attachments)
@@ -205,7 +220,7 @@ def test_a_table_without_a_key_gets_a_plain_index(guarded: TestDatabase) -> None
     """There is nothing to make it unique by."""
     guarded.query('alter table "Messages" drop constraint "Messages_pkey"')
     guard(guarded, messages)
-    assert guarded.query(INDEXES) == [('"Messages"', False, "{consultationId}")]
+    assert guarded.query(INDEXES) == [('"Messages"', False, "{roomId}")]
 
 
 def plan(database: TestDatabase, query: str) -> str:

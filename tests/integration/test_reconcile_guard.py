@@ -193,9 +193,9 @@ def passes(
 def test_rows_past_their_expiry_are_swept_apart(
     passes: Callable[[], Drain], primary: TestDatabase, project: TestDatabase
 ) -> None:
-    """They grant nothing any more, so any number of them may go."""
+    """They grant nothing any more, so any number of them may go; and they need not be gone."""
     primary.query(
-        "insert into passes select 'old ' || n, now() - interval '1 day'"
+        "insert into passes select 'old ' || n, now() + interval '1 hour'"
         " from generate_series(1, 300) as n"
     )
     primary.query(
@@ -205,17 +205,44 @@ def test_rows_past_their_expiry_are_swept_apart(
     drain = passes()
     throttle = Throttle(drain.queue.notes, backlog=10**9, latency_seconds=60)
     assert run(drain, Options(grace_seconds=0), throttle).outcome == "repaired"
-    primary.query("delete from passes where id like 'old 1%' or id in ('new 1', 'new 2')")
+    # Time goes by: for 1, 10 to 19, 100 to 199.
+    for side in (primary, project):
+        side.query("update passes set until = now() where id like 'old 1%'")
+    primary.query("delete from passes where id in ('new 1', 'new 2')")
     report = run(drain, Options(grace_seconds=0), throttle)
     assert report.outcome == "repaired"
-    # 1, 10 to 19, 100 to 199.
     assert (report.mappings[0].expired, report.mappings[0].extra) == (111, 2)
     assert project.value("select count(*) from passes") == 487
+    assert primary.value("select count(*) from passes") == 598
 
     # Also while the others are held back.
-    primary.query("delete from passes where id <> 'new 299'")
+    for side in (primary, project):
+        side.query("update passes set until = now() where id like 'old%'")
+    primary.query("delete from passes where id not in ('new 298', 'new 299')")
     assert run(drain, Options(grace_seconds=0), throttle).exit_code == 3
     assert project.query("select left(id, 3), count(*) from passes group by 1") == [("new", 298)]
+    drain.close()
+
+
+def test_rows_that_expired_are_no_sign_of_a_primary_that_lost_its_rows(
+    passes: Callable[[], Drain], primary: TestDatabase, project: TestDatabase
+) -> None:
+    """Most of the target is over, and some is gone: less than half, but not of what counts."""
+    drain = passes()
+    throttle = Throttle(drain.queue.notes, backlog=10**9, latency_seconds=60)
+    primary.query(
+        "insert into passes select n::text, now() + interval '1 day' from generate_series(1, 700) n"
+    )
+    assert run(drain, Options(grace_seconds=0), throttle).outcome == "repaired"
+    for side in (primary, project):
+        side.query("update passes set until = now() where id::int <= 400")
+    primary.query("delete from passes where id::int > 590")
+    report = run(drain, Options(grace_seconds=0, max_deletes=110), throttle)
+    assert (report.outcome, report.mappings[0].expired, report.mappings[0].extra) == (
+        "repaired",
+        400,
+        110,
+    )
     drain.close()
 
 

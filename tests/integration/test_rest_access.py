@@ -137,8 +137,8 @@ def test_mirror_writer_has_no_right_but_to_the_doors(target: TestDatabase) -> No
         " and has_function_privilege('mirror_writer', p.oid, 'execute')"
         " and p.proname like any (array['mirror%%', 'my_%%', 'apply%%', 'is_%%', 'has_%%'])"
     )
-    doors = ["apply", "ask", "describe", "digest", "examine", "open_scopes", "purge", "rebase"]
-    doors += ["rows", "trace"]
+    doors = ["apply", "ask", "describe", "digest", "examine", "expired", "open_scopes", "purge"]
+    doors += ["rebase", "rows", "trace"]
     assert sorted(name for (name,) in callable_ones) == [f"mirror_{door}" for door in doors]
     assert target.query(
         "select rolsuper, rolcanlogin, rolbypassrls, rolcreaterole from pg_roles"

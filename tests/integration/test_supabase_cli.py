@@ -17,7 +17,7 @@ from mappings.trips import registry
 from mirror.devstack import PostgresCluster, prepare_services
 from mirror.devstack.node import find_program, install
 from mirror.migrations import Migration, migrations, pending, upgrade, write_files
-from tests import consultations
+from tests import rooms
 from tests.fix_databases import SCHEMA, TestDatabase
 
 PACKAGE = Path(__file__).parent.parent / "supabase"
@@ -187,9 +187,9 @@ def test_the_advisors_have_nothing_to_say_of_any_kind_of_guard(
 ) -> None:
     """Quoted names, parents, expiry, one's own rows, files; tables that had no index."""
     prepare_services(target_cluster, project.url.rsplit("/", 1)[-1])
-    project.query(consultations.SCHEMA)
+    project.query(rooms.SCHEMA)
     with project.migrating() as connection:
-        upgrade(connection, "supabase", consultations.registry, guards=True)
+        upgrade(connection, "supabase", rooms.registry, guards=True)
     answer = cli(project, "db", "advisors", "--level", "info", "--fail-on", "info")
     assert answer["results"] == []
     assert answer["exit_code"] == 0

@@ -4,14 +4,27 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from sqlalchemy import DateTime, Select, column
 
 from mappings import trips
-from mirror.access import Allow, Folders, Guard, Own, Topic, Topics
-from mirror.ddl import guards_sql
+from mirror.access import (
+    Allow,
+    Always,
+    Folders,
+    Guard,
+    Others,
+    Own,
+    Readers,
+    Seat,
+    Topic,
+    Topics,
+)
+from mirror.ddl import guards_sql, model_sql
 from mirror.errors import MappingError
+from mirror.mapping import Column
 from mirror.registry import Registry
-from tests.consultations import attachments, files, membership, messages, participants
-from tests.consultations import registry as consultations
+from tests.rooms import attachments, files, membership, messages, participants
+from tests.rooms import registry as rooms
 
 pytestmark = pytest.mark.fast
 
@@ -20,7 +33,7 @@ TOPIC = Topic(prefix="room", via="participants", receive="MEMBER")
 
 
 def printed(*guards: Any) -> str:
-    """Return what guards of the consultations model print."""
+    """Return what guards of the rooms model print."""
     return guards_sql(Registry("m", [participants], access=[membership], guards=guards))
 
 
@@ -29,6 +42,17 @@ def printed(*guards: Any) -> str:
     [
         ([replace(messages, read="BOSS")], "public.Messages: 'BOSS' is none of the roles of"),
         ([replace(messages, delete=Own("BOSS"))], "'BOSS' is none of the roles"),
+        ([replace(messages, read=Others("BOSS"))], "'BOSS' is none of the roles"),
+        (
+            [replace(messages, update=(Allow(Own("MEMBER"), columns=("a",)), Allow("OWNER")))],
+            "of several rules for `update`, each names who and which columns",
+        ),
+        (
+            [replace(messages, update=(Allow("OWNER", columns=("a",)), Allow(columns=("b",))))],
+            "each names who and which columns",
+        ),
+        ([replace(messages, update=())], "an Allow without rules"),
+        ([replace(messages, read=Readers())], "`Readers` are those of 'participants'"),
         ([replace(messages, via="users")], "has no Membership of mapping 'users'"),
         ([replace(messages, through="x")], "say either `via` or `through`"),
         ([replace(messages, via=None)], "say either `via` or `through`"),
@@ -40,7 +64,7 @@ def printed(*guards: Any) -> str:
         ([replace(messages, read=None), attachments], "of which nobody may read 'id'"),
         (
             [replace(messages, read=Allow("MEMBER", columns=("id",))), attachments],
-            "of which nobody may read 'id' and 'consultationId'",
+            "of which nobody may read 'id' and 'roomId'",
         ),
         ([replace(messages, table="m" * 64)], "longer than the 63 bytes"),
         ([Topics(topics=(replace(TOPIC, prefix=""),))], "topic '': give each a prefix"),
@@ -58,6 +82,11 @@ def printed(*guards: Any) -> str:
         ([Folders(folders=(replace(FOLDER, path="a-{id}/{user}/{id}"),))], "one {id}, and"),
         ([Folders(folders=(replace(FOLDER, path="a/{id}"),))], "add /{user} to the path"),
         (
+            [Folders(folders=(replace(FOLDER, path="a/{id}", insert=Others("MEMBER")),))],
+            "`Own` and `Others` need to know",
+        ),
+        ([Folders(folders=(replace(FOLDER, read=Readers()),))], "`Readers` is for tables"),
+        (
             [Folders(folders=(replace(FOLDER, read=Allow("MEMBER", columns=("name",))),))],
             "files have no columns",
         ),
@@ -74,7 +103,7 @@ def test_a_guard_that_could_not_work_is_refused_with_the_remedy(
 
 def test_what_nobody_may_has_neither_policy_nor_grant() -> None:
     """A guard without rules closes its table."""
-    closed = printed(Guard(table="secrets", via="participants", on="consultationId"))
+    closed = printed(Guard(table="secrets", via="participants", on="roomId"))
     assert "create policy" not in closed
     assert "grant" not in closed
     assert "revoke all on public.secrets from public, anon, authenticated" in closed
@@ -86,16 +115,16 @@ def test_rules_that_are_alternatives_stand_in_brackets_beside_a_condition() -> N
     sql = printed(replace(messages, read=Allow("OWNER", Own("MEMBER"))))
     using = sql.split("_read on", 1)[1].split(";")[0]
     assert " ".join(using.split()).endswith(
-        "using ( ( \"consultationId\" = any((select mirror.my_consultations('OWNER'))::uuid[])"
+        "using ( ( \"roomId\" = any((select mirror.my_rooms('OWNER'))::uuid[])"
         ' or ( "senderId" = (select auth.uid())'
-        " and \"consultationId\" = any((select mirror.my_consultations('MEMBER'))::uuid[]) ) )"
+        " and \"roomId\" = any((select mirror.my_rooms('MEMBER'))::uuid[]) ) )"
         ' and ("expiresAt" is null or "expiresAt" > now()) )'
     )
 
 
 def test_each_policy_is_for_authenticated_and_an_update_is_checked_twice() -> None:
     """By the words of what is printed for both models."""
-    for one in (trips.registry, consultations):
+    for one in (trips.registry, rooms):
         policies = [part.split(";")[0] for part in guards_sql(one).split("create policy ")[1:]]
         assert len(policies) > 5
         for text in policies:
@@ -114,3 +143,67 @@ def test_text_from_a_declaration_is_quoted() -> None:
     )
     for quoted in ("'it''s:'", "'b'''", "'o''x'", '"a""b"', '"or (" = (select auth.uid())'):
         assert quoted in odd
+
+
+ELSE = Seat(mapping="participants", resource="roomId", user="userId", role=Always("MEMBER"))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"role": Always("BOSS")}, "'BOSS' is none of its levels (MEMBER, ADMIN, OWNER)"),
+        ({"also": (replace(ELSE, role=Always("BOSS")),)}, "'BOSS' is none of its levels"),
+        ({"also": (replace(ELSE, role="Rôle"),)}, "'Rôle' is not among the mapping's columns"),
+        ({"also": (replace(ELSE, user="Role"),)}, "'Role' is text, but auth.uid() is a uuid"),
+        ({"also": (replace(ELSE, mapping="guests"),)}, "mapping 'guests' is not declared"),
+        (
+            {"also": (replace(ELSE, resource="Role"),)},
+            "'Role' of 'participants' is text, not uuid; it must be the same resource's id",
+        ),
+        ({"levels": ()}, "it has no levels"),
+    ],
+)
+def test_a_membership_that_could_not_work_is_refused_with_the_remedy(
+    change: dict[str, Any], told: str
+) -> None:
+    """Whichever of its columns and mappings it is about."""
+    access = [replace(membership, **change)]
+    with pytest.raises(MappingError) as refused:
+        model_sql(Registry("m", [participants], access=access))
+    assert told in str(refused.value)
+
+
+def test_a_seat_is_told_of_when_it_goes_and_counts_until_it_expires() -> None:
+    """The row that is removed by a sweep is the first that anybody hears of its end."""
+    seats = participants.query
+    assert isinstance(seats, Select)
+    until = replace(
+        participants,
+        columns=(*participants.columns, Column("until", "timestamptz")),
+        query=seats.add_columns(column("until", DateTime)),
+        expires="until",
+    )
+    topics = Topics(personal="user", tell=("participants",))
+    sql = guards_sql(Registry("m", [until], access=[membership], guards=[topics]))
+    inserted, rest = sql.split("if tg_op = 'INSERT'")[1].split("elsif tg_op = 'DELETE'")
+    deleted, updated = rest.split("    else\n", 1)
+    assert "until > now()" in inserted
+    assert "until" not in deleted
+    assert "o.until > now()" in updated
+    assert "n.until > now()" in updated
+
+
+def test_a_column_may_stand_in_several_rules() -> None:
+    """Whoever one of them admits may change it."""
+    update = (
+        Allow(Own("MEMBER"), columns=("content", "pinned")),
+        Allow("ADMIN", columns=("pinned",)),
+    )
+    sql = printed(replace(messages, update=update))
+    assert "update (content, pinned)" in sql
+    own, either = sql.split("if record_image_ne(")[1:]
+    assert own.startswith("row(new.content), row(old.content))")
+    assert "'ADMIN'" not in own.split("then")[0]
+    assert either.startswith("row(new.pinned), row(old.pinned))")
+    assert "'ADMIN'" in either.split("then")[0]
+    assert "'MEMBER'" in either.split("then")[0]

@@ -3,13 +3,16 @@
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from pkgutil import iter_modules
 from subprocess import run
 
 import pytest
 
+import mappings
 from mappings.trips import registry
 from mirror.errors import MappingError
 from mirror.migrations import Migration, directory, migrations, statements, write_files
+from mirror.registry import load_registry
 from mirror.sql import identifier
 
 pytestmark = pytest.mark.fast
@@ -18,25 +21,24 @@ NOW = datetime(2026, 3, 1, 12, 0, 58, tzinfo=UTC)
 STEPS = [Migration("0001_engine", "select 1;\n"), Migration("model_trips", "select 2;\n")]
 
 
-def test_the_checked_in_model_is_what_the_declarations_print() -> None:
-    """Whoever reads or pastes the file gets what the runner applies."""
-    path = directory() / "supabase" / "0002_trips.sql"
-    model = migrations("supabase", registry)[-1]
-    assert path.read_text(encoding="utf-8") == model.sql, (
-        f"mappings.trips or mirror.ddl has changed. Refresh the file and read its diff:\n"
-        f"  mirror ddl supabase > migrations/supabase/{path.name}"
-    )
+def checked_in(model: str) -> tuple[Path, Path]:
+    """Return the files of a model and of its guards."""
+    examples = directory().parent / "examples"
+    if model == "trips":
+        return directory() / "supabase" / "0002_trips.sql", examples / "trip_chat" / "guards.sql"
+    return examples / model / "mirror.sql", examples / model / "guards.sql"
 
 
-def test_the_checked_in_guards_are_what_the_declarations_print() -> None:
-    """Beside the tables that they guard."""
-    path = directory().parent / "examples" / "trip_chat" / "guards.sql"
-    guards = migrations("supabase", registry, guards=True)[-1]
-    assert path.read_text(encoding="utf-8") == guards.sql, "run `make model` and read the diff"
+@pytest.mark.parametrize("model", [found.name for found in iter_modules(mappings.__path__)])
+def test_what_is_checked_in_is_what_the_declarations_print(model: str) -> None:
+    """Whoever reads or pastes the files gets what the runner applies."""
+    steps = migrations("supabase", load_registry(f"mappings.{model}"), guards=True)[1:]
+    for path, step in zip(checked_in(model), steps, strict=True):
+        assert path.read_text(encoding="utf-8") == step.sql, "run `make model` and read the diff"
 
 
 def test_the_command_that_refreshes_the_model_prints_the_model() -> None:
-    """The remedy that the test above names works."""
+    """What `make model` runs."""
     printed = run(
         [Path(sys.executable).parent / "mirror", "ddl", "supabase"],
         cwd=directory().parent,

@@ -9,7 +9,7 @@ from mirror.registry import Registry
 SCHEMA = """
 create table "Messages" (
   id uuid primary key default gen_random_uuid(),
-  "consultationId" uuid not null,
+  "roomId" uuid not null,
   "senderId" uuid not null default auth.uid(),
   "content" text not null,
   "expiresAt" timestamptz
@@ -29,7 +29,7 @@ create table "parent1" (
 
 _seats = table(
     "seats",
-    column("consultation_id", Uuid),
+    column("room_id", Uuid),
     column("user_id", Uuid),
     column("role", Text),
     column("status", Text),
@@ -37,15 +37,15 @@ _seats = table(
 participants = Mapping(
     name="participants",
     table="Participants",
-    key=("consultationId", "userId"),
+    key=("roomId", "userId"),
     columns=(
-        Column("consultationId", "uuid"),
+        Column("roomId", "uuid"),
         Column("userId", "uuid"),
         Column("Role", "text"),
         Column("status", "text"),
     ),
     query=select(
-        _seats.c.consultation_id.label("consultationId"),
+        _seats.c.room_id.label("roomId"),
         _seats.c.user_id.label("userId"),
         _seats.c.role.label("Role"),
         _seats.c.status,
@@ -54,21 +54,21 @@ participants = Mapping(
 )
 membership = Membership(
     mapping="participants",
-    resource="consultationId",
+    resource="roomId",
     user="userId",
     role="Role",
     levels=("MEMBER", "ADMIN", "OWNER"),
-    noun="consultation",
+    noun="room",
 )
 messages = Guard(
     table="Messages",
     via="participants",
-    on="consultationId",
+    on="roomId",
     owner="senderId",
     expires="expiresAt",
     read="MEMBER",
-    insert=Allow(Own("MEMBER"), columns=("consultationId", "content")),
-    update=Allow(Own("MEMBER"), columns=("content", "consultationId")),
+    insert=Allow(Own("MEMBER"), columns=("roomId", "content")),
+    update=Allow(Own("MEMBER"), columns=("content", "roomId")),
     delete=Allow(Own("MEMBER"), "OWNER"),
 )
 attachments = Guard(
@@ -95,7 +95,7 @@ files = Folders(
     folders=(
         Folder(
             bucket="attachments",
-            path="consultations/{id}/{user}",
+            path="rooms/{id}/{user}",
             via="participants",
             read="MEMBER",
             insert=Own("MEMBER"),
@@ -104,7 +104,7 @@ files = Folders(
         ),
         Folder(
             bucket="plans",
-            path="shared/{consultation_id}",
+            path="shared/{room_id}",
             via="participants",
             read="MEMBER",
             insert="ADMIN",
@@ -115,7 +115,7 @@ files = Folders(
 
 def model(*guards: Guard | Folders) -> Registry:
     """Return the model with some of its guards."""
-    return Registry("consultations", [participants], access=[membership], guards=guards)
+    return Registry("rooms", [participants], access=[membership], guards=guards)
 
 
 registry = model(messages, attachments, notes, files)

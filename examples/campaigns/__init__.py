@@ -1,0 +1,1 @@
+"""A game's backend, and what its players write on Supabase."""

@@ -1,0 +1,48 @@
+-- The game's own tables on Supabase.
+--
+-- They belong to the game, not to the mirror: none references a mirrored table. Who may do what is
+-- declared in mappings/campaigns.py; `mirror migrate supabase --guards` installs it, as guards.sql
+-- beside this file shows.
+
+create table character_sheets (
+  character_id bigint primary key,
+  body jsonb not null default '{}'
+);
+
+create table source_entries (
+  id bigint primary key generated always as identity,
+  source_id bigint not null,
+  body text not null
+);
+
+create table campaign_log (
+  id uuid primary key default gen_random_uuid(),
+  campaign_id bigint not null,
+  author_id uuid not null default auth.uid(),
+  body text not null,
+  -- A rumour: gone from then on.
+  expires_at timestamptz,
+  created_at timestamptz not null default now()
+);
+create unique index campaign_log_page on campaign_log (campaign_id, created_at desc, id);
+
+create table log_comments (
+  id uuid primary key default gen_random_uuid(),
+  log_id uuid not null references campaign_log on delete cascade,
+  author_id uuid not null default auth.uid(),
+  body text not null
+);
+
+create table comment_notes (
+  id uuid primary key default gen_random_uuid(),
+  comment_id uuid not null references log_comments on delete cascade,
+  body text not null
+);
+
+
+-- Closed until they are guarded.
+alter table character_sheets enable row level security;
+alter table source_entries enable row level security;
+alter table campaign_log enable row level security;
+alter table log_comments enable row level security;
+alter table comment_notes enable row level security;

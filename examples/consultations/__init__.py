@@ -1,0 +1,1 @@
+"""A law firm's backend, and the chat of its consultations on Supabase."""

@@ -1,0 +1,106 @@
+"""Two databases with an example's model between them, on which its story is played.
+
+`python -m examples.<model>` starts servers of its own for it; everything is gone at the end.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from sqlalchemy import NullPool, create_engine
+
+from mirror.assembly import build_drain
+from mirror.config import load_settings
+from mirror.devstack import DevStack, prepare_services
+from mirror.devstack.caller import acting_as
+from mirror.drain import Drain
+from mirror.logs import configure_logging
+from mirror.migrations import upgrade
+from mirror.registry import Registry
+
+REFUSED = -1
+
+
+class Unexpected(Exception):
+    """Raised when a story goes otherwise than it says."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A backend's database, and the project that answers its users."""
+
+    primary_url: str
+    target_url: str
+    drain: Drain
+    said: list[str] = field(default_factory=list)
+    """The story so far."""
+
+    def backend(self, statement: str, *parameters: Any) -> Any:
+        """Change the primary, and mirror what its triggers recorded; return one value, if any."""
+        with psycopg.connect(self.primary_url) as connection:
+            cursor = connection.execute(statement.encode(), parameters)
+            row = cursor.fetchone() if cursor.description else None
+        self.drain.run()
+        return row[0] if row else None
+
+    def user(self, user: UUID | None, statement: str, *parameters: Any) -> int:
+        """Do something as a signed-in user, for good; return how many rows, or REFUSED."""
+        with acting_as(self.target_url, user) as connection:
+            try:
+                rows = connection.execute(statement.encode(), parameters).rowcount
+            except psycopg.errors.InsufficientPrivilege:
+                return REFUSED
+            connection.commit()
+            return rows
+
+    def expect(self, what: str, got: object, wanted: object) -> None:
+        """Tell what happened.
+
+        Raises:
+            Unexpected: something else did.
+        """
+        if got != wanted:
+            raise Unexpected(f"{what}: {got!r} instead of {wanted!r}")
+        self.said.append(what)
+
+
+@contextmanager
+def staged(primary_url: str, target_url: str, registry: Registry, folder: Path) -> Iterator[Stage]:
+    """Put a model, and the tables of the example in `folder`, into two empty databases."""
+    _script(primary_url, folder / "primary.sql")
+    _migrate(primary_url, "primary", registry, triggers=True)
+    _migrate(target_url, "supabase", registry)
+    _script(target_url, folder / "supabase.sql")
+    _migrate(target_url, "supabase", registry, guards=True)
+    settings = load_settings(primary_database_url=primary_url, supabase_db_url=target_url)
+    with closing(build_drain(settings, registry)) as drain:
+        yield Stage(primary_url, target_url, drain)
+
+
+def play(story: Callable[[Stage], None], registry: Registry, folder: Path) -> None:
+    """Start servers, play a story on them, and print it."""
+    configure_logging(level="warning")
+    with DevStack.start(durable=False) as stack:
+        prepare_services(stack.target, "postgres")
+        with staged(stack.primary_url, stack.supabase_db_url, registry, folder) as stage:
+            try:
+                story(stage)
+            finally:
+                sys.stdout.write("".join(f"{line}\n" for line in stage.said))
+
+
+def _script(url: str, path: Path) -> None:
+    with psycopg.connect(url) as connection:
+        connection.execute(path.read_bytes())
+
+
+def _migrate(url: str, side: Any, registry: Registry, **what: bool) -> None:
+    dialect = url.replace("postgresql://", "postgresql+psycopg://", 1)
+    engine = create_engine(dialect, poolclass=NullPool)
+    with engine.begin() as connection:
+        upgrade(connection, side, registry, **what)

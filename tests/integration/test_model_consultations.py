@@ -1,0 +1,429 @@
+"""Consultations from the primary to the chat: everybody, every table, every statement."""
+
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+
+from examples.consultations.story import story
+from mappings.consultations import registry
+from mirror.devstack import PostgresCluster
+from tests.models import Model, model
+from tests.people import DENIED, Matrix, Outcome, check_that_it_is_whole
+
+# The first lawyer's case went to `lawyer`; the closed one's to nobody, as it was deleted.
+PARTIES = ("client", "lawyer")
+PEOPLE = (*PARTIES, "first_lawyer", "other_client", "closed_client", "stranger")
+EVERYBODY = ("anon", "unsigned", *PEOPLE)
+
+
+@pytest.fixture(scope="module")
+def world(
+    primary_cluster: PostgresCluster, target_cluster: PostgresCluster, project_template: str
+) -> Iterator[Model]:
+    """A case that changed hands, another one, and a deleted one, all mirrored from the primary."""
+    with model(primary_cluster, target_cluster, project_template, registry) as world:
+        world.people.update({person: uuid4() for person in PEOPLE})
+        people = world.people
+        for case, client, lawyer in (
+            ("here", "client", "first_lawyer"),
+            ("elsewhere", "other_client", "first_lawyer"),
+            ("closed", "closed_client", "lawyer"),
+        ):
+            world.values[case] = world.stage.backend(
+                'insert into consultations ("clientId", "lawyerId") values (%s, %s) returning id',
+                people[client],
+                people[lawyer],
+            )
+        world.stage.backend(
+            'update consultations set "lawyerId" = %s where id <> %s',
+            people["lawyer"],
+            world.values["closed"],
+        )
+        world.stage.backend(
+            'update consultations set "deletedAt" = now() where id = %s', world.values["closed"]
+        )
+        world.stage.backend(
+            'update consultations set "lawyerId" = null where id = %s', world.values["elsewhere"]
+        )
+        fill(world)
+        yield world
+
+
+def fill(world: Model) -> None:
+    """Write messages with files, one taken back, and one of the system."""
+    with world.target.connect() as connection:
+        for name, sender, case in (
+            ("clients", "client", "here"),
+            ("lawyers", "lawyer", "here"),
+            ("taken_back", "client", "here"),
+            ("elsewheres", "other_client", "elsewhere"),
+            ("closeds", "closed_client", "closed"),
+        ):
+            message = world.values[name] = uuid4()
+            user, where = world.people[sender], world.values[case]
+            path = f"consultations/{where}/{user}/{name}.pdf"
+            connection.execute(
+                'insert into messages (id, "consultationId", "senderId", content)'
+                " values (%s, %s, %s, 'hello')",
+                [message, where, user],
+            )
+            connection.execute(
+                'insert into message_attachments (id, "messageId", "consultationId", "senderId",'
+                ' "fileName", "fileUrl", "fileSize", "mimeType")'
+                " values (%s, %s, %s, %s, 'a.pdf', %s, 1, 'application/pdf')",
+                [message, message, where, user, path],
+            )
+            connection.execute(
+                "insert into storage.objects (bucket_id, name, created_at)"
+                " values ('message-attachments', %s, now() - interval '2 days')",
+                [path],
+            )
+        world.values["systems"] = uuid4()
+        connection.execute(
+            'insert into messages (id, "consultationId", "senderId", content, type)'
+            " values (%s, %s, null, 'The lawyer has changed.', 'system')",
+            [world.values["systems"], world.values["here"]],
+        )
+        connection.execute(
+            'update messages set "deletedAt" = now() where id = %s', [world.values["taken_back"]]
+        )
+
+
+def everybody(
+    outcome: Outcome = 0, *, parties: Outcome | None = None, **others: Outcome
+) -> dict[str, Outcome]:
+    """Return what is expected of each person: `outcome`, anon denied, and whom else it names."""
+    expected = dict.fromkeys(EVERYBODY, outcome) | {"anon": DENIED}
+    if parties is not None:
+        expected |= dict.fromkeys(PARTIES, parties)
+    return expected | others
+
+
+NOBODY = everybody(DENIED)
+FILES = "insert into storage.objects (bucket_id, name) values ('message-attachments', {})"
+ATTACH = (
+    'insert into message_attachments ("messageId", "consultationId", "fileName", "fileUrl",'
+    ' "fileSize", "mimeType") values ({message}, %(here)s, $$x$$, {path}, 1, $$text/plain$$)'
+)
+MINE = "format('consultations/%%s/%%s/new.pdf', %(here)s::uuid, {})"
+
+MATRIX: Matrix = {
+    "consultations": {
+        "select": (
+            'select id, "clientId", "lawyerId" from consultations',
+            everybody(parties=1, other_client=1) | {"service_role": 2},
+        ),
+        "insert": (
+            "insert into consultations values (gen_random_uuid(), %(me)s, %(me)s)",
+            NOBODY | {"service_role": DENIED},
+        ),
+        "take a case": (
+            'update consultations set "lawyerId" = %(me)s',
+            NOBODY | {"service_role": DENIED},
+        ),
+        "delete": ("delete from consultations", NOBODY | {"service_role": DENIED}),
+    },
+    "messages": {
+        # A message that was taken back is its sender's alone.
+        "select": (
+            "select * from messages",
+            everybody(client=4, lawyer=3, other_client=1),
+        ),
+        "select one that was taken back": (
+            "select * from messages where id = %(taken_back)s",
+            everybody(client=1),
+        ),
+        "send": (
+            """insert into messages ("consultationId", content) values (%(here)s, $$x$$)""",
+            everybody(DENIED, parties=1),
+        ),
+        "send elsewhere": (
+            """insert into messages ("consultationId", content) values (%(elsewhere)s, $$x$$)""",
+            everybody(DENIED, other_client=1),
+        ),
+        "send as somebody else": (
+            (
+                'insert into messages ("consultationId", "senderId", content)'
+                " values (%(here)s, gen_random_uuid(), $$x$$)"
+            ),
+            NOBODY,
+        ),
+        "send as the system": (
+            (
+                'insert into messages ("consultationId", content, type)'
+                " values (%(here)s, $$x$$, 'system')"
+            ),
+            NOBODY,
+        ),
+        "send what was read long ago": (
+            (
+                'insert into messages ("consultationId", content, "readAt")'
+                " values (%(here)s, $$x$$, now())"
+            ),
+            NOBODY,
+        ),
+        "edit": (
+            "update messages set content = $$x$$ where id = %(clients)s",
+            everybody(client=1, lawyer=DENIED),
+        ),
+        "edit the other way round": (
+            "update messages set content = $$x$$ where id = %(lawyers)s",
+            everybody(client=DENIED, lawyer=1),
+        ),
+        "edit the system's": (
+            "update messages set content = $$x$$ where id = %(systems)s",
+            everybody(parties=DENIED),
+        ),
+        "edit under cover of marking as read": (
+            """update messages set "readAt" = now(), content = $$x$$ where id = %(clients)s""",
+            everybody(parties=DENIED),
+        ),
+        "mark as read": (
+            'update messages set "readAt" = now() where id = %(clients)s',
+            everybody(client=DENIED, lawyer=1),
+        ),
+        "mark as delivered": (
+            'update messages set "deliveredAt" = now() where id = %(lawyers)s',
+            everybody(client=1, lawyer=DENIED),
+        ),
+        "mark the system's as read": (
+            'update messages set "readAt" = now() where id = %(systems)s',
+            everybody(parties=1),
+        ),
+        "take back": (
+            'update messages set "deletedAt" = now() where id = %(clients)s',
+            everybody(client=1, lawyer=DENIED),
+        ),
+        "put back": (
+            'update messages set "deletedAt" = null where id = %(taken_back)s',
+            everybody(),
+        ),
+        "edit one that was taken back": (
+            "update messages set content = $$x$$ where id = %(taken_back)s",
+            everybody(),
+        ),
+        "change who said it": (
+            'update messages set "senderId" = %(me)s where id = %(clients)s',
+            NOBODY,
+        ),
+        "move to another case": (
+            'update messages set "consultationId" = %(elsewhere)s where id = %(clients)s',
+            NOBODY,
+        ),
+        # There is no way to remove a message for good, and so no DELETE for others to hear of.
+        "delete": ("delete from messages where id = %(clients)s", NOBODY),
+    },
+    "message_attachments": {
+        "select": (
+            "select * from message_attachments",
+            everybody(client=3, lawyer=2, other_client=1),
+        ),
+        "attach to a client's message": (
+            ATTACH.format(message="%(clients)s", path=MINE.format("%(me)s::uuid")),
+            everybody(DENIED, client=1, lawyer="ForeignKeyViolation"),
+        ),
+        "attach somebody else's file": (
+            ATTACH.format(message="%(clients)s", path=MINE.format("%(lawyer)s::uuid")),
+            everybody(DENIED, client="CheckViolation", lawyer="ForeignKeyViolation"),
+        ),
+        "attach to one that was taken back": (
+            ATTACH.format(message="%(taken_back)s", path=MINE.format("%(me)s::uuid")),
+            everybody(DENIED, client=1),
+        ),
+        "update": (
+            """update message_attachments set "fileUrl" = $$x$$""",
+            NOBODY,
+        ),
+        "delete": (
+            "delete from message_attachments where id = %(clients)s",
+            everybody(client=1),
+        ),
+    },
+    "storage.objects": {
+        "select": (
+            "select * from storage.objects",
+            everybody(anon=0, parties=3, other_client=1),
+        ),
+        "upload": (FILES.format(MINE.format("%(me)s::uuid")), everybody(DENIED, parties=1)),
+        "upload as somebody else": (
+            FILES.format(MINE.format("%(lawyer)s::uuid")),
+            NOBODY | {"lawyer": 1},
+        ),
+        "replace": (
+            "update storage.objects set metadata = '{}'",
+            everybody(anon=0),
+        ),
+        "remove": (
+            "delete from storage.objects where name like '%%/clients.pdf'",
+            everybody(anon=0, client=1),
+        ),
+    },
+    "realtime.messages": {
+        "select": (
+            "select * from realtime.messages where topic = 'consultation:' || %(here)s::uuid",
+            everybody(anon=0, parties=1),
+        ),
+        "insert": (
+            (
+                "insert into realtime.messages (topic, extension)"
+                " values ('consultation:' || %(here)s::uuid, 'broadcast')"
+            ),
+            everybody(DENIED, parties=1),
+        ),
+        "update": ("update realtime.messages set event = 'x'", everybody(anon=0)),
+        "delete": ("delete from realtime.messages", NOBODY),
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("table", "what"), [(table, what) for table, rows in MATRIX.items() for what in rows]
+)
+def test_everybody_gets_what_is_theirs_and_no_more(world: Model, table: str, what: str) -> None:
+    """One statement, tried by everybody; the number of rows, or refused."""
+    statement, expected = MATRIX[table][what]
+    assert world.outcomes(statement, expected) == expected
+
+
+def test_the_matrix_covers_every_table_and_every_kind_of_statement() -> None:
+    """A mapping or guard that is added to the model is added here."""
+    tables = {".".join(guard.relation) for guard in registry.guards}
+    tables |= {f"{mapping.schema}.{mapping.table}" for mapping in registry}
+    assert {table.removeprefix("public.") for table in tables} == set(MATRIX)
+    check_that_it_is_whole(MATRIX, EVERYBODY)
+
+
+def test_times_are_the_servers_and_what_was_read_stays_read(world: Model) -> None:
+    """A client only says that; `status` follows."""
+    lawyer = world.people["lawyer"]
+    with world.target.acting_as(lawyer) as connection:
+        row = connection.execute(
+            """update messages set "readAt" = '2001-01-01' where id = %s
+            returning "readAt" = now(), "deliveredAt" = now(), status""",
+            [world.values["clients"]],
+        ).fetchone()
+        assert row == (True, True, "read")
+        row = connection.execute(
+            'update messages set "readAt" = null, "deliveredAt" = null where id = %s'
+            ' returning "readAt" = now(), "deliveredAt" = now()',
+            [world.values["clients"]],
+        ).fetchone()
+        assert row == (True, True)
+
+
+def test_the_backend_is_not_bound_by_the_rules_for_columns(world: Model) -> None:
+    """Neither is it by the policies."""
+    update = """update messages set content = 'x', "readAt" = now()"""
+    assert world.outcome("service_role", update) == 6
+
+
+def test_the_other_side_hears_that_a_message_was_taken_back(world: Model) -> None:
+    """On the consultation's private channel, by its id alone: the row itself is out of sight."""
+    sent = world.target.query(
+        "select payload - 'id' from realtime.messages where topic = %s and private",
+        f"consultation:{world.values['here']}",
+    )
+    assert sent == [({"message_id": str(world.values["taken_back"])},)]
+
+
+def test_a_case_that_changes_hands_is_told_to_both(world: Model) -> None:
+    """The one who has it no more, and the one who has it now; the client notices nothing."""
+    told = (
+        "with gone as (delete from realtime.messages where topic like 'user:%' returning *)"
+        " select topic, event, payload ->> 'consultation_id' from gone order by event"
+    )
+    case, first, second = world.values["here"], world.people["lawyer"], uuid4()
+    world.target.query(told)
+    hand_over = 'update consultations set "lawyerId" = %s where id = %s'
+    world.stage.backend(hand_over, second, case)
+    assert world.target.query(told) == [
+        (f"user:{second}", "membership_granted", str(case)),
+        (f"user:{first}", "membership_revoked", str(case)),
+    ]
+    world.stage.backend(hand_over, first, case)
+
+
+def test_files_without_a_message_are_listed_for_the_storage_api(world: Model) -> None:
+    """Once they are a day old: also those of messages that were taken back that long ago."""
+    listed = "select * from orphaned_files()"
+    stray = f"consultations/{world.values['here']}/{world.people['client']}/stray.pdf"
+    taken_back = stray.replace("stray", "taken_back")
+    with world.target.connect(autocommit=False) as connection:
+        connection.execute(
+            "insert into storage.objects (bucket_id, name, created_at) values"
+            " ('message-attachments', %(stray)s, now() - interval '25 hours'),"
+            " ('message-attachments', %(stray)s || '.new', now())",
+            {"stray": stray},
+        )
+        connection.execute("set local role service_role")
+        assert connection.execute(listed).fetchall() == [(stray,)]
+        connection.execute("reset role")
+        connection.execute("alter table messages disable trigger message_times")
+        connection.execute(
+            """update messages set "deletedAt" = now() - interval '2 days' where id = %s""",
+            [world.values["taken_back"]],
+        )
+        assert connection.execute(listed).fetchall() == [(taken_back,), (stray,)]
+        connection.rollback()
+    assert world.outcome("client", listed) == DENIED
+
+
+def test_the_bucket_is_private_and_takes_what_it_says(world: Model) -> None:
+    """50 MB, and a list of types without anything that a browser would run."""
+    [(public, limit, types)] = world.target.query(
+        "select public, file_size_limit, allowed_mime_types from storage.buckets"
+    )
+    assert (public, limit) == (False, 50 * 1024 * 1024)
+    assert "application/pdf" in types
+    assert not {"text/html", "image/svg+xml", "application/javascript"} & set(types)
+
+
+def test_messages_are_published_and_what_is_mirrored_is_not(world: Model) -> None:
+    """A DELETE is told to everybody who listens."""
+    published = world.target.query(
+        "select tablename from pg_publication_tables where pubname = 'supabase_realtime'"
+    )
+    assert published == [("messages",)]
+
+
+def test_explain_follows_whichever_column_one_belongs_by(world: Model) -> None:
+    """And names the row where a person planted in one of them is not the primary's."""
+    here = world.values["here"]
+    world.target.query(
+        "insert into auth.users (id) select unnest(%s) on conflict do nothing",
+        list(world.people.values()),
+    )
+    for person in PARTIES:
+        page = world.explain(person, "consultation", here)
+        assert (page.wanted, page.allowed, page.first) == (True, True, None)
+    page = world.explain("first_lawyer", "consultation", here)
+    assert (page.wanted, page.allowed) == (False, False)
+    assert page.first is not None
+    assert page.first.name == "primary"
+    plant = 'update consultations set "lawyerId" = %s where id = %s'
+    world.target.query(plant, world.people["stranger"], here)
+    page = world.explain("stranger", "consultation", here)
+    assert (page.wanted, page.allowed) == (False, True)
+    world.target.query(plant, world.people["lawyer"], here)
+
+
+def test_a_lawyer_that_somebody_planted_is_found_and_removed(world: Model) -> None:
+    """With `mirror reconcile`: by which columns one belongs, it knows from the declaration."""
+    assert world.reconcile().exit_code == 0
+    world.target.query(
+        'update consultations set "lawyerId" = %s where id = %s',
+        world.people["stranger"],
+        world.values["here"],
+    )
+    assert world.outcome("stranger", "select * from messages") == 3
+    report = world.reconcile()
+    assert [part.changed_over for part in report.mappings] == [1]
+    assert world.outcome("stranger", "select * from messages") == 0
+    assert world.outcome("lawyer", "select * from messages") == 3
+
+
+def test_the_story_goes_as_it_is_told(world: Model) -> None:
+    """The example's, on the same databases."""
+    story(world.stage)
+    assert len(world.stage.said) > 5

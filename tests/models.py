@@ -1,0 +1,73 @@
+"""A permission model between a primary and a project, as its example installs it."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from examples.stage import Stage, staged
+from mirror.devstack import PostgresCluster, prepare_services
+from mirror.explain import Page, explain_resource, question_about
+from mirror.reconcile import Options, Report, Throttle, reconcile
+from mirror.registry import Registry
+from tests.fix_databases import EXAMPLES, TestDatabase
+from tests.people import Outcome, attempts
+
+
+@dataclass(frozen=True)
+class Model:
+    """Both sides, and everybody who acts on them."""
+
+    stage: Stage
+    primary: TestDatabase
+    target: TestDatabase
+    people: dict[str, UUID] = field(default_factory=dict)
+    """Those with an account, by what the tests call them."""
+    values: dict[str, Any] = field(default_factory=dict)
+    """What statements may name, beside people; `%(me)s` is the caller."""
+
+    def outcome(self, person: str, statement: str) -> Outcome:
+        """Return how many rows a person's statement reads or writes, or DENIED; it is undone."""
+        return self.outcomes(statement, [person])[person]
+
+    def outcomes(self, statement: str, people: Iterable[str]) -> dict[str, Outcome]:
+        """Return what each of these people gets."""
+        here = self.people | self.values
+        users = {person: self.people.get(person) for person in people}
+        return attempts(
+            self.target,
+            statement,
+            {who: (user, here | {"me": user}) for who, user in users.items()},
+        )
+
+    def explain(self, person: str, noun: str, resource: object) -> Page:
+        """Follow what a person may do with a resource."""
+        question = question_about(self.stage.drain.registry, noun)
+        user = str(self.people[person])
+        return explain_resource(self.stage.drain, question, user, str(resource))
+
+    def reconcile(self, **options: Any) -> Report:
+        """Compare and repair."""
+        throttle = Throttle(self.stage.drain.queue.notes, backlog=10**9, latency_seconds=60)
+        chosen = Options(grace_seconds=0.0, keys=1000, **options)
+        return reconcile(self.stage.drain, chosen, throttle)
+
+
+@contextmanager
+def model(
+    primary: PostgresCluster, target: PostgresCluster, project: str, registry: Registry
+) -> Iterator[Model]:
+    """Yield two databases with a model of `mappings`, as the example of its name installs it.
+
+    `project` is the template of a project.
+    """
+    name = f"model_{registry.name}"
+    primary.create_database(name)
+    target.create_database(name, template=project, owner="postgres")
+    prepare_services(target, name)
+    here, there = primary.url(name), target.url(name, user="postgres")
+    with staged(here, there, registry, EXAMPLES / registry.name) as stage:
+        yield Model(stage, TestDatabase(here), TestDatabase(there))
+    primary.drop_database(name)
+    target.drop_database(name)

@@ -1,0 +1,46 @@
+"""Pages of docs/: what they name is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.fast
+
+ROOT = Path(__file__).parent.parent.parent
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+
+
+def page(path: Path) -> str:
+    """Return a page's name, for a test's."""
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", PAGES, ids=page)
+def test_each_test_that_a_page_calls_a_proof_exists(path: Path) -> None:
+    """As `file.py::test_name`."""
+    for file, name in re.findall(r"`(?:[\w/]*/)?(\w+\.py)::(\w+)`", path.read_text()):
+        found = list((ROOT / "tests").rglob(file))
+        assert found, file
+        assert f"def {name}(" in found[0].read_text(), (file, name)
+
+
+def test_each_pattern_of_the_table_has_a_proof() -> None:
+    """A row without one is a promise."""
+    text = (ROOT / "docs" / "models" / "structure.md").read_text()
+    rows = text.split("| pattern |")[1].splitlines()[2:]
+    rows = [row for row in rows if row.startswith("|")]
+    assert len(rows) >= 7
+    for row in rows:
+        assert re.search(r"`\w+\.py::test_\w+` \|$", row), row
+
+
+@pytest.mark.parametrize("path", PAGES, ids=page)
+def test_each_file_that_a_page_names_or_links_exists(path: Path) -> None:
+    """Of this repository; patterns and files of a reader's own are not meant."""
+    text = path.read_text()
+    folders = "docs|examples|mappings|migrations|mirror|tests|benchmarks"
+    for name in re.findall(rf"`((?:{folders})/[\w./]+\.\w+)`", text):
+        assert (ROOT / name).exists(), name
+    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+        assert (path.parent / link).exists(), link
