@@ -5,14 +5,15 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import psycopg
-from sqlalchemy import NullPool, create_engine
+from sqlalchemy import Connection, NullPool, create_engine
 
 from mirror.assembly import build_drain
 from mirror.config import load_settings
@@ -72,7 +73,7 @@ class Stage:
 @contextmanager
 def staged(primary_url: str, target_url: str, registry: Registry, folder: Path) -> Iterator[Stage]:
     """Put a model, and the tables of the example in `folder`, into two empty databases."""
-    _script(primary_url, folder / "primary.sql")
+    _tables(primary_url, folder)
     _migrate(primary_url, "primary", registry, triggers=True)
     _migrate(target_url, "supabase", registry)
     _script(target_url, folder / "supabase.sql")
@@ -94,13 +95,26 @@ def play(story: Callable[[Stage], None], registry: Registry, folder: Path) -> No
                 sys.stdout.write("".join(f"{line}\n" for line in stage.said))
 
 
+def _tables(url: str, folder: Path) -> None:
+    """Make the backend's tables, by whichever of the two the example has."""
+    if (folder / "primary.sql").exists():
+        _script(url, folder / "primary.sql")
+        return
+    models = import_module(f"examples.{folder.name}.models")
+    with _begin(url) as connection:
+        models.Base.metadata.create_all(connection)
+
+
 def _script(url: str, path: Path) -> None:
     with psycopg.connect(url) as connection:
         connection.execute(path.read_bytes())
 
 
 def _migrate(url: str, side: Any, registry: Registry, **what: bool) -> None:
-    dialect = url.replace("postgresql://", "postgresql+psycopg://", 1)
-    engine = create_engine(dialect, poolclass=NullPool)
-    with engine.begin() as connection:
+    with _begin(url) as connection:
         upgrade(connection, side, registry, **what)
+
+
+def _begin(url: str) -> AbstractContextManager[Connection]:
+    dialect = url.replace("postgresql://", "postgresql+psycopg://", 1)
+    return create_engine(dialect, poolclass=NullPool).begin()

@@ -1,9 +1,11 @@
 """The authorising side: what turns mirrored rows into decisions."""
 
 from mirror.access.folders import Folder, Folders
+from mirror.access.grants import Grants
 from mirror.access.guard import Guard
 from mirror.access.membership import Membership
-from mirror.access.rules import Allow, Others, Own, Readers
+from mirror.access.permissions import Permissions
+from mirror.access.rules import Allow, Others, Own, Permission, Readers
 from mirror.access.seats import Always, Seat
 from mirror.access.topics import Topic, Topics
 
@@ -12,10 +14,13 @@ __all__ = [
     "Always",
     "Folder",
     "Folders",
+    "Grants",
     "Guard",
     "Membership",
     "Others",
     "Own",
+    "Permission",
+    "Permissions",
     "Readers",
     "Seat",
     "Topic",

@@ -11,6 +11,8 @@ from mirror.access.rules import (
     Condition,
     Others,
     Own,
+    Permission,
+    Role,
     Verb,
     both,
     by_verb,
@@ -18,6 +20,7 @@ from mirror.access.rules import (
     either,
     membership_over,
     one_of,
+    permitted,
     policy,
 )
 from mirror.errors import MappingError
@@ -39,7 +42,7 @@ class Folder:
     whose files they are, for `Own`, any other word the resource's. Files lie below, at any
     depth."""
     via: str
-    """Name of the mapping whose Membership decides."""
+    """Name of the mapping whose Membership decides, or with Grants `mapping:kind`."""
     read: Verb = None
     """Who may list and download."""
     insert: Verb = None
@@ -71,7 +74,7 @@ class Folder:
             )
         membership = membership_over(registry, self.via, self._who)
         for verb in self.verbs.values():
-            check_roles(membership, verb, self._who)
+            check_roles(registry, membership, verb, self._who)
             if verb.columns:
                 raise MappingError(f"{self._who}: files have no columns to choose from.")
             if (
@@ -97,7 +100,9 @@ class Folder:
         # A file, not the folder itself.
         here.append(Condition(f"{_segment(len(self._parts) + 1)} <> ''"))
 
-        def reaches(role: str) -> Condition:
+        def reaches(role: Role) -> Condition:
+            if isinstance(role, Permission):
+                return permitted(registry, role, self._who)
             mine = membership.mine(role)
             return Condition(
                 f"{resource} = any(array(\n  select id::text from unnest({mine}) as id\n))"

@@ -5,14 +5,16 @@ from dataclasses import dataclass
 from textwrap import indent
 
 from mirror.access.columns import column_rules
-from mirror.access.membership import Membership
 from mirror.access.rules import (
     CALLER,
     VERBS,
     Allow,
     Condition,
+    Deciding,
     Others,
     Own,
+    Permission,
+    Role,
     Verb,
     both,
     by_verb,
@@ -20,6 +22,7 @@ from mirror.access.rules import (
     either,
     membership_over,
     one_of,
+    permitted,
     policy,
 )
 from mirror.errors import MappingError
@@ -40,9 +43,11 @@ class Guard:
     schema: str = "public"
     """The table's schema."""
     via: str | None = None
-    """Name of the mapping whose Membership decides; None: the one of the table in `through`."""
-    on: str
-    """The column that holds the id of the membership's resource, or the key of the parent."""
+    """Name of the mapping whose Membership decides, or with Grants `mapping:kind`; None: that of
+    the table in `through`, or none, where all rules are permissions and one's own rows."""
+    on: str = ""
+    """The column that holds the id of the membership's resource, or the key of the parent; empty
+    where there is neither."""
     through: str | None = None
     """A guarded table whose row `on` points at: rows follow their parent, which must be readable
     for the caller, whatever the roles named here."""
@@ -80,8 +85,8 @@ class Guard:
             update = Allow(*rules, columns=columns)
         return by_verb(self.read, self.insert, update, self.delete)
 
-    def membership(self, registry: Registry) -> Membership:
-        """Return what decides about the table's rows.
+    def membership(self, registry: Registry) -> Deciding | None:
+        """Return the membership that decides about the table's rows, if one does.
 
         Raises:
             MappingError: the declaration cannot work; names the table and the remedy.
@@ -89,7 +94,7 @@ class Guard:
         parent = self.parent(registry)
         if parent is not None:
             return parent.membership(registry)
-        return membership_over(registry, self.via or "", self._who)
+        return None if self.via is None else membership_over(registry, self.via, self._who)
 
     def parent(self, registry: Registry) -> "Guard | None":
         """Return the guard of the table that the rows point at, or None.
@@ -97,8 +102,10 @@ class Guard:
         Raises:
             MappingError: that table is not guarded, or nobody may read it.
         """
-        if (self.via is None) == (self.through is None):
+        if self.via is not None and self.through is not None:
             raise MappingError(f"{self._who}: say either `via` or `through`.")
+        if (self.via is None and self.through is None) is bool(self.on):
+            raise MappingError(f"{self._who}: `on` goes with `via` or `through`; say both.")
         if self.through is None:
             return None
         # Only those declared before: so that no two hang on each other.
@@ -111,11 +118,12 @@ class Guard:
                 f"{self._who}: no guard of {self.through!r} is declared before it; add one."
             )
         readable = guard.verbs.get("read")
-        needed = {self.key, guard.on}
+        needed = {self.key, *([guard.on] if guard.on else [])}
         if readable is None or (readable.columns and not needed <= set(readable.columns)):
             raise MappingError(
                 f"{self._who}: its rows follow {self.through!r}, of which nobody may read "
-                f"{self.key!r} and {guard.on!r}; let `read` of that guard allow it."
+                f"{' and '.join(map(repr, sorted(needed, key=self.key.__ne__)))}; let `read` of "
+                f"that guard allow it."
             )
         return guard
 
@@ -123,8 +131,10 @@ class Guard:
         """Return the block that looks at the table, and sees to its indexes."""
         membership = self.membership(registry)
         for verb in self.verbs.values():
-            check_roles(membership, verb, self._who)
-        wanted = {self.on: None if self.through else self._kind(registry, membership)}
+            check_roles(registry, membership, verb, self._who)
+        wanted: dict[str, str | None] = {}
+        if self.on:
+            wanted[self.on] = self._kind(registry, membership) if self.via and membership else None
         rules = [rule for verb in self.verbs.values() for rule in verb.rules]
         if self.deleted is not None or any(isinstance(rule, Own | Others) for rule in rules):
             wanted[self.owner] = "uuid"
@@ -136,8 +146,8 @@ class Guard:
         extra = [column for verb in self.verbs.values() for column in verb.columns]
         for column in (*extra, *filter(None, (self.expires, self.deleted))):
             wanted.setdefault(column, None)
-        indexed = [(self.sql_name, self.on)]
-        if Own() in rules:
+        indexed = [(self.sql_name, self.on)] if self.on else []
+        if any(isinstance(rule, Own) and not isinstance(rule.role, str) for rule in rules):
             # Not narrowed down by anything else.
             indexed.append((self.sql_name, self.owner))
         parent = self.parent(registry)
@@ -159,8 +169,7 @@ class Guard:
             for verb, rules in self.verbs.items()
         )
         lines = [
-            f"-- {self.table}: rows count for whoever belongs to their"
-            f" {self.through or self.membership(registry).noun}.",
+            f"-- {self.table}: {self._whose(registry)}.",
             f"alter table {name} enable row level security;",
             f"revoke all on {name} from public, anon, authenticated;",
         ]
@@ -199,6 +208,8 @@ class Guard:
         if parent is not None:
             return self._beneath(parent.sql_name, self.key, "", 1)
         membership = self.membership(registry)
+        if membership is None:
+            raise MappingError(f"{self._who}: `Readers` of what? Say `via` which, and `on` what.")
         mapping = registry[membership.mapping]
         granted = mapping.readable.columns if mapping.readable else ()
         if mapping.key != (membership.resource,) or membership.resource not in granted:
@@ -224,29 +235,42 @@ class Guard:
     def _inner(self, depth: int) -> str:
         return f"parent{depth}" + "_" * (self.table == f"parent{depth}")
 
-    def reaches(self, registry: Registry, role: str, row: str, depth: int) -> Condition:
+    def reaches(self, registry: Registry, role: Role, row: str, depth: int) -> Condition:
         """Return the condition that the caller has a role where `row` belongs."""
         parent = self.parent(registry)
         membership = self.membership(registry)
+        if isinstance(role, Permission):
+            have = permitted(registry, role, self._who)
+            if parent is None:
+                return have
+            return both(have, self._beneath(parent.sql_name, self.key, row, depth))
+        if membership is None:
+            raise MappingError(f"{self._who}: {role!r} is the role of no membership.")
         if parent is None:
-            kind = self._kind(registry, membership)
-            mine = membership.mine(role)
-            return Condition(f"{row}{identifier(self.on)} = any((select {mine})::{kind}[])")
+            mine = f"(select {membership.mine(role)})::{self._kind(registry, membership)}[]"
+            return Condition(f"{row}{identifier(self.on)} = any({mine})")
         more = []
         if not parent.implies(role, membership):
             more = [parent.reaches(registry, role, f"{self._inner(depth)}.", depth + 1)]
         return self._beneath(parent.sql_name, self.key, row, depth, *more)
 
-    def implies(self, role: str, membership: Membership) -> bool:
+    def implies(self, role: str, membership: Deciding) -> bool:
         """Return whether nobody without the role may read, as the table's own policies see to."""
         return all(
             isinstance(rule, str) and membership.reaches(rule, role)
             for rule in self.verbs["read"].rules
         )
 
-    def _kind(self, registry: Registry, membership: Membership) -> str:
+    def _kind(self, registry: Registry, membership: Deciding) -> str:
         columns = registry[membership.mapping].columns
         return next(column.type for column in columns if column.name == membership.resource)
+
+    def _whose(self, registry: Registry) -> str:
+        membership = self.membership(registry)
+        whose = self.through or (membership and membership.noun)
+        if whose is None:
+            return "rows count for whoever has the permission"
+        return f"rows count for whoever belongs to their {whose}"
 
     @property
     def sql_name(self) -> str:

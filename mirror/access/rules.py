@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from textwrap import indent
 from typing import Final
 
+from mirror.access.grants import Grants, GrantsOfKind
 from mirror.access.membership import Membership
+from mirror.access.permissions import Permissions
 from mirror.errors import MappingError
 from mirror.registry import Registry
 from mirror.sql import identifier
@@ -28,17 +30,28 @@ class Condition:
 
 
 @dataclass(frozen=True)
+class Permission:
+    """Whoever has the permission of this name, by the registry's `Permissions`, on any row."""
+
+    name: str
+
+
+Role = str | Permission
+"""A membership's role, whoever has at least that one; or a permission."""
+
+
+@dataclass(frozen=True)
 class Own:
     """The caller's own rows, while the caller has at least `role`; None: in any case."""
 
-    role: str | None = None
+    role: Role | None = None
 
 
 @dataclass(frozen=True)
 class Others:
     """The rows that are not the caller's own, while the caller has at least `role`."""
 
-    role: str
+    role: Role
 
 
 @dataclass(frozen=True)
@@ -46,8 +59,8 @@ class Readers:
     """Whoever may read what the row belongs to: the mirrored row, or with `through` the parent."""
 
 
-Rule = str | Own | Others | Readers
-"""A role: whoever has at least that one; one's own rows; everybody else's; or readers."""
+Rule = Role | Own | Others | Readers
+"""Whoever has a role; one's own rows; everybody else's; or readers."""
 
 
 @dataclass(frozen=True, init=False)
@@ -63,6 +76,9 @@ class Allow:
         object.__setattr__(self, "columns", tuple(columns))
 
 
+Deciding = Membership | GrantsOfKind
+"""What says who has which role where."""
+
 Verb = Rule | Allow | None
 """What a verb takes: one rule, several with or without columns, or None: nobody."""
 
@@ -76,28 +92,51 @@ def by_verb(*verbs: Verb) -> dict[str, Allow]:
     }
 
 
-def membership_over(registry: Registry, mapping: str, who: str) -> Membership:
-    """Return the declaration of helpers over a mapping.
+def membership_over(registry: Registry, via: str, who: str) -> Deciding:
+    """Return what decides about the resources of a mapping, or of one kind in it (`mapping:kind`).
 
     Raises:
-        MappingError: there is none; `who` asked.
+        MappingError: the registry declares nothing of that name; `who` asked.
     """
+    name, _, kind = via.partition(":")
     for access in registry.access:
-        if isinstance(access, Membership) and access.mapping == mapping:
+        if isinstance(access, Membership) and access.mapping == via:
             return access
+        if isinstance(access, Grants) and access.mapping == name:
+            return access.of(kind)
     raise MappingError(
-        f"{who}: registry {registry.name!r} has no Membership of mapping {mapping!r}; add it to "
-        f"the registry's access."
+        f"{who}: registry {registry.name!r} has no Membership of mapping {via!r}, nor Grants; add "
+        f"them to the registry's access."
     )
 
 
-def check_roles(membership: Membership, verb: Allow, who: str) -> None:
+def permitted(registry: Registry, permission: Permission, who: str) -> Condition:
+    """Return the condition that the caller has a permission.
+
+    Raises:
+        MappingError: the registry declares no Permissions; `who` asked.
+    """
+    for access in registry.access:
+        if isinstance(access, Permissions):
+            return Condition(access.has(permission.name))
+    raise MappingError(
+        f"{who}: registry {registry.name!r} has no Permissions; add them to the registry's access."
+    )
+
+
+def check_roles(registry: Registry, membership: Deciding | None, verb: Allow, who: str) -> None:
     """Refuse a role that the membership does not know: it would be nobody's, or everybody's."""
     for rule in verb.rules:
         if isinstance(rule, Readers):
             continue
-        role = rule if isinstance(rule, str) else rule.role
-        if role is not None and role not in membership.levels:
+        role = rule.role if isinstance(rule, Own | Others) else rule
+        if isinstance(role, Permission):
+            permitted(registry, role, who)
+        elif role is not None and membership is None:
+            raise MappingError(
+                f"{who}: {role!r} is a membership's role; say `via` which, and `on` what."
+            )
+        elif role is not None and membership is not None and role not in membership.levels:
             raise MappingError(
                 f"{who}: {role!r} is none of the roles of {membership.mapping!r} "
                 f"({', '.join(membership.levels)}); check the spelling."
@@ -109,7 +148,7 @@ def check_roles(membership: Membership, verb: Allow, who: str) -> None:
 def either(
     verb: Allow,
     own: Condition,
-    reaches: Callable[[str], Condition],
+    reaches: Callable[[Role], Condition],
     readable: Callable[[], Condition],
 ) -> Condition:
     """Return the condition that one of the rules holds.
@@ -119,10 +158,10 @@ def either(
     """
     found = []
     for rule in verb.rules:
-        if isinstance(rule, str):
-            found.append(reaches(rule))
-        elif isinstance(rule, Readers):
+        if isinstance(rule, Readers):
             found.append(readable())
+        elif isinstance(rule, Role):
+            found.append(reaches(rule))
         elif isinstance(rule, Others):
             # A row whose owner is NULL is not one's own either.
             found.append(both(Condition(f"({own.text}) is not true"), reaches(rule.role)))

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from textwrap import indent
 
-from mirror.access.membership import Membership
 from mirror.access.notices import notices, seats_over
 from mirror.access.rules import (
     CALLER,
     Allow,
     Condition,
+    Deciding,
     both,
     check_roles,
     membership_over,
@@ -31,7 +31,7 @@ class Topic:
     prefix: str
     """What the topic begins with: `trip` for `trip:<id>`."""
     via: str
-    """Name of the mapping whose Membership decides."""
+    """Name of the mapping whose Membership decides, or with Grants `mapping:kind`."""
     receive: str | None = None
     """Who gets broadcasts, those from the database included."""
     send: str | None = None
@@ -81,7 +81,7 @@ class Topics:
             membership = membership_over(registry, topic.via, f"topic {topic.prefix!r}")
             for role in (topic.receive, topic.send, topic.watch, topic.appear):
                 if role is not None:
-                    check_roles(membership, Allow(role), f"topic {topic.prefix!r}")
+                    check_roles(registry, membership, Allow(role), f"topic {topic.prefix!r}")
         for mapping in self.tell:
             seats_over(registry, mapping, "topics: tell")
         return []
@@ -126,7 +126,7 @@ $$;"""
 
 
 def _extensions(
-    membership: Membership, topic: Topic, broadcast: str | None, presence: str | None
+    membership: Deciding, topic: Topic, broadcast: str | None, presence: str | None
 ) -> list[Condition]:
     """Return the conditions for the two features, as one where the same role has both."""
     asked = {"broadcast": broadcast, "presence": presence}

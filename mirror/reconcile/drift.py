@@ -1,11 +1,12 @@
 """Drift: a row that differs though no event for it is under way."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final
 
-from mirror.access import Membership
+from mirror.access import Grants, Membership
 from mirror.keys import Key
 from mirror.mapping import Mapping
 from mirror.registry import Registry
@@ -90,17 +91,22 @@ def changed_direction(registry: Registry, mapping: Mapping, mine: Row, theirs: R
     if mapping.expires is not None and differing - descriptive == {mapping.expires}:
         place = names.index(mapping.expires)
         return Direction.OVER if _ends(theirs[place]) > _ends(mine[place]) else Direction.UNDER
-    for access in registry.access:
-        if (
-            isinstance(access, Membership)
-            and access.mapping == mapping.name
-            and isinstance(access.role, str)
-            and differing - descriptive == {access.role}
-        ):
-            place = names.index(access.role)
-            mine_level, their_level = (_level(access, row[place]) for row in (mine, theirs))
+    for column, levels in _orders(registry, mapping):
+        if differing - descriptive == {column}:
+            place = names.index(column)
+            mine_level, their_level = (_level(levels, row[place]) for row in (mine, theirs))
             return Direction.OVER if their_level > mine_level else Direction.UNDER
     return Direction.OVER
+
+
+def _orders(registry: Registry, mapping: Mapping) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield the columns that hold a role or a level, each with its order."""
+    for access in registry.access:
+        if isinstance(access, Membership) and access.mapping == mapping.name:
+            if isinstance(access.role, str):
+                yield access.role, access.levels
+        elif isinstance(access, Grants) and access.mapping == mapping.name:
+            yield access.level, access.levels
 
 
 def _active(mapping: Mapping, row: dict[str, str | None]) -> bool:
@@ -121,6 +127,6 @@ def _ends(moment: str | None) -> datetime:
         return _FIRST if before else _LAST
 
 
-def _level(access: Membership, role: str | None) -> int:
+def _level(levels: Sequence[str], role: str | None) -> int:
     """Return a role's rank; one that is not among the levels counts for nothing."""
-    return access.levels.index(role) if role in access.levels else -1
+    return levels.index(role) if role in levels else -1

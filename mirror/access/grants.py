@@ -1,0 +1,183 @@
+"""Grants: helper functions over a mapping of rights to things of several kinds."""
+
+from dataclasses import dataclass
+
+from mirror.access.counting import counting
+from mirror.errors import MappingError
+from mirror.registry import Registry
+from mirror.sql import identifier, literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grants:
+    """Helpers for a mapping of (user, kind, resource, level), in the target's schema `mirror`.
+
+    For noun `resource`: `my_resources(kind, min_level)` for policies, evaluated once per statement,
+    and `can(kind, id, min_level)` for single checks. Rows that are not `active`, or have expired,
+    count for nothing, and neither does a level that is not among `levels`.
+    """
+
+    mapping: str
+    """Name of the mapping that holds the grants."""
+    user: str = "user_id"
+    """Column with the user's id, as auth.uid() returns it."""
+    kind: str = "resource_type"
+    """Column that says of what kind the resource is; text."""
+    resource: str = "resource_id"
+    """Column with the resource's id."""
+    level: str = "permission_level"
+    """Column with the level; text."""
+    kinds: tuple[str, ...]
+    """The kinds that there are. Guards name one after the mapping: `user_permissions:workspace`."""
+    levels: tuple[str, ...]
+    """From weakest to strongest; each includes those before it."""
+    noun: str = "resource"
+    """What the functions' names call the resources."""
+    check: str = "can"
+    """What the function is called that checks one of them."""
+
+    def of(self, kind: str) -> "GrantsOfKind":
+        """Return what decides about resources of one kind.
+
+        Raises:
+            MappingError: there is no such kind.
+        """
+        if kind not in self.kinds:
+            raise MappingError(
+                f"grants of mapping {self.mapping!r}: {kind!r} is none of its kinds "
+                f"({', '.join(self.kinds)}); name one, as in '{self.mapping}:{self.kinds[0]}'."
+            )
+        return GrantsOfKind(self, kind)
+
+    def ddl(self, registry: Registry) -> list[str]:
+        """Return the SQL blocks that create the helpers and grant them to authenticated.
+
+        Raises:
+            MappingError: a column that is missing or of another type, or an order that is none.
+        """
+        types = self._types(registry)
+        mapping = registry[self.mapping]
+        table = identifier(mapping.schema, mapping.table)
+        type_ = types[self.resource]
+        user, kind, resource, level = (
+            "g." + identifier(name) for name in (self.user, self.kind, self.resource, self.level)
+        )
+        counts = "".join(f"\n    and {condition}" for condition in counting(mapping, "g"))
+        levels = identifier("mirror", f"{self.noun}_levels")
+        mine = identifier("mirror", f"my_{self.noun}s")
+        check = identifier("mirror", self.check)
+        path = "set search_path = pg_catalog, pg_temp"
+        definer = f"language sql stable security definer {path}"
+        cases = "\n".join(
+            f"    when {literal(name)} then array[{', '.join(map(literal, self.levels[rank:]))}]"
+            for rank, name in enumerate(self.levels)
+        )
+        return [
+            f"""\
+-- The levels that include this one; null, which is nobody's, for any other name. Asked for in a
+-- subquery: once, not for each grant.
+create or replace function {levels}(min_level text) returns text[]
+language sql immutable {path}
+as $$
+  select case $1
+{cases}
+  end
+$$;""",
+            f"""\
+-- The {self.noun}s of a kind that the caller reaches with at least this level. For policies, as
+-- `id = any((select {mine}({literal(self.kinds[0])}, {literal(self.levels[0])}))::{type_}[])`:
+-- once per statement.
+create or replace function {mine}(kind text, min_level text) returns {type_}[]
+{definer}
+as $$
+  select coalesce(array_agg({resource}), '{{}}')
+  from {table} as g
+  where {user} = (select auth.uid())
+    and {kind} = $1{counts}
+    and {level} = any((select {levels}($2))::text[])
+$$;""",
+            f"""\
+-- By number: a column of the table that is called like a parameter would win over it.
+create or replace function {check}(kind text, resource {type_}, min_level text) returns boolean
+{definer}
+as $$
+  select exists (
+    select from {table} as g
+    where {user} = (select auth.uid())
+      and {kind} = $1
+      and {resource} = $2{counts.replace(chr(10), chr(10) + "  ")}
+      and {level} = any((select {levels}($3))::text[])
+  )
+$$;""",
+            f"""\
+revoke all on function
+  {levels}(text),
+  {mine}(text, text),
+  {check}(text, {type_}, text)
+from public, anon, authenticated, service_role;
+
+grant execute on function
+  {mine}(text, text),
+  {check}(text, {type_}, text)
+to authenticated;""",
+        ]
+
+    def _types(self, registry: Registry) -> dict[str, str]:
+        """Return the columns' types, as far as they can be worked with."""
+        who = f"grants of mapping {self.mapping!r}"
+        types = {column.name: column.type for column in registry[self.mapping].columns}
+        wanted = (
+            (self.user, "uuid"),
+            (self.kind, "text"),
+            (self.resource, None),
+            (self.level, "text"),
+        )
+        for name, expected in wanted:
+            if name not in types:
+                raise MappingError(f"{who}: {name!r} is not among the mapping's columns; add it.")
+            if expected not in {None, types[name]}:
+                raise MappingError(
+                    f"{who}: {name!r} is {types[name]}; declare it as {expected}, and cast it in "
+                    f"the query where it is not."
+                )
+        for label, names in (("kinds", self.kinds), ("levels", self.levels)):
+            if not names or len(set(names)) != len(names):
+                raise MappingError(f"{who}: name each of its {label} once, and at least one.")
+        return types
+
+
+@dataclass(frozen=True)
+class GrantsOfKind:
+    """What decides about resources of one kind; to guards, as good as a membership."""
+
+    grants: Grants
+    kind: str
+
+    @property
+    def mapping(self) -> str:
+        """Name of the mapping that holds the grants."""
+        return self.grants.mapping
+
+    @property
+    def resource(self) -> str:
+        """Column with the resource's id."""
+        return self.grants.resource
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """From weakest to strongest."""
+        return self.grants.levels
+
+    @property
+    def noun(self) -> str:
+        """What a resource is called."""
+        return self.kind.replace("_", " ")
+
+    def mine(self, role: str) -> str:
+        """Return the call that yields the caller's resources; it reads no row of the policy's."""
+        function = identifier("mirror", f"my_{self.grants.noun}s")
+        return f"{function}({literal(self.kind)}, {literal(role)})"
+
+    def reaches(self, role: str, least: str) -> bool:
+        """Return whether `role` includes `least`."""
+        return self.levels.index(role) >= self.levels.index(least)

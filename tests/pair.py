@@ -1,0 +1,125 @@
+"""A model's two databases that a test begins anew in, and a look at both sides.
+
+Made once for a module; `start` empties both, so that each test begins with what it puts in.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from sqlalchemy.orm import Session
+
+from mirror.ddl import removal_sql
+from mirror.mapping import Mapping as Declaration
+from mirror.registry import Registry
+from tests.fix_databases import become
+from tests.models import Model
+from tests.people import Outcome, attempts
+
+
+class Pair:
+    """The two databases of a model and a worker between them."""
+
+    def __init__(self, model: Model, registry: Registry, tables: Iterable[str]) -> None:
+        self.registry = registry
+        self.model = model
+        self.primary, self.target = model.primary, model.target
+        self.drain = model.stage.drain
+        self.engine = model.primary.engine()
+        self._tables = tuple(tables)
+        # For the tests' own look at both sides: connecting costs more than most statements.
+        self._here, self._there = model.primary.connect(), model.target.connect()
+
+    def close(self) -> None:
+        """Disconnect."""
+        self.engine.dispose()
+        self._here.close()
+        self._there.close()
+
+    def ask(self, query: str, *parameters: object) -> list[Any]:
+        """Run one statement on the primary and return its rows."""
+        return _rows(self._here, query, *parameters)
+
+    def no_triggers(self) -> None:
+        """Let nothing capture by itself any more."""
+        self.ask(removal_sql(self.registry))
+
+    def start(self, populate: Callable[[Session], None], *own: str) -> None:
+        """Empty both sides, and the target's tables `own`; fill the primary, and mirror it."""
+        self.ask(f"truncate {', '.join(self._tables)}, mirror.retries cascade")
+        self.ask("truncate mirror.outbox")
+        mirrored = [f"{m.schema}.{m.table}, mirror.ledger_{m.name}" for m in self.registry]
+        _rows(self._there, f"truncate {', '.join([*mirrored, *own])}, mirror.scopes cascade")
+        with Session(self.engine) as session, session.begin():
+            populate(session)
+        for mapping in self.registry:
+            # As `mirror resync` does: there may be no triggers.
+            self.ask(
+                "insert into mirror.outbox (mapping, reference, key) values (%s, '*', '{}')",
+                mapping.name,
+            )
+        self.mirror()
+
+    @contextmanager
+    def change(self) -> Iterator[Session]:
+        """Yield a session whose transaction commits and is mirrored at the end."""
+        with Session(self.engine) as session, session.begin():
+            yield session
+        self.mirror()
+
+    def mirror(self) -> None:
+        """Drain, and see that both sides agree and nothing was given up."""
+        self.drain.run()
+        assert self.mirrored() == self.wanted()
+        assert self.ask("select 1 from mirror.retries") == []
+
+    def mirrored(self) -> dict[str, set[tuple[str | None, ...]]]:
+        """Return the target's rows, by mapping."""
+        return {m.name: _texts(self._there, m, f"{m.schema}.{m.table}") for m in self.registry}
+
+    def wanted(self) -> dict[str, set[tuple[str | None, ...]]]:
+        """Return what the mappings' queries yield on the primary."""
+        return {
+            m.name: _texts(self._here, m, f"({m.sql.replace('%%', '%')}) as q")
+            for m in self.registry
+        }
+
+    def asked(self, user: UUID | None, query: str, *values: object) -> list[tuple[object, ...]]:
+        """Return the rows of a query as a signed-in user sees them."""
+        return self.asked_by({"": user}, query, *values)[""]
+
+    def asked_by(
+        self, users: Mapping[str, UUID | None], query: str, *values: object
+    ) -> dict[str, list[tuple[object, ...]]]:
+        """Return the rows of a query as each of several signed-in users sees them, by name."""
+        found = {}
+        with self.target.connect(autocommit=False) as connection:
+            for name, user in users.items():
+                become(connection, user, "authenticated")
+                found[name] = connection.execute(query.encode(), values or None).fetchall()
+                connection.rollback()
+        return found
+
+    def attempts(
+        self, statement: str, people: Mapping[str, UUID | None], **values: object
+    ) -> dict[str, Outcome]:
+        """Return how many rows each person's statement reads or writes, or DENIED; all is undone.
+
+        A statement may name `values`, and the caller as `%(me)s`.
+        """
+        everybody = {name: (user, values | {"me": user}) for name, user in people.items()}
+        return attempts(self.target, statement, everybody)
+
+
+def _rows(connection: psycopg.Connection[Any], query: str, *parameters: object) -> list[Any]:
+    cursor = connection.execute(query.encode(), parameters or None)
+    return cursor.fetchall() if cursor.description else []
+
+
+def _texts(
+    connection: psycopg.Connection[Any], mapping: Declaration, source: str
+) -> set[tuple[str | None, ...]]:
+    values = ", ".join(f"{column.name}::text" for column in mapping.columns)
+    return set(_rows(connection, f"select {values} from {source}"))
