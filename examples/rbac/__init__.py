@@ -1,0 +1,1 @@
+"""A backend whose roles and permissions live in its own PostgreSQL, and clients that sync."""

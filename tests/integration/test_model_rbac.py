@@ -1,0 +1,290 @@
+"""Roles and permissions, the whole way: a change in the primary, and who may what after it."""
+
+from collections.abc import Iterator
+from typing import TypeVar
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import delete, select, text
+from sqlalchemy.orm import Session
+
+from examples.rbac import data
+from examples.rbac.models import Base, Permission, Role, RolePermission, User
+from examples.rbac.story import story
+from mappings import rbac
+from mirror.devstack import PostgresCluster
+from tests.models import model
+from tests.pair import Pair
+from tests.people import DENIED, Outcome
+
+Matrix = dict[str, set[str]]
+"""By user: the names of the permissions that the user has."""
+
+T = TypeVar("T", Role, Permission, User)
+
+OWN = ("profiles", "reports")
+ALL = set(data.PERMISSIONS)
+FIRST: Matrix = {name: set(data.ROLES[role]) for name, (_, role) in data.USERS.items()}
+
+
+@pytest.fixture(scope="module")
+def made(
+    primary_cluster: PostgresCluster, target_cluster: PostgresCluster, project_template: str
+) -> Iterator[Pair]:
+    """Both databases, once."""
+    with model(primary_cluster, target_cluster, project_template, rbac.registry) as found:
+        pair = Pair(found, rbac.registry, Base.metadata.tables)
+        yield pair
+        pair.close()
+
+
+@pytest.fixture
+def pair(made: Pair) -> Pair:
+    """The example's data, mirrored."""
+    made.start(data.populate, *OWN)
+    return made
+
+
+def named(session: Session, kind: type[T], name: str) -> T:
+    """Return the row of a name."""
+    return session.scalars(select(kind).where(kind.name == name)).one()
+
+
+def link(session: Session, role: str, permission: str) -> RolePermission | None:
+    """Return what grants a role a permission."""
+    return session.scalars(
+        select(RolePermission)
+        .join(Role, Role.id == RolePermission.role_id)
+        .join(Permission, Permission.id == RolePermission.permission_id)
+        .where(Role.name == role, Permission.name == permission)
+    ).one_or_none()
+
+
+def user_id(pair: Pair, name: str) -> UUID:
+    """Return a user's id."""
+    found: UUID = pair.primary.value("select id from users where name = %s", name)
+    return found
+
+
+def matrix(pair: Pair) -> Matrix:
+    """Ask the target, as each user, for each permission that there ever was."""
+    asked = """
+    select name, mirror.has_permission(name), name = any((select mirror.my_permissions())::text[])
+    from unnest(%s::text[]) as name
+    """
+    found: Matrix = {}
+    users = dict(pair.ask("select name, id from users"))
+    for name, rows in pair.asked_by(users, asked, sorted(ALL | {"", "x"})).items():
+        assert all(has is listed for _, has, listed in rows)
+        found[name] = {str(permission) for permission, has, _ in rows if has}
+    return found
+
+
+def test_every_user_has_the_permissions_of_their_role_and_no_other(pair: Pair) -> None:
+    """Four users, nine permissions, and names that are none."""
+    assert matrix(pair) == FIRST
+
+
+@pytest.mark.parametrize("who", [None, uuid4()])
+def test_who_is_no_user_has_no_permission(pair: Pair, who: UUID | None) -> None:
+    """A token without a subject, and one of a user that the primary does not know."""
+    asked = "select mirror.has_permission(n), mirror.my_permissions() from unnest(%s::text[]) as n"
+    assert set(map(str, pair.asked(who, asked, sorted(ALL)))) == {"(False, [])"}
+
+
+def test_one_granted_permission_is_one_row_and_everybodys_of_the_role(pair: Pair) -> None:
+    """Both customers at once; taken away again, likewise."""
+    before = pair.mirrored()
+    with pair.change() as session:
+        role, permission = (
+            named(session, Role, "customer"),
+            named(session, Permission, "users.read"),
+        )
+        session.add(RolePermission(role_id=role.id, permission_id=permission.id))
+        session.flush()
+        assert pair_events(session) == [("role_permissions", None)]
+    after = pair.mirrored()
+    assert {name: len(after[name] ^ rows) for name, rows in before.items()} == {
+        "users": 0,
+        "roles": 0,
+        "permissions": 0,
+        "role_permissions": 1,
+    }
+    customers = {"John Customer", "Jane Customer"}
+    assert matrix(pair) == FIRST | {name: FIRST[name] | {"users.read"} for name in customers}
+
+    with pair.change() as session:
+        session.delete(link(session, "customer", "users.read"))
+    assert matrix(pair) == FIRST
+
+
+def pair_events(session: Session) -> list[tuple[str, str | None]]:
+    """Return what the transaction has recorded so far: mapping and reference."""
+    rows = session.execute(text("select mapping, reference from mirror.outbox order by id"))
+    return [(row.mapping, row.reference) for row in rows]
+
+
+def test_a_user_with_another_role_has_its_permissions_and_none_of_the_old(pair: Pair) -> None:
+    """One row again."""
+    with pair.change() as session:
+        named(session, User, "John Customer").role_id = named(session, Role, "manager").id
+    assert matrix(pair) == FIRST | {"John Customer": FIRST["Manager User"]}
+
+
+def test_a_role_that_is_deleted_leaves_its_users_with_no_role(pair: Pair) -> None:
+    """And with no permission; the users stay, without a role, on both sides."""
+    with pair.change() as session:
+        session.execute(delete(Role).where(Role.name == "customer"))
+    nothing: Matrix = {"John Customer": set(), "Jane Customer": set()}
+    assert matrix(pair) == FIRST | nothing
+    assert pair.target.value("select count(*) from users where role_id is null") == 2
+
+    # A role of the same name is another role.
+    with pair.change() as session:
+        session.add(Role(name="customer"))
+    assert matrix(pair) == FIRST | nothing
+
+
+def test_a_permission_that_is_deleted_is_nobodys(pair: Pair) -> None:
+    """Its links go by the cascade, which no hook would see."""
+    with pair.change() as session:
+        session.execute(delete(Permission).where(Permission.name == "users.read"))
+    assert matrix(pair) == {name: names - {"users.read"} for name, names in FIRST.items()}
+
+
+def test_a_permission_that_is_renamed_counts_under_its_new_name(pair: Pair) -> None:
+    """For everybody who has it."""
+    with pair.change() as session:
+        named(session, Permission, "users.read").name = "x"
+    assert matrix(pair) == {
+        name: names - {"users.read"} | ({"x"} if "users.read" in names else set())
+        for name, names in FIRST.items()
+    }
+
+
+def test_a_user_who_is_deleted_may_nothing(pair: Pair) -> None:
+    """Their token lives on for a while."""
+    admin = user_id(pair, "Admin User")
+    with pair.change() as session:
+        session.delete(session.get_one(User, admin))
+    assert pair.asked(admin, "select mirror.my_permissions()") == [([],)]
+
+
+def test_what_is_changed_behind_the_mirrors_back_is_found_and_repaired(pair: Pair) -> None:
+    """A permission that somebody planted, a role handed to oneself; and a link that is gone."""
+    pair.target.query(
+        "insert into role_permissions select r.id, p.id from roles as r, permissions as p"
+        " where r.name = 'customer' and p.name = 'roles.manage'"
+    )
+    pair.target.query(
+        "update users set role_id = (select id from roles where name = 'admin')"
+        " where name = 'Manager User'"
+    )
+    pair.target.query(
+        "delete from role_permissions where permission_id ="
+        " (select id from permissions where name = 'profile.read')"
+    )
+    planted = matrix(pair)
+    assert "roles.manage" in planted["Jane Customer"]
+    assert planted["Manager User"] == ALL - {"profile.read"}
+    report = pair.model.reconcile()
+    assert report.outcome == "repaired"
+    found = {one.mapping: (one.over_grants, one.under_grants) for one in report.mappings}
+    assert found["role_permissions"] == (1, 2)
+    # Which of two roles is more, nobody can tell: it counts as more.
+    assert found["users"] == (1, 0)
+    assert matrix(pair) == FIRST
+    assert pair.model.reconcile().outcome == "in line"
+
+
+def test_the_story_of_the_example_goes_as_it_is_told(made: Pair) -> None:
+    """On databases that were empty before."""
+    made.start(lambda _: None, *OWN)
+    story(made.model.stage)
+    assert len(made.model.stage.said) > 5
+
+
+# Tables. Whoever may not is refused by the missing grant, or finds no row.
+
+PEOPLE = ("anon", "unsigned", "stranger", *data.USERS)
+Expected = dict[str, Outcome]
+
+
+def everybody(outcome: Outcome, **others: Outcome) -> Expected:
+    """Return what each person gets: anon nothing, others as said, by role."""
+    roles = {name: role for name, (_, role) in data.USERS.items()} | {"anon": "anon"}
+    return {p: others.get(roles.get(p, ""), DENIED if p == "anon" else outcome) for p in PEOPLE}
+
+
+NOBODY = everybody(DENIED)
+STATEMENTS: dict[str, tuple[str, Expected]] = {
+    # The mirrored tables: oneself and what one's role may; everything with the permission for it.
+    "see users": (
+        "select id, name, role_id from users",
+        everybody(0, admin=4, manager=4, customer=1),
+    ),
+    "see roles": ("select id, name from roles", everybody(0, admin=3, manager=1, customer=1)),
+    "see permissions": (
+        "select id, name from permissions",
+        everybody(0, admin=9, manager=4, customer=2),
+    ),
+    "see links": (
+        "select role_id, permission_id from role_permissions",
+        everybody(0, admin=15, manager=4, customer=2),
+    ),
+    "add a user": ("insert into users (id) values (gen_random_uuid())", NOBODY),
+    "become an admin": (
+        "update users set role_id = (select id from roles limit 1) where id = %(me)s",
+        NOBODY,
+    ),
+    "delete users": ("delete from users", NOBODY),
+    "change roles": ("update roles set name = 'x'", NOBODY),
+    "change permissions": ("update permissions set name = 'x'", NOBODY),
+    "grant all": (
+        "insert into role_permissions select r.id, p.id from roles as r, permissions as p",
+        NOBODY,
+    ),
+    "revoke all": ("delete from role_permissions", NOBODY),
+    # The application's own.
+    "see profiles": ("select * from profiles", everybody(0, admin=4, manager=4, customer=1)),
+    "make a profile": (
+        "insert into profiles values (gen_random_uuid(), 'new')",
+        everybody(DENIED, admin=1),
+    ),
+    "change profiles": (
+        "update profiles set biography = 'x'",
+        everybody(0, admin=4, manager=4, customer=1),
+    ),
+    "hand a profile over": ("update profiles set user_id = gen_random_uuid()", NOBODY),
+    "delete profiles": ("delete from profiles", everybody(0, admin=4)),
+    "see reports": ("select * from reports", everybody(0, admin=4, manager=4)),
+    "write a report": (
+        "insert into reports (title) values ('x')",
+        everybody(DENIED, admin=1, manager=1),
+    ),
+    "write in another's name": (
+        "insert into reports (title, author_id) values ('x', gen_random_uuid())",
+        NOBODY,
+    ),
+    "change reports": ("update reports set title = 'x'", NOBODY),
+    "delete one's own reports": ("delete from reports", everybody(0, admin=1, manager=1)),
+}
+
+
+@pytest.fixture(scope="module")
+def world(made: Pair) -> dict[str, UUID]:
+    """Everybody's id; each user has a profile and has written a report."""
+    made.start(data.populate, *OWN)
+    made.target.query("insert into profiles select id from users")
+    made.target.query("insert into reports (author_id, title) select id, 'x' from users")
+    return dict(made.primary.query("select name, id from users"))
+
+
+@pytest.mark.parametrize("what", STATEMENTS)
+def test_each_statement_does_what_it_may_for_everybody(
+    made: Pair, world: dict[str, UUID], what: str
+) -> None:
+    """One statement, tried by everybody, and rolled back."""
+    statement, expected = STATEMENTS[what]
+    ids = {person: world.get(person) for person in PEOPLE} | {"stranger": uuid4()}
+    assert made.attempts(statement, ids) == expected
