@@ -9,18 +9,22 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any
 
 import pytest
 
+import mappings
 from mappings.trips import registry
 from mirror.devstack import PostgresCluster, prepare_services
 from mirror.devstack.node import find_program, install
 from mirror.migrations import Migration, migrations, pending, upgrade, write_files
+from mirror.registry import load_registry
 from tests import rooms
 from tests.fix_databases import SCHEMA, TestDatabase
 
 PACKAGE = Path(__file__).parent.parent / "supabase"
+EXAMPLES = PACKAGE.parent.parent / "examples"
 PROGRAM = PACKAGE / "node_modules" / "supabase" / "dist" / "supabase.js"
 OURS = ["0001_engine", "model_trips"]
 
@@ -182,14 +186,27 @@ def test_the_advisors_have_nothing_to_say(cli: Cli, target: TestDatabase) -> Non
     assert answer["exit_code"] == 0
 
 
-def test_the_advisors_have_nothing_to_say_of_any_kind_of_guard(
-    cli: Cli, project: TestDatabase, target_cluster: PostgresCluster
+MODELS = {
+    found.name: (EXAMPLES / found.name / "supabase.sql", load_registry(f"mappings.{found.name}"))
+    for found in iter_modules(mappings.__path__)
+    if found.name != "trips"
+}
+
+
+@pytest.mark.parametrize("model", ["rooms", *MODELS])
+def test_the_advisors_have_nothing_to_say_of_any_model_and_its_guards(
+    cli: Cli, project: TestDatabase, target_cluster: PostgresCluster, model: str
 ) -> None:
     """Quoted names, parents, expiry, one's own rows, files; tables that had no index."""
+    own, one = rooms.SCHEMA, rooms.registry
+    if model in MODELS:
+        own, one = MODELS[model][0].read_text(), MODELS[model][1]
     prepare_services(target_cluster, project.url.rsplit("/", 1)[-1])
-    project.query(rooms.SCHEMA)
     with project.migrating() as connection:
-        upgrade(connection, "supabase", rooms.registry, guards=True)
+        upgrade(connection, "supabase", one)
+    project.query(own)
+    with project.migrating() as connection:
+        upgrade(connection, "supabase", one, guards=True)
     answer = cli(project, "db", "advisors", "--level", "info", "--fail-on", "info")
     assert answer["results"] == []
     assert answer["exit_code"] == 0

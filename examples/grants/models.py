@@ -1,0 +1,105 @@
+"""The backend's own tables: three places where somebody is given something, and no list of rights.
+
+Nothing in them knows of Supabase or Electric.
+"""
+
+from datetime import datetime
+from uuid import UUID, uuid4
+
+from sqlalchemy import DateTime, ForeignKey, Text, func
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Base(DeclarativeBase):
+    """The backend's metadata."""
+
+
+class User(Base):
+    """Somebody who signed up; `id` is the id that Supabase Auth gave."""
+
+    __tablename__ = "users"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    email: Mapped[str] = mapped_column(Text, unique=True)
+
+
+class Company(Base):
+    """Whoever pays."""
+
+    __tablename__ = "companies"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    name: Mapped[str] = mapped_column(Text)
+
+
+class Workspace(Base):
+    """Where a company's people work together, and guests with them."""
+
+    __tablename__ = "workspaces"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    company_id: Mapped[UUID] = mapped_column(
+        ForeignKey("companies.id", ondelete="CASCADE"), index=True
+    )
+    name: Mapped[str] = mapped_column(Text)
+
+
+class TableView(Base):
+    """A part of a workspace's data that can be shown to somebody alone."""
+
+    __tablename__ = "table_views"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    workspace_id: Mapped[UUID] = mapped_column(
+        ForeignKey("workspaces.id", ondelete="CASCADE"), index=True
+    )
+    name: Mapped[str] = mapped_column(Text)
+
+
+class Granted:
+    """When something was given, and by whom, if that is known."""
+
+    granted_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    granted_by: Mapped[UUID | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"))
+
+
+class CompanyMember(Granted, Base):
+    """Somebody of a company: `owner`, `admin` or `member`."""
+
+    __tablename__ = "company_members"
+
+    company_id: Mapped[UUID] = mapped_column(
+        ForeignKey("companies.id", ondelete="CASCADE"), primary_key=True
+    )
+    user_id: Mapped[UUID] = mapped_column(
+        ForeignKey("users.id", ondelete="CASCADE"), primary_key=True, index=True
+    )
+    role: Mapped[str] = mapped_column(Text, default="member")
+
+
+class WorkspaceMember(Granted, Base):
+    """Somebody in a workspace: `owner`, `editor` or `viewer`."""
+
+    __tablename__ = "workspace_members"
+
+    workspace_id: Mapped[UUID] = mapped_column(
+        ForeignKey("workspaces.id", ondelete="CASCADE"), primary_key=True
+    )
+    user_id: Mapped[UUID] = mapped_column(
+        ForeignKey("users.id", ondelete="CASCADE"), primary_key=True, index=True
+    )
+    role: Mapped[str] = mapped_column(Text, default="viewer")
+
+
+class ViewGrant(Granted, Base):
+    """Somebody who may see a view, or change what is in it: `read` or `write`."""
+
+    __tablename__ = "table_view_grants"
+
+    table_view_id: Mapped[UUID] = mapped_column(
+        ForeignKey("table_views.id", ondelete="CASCADE"), primary_key=True
+    )
+    user_id: Mapped[UUID] = mapped_column(
+        ForeignKey("users.id", ondelete="CASCADE"), primary_key=True, index=True
+    )
+    permission: Mapped[str] = mapped_column(Text, default="read")

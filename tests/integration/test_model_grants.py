@@ -1,0 +1,625 @@
+"""Rights from three places, as one table: what each change in the primary means to everybody."""
+
+import re
+from collections.abc import Iterator
+from itertools import chain, product
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+from uuid import UUID, uuid5
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.orm import Session, sessionmaker
+
+from examples.grants.models import (
+    Base,
+    Company,
+    CompanyMember,
+    TableView,
+    User,
+    ViewGrant,
+    Workspace,
+    WorkspaceMember,
+)
+from examples.grants.shape import shape_url
+from examples.grants.story import story
+from mappings import grants
+from mirror.capture import attach
+from mirror.devstack import PostgresCluster
+from mirror.doorbell import Doorbell, DoorbellSettings
+from mirror.hooks import Hooks
+from tests.fix_databases import TestDatabase
+from tests.models import model
+from tests.pair import Pair
+from tests.people import DENIED
+from tests.shapes import Device
+
+ELECTRIC = Path(__file__).parent.parent.parent / "examples" / "grants" / "electric.sql"
+OWN = ("data_tables", "view_comments")
+LEVELS = ("read", "write", "admin")
+USERS = ("olga", "adam", "mia", "ed", "vera", "gus", "tina", "otto", "nora")
+RESOURCES = {
+    "company": ("acme", "globex"),
+    "workspace": ("design", "sales", "abroad"),
+    "table_view": ("budget", "plan", "leads", "far"),
+}
+NAMES = (*USERS, *chain(*RESOURCES.values()))
+
+
+def known(name: str) -> UUID:
+    """Return the id of somebody or something, which is made of the name."""
+    return uuid5(UUID(int=0), name)
+
+
+def populate(session: Session) -> None:
+    """Two companies; design and sales are Acme's, abroad is Globex's."""
+    session.add_all(User(id=known(name), email=f"{name}@example.com") for name in USERS)
+    session.add_all(Company(id=known(name), name=name) for name in RESOURCES["company"])
+    session.flush()
+    for name, company in {"design": "acme", "sales": "acme", "abroad": "globex"}.items():
+        session.add(Workspace(id=known(name), company_id=known(company), name=name))
+    session.flush()
+    places = {"budget": "design", "plan": "design", "leads": "sales", "far": "abroad"}
+    for name, workspace in places.items():
+        session.add(TableView(id=known(name), workspace_id=known(workspace), name=name))
+    session.flush()
+    for company, user, role in (
+        ("acme", "olga", "owner"),
+        ("acme", "adam", "admin"),
+        ("acme", "mia", "member"),
+        ("acme", "tina", "member"),
+        ("globex", "otto", "owner"),
+        # Nobody knows this role.
+        ("globex", "nora", "founder"),
+    ):
+        session.add(CompanyMember(company_id=known(company), user_id=known(user), role=role))
+    for workspace, user, role in (
+        ("design", "ed", "editor"),
+        ("design", "vera", "viewer"),
+        ("design", "tina", "viewer"),
+        ("sales", "mia", "owner"),
+    ):
+        session.add(WorkspaceMember(workspace_id=known(workspace), user_id=known(user), role=role))
+    for view, user, permission in (
+        ("budget", "gus", "read"),
+        ("budget", "tina", "write"),
+        ("far", "olga", "read"),
+    ):
+        session.add(
+            ViewGrant(table_view_id=known(view), user_id=known(user), permission=permission)
+        )
+
+
+Rights = dict[tuple[str, str, str], str]
+"""By user, kind and name: the level."""
+
+
+def rights(pair: Pair) -> Rights:
+    """Work out what everybody may, from the primary's plain rows; the mapping has no part in it."""
+    ask = pair.ask
+    names = {known(name): name for name in NAMES}
+    ranks = {"owner": 2, "admin": 1, "editor": 1, "member": 0, "viewer": 0, "read": 0, "write": 1}
+    found: dict[tuple[str, str, str], int] = {}
+
+    def give(user: UUID, kind: str, resource: UUID, role: str) -> None:
+        key = (names[user], kind, names.get(resource, str(resource)))
+        if role in ranks:
+            found[key] = max(found.get(key, 0), ranks[role])
+
+    views = ask("select id, workspace_id from table_views")
+    workspaces = ask("select id, company_id from workspaces")
+    memberships = ask("select workspace_id, user_id, role from workspace_members")
+    for company, user, role in ask("select company_id, user_id, role from company_members"):
+        give(user, "company", company, role)
+        if role == "owner":
+            memberships += [(w, user, role) for w, of in workspaces if of == company]
+    for workspace, user, role in memberships:
+        give(user, "workspace", workspace, role)
+        for view in (v for v, of in views if of == workspace):
+            give(user, "table_view", view, role)
+    for view, user, permission in ask(
+        "select table_view_id, user_id, permission from table_view_grants"
+    ):
+        give(user, "table_view", view, permission)
+    return {key: LEVELS[rank] for key, rank in found.items()}
+
+
+def answers(pair: Pair) -> Rights:
+    """Ask the target, as everybody, for every level of everything, taken for every kind."""
+    found: Rights = {}
+    kinds, names = zip(*product(RESOURCES, chain(*RESOURCES.values())), strict=True)
+    everybody = pair.asked_by(
+        {user: known(user) for user in USERS},
+        """
+        select a.kind, a.name, l.level, mirror.can(a.kind, a.id, l.level),
+          a.id = any((select mirror.my_resources(a.kind, l.level))::uuid[])
+        from unnest(%s::text[], %s::text[], %s::uuid[]) as a (kind, name, id)
+        cross join unnest(%s::text[]) with ordinality as l (level, rank)
+        order by l.rank
+        """,
+        list(kinds),
+        list(names),
+        [known(name) for name in names],
+        [*LEVELS, "", "x"],
+    )
+    for user, rows in everybody.items():
+        assert len(rows) == len(names) * (len(LEVELS) + 2)
+        reached: dict[tuple[str, str], list[str]] = {}
+        for kind, name, level, can, listed in rows:
+            assert can is listed
+            if can:
+                reached.setdefault((str(kind), str(name)), []).append(str(level))
+        for (kind, name), levels in reached.items():
+            # Each level includes those before it.
+            assert tuple(levels) == LEVELS[: len(levels)]
+            found[user, kind, name] = levels[-1]
+    return found
+
+
+@pytest.fixture(scope="module")
+def made(
+    primary_cluster: PostgresCluster, target_cluster: PostgresCluster, project_template: str
+) -> Iterator[Pair]:
+    """Both databases, once."""
+    with model(primary_cluster, target_cluster, project_template, grants.registry) as found:
+        pair = Pair(found, grants.registry, Base.metadata.tables)
+        yield pair
+        pair.close()
+
+
+@pytest.fixture
+def pair(made: Pair) -> Pair:
+    """The example's people and things, mirrored."""
+    made.start(populate, *OWN)
+    return made
+
+
+def change(pair: Pair, statement: str) -> Rights:
+    """Run a statement on the primary, with :names for ids; return what everybody may after it."""
+    with pair.change() as session:
+        session.execute(text(statement), {n: known(n) for n in NAMES if f":{n}" in statement})
+    found = answers(pair)
+    assert found == rights(pair)
+    return found
+
+
+def test_everybody_reaches_what_one_of_the_sources_gives_them_at_the_strongest_level(
+    pair: Pair,
+) -> None:
+    """Nine users, nine things, three levels; worked out from the plain rows, and spelt out."""
+    found = answers(pair)
+    assert found == rights(pair)
+    assert {(name, level) for (user, _, name), level in found.items() if user == "olga"} == {
+        *product(("acme", "design", "sales", "budget", "plan", "leads"), ("admin",)),
+        ("far", "read"),
+    }
+    assert {(name, level) for (user, _, name), level in found.items() if user == "tina"} == {
+        ("acme", "read"),
+        ("design", "read"),
+        ("plan", "read"),
+        ("budget", "write"),
+    }
+    assert not any(user == "nora" for user, _, _ in found)
+
+
+@pytest.mark.parametrize(
+    ("statement", "who", "before", "after"),
+    [
+        (
+            "delete from table_view_grants where user_id = :tina",
+            ("tina", "table_view", "budget"),
+            "write",
+            "read",
+        ),
+        (
+            "delete from workspace_members where user_id = :tina",
+            ("tina", "table_view", "budget"),
+            "write",
+            "write",
+        ),
+        (
+            "delete from workspace_members where user_id = :tina",
+            ("tina", "table_view", "plan"),
+            "read",
+            None,
+        ),
+        (
+            "delete from company_members where user_id = :olga",
+            ("olga", "table_view", "far"),
+            "read",
+            "read",
+        ),
+        (
+            "delete from company_members where user_id = :olga",
+            ("olga", "table_view", "leads"),
+            "admin",
+            None,
+        ),
+        (
+            "update company_members set role = 'member' where user_id = :olga",
+            ("olga", "workspace", "design"),
+            "admin",
+            None,
+        ),
+        (
+            "update company_members set role = 'owner' where user_id = :mia",
+            ("mia", "workspace", "design"),
+            None,
+            "admin",
+        ),
+        (
+            "update company_members set role = 'founder' where user_id = :otto",
+            ("otto", "company", "globex"),
+            "admin",
+            None,
+        ),
+        (
+            "update workspaces set company_id = :globex where id = :sales",
+            ("otto", "table_view", "leads"),
+            None,
+            "admin",
+        ),
+        (
+            "update workspaces set company_id = :globex where id = :sales",
+            ("olga", "workspace", "sales"),
+            "admin",
+            None,
+        ),
+        (
+            "update table_views set workspace_id = :abroad where id = :budget",
+            ("ed", "table_view", "budget"),
+            "write",
+            None,
+        ),
+        (
+            "update table_views set workspace_id = :abroad where id = :budget",
+            ("gus", "table_view", "budget"),
+            "read",
+            "read",
+        ),
+        (
+            "delete from table_views where id = :budget",
+            ("gus", "table_view", "budget"),
+            "read",
+            None,
+        ),
+        ("delete from companies where id = :acme", ("ed", "table_view", "plan"), "write", None),
+        ("delete from users where id = :mia", ("mia", "workspace", "sales"), "admin", None),
+        ("truncate workspace_members", ("ed", "workspace", "design"), "write", None),
+    ],
+)
+def test_what_one_place_takes_away_another_may_still_give(
+    pair: Pair,
+    statement: str,
+    who: tuple[str, str, str],
+    before: str | None,
+    after: str | None,
+) -> None:
+    """And everybody else's rights are what the plain rows say, after each of these."""
+    assert rights(pair).get(who) == before
+    assert change(pair, statement).get(who) == after
+
+
+def test_of_equally_strong_rights_the_earliest_is_shown(pair: Pair) -> None:
+    """Whatever the order in which rows are found: two reads of the same data never differ."""
+    pair.ask("update workspace_members set granted_at = '2026-01-02', granted_by = null")
+    pair.ask("update company_members set granted_at = '2026-01-03', granted_by = user_id")
+    shown = "select granted_at::date::text, granted_by from user_permissions where resource_id = %s"
+    change(
+        pair, "insert into workspace_members values (:design, :olga, 'owner', '2026-01-01', null)"
+    )
+    assert pair.asked(known("olga"), shown, known("design")) == [("2026-01-01", None)]
+    change(pair, "delete from workspace_members where user_id = :olga")
+    assert pair.asked(known("olga"), shown, known("design")) == [("2026-01-03", known("olga"))]
+
+
+def test_a_change_of_many_rights_is_one_apply(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An owner of a company with two hundred workspaces comes and goes: one event, one call."""
+    with pair.change() as session:
+        workspaces = [Workspace(company_id=known("globex"), name=str(n)) for n in range(200)]
+        session.add_all(workspaces)
+        session.flush()
+        session.add_all(TableView(workspace_id=w.id, name="v") for w in workspaces)
+    calls: list[int] = []
+    apply = pair.drain.target.apply
+
+    def counted(*arguments: Any) -> Any:
+        calls.append(sum(len(s.rows) + len(s.gone) for s in arguments[1]))
+        return apply(*arguments)
+
+    monkeypatch.setattr(pair.drain.target, "apply", counted)
+    member = CompanyMember(company_id=known("globex"), user_id=known("gus"), role="owner")
+    with pair.change() as session:
+        session.add(member)
+        session.flush()
+        assert session.scalar(text("select count(*) from mirror.outbox")) == 1
+    # Two hundred and one workspaces with a view each, the company, and what gus had before.
+    assert calls == [404]
+    with pair.change() as session:
+        session.delete(member)
+    assert calls == [404, 404]
+    assert answers(pair).items() <= rights(pair).items()
+
+
+@pytest.mark.parametrize("column", ["user_id", "resource_id", "workspace_id"])
+def test_a_read_by_reference_looks_below_the_union(pair: Pair, column: str) -> None:
+    """Each source by an index, for the values asked for; no table as a whole."""
+    mapping = pair.registry["user_permissions"]
+    with pair.primary.connect() as connection:
+        # The tables are small: else they would be read whole for that.
+        connection.execute("set enable_seqscan = off")
+        plan = "\n".join(
+            line
+            for (line,) in connection.execute(
+                f"explain select * from ({mapping.sql}) as q where q.{column} = any(%s)",
+                [[known("olga")]],
+            )
+        )
+    assert "Seq Scan" not in plan
+    assert plan.count("Index Cond") == len(re.findall(r"Index (Only )?Scan (using|on)", plan)) > 4
+
+
+def test_rights_that_nobody_gave_are_found_and_taken_back(pair: Pair) -> None:
+    """One planted, one raised, one lowered, and three lost; told apart by what they allow."""
+    pair.target.query(
+        "insert into user_permissions values (%s, 'company', %s, 'admin')",
+        known("nora"),
+        known("acme"),
+    )
+    pair.target.query(
+        "update user_permissions set permission_level = 'admin' where user_id = %s", known("gus")
+    )
+    pair.target.query(
+        "update user_permissions set permission_level = 'read' where resource_id = %s"
+        " and user_id = %s",
+        known("sales"),
+        known("mia"),
+    )
+    pair.target.query("delete from user_permissions where user_id = %s", known("vera"))
+    assert answers(pair)["nora", "company", "acme"] == "admin"
+    report = pair.model.reconcile()
+    assert report.outcome == "repaired"
+    (found,) = report.mappings
+    assert (found.extra, found.changed_over, found.changed_under, found.missing) == (1, 1, 1, 3)
+    assert answers(pair) == rights(pair)
+    assert pair.model.reconcile().outcome == "in line"
+
+
+@pytest.mark.parametrize("who", [None, known("a stranger")])
+def test_who_is_no_user_reaches_nothing(pair: Pair, who: UUID | None) -> None:
+    """A token without a subject, and one of a user that the primary does not know."""
+    asked = "select mirror.can('company', %s, 'read'), mirror.my_resources('company', 'read')"
+    assert pair.asked(who, asked, known("acme")) == [(False, [])]
+    assert pair.asked(who, "select user_id from user_permissions") == []
+
+
+# Tables.
+
+STATEMENTS: dict[str, tuple[str, dict[str, int | str]]] = {
+    "see one's own rights": (
+        "select user_id, resource_type, resource_id, permission_level from user_permissions",
+        {"olga": 7, "adam": 1, "mia": 3, "ed": 3, "vera": 3, "gus": 1, "tina": 4, "otto": 3},
+    ),
+    "see another's": (
+        "select user_id from user_permissions where user_id <> auth.uid()",
+        {},
+    ),
+    "help oneself": (
+        "insert into user_permissions values (%(me)s, 'company', %(acme)s, 'admin')",
+        dict.fromkeys(USERS, DENIED),
+    ),
+    "rise": (
+        "update user_permissions set permission_level = 'admin'",
+        dict.fromkeys(USERS, DENIED),
+    ),
+    "take away": ("delete from user_permissions", dict.fromkeys(USERS, DENIED)),
+    "see tables": (
+        "select id from data_tables",
+        {"olga": 2, "mia": 1, "ed": 1, "vera": 1, "tina": 1, "otto": 1},
+    ),
+    "make a table": (
+        "insert into data_tables (workspace_id, name) values (%(design)s, 'x')",
+        dict.fromkeys(USERS, DENIED) | {"olga": 1, "ed": 1},
+    ),
+    "rename tables": (
+        "update data_tables set name = 'x'",
+        {"olga": 2, "mia": 1, "ed": 1, "otto": 1},
+    ),
+    "move a table": (
+        "update data_tables set workspace_id = %(sales)s",
+        dict.fromkeys(USERS, DENIED),
+    ),
+    "drop tables": ("delete from data_tables", {"olga": 2, "mia": 1, "otto": 1}),
+    "see comments": (
+        "select id from view_comments",
+        {"olga": 9, "ed": 9, "vera": 9, "gus": 9, "tina": 9},
+    ),
+    "comment": (
+        "insert into view_comments (table_view_id, content) values (%(budget)s, 'x')",
+        dict.fromkeys(USERS, DENIED) | {"olga": 1, "ed": 1, "tina": 1},
+    ),
+    "comment as another": (
+        "insert into view_comments values (default, %(budget)s, %(acme)s, 'x')",
+        dict.fromkeys(USERS, DENIED),
+    ),
+    "change comments": ("update view_comments set content = 'x'", dict.fromkeys(USERS, DENIED)),
+    "delete comments": (
+        "delete from view_comments",
+        {"olga": 9, "ed": 1, "vera": 1, "gus": 1, "tina": 1},
+    ),
+}
+
+
+@pytest.fixture
+def furnished(pair: Pair) -> Pair:
+    """A data table in each workspace; everybody once commented on the budget."""
+    for name in RESOURCES["workspace"]:
+        pair.target.query(
+            "insert into data_tables (workspace_id, name) values (%s, '')", known(name)
+        )
+    for user in USERS:
+        pair.target.query(
+            "insert into view_comments (table_view_id, author_id, content) values (%s, %s, '')",
+            known("budget"),
+            known(user),
+        )
+    return pair
+
+
+def test_each_statement_does_what_it_may_for_everybody(furnished: Pair) -> None:
+    """Every statement tried by everybody, and rolled back; anon may nothing."""
+    people = {"anon": None} | {user: known(user) for user in USERS}
+    values = {name: known(name) for name in ("acme", "design", "sales", "budget")}
+    for what, (statement, expected) in STATEMENTS.items():
+        found = furnished.attempts(statement, people, **values)
+        assert found == dict.fromkeys(USERS, 0) | expected | {"anon": DENIED}, what
+
+
+# Shapes.
+
+
+@pytest.fixture
+def devices(pair: Pair, target_cluster: PostgresCluster) -> Iterator[Any]:
+    """Return a function that makes a device of a user; it subscribes at once."""
+    database = TestDatabase(target_cluster.url(f"model_{pair.registry.name}"))
+    if not database.query("select 1 from pg_publication where pubname like 'electric%'"):
+        pair.target.query(ELECTRIC.read_text())
+    made: list[Device] = []
+
+    def make(user: str) -> Device:
+        made.append(Device(database, f"device_{len(made)}", known(user)))
+        return made[-1]
+
+    yield make
+    for device in made:
+        device.close()
+
+
+def held(pair: Pair, user: str) -> dict[tuple[str | None, str | None], str | None]:
+    """Return what a device of a user should hold."""
+    return {
+        (kind, str(known(name))): level
+        for (who, kind, name), level in rights(pair).items()
+        if who == user
+    }
+
+
+def test_an_invitation_makes_rows_appear_and_a_removal_makes_them_go(
+    pair: Pair, devices: Any
+) -> None:
+    """On the user's devices, and on nobody else's; a level that changes is one update."""
+    olga, gus = devices("olga"), devices("gus")
+    assert olga.rows == held(pair, "olga")
+    change(pair, "insert into workspace_members values (:sales, :gus, 'editor', now(), :mia)")
+    assert gus.sync() == ["insert table_view", "insert workspace"]
+    assert gus.rows == held(pair, "gus")
+    change(pair, "update workspace_members set role = 'viewer' where user_id = :gus")
+    assert gus.sync() == ["update table_view", "update workspace"]
+    assert olga.sync() == []
+
+    change(pair, "delete from company_members where user_id = :olga")
+    assert sorted(olga.sync()) == [
+        "delete company",
+        *["delete table_view"] * 3,
+        *["delete workspace"] * 2,
+    ]
+    assert olga.rows == held(pair, "olga") == {("table_view", str(known("far"))): "read"}
+    assert gus.sync() == []
+
+
+def test_a_device_without_rights_holds_nothing_until_there_are_some(
+    pair: Pair, devices: Any
+) -> None:
+    """The empty shape is a shape."""
+    nora = devices("nora")
+    assert nora.rows == {}
+    change(pair, "insert into table_view_grants values (:far, :nora, 'read', now(), :otto)")
+    assert nora.sync() == ["insert table_view"]
+    assert nora.rows == held(pair, "nora")
+
+
+def test_a_device_that_was_offline_catches_up_and_all_of_a_users_devices_agree(
+    pair: Pair, devices: Any
+) -> None:
+    """What was given and taken away meanwhile; what came and went in between leaves nothing."""
+    phone, laptop = devices("tina"), devices("tina")
+    change(pair, "insert into workspace_members values (:sales, :tina, 'viewer', now(), null)")
+    assert phone.sync() == ["insert table_view", "insert workspace"]
+    change(pair, "delete from workspace_members where user_id = :tina")
+    change(pair, "insert into workspace_members values (:abroad, :tina, 'owner', now(), null)")
+    change(pair, "delete from company_members where user_id = :tina")
+    phone.sync()
+    laptop.sync()
+    assert phone.rows == laptop.rows == held(pair, "tina")
+    assert ("workspace", str(known("sales"))) not in laptop.rows
+
+
+def test_the_door_to_electric_pins_the_shape_to_the_caller() -> None:
+    """Whatever the client asks for, it is their own rights; how far they have read is theirs."""
+    asked = [
+        ("offset", "-1"),
+        ("live", "true"),
+        ("table", "secrets"),
+        ("where", "true"),
+        ("params[1]", "x"),
+        ("columns", "user_id"),
+        ("secret", "guess"),
+    ]
+    url = shape_url("http://electric:3000", "s&cret", known("olga"), asked)
+    assert url.startswith("http://electric:3000/v1/shape?")
+    assert parse_qsl(url.partition("?")[2]) == [
+        ("offset", "-1"),
+        ("live", "true"),
+        ("table", "user_permissions"),
+        ("where", "user_id = $1"),
+        ("params[1]", str(known("olga"))),
+        ("secret", "s&cret"),
+    ]
+
+
+def test_the_story_of_the_example_goes_as_it_is_told(made: Pair) -> None:
+    """On databases that were empty before."""
+    made.start(lambda _: None, *OWN)
+    story(made.model.stage)
+    assert len(made.model.stage.said) > 5
+
+
+# Other ways of capture; from here on there are no triggers.
+
+
+@pytest.fixture
+def hooked(pair: Pair) -> Hooks:
+    """Hooks of the model, and nothing else that captures."""
+    pair.no_triggers()
+    return Hooks(pair.registry, Doorbell(DoorbellSettings(mode="off")))
+
+
+def test_hooks_name_the_user_or_the_thing(pair: Pair, hooked: Hooks) -> None:
+    """As a backend would call them beside its changes."""
+    with pair.change() as session:
+        session.delete(session.get_one(CompanyMember, (known("acme"), known("olga"))))
+        hooked.scope_changed(session, "user_permissions", user_id=known("olga"))
+    assert answers(pair) == rights(pair)
+    with pair.change() as session:
+        session.get_one(Workspace, known("sales")).company_id = known("globex")
+        hooked.scope_changed(session, "user_permissions", workspace_id=known("sales"))
+    assert answers(pair) == rights(pair)
+    with pair.change() as session:
+        session.delete(session.get_one(TableView, known("budget")))
+        hooked.scope_changed(session, "user_permissions", resource_id=known("budget"))
+    assert answers(pair) == rights(pair)
+
+
+def test_the_orms_own_events_do_for_what_goes_through_sessions(pair: Pair, hooked: Hooks) -> None:
+    """The same changes, without a word of the mirror beside them."""
+    make = sessionmaker(pair.engine)
+    capture = attach(make, hooks=hooked)
+    with make.begin() as session:
+        session.delete(session.get_one(CompanyMember, (known("acme"), known("olga"))))
+        session.get_one(Workspace, known("sales")).company_id = known("globex")
+        session.get_one(WorkspaceMember, (known("design"), known("ed"))).role = "viewer"
+        session.add(ViewGrant(table_view_id=known("far"), user_id=known("nora")))
+    capture.detach()
+    pair.mirror()
+    assert answers(pair) == rights(pair)

@@ -1,0 +1,124 @@
+"""A shape of Electric, as a device holds it: a snapshot, then the decoded changes of its user."""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+from uuid import UUID
+
+from tests.fix_databases import TestDatabase
+
+Row = dict[str, str | None]
+
+
+class Change(NamedTuple):
+    """One change of the published table."""
+
+    verb: str
+    """`insert`, `update` or `delete`."""
+    row: Row
+    """As it is, or was."""
+
+
+@dataclass
+class Device:
+    """One device of a user, with a place of its own in the log; it reads on when it is online."""
+
+    database: TestDatabase
+    """As a role that may replicate."""
+    name: str
+    user: UUID
+    publication: str = "electric_publication_default"
+    rows: dict[tuple[str | None, str | None], str | None] = field(default_factory=dict)
+    """What it holds: level by kind and id."""
+
+    def __post_init__(self) -> None:
+        self.database.query("select pg_create_logical_replication_slot(%s, 'pgoutput')", self.name)
+        snapshot = self.database.query(
+            "select resource_type, resource_id::text, permission_level from user_permissions"
+            " where user_id = %s",
+            self.user,
+        )
+        self.rows = {(kind, resource): level for kind, resource, level in snapshot}
+
+    def sync(self) -> list[str]:
+        """Read on, and return what was done to the user's rows, in order."""
+        # Only what is on disk can be read; the tests' servers are in no hurry to write.
+        with self.database.connect(options="-c synchronous_commit=on") as connection:
+            connection.execute("select pg_logical_emit_message(true, '', '')")
+        messages = self.database.query(
+            "select data from pg_logical_slot_get_binary_changes("
+            "%s, null, null, 'proto_version', '1', 'publication_names', %s)",
+            self.name,
+            self.publication,
+        )
+        done = []
+        for verb, row in decoded(bytes(data) for (data,) in messages):
+            if row["user_id"] != str(self.user):
+                continue
+            key = (row["resource_type"], row["resource_id"])
+            if verb == "delete":
+                del self.rows[key]
+            else:
+                self.rows[key] = row["permission_level"]
+            done.append(f"{verb} {row['resource_type']}")
+        return done
+
+    def close(self) -> None:
+        """Give up the place in the log."""
+        self.database.query("select pg_drop_replication_slot(%s)", self.name)
+
+
+def decoded(messages: Iterator[bytes]) -> Iterator[Change]:
+    """Yield the changes in messages of pgoutput, protocol 1."""
+    columns: dict[int, list[str]] = {}
+    for message in messages:
+        reader = _Reader(message[1:])
+        match message[:1]:
+            case b"R":
+                relation = reader.number("I")
+                columns[relation] = list(reader.relation())
+            case b"I" | b"U" | b"D" as kind:
+                names = columns[reader.number("I")]
+                part, row = reader.bytes(1), reader.row(names)
+                if kind == b"U" and part != b"N":
+                    reader.bytes(1)
+                    row = reader.row(names)
+                verb = {b"I": "insert", b"U": "update", b"D": "delete"}[kind]
+                yield Change(verb, row)
+            case b"B" | b"C" | b"O" | b"Y":
+                pass
+            case other:
+                raise AssertionError(other)
+
+
+class _Reader:
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._place = 0
+
+    def bytes(self, count: int) -> bytes:
+        self._place += count
+        return self._data[self._place - count : self._place]
+
+    def number(self, kind: str) -> int:
+        found: int = struct.unpack(f"!{kind}", self.bytes(struct.calcsize(f"!{kind}")))[0]
+        return found
+
+    def text(self) -> str:
+        end = self._data.index(b"\0", self._place)
+        return self.bytes(end + 1 - self._place)[:-1].decode()
+
+    def relation(self) -> Iterator[str]:
+        self.text(), self.text(), self.bytes(1)
+        for _ in range(self.number("H")):
+            self.bytes(1)
+            yield self.text()
+            self.bytes(8)
+
+    def row(self, names: list[str]) -> Row:
+        values: list[str | None] = []
+        for _ in range(self.number("H")):
+            kind = self.bytes(1)
+            values.append(self.bytes(self.number("I")).decode() if kind == b"t" else None)
+        return dict(zip(names, values, strict=True))
