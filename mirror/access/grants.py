@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from mirror.access.counting import counting
 from mirror.errors import MappingError
+from mirror.grants import Given, Helper, Is, Look, Of, Question, Way
 from mirror.registry import Registry
 from mirror.sql import identifier, literal
 
@@ -48,6 +49,28 @@ class Grants:
                 f"({', '.join(self.kinds)}); name one, as in '{self.mapping}:{self.kinds[0]}'."
             )
         return GrantsOfKind(self, kind)
+
+    def questions(self, _registry: Registry) -> tuple[Question, ...]:
+        """Return what the helpers decide: for each kind, who reaches what at which level."""
+        found = []
+        for kind in self.kinds:
+            by: dict[str, Given | Of | Is] = {
+                self.user: Given.USER,
+                self.kind: Is(kind),
+                self.resource: Given.RESOURCE,
+            }
+            found.append(
+                Question(
+                    noun=kind,
+                    via=f"{self.mapping}:{kind}",
+                    levels=self.levels,
+                    ways=(Way((Look(self.mapping, by),), column=self.level),),
+                    helpers=tuple(
+                        Helper(f"my_{self.noun}s", (kind, level), level) for level in self.levels
+                    ),
+                )
+            )
+        return tuple(found)
 
     def ddl(self, registry: Registry) -> list[str]:
         """Return the SQL blocks that create the helpers and grant them to authenticated.

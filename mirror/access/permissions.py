@@ -4,9 +4,12 @@ from dataclasses import dataclass
 
 from mirror.access.counting import counting
 from mirror.errors import MappingError
+from mirror.grants import Given, Helper, Is, Look, Of, Question, Way
 from mirror.mapping import Mapping
 from mirror.registry import Registry
 from mirror.sql import identifier, literal
+
+Linked = dict[str, Given | Of | Is]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +41,28 @@ class Permissions:
     def has(self, name: str) -> str:
         """Return the expression that the caller has a permission; it reads no row of a policy's."""
         return f"(select {identifier('mirror', f'has_{self.noun}')}({literal(name)}))"
+
+    def questions(self, registry: Registry) -> tuple[Question, ...]:
+        """Return what the helpers decide: who has which permission, asked for by its name."""
+        holder = Look(self.holders, {self.user: Given.USER})
+        if self.permissions is None:
+            link: Linked = {self.role: Of(0, self.role), self.permission: Given.RESOURCE}
+            rows: tuple[Look, ...] = (holder, Look(self.grants, link))
+        else:
+            # By its name first: a role has many permissions, and one is asked for.
+            (key,) = registry[self.permissions].key
+            named = Look(self.permissions, {self.name: Given.RESOURCE})
+            link = {self.role: Of(1, self.role), self.permission: Of(0, key)}
+            rows = (named, holder, Look(self.grants, link))
+        return (
+            Question(
+                noun=self.noun,
+                via=self.grants,
+                levels=("has",),
+                ways=(Way(rows, level="has"),),
+                helpers=(Helper(f"has_{self.noun}", (), "has", each=True),),
+            ),
+        )
 
     def ddl(self, registry: Registry) -> list[str]:
         """Return the SQL blocks that create the helpers and grant them to authenticated.

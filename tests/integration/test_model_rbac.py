@@ -1,6 +1,7 @@
 """Roles and permissions, the whole way: a change in the primary, and who may what after it."""
 
 from collections.abc import Iterator
+from random import Random
 from typing import TypeVar
 from uuid import UUID, uuid4
 
@@ -13,6 +14,8 @@ from examples.rbac.models import Base, Permission, Role, RolePermission, User
 from examples.rbac.story import story
 from mappings import rbac
 from mirror.devstack import PostgresCluster
+from mirror.explain import audit, explain_resource, question_about
+from mirror.reconcile.drift import Direction
 from tests.models import model
 from tests.pair import Pair
 from tests.people import DENIED, Outcome
@@ -195,6 +198,30 @@ def test_what_is_changed_behind_the_mirrors_back_is_found_and_repaired(pair: Pai
     assert found["users"] == (1, 0)
     assert matrix(pair) == FIRST
     assert pair.model.reconcile().outcome == "in line"
+
+
+def test_explain_names_the_row_that_is_missing_and_the_one_that_was_planted(pair: Pair) -> None:
+    """Along the permission, the user and the link; an audit finds the same by chance."""
+    question = question_about(pair.registry, "permission")
+    manager, john = user_id(pair, "Manager User"), user_id(pair, "John Customer")
+    assert explain_resource(pair.drain, question, str(manager), "users.read").exit_code == 0
+    page = explain_resource(pair.drain, question, str(john), "users.read")
+    assert page.first is not None
+    assert (page.wanted, page.allowed, page.first.name) == (False, False, "primary")
+    assert "role_permissions" in page.first.says
+    assert audit(pair.drain, question, 60, Random(1)).mismatches == []
+
+    # All of them: whichever an audit draws, some are wrong.
+    pair.target.query(
+        "insert into role_permissions select u.role_id, p.id from users as u, permissions as p"
+        " where u.name = 'John Customer' on conflict do nothing"
+    )
+    page = explain_resource(pair.drain, question, str(john), "users.read")
+    assert page.first is not None
+    assert (page.wanted, page.allowed, page.first.name) == (False, True, "target row")
+    found = audit(pair.drain, question, 60, Random(1)).mismatches
+    assert {one.direction for one in found} == {Direction.OVER}
+    assert {one.resource for one in found} <= ALL - set(data.ROLES["customer"])
 
 
 def test_the_story_of_the_example_goes_as_it_is_told(made: Pair) -> None:
