@@ -34,20 +34,24 @@ def sync(drain: Drain, mapping: Mapping, keys: Iterable[Key]) -> Verdict:
 
 
 def draw(drain: Drain, mapping: Mapping, count: int, chance: random.Random) -> list[Key]:
-    """Return about `count` keys from either side, in order.
+    """Return about `count` keys from either side, or as many for each key column, in order.
 
     Drawn by position in the key space, which reads no more than it needs; where keys lie unevenly,
-    those after a gap come up more often.
+    those after a gap come up more often. Of several columns, one after the other: else only the
+    first key of each value of the first one would ever follow such a position.
     """
     primary = Primary(drain.registry, drain.source)
     lowest, highest = primary.ends(mapping)
     drawn: set[Key] = set()
-    starts = [_between(mapping, lowest, highest, chance) for _ in range(count)] if lowest else []
-    for place in range(0, len(starts), _BATCH):
-        ranges = [KeyRange(start) for start in starts[place : place + _BATCH]]
-        drawn |= primary.following(mapping, ranges)
-        for page in drain.target.listing(mapping, Hashing(0), ranges, limit=1):
-            drawn.update(page.hashes)
+    for fixed in range(len(mapping.key)):
+        near = sorted(drawn)
+        begun = [chance.choice(near)[:fixed] if near else () for _ in range(count if lowest else 0)]
+        starts = [one + _between(mapping, lowest, highest, chance)[len(one) :] for one in begun]
+        for place in range(0, len(starts), _BATCH):
+            ranges = [KeyRange(start) for start in starts[place : place + _BATCH]]
+            drawn |= primary.following(mapping, ranges)
+            for page in drain.target.listing(mapping, Hashing(0), ranges, limit=1):
+                drawn.update(page.hashes)
     return sorted(drawn)
 
 

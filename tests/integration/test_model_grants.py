@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from itertools import chain, product
 from pathlib import Path
+from random import Random
 from typing import Any
 from urllib.parse import parse_qsl
 from uuid import UUID, uuid5
@@ -28,7 +29,10 @@ from mappings import grants
 from mirror.capture import attach
 from mirror.devstack import PostgresCluster
 from mirror.doorbell import Doorbell, DoorbellSettings
+from mirror.explain import audit, explain_resource, question_about
 from mirror.hooks import Hooks
+from mirror.reconcile.drift import Direction
+from mirror.reconcile.sample import draw
 from tests.fix_databases import TestDatabase
 from tests.models import model
 from tests.pair import Pair
@@ -576,6 +580,36 @@ def test_the_door_to_electric_pins_the_shape_to_the_caller() -> None:
         ("params[1]", str(known("olga"))),
         ("secret", "s&cret"),
     ]
+
+
+def test_explain_and_audits_ask_for_a_thing_by_its_kind(pair: Pair) -> None:
+    """Guards of that kind included; and a level that somebody raised is told."""
+    question = question_about(pair.registry, "workspace")
+    ed, design = str(known("ed")), str(known("design"))
+    page = explain_resource(pair.drain, question, ed, design)
+    assert (page.exit_code, page.wanted, page.allowed) == (0, True, True)
+    assert any(step.says.startswith("data_tables: as declared") for step in page.steps)
+    pair.target.query(
+        "update user_permissions set permission_level = 'admin'"
+        " where user_id = %s and resource_type = 'workspace'",
+        known("ed"),
+    )
+    page = explain_resource(pair.drain, question, ed, design)
+    assert page.first is not None
+    assert page.first.name == "target row"
+    found = audit(pair.drain, question, 200, Random(1)).mismatches
+    assert {(one.direction, one.user) for one in found} == {(Direction.OVER, ed)}
+    nobody = explain_resource(pair.drain, question, str(known("nora")), design)
+    assert (nobody.wanted, nobody.allowed) == (False, False)
+
+
+def test_a_sample_may_draw_any_key_also_one_of_a_user_with_many(pair: Pair) -> None:
+    """Not just the first that each user has."""
+    mapping = pair.registry["user_permissions"]
+    drawn = draw(pair.drain, mapping, 200, Random(1))
+    # Of eight users and twenty-seven rights, where every gap is chance.
+    assert len({user for user, _, _ in drawn}) == 8
+    assert len(drawn) > 20
 
 
 def test_the_story_of_the_example_goes_as_it_is_told(made: Pair) -> None:
