@@ -13,6 +13,8 @@ from mirror.round import Work
 from mirror.targets.reading import Hashing, KeyRange
 
 _BATCH = 200
+_BEYOND = 0.1
+"""How often a number is drawn that lies outside of the primary's: the target may have more."""
 _BITS = {"smallint": 16, "integer": 32, "bigint": 64}
 
 
@@ -77,7 +79,10 @@ def _between(mapping: Mapping, lowest: Key, highest: Key, chance: random.Random)
             chosen.append(str(UUID(int=chance.getrandbits(128))))
         elif column.type in _BITS:
             first, last = sorted((int(low), int(high)))
-            chosen.append(str(chance.randint(first, last)))
+            bound = 1 << (_BITS[column.type] - 1)
+            beyond = chance.choice((-bound, min(last + 1, bound - 1)))
+            within = chance.randint(first, last)
+            chosen.append(str(beyond if chance.random() < _BEYOND else within))
         else:
             chosen.append("".join(chance.choices("0123456789abcdefghijklmnopqrstuvwxyz", k=6)))
     return tuple(chosen)
