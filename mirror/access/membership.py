@@ -6,7 +6,7 @@ from textwrap import indent
 
 from mirror.access.seats import Always, Seat
 from mirror.errors import MappingError
-from mirror.grants import Helper, Question
+from mirror.questions import Helper, Question
 from mirror.registry import Registry
 from mirror.sql import identifier, literal
 

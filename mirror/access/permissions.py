@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from mirror.access.counting import counting
 from mirror.errors import MappingError
-from mirror.grants import Given, Helper, Is, Look, Of, Question, Way
 from mirror.mapping import Mapping
+from mirror.questions import Given, Helper, Is, Look, Of, Question, Way
 from mirror.registry import Registry
 from mirror.sql import identifier, literal
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from mirror.access.counting import counting
 from mirror.errors import MappingError
-from mirror.grants import Given, Look, Way
+from mirror.questions import Given, Look, Way
 from mirror.registry import Registry
 from mirror.sql import identifier, literal
 

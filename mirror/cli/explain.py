@@ -20,8 +20,8 @@ from mirror.explain import (
     explain_table,
     question_about,
 )
-from mirror.grants import questions
 from mirror.keys import KeyColumn
+from mirror.questions import questions
 from mirror.registry import Registry, load_registry
 
 _SIGNS: Final = {Word.YES: "✓", Word.NO: "-", Word.BROKEN: "✗", Word.UNKNOWN: "?"}

@@ -13,7 +13,7 @@ from mirror.config import load_settings
 from mirror.drain import Drain
 from mirror.errors import UsageError
 from mirror.explain import Audit, audit
-from mirror.grants import questions
+from mirror.questions import questions
 from mirror.reconcile import sample
 from mirror.registry import load_registry
 

@@ -18,9 +18,9 @@ from mirror.access import Guard
 from mirror.drain import Drain
 from mirror.explain.chains import Chain, InPrimary, InTarget, all_of, chains, key_of, resolve
 from mirror.explain.facts import values
-from mirror.grants import Given, Grant, Question
 from mirror.keys import Key
 from mirror.mapping import Mapping
+from mirror.questions import Given, Grant, Question
 from mirror.reconcile import draw
 from mirror.reconcile.drift import Direction
 from mirror.reconcile.judge import Judge

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from mirror.explain.facts import values
-from mirror.grants import Given, Grant, Look, Of, Question, Values, Way
 from mirror.keys import Key
 from mirror.mapping import Mapping
+from mirror.questions import Given, Grant, Look, Of, Question, Values, Way
 from mirror.reconcile.judge import missing_ancestors
 from mirror.registry import Registry
 from mirror.source import Row, Snapshot

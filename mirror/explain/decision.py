@@ -10,9 +10,9 @@ from mirror.access import Guard, Own
 from mirror.access.rules import VERBS
 from mirror.drain import Drain
 from mirror.explain.page import Step, Word
-from mirror.grants import Grant, Question
 from mirror.keys import Key
 from mirror.mapping import Mapping
+from mirror.questions import Grant, Question
 from mirror.targets.asking import Ask, AskHelper, AskStatement, Told
 
 MIGRATE = "Run `mirror migrate supabase --guards`."

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from mirror.drain import Drain
 from mirror.explain.events import Waiting, waiting
-from mirror.grants import Values
 from mirror.keys import Key
 from mirror.mapping import EVERYTHING, Mapping
+from mirror.questions import Values
 from mirror.reconcile.drift import Drift
 from mirror.reconcile.judge import Judge
 from mirror.reconcile.pending import references_of

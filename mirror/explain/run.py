@@ -18,9 +18,9 @@ from mirror.explain.steps import (
     target_step,
     user_step,
 )
-from mirror.grants import Given, Grant, Question, Values, questions
 from mirror.keys import Key, KeyColumn
 from mirror.mapping import Mapping
+from mirror.questions import Given, Grant, Question, Values, questions
 from mirror.registry import Registry
 
 

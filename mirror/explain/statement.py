@@ -10,8 +10,8 @@ from mirror.errors import UsageError
 from mirror.explain.decision import MIGRATE, policy_lines, statement_step
 from mirror.explain.page import Page, Step, Word
 from mirror.explain.run import explain_key, explain_resource
-from mirror.grants import Question, questions
 from mirror.mapping import Mapping
+from mirror.questions import Question, questions
 from mirror.registry import Registry
 from mirror.targets.asking import AskStatement, Told
 

@@ -5,9 +5,9 @@ from psycopg import sql
 from mirror.explain.dropped import dropped
 from mirror.explain.facts import Facts
 from mirror.explain.page import Step, Word
-from mirror.grants import Grant
 from mirror.mapping import Mapping
 from mirror.postgres import Database
+from mirror.questions import Grant
 from mirror.reconcile.drift import Kind
 from mirror.registry import Registry
 from mirror.targets.asking import Trace

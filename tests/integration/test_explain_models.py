@@ -26,11 +26,11 @@ from mirror.devstack import PostgresCluster
 from mirror.drain import Drain
 from mirror.explain import Page, audit, explain_resource, question_about
 from mirror.explain.dropped import dropped
-from mirror.grants import Given, Helper, Look, Of, Question, Way
 from mirror.mapping import Column, Mapping, Query, Reference
 from mirror.migrations import upgrade
 from mirror.orders import resync
 from mirror.postgres import Database
+from mirror.questions import Given, Helper, Look, Of, Question, Way
 from mirror.reconcile.drift import Direction
 from mirror.registry import Registry
 from tests.fix_databases import TestDatabase

@@ -6,8 +6,8 @@ import pytest
 from sqlalchemy import DateTime, Text, column, select, table
 
 from mappings.trips import registry, trip_memberships, trips
-from mirror.grants import dormant, questions
 from mirror.mapping import Column, Mapping, Readable
+from mirror.questions import dormant, questions
 from mirror.targets.asking import Policy, Told
 
 pytestmark = pytest.mark.fast
