@@ -22,6 +22,8 @@ _SETTINGS = {
     "unix_socket_directories": "",
     "wal_level": "logical",
     "max_connections": "200",
+    # To stretch a random password of this length is of no use, and every connection pays for it.
+    "scram_iterations": "1",
     "timezone": "UTC",
 }
 _NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
@@ -34,13 +36,21 @@ class PostgresCluster:
     """
 
     def __init__(
-        self, directory: Path, *, programs: Path, account: Account, version: int, superuser: str
+        self,
+        directory: Path,
+        *,
+        programs: Path,
+        account: Account,
+        version: int,
+        superuser: str,
+        durable: bool = True,
     ) -> None:
         self.directory = directory
         self.version = version
         self.superuser = superuser
         self.password = secrets.token_urlsafe(24)
         self.port = 0
+        self._durable = durable
         self._programs = programs
         self._account = account
         self._process: ServerProcess | None = None
@@ -80,6 +90,7 @@ class PostgresCluster:
             account=account,
             version=version,
             superuser=superuser,
+            durable=durable,
         )
         wanted = _SETTINGS | ({} if durable else _NOT_DURABLE) | dict(settings or {})
         try:
@@ -141,7 +152,9 @@ class PostgresCluster:
         """
         statement = sql.SQL("create database {}").format(sql.Identifier(name))
         if template is not None:
-            statement += sql.SQL(" template {}").format(sql.Identifier(template))
+            # Several times as fast as going through the log, where nothing waits for a disk.
+            strategy = sql.SQL("" if self._durable else " strategy file_copy")
+            statement += sql.SQL(" template {}").format(sql.Identifier(template)) + strategy
         if owner is not None:
             statement += sql.SQL(" owner {}").format(sql.Identifier(owner))
         self._execute(statement)
@@ -185,6 +198,8 @@ class PostgresCluster:
                 f"--pwfile={password_file}",
                 "--auth=scram-sha-256",
                 "--encoding=UTF8",
+                # The superuser's password is stored before the configuration is written.
+                f"--set=scram_iterations={_SETTINGS['scram_iterations']}",
                 f"--locale={locale}",
                 # Only a crash of the whole machine could tell, and that ends the cluster.
                 "--no-sync",

@@ -16,7 +16,6 @@ from mirror.doorbell import DoorbellSettings
 from mirror.errors import ConfigError, MirrorError
 from mirror.logs import redact
 from mirror.postgres import Database
-from mirror.schedule import beat_schedule
 from mirror.targets.api_keys import check_publishable_key, expires_at
 
 _SOON = 14 * 86_400
@@ -43,6 +42,9 @@ def check_settings(settings: Settings) -> Iterator[Finding]:
             yield finding("setting-missing", what, variable=name)
     if settings.redis_url is None:
         yield finding("redis-not-set", "REDIS_URL is not set")
+    # Loads Celery, for which the other commands need not wait.
+    from mirror.schedule import beat_schedule  # noqa: PLC0415
+
     for read in (DoorbellSettings.from_environment, lambda: beat_schedule(settings)):
         try:
             read()
