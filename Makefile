@@ -40,7 +40,7 @@ dev: $(INSTALLED) ## Run the same servers until Ctrl-C.
 	$(BIN)/mirror dev
 
 test: $(INSTALLED) $(NODE) ## Run every test.
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-fast: $(INSTALLED) ## Run what answers within half a minute.
 	$(BIN)/pytest tests/unit tests/integration/test_main_job.py

@@ -36,7 +36,7 @@ Change = Callable[[UUID], float]
 
 def main(report: Report, *, quick: bool) -> None:
     """Measure one after the other, several times."""
-    rounds, changes, backlog = (1, 50, 2_000) if quick else (1, 300, 100_000)
+    rounds, changes, backlog = (1, 50, 2_000) if quick else (2, 400, 100_000)
     with stage() as here:
         here.fill(20_000 if quick else 200_000)
         here.load()
