@@ -1,7 +1,7 @@
 """`python -m benchmarks [--quick] [--json FILE] [--rows N] [part ...]`.
 
-Parts: capture, policies, throughput, latency, outbox, growth, reconcile. All of them if none is
-named. `--rows` is how many memberships `reconcile` compares.
+Parts: capture, policies, throughput, latency, outbox, growth, reconcile, memory. All of them if
+none is named. `--rows` is how many memberships `reconcile` compares.
 """
 
 import argparse
@@ -9,7 +9,16 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from benchmarks import capture, growth, latency, outbox, policies, reconcile, throughput
+from benchmarks import (
+    capture,
+    growth,
+    latency,
+    memory,
+    outbox,
+    policies,
+    reconcile,
+    throughput,
+)
 from benchmarks.measuring import Report
 
 
@@ -29,6 +38,7 @@ def main() -> None:
         "outbox": outbox.main,
         "growth": growth.main,
         "reconcile": partial(reconcile.main, rows=options.rows),
+        "memory": memory.main,
     }
     if unknown := set(options.parts) - set(parts):
         parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(parts)}")

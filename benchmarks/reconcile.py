@@ -1,27 +1,20 @@
-"""What a reconcile of many memberships takes, and a first load; seconds and memory.
+"""What a reconcile of many memberships takes, and a first load.
 
 Each in a process of its own that has been running for a moment. Beside them a bare query that
 hashes the same rows on each side, a bare batched INSERT, and reladiff if it is installed.
 """
 
-import multiprocessing
 import os
-import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 
+from benchmarks.apart import apart, compare
 from benchmarks.measuring import Report
-from benchmarks.stage import Stage, reconciled, stage, timed
+from benchmarks.stage import Stage, stage, timed
 from mappings.trips import registry
-from mirror.assembly import build_drain
-from mirror.config import load_settings
-from mirror.drain import Drain
-from mirror.logs import configure_logging
 
 _BARE = """
 insert into public.bare (trip_id, user_id, role, status)
@@ -35,11 +28,6 @@ update trip_memberships set role = 'OWNER' where (trip_id, user_id) in (
 )
 """
 
-_RESYNC = """
-insert into mirror.outbox (lane, mapping, reference, key)
-values (1, 'trip_memberships', '*', '{}')
-"""
-
 
 def main(report: Report, *, quick: bool, rows: int = 1_000_000) -> None:
     """Measure a load, then runs over equal sides and over some that differ."""
@@ -49,23 +37,18 @@ def main(report: Report, *, quick: bool, rows: int = 1_000_000) -> None:
     with stage() as here:
         here.fill(rows)
         report.add(f"bare batched insert, {name}", "rows/s", rows / _bare(here))
-        seconds, memory = _apart(here, _reconcile)
+        seconds, _ = apart(here, compare)
         report.add(f"first load, {name}", "rows/s", (rows + rows // 20 + rows // 100) / seconds)
-        report.add(f"memory of a first load, {name}", "MB", memory)
         here.target.execute("vacuum analyze")
         for _ in range(times):
             report.add(f"bare digest, {name}", "s", _digest(here))
-            seconds, memory = _apart(here, _reconcile)
+            seconds, _ = apart(here, compare)
             report.add(f"reconcile, equal, {name}", "s", seconds)
-            report.add(f"memory of a reconcile, {name}", "MB", memory)
             _compare_commands(report, here, name)
             for count in (10, 10_000):
                 here.target.execute(_DRIFT.format(count).encode())
-                seconds, _ = _apart(here, _reconcile)
+                seconds, _ = apart(here, compare)
                 report.add(f"reconcile, {count:,} drifted, {name}", "s", seconds)
-        seconds, memory = _apart(here, _resync)
-        report.add(f"resync by a worker, {name}", "rows/s", rows / seconds)
-        report.add(f"memory of a worker, {name}", "MB", memory)
     digest = f"bare digest, {name}"
     report.ratio(
         "first load to a bare insert",
@@ -99,14 +82,14 @@ def _compare_commands(report: Report, here: Stage, name: str) -> None:
     table = "trip_memberships"
     sides = [here.stack.primary_url, table, here.stack.supabase_db_url, table]
 
-    def compare() -> None:
+    def run() -> None:
         done = subprocess.run(
             [program, *sides, *options], capture_output=True, text=True, check=False
         )
         if done.returncode or done.stdout.strip():
             raise AssertionError(done.stderr[-1000:] + done.stdout[-1000:])
 
-    report.add(f"command: reladiff, {name}", "s", timed(compare))
+    report.add(f"command: reladiff, {name}", "s", timed(run))
 
 
 def _command(here: Stage) -> None:
@@ -115,43 +98,6 @@ def _command(here: Stage) -> None:
     subprocess.run(
         [program, "reconcile", "--dry-run"], env=environment, capture_output=True, check=True
     )
-
-
-# In processes of their own
-
-
-def _apart(here: Stage, work: Callable[[str, str], float]) -> tuple[float, float]:
-    """Return how many seconds some work takes, and megabytes beyond those of an idle process."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        urls = (here.stack.primary_url, here.stack.supabase_db_url)
-        idle: float = pool.apply(_peak, urls)
-        seconds = pool.apply(work, urls)
-        return seconds, pool.apply(_peak, urls) - idle
-
-
-def _peak(primary: str, target: str) -> float:
-    """Connect to both sides; return the most memory that this process ever had."""
-    configure_logging(style="json", level="error")
-    with closing(_drain(primary, target)) as drain:
-        drain.run()
-        drain.target.describe()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def _reconcile(primary: str, target: str) -> float:
-    with closing(_drain(primary, target)) as drain:
-        return timed(lambda: reconciled(drain))
-
-
-def _resync(primary: str, target: str) -> float:
-    with closing(_drain(primary, target)) as drain:
-        drain.queue.notes.execute(_RESYNC)
-        return timed(lambda: drain.run(seconds=3600))
-
-
-def _drain(primary: str, target: str) -> Drain:
-    settings = load_settings(primary_database_url=primary, supabase_db_url=target)
-    return build_drain(settings, registry)
 
 
 # Bare

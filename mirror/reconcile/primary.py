@@ -165,6 +165,16 @@ class Primary:
             found = self._execute(statement, [])
         return (tuple(found[0]), tuple(found[1])) if found else ((), ())
 
+    def first(self, mapping: Mapping, limit: int) -> set[Key]:
+        """Return the first keys, at most `limit`."""
+        statement = sql.SQL("select {} from ({}) as q order by {} limit {}").format(
+            sql.SQL(", ").join(keys(mapping)),
+            self.desired(mapping),
+            order(mapping),
+            sql.Literal(limit),
+        )
+        return {tuple(key) for key in self.read(mapping, statement, [])}
+
     def following(self, mapping: Mapping, ranges: Sequence[KeyRange]) -> set[Key]:
         """Return the first key of each range that has one."""
         parts = []

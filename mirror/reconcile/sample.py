@@ -7,12 +7,14 @@ from uuid import UUID
 from mirror.drain import Drain
 from mirror.keys import Key
 from mirror.mapping import Mapping
+from mirror.reconcile.clauses import lowest as lowest_key
 from mirror.reconcile.judge import Judge, Verdict
 from mirror.reconcile.primary import Primary
 from mirror.round import Work
 from mirror.targets.reading import Hashing, KeyRange
 
 _BATCH = 200
+_FEW = 1000
 _BEYOND = 0.1
 """How often a number is drawn that lies outside of the primary's: the target may have more."""
 _BITS = {"smallint": 16, "integer": 32, "bigint": 64}
@@ -38,11 +40,18 @@ def sync(drain: Drain, mapping: Mapping, keys: Iterable[Key]) -> Verdict:
 def draw(drain: Drain, mapping: Mapping, count: int, chance: random.Random) -> list[Key]:
     """Return about `count` keys from either side, or as many for each key column, in order.
 
-    Drawn by position in the key space, which reads no more than it needs; where keys lie unevenly,
-    those after a gap come up more often. Of several columns, one after the other: else only the
-    first key of each value of the first one would ever follow such a position.
+    All of them where they are few. Otherwise drawn by position in the key space, which reads no
+    more than it needs; where keys lie unevenly, those after a gap come up more often. Of several
+    columns, one after the other: else only the first key of each value of the first one would ever
+    follow such a position.
     """
     primary = Primary(drain.registry, drain.source)
+    few = min(count, _FEW)
+    start = KeyRange(lowest_key(mapping))
+    mine = primary.first(mapping, few)
+    (theirs,) = drain.target.listing(mapping, Hashing(0), [start], limit=few)
+    if len(mine) < few and theirs.range.end is None:
+        return sorted(mine.union(theirs.hashes))
     lowest, highest = primary.ends(mapping)
     drawn: set[Key] = set()
     for fixed in range(len(mapping.key)):

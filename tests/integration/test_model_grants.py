@@ -1,6 +1,7 @@
 """Rights from three places, as one table: what each change in the primary means to everybody."""
 
 import re
+import sys
 from collections.abc import Iterator
 from itertools import chain, product
 from pathlib import Path
@@ -603,13 +604,19 @@ def test_explain_and_audits_ask_for_a_thing_by_its_kind(pair: Pair) -> None:
     assert (nobody.wanted, nobody.allowed) == (False, False)
 
 
-def test_a_sample_may_draw_any_key_also_one_of_a_user_with_many(pair: Pair) -> None:
-    """Not just the first that each user has."""
+def test_a_sample_may_draw_any_key_also_one_of_a_user_with_many(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not just the first that each user has; and all, where there are no more than asked for."""
     mapping = pair.registry["user_permissions"]
+    everything = draw(pair.drain, mapping, 200, Random(1))
+    # By its name, the package means the function.
+    monkeypatch.setattr(sys.modules["mirror.reconcile.sample"], "_FEW", 1)
     drawn = draw(pair.drain, mapping, 200, Random(1))
-    # Of eight users and twenty-seven rights, where every gap is chance.
+    # Of eight users and some more than twenty rights, where every gap is chance.
     assert len({user for user, _, _ in drawn}) == 8
-    assert len(drawn) > 20
+    assert len(everything) >= len(drawn) > 20
+    assert set(drawn) <= set(everything)
 
 
 def test_the_story_of_the_example_goes_as_it_is_told(made: Pair) -> None:
