@@ -136,11 +136,20 @@ def test_each_event_names_its_lane_and_nothing_twice(make_world: MakeWorld) -> N
         assert taken(world.primary) == expected, change
 
 
+@pytest.fixture
+def loose_auth_ids(primary: TestDatabase) -> Iterator[None]:
+    """Let two people have the same auth id, until the test is over."""
+    primary.query("alter table people drop constraint people_auth_id_key")
+    yield
+    primary.query("truncate people cascade")
+    primary.query("alter table people add constraint people_auth_id_key unique (auth_id)")
+
+
+@pytest.mark.usefixtures("loose_auth_ids")
 def test_old_and_new_keys_are_both_named(make_world: MakeWorld) -> None:
     """Also where two rows swap theirs in one statement."""
     world = make_world("triggers")
     world.populate()
-    world.primary.query("alter table people drop constraint people_auth_id_key")
     world.primary.query("update people set auth_id = %s where id = 30", ANNA)
     taken(world.primary)
     world.primary.query(
