@@ -1,7 +1,7 @@
 """`python -m benchmarks [--quick] [--json FILE] [--rows N] [part ...]`.
 
-Parts: capture, policies, throughput, latency, outbox, growth, reconcile, memory. All of them if
-none is named. `--rows` is how many memberships `reconcile` compares.
+Parts: capture, policies, shares, throughput, latency, outbox, growth, reconcile, memory. All of
+them if none is named. `--rows` is how many memberships `reconcile` compares.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from benchmarks import (
     outbox,
     policies,
     reconcile,
+    shares,
     throughput,
 )
 from benchmarks.measuring import Report
@@ -33,6 +34,7 @@ def main() -> None:
     parts: dict[str, Callable[..., None]] = {
         "capture": capture.main,
         "policies": policies.main,
+        "shares": shares.main,
         "throughput": throughput.main,
         "latency": latency.main,
         "outbox": outbox.main,

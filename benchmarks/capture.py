@@ -3,65 +3,21 @@
 Every variant runs in turn in each round, so that what the machine does meanwhile hits all alike.
 """
 
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from uuid import uuid4
 
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from benchmarks.measuring import Report
+from benchmarks.stage import stage
 from examples.trip_chat import models, services
 from mappings.trips import registry
 from mirror.capture import attach
 from mirror.ddl import removal_sql, triggers_sql
-from mirror.devstack import PostgresCluster
 from mirror.doorbell import Doorbell, DoorbellSettings
 from mirror.hooks import Hooks
-from mirror.migrations import upgrade
-
-ROWS = 100_000
-
-
-@contextmanager
-def primary(rows: int = ROWS) -> Iterator[Engine]:
-    """Yield a primary, fsync on, with the example's tables and that many memberships."""
-    with (
-        tempfile.TemporaryDirectory() as directory,
-        PostgresCluster.start(Path(directory) / "data", version=16, durable=True) as cluster,
-    ):
-        cluster.create_database("bench")
-        url = cluster.url("bench").replace("postgresql://", "postgresql+psycopg://", 1)
-        engine = create_engine(url)
-        with engine.begin() as connection:
-            models.Base.metadata.create_all(connection)
-            upgrade(connection)
-            connection.execute(_POPULATE, {"rows": rows, "trips": max(1, rows // 10)})
-        try:
-            yield engine
-        finally:
-            engine.dispose()
-
-
-_POPULATE = text("""
-with creator as (
-  insert into users (id, email, username) values (gen_random_uuid(), 'creator', 'creator')
-  returning id
-), people as (
-  insert into users (id, email, username)
-  select gen_random_uuid(), 'p' || n, 'p' || n from generate_series(1, 10) as n
-  returning id
-), journeys as (
-  insert into trips (id, name, created_by)
-  select gen_random_uuid(), 't' || n, creator.id from generate_series(1, :trips) as n, creator
-  returning id
-)
-insert into trip_memberships (trip_id, user_id, role, status)
-select journeys.id, people.id, 'MEMBER', 'ACTIVE' from journeys, people limit :rows
-""")
 
 
 def _run_script(engine: Engine, script: str) -> None:
@@ -135,9 +91,12 @@ def create_trip(report: Report, engine: Engine, rounds: int, times: int = 200) -
 def main(report: Report, *, quick: bool) -> None:
     """Measure every way of capture."""
     rounds = 2 if quick else 7
-    with primary(10_000 if quick else ROWS) as engine:
+    with stage() as here:
+        here.fill(10_000 if quick else 100_000)
+        engine = here.engine()
         bulk_update(report, engine, rounds)
         create_trip(report, engine, rounds)
+        engine.dispose()
     for way, goal in (("hooks", 1.3), ("ORM capture", 1.3), ("triggers", 1.3)):
         name = f"create trip + {way}"
         report.ratio(f"{name}, to without", name, "create trip", at_most=goal)

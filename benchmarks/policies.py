@@ -4,23 +4,18 @@ The same query runs with and without row-level security in turn, so that what th
 meanwhile hits both alike.
 """
 
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from uuid import UUID, uuid4
 
 import psycopg
 
 from benchmarks.measuring import Report
+from benchmarks.stage import HOME, Stage, stage
 from mappings.trips import registry
 from mirror.assembly import migrating
-from mirror.config import load_settings
-from mirror.devstack import PostgresCluster, prepare_cluster, prepare_database
 from mirror.migrations import upgrade
 
-SCHEMA = Path(__file__).parent.parent / "examples" / "trip_chat" / "supabase.sql"
+SCHEMA = HOME / "examples" / "trip_chat" / "supabase.sql"
 
 # The caller is in 50 of 10,000 trips; each has 20 members, 100 messages and 200 reactions.
 _POPULATE = """
@@ -37,7 +32,6 @@ insert into chat_messages (trip_id, sender_id, content)
 select id, gen_random_uuid(), 'hello' from trips, generate_series(1, 100);
 insert into chat_reactions
 select m.id, gen_random_uuid(), '+' from chat_messages as m, generate_series(1, 2);
-analyze;
 """
 
 _PAGE = "select * from public.chat_messages where trip_id = %s order by created_at desc limit 50"
@@ -45,30 +39,15 @@ _REACTIONS = "select * from public.chat_reactions where message_id = any(%s)"
 _TRIP = "select * from public.chat_messages where trip_id = %s"
 
 
-@contextmanager
-def target(trips: int) -> Iterator[tuple[str, UUID]]:
-    """Yield the URL of a guarded target with many rows, and a member's id."""
-    with (
-        tempfile.TemporaryDirectory() as directory,
-        PostgresCluster.start(
-            Path(directory) / "data", version=18, superuser="supabase_admin", durable=False
-        ) as cluster,
-    ):
-        prepare_cluster(cluster)
-        cluster.create_database("bench", owner="postgres")
-        prepare_database(cluster, "bench")
-        url = cluster.url("bench", user="postgres")
-        settings = load_settings(supabase_db_url=url)
-        with migrating(settings, "supabase") as connection:
-            upgrade(connection, "supabase", registry)
-        with psycopg.connect(url) as chat:
-            chat.execute(SCHEMA.read_bytes())
-        with migrating(settings, "supabase") as connection:
-            upgrade(connection, "supabase", registry, guards=True)
-        user = uuid4()
-        with psycopg.connect(url) as connected:
-            connected.execute(_POPULATE.format(user=f"'{user}'", trips=trips).encode())
-        yield url, user
+def guard(here: Stage, trips: int) -> UUID:
+    """Give the target guarded tables with many rows; return a member's id."""
+    here.target.execute(SCHEMA.read_bytes())
+    with migrating(here.settings, "supabase") as connection:
+        upgrade(connection, "supabase", registry, guards=True)
+    user = uuid4()
+    here.target.execute(_POPULATE.format(user=f"'{user}'", trips=trips).encode())
+    here.target.execute("vacuum analyze")
+    return user
 
 
 def queries(report: Report, url: str, user: UUID, rounds: int, times: int = 100) -> None:
@@ -104,8 +83,9 @@ def queries(report: Report, url: str, user: UUID, rounds: int, times: int = 100)
 
 def main(report: Report, *, quick: bool) -> None:
     """Measure what row-level security adds to a client's queries."""
-    with target(100 if quick else 10_000) as (url, user):
-        queries(report, url, user, 2 if quick else 7)
+    with stage() as here:
+        user = guard(here, 100 if quick else 10_000)
+        queries(report, here.stack.supabase_db_url, user, 2 if quick else 7)
     page = "a page of 50 messages"
     report.ratio(f"{page} + RLS, to without", f"{page} + RLS", page, at_most=1.5)
     trip = "all 100 messages of a trip"

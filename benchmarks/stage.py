@@ -12,6 +12,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import psycopg
+from sqlalchemy import Engine, create_engine
 
 from examples.trip_chat import models
 from mappings.trips import registry
@@ -69,15 +70,21 @@ class Stage:
             "PYTHONPATH": str(HOME),
         }
 
+    def engine(self) -> Engine:
+        """Return the backend's engine; the caller disposes of it."""
+        return create_engine(
+            self.stack.primary_url.replace("postgresql:", "postgresql+psycopg:", 1)
+        )
+
     def fill(self, memberships: int) -> None:
         """Give the primary that many memberships, and a user for twenty, a trip for a hundred."""
         sizes = {"users": memberships // 20, "trips": memberships // 100}
         self.primary.execute(_FILL.format(**sizes).encode())
         self.primary.execute("vacuum analyze")
 
-    def drain(self, **changes: object) -> Drain:
+    def drain(self) -> Drain:
         """Return a drain of this process; the caller closes it."""
-        return build_drain(self.settings.model_copy(update=changes), registry)
+        return build_drain(self.settings, registry)
 
     def load(self) -> Report:
         """Mirror everything by a reconcile in this process, without a grace time."""
@@ -117,10 +124,10 @@ def reconciled(drain: Drain) -> Report:
     return reconcile(drain, Options(grace_seconds=0), throttle)
 
 
-def until(connection: Connection, question: str, *parameters: object, pause: float = 0.003) -> None:
+def until(connection: Connection, question: str, *parameters: object) -> None:
     """Return once a query's answer is true."""
     while connection.execute(question.encode(), parameters).fetchone() != (True,):
-        time.sleep(pause)
+        time.sleep(0.003)
 
 
 def timed(action: Callable[[], object]) -> float:

@@ -154,13 +154,12 @@ class Queue:
         self.withdraw()
         self._heartbeat.beat(self.claims)
         try:
-            if self._claimed >= _MANY:
+            if self._claimed >= _MANY or self._floor.stale:
                 self._floor.raise_()
                 self._claimed = 0
             few = max(1, limit // 10)
             values = {"floor": self._floor.value, "limit": limit, "few": few}
             taken = self.claims.begin(
-                "",
                 _CLAIM.format(**{name: sql.Literal(value) for name, value in values.items()}),
                 idle_seconds=self.idle_seconds,
             )

@@ -42,9 +42,14 @@ class Floor:
         self._clock = clock
         self._begun = clock()
 
+    @property
+    def stale(self) -> bool:
+        """Whether it is time to look from the beginning again."""
+        return self._clock() > self._begun + _SECONDS
+
     def raise_(self) -> None:
-        """Find out how high it is by now."""
-        if self._clock() > self._begun + _SECONDS:
+        """Find out how high it is by now; from the beginning, if it is stale."""
+        if self.stale:
             self.forget()
         self.value = self._database.execute(_FIND, {"floor": self.value})[0][0]
 

@@ -100,20 +100,20 @@ class Database:
 
     @contextmanager
     def transaction(
-        self, mode: str = "", *first: sql.Composable, idle_seconds: float = 60
+        self, *first: sql.Composable, mode: str = "", idle_seconds: float = 60
     ) -> Iterator[list[Any]]:
         """Run a block in one transaction with our bounds; roll back if it raises.
 
         Yields the rows of the last of those statements that go along with BEGIN.
         """
         try:
-            yield self.begin(mode, *first, idle_seconds=idle_seconds)
+            yield self.begin(*first, mode=mode, idle_seconds=idle_seconds)
             self.execute("commit")
         except BaseException:
             self.rollback()
             raise
 
-    def begin(self, mode: str = "", *first: sql.Composable, idle_seconds: float = 60) -> list[Any]:
+    def begin(self, *first: sql.Composable, mode: str = "", idle_seconds: float = 60) -> list[Any]:
         """Begin a transaction; `mode` follows BEGIN. Return the rows of the last of `first`.
 
         A transaction that is open already is somebody's mistake: PostgreSQL would only warn, and

@@ -65,7 +65,9 @@ class Source:
         """Yield one REPEATABLE READ, READ ONLY view of the primary, with its stamp."""
         database = self.database
         mode = "isolation level repeatable read read only"
-        with database.transaction(mode, self._stamp_query, idle_seconds=self.idle_seconds) as rows:
+        with database.transaction(
+            self._stamp_query, mode=mode, idle_seconds=self.idle_seconds
+        ) as rows:
             fence, epoch, system, timeline, name = rows[0]
             if epoch is None:
                 raise NotMigrated("primary: mirror.state is empty; run `mirror migrate primary`")

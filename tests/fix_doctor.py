@@ -53,8 +53,8 @@ class Patient(Database):
 
     def begin(
         self,
-        mode: str = "",  # noqa: ARG002 - like the other
         *first: sql.Composable,
+        mode: str = "",  # noqa: ARG002 - like the other
         idle_seconds: float = 60,  # noqa: ARG002 - like the other
     ) -> list[Any]:
         """Go on in the transaction."""

@@ -374,7 +374,7 @@ begin
         'membership_granted', 'user:' || n.user_id, true
       )
       from new_rows as n
-      where n.role in ('SPECTATOR', 'PLAYER', 'DM') and (n.expires_at is null or n.expires_at > now());
+      where (n.expires_at is null or n.expires_at > now()) and n.role in ('SPECTATOR', 'PLAYER', 'DM');
     elsif tg_op = 'DELETE' then
       perform realtime.send(
         jsonb_build_object('campaign_id', o.campaign_id, 'role', o.role),
@@ -396,10 +396,10 @@ begin
       from new_rows as n
       join old_rows as o on o.campaign_id = n.campaign_id and o.user_id = n.user_id
       cross join lateral (
-        select coalesce(o.role in ('SPECTATOR', 'PLAYER', 'DM') and (o.expires_at is null or o.expires_at > now()), false)
+        select coalesce((o.expires_at is null or o.expires_at > now()) and o.role in ('SPECTATOR', 'PLAYER', 'DM'), false)
       ) as was (active)
       cross join lateral (
-        select coalesce(n.role in ('SPECTATOR', 'PLAYER', 'DM') and (n.expires_at is null or n.expires_at > now()), false)
+        select coalesce((n.expires_at is null or n.expires_at > now()) and n.role in ('SPECTATOR', 'PLAYER', 'DM'), false)
       ) as remains (active)
       where was.active or remains.active;
     end if;

@@ -1974,8 +1974,8 @@ select mirror.add_index('public.campaign_characters', 'owner_id');
 select mirror.add_index('public.campaign_members', 'user_id');
 
 
--- The roles that include this one; null, which is nobody's, for any other name. Asked for in a
--- subquery: once, not for each membership.
+-- What includes this one; null, which is nobody's, for any other name. Asked for in a subquery:
+-- once, not for each row.
 create or replace function mirror.campaign_roles(min_role text) returns text[]
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -2121,8 +2121,8 @@ select mirror.add_index('public.characters', 'owner_id');
 select mirror.add_index('public.campaign_characters', 'dm_id');
 
 
--- The roles that include this one; null, which is nobody's, for any other name. Asked for in a
--- subquery: once, not for each membership.
+-- What includes this one; null, which is nobody's, for any other name. Asked for in a subquery:
+-- once, not for each row.
 create or replace function mirror.character_roles(min_role text) returns text[]
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -2239,8 +2239,8 @@ from public, anon, authenticated, service_role;
 select mirror.add_index('public.sources', 'owner_id');
 
 
--- The roles that include this one; null, which is nobody's, for any other name. Asked for in a
--- subquery: once, not for each membership.
+-- What includes this one; null, which is nobody's, for any other name. Asked for in a subquery:
+-- once, not for each row.
 create or replace function mirror.source_roles(min_role text) returns text[]
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$

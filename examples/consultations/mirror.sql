@@ -362,8 +362,8 @@ select mirror.add_index('public.consultations', 'clientId');
 select mirror.add_index('public.consultations', 'lawyerId');
 
 
--- The roles that include this one; null, which is nobody's, for any other name. Asked for in a
--- subquery: once, not for each membership.
+-- What includes this one; null, which is nobody's, for any other name. Asked for in a subquery:
+-- once, not for each row.
 create or replace function mirror.consultation_roles(min_role text) returns text[]
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$

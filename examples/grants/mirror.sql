@@ -468,8 +468,8 @@ revoke all on function
 from public, anon, authenticated, service_role;
 
 
--- The levels that include this one; null, which is nobody's, for any other name. Asked for in a
--- subquery: once, not for each grant.
+-- What includes this one; null, which is nobody's, for any other name. Asked for in a subquery:
+-- once, not for each row.
 create or replace function mirror.resource_levels(min_level text) returns text[]
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from mirror.access.counting import counting
+from mirror.access.levels import levels_function
 from mirror.errors import MappingError
 from mirror.questions import Given, Helper, Is, Look, Of, Question, Way
 from mirror.registry import Registry
@@ -91,21 +92,8 @@ class Grants:
         check = identifier("mirror", self.check)
         path = "set search_path = pg_catalog, pg_temp"
         definer = f"language sql stable security definer {path}"
-        cases = "\n".join(
-            f"    when {literal(name)} then array[{', '.join(map(literal, self.levels[rank:]))}]"
-            for rank, name in enumerate(self.levels)
-        )
         return [
-            f"""\
--- The levels that include this one; null, which is nobody's, for any other name. Asked for in a
--- subquery: once, not for each grant.
-create or replace function {levels}(min_level text) returns text[]
-language sql immutable {path}
-as $$
-  select case $1
-{cases}
-  end
-$$;""",
+            levels_function(levels, "min_level", self.levels),
             f"""\
 -- The {self.noun}s of a kind that the caller reaches with at least this level. For policies, as
 -- `id = any((select {mine}({literal(self.kinds[0])}, {literal(self.levels[0])}))::{type_}[])`:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from textwrap import indent
 
+from mirror.access.levels import levels_function
 from mirror.access.seats import Always, Seat
 from mirror.errors import MappingError
 from mirror.questions import Helper, Question
@@ -112,10 +113,6 @@ class Membership:
         companions = identifier("mirror", f"my_{self.noun}_companions")
         member = identifier("mirror", f"is_{self.noun}_member")
         has_role = identifier("mirror", f"has_{self.noun}_role")
-        cases = "\n".join(
-            f"    when {literal(name)} then array[{', '.join(map(literal, self.levels[rank:]))}]"
-            for rank, name in enumerate(self.levels)
-        )
         # Not '': that would still look for types, uuid say, in the caller's pg_temp first, and run
         # a domain's CHECK with the definer's rights. Named last, pg_temp is searched last.
         path = "set search_path = pg_catalog, pg_temp"
@@ -142,16 +139,7 @@ class Membership:
         here = "\n    union all\n".join(indent(by_both(seat), "    ") for seat in self.seats)
         return [
             *self._indexes(registry),
-            f"""\
--- The roles that include this one; null, which is nobody's, for any other name. Asked for in a
--- subquery: once, not for each membership.
-create or replace function {roles}(min_role text) returns text[]
-language sql immutable {path}
-as $$
-  select case $1
-{cases}
-  end
-$$;""",
+            levels_function(roles, "min_role", self.levels),
             f"""\
 -- The {self.noun}s in which the caller is active with at least this role. For policies, as
 -- `{self.resource} = any((select {mine}('{self.levels[0]}'))::{kind}[])`: once per statement.

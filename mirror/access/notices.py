@@ -2,6 +2,7 @@
 
 from textwrap import indent
 
+from mirror.access.counting import in_force
 from mirror.access.membership import Membership
 from mirror.access.seats import Always, Seat
 from mirror.errors import MappingError
@@ -163,16 +164,10 @@ cross join lateral (
 where was.active {news} remains.active;"""
 
     def _active(self, row: str, *, expired: bool = False) -> str:
-        conditions = [
-            f"{row}.{identifier(name)} in ({', '.join(map(literal, sorted(values)))})"
-            for name, values in sorted(self.mapping.active.items())
-        ]
+        conditions = in_force(self.mapping, row, expired=expired)
         if not isinstance(self.seat.role, Always):
             roles = ", ".join(map(literal, self.membership.levels))
             conditions.append(f"{row}.{identifier(self.seat.role)} in ({roles})")
-        if self.mapping.expires is not None and not expired:
-            moment = f"{row}.{identifier(self.mapping.expires)}"
-            conditions.append(f"({moment} is null or {moment} > now())")
         conditions += [f"{row}.{name} is not null" for name in self.loose]
         return " and ".join(conditions) or "true"
 

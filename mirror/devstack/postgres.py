@@ -152,7 +152,7 @@ class PostgresCluster:
         """
         statement = sql.SQL("create database {}").format(sql.Identifier(name))
         if template is not None:
-            # Several times as fast as going through the log, where nothing waits for a disk.
+            # Faster than through the log, where nothing waits for a disk.
             strategy = sql.SQL("" if self._durable else " strategy file_copy")
             statement += sql.SQL(" template {}").format(sql.Identifier(template)) + strategy
         if owner is not None:

@@ -68,14 +68,15 @@ def _check_labels(mapping: Mapping, columns: dict[str, SourceColumn]) -> Iterato
 def _check_roles(primary: Primary, registry: Registry) -> Iterator[Finding]:
     for access in registry.access:
         if isinstance(access, Membership):
-            column = primary.columns.get(access.mapping, {}).get(str(access.role))
-            for label in column.labels if column is not None else ():
-                if label not in access.levels:
-                    what = (
-                        f"mapping {access.mapping!r}: role {label!r} is none of the levels"
-                        f" {_listed(access.levels)}"
-                    )
-                    yield finding("role-unknown", what, mapping=access.mapping)
+            for seat in access.seats:
+                column = primary.columns.get(seat.mapping, {}).get(str(seat.role))
+                for label in column.labels if column is not None else ():
+                    if label not in access.levels:
+                        what = (
+                            f"mapping {seat.mapping!r}: role {label!r} is none of the levels"
+                            f" {_listed(access.levels)}"
+                        )
+                        yield finding("role-unknown", what, mapping=seat.mapping)
 
 
 def _listed(names: tuple[str, ...]) -> str:

@@ -223,7 +223,7 @@ class Primary:
         database = self.source.database
         try:
             mode = "isolation level repeatable read read only"
-            with database.transaction(mode, idle_seconds=self.source.idle_seconds):
+            with database.transaction(mode=mode, idle_seconds=self.source.idle_seconds):
                 yield
         except (Rejected, Halted) as error:
             raise Unreadable(f"{error}, while reading mapping {mapping.name!r}") from None
