@@ -520,9 +520,9 @@ begin
             else hash_record_extended(h.r, p_seed) end as hash
       from (
         select coalesce(t.campaign_id, l.campaign_id)::text as k0, coalesce(t.character_id, l.character_id)::text as k1, row(t.campaign_id::text collate "C", t.character_id::text collate "C", t.owner_id::text collate "C", t.dm_id::text collate "C") as r,
-          t.campaign_id is not null and not (l.present is false and t.owner_id is null and t.dm_id is null) as there,
+          t.campaign_id is not null and not (t.owner_id is null and t.dm_id is null and l.present is false) as there,
           case when t.campaign_id is null then l.present
-            else l.present is not true and not (l.present is false and t.owner_id is null and t.dm_id is null) end as stray
+            else l.present is not true and not (t.owner_id is null and t.dm_id is null and l.present is false) end as stray
         from (
           select t.* from public.campaign_characters as t
           where (t.campaign_id, t.character_id) >= (p_from[1]::bigint, p_from[2]::bigint) and t.campaign_id >= p_from[1]::bigint
@@ -549,9 +549,9 @@ begin
             else hash_record_extended(h.r, p_seed) end as hash
       from (
         select coalesce(t.campaign_id, l.campaign_id)::text as k0, coalesce(t.character_id, l.character_id)::text as k1, row(t.campaign_id::text collate "C", t.character_id::text collate "C", t.owner_id::text collate "C", t.dm_id::text collate "C") as r,
-          t.campaign_id is not null and not (l.present is false and t.owner_id is null and t.dm_id is null) as there,
+          t.campaign_id is not null and not (t.owner_id is null and t.dm_id is null and l.present is false) as there,
           case when t.campaign_id is null then l.present
-            else l.present is not true and not (l.present is false and t.owner_id is null and t.dm_id is null) end as stray
+            else l.present is not true and not (t.owner_id is null and t.dm_id is null and l.present is false) end as stray
         from (
           select t.* from public.campaign_characters as t
           where (t.campaign_id, t.character_id) >= (p_from[1]::bigint, p_from[2]::bigint) and t.campaign_id >= p_from[1]::bigint
@@ -571,13 +571,100 @@ end
 $$;
 
 
+create or replace function mirror.survey_campaign_characters(
+  p_seed bigint, p_md5 boolean, p_bits integer, p_wanted bytea, p_each boolean, p_part integer,
+  p_parts integer
+) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  answer jsonb;
+  low constant bigint := (1::bigint << p_bits) - 1;
+  wanted_low constant bigint := 8 * length(p_wanted) - 1;
+  seen constant tid[] := mirror.part_of('public.campaign_characters', p_part, p_parts);
+  known constant tid[] := mirror.part_of('mirror.ledger_campaign_characters', p_part, p_parts);
+begin
+  if p_each then
+    select coalesce(jsonb_agg(jsonb_build_array(f.k0, f.k1, f.hash::text)), '[]')
+    into answer
+    from (
+      select k.k0::text, k.k1::text, bit_xor(k.hash) as hash
+      from (
+        select k.k0, k.k1, case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end as hash
+        from (
+          select t.campaign_id as k0, t.character_id as k1, t.owner_id::text collate "C" as c0, t.dm_id::text collate "C" as c1,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(t.campaign_id, t.character_id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.campaign_id, t.character_id), p_seed) end as key_hash
+          from public.campaign_characters as t
+          where t.ctid >= seen[1] and t.ctid < seen[2]
+            and not (t.owner_id is null and t.dm_id is null and (select l.present is false from mirror.ledger_campaign_characters as l where l.campaign_id = t.campaign_id and l.character_id = t.character_id) is true)
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+        union all
+        select k.k0, k.k1, k.key_hash
+        from (
+          select l.campaign_id as k0, l.character_id as k1,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(l.campaign_id, l.character_id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.campaign_id, l.character_id), p_seed) end as key_hash
+          from mirror.ledger_campaign_characters as l
+          where l.ctid >= known[1] and l.ctid < known[2]
+            and l.present
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+      ) as k
+      group by k.k0, k.k1
+    ) as f;
+  else
+    select jsonb_build_object(
+      'rows', coalesce(sum(f.rows), 0),
+      'buckets', encode(coalesce(string_agg(int4send(f.bucket), ''), ''), 'base64'),
+      'sums', encode(coalesce(string_agg(int8send(f.sum), ''), ''), 'base64')
+    )
+    into answer
+    from (
+      select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end) as sum
+      from (
+        select t.campaign_id as k0, t.character_id as k1, t.owner_id::text collate "C" as c0, t.dm_id::text collate "C" as c1,
+          case when p_md5 then ('x' || left(md5(p_seed::text || row(t.campaign_id, t.character_id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.campaign_id, t.character_id), p_seed) end as key_hash
+        from public.campaign_characters as t
+        where t.ctid >= seen[1] and t.ctid < seen[2]
+          and not (t.owner_id is null and t.dm_id is null and (select l.present is false from mirror.ledger_campaign_characters as l where l.campaign_id = t.campaign_id and l.character_id = t.character_id) is true)
+        -- So that a hash is taken once, not wherever it is named.
+        offset 0
+      ) as k
+      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+      group by 1
+      union all
+      select (k.key_hash & low)::integer, 0, bit_xor(k.key_hash)
+      from (
+        select l.campaign_id as k0, l.character_id as k1,
+          case when p_md5 then ('x' || left(md5(p_seed::text || row(l.campaign_id, l.character_id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.campaign_id, l.character_id), p_seed) end as key_hash
+        from mirror.ledger_campaign_characters as l
+        where l.ctid >= known[1] and l.ctid < known[2]
+          and l.present
+        -- So that a hash is taken once, not wherever it is named.
+        offset 0
+      ) as k
+      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+      group by 1
+    ) as f;
+  end if;
+  return answer;
+end
+$$;
+revoke all on function mirror.survey_campaign_characters(bigint, boolean, integer, bytea, boolean, integer, integer)
+from public, anon, authenticated, service_role;
+
+
 create or replace function mirror.rows_campaign_characters(p_keys jsonb)
 returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_agg(jsonb_build_object(
     'key', jsonb_build_array(a.k0::text, a.k1::text),
-    'row', case when t.campaign_id is not null and not (l.present is false and t.owner_id is null and t.dm_id is null) then
+    'row', case when t.campaign_id is not null and not (t.owner_id is null and t.dm_id is null and l.present is false) then
       jsonb_build_array(t.campaign_id::text, t.character_id::text, t.owner_id::text, t.dm_id::text)
     end,
     'present', l.present,
@@ -863,9 +950,9 @@ begin
             else hash_record_extended(h.r, p_seed) end as hash
       from (
         select coalesce(t.campaign_id, l.campaign_id)::text as k0, coalesce(t.user_id, l.user_id)::text as k1, row(t.campaign_id::text collate "C", t.user_id::text collate "C", t.role::text collate "C", t.expires_at::text collate "C") as r,
-          t.campaign_id is not null and not (l.present is false and t.role is null and t.expires_at is null) as there,
+          t.campaign_id is not null and not (t.role is null and t.expires_at is null and l.present is false) as there,
           case when t.campaign_id is null then l.present
-            else l.present is not true and not (l.present is false and t.role is null and t.expires_at is null) end as stray
+            else l.present is not true and not (t.role is null and t.expires_at is null and l.present is false) end as stray
         from (
           select t.* from public.campaign_members as t
           where (t.campaign_id, t.user_id) >= (p_from[1]::bigint, p_from[2]::uuid) and t.campaign_id >= p_from[1]::bigint
@@ -892,9 +979,9 @@ begin
             else hash_record_extended(h.r, p_seed) end as hash
       from (
         select coalesce(t.campaign_id, l.campaign_id)::text as k0, coalesce(t.user_id, l.user_id)::text as k1, row(t.campaign_id::text collate "C", t.user_id::text collate "C", t.role::text collate "C", t.expires_at::text collate "C") as r,
-          t.campaign_id is not null and not (l.present is false and t.role is null and t.expires_at is null) as there,
+          t.campaign_id is not null and not (t.role is null and t.expires_at is null and l.present is false) as there,
           case when t.campaign_id is null then l.present
-            else l.present is not true and not (l.present is false and t.role is null and t.expires_at is null) end as stray
+            else l.present is not true and not (t.role is null and t.expires_at is null and l.present is false) end as stray
         from (
           select t.* from public.campaign_members as t
           where (t.campaign_id, t.user_id) >= (p_from[1]::bigint, p_from[2]::uuid) and t.campaign_id >= p_from[1]::bigint
@@ -914,13 +1001,100 @@ end
 $$;
 
 
+create or replace function mirror.survey_campaign_members(
+  p_seed bigint, p_md5 boolean, p_bits integer, p_wanted bytea, p_each boolean, p_part integer,
+  p_parts integer
+) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  answer jsonb;
+  low constant bigint := (1::bigint << p_bits) - 1;
+  wanted_low constant bigint := 8 * length(p_wanted) - 1;
+  seen constant tid[] := mirror.part_of('public.campaign_members', p_part, p_parts);
+  known constant tid[] := mirror.part_of('mirror.ledger_campaign_members', p_part, p_parts);
+begin
+  if p_each then
+    select coalesce(jsonb_agg(jsonb_build_array(f.k0, f.k1, f.hash::text)), '[]')
+    into answer
+    from (
+      select k.k0::text, k.k1::text, bit_xor(k.hash) as hash
+      from (
+        select k.k0, k.k1, case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end as hash
+        from (
+          select t.campaign_id as k0, t.user_id as k1, t.role::text collate "C" as c0, t.expires_at::text collate "C" as c1,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(t.campaign_id, t.user_id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.campaign_id, t.user_id), p_seed) end as key_hash
+          from public.campaign_members as t
+          where t.ctid >= seen[1] and t.ctid < seen[2]
+            and not (t.role is null and t.expires_at is null and (select l.present is false from mirror.ledger_campaign_members as l where l.campaign_id = t.campaign_id and l.user_id = t.user_id) is true)
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+        union all
+        select k.k0, k.k1, k.key_hash
+        from (
+          select l.campaign_id as k0, l.user_id as k1,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(l.campaign_id, l.user_id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.campaign_id, l.user_id), p_seed) end as key_hash
+          from mirror.ledger_campaign_members as l
+          where l.ctid >= known[1] and l.ctid < known[2]
+            and l.present
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+      ) as k
+      group by k.k0, k.k1
+    ) as f;
+  else
+    select jsonb_build_object(
+      'rows', coalesce(sum(f.rows), 0),
+      'buckets', encode(coalesce(string_agg(int4send(f.bucket), ''), ''), 'base64'),
+      'sums', encode(coalesce(string_agg(int8send(f.sum), ''), ''), 'base64')
+    )
+    into answer
+    from (
+      select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end) as sum
+      from (
+        select t.campaign_id as k0, t.user_id as k1, t.role::text collate "C" as c0, t.expires_at::text collate "C" as c1,
+          case when p_md5 then ('x' || left(md5(p_seed::text || row(t.campaign_id, t.user_id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.campaign_id, t.user_id), p_seed) end as key_hash
+        from public.campaign_members as t
+        where t.ctid >= seen[1] and t.ctid < seen[2]
+          and not (t.role is null and t.expires_at is null and (select l.present is false from mirror.ledger_campaign_members as l where l.campaign_id = t.campaign_id and l.user_id = t.user_id) is true)
+        -- So that a hash is taken once, not wherever it is named.
+        offset 0
+      ) as k
+      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+      group by 1
+      union all
+      select (k.key_hash & low)::integer, 0, bit_xor(k.key_hash)
+      from (
+        select l.campaign_id as k0, l.user_id as k1,
+          case when p_md5 then ('x' || left(md5(p_seed::text || row(l.campaign_id, l.user_id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.campaign_id, l.user_id), p_seed) end as key_hash
+        from mirror.ledger_campaign_members as l
+        where l.ctid >= known[1] and l.ctid < known[2]
+          and l.present
+        -- So that a hash is taken once, not wherever it is named.
+        offset 0
+      ) as k
+      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+      group by 1
+    ) as f;
+  end if;
+  return answer;
+end
+$$;
+revoke all on function mirror.survey_campaign_members(bigint, boolean, integer, bytea, boolean, integer, integer)
+from public, anon, authenticated, service_role;
+
+
 create or replace function mirror.rows_campaign_members(p_keys jsonb)
 returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_agg(jsonb_build_object(
     'key', jsonb_build_array(a.k0::text, a.k1::text),
-    'row', case when t.campaign_id is not null and not (l.present is false and t.role is null and t.expires_at is null) then
+    'row', case when t.campaign_id is not null and not (t.role is null and t.expires_at is null and l.present is false) then
       jsonb_build_array(t.campaign_id::text, t.user_id::text, t.role::text, t.expires_at::text)
     end,
     'present', l.present,
@@ -1190,9 +1364,9 @@ begin
             else hash_record_extended(h.r, p_seed) end as hash
       from (
         select coalesce(t.id, l.id)::text as k0, row(t.id::text collate "C", t.owner_id::text collate "C", t.is_private::text collate "C", t.campaign_id::text collate "C") as r,
-          t.id is not null and not (l.present is false and t.owner_id is null and t.is_private is null and t.campaign_id is null) as there,
+          t.id is not null and not (t.owner_id is null and t.is_private is null and t.campaign_id is null and l.present is false) as there,
           case when t.id is null then l.present
-            else l.present is not true and not (l.present is false and t.owner_id is null and t.is_private is null and t.campaign_id is null) end as stray
+            else l.present is not true and not (t.owner_id is null and t.is_private is null and t.campaign_id is null and l.present is false) end as stray
         from (
           select t.* from public.sources as t
           where (t.id) >= (p_from[1]::bigint)
@@ -1219,9 +1393,9 @@ begin
             else hash_record_extended(h.r, p_seed) end as hash
       from (
         select coalesce(t.id, l.id)::text as k0, row(t.id::text collate "C", t.owner_id::text collate "C", t.is_private::text collate "C", t.campaign_id::text collate "C") as r,
-          t.id is not null and not (l.present is false and t.owner_id is null and t.is_private is null and t.campaign_id is null) as there,
+          t.id is not null and not (t.owner_id is null and t.is_private is null and t.campaign_id is null and l.present is false) as there,
           case when t.id is null then l.present
-            else l.present is not true and not (l.present is false and t.owner_id is null and t.is_private is null and t.campaign_id is null) end as stray
+            else l.present is not true and not (t.owner_id is null and t.is_private is null and t.campaign_id is null and l.present is false) end as stray
         from (
           select t.* from public.sources as t
           where (t.id) >= (p_from[1]::bigint)
@@ -1241,13 +1415,100 @@ end
 $$;
 
 
+create or replace function mirror.survey_sources(
+  p_seed bigint, p_md5 boolean, p_bits integer, p_wanted bytea, p_each boolean, p_part integer,
+  p_parts integer
+) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  answer jsonb;
+  low constant bigint := (1::bigint << p_bits) - 1;
+  wanted_low constant bigint := 8 * length(p_wanted) - 1;
+  seen constant tid[] := mirror.part_of('public.sources', p_part, p_parts);
+  known constant tid[] := mirror.part_of('mirror.ledger_sources', p_part, p_parts);
+begin
+  if p_each then
+    select coalesce(jsonb_agg(jsonb_build_array(f.k0, f.hash::text)), '[]')
+    into answer
+    from (
+      select k.k0::text, bit_xor(k.hash) as hash
+      from (
+        select k.k0, case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1, k.c2)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1, k.c2), p_seed) end as hash
+        from (
+          select t.id as k0, t.owner_id::text collate "C" as c0, t.is_private::text collate "C" as c1, t.campaign_id::text collate "C" as c2,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(t.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.id), p_seed) end as key_hash
+          from public.sources as t
+          where t.ctid >= seen[1] and t.ctid < seen[2]
+            and not (t.owner_id is null and t.is_private is null and t.campaign_id is null and (select l.present is false from mirror.ledger_sources as l where l.id = t.id) is true)
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+        union all
+        select k.k0, k.key_hash
+        from (
+          select l.id as k0,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(l.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.id), p_seed) end as key_hash
+          from mirror.ledger_sources as l
+          where l.ctid >= known[1] and l.ctid < known[2]
+            and l.present
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+      ) as k
+      group by k.k0
+    ) as f;
+  else
+    select jsonb_build_object(
+      'rows', coalesce(sum(f.rows), 0),
+      'buckets', encode(coalesce(string_agg(int4send(f.bucket), ''), ''), 'base64'),
+      'sums', encode(coalesce(string_agg(int8send(f.sum), ''), ''), 'base64')
+    )
+    into answer
+    from (
+      select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1, k.c2)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1, k.c2), p_seed) end) as sum
+      from (
+        select t.id as k0, t.owner_id::text collate "C" as c0, t.is_private::text collate "C" as c1, t.campaign_id::text collate "C" as c2,
+          case when p_md5 then ('x' || left(md5(p_seed::text || row(t.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.id), p_seed) end as key_hash
+        from public.sources as t
+        where t.ctid >= seen[1] and t.ctid < seen[2]
+          and not (t.owner_id is null and t.is_private is null and t.campaign_id is null and (select l.present is false from mirror.ledger_sources as l where l.id = t.id) is true)
+        -- So that a hash is taken once, not wherever it is named.
+        offset 0
+      ) as k
+      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+      group by 1
+      union all
+      select (k.key_hash & low)::integer, 0, bit_xor(k.key_hash)
+      from (
+        select l.id as k0,
+          case when p_md5 then ('x' || left(md5(p_seed::text || row(l.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.id), p_seed) end as key_hash
+        from mirror.ledger_sources as l
+        where l.ctid >= known[1] and l.ctid < known[2]
+          and l.present
+        -- So that a hash is taken once, not wherever it is named.
+        offset 0
+      ) as k
+      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+      group by 1
+    ) as f;
+  end if;
+  return answer;
+end
+$$;
+revoke all on function mirror.survey_sources(bigint, boolean, integer, bytea, boolean, integer, integer)
+from public, anon, authenticated, service_role;
+
+
 create or replace function mirror.rows_sources(p_keys jsonb)
 returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_agg(jsonb_build_object(
     'key', jsonb_build_array(a.k0::text),
-    'row', case when t.id is not null and not (l.present is false and t.owner_id is null and t.is_private is null and t.campaign_id is null) then
+    'row', case when t.id is not null and not (t.owner_id is null and t.is_private is null and t.campaign_id is null and l.present is false) then
       jsonb_build_array(t.id::text, t.owner_id::text, t.is_private::text, t.campaign_id::text)
     end,
     'present', l.present,
@@ -1549,9 +1810,9 @@ begin
             else hash_record_extended(h.r, p_seed) end as hash
       from (
         select coalesce(t.id, l.id)::text as k0, row(t.id::text collate "C", t.dm_id::text collate "C", t.name::text collate "C") as r,
-          t.id is not null and not (l.present is false and t.dm_id is null and t.name is null) as there,
+          t.id is not null and not (t.dm_id is null and t.name is null and l.present is false) as there,
           case when t.id is null then l.present
-            else l.present is not true and not (l.present is false and t.dm_id is null and t.name is null) end as stray
+            else l.present is not true and not (t.dm_id is null and t.name is null and l.present is false) end as stray
         from (
           select t.* from public.campaigns as t
           where (t.id) >= (p_from[1]::bigint)
@@ -1578,9 +1839,9 @@ begin
             else hash_record_extended(h.r, p_seed) end as hash
       from (
         select coalesce(t.id, l.id)::text as k0, row(t.id::text collate "C", t.dm_id::text collate "C", t.name::text collate "C") as r,
-          t.id is not null and not (l.present is false and t.dm_id is null and t.name is null) as there,
+          t.id is not null and not (t.dm_id is null and t.name is null and l.present is false) as there,
           case when t.id is null then l.present
-            else l.present is not true and not (l.present is false and t.dm_id is null and t.name is null) end as stray
+            else l.present is not true and not (t.dm_id is null and t.name is null and l.present is false) end as stray
         from (
           select t.* from public.campaigns as t
           where (t.id) >= (p_from[1]::bigint)
@@ -1600,13 +1861,100 @@ end
 $$;
 
 
+create or replace function mirror.survey_campaigns(
+  p_seed bigint, p_md5 boolean, p_bits integer, p_wanted bytea, p_each boolean, p_part integer,
+  p_parts integer
+) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  answer jsonb;
+  low constant bigint := (1::bigint << p_bits) - 1;
+  wanted_low constant bigint := 8 * length(p_wanted) - 1;
+  seen constant tid[] := mirror.part_of('public.campaigns', p_part, p_parts);
+  known constant tid[] := mirror.part_of('mirror.ledger_campaigns', p_part, p_parts);
+begin
+  if p_each then
+    select coalesce(jsonb_agg(jsonb_build_array(f.k0, f.hash::text)), '[]')
+    into answer
+    from (
+      select k.k0::text, bit_xor(k.hash) as hash
+      from (
+        select k.k0, case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end as hash
+        from (
+          select t.id as k0, t.dm_id::text collate "C" as c0, t.name::text collate "C" as c1,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(t.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.id), p_seed) end as key_hash
+          from public.campaigns as t
+          where t.ctid >= seen[1] and t.ctid < seen[2]
+            and not (t.dm_id is null and t.name is null and (select l.present is false from mirror.ledger_campaigns as l where l.id = t.id) is true)
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+        union all
+        select k.k0, k.key_hash
+        from (
+          select l.id as k0,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(l.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.id), p_seed) end as key_hash
+          from mirror.ledger_campaigns as l
+          where l.ctid >= known[1] and l.ctid < known[2]
+            and l.present
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+      ) as k
+      group by k.k0
+    ) as f;
+  else
+    select jsonb_build_object(
+      'rows', coalesce(sum(f.rows), 0),
+      'buckets', encode(coalesce(string_agg(int4send(f.bucket), ''), ''), 'base64'),
+      'sums', encode(coalesce(string_agg(int8send(f.sum), ''), ''), 'base64')
+    )
+    into answer
+    from (
+      select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end) as sum
+      from (
+        select t.id as k0, t.dm_id::text collate "C" as c0, t.name::text collate "C" as c1,
+          case when p_md5 then ('x' || left(md5(p_seed::text || row(t.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.id), p_seed) end as key_hash
+        from public.campaigns as t
+        where t.ctid >= seen[1] and t.ctid < seen[2]
+          and not (t.dm_id is null and t.name is null and (select l.present is false from mirror.ledger_campaigns as l where l.id = t.id) is true)
+        -- So that a hash is taken once, not wherever it is named.
+        offset 0
+      ) as k
+      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+      group by 1
+      union all
+      select (k.key_hash & low)::integer, 0, bit_xor(k.key_hash)
+      from (
+        select l.id as k0,
+          case when p_md5 then ('x' || left(md5(p_seed::text || row(l.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.id), p_seed) end as key_hash
+        from mirror.ledger_campaigns as l
+        where l.ctid >= known[1] and l.ctid < known[2]
+          and l.present
+        -- So that a hash is taken once, not wherever it is named.
+        offset 0
+      ) as k
+      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+      group by 1
+    ) as f;
+  end if;
+  return answer;
+end
+$$;
+revoke all on function mirror.survey_campaigns(bigint, boolean, integer, bytea, boolean, integer, integer)
+from public, anon, authenticated, service_role;
+
+
 create or replace function mirror.rows_campaigns(p_keys jsonb)
 returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_agg(jsonb_build_object(
     'key', jsonb_build_array(a.k0::text),
-    'row', case when t.id is not null and not (l.present is false and t.dm_id is null and t.name is null) then
+    'row', case when t.id is not null and not (t.dm_id is null and t.name is null and l.present is false) then
       jsonb_build_array(t.id::text, t.dm_id::text, t.name::text)
     end,
     'present', l.present,
@@ -1884,9 +2232,9 @@ begin
             else hash_record_extended(h.r, p_seed) end as hash
       from (
         select coalesce(t.id, l.id)::text as k0, row(t.id::text collate "C", t.owner_id::text collate "C", t.name::text collate "C") as r,
-          t.id is not null and not (l.present is false and t.owner_id is null and t.name is null) as there,
+          t.id is not null and not (t.owner_id is null and t.name is null and l.present is false) as there,
           case when t.id is null then l.present
-            else l.present is not true and not (l.present is false and t.owner_id is null and t.name is null) end as stray
+            else l.present is not true and not (t.owner_id is null and t.name is null and l.present is false) end as stray
         from (
           select t.* from public.characters as t
           where (t.id) >= (p_from[1]::bigint)
@@ -1913,9 +2261,9 @@ begin
             else hash_record_extended(h.r, p_seed) end as hash
       from (
         select coalesce(t.id, l.id)::text as k0, row(t.id::text collate "C", t.owner_id::text collate "C", t.name::text collate "C") as r,
-          t.id is not null and not (l.present is false and t.owner_id is null and t.name is null) as there,
+          t.id is not null and not (t.owner_id is null and t.name is null and l.present is false) as there,
           case when t.id is null then l.present
-            else l.present is not true and not (l.present is false and t.owner_id is null and t.name is null) end as stray
+            else l.present is not true and not (t.owner_id is null and t.name is null and l.present is false) end as stray
         from (
           select t.* from public.characters as t
           where (t.id) >= (p_from[1]::bigint)
@@ -1935,13 +2283,100 @@ end
 $$;
 
 
+create or replace function mirror.survey_characters(
+  p_seed bigint, p_md5 boolean, p_bits integer, p_wanted bytea, p_each boolean, p_part integer,
+  p_parts integer
+) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  answer jsonb;
+  low constant bigint := (1::bigint << p_bits) - 1;
+  wanted_low constant bigint := 8 * length(p_wanted) - 1;
+  seen constant tid[] := mirror.part_of('public.characters', p_part, p_parts);
+  known constant tid[] := mirror.part_of('mirror.ledger_characters', p_part, p_parts);
+begin
+  if p_each then
+    select coalesce(jsonb_agg(jsonb_build_array(f.k0, f.hash::text)), '[]')
+    into answer
+    from (
+      select k.k0::text, bit_xor(k.hash) as hash
+      from (
+        select k.k0, case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end as hash
+        from (
+          select t.id as k0, t.owner_id::text collate "C" as c0, t.name::text collate "C" as c1,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(t.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.id), p_seed) end as key_hash
+          from public.characters as t
+          where t.ctid >= seen[1] and t.ctid < seen[2]
+            and not (t.owner_id is null and t.name is null and (select l.present is false from mirror.ledger_characters as l where l.id = t.id) is true)
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+        union all
+        select k.k0, k.key_hash
+        from (
+          select l.id as k0,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(l.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.id), p_seed) end as key_hash
+          from mirror.ledger_characters as l
+          where l.ctid >= known[1] and l.ctid < known[2]
+            and l.present
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+      ) as k
+      group by k.k0
+    ) as f;
+  else
+    select jsonb_build_object(
+      'rows', coalesce(sum(f.rows), 0),
+      'buckets', encode(coalesce(string_agg(int4send(f.bucket), ''), ''), 'base64'),
+      'sums', encode(coalesce(string_agg(int8send(f.sum), ''), ''), 'base64')
+    )
+    into answer
+    from (
+      select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end) as sum
+      from (
+        select t.id as k0, t.owner_id::text collate "C" as c0, t.name::text collate "C" as c1,
+          case when p_md5 then ('x' || left(md5(p_seed::text || row(t.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.id), p_seed) end as key_hash
+        from public.characters as t
+        where t.ctid >= seen[1] and t.ctid < seen[2]
+          and not (t.owner_id is null and t.name is null and (select l.present is false from mirror.ledger_characters as l where l.id = t.id) is true)
+        -- So that a hash is taken once, not wherever it is named.
+        offset 0
+      ) as k
+      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+      group by 1
+      union all
+      select (k.key_hash & low)::integer, 0, bit_xor(k.key_hash)
+      from (
+        select l.id as k0,
+          case when p_md5 then ('x' || left(md5(p_seed::text || row(l.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.id), p_seed) end as key_hash
+        from mirror.ledger_characters as l
+        where l.ctid >= known[1] and l.ctid < known[2]
+          and l.present
+        -- So that a hash is taken once, not wherever it is named.
+        offset 0
+      ) as k
+      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+      group by 1
+    ) as f;
+  end if;
+  return answer;
+end
+$$;
+revoke all on function mirror.survey_characters(bigint, boolean, integer, bytea, boolean, integer, integer)
+from public, anon, authenticated, service_role;
+
+
 create or replace function mirror.rows_characters(p_keys jsonb)
 returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_agg(jsonb_build_object(
     'key', jsonb_build_array(a.k0::text),
-    'row', case when t.id is not null and not (l.present is false and t.owner_id is null and t.name is null) then
+    'row', case when t.id is not null and not (t.owner_id is null and t.name is null and l.present is false) then
       jsonb_build_array(t.id::text, t.owner_id::text, t.name::text)
     end,
     'present', l.present,

@@ -273,9 +273,9 @@ begin
             else hash_record_extended(h.r, p_seed) end as hash
       from (
         select coalesce(t.id, l.id)::text as k0, row(t.id::text collate "C", t."clientId"::text collate "C", t."lawyerId"::text collate "C") as r,
-          t.id is not null and not (l.present is false and t."clientId" is null and t."lawyerId" is null) as there,
+          t.id is not null and not (t."clientId" is null and t."lawyerId" is null and l.present is false) as there,
           case when t.id is null then l.present
-            else l.present is not true and not (l.present is false and t."clientId" is null and t."lawyerId" is null) end as stray
+            else l.present is not true and not (t."clientId" is null and t."lawyerId" is null and l.present is false) end as stray
         from (
           select t.* from public.consultations as t
           where (t.id) >= (p_from[1]::uuid)
@@ -302,9 +302,9 @@ begin
             else hash_record_extended(h.r, p_seed) end as hash
       from (
         select coalesce(t.id, l.id)::text as k0, row(t.id::text collate "C", t."clientId"::text collate "C", t."lawyerId"::text collate "C") as r,
-          t.id is not null and not (l.present is false and t."clientId" is null and t."lawyerId" is null) as there,
+          t.id is not null and not (t."clientId" is null and t."lawyerId" is null and l.present is false) as there,
           case when t.id is null then l.present
-            else l.present is not true and not (l.present is false and t."clientId" is null and t."lawyerId" is null) end as stray
+            else l.present is not true and not (t."clientId" is null and t."lawyerId" is null and l.present is false) end as stray
         from (
           select t.* from public.consultations as t
           where (t.id) >= (p_from[1]::uuid)
@@ -324,13 +324,100 @@ end
 $$;
 
 
+create or replace function mirror.survey_consultations(
+  p_seed bigint, p_md5 boolean, p_bits integer, p_wanted bytea, p_each boolean, p_part integer,
+  p_parts integer
+) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  answer jsonb;
+  low constant bigint := (1::bigint << p_bits) - 1;
+  wanted_low constant bigint := 8 * length(p_wanted) - 1;
+  seen constant tid[] := mirror.part_of('public.consultations', p_part, p_parts);
+  known constant tid[] := mirror.part_of('mirror.ledger_consultations', p_part, p_parts);
+begin
+  if p_each then
+    select coalesce(jsonb_agg(jsonb_build_array(f.k0, f.hash::text)), '[]')
+    into answer
+    from (
+      select k.k0::text, bit_xor(k.hash) as hash
+      from (
+        select k.k0, case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end as hash
+        from (
+          select t.id as k0, t."clientId"::text collate "C" as c0, t."lawyerId"::text collate "C" as c1,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(t.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.id), p_seed) end as key_hash
+          from public.consultations as t
+          where t.ctid >= seen[1] and t.ctid < seen[2]
+            and not (t."clientId" is null and t."lawyerId" is null and (select l.present is false from mirror.ledger_consultations as l where l.id = t.id) is true)
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+        union all
+        select k.k0, k.key_hash
+        from (
+          select l.id as k0,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(l.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.id), p_seed) end as key_hash
+          from mirror.ledger_consultations as l
+          where l.ctid >= known[1] and l.ctid < known[2]
+            and l.present
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+      ) as k
+      group by k.k0
+    ) as f;
+  else
+    select jsonb_build_object(
+      'rows', coalesce(sum(f.rows), 0),
+      'buckets', encode(coalesce(string_agg(int4send(f.bucket), ''), ''), 'base64'),
+      'sums', encode(coalesce(string_agg(int8send(f.sum), ''), ''), 'base64')
+    )
+    into answer
+    from (
+      select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end) as sum
+      from (
+        select t.id as k0, t."clientId"::text collate "C" as c0, t."lawyerId"::text collate "C" as c1,
+          case when p_md5 then ('x' || left(md5(p_seed::text || row(t.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.id), p_seed) end as key_hash
+        from public.consultations as t
+        where t.ctid >= seen[1] and t.ctid < seen[2]
+          and not (t."clientId" is null and t."lawyerId" is null and (select l.present is false from mirror.ledger_consultations as l where l.id = t.id) is true)
+        -- So that a hash is taken once, not wherever it is named.
+        offset 0
+      ) as k
+      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+      group by 1
+      union all
+      select (k.key_hash & low)::integer, 0, bit_xor(k.key_hash)
+      from (
+        select l.id as k0,
+          case when p_md5 then ('x' || left(md5(p_seed::text || row(l.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.id), p_seed) end as key_hash
+        from mirror.ledger_consultations as l
+        where l.ctid >= known[1] and l.ctid < known[2]
+          and l.present
+        -- So that a hash is taken once, not wherever it is named.
+        offset 0
+      ) as k
+      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+      group by 1
+    ) as f;
+  end if;
+  return answer;
+end
+$$;
+revoke all on function mirror.survey_consultations(bigint, boolean, integer, bytea, boolean, integer, integer)
+from public, anon, authenticated, service_role;
+
+
 create or replace function mirror.rows_consultations(p_keys jsonb)
 returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_agg(jsonb_build_object(
     'key', jsonb_build_array(a.k0::text),
-    'row', case when t.id is not null and not (l.present is false and t."clientId" is null and t."lawyerId" is null) then
+    'row', case when t.id is not null and not (t."clientId" is null and t."lawyerId" is null and l.present is false) then
       jsonb_build_array(t.id::text, t."clientId"::text, t."lawyerId"::text)
     end,
     'present', l.present,

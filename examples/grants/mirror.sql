@@ -384,9 +384,9 @@ begin
             else hash_record_extended(h.r, p_seed) end as hash
       from (
         select coalesce(t.user_id, l.user_id)::text as k0, coalesce(t.resource_type, l.resource_type)::text as k1, coalesce(t.resource_id, l.resource_id)::text as k2, row(t.user_id::text collate "C", t.resource_type::text collate "C", t.resource_id::text collate "C", t.permission_level::text collate "C", t.granted_at::text collate "C", t.granted_by::text collate "C", l.ref_workspace_id::text collate "C") as r,
-          t.user_id is not null and not (l.present is false and t.permission_level is null and t.granted_at is null and t.granted_by is null) as there,
+          t.user_id is not null and not (t.permission_level is null and t.granted_at is null and t.granted_by is null and l.present is false) as there,
           case when t.user_id is null then l.present
-            else l.present is not true and not (l.present is false and t.permission_level is null and t.granted_at is null and t.granted_by is null) end as stray
+            else l.present is not true and not (t.permission_level is null and t.granted_at is null and t.granted_by is null and l.present is false) end as stray
         from (
           select t.* from public.user_permissions as t
           where (t.user_id, t.resource_type, t.resource_id) >= (p_from[1]::uuid, p_from[2]::text collate "C", p_from[3]::uuid) and t.user_id >= p_from[1]::uuid
@@ -413,9 +413,9 @@ begin
             else hash_record_extended(h.r, p_seed) end as hash
       from (
         select coalesce(t.user_id, l.user_id)::text as k0, coalesce(t.resource_type, l.resource_type)::text as k1, coalesce(t.resource_id, l.resource_id)::text as k2, row(t.user_id::text collate "C", t.resource_type::text collate "C", t.resource_id::text collate "C", t.permission_level::text collate "C", t.granted_at::text collate "C", t.granted_by::text collate "C", l.ref_workspace_id::text collate "C") as r,
-          t.user_id is not null and not (l.present is false and t.permission_level is null and t.granted_at is null and t.granted_by is null) as there,
+          t.user_id is not null and not (t.permission_level is null and t.granted_at is null and t.granted_by is null and l.present is false) as there,
           case when t.user_id is null then l.present
-            else l.present is not true and not (l.present is false and t.permission_level is null and t.granted_at is null and t.granted_by is null) end as stray
+            else l.present is not true and not (t.permission_level is null and t.granted_at is null and t.granted_by is null and l.present is false) end as stray
         from (
           select t.* from public.user_permissions as t
           where (t.user_id, t.resource_type, t.resource_id) >= (p_from[1]::uuid, p_from[2]::text collate "C", p_from[3]::uuid) and t.user_id >= p_from[1]::uuid
@@ -435,13 +435,100 @@ end
 $$;
 
 
+create or replace function mirror.survey_user_permissions(
+  p_seed bigint, p_md5 boolean, p_bits integer, p_wanted bytea, p_each boolean, p_part integer,
+  p_parts integer
+) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  answer jsonb;
+  low constant bigint := (1::bigint << p_bits) - 1;
+  wanted_low constant bigint := 8 * length(p_wanted) - 1;
+  seen constant tid[] := mirror.part_of('public.user_permissions', p_part, p_parts);
+  known constant tid[] := mirror.part_of('mirror.ledger_user_permissions', p_part, p_parts);
+begin
+  if p_each then
+    select coalesce(jsonb_agg(jsonb_build_array(f.k0, f.k1, f.k2, f.hash::text)), '[]')
+    into answer
+    from (
+      select k.k0::text, k.k1::text, k.k2::text, bit_xor(k.hash) as hash
+      from (
+        select k.k0, k.k1, k.k2, case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1, k.c2)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1, k.c2), p_seed) end as hash
+        from (
+          select t.user_id as k0, t.resource_type as k1, t.resource_id as k2, t.permission_level::text collate "C" as c0, t.granted_at::text collate "C" as c1, t.granted_by::text collate "C" as c2,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(t.user_id, t.resource_type, t.resource_id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.user_id, t.resource_type, t.resource_id), p_seed) end as key_hash
+          from public.user_permissions as t
+          where t.ctid >= seen[1] and t.ctid < seen[2]
+            and not (t.permission_level is null and t.granted_at is null and t.granted_by is null and (select l.present is false from mirror.ledger_user_permissions as l where l.user_id = t.user_id and l.resource_type = t.resource_type and l.resource_id = t.resource_id) is true)
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+        union all
+        select k.k0, k.k1, k.k2, case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0), p_seed) end
+        from (
+          select l.user_id as k0, l.resource_type as k1, l.resource_id as k2, l.ref_workspace_id::text collate "C" as c0,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(l.user_id, l.resource_type, l.resource_id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.user_id, l.resource_type, l.resource_id), p_seed) end as key_hash
+          from mirror.ledger_user_permissions as l
+          where l.ctid >= known[1] and l.ctid < known[2]
+            and l.present
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+      ) as k
+      group by k.k0, k.k1, k.k2
+    ) as f;
+  else
+    select jsonb_build_object(
+      'rows', coalesce(sum(f.rows), 0),
+      'buckets', encode(coalesce(string_agg(int4send(f.bucket), ''), ''), 'base64'),
+      'sums', encode(coalesce(string_agg(int8send(f.sum), ''), ''), 'base64')
+    )
+    into answer
+    from (
+      select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1, k.c2)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1, k.c2), p_seed) end) as sum
+      from (
+        select t.user_id as k0, t.resource_type as k1, t.resource_id as k2, t.permission_level::text collate "C" as c0, t.granted_at::text collate "C" as c1, t.granted_by::text collate "C" as c2,
+          case when p_md5 then ('x' || left(md5(p_seed::text || row(t.user_id, t.resource_type, t.resource_id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.user_id, t.resource_type, t.resource_id), p_seed) end as key_hash
+        from public.user_permissions as t
+        where t.ctid >= seen[1] and t.ctid < seen[2]
+          and not (t.permission_level is null and t.granted_at is null and t.granted_by is null and (select l.present is false from mirror.ledger_user_permissions as l where l.user_id = t.user_id and l.resource_type = t.resource_type and l.resource_id = t.resource_id) is true)
+        -- So that a hash is taken once, not wherever it is named.
+        offset 0
+      ) as k
+      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+      group by 1
+      union all
+      select (k.key_hash & low)::integer, 0, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0), p_seed) end)
+      from (
+        select l.user_id as k0, l.resource_type as k1, l.resource_id as k2, l.ref_workspace_id::text collate "C" as c0,
+          case when p_md5 then ('x' || left(md5(p_seed::text || row(l.user_id, l.resource_type, l.resource_id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.user_id, l.resource_type, l.resource_id), p_seed) end as key_hash
+        from mirror.ledger_user_permissions as l
+        where l.ctid >= known[1] and l.ctid < known[2]
+          and l.present
+        -- So that a hash is taken once, not wherever it is named.
+        offset 0
+      ) as k
+      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+      group by 1
+    ) as f;
+  end if;
+  return answer;
+end
+$$;
+revoke all on function mirror.survey_user_permissions(bigint, boolean, integer, bytea, boolean, integer, integer)
+from public, anon, authenticated, service_role;
+
+
 create or replace function mirror.rows_user_permissions(p_keys jsonb)
 returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_agg(jsonb_build_object(
     'key', jsonb_build_array(a.k0::text, a.k1::text, a.k2::text),
-    'row', case when t.user_id is not null and not (l.present is false and t.permission_level is null and t.granted_at is null and t.granted_by is null) then
+    'row', case when t.user_id is not null and not (t.permission_level is null and t.granted_at is null and t.granted_by is null and l.present is false) then
       jsonb_build_array(t.user_id::text, t.resource_type::text, t.resource_id::text, t.permission_level::text, t.granted_at::text, t.granted_by::text, l.ref_workspace_id::text)
     end,
     'present', l.present,

@@ -508,6 +508,93 @@ end
 $$;
 
 
+create or replace function mirror.survey_role_permissions(
+  p_seed bigint, p_md5 boolean, p_bits integer, p_wanted bytea, p_each boolean, p_part integer,
+  p_parts integer
+) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  answer jsonb;
+  low constant bigint := (1::bigint << p_bits) - 1;
+  wanted_low constant bigint := 8 * length(p_wanted) - 1;
+  seen constant tid[] := mirror.part_of('public.role_permissions', p_part, p_parts);
+  known constant tid[] := mirror.part_of('mirror.ledger_role_permissions', p_part, p_parts);
+begin
+  if p_each then
+    select coalesce(jsonb_agg(jsonb_build_array(f.k0, f.k1, f.hash::text)), '[]')
+    into answer
+    from (
+      select k.k0::text, k.k1::text, bit_xor(k.hash) as hash
+      from (
+        select k.k0, k.k1, case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash), p_seed) end as hash
+        from (
+          select t.role_id as k0, t.permission_id as k1,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(t.role_id, t.permission_id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.role_id, t.permission_id), p_seed) end as key_hash
+          from public.role_permissions as t
+          where t.ctid >= seen[1] and t.ctid < seen[2]
+            and not (false)
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+        union all
+        select k.k0, k.k1, k.key_hash
+        from (
+          select l.role_id as k0, l.permission_id as k1,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(l.role_id, l.permission_id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.role_id, l.permission_id), p_seed) end as key_hash
+          from mirror.ledger_role_permissions as l
+          where l.ctid >= known[1] and l.ctid < known[2]
+            and l.present
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+      ) as k
+      group by k.k0, k.k1
+    ) as f;
+  else
+    select jsonb_build_object(
+      'rows', coalesce(sum(f.rows), 0),
+      'buckets', encode(coalesce(string_agg(int4send(f.bucket), ''), ''), 'base64'),
+      'sums', encode(coalesce(string_agg(int8send(f.sum), ''), ''), 'base64')
+    )
+    into answer
+    from (
+      select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash), p_seed) end) as sum
+      from (
+        select t.role_id as k0, t.permission_id as k1,
+          case when p_md5 then ('x' || left(md5(p_seed::text || row(t.role_id, t.permission_id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.role_id, t.permission_id), p_seed) end as key_hash
+        from public.role_permissions as t
+        where t.ctid >= seen[1] and t.ctid < seen[2]
+          and not (false)
+        -- So that a hash is taken once, not wherever it is named.
+        offset 0
+      ) as k
+      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+      group by 1
+      union all
+      select (k.key_hash & low)::integer, 0, bit_xor(k.key_hash)
+      from (
+        select l.role_id as k0, l.permission_id as k1,
+          case when p_md5 then ('x' || left(md5(p_seed::text || row(l.role_id, l.permission_id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.role_id, l.permission_id), p_seed) end as key_hash
+        from mirror.ledger_role_permissions as l
+        where l.ctid >= known[1] and l.ctid < known[2]
+          and l.present
+        -- So that a hash is taken once, not wherever it is named.
+        offset 0
+      ) as k
+      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+      group by 1
+    ) as f;
+  end if;
+  return answer;
+end
+$$;
+revoke all on function mirror.survey_role_permissions(bigint, boolean, integer, bytea, boolean, integer, integer)
+from public, anon, authenticated, service_role;
+
+
 create or replace function mirror.rows_role_permissions(p_keys jsonb)
 returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
@@ -790,9 +877,9 @@ begin
             else hash_record_extended(h.r, p_seed) end as hash
       from (
         select coalesce(t.id, l.id)::text as k0, row(t.id::text collate "C", t.name::text collate "C") as r,
-          t.id is not null and not (l.present is false and t.name is null) as there,
+          t.id is not null and not (t.name is null and l.present is false) as there,
           case when t.id is null then l.present
-            else l.present is not true and not (l.present is false and t.name is null) end as stray
+            else l.present is not true and not (t.name is null and l.present is false) end as stray
         from (
           select t.* from public.permissions as t
           where (t.id) >= (p_from[1]::uuid)
@@ -819,9 +906,9 @@ begin
             else hash_record_extended(h.r, p_seed) end as hash
       from (
         select coalesce(t.id, l.id)::text as k0, row(t.id::text collate "C", t.name::text collate "C") as r,
-          t.id is not null and not (l.present is false and t.name is null) as there,
+          t.id is not null and not (t.name is null and l.present is false) as there,
           case when t.id is null then l.present
-            else l.present is not true and not (l.present is false and t.name is null) end as stray
+            else l.present is not true and not (t.name is null and l.present is false) end as stray
         from (
           select t.* from public.permissions as t
           where (t.id) >= (p_from[1]::uuid)
@@ -841,13 +928,100 @@ end
 $$;
 
 
+create or replace function mirror.survey_permissions(
+  p_seed bigint, p_md5 boolean, p_bits integer, p_wanted bytea, p_each boolean, p_part integer,
+  p_parts integer
+) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  answer jsonb;
+  low constant bigint := (1::bigint << p_bits) - 1;
+  wanted_low constant bigint := 8 * length(p_wanted) - 1;
+  seen constant tid[] := mirror.part_of('public.permissions', p_part, p_parts);
+  known constant tid[] := mirror.part_of('mirror.ledger_permissions', p_part, p_parts);
+begin
+  if p_each then
+    select coalesce(jsonb_agg(jsonb_build_array(f.k0, f.hash::text)), '[]')
+    into answer
+    from (
+      select k.k0::text, bit_xor(k.hash) as hash
+      from (
+        select k.k0, case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0), p_seed) end as hash
+        from (
+          select t.id as k0, t.name::text collate "C" as c0,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(t.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.id), p_seed) end as key_hash
+          from public.permissions as t
+          where t.ctid >= seen[1] and t.ctid < seen[2]
+            and not (t.name is null and (select l.present is false from mirror.ledger_permissions as l where l.id = t.id) is true)
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+        union all
+        select k.k0, k.key_hash
+        from (
+          select l.id as k0,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(l.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.id), p_seed) end as key_hash
+          from mirror.ledger_permissions as l
+          where l.ctid >= known[1] and l.ctid < known[2]
+            and l.present
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+      ) as k
+      group by k.k0
+    ) as f;
+  else
+    select jsonb_build_object(
+      'rows', coalesce(sum(f.rows), 0),
+      'buckets', encode(coalesce(string_agg(int4send(f.bucket), ''), ''), 'base64'),
+      'sums', encode(coalesce(string_agg(int8send(f.sum), ''), ''), 'base64')
+    )
+    into answer
+    from (
+      select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0), p_seed) end) as sum
+      from (
+        select t.id as k0, t.name::text collate "C" as c0,
+          case when p_md5 then ('x' || left(md5(p_seed::text || row(t.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.id), p_seed) end as key_hash
+        from public.permissions as t
+        where t.ctid >= seen[1] and t.ctid < seen[2]
+          and not (t.name is null and (select l.present is false from mirror.ledger_permissions as l where l.id = t.id) is true)
+        -- So that a hash is taken once, not wherever it is named.
+        offset 0
+      ) as k
+      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+      group by 1
+      union all
+      select (k.key_hash & low)::integer, 0, bit_xor(k.key_hash)
+      from (
+        select l.id as k0,
+          case when p_md5 then ('x' || left(md5(p_seed::text || row(l.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.id), p_seed) end as key_hash
+        from mirror.ledger_permissions as l
+        where l.ctid >= known[1] and l.ctid < known[2]
+          and l.present
+        -- So that a hash is taken once, not wherever it is named.
+        offset 0
+      ) as k
+      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+      group by 1
+    ) as f;
+  end if;
+  return answer;
+end
+$$;
+revoke all on function mirror.survey_permissions(bigint, boolean, integer, bytea, boolean, integer, integer)
+from public, anon, authenticated, service_role;
+
+
 create or replace function mirror.rows_permissions(p_keys jsonb)
 returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_agg(jsonb_build_object(
     'key', jsonb_build_array(a.k0::text),
-    'row', case when t.id is not null and not (l.present is false and t.name is null) then
+    'row', case when t.id is not null and not (t.name is null and l.present is false) then
       jsonb_build_array(t.id::text, t.name::text)
     end,
     'present', l.present,
@@ -1123,9 +1297,9 @@ begin
             else hash_record_extended(h.r, p_seed) end as hash
       from (
         select coalesce(t.id, l.id)::text as k0, row(t.id::text collate "C", t.name::text collate "C") as r,
-          t.id is not null and not (l.present is false and t.name is null) as there,
+          t.id is not null and not (t.name is null and l.present is false) as there,
           case when t.id is null then l.present
-            else l.present is not true and not (l.present is false and t.name is null) end as stray
+            else l.present is not true and not (t.name is null and l.present is false) end as stray
         from (
           select t.* from public.roles as t
           where (t.id) >= (p_from[1]::uuid)
@@ -1152,9 +1326,9 @@ begin
             else hash_record_extended(h.r, p_seed) end as hash
       from (
         select coalesce(t.id, l.id)::text as k0, row(t.id::text collate "C", t.name::text collate "C") as r,
-          t.id is not null and not (l.present is false and t.name is null) as there,
+          t.id is not null and not (t.name is null and l.present is false) as there,
           case when t.id is null then l.present
-            else l.present is not true and not (l.present is false and t.name is null) end as stray
+            else l.present is not true and not (t.name is null and l.present is false) end as stray
         from (
           select t.* from public.roles as t
           where (t.id) >= (p_from[1]::uuid)
@@ -1174,13 +1348,100 @@ end
 $$;
 
 
+create or replace function mirror.survey_roles(
+  p_seed bigint, p_md5 boolean, p_bits integer, p_wanted bytea, p_each boolean, p_part integer,
+  p_parts integer
+) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  answer jsonb;
+  low constant bigint := (1::bigint << p_bits) - 1;
+  wanted_low constant bigint := 8 * length(p_wanted) - 1;
+  seen constant tid[] := mirror.part_of('public.roles', p_part, p_parts);
+  known constant tid[] := mirror.part_of('mirror.ledger_roles', p_part, p_parts);
+begin
+  if p_each then
+    select coalesce(jsonb_agg(jsonb_build_array(f.k0, f.hash::text)), '[]')
+    into answer
+    from (
+      select k.k0::text, bit_xor(k.hash) as hash
+      from (
+        select k.k0, case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0), p_seed) end as hash
+        from (
+          select t.id as k0, t.name::text collate "C" as c0,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(t.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.id), p_seed) end as key_hash
+          from public.roles as t
+          where t.ctid >= seen[1] and t.ctid < seen[2]
+            and not (t.name is null and (select l.present is false from mirror.ledger_roles as l where l.id = t.id) is true)
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+        union all
+        select k.k0, k.key_hash
+        from (
+          select l.id as k0,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(l.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.id), p_seed) end as key_hash
+          from mirror.ledger_roles as l
+          where l.ctid >= known[1] and l.ctid < known[2]
+            and l.present
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+      ) as k
+      group by k.k0
+    ) as f;
+  else
+    select jsonb_build_object(
+      'rows', coalesce(sum(f.rows), 0),
+      'buckets', encode(coalesce(string_agg(int4send(f.bucket), ''), ''), 'base64'),
+      'sums', encode(coalesce(string_agg(int8send(f.sum), ''), ''), 'base64')
+    )
+    into answer
+    from (
+      select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0), p_seed) end) as sum
+      from (
+        select t.id as k0, t.name::text collate "C" as c0,
+          case when p_md5 then ('x' || left(md5(p_seed::text || row(t.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.id), p_seed) end as key_hash
+        from public.roles as t
+        where t.ctid >= seen[1] and t.ctid < seen[2]
+          and not (t.name is null and (select l.present is false from mirror.ledger_roles as l where l.id = t.id) is true)
+        -- So that a hash is taken once, not wherever it is named.
+        offset 0
+      ) as k
+      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+      group by 1
+      union all
+      select (k.key_hash & low)::integer, 0, bit_xor(k.key_hash)
+      from (
+        select l.id as k0,
+          case when p_md5 then ('x' || left(md5(p_seed::text || row(l.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.id), p_seed) end as key_hash
+        from mirror.ledger_roles as l
+        where l.ctid >= known[1] and l.ctid < known[2]
+          and l.present
+        -- So that a hash is taken once, not wherever it is named.
+        offset 0
+      ) as k
+      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+      group by 1
+    ) as f;
+  end if;
+  return answer;
+end
+$$;
+revoke all on function mirror.survey_roles(bigint, boolean, integer, bytea, boolean, integer, integer)
+from public, anon, authenticated, service_role;
+
+
 create or replace function mirror.rows_roles(p_keys jsonb)
 returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_agg(jsonb_build_object(
     'key', jsonb_build_array(a.k0::text),
-    'row', case when t.id is not null and not (l.present is false and t.name is null) then
+    'row', case when t.id is not null and not (t.name is null and l.present is false) then
       jsonb_build_array(t.id::text, t.name::text)
     end,
     'present', l.present,
@@ -1457,9 +1718,9 @@ begin
             else hash_record_extended(h.r, p_seed) end as hash
       from (
         select coalesce(t.id, l.id)::text as k0, row(t.id::text collate "C", t.name::text collate "C", t.role_id::text collate "C") as r,
-          t.id is not null and not (l.present is false and t.name is null and t.role_id is null) as there,
+          t.id is not null and not (t.name is null and t.role_id is null and l.present is false) as there,
           case when t.id is null then l.present
-            else l.present is not true and not (l.present is false and t.name is null and t.role_id is null) end as stray
+            else l.present is not true and not (t.name is null and t.role_id is null and l.present is false) end as stray
         from (
           select t.* from public.users as t
           where (t.id) >= (p_from[1]::uuid)
@@ -1486,9 +1747,9 @@ begin
             else hash_record_extended(h.r, p_seed) end as hash
       from (
         select coalesce(t.id, l.id)::text as k0, row(t.id::text collate "C", t.name::text collate "C", t.role_id::text collate "C") as r,
-          t.id is not null and not (l.present is false and t.name is null and t.role_id is null) as there,
+          t.id is not null and not (t.name is null and t.role_id is null and l.present is false) as there,
           case when t.id is null then l.present
-            else l.present is not true and not (l.present is false and t.name is null and t.role_id is null) end as stray
+            else l.present is not true and not (t.name is null and t.role_id is null and l.present is false) end as stray
         from (
           select t.* from public.users as t
           where (t.id) >= (p_from[1]::uuid)
@@ -1508,13 +1769,100 @@ end
 $$;
 
 
+create or replace function mirror.survey_users(
+  p_seed bigint, p_md5 boolean, p_bits integer, p_wanted bytea, p_each boolean, p_part integer,
+  p_parts integer
+) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  answer jsonb;
+  low constant bigint := (1::bigint << p_bits) - 1;
+  wanted_low constant bigint := 8 * length(p_wanted) - 1;
+  seen constant tid[] := mirror.part_of('public.users', p_part, p_parts);
+  known constant tid[] := mirror.part_of('mirror.ledger_users', p_part, p_parts);
+begin
+  if p_each then
+    select coalesce(jsonb_agg(jsonb_build_array(f.k0, f.hash::text)), '[]')
+    into answer
+    from (
+      select k.k0::text, bit_xor(k.hash) as hash
+      from (
+        select k.k0, case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end as hash
+        from (
+          select t.id as k0, t.name::text collate "C" as c0, t.role_id::text collate "C" as c1,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(t.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.id), p_seed) end as key_hash
+          from public.users as t
+          where t.ctid >= seen[1] and t.ctid < seen[2]
+            and not (t.name is null and t.role_id is null and (select l.present is false from mirror.ledger_users as l where l.id = t.id) is true)
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+        union all
+        select k.k0, k.key_hash
+        from (
+          select l.id as k0,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(l.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.id), p_seed) end as key_hash
+          from mirror.ledger_users as l
+          where l.ctid >= known[1] and l.ctid < known[2]
+            and l.present
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+      ) as k
+      group by k.k0
+    ) as f;
+  else
+    select jsonb_build_object(
+      'rows', coalesce(sum(f.rows), 0),
+      'buckets', encode(coalesce(string_agg(int4send(f.bucket), ''), ''), 'base64'),
+      'sums', encode(coalesce(string_agg(int8send(f.sum), ''), ''), 'base64')
+    )
+    into answer
+    from (
+      select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end) as sum
+      from (
+        select t.id as k0, t.name::text collate "C" as c0, t.role_id::text collate "C" as c1,
+          case when p_md5 then ('x' || left(md5(p_seed::text || row(t.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.id), p_seed) end as key_hash
+        from public.users as t
+        where t.ctid >= seen[1] and t.ctid < seen[2]
+          and not (t.name is null and t.role_id is null and (select l.present is false from mirror.ledger_users as l where l.id = t.id) is true)
+        -- So that a hash is taken once, not wherever it is named.
+        offset 0
+      ) as k
+      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+      group by 1
+      union all
+      select (k.key_hash & low)::integer, 0, bit_xor(k.key_hash)
+      from (
+        select l.id as k0,
+          case when p_md5 then ('x' || left(md5(p_seed::text || row(l.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.id), p_seed) end as key_hash
+        from mirror.ledger_users as l
+        where l.ctid >= known[1] and l.ctid < known[2]
+          and l.present
+        -- So that a hash is taken once, not wherever it is named.
+        offset 0
+      ) as k
+      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+      group by 1
+    ) as f;
+  end if;
+  return answer;
+end
+$$;
+revoke all on function mirror.survey_users(bigint, boolean, integer, bytea, boolean, integer, integer)
+from public, anon, authenticated, service_role;
+
+
 create or replace function mirror.rows_users(p_keys jsonb)
 returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_agg(jsonb_build_object(
     'key', jsonb_build_array(a.k0::text),
-    'row', case when t.id is not null and not (l.present is false and t.name is null and t.role_id is null) then
+    'row', case when t.id is not null and not (t.name is null and t.role_id is null and l.present is false) then
       jsonb_build_array(t.id::text, t.name::text, t.role_id::text)
     end,
     'present', l.present,

@@ -402,6 +402,48 @@ end
 $$;
 
 
+-- Return where a part of a table's rows begins, and where it ends: before that.
+create or replace function mirror.part_of(name regclass, part integer, parts integer) returns tid[]
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select array[
+    format('(%s,0)', blocks * part / parts),
+    -- What was added meanwhile belongs to the last part.
+    format('(%s,0)', case when part + 1 < parts then blocks * (part + 1) / parts else 4294967294 end)
+  ]::tid[]
+  from (select pg_relation_size(name) / current_setting('block_size')::bigint as blocks) as s
+$$;
+
+
+-- Say what lies in a part of a mapping's rows, by the lowest bits of their keys' hashes.
+--
+-- request: {mapping, digest, seed, md5, bits, wanted, each, part, parts}; `wanted`, in base64, has a
+-- bit for each bucket that is asked for; null: all are.
+-- Answers {rows, buckets, sums}: how many rows are visible; numbers of buckets and, for each, hashes
+-- XORed, both packed and in base64, a bucket up to twice. Or, if `each` is asked for, [[key…, hash]].
+create or replace function mirror.survey(request jsonb) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
+-- How values print is part of their hash.
+set datestyle = 'ISO, YMD' set timezone = 'UTC' set intervalstyle = 'postgres'
+set extra_float_digits = 1 set bytea_output = 'hex'
+-- Whole tables are read: a plan that does not know which part, or that md5 is not asked for, is
+-- dearer than to plan.
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  answer jsonb;
+begin
+  perform mirror.check_mapping(request);
+  execute format('select mirror.%I($1, $2, $3, $4, $5, $6, $7)', 'survey_' || (request ->> 'mapping'))
+    into answer
+    using (request ->> 'seed')::bigint, (request ->> 'md5')::boolean, (request ->> 'bits')::integer,
+      decode(request ->> 'wanted', 'base64'), (request ->> 'each')::boolean,
+      (request ->> 'part')::integer, (request ->> 'parts')::integer;
+  return answer;
+end
+$$;
+
+
 -- Say everything that is known of some keys.
 --
 -- request: {mapping, digest, keys}. Answers [{key, row, present, epoch, fence, edited, expired,
@@ -1259,6 +1301,10 @@ create or replace function public.mirror_digest(request text) returns jsonb
 language sql security definer stable set search_path = pg_catalog, pg_temp
 as $$ select mirror.digest(request::jsonb) $$;
 
+create or replace function public.mirror_survey(request text) returns jsonb
+language sql security definer stable set search_path = pg_catalog, pg_temp
+as $$ select mirror.survey(request::jsonb) $$;
+
 create or replace function public.mirror_rows(request text) returns jsonb
 language sql security definer stable set search_path = pg_catalog, pg_temp
 as $$ select mirror.rows(request::jsonb) $$;
@@ -1470,6 +1516,8 @@ revoke all on function
   mirror.apply(jsonb),
   mirror.open_scopes(jsonb),
   mirror.digest(jsonb),
+  mirror.part_of(regclass, integer, integer),
+  mirror.survey(jsonb),
   mirror.rows(jsonb),
   mirror.expired(jsonb),
   mirror.check_mapping(jsonb),
@@ -1487,6 +1535,7 @@ revoke all on function
   public.mirror_apply(text),
   public.mirror_open_scopes(text),
   public.mirror_digest(text),
+  public.mirror_survey(text),
   public.mirror_rows(text),
   public.mirror_expired(text),
   public.mirror_purge(text),
@@ -1500,6 +1549,7 @@ grant execute on function
   public.mirror_apply(text),
   public.mirror_open_scopes(text),
   public.mirror_digest(text),
+  public.mirror_survey(text),
   public.mirror_rows(text),
   public.mirror_expired(text),
   public.mirror_purge(text),

@@ -435,9 +435,9 @@ begin
             else hash_record_extended(h.r, p_seed) end as hash
       from (
         select coalesce(t.trip_id, l.trip_id)::text as k0, coalesce(t.user_id, l.user_id)::text as k1, row(t.trip_id::text collate "C", t.user_id::text collate "C", t.role::text collate "C", t.status::text collate "C") as r,
-          t.trip_id is not null and not (l.present is false and t.role is null and t.status is null) as there,
+          t.trip_id is not null and not (t.role is null and t.status is null and l.present is false) as there,
           case when t.trip_id is null then l.present
-            else l.present is not true and not (l.present is false and t.role is null and t.status is null) end as stray
+            else l.present is not true and not (t.role is null and t.status is null and l.present is false) end as stray
         from (
           select t.* from public.trip_memberships as t
           where (t.trip_id, t.user_id) >= (p_from[1]::uuid, p_from[2]::uuid) and t.trip_id >= p_from[1]::uuid
@@ -464,9 +464,9 @@ begin
             else hash_record_extended(h.r, p_seed) end as hash
       from (
         select coalesce(t.trip_id, l.trip_id)::text as k0, coalesce(t.user_id, l.user_id)::text as k1, row(t.trip_id::text collate "C", t.user_id::text collate "C", t.role::text collate "C", t.status::text collate "C") as r,
-          t.trip_id is not null and not (l.present is false and t.role is null and t.status is null) as there,
+          t.trip_id is not null and not (t.role is null and t.status is null and l.present is false) as there,
           case when t.trip_id is null then l.present
-            else l.present is not true and not (l.present is false and t.role is null and t.status is null) end as stray
+            else l.present is not true and not (t.role is null and t.status is null and l.present is false) end as stray
         from (
           select t.* from public.trip_memberships as t
           where (t.trip_id, t.user_id) >= (p_from[1]::uuid, p_from[2]::uuid) and t.trip_id >= p_from[1]::uuid
@@ -486,13 +486,100 @@ end
 $$;
 
 
+create or replace function mirror.survey_trip_memberships(
+  p_seed bigint, p_md5 boolean, p_bits integer, p_wanted bytea, p_each boolean, p_part integer,
+  p_parts integer
+) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  answer jsonb;
+  low constant bigint := (1::bigint << p_bits) - 1;
+  wanted_low constant bigint := 8 * length(p_wanted) - 1;
+  seen constant tid[] := mirror.part_of('public.trip_memberships', p_part, p_parts);
+  known constant tid[] := mirror.part_of('mirror.ledger_trip_memberships', p_part, p_parts);
+begin
+  if p_each then
+    select coalesce(jsonb_agg(jsonb_build_array(f.k0, f.k1, f.hash::text)), '[]')
+    into answer
+    from (
+      select k.k0::text, k.k1::text, bit_xor(k.hash) as hash
+      from (
+        select k.k0, k.k1, case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end as hash
+        from (
+          select t.trip_id as k0, t.user_id as k1, t.role::text collate "C" as c0, t.status::text collate "C" as c1,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(t.trip_id, t.user_id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.trip_id, t.user_id), p_seed) end as key_hash
+          from public.trip_memberships as t
+          where t.ctid >= seen[1] and t.ctid < seen[2]
+            and not (t.role is null and t.status is null and (select l.present is false from mirror.ledger_trip_memberships as l where l.trip_id = t.trip_id and l.user_id = t.user_id) is true)
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+        union all
+        select k.k0, k.k1, k.key_hash
+        from (
+          select l.trip_id as k0, l.user_id as k1,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(l.trip_id, l.user_id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.trip_id, l.user_id), p_seed) end as key_hash
+          from mirror.ledger_trip_memberships as l
+          where l.ctid >= known[1] and l.ctid < known[2]
+            and l.present
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+      ) as k
+      group by k.k0, k.k1
+    ) as f;
+  else
+    select jsonb_build_object(
+      'rows', coalesce(sum(f.rows), 0),
+      'buckets', encode(coalesce(string_agg(int4send(f.bucket), ''), ''), 'base64'),
+      'sums', encode(coalesce(string_agg(int8send(f.sum), ''), ''), 'base64')
+    )
+    into answer
+    from (
+      select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end) as sum
+      from (
+        select t.trip_id as k0, t.user_id as k1, t.role::text collate "C" as c0, t.status::text collate "C" as c1,
+          case when p_md5 then ('x' || left(md5(p_seed::text || row(t.trip_id, t.user_id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.trip_id, t.user_id), p_seed) end as key_hash
+        from public.trip_memberships as t
+        where t.ctid >= seen[1] and t.ctid < seen[2]
+          and not (t.role is null and t.status is null and (select l.present is false from mirror.ledger_trip_memberships as l where l.trip_id = t.trip_id and l.user_id = t.user_id) is true)
+        -- So that a hash is taken once, not wherever it is named.
+        offset 0
+      ) as k
+      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+      group by 1
+      union all
+      select (k.key_hash & low)::integer, 0, bit_xor(k.key_hash)
+      from (
+        select l.trip_id as k0, l.user_id as k1,
+          case when p_md5 then ('x' || left(md5(p_seed::text || row(l.trip_id, l.user_id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.trip_id, l.user_id), p_seed) end as key_hash
+        from mirror.ledger_trip_memberships as l
+        where l.ctid >= known[1] and l.ctid < known[2]
+          and l.present
+        -- So that a hash is taken once, not wherever it is named.
+        offset 0
+      ) as k
+      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+      group by 1
+    ) as f;
+  end if;
+  return answer;
+end
+$$;
+revoke all on function mirror.survey_trip_memberships(bigint, boolean, integer, bytea, boolean, integer, integer)
+from public, anon, authenticated, service_role;
+
+
 create or replace function mirror.rows_trip_memberships(p_keys jsonb)
 returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_agg(jsonb_build_object(
     'key', jsonb_build_array(a.k0::text, a.k1::text),
-    'row', case when t.trip_id is not null and not (l.present is false and t.role is null and t.status is null) then
+    'row', case when t.trip_id is not null and not (t.role is null and t.status is null and l.present is false) then
       jsonb_build_array(t.trip_id::text, t.user_id::text, t.role::text, t.status::text)
     end,
     'present', l.present,
@@ -770,9 +857,9 @@ begin
             else hash_record_extended(h.r, p_seed) end as hash
       from (
         select coalesce(t.id, l.id)::text as k0, row(t.id::text collate "C", t.name::text collate "C", t.created_by::text collate "C") as r,
-          t.id is not null and not (l.present is false and t.name is null and t.created_by is null) as there,
+          t.id is not null and not (t.name is null and t.created_by is null and l.present is false) as there,
           case when t.id is null then l.present
-            else l.present is not true and not (l.present is false and t.name is null and t.created_by is null) end as stray
+            else l.present is not true and not (t.name is null and t.created_by is null and l.present is false) end as stray
         from (
           select t.* from public.trips as t
           where (t.id) >= (p_from[1]::uuid)
@@ -799,9 +886,9 @@ begin
             else hash_record_extended(h.r, p_seed) end as hash
       from (
         select coalesce(t.id, l.id)::text as k0, row(t.id::text collate "C", t.name::text collate "C", t.created_by::text collate "C") as r,
-          t.id is not null and not (l.present is false and t.name is null and t.created_by is null) as there,
+          t.id is not null and not (t.name is null and t.created_by is null and l.present is false) as there,
           case when t.id is null then l.present
-            else l.present is not true and not (l.present is false and t.name is null and t.created_by is null) end as stray
+            else l.present is not true and not (t.name is null and t.created_by is null and l.present is false) end as stray
         from (
           select t.* from public.trips as t
           where (t.id) >= (p_from[1]::uuid)
@@ -821,13 +908,100 @@ end
 $$;
 
 
+create or replace function mirror.survey_trips(
+  p_seed bigint, p_md5 boolean, p_bits integer, p_wanted bytea, p_each boolean, p_part integer,
+  p_parts integer
+) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  answer jsonb;
+  low constant bigint := (1::bigint << p_bits) - 1;
+  wanted_low constant bigint := 8 * length(p_wanted) - 1;
+  seen constant tid[] := mirror.part_of('public.trips', p_part, p_parts);
+  known constant tid[] := mirror.part_of('mirror.ledger_trips', p_part, p_parts);
+begin
+  if p_each then
+    select coalesce(jsonb_agg(jsonb_build_array(f.k0, f.hash::text)), '[]')
+    into answer
+    from (
+      select k.k0::text, bit_xor(k.hash) as hash
+      from (
+        select k.k0, case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end as hash
+        from (
+          select t.id as k0, t.name::text collate "C" as c0, t.created_by::text collate "C" as c1,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(t.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.id), p_seed) end as key_hash
+          from public.trips as t
+          where t.ctid >= seen[1] and t.ctid < seen[2]
+            and not (t.name is null and t.created_by is null and (select l.present is false from mirror.ledger_trips as l where l.id = t.id) is true)
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+        union all
+        select k.k0, k.key_hash
+        from (
+          select l.id as k0,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(l.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.id), p_seed) end as key_hash
+          from mirror.ledger_trips as l
+          where l.ctid >= known[1] and l.ctid < known[2]
+            and l.present
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+      ) as k
+      group by k.k0
+    ) as f;
+  else
+    select jsonb_build_object(
+      'rows', coalesce(sum(f.rows), 0),
+      'buckets', encode(coalesce(string_agg(int4send(f.bucket), ''), ''), 'base64'),
+      'sums', encode(coalesce(string_agg(int8send(f.sum), ''), ''), 'base64')
+    )
+    into answer
+    from (
+      select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end) as sum
+      from (
+        select t.id as k0, t.name::text collate "C" as c0, t.created_by::text collate "C" as c1,
+          case when p_md5 then ('x' || left(md5(p_seed::text || row(t.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.id), p_seed) end as key_hash
+        from public.trips as t
+        where t.ctid >= seen[1] and t.ctid < seen[2]
+          and not (t.name is null and t.created_by is null and (select l.present is false from mirror.ledger_trips as l where l.id = t.id) is true)
+        -- So that a hash is taken once, not wherever it is named.
+        offset 0
+      ) as k
+      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+      group by 1
+      union all
+      select (k.key_hash & low)::integer, 0, bit_xor(k.key_hash)
+      from (
+        select l.id as k0,
+          case when p_md5 then ('x' || left(md5(p_seed::text || row(l.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.id), p_seed) end as key_hash
+        from mirror.ledger_trips as l
+        where l.ctid >= known[1] and l.ctid < known[2]
+          and l.present
+        -- So that a hash is taken once, not wherever it is named.
+        offset 0
+      ) as k
+      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+      group by 1
+    ) as f;
+  end if;
+  return answer;
+end
+$$;
+revoke all on function mirror.survey_trips(bigint, boolean, integer, bytea, boolean, integer, integer)
+from public, anon, authenticated, service_role;
+
+
 create or replace function mirror.rows_trips(p_keys jsonb)
 returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_agg(jsonb_build_object(
     'key', jsonb_build_array(a.k0::text),
-    'row', case when t.id is not null and not (l.present is false and t.name is null and t.created_by is null) then
+    'row', case when t.id is not null and not (t.name is null and t.created_by is null and l.present is false) then
       jsonb_build_array(t.id::text, t.name::text, t.created_by::text)
     end,
     'present', l.present,
@@ -1105,9 +1279,9 @@ begin
             else hash_record_extended(h.r, p_seed) end as hash
       from (
         select coalesce(t.id, l.id)::text as k0, row(t.id::text collate "C", t.email::text collate "C", t.username::text collate "C") as r,
-          t.id is not null and not (l.present is false and t.email is null and t.username is null) as there,
+          t.id is not null and not (t.email is null and t.username is null and l.present is false) as there,
           case when t.id is null then l.present
-            else l.present is not true and not (l.present is false and t.email is null and t.username is null) end as stray
+            else l.present is not true and not (t.email is null and t.username is null and l.present is false) end as stray
         from (
           select t.* from public.users as t
           where (t.id) >= (p_from[1]::uuid)
@@ -1134,9 +1308,9 @@ begin
             else hash_record_extended(h.r, p_seed) end as hash
       from (
         select coalesce(t.id, l.id)::text as k0, row(t.id::text collate "C", t.email::text collate "C", t.username::text collate "C") as r,
-          t.id is not null and not (l.present is false and t.email is null and t.username is null) as there,
+          t.id is not null and not (t.email is null and t.username is null and l.present is false) as there,
           case when t.id is null then l.present
-            else l.present is not true and not (l.present is false and t.email is null and t.username is null) end as stray
+            else l.present is not true and not (t.email is null and t.username is null and l.present is false) end as stray
         from (
           select t.* from public.users as t
           where (t.id) >= (p_from[1]::uuid)
@@ -1156,13 +1330,100 @@ end
 $$;
 
 
+create or replace function mirror.survey_users(
+  p_seed bigint, p_md5 boolean, p_bits integer, p_wanted bytea, p_each boolean, p_part integer,
+  p_parts integer
+) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  answer jsonb;
+  low constant bigint := (1::bigint << p_bits) - 1;
+  wanted_low constant bigint := 8 * length(p_wanted) - 1;
+  seen constant tid[] := mirror.part_of('public.users', p_part, p_parts);
+  known constant tid[] := mirror.part_of('mirror.ledger_users', p_part, p_parts);
+begin
+  if p_each then
+    select coalesce(jsonb_agg(jsonb_build_array(f.k0, f.hash::text)), '[]')
+    into answer
+    from (
+      select k.k0::text, bit_xor(k.hash) as hash
+      from (
+        select k.k0, case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end as hash
+        from (
+          select t.id as k0, t.email::text collate "C" as c0, t.username::text collate "C" as c1,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(t.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.id), p_seed) end as key_hash
+          from public.users as t
+          where t.ctid >= seen[1] and t.ctid < seen[2]
+            and not (t.email is null and t.username is null and (select l.present is false from mirror.ledger_users as l where l.id = t.id) is true)
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+        union all
+        select k.k0, k.key_hash
+        from (
+          select l.id as k0,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(l.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.id), p_seed) end as key_hash
+          from mirror.ledger_users as l
+          where l.ctid >= known[1] and l.ctid < known[2]
+            and l.present
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+      ) as k
+      group by k.k0
+    ) as f;
+  else
+    select jsonb_build_object(
+      'rows', coalesce(sum(f.rows), 0),
+      'buckets', encode(coalesce(string_agg(int4send(f.bucket), ''), ''), 'base64'),
+      'sums', encode(coalesce(string_agg(int8send(f.sum), ''), ''), 'base64')
+    )
+    into answer
+    from (
+      select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end) as sum
+      from (
+        select t.id as k0, t.email::text collate "C" as c0, t.username::text collate "C" as c1,
+          case when p_md5 then ('x' || left(md5(p_seed::text || row(t.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.id), p_seed) end as key_hash
+        from public.users as t
+        where t.ctid >= seen[1] and t.ctid < seen[2]
+          and not (t.email is null and t.username is null and (select l.present is false from mirror.ledger_users as l where l.id = t.id) is true)
+        -- So that a hash is taken once, not wherever it is named.
+        offset 0
+      ) as k
+      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+      group by 1
+      union all
+      select (k.key_hash & low)::integer, 0, bit_xor(k.key_hash)
+      from (
+        select l.id as k0,
+          case when p_md5 then ('x' || left(md5(p_seed::text || row(l.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.id), p_seed) end as key_hash
+        from mirror.ledger_users as l
+        where l.ctid >= known[1] and l.ctid < known[2]
+          and l.present
+        -- So that a hash is taken once, not wherever it is named.
+        offset 0
+      ) as k
+      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+      group by 1
+    ) as f;
+  end if;
+  return answer;
+end
+$$;
+revoke all on function mirror.survey_users(bigint, boolean, integer, bytea, boolean, integer, integer)
+from public, anon, authenticated, service_role;
+
+
 create or replace function mirror.rows_users(p_keys jsonb)
 returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_agg(jsonb_build_object(
     'key', jsonb_build_array(a.k0::text),
-    'row', case when t.id is not null and not (l.present is false and t.email is null and t.username is null) then
+    'row', case when t.id is not null and not (t.email is null and t.username is null and l.present is false) then
       jsonb_build_array(t.id::text, t.email::text, t.username::text)
     end,
     'present', l.present,

@@ -22,7 +22,7 @@ def digest_function(mapping: Mapping) -> str:
     A range holds `p_from`, not `p_until`; NULL for the latter: to the end. Of more than `p_limit`
     rows it answers for the first, and says with `until` where it stopped.
     """
-    table, ledger = _tables(mapping)
+    table, ledger = tables(mapping)
     ends = "\n".join(_narrow(mapping, name) for name in (table, ledger))
     body = f"""\
 {ends}
@@ -50,7 +50,7 @@ $$;"""
 
 def rows_function(model: str, mapping: Mapping) -> str:
     """Return `mirror.rows_<mapping>`: everything that is known of some keys."""
-    table, ledger = _tables(mapping)
+    table, ledger = tables(mapping)
     asked = ", ".join(
         f"(k ->> {i})::{column.type} as k{i}" for i, column in enumerate(mapping.key_columns)
     )
@@ -64,8 +64,8 @@ language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_agg(jsonb_build_object(
     'key', jsonb_build_array({keys}),
-    'row', case when t.{identifier(mapping.key[0])} is not null and not ({_bare(mapping)}) then
-      jsonb_build_array({", ".join(f"{value}::text" for value in _values(mapping))})
+    'row', case when t.{identifier(mapping.key[0])} is not null and not ({bare(mapping)}) then
+      jsonb_build_array({", ".join(f"{value}::text" for value in values(mapping))})
     end,
     'present', l.present,
     'epoch', l.epoch,
@@ -87,7 +87,7 @@ def expired_function(mapping: Mapping) -> list[str]:
     """Return `mirror.expired_<mapping>`, which names rows that have expired; none if none can."""
     if mapping.expires is None:
         return []
-    table, _ = _tables(mapping)
+    table, _ = tables(mapping)
     name = identifier("mirror", f"expired_{mapping.name}")
     names = ", ".join(f"t.{identifier(key)}" for key in mapping.key)
     keys = ", ".join(f"s.{identifier(key)}::text" for key in mapping.key)
@@ -122,14 +122,15 @@ revoke all on function
 from public, anon, authenticated, service_role;"""
 
 
-def _tables(mapping: Mapping) -> tuple[str, str]:
+def tables(mapping: Mapping) -> tuple[str, str]:
+    """Return the names of its table and its ledger."""
     return (
         identifier(mapping.schema, mapping.table),
         identifier("mirror", f"ledger_{mapping.name}"),
     )
 
 
-def _values(mapping: Mapping) -> list[str]:
+def values(mapping: Mapping) -> list[str]:
     """Return what a row is made of: columns of the table, references that the ledger keeps."""
     names = {column.name for column in mapping.columns}
     return [
@@ -140,12 +141,15 @@ def _values(mapping: Mapping) -> list[str]:
     ]
 
 
-def _bare(mapping: Mapping) -> str:
-    """Return whether a visible row is one that was withdrawn, but for a key that had to stay."""
+def bare(mapping: Mapping, gone: str = "l.present is false") -> str:
+    """Return whether a visible row is one that was withdrawn, but for a key that had to stay.
+
+    `gone` says so of its ledger row.
+    """
     nulls = [f"t.{identifier(column.name)} is null" for column in mapping.data_columns]
     if not nulls and mapping.on_delete == "delete":
         return "false"
-    return " and ".join(["l.present is false", *nulls])
+    return " and ".join([*nulls, gone])
 
 
 def _bound(mapping: Mapping, alias: str, array: str, operator: str) -> str:
@@ -160,12 +164,13 @@ def _bound(mapping: Mapping, alias: str, array: str, operator: str) -> str:
 
 def _cast(mapping: Mapping, array: str) -> str:
     return ", ".join(
-        f"{array}[{i}]::{column.type}{_collated(column.type)}"
+        f"{array}[{i}]::{column.type}{collated(column.type)}"
         for i, column in enumerate(mapping.key_columns, 1)
     )
 
 
-def _collated(kind: str) -> str:
+def collated(kind: str) -> str:
+    """Return what makes a type's values compare by their bytes."""
     return ' collate "C"' if kind == "text" else ""
 
 
@@ -193,7 +198,7 @@ wanted_until := coalesce(limit_key, wanted_until);"""
 
 
 def _digest(mapping: Mapping, *, open_ended: bool) -> str:
-    table, ledger = _tables(mapping)
+    table, ledger = tables(mapping)
 
     def within(alias: str) -> str:
         bounds = [_bound(mapping, alias, "p_from", ">=")]
@@ -207,7 +212,7 @@ def _digest(mapping: Mapping, *, open_ended: bool) -> str:
         f"coalesce(t.{identifier(name)}, l.{identifier(name)})::text as k{i}"
         for i, name in enumerate(mapping.key)
     ]
-    texts = ", ".join(f"{value}::text{_collated('text')}" for value in _values(mapping))
+    texts = ", ".join(f"{value}::text{collated('text')}" for value in values(mapping))
     row_hash = (
         f"case when p_md5 then {MD5_HASH.format(seed='p_seed', row='h.r')}"
         f"\n        else {RECORD_HASH.format(seed='p_seed', row='h.r')} end"
@@ -227,9 +232,9 @@ from (
   select h.*, {row_hash} as hash
   from (
     select {", ".join(keys)}, row({texts}) as r,
-      t.{first} is not null and not ({_bare(mapping)}) as there,
+      t.{first} is not null and not ({bare(mapping)}) as there,
       case when t.{first} is null then l.present
-        else l.present is not true and not ({_bare(mapping)}) end as stray
+        else l.present is not true and not ({bare(mapping)}) end as stray
     from (
       select t.* from {table} as t
       where {within("t")}

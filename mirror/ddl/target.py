@@ -20,6 +20,7 @@ from mirror.ddl.functions import (
     scope_function,
     withdraw_function,
 )
+from mirror.ddl.surveys import survey_function
 from mirror.mapping import Mapping
 from mirror.registry import Registry
 from mirror.sql import comma, identifier, literal
@@ -51,6 +52,7 @@ def model_sql(registry: Registry) -> str:
             apply_function(registry, mapping),
             _lock_functions(mapping),
             digest_function(mapping),
+            survey_function(mapping),
             rows_function(registry.name, mapping),
             *expired_function(mapping),
             lock_functions(mapping),

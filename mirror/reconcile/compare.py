@@ -9,6 +9,7 @@ are read one after the other, and live traffic passes in between.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,11 +17,11 @@ from mirror.errors import TooSlow
 from mirror.keys import Key
 from mirror.mapping import Mapping
 from mirror.reconcile.clauses import lowest
-from mirror.reconcile.pieces import pieces
+from mirror.reconcile.pieces import Spool, pieces
 from mirror.reconcile.primary import Primary
-from mirror.reconcile.survey import FEWEST, RANGES, Surveyed, survey
+from mirror.reconcile.survey import BITS, FEWEST, LISTED, Survey
 from mirror.targets.base import Target
-from mirror.targets.reading import Digest, Hashing, KeyRange
+from mirror.targets.reading import Digest, Hashing, KeyRange, width
 
 LEAF: Final = 64
 """Pieces of so many rows are not split but listed."""
@@ -31,6 +32,7 @@ _FEWEST, _MOST = 500, 100_000
 _AIM_SECONDS = 1.0
 _RANGES = 500
 _PAGE = 256
+_SUSPECTS = 1000
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ class Comparison:
         leaf: int = LEAF,
         bulk: int = BULK,
         survey_from: int = FEWEST,
-        ranges: int = RANGES,
+        bits: Sequence[int] = BITS,
+        listed: int = LISTED,
         tick: Callable[[float], object] = lambda _: None,
     ) -> None:
         self.primary = primary
@@ -72,7 +75,8 @@ class Comparison:
         self.moved = 0
         """Characters that went to the target and came back."""
         self._survey_from = survey_from
-        self._ranges = ranges
+        self._bits = bits
+        self._listed = listed
         self._tick = tick
 
     def suspects(self, start: Key | None = None) -> Iterator[set[Key] | Missing]:
@@ -81,25 +85,30 @@ class Comparison:
         `tick` is called between chunks, with the seconds that the target took for one.
         """
         found = None if start else self._survey()
-        if found is not None:
-            for within in found.differing:
-                mine = self.primary.digest(self.mapping, self.hashing, within)
-                (theirs,) = self._target_digests([within], self._limit)
-                yield from self._whole(mine, theirs)
-                self._tick(0.0)
+        if found is None:
+            yield from self._through(start or lowest(self.mapping))
             return
-        yield from self._through(start or lowest(self.mapping))
+        with closing(found):
+            for keys in found.batches(_SUSPECTS):
+                yield set(keys)
 
-    def _survey(self) -> Surveyed | None:
+    def _survey(self) -> Spool[Key] | None:
         rows = self.primary.estimate(self.mapping)
         if rows < self._survey_from:
             return None
-        found = survey(
-            self.primary, self.target, self.mapping, self.hashing, rows, size=self._ranges
+        survey = Survey(
+            self.primary,
+            self.target,
+            self.mapping,
+            self.hashing,
+            bits=self._bits,
+            listed=self._listed,
+            tick=self._tick,
         )
+        found = survey.suspects(rows)
+        self.moved += survey.moved
         if found is not None:
-            self.rows, self.theirs = found.rows, found.theirs
-            self._tick(found.seconds)
+            self.rows, self.theirs = survey.rows, survey.theirs
         return found
 
     def _through(self, start: Key) -> Iterator[set[Key] | Missing]:
@@ -217,7 +226,7 @@ class Comparison:
                 self.target.listing(self.mapping, self.hashing, left, limit=_PAGE),
                 strict=True,
             ):
-                self.moved += sum(_width(key) for key in page.hashes)
+                self.moved += sum(width(key) for key in page.hashes)
                 for key, hashed in page.hashes.items():
                     if mine.pop(key, None) != hashed or hashed is None:
                         suspects.add(key)
@@ -230,7 +239,7 @@ class Comparison:
                 yield suspects
 
     def _target_digests(self, ranges: Sequence[KeyRange], limit: int) -> list[Digest]:
-        self.moved += sum(_width(each.start, each.end or ()) for each in ranges)
+        self.moved += sum(width(each.start, each.end or ()) for each in ranges)
         return [
             digest
             for some in pieces(ranges, _RANGES)
@@ -245,11 +254,6 @@ def _differ(mine: Digest, theirs: Digest) -> bool:
         or theirs.strays > 0
         or mine.range.end != theirs.range.end
     )
-
-
-def _width(*keys: Key) -> int:
-    """Return about how long a line of JSON is that has these keys and a hash."""
-    return 30 + sum(len(part) + 3 for key in keys for part in key)
 
 
 def _end(digest: Digest) -> Key:

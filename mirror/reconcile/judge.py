@@ -62,8 +62,10 @@ class Judge:
 
     def judge(self, mapping: Mapping, keys: Sequence[Key]) -> Verdict:
         """Say which of these keys drifted, and for which something is under way."""
-        # Only for the parents and references that rows in the target name.
-        first = self.target.rows(mapping, keys)
+        # Only for the parents and references that rows in the target name; a key may name them all.
+        named = {parent.column for parent in mapping.parents}
+        named.update(reference.name for reference in mapping.all_references)
+        first = {} if named <= set(mapping.key) else self.target.rows(mapping, keys)
         with self.source.snapshot() as snapshot:
             primary = self._read(snapshot, mapping, keys, first)
         second = self.target.rows(mapping, keys)
@@ -93,6 +95,7 @@ class Judge:
         involved: dict[str, set[Key]] = defaultdict(set)
         involved[mapping.name].update(keys)
         there = [other.row for other in known.values() if other.row is not None]
+        there += [_bare(mapping, key) for key in keys]
         lacking = missing_ancestors(self.registry, snapshot, mapping, rows, there, involved)
         pending = read_pending(self.source.database, self.registry, involved, own=self.own)
         return _Primary(
@@ -205,6 +208,12 @@ def _cause(known: Known, found: Found, *, orphan: bool) -> Cause:
     if known.present is None:
         return Cause.NEW
     return Cause.OUTDATED if known.outdated else Cause.MISSED
+
+
+def _bare(mapping: Mapping, key: Key) -> Row:
+    """Return a row of which nothing is known but its key."""
+    values = dict(zip(mapping.key, key, strict=True))
+    return tuple(values.get(column.name) for column in mapping.columns)
 
 
 def _place(mapping: Mapping, column: str) -> int:

@@ -230,7 +230,11 @@ class Primary:
 
     def _execute(self, statement: sql.Composed, parameters: list[Any]) -> list[Any]:
         found = self.source.database.execute(statement, parameters)
-        self.moved += sum(len(str(value)) for row in found for value in row)
+        self.moved += sum(
+            len(value if isinstance(value, str | bytes) else str(value))
+            for row in found
+            for value in row
+        )
         return found
 
     def desired(self, mapping: Mapping) -> sql.Composed:

@@ -1,154 +1,157 @@
-"""Survey: a look at all rows at once, which says in what ranges of keys the sides differ.
+"""Survey: a look at all rows at once, which finds the keys about which the sides differ.
 
-Each side reads its rows once, in the order in which they lie, which is several times as fast as
-reading them range by range in the order of their keys. Where traffic passes or little has drifted,
-few ranges differ; those are then compared as if there had been no survey.
+Each side reads its rows in the order in which they lie, which is several times as fast as in the
+order of their keys, and sorts them into buckets by the hash of their key. Where many buckets
+differ, a second look takes smaller ones; a last one lists the keys in those that differ.
 """
 
 import time
-from collections.abc import Sequence
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Final
-
-from psycopg import sql
+from dataclasses import replace
+from typing import Final, TypeVar
 
 from mirror.errors import TooSlow
+from mirror.keys import Key
 from mirror.mapping import Mapping
-from mirror.reconcile.clauses import hashed, lowest, ordered, row
-from mirror.reconcile.pieces import pieces
+from mirror.reconcile.buckets import buckets, members
+from mirror.reconcile.pieces import Spool, pieces
 from mirror.reconcile.primary import Primary
 from mirror.targets.base import Target
-from mirror.targets.reading import Digest, Hashing, KeyRange
+from mirror.targets.reading import Hashing, Look, width
+
+T = TypeVar("T")
 
 FEWEST: Final = 20_000
 """Fewer rows are compared as quickly without."""
-MOST: Final = 5_000_000
-"""More rows take one statement longer than a server may let it run."""
-RANGES: Final = 64
-"""How many ranges."""
-_SAMPLES: Final = 20
+BITS: Final = (10, 16, 20)
+"""How many bits of its hash are a key's bucket, at the first look, the second, the third."""
+LISTED: Final = 40_000
+"""How many keys one look lists on either side."""
+# How many such looks there may be; the first of these also reads what was not wanted.
+_LISTINGS: Final = 10
 # Rows of the target that one call reads.
 _CALL_ROWS: Final = 500_000
 
 
-@dataclass(frozen=True)
-class Surveyed:
-    """What a survey found."""
+class Survey:
+    """One survey of a mapping."""
 
-    rows: int
-    """Rows of the primary in the ranges that agree."""
-    theirs: int
-    """Rows of the target in them."""
-    differing: list[KeyRange]
-    seconds: float
-    """How long a call to the target took at most."""
+    def __init__(
+        self,
+        primary: Primary,
+        target: Target,
+        mapping: Mapping,
+        hashing: Hashing,
+        *,
+        bits: Sequence[int] = BITS,
+        listed: int = LISTED,
+        tick: Callable[[float], object] = lambda _: None,
+    ) -> None:
+        self.rows = 0
+        """Rows of the primary."""
+        self.theirs = 0
+        """Rows of the target."""
+        self.moved = 0
+        """Characters that went to the target and came back."""
+        self._primary = primary
+        self._target = target
+        self._mapping = mapping
+        self._hashing = hashing
+        self._bits = bits
+        self._listed = listed
+        self._tick = tick
+        self._parts = 1
 
+    def suspects(self, rows: int) -> Spool[Key] | None:
+        """Return the keys that differ; the caller closes it. There are about `rows` rows.
 
-def survey(
-    primary: Primary,
-    target: Target,
-    mapping: Mapping,
-    hashing: Hashing,
-    rows: int,
-    *,
-    size: int = RANGES,
-) -> Surveyed | None:
-    """Compare about `rows` rows, in `size` ranges; None where that does not help.
-
-    They are too many, their keys begin alike, they take too long, or most of the
-    ranges differ.
-    """
-    if rows > MOST:
+        None where that does not help: it takes too long, or too much differs.
+        """
+        self._parts = 1 + rows // _CALL_ROWS
+        found: Spool[Key] = Spool(tuple)
+        try:
+            if self._fill(found):
+                return found
+        except TooSlow:
+            pass
+        except BaseException:
+            found.close()
+            raise
+        found.close()
         return None
-    try:
-        bounds = _bounds(primary, mapping, rows, size)
-        if len(bounds) < size // 4:
-            return None
-        ranges = _ranges(mapping, bounds)
-        with ThreadPoolExecutor(1, "mirror-survey") as beside:
+
+    def _fill(self, found: Spool[Key]) -> bool:
+        wanted: bytes | None = None
+        for bits in self._bits:
+            differing = self._differing(Look(bits, wanted))
+            if self.theirs < self.rows / 2 or (not differing and self.rows != self.theirs):
+                # Most is missing, or the query yields a row more than once.
+                return False
+            share = max(1.0, max(self.rows, self.theirs) / (1 << bits))
+            if len(differing) * share <= self._listed:
+                break
+            wanted = _bitmap(differing, bits)
+        if len(differing) * share > self._listed * _LISTINGS:
+            return False
+        for some in pieces(differing, max(1, int(self._listed / share))):
+            found.add(self._list(Look(bits, _bitmap(some, bits))))
+        return True
+
+    def _differing(self, look: Look) -> list[int]:
+        """Return the numbers of the buckets that differ."""
+        # What is equal on both sides leaves nothing.
+        left = array("q", bytes(8 << look.bits))
+        mine, theirs = self._both(look, buckets, self._target.buckets)
+        for each in (mine, *theirs):
+            for number, total in each:
+                left[number] ^= total
+        self.moved += sum(each.size for each in theirs)
+        if look.wanted is None:
+            self.rows, self.theirs = mine.rows, sum(each.rows for each in theirs)
+        return [number for number, total in enumerate(left) if total]
+
+    def _list(self, look: Look) -> list[Key]:
+        """Return the keys in some buckets that differ."""
+        left: dict[Key, int] = {}
+
+        def take(some: Iterable[tuple[Key, int]]) -> None:
+            for key, total in some:
+                if rest := left.pop(key, 0) ^ total:
+                    left[key] = rest
+
+        mine, theirs = self._both(look, members, self._target.members)
+        take(mine)
+        for part in theirs:
+            self.moved += sum(width(key) for key, _ in part)
+            take(part)
+        return list(left)
+
+    def _both(
+        self,
+        look: Look,
+        ours: Callable[[Primary, Mapping, Hashing, Look], T],
+        theirs: Callable[[Mapping, Hashing, Look], T],
+    ) -> tuple[T, list[T]]:
+        """Return what the primary says, and what the target says of each part."""
+        with ThreadPoolExecutor(1, "mirror-primary") as beside:
             # Each side has a processor of its own, usually.
-            answer = beside.submit(_theirs, target, mapping, hashing, ranges, rows)
-            try:
-                mine = _mine(primary, mapping, hashing, bounds)
-            finally:
-                # The target's connection is one: whoever asks it next must wait.
-                answer.exception()
-            theirs, seconds = answer.result()
-    except TooSlow:
-        return None
-    agree = [
-        (one, other)
-        for number, (within, other) in enumerate(zip(ranges, theirs, strict=True))
-        if (one := mine.get(number, (0, 0))) == (other.rows, other.sum)
-        and not other.strays
-        and other.range == within
-    ]
-    if len(agree) < len(ranges) / 2:
-        return None
-    agreeing = {other.range for _, other in agree}
-    return Surveyed(
-        rows=sum(one[0] for one, _ in agree),
-        theirs=sum(other.rows for _, other in agree),
-        differing=[within for within in ranges if within not in agreeing],
-        seconds=seconds,
-    )
+            answer = beside.submit(ours, self._primary, self._mapping, self._hashing, look)
+            parts = []
+            for part in range(self._parts):
+                if answer.done() and answer.exception() is not None:
+                    break
+                began = time.monotonic()
+                of = replace(look, part=part, parts=self._parts)
+                parts.append(theirs(self._mapping, self._hashing, of))
+                self._tick(time.monotonic() - began)
+            return answer.result(), parts
 
 
-def _bounds(primary: Primary, mapping: Mapping, rows: int, size: int) -> list[str]:
-    """Return first values of keys that divide the rows about evenly."""
-    first = mapping.key_columns[0]
-    statement = sql.SQL(
-        "select q.{first}::{type}::text from ({query}) as q where random() < %s order by {order}"
-    ).format(
-        first=sql.Identifier(first.name),
-        type=sql.SQL(first.type),
-        query=sql.SQL(mapping.sql),
-        order=ordered(first),
-    )
-    sample = [found[0] for found in primary.read(mapping, statement, [_SAMPLES * size / rows])]
-    step = max(1, len(sample) // size)
-    return list(dict.fromkeys(sample[step::step]))
-
-
-def _ranges(mapping: Mapping, bounds: Sequence[str]) -> list[KeyRange]:
-    rest = lowest(mapping)[1:]
-    starts = [lowest(mapping), *((bound, *rest) for bound in bounds)]
-    return [KeyRange(*pair) for pair in zip(starts, [*starts[1:], None], strict=True)]
-
-
-def _mine(
-    primary: Primary, mapping: Mapping, hashing: Hashing, bounds: Sequence[str]
-) -> dict[int, tuple[int, int]]:
-    """Return count and sum of each range that has rows."""
-    first = mapping.key_columns[0]
-    statement = sql.SQL(
-        "select width_bucket({key}, %s::text[]::{type}[]), count(*), sum({hash})::text"
-        " from ({query}) as q group by 1"
-    ).format(
-        key=sql.SQL("q.{}::{}{}").format(
-            sql.Identifier(first.name),
-            sql.SQL(first.type),
-            sql.SQL(' collate "C"' if first.type == "text" else ""),
-        ),
-        type=sql.SQL(first.type),
-        hash=hashed(hashing, row(mapping)),
-        query=primary.desired(mapping),
-    )
-    found = primary.read(mapping, statement, [list(bounds)])
-    return {number: (count, int(total)) for number, count, total in found}
-
-
-def _theirs(
-    target: Target, mapping: Mapping, hashing: Hashing, ranges: Sequence[KeyRange], rows: int
-) -> tuple[list[Digest], float]:
-    """Return the target's digests, and how long a call took at most."""
-    digests: list[Digest] = []
-    slowest = 0.0
-    each = max(1, len(ranges) * _CALL_ROWS // rows)
-    for some in pieces(ranges, each):
-        began = time.monotonic()
-        # A range that holds far more than its share differs anyway.
-        digests += target.digest(mapping, hashing, some, limit=8 * rows // len(ranges))
-        slowest = max(slowest, time.monotonic() - began)
-    return digests, slowest
+def _bitmap(numbers: Iterable[int], bits: int) -> bytes:
+    """Return a bit for each of so many buckets: those of these numbers are set."""
+    bitmap = bytearray(1 << max(0, bits - 3))
+    for number in numbers:
+        bitmap[number >> 3] |= 1 << (number & 7)
+    return bytes(bitmap)

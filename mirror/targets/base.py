@@ -15,7 +15,7 @@ from mirror.source import Row
 from mirror.stamp import Stamp
 from mirror.targets.asking import Ask, Told, Trace
 from mirror.targets.catalog import Catalog
-from mirror.targets.reading import Digest, Hashing, KeyRange, Known, Listing
+from mirror.targets.reading import Buckets, Digest, Hashing, KeyRange, Known, Listing, Look
 
 
 @dataclass
@@ -119,6 +119,17 @@ class Target(Protocol):
 
     def probe(self, mapping: Mapping, hashing: Hashing) -> int:
         """Return the hash of the row that both sides of a comparison know."""
+        ...
+
+    def buckets(self, mapping: Mapping, hashing: Hashing, look: Look) -> Buckets:
+        """Say what lies in each bucket of a part of the rows.
+
+        XORed, the parts' sums are the whole's.
+        """
+        ...
+
+    def members(self, mapping: Mapping, hashing: Hashing, look: Look) -> list[tuple[Key, int]]:
+        """Say it key by key; a key's visible row and its ledger row may be of two parts."""
         ...
 
     def rows(self, mapping: Mapping, keys: Sequence[Key]) -> dict[Key, Known]:

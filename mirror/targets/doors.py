@@ -36,15 +36,20 @@ from mirror.targets.base import (
 )
 from mirror.targets.catalog import Catalog
 from mirror.targets.reading import (
+    Buckets,
     Digest,
     Hashing,
     KeyRange,
     Known,
     Listing,
+    Look,
+    buckets_answer,
     digest_answer,
     digest_request,
+    members_answer,
     rows_answer,
     rows_request,
+    survey_request,
 )
 
 
@@ -102,6 +107,16 @@ class Doors(ABC):
     ) -> tuple[list[Digest], list[Listing], int]:
         request = _dump(digest_request(mapping, hashing, ranges, limit, each=each))
         return digest_answer(ranges, self._call("digest", request=request))
+
+    def buckets(self, mapping: Mapping, hashing: Hashing, look: Look) -> Buckets:
+        """Say what lies in each bucket."""
+        request = _dump(survey_request(mapping, hashing, look, each=False))
+        return buckets_answer(self._call("survey", request=request))
+
+    def members(self, mapping: Mapping, hashing: Hashing, look: Look) -> list[tuple[Key, int]]:
+        """Say it key by key."""
+        request = _dump(survey_request(mapping, hashing, look, each=True))
+        return members_answer(self._call("survey", request=request))
 
     def rows(self, mapping: Mapping, keys: Sequence[Key]) -> dict[Key, Known]:
         """Say everything that is known of each of these keys."""

@@ -1,6 +1,9 @@
 """Reading a target for a reconcile: what is asked, what is answered, and both as JSON."""
 
-from collections.abc import Sequence
+import base64
+import sys
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -47,6 +50,41 @@ class Listing:
     range: KeyRange
     hashes: dict[Key, int | None]
     """None: a stray."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What of all rows is looked at, by buckets: a key's is the lowest bits of its hash."""
+
+    bits: int
+    wanted: bytes | None = None
+    """A bit for each bucket that is asked for, whatever their number; None: all are."""
+    part: int = 0
+    parts: int = 1
+    """Which part of the target's rows, of how many."""
+
+
+@dataclass(frozen=True)
+class Buckets:
+    """What one side holds, by bucket."""
+
+    rows: int
+    numbers: bytes
+    """Of the buckets that are not empty: 32 bits each, the highest first."""
+    sums: bytes
+    """Of each, its rows' hashes XORed: 64 bits."""
+
+    @property
+    def size(self) -> int:
+        """About how many characters that is in JSON."""
+        return (len(self.numbers) + len(self.sums)) * 4 // 3
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        numbers, sums = array("i", self.numbers), array("q", self.sums)
+        if sys.byteorder == "little":
+            numbers.byteswap()
+            sums.byteswap()
+        return zip(numbers, sums, strict=True)
 
 
 @dataclass(frozen=True)
@@ -105,6 +143,38 @@ def digest_answer(
             }
             listings.append(Listing(answered, hashes))
     return digests, listings, int(answer["probe"])
+
+
+def survey_request(mapping: Mapping, hashing: Hashing, look: Look, *, each: bool) -> dict[str, Any]:
+    """Return the JSON value that `mirror_survey` takes."""
+    return {
+        "mapping": mapping.name,
+        "digest": mapping.digest,
+        "seed": hashing.seed,
+        "md5": hashing.md5,
+        "bits": look.bits,
+        "wanted": look.wanted and base64.b64encode(look.wanted).decode(),
+        "part": look.part,
+        "parts": look.parts,
+        "each": each,
+    }
+
+
+def buckets_answer(answer: dict[str, Any]) -> Buckets:
+    """Return what `mirror_survey` answered by bucket."""
+    return Buckets(
+        answer["rows"], base64.b64decode(answer["buckets"]), base64.b64decode(answer["sums"])
+    )
+
+
+def members_answer(answer: list[list[str]]) -> list[tuple[Key, int]]:
+    """Return what `mirror_survey` answered by key."""
+    return [(tuple(key), int(hashed)) for *key, hashed in answer]
+
+
+def width(*keys: Key) -> int:
+    """Return about how long a line of JSON is that has these keys and a hash."""
+    return 30 + sum(len(part) + 3 for key in keys for part in key)
 
 
 def rows_request(mapping: Mapping, keys: Sequence[Key]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The differ finds the symmetric difference, all of it and nothing else, whatever the keys are."""
 
 from collections.abc import Iterator, Sequence
+from hashlib import blake2b
 from typing import Any
 
 import hypothesis.strategies as st
@@ -13,10 +14,11 @@ from mirror.config import load_settings
 from mirror.ddl.digests import digest_function
 from mirror.devstack import PostgresCluster
 from mirror.drain import Drain
+from mirror.errors import TooSlow
 from mirror.keys import Key
-from mirror.mapping import Column, Mapping
+from mirror.mapping import Column, Mapping, Reference
 from mirror.migrations import upgrade
-from mirror.reconcile import Options, Throttle, reconcile
+from mirror.reconcile import Options, Throttle, reconcile, survey
 from mirror.reconcile.clauses import order
 from mirror.reconcile.compare import Comparison, Missing
 from mirror.reconcile.primary import Primary
@@ -25,14 +27,19 @@ from mirror.targets.reading import Digest, Hashing, KeyRange, Listing
 from tests.fix_databases import TestDatabase
 
 _things = table(
-    "things", column("place", Text), column("number", BigInteger), column("value", Text)
+    "things",
+    column("place", Text),
+    column("number", BigInteger),
+    column("value", Text),
+    column("shelf", BigInteger),
 )
 THINGS = Mapping(
     name="things",
     table="things",
     key=("place", "number"),
     columns=(Column("place", "text"), Column("number", "bigint"), Column("value", "text")),
-    query=select(_things.c.place, _things.c.number, _things.c.value),
+    query=select(_things.c.place, _things.c.number, _things.c.value, _things.c.shelf),
+    references=(Reference("shelf", "bigint"),),
 )
 HASHING = Hashing(7)
 
@@ -156,6 +163,11 @@ NUMBERS = Mapping(
 )
 
 
+def spread(*values: int) -> int:
+    """Return a hash whose sums do not collide, as those of Python's own for tuples do."""
+    return int.from_bytes(blake2b(repr(values).encode(), digest_size=8).digest())
+
+
 @pytest.mark.fast
 @settings(max_examples=400, deadline=None)
 @given(
@@ -174,7 +186,7 @@ def test_any_two_sets_of_rows_differ_where_they_differ(
     """
     if equal:
         theirs = ours | theirs
-    ours, theirs = ({n: hash((n, v)) for n, v in rows.items()} for rows in (ours, theirs))
+    ours, theirs = ({n: spread(n, v) for n, v in rows.items()} for rows in (ours, theirs))
     chunk, leaf, bulk = sizes
     primary: Any = Ours(ours, set())
     target: Any = Theirs(theirs, strays)
@@ -196,7 +208,8 @@ def things(
     primary = TestDatabase(primary_cluster.url("differ_primary"))
     target = TestDatabase(target_cluster.url("differ_target", user="postgres"))
     primary.query(
-        "create table things (place text, number int, value varchar, primary key (place, number))"
+        "create table things (place text, number int, value varchar,"
+        " shelf int generated always as (number % 2) stored, primary key (place, number))"
     )
     for database, side in ((primary, "primary"), (target, "supabase")):
         with database.migrating() as connection:
@@ -236,40 +249,73 @@ things_there = st.dictionaries(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     phases=[Phase.explicit, Phase.generate],
 )
-@given(ours=things_there, theirs=things_there, forgotten=st.integers(0, 3), md5=st.booleans())
-@example(ours={("", -3): None}, theirs={("", -3): ""}, forgotten=0, md5=True)
+@given(
+    ours=things_there,
+    theirs=things_there,
+    forgotten=st.integers(0, 3),
+    moved=st.integers(0, 3),
+    gone=st.integers(0, 3),
+    md5=st.booleans(),
+)
+@example(ours={("", -3): None}, theirs={("", -3): ""}, forgotten=0, moved=0, gone=0, md5=True)
+@example(ours={("", 3): None}, theirs={("", 3): None}, forgotten=0, moved=0, gone=1, md5=False)
+@example(ours={}, theirs={("", 3): None}, forgotten=0, moved=0, gone=1, md5=False)
 def test_on_two_servers_the_difference_is_found_and_gone_after_its_repair(
     things: tuple[TestDatabase, TestDatabase, Drain],
     *,
     ours: Things,
     theirs: Things,
     forgotten: int,
+    moved: int,
+    gone: int,
     md5: bool,
 ) -> None:
-    """Text beside number in the key, nulls, quotes; rows the ledger forgot; either hash."""
+    """Text beside number in the key, nulls, quotes; either hash.
+
+    The ledger forgot some rows, believes some on another shelf, and some deleted: of those, one
+    without any value was withdrawn, but for a key that somebody needed.
+    """
     primary, target, drain = things
     primary.query("truncate things")
     target.query("truncate things, mirror.ledger_things")
     fill(primary, ours)
     fill(target, theirs)
     target.query(
-        "insert into mirror.ledger_things (place, number, epoch, fence, present, applied_at)"
-        " select place, number, 0, 0, true, now() from things offset %s",
+        "insert into mirror.ledger_things"
+        " (place, number, ref_shelf, epoch, fence, present, applied_at)"
+        " select place, number, number %% 2 + case when n between 4 and 3 + %s then 5 else 0 end,"
+        " 0, 0, n > %s, now()"
+        " from (select *, row_number() over (order by place, number desc) as n from things) as t"
+        " where n <= 30 - %s",
+        moved,
+        gone,
         forgotten,
     )
-    strays = target.query(
-        "select place, number from things"
-        " where (place, number) not in (select place, number from mirror.ledger_things)"
-    )
+    known = {
+        (place, number): (present, right)
+        for place, number, present, right in target.query(
+            "select place, number, present, ref_shelf = number % 2 from mirror.ledger_things"
+        )
+    }
+    withdrawn = {
+        key for key, value in theirs.items() if value is None and key in known and not known[key][0]
+    }
+    strays = {key for key in theirs if known.get(key) != (True, True)} - withdrawn
+    there = {key: value for key, value in theirs.items() if key not in withdrawn}
     expected = {
         key
-        for key in {*ours, *theirs}
-        if key not in ours or key not in theirs or ours[key] != theirs[key]
-    } | set(strays)
+        for key in {*ours, *there}
+        if key not in ours or key not in there or ours[key] != there[key]
+    } | strays
     mapping = drain.registry["things"]
     source = Primary(drain.registry, drain.source)
-    # Chunk by chunk, in one, and after a survey.
-    for chunk_rows, survey_from in ((3, 10**9), (1000, 10**9), (1000, 1)):
+    # Chunk by chunk, in one, and by surveys that list much or little at once.
+    for chunk_rows, survey_from, listed in (
+        (3, 10**9, 0),
+        (1000, 10**9, 0),
+        (1000, 0, 1000),
+        (1000, 0, 4),
+    ):
         comparison = Comparison(
             source,
             drain.target,
@@ -279,7 +325,8 @@ def test_on_two_servers_the_difference_is_found_and_gone_after_its_repair(
             leaf=2,
             bulk=5,
             survey_from=survey_from,
-            ranges=4,
+            bits=(3, 4, 6),
+            listed=listed,
         )
         found = found_by(comparison, source)
         assert {(place, int(number)) for place, number in found} == expected
@@ -289,7 +336,7 @@ def test_on_two_servers_the_difference_is_found_and_gone_after_its_repair(
     report = reconcile(drain, options, throttle)
     assert report.mappings[0].drifted == len(expected)
     rows = {(place, number): value for place, number, value in target.query("select * from things")}
-    assert rows == ours
+    assert rows == ours | dict.fromkeys(withdrawn - ours.keys())
     assert reconcile(drain, options, throttle).outcome == "in line"
 
 
@@ -304,3 +351,104 @@ def fill(database: TestDatabase, rows: Things) -> None:
             " select * from unnest(%s::text[], %s::bigint[], %s::text[])",
             *map(list, columns),
         )
+
+
+@pytest.fixture
+def drifted(things: tuple[TestDatabase, TestDatabase, Drain]) -> set[Key]:
+    """Five thousand things, in another order on either side, and the keys that differ."""
+    primary, target, _ = things
+    primary.query("truncate things")
+    target.query("truncate things, mirror.ledger_things")
+    rows = "select 'a', n, 'x' from generate_series(1, 5000) as n order by md5(n::text || %s)"
+    primary.query(f"insert into things (place, number, value) {rows}", "p")
+    target.query(f"insert into things (place, number, value) {rows}", "t")
+    target.query(
+        "insert into mirror.ledger_things"
+        " (place, number, ref_shelf, epoch, fence, present, applied_at)"
+        " select place, number, number % 2, 0, 0, true, now() from things"
+        " order by md5(number || 'l')"
+    )
+    target.query("update things set value = 'y' where number in (7, 1700)")
+    target.query("delete from things where number in (8, 4900)")
+    target.query("delete from mirror.ledger_things where number = 2500")
+    primary.query("delete from things where number = 3000")
+    for database in (primary, target):
+        database.query("analyze things")
+    return {("a", str(number)) for number in (7, 1700, 8, 4900, 2500, 3000)}
+
+
+def compared(drain: Drain) -> Comparison:
+    """Return a comparison of things that begins with a survey."""
+    return Comparison(
+        Primary(drain.registry, drain.source),
+        drain.target,
+        drain.registry["things"],
+        HASHING,
+        bulk=100,
+        survey_from=1,
+        bits=(4, 8),
+        listed=200,
+    )
+
+
+@pytest.mark.parametrize("call_rows", [10_000, 700])
+def test_a_survey_finds_what_differs_however_many_calls_it_takes(
+    things: tuple[TestDatabase, TestDatabase, Drain],
+    drifted: set[Key],
+    call_rows: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A visible row and its ledger row may be of two calls; chunks are not needed."""
+    _, _, drain = things
+    monkeypatch.setattr(survey, "_CALL_ROWS", call_rows)
+    monkeypatch.setattr(Comparison, "_through", None)
+    comparison = compared(drain)
+    assert found_by(comparison, comparison.primary) == drifted
+    assert (comparison.rows, comparison.theirs) == (4999, 4998)
+
+
+@pytest.mark.parametrize("fails", ["their buckets", "their second", "their members", "ours"])
+def test_a_survey_that_takes_too_long_gives_way_to_chunks(
+    things: tuple[TestDatabase, TestDatabase, Drain],
+    drifted: set[Key],
+    fails: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And nothing is told twice."""
+    _, _, drain = things
+    calls = 0
+
+    def slow(original: Any, after: int = 0) -> Any:
+        def call(*arguments: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls > after:
+                raise TooSlow("too slow")
+            return original(*arguments)
+
+        return call
+
+    if fails == "ours":
+        monkeypatch.setattr("mirror.reconcile.survey.buckets", slow(None))
+    elif fails == "their members":
+        monkeypatch.setattr(drain.target, "members", slow(drain.target.members, 1))
+    else:
+        after = 1 if fails == "their second" else 0
+        monkeypatch.setattr(drain.target, "buckets", slow(drain.target.buckets, after))
+    comparison = compared(drain)
+    assert found_by(comparison, comparison.primary) == drifted
+    assert calls > 0
+    assert (comparison.rows, comparison.theirs) == (4999, 4998)
+
+
+def test_where_most_is_missing_it_is_loaded_not_listed(
+    things: tuple[TestDatabase, TestDatabase, Drain], drifted: set[Key]
+) -> None:
+    """Also where the target has something."""
+    _, target, drain = things
+    for name in ("things", "mirror.ledger_things"):
+        target.query(f"delete from {name} where number > 1000")
+    comparison = compared(drain)
+    found = list(comparison.suspects())
+    assert sum(part.rows for part in found if isinstance(part, Missing)) > 3000
+    assert found_by(comparison, comparison.primary) > drifted - {("a", "3000")}

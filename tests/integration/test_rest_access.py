@@ -17,6 +17,7 @@ from mirror.errors import MirrorError, NotMigrated, StaleCache, Unreachable, Wro
 from mirror.stamp import Stamp
 from mirror.targets.asking import AskHelper, Told
 from mirror.targets.base import ScopePage, Section
+from mirror.targets.reading import Hashing, KeyRange, Look
 from mirror.targets.rest import RestTarget
 from tests.fix_databases import TestDatabase
 from tests.fix_rest import ServeApi, SignUp
@@ -40,6 +41,13 @@ def everything(target: RestTarget) -> None:
     target.apply(stamp, [Section(registry["users"], whole=[(USER, "a@example.com", "a")])])
     page = ScopePage(registry["trip_memberships"], "user_id", (USER,))
     target.open_scopes(stamp, [page], limit=10)
+    users, hashing = registry["users"], Hashing(7)
+    assert target.rows(users, [(USER,)])[USER,].present
+    assert [each.rows for each in target.digest(users, hashing, [KeyRange((USER,))], limit=9)] == [
+        1
+    ]
+    assert target.buckets(users, hashing, Look(3)).rows == 1
+    assert [key for key, _ in target.members(users, hashing, Look(3, b"\xff"))] == [(USER,)]
     assert target.trace(USER, [("users", "*", "")]).identity == "a primary"
     assert target.ask([AskHelper("my_trips", ("MEMBER",))], [(USER, [])]) == [[Told()]]
     target.purge(7)
@@ -138,7 +146,7 @@ def test_mirror_writer_has_no_right_but_to_the_doors(target: TestDatabase) -> No
         " and p.proname like any (array['mirror%%', 'my_%%', 'apply%%', 'is_%%', 'has_%%'])"
     )
     doors = ["apply", "ask", "describe", "digest", "examine", "expired", "open_scopes", "purge"]
-    doors += ["rebase", "rows", "trace"]
+    doors += ["rebase", "rows", "survey", "trace"]
     assert sorted(name for (name,) in callable_ones) == [f"mirror_{door}" for door in doors]
     assert target.query(
         "select rolsuper, rolcanlogin, rolbypassrls, rolcreaterole from pg_roles"

@@ -1,0 +1,91 @@
+"""Buckets: the primary's desired rows by the hash of their key, as `mirror.survey` has them.
+
+What the target has in two tables is one row here, so it adds both hashes: the visible row's, and
+that of its ledger row.
+"""
+
+from typing import Any
+
+from psycopg import sql
+
+from mirror.keys import Key
+from mirror.mapping import Mapping
+from mirror.reconcile.clauses import hashed, typed
+from mirror.reconcile.primary import Primary
+from mirror.targets.reading import Buckets, Hashing, Look
+
+
+def buckets(primary: Primary, mapping: Mapping, hashing: Hashing, look: Look) -> Buckets:
+    """Return what lies in each wanted bucket."""
+    rows, parameters = _rows(primary, mapping, hashing, look)
+    statement = sql.SQL(
+        "select coalesce(sum(b.rows), 0)::bigint,"
+        " coalesce(string_agg(int4send(b.bucket), ''), ''),"
+        " coalesce(string_agg(int8send(b.sum), ''), '')"
+        " from (select (k.key_hash & %s)::integer as bucket, count(*) as rows,"
+        " bit_xor({hash}) as sum from {rows} group by 1) as b"
+    ).format(hash=_hash(mapping, hashing), rows=rows)
+    low = (1 << look.bits) - 1
+    return Buckets(*primary.read(mapping, statement, [low, *parameters])[0])
+
+
+def members(
+    primary: Primary, mapping: Mapping, hashing: Hashing, look: Look
+) -> list[tuple[Key, int]]:
+    """Return keys and hashes of the rows in wanted buckets."""
+    rows, parameters = _rows(primary, mapping, hashing, look)
+    statement = sql.SQL("select {keys}, {hash} from {rows}").format(
+        keys=sql.SQL(", ").join(
+            sql.SQL("k.{}::text").format(sql.Identifier(f"k{i}")) for i in range(len(mapping.key))
+        ),
+        hash=_hash(mapping, hashing),
+        rows=rows,
+    )
+    found = primary.read(mapping, statement, parameters)
+    return [(tuple(key), total) for *key, total in found]
+
+
+def _rows(
+    primary: Primary, mapping: Mapping, hashing: Hashing, look: Look
+) -> tuple[sql.Composed, list[Any]]:
+    """Return a FROM item `k` with its condition: key, other values, and the key's hash."""
+    keys = [
+        sql.SQL("q.{}::{}").format(sql.Identifier(column.name), sql.SQL(column.type))
+        for column in mapping.key_columns
+    ]
+    texts = [
+        sql.SQL('{} collate "C" as {}').format(typed(name, kind), sql.Identifier(f"c{i}"))
+        for i, (name, kind) in enumerate(_others(mapping))
+    ]
+    names = [sql.SQL("{} as {}").format(key, sql.Identifier(f"k{i}")) for i, key in enumerate(keys)]
+    rows = sql.SQL(
+        "(select {columns}, {hash} as key_hash from ({query}) as q"
+        # So that a hash is taken once, not wherever it is named.
+        " offset 0) as k"
+    ).format(
+        columns=sql.SQL(", ").join(names + texts),
+        hash=hashed(hashing, sql.SQL("row({})").format(sql.SQL(", ").join(keys))),
+        query=primary.desired(mapping),
+    )
+    if look.wanted is None:
+        return rows, []
+    wanted = sql.SQL(" where get_bit(%s::bytea, k.key_hash & %s) = 1")
+    return rows + wanted, [look.wanted, 8 * len(look.wanted) - 1]
+
+
+def _hash(mapping: Mapping, hashing: Hashing) -> sql.Composed:
+    """Return what a row adds to its bucket."""
+    count = len(mapping.data_columns)
+    texts = [sql.SQL("k.") + sql.Identifier(f"c{i}") for i in range(len(_others(mapping)))]
+
+    def of(some: list[sql.Composed]) -> sql.Composed:
+        row = sql.SQL(", ").join([sql.SQL("k.key_hash"), *some])
+        return hashed(hashing, sql.SQL("row({})").format(row))
+
+    ledger = of(texts[count:]) if texts[count:] else sql.SQL("k.key_hash")
+    return sql.SQL("{} # {}").format(of(texts[:count]), ledger)
+
+
+def _others(mapping: Mapping) -> list[tuple[str, str]]:
+    """Return what a row is made of beside its key: first what is visible."""
+    return [(name, kind) for name, kind in mapping.row_layout if name not in mapping.key]
