@@ -7,7 +7,7 @@ differ, a second look takes smaller ones; a last one lists the keys in those tha
 
 import time
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Final, TypeVar
@@ -27,7 +27,7 @@ FEWEST: Final = 20_000
 """Fewer rows are compared as quickly without."""
 BITS: Final = (10, 16, 20)
 """How many bits of its hash are a key's bucket, at the first look, the second, the third."""
-LISTED: Final = 40_000
+LISTED: Final = 25_000
 """How many keys one look lists on either side."""
 # How many such looks there may be; the first of these also reads what was not wanted.
 _LISTINGS: Final = 10
@@ -103,50 +103,45 @@ class Survey:
         """Return the numbers of the buckets that differ."""
         # What is equal on both sides leaves nothing.
         left = array("q", bytes(8 << look.bits))
-        mine, theirs = self._both(look, buckets, self._target.buckets)
-        for each in (mine, *theirs):
-            for number, total in each:
+        rows = {True: 0, False: 0}
+        for found, ours in self._answers(look, buckets, self._target.buckets):
+            rows[ours] += found.rows
+            self.moved += 0 if ours else found.size
+            for number, total in found:
                 left[number] ^= total
-        self.moved += sum(each.size for each in theirs)
         if look.wanted is None:
-            self.rows, self.theirs = mine.rows, sum(each.rows for each in theirs)
+            self.rows, self.theirs = rows[True], rows[False]
         return [number for number, total in enumerate(left) if total]
 
     def _list(self, look: Look) -> list[Key]:
         """Return the keys in some buckets that differ."""
         left: dict[Key, int] = {}
-
-        def take(some: Iterable[tuple[Key, int]]) -> None:
-            for key, total in some:
+        for found, ours in self._answers(look, members, self._target.members):
+            self.moved += 0 if ours else sum(width(key) for key, _ in found)
+            for key, total in found:
                 if rest := left.pop(key, 0) ^ total:
                     left[key] = rest
-
-        mine, theirs = self._both(look, members, self._target.members)
-        take(mine)
-        for part in theirs:
-            self.moved += sum(width(key) for key, _ in part)
-            take(part)
         return list(left)
 
-    def _both(
+    def _answers(
         self,
         look: Look,
         ours: Callable[[Primary, Mapping, Hashing, Look], T],
         theirs: Callable[[Mapping, Hashing, Look], T],
-    ) -> tuple[T, list[T]]:
-        """Return what the primary says, and what the target says of each part."""
+    ) -> Iterator[tuple[T, bool]]:
+        """Yield what the target says of each part, then what the primary says: True."""
         with ThreadPoolExecutor(1, "mirror-primary") as beside:
             # Each side has a processor of its own, usually.
             answer = beside.submit(ours, self._primary, self._mapping, self._hashing, look)
-            parts = []
             for part in range(self._parts):
                 if answer.done() and answer.exception() is not None:
                     break
                 began = time.monotonic()
                 of = replace(look, part=part, parts=self._parts)
-                parts.append(theirs(self._mapping, self._hashing, of))
+                found = theirs(self._mapping, self._hashing, of)
                 self._tick(time.monotonic() - began)
-            return answer.result(), parts
+                yield found, False
+            yield answer.result(), True
 
 
 def _bitmap(numbers: Iterable[int], bits: int) -> bytes:
