@@ -9,13 +9,23 @@ from typing import Any
 from sqlalchemy import Select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.sql import visitors
-from sqlalchemy.sql.elements import BindParameter, TextClause
+from sqlalchemy.sql.elements import (
+    BindParameter,
+    ColumnClause,
+    Over,
+    TextClause,
+    UnaryExpression,
+)
 from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.sql.selectable import CompoundSelect, TableSample
+from sqlalchemy.sql.operators import distinct_op
+from sqlalchemy.sql.selectable import CTE, CompoundSelect, TableSample
 
 from mirror.errors import MappingError
-from mirror.mapping import Mapping
+from mirror.mapping import Mapping, Query
+from mirror.scopes import distinct_on
 
+# What stands by itself in a plan, or may hide something that does.
+_BARRIERS = (CompoundSelect, CTE, FunctionElement, Over, TextClause)
 _UNSTABLE = re.compile(
     r"\b(now|(transaction|statement|clock)_timestamp|timeofday|current_(timestamp|date|time"
     r"|setting|user|role|catalog|schema|schemas)|local(time|timestamp)|session_user|user"
@@ -110,3 +120,26 @@ def _reads_text(element: object) -> bool:
 
 def _a(name: str) -> str:
     return f"an {name}" if name[0] in "AEIOU" else f"a {name}"
+
+
+def dissolves(query: Query) -> bool:
+    """Whether PostgreSQL surely plans it as a part of the query around it.
+
+    A join then reaches the tables below; into what groups, unites or counts, only constants do.
+    """
+    return not any(map(_stands_alone, visitors.iterate(query)))
+
+
+def _stands_alone(element: Any) -> bool:
+    if isinstance(element, Select):
+        return bool(
+            element._group_by_clauses  # noqa: SLF001 - there is no public way
+            or element._having_criteria  # noqa: SLF001 - likewise
+            or element._distinct  # noqa: SLF001 - likewise
+            or distinct_on(element)
+        )
+    if isinstance(element, ColumnClause):
+        return bool(element.is_literal) and element.name != "*"
+    if isinstance(element, UnaryExpression):
+        return element.operator is distinct_op
+    return isinstance(element, _BARRIERS)

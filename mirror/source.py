@@ -20,6 +20,7 @@ from mirror.errors import Halted, NotMigrated, Rejected
 from mirror.keys import Key
 from mirror.mapping import Mapping
 from mirror.postgres import Database
+from mirror.queries import dissolves
 from mirror.stamp import Stamp
 
 Row = tuple[str | None, ...]
@@ -55,6 +56,7 @@ class Source:
         host = urlsplit(database.url).hostname or "local"
         self.name = name or host.replace("-pooler.", ".", 1)
         self._queries: dict[str, tuple[sql.Composable, sql.Composed]] = {}
+        self._dissolve: dict[str, bool] = {}
 
     def close(self) -> None:
         """Close the connection; the next use opens another."""
@@ -99,6 +101,12 @@ class Source:
             )
         return self._queries[mapping.name]
 
+    def dissolves(self, mapping: Mapping) -> bool:
+        """Whether a join reaches below the mapping's query. See `mirror.queries.dissolves`."""
+        if mapping.name not in self._dissolve:
+            self._dissolve[mapping.name] = dissolves(mapping.query)
+        return self._dissolve[mapping.name]
+
 
 class Snapshot:
     """Reads of one moment. Valid inside `Source.snapshot()` only."""
@@ -131,19 +139,20 @@ class Snapshot:
         ]
         statement = sql.SQL(
             "select {values} from unnest({arrays}) as k ({names}) join ({query}) as q on {same}"
-            " where {pushed}"
         ).format(
             values=values,
-            # Says no more than the join, but also reaches below a DISTINCT, GROUP BY or UNION.
-            pushed=sql.SQL(" and ").join(
-                sql.SQL("q.{} = any({})").format(name, array)
-                for name, array in zip(names, arrays, strict=True)
-            ),
             arrays=sql.SQL(", ").join(arrays),
             names=sql.SQL(", ").join(names),
             query=query,
             same=sql.SQL(" and ").join(sql.SQL("q.{0} = k.{0}").format(name) for name in names),
         )
+        if not self._source.dissolves(mapping):
+            # Says no more than the join, but also reaches below a DISTINCT, GROUP BY or UNION.
+            # Elsewhere it costs: it names all rows of a key's user before one of them is picked.
+            statement += sql.SQL(" where ") + sql.SQL(" and ").join(
+                sql.SQL("q.{} = any({})").format(name, array)
+                for name, array in zip(names, arrays, strict=True)
+            )
         columns = zip(*keys, strict=True)
         parameters = {f"k{number}": list(column) for number, column in enumerate(columns)}
         return self._collect(mapping, self._execute(mapping, statement, parameters))
