@@ -81,7 +81,7 @@ def _revocations(
     backlog: int,
 ) -> None:
     join, leave = changes
-    some = trips[:40]
+    some = trips[:200]
     _follow(client, user, some, join)
     report.add(
         "a revocation, idle", "ms", *_milliseconds(_follow(client, user, some, leave, gone=True))
