@@ -59,6 +59,12 @@ def main(report: Report, *, quick: bool) -> None:
             for _ in range(20 * rounds):
                 change(here, 1)
                 report.add("a drain of one event", "ms", timed(drain.run) * 1000)
+        for rest in (0.0, 0.005):
+            what = f"a round trip, after {rest * 1000:.0f} ms of rest"
+            for _ in range(200):
+                time.sleep(rest)
+                seconds = timed(lambda: here.target.execute("select 1"))
+                report.add(what, "ms", seconds * 1000)
         # What a report that holds an old snapshot would keep.
         here.primary.execute("truncate mirror.outbox")
         change(here, events)
