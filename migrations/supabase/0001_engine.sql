@@ -419,8 +419,9 @@ $$;
 --
 -- request: {mapping, digest, seed, md5, bits, wanted, each, part, parts}; `wanted`, in base64, has a
 -- bit for each bucket that is asked for; null: all are.
--- Answers {rows, buckets, sums}: how many rows are visible; numbers of buckets and, for each, hashes
--- XORed, both packed and in base64, a bucket up to twice. Or, if `each` is asked for, [[key…, hash]].
+-- Answers {buckets, rows, sums}: numbers of buckets and, for each, how many rows are visible, and
+-- hashes XORed; all packed and in base64, a bucket up to twice. Or, if `each` is asked for,
+-- [[key…, hash]].
 create or replace function mirror.survey(request jsonb) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp
 -- How values print is part of their hash.

@@ -533,8 +533,8 @@ begin
     ) as f;
   else
     select jsonb_build_object(
-      'rows', coalesce(sum(f.rows), 0),
       'buckets', encode(coalesce(string_agg(int4send(f.bucket), ''), ''), 'base64'),
+      'rows', encode(coalesce(string_agg(int4send(f.rows::integer), ''), ''), 'base64'),
       'sums', encode(coalesce(string_agg(int8send(f.sum), ''), ''), 'base64')
     )
     into answer
@@ -955,8 +955,8 @@ begin
     ) as f;
   else
     select jsonb_build_object(
-      'rows', coalesce(sum(f.rows), 0),
       'buckets', encode(coalesce(string_agg(int4send(f.bucket), ''), ''), 'base64'),
+      'rows', encode(coalesce(string_agg(int4send(f.rows::integer), ''), ''), 'base64'),
       'sums', encode(coalesce(string_agg(int8send(f.sum), ''), ''), 'base64')
     )
     into answer
@@ -1377,8 +1377,8 @@ begin
     ) as f;
   else
     select jsonb_build_object(
-      'rows', coalesce(sum(f.rows), 0),
       'buckets', encode(coalesce(string_agg(int4send(f.bucket), ''), ''), 'base64'),
+      'rows', encode(coalesce(string_agg(int4send(f.rows::integer), ''), ''), 'base64'),
       'sums', encode(coalesce(string_agg(int8send(f.sum), ''), ''), 'base64')
     )
     into answer

@@ -53,8 +53,8 @@ from (
 ) as f;"""
     buckets = f"""\
 select jsonb_build_object(
-  'rows', coalesce(sum(f.rows), 0),
   'buckets', encode(coalesce(string_agg(int4send(f.bucket), ''), ''), 'base64'),
+  'rows', encode(coalesce(string_agg(int4send(f.rows::integer), ''), ''), 'base64'),
   'sums', encode(coalesce(string_agg(int8send(f.sum), ''), ''), 'base64')
 )
 into answer

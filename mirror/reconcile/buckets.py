@@ -11,7 +11,7 @@ from psycopg import sql
 from mirror.keys import Key
 from mirror.mapping import Mapping
 from mirror.reconcile.clauses import hashed, typed
-from mirror.reconcile.primary import Primary
+from mirror.reconcile.primary import Primary, by_key
 from mirror.targets.reading import Buckets, Hashing, Look
 
 
@@ -19,8 +19,8 @@ def buckets(primary: Primary, mapping: Mapping, hashing: Hashing, look: Look) ->
     """Return what lies in each wanted bucket."""
     rows, parameters = _rows(primary, mapping, hashing, look)
     statement = sql.SQL(
-        "select coalesce(sum(b.rows), 0)::bigint,"
-        " coalesce(string_agg(int4send(b.bucket), ''), ''),"
+        "select coalesce(string_agg(int4send(b.bucket), ''), ''),"
+        " coalesce(string_agg(int4send(b.rows::integer), ''), ''),"
         " coalesce(string_agg(int8send(b.sum), ''), '')"
         " from (select (k.key_hash & %s)::integer as bucket, count(*) as rows,"
         " bit_xor({hash}) as sum from {rows} group by 1) as b"
@@ -29,10 +29,12 @@ def buckets(primary: Primary, mapping: Mapping, hashing: Hashing, look: Look) ->
     return Buckets(*primary.read(mapping, statement, [low, *parameters])[0])
 
 
-def members(
-    primary: Primary, mapping: Mapping, hashing: Hashing, look: Look
-) -> list[tuple[Key, int]]:
-    """Return keys and hashes of the rows in wanted buckets."""
+def members(primary: Primary, mapping: Mapping, hashing: Hashing, look: Look) -> dict[Key, int]:
+    """Return the hash of each row in wanted buckets.
+
+    Raises:
+        Unreadable: the query yields a key twice.
+    """
     rows, parameters = _rows(primary, mapping, hashing, look)
     statement = sql.SQL("select {keys}, {hash} from {rows}").format(
         keys=sql.SQL(", ").join(
@@ -41,8 +43,7 @@ def members(
         hash=_hash(mapping, hashing),
         rows=rows,
     )
-    found = primary.read(mapping, statement, parameters)
-    return [(tuple(key), total) for *key, total in found]
+    return by_key(mapping, primary.read(mapping, statement, parameters))
 
 
 def _rows(

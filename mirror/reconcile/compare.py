@@ -84,18 +84,15 @@ class Comparison:
 
         `tick` is called between chunks, with the seconds that the target took for one.
         """
-        found = None if start else self._survey()
-        if found is None:
-            yield from self._through(start or lowest(self.mapping))
-            return
-        with closing(found):
-            for keys in found.batches(_SUSPECTS):
-                yield set(keys)
+        if start is None and (rows := self.primary.estimate(self.mapping)) >= self._survey_from:
+            found = self._survey(rows)
+            if found is not None:
+                yield from found
+                return
+        yield from self._through(start or lowest(self.mapping))
 
-    def _survey(self) -> Spool[Key] | None:
-        rows = self.primary.estimate(self.mapping)
-        if rows < self._survey_from:
-            return None
+    def _survey(self, rows: int) -> Iterator[set[Key] | Missing] | None:
+        """Return what differs by a survey of about so many rows; None where that does not help."""
         survey = Survey(
             self.primary,
             self.target,
@@ -107,9 +104,12 @@ class Comparison:
         )
         found = survey.suspects(rows)
         self.moved += survey.moved
-        if found is not None:
-            self.rows, self.theirs = survey.rows, survey.theirs
-        return found
+        if found is None and not survey.nothing_there:
+            return None
+        self.rows, self.theirs = survey.rows, survey.theirs
+        if found is None:
+            return iter([Missing(KeyRange(lowest(self.mapping)), survey.rows)])
+        return _told(found)
 
     def _through(self, start: Key) -> Iterator[set[Key] | Missing]:
         """Yield what differs, chunk by chunk."""
@@ -245,6 +245,12 @@ class Comparison:
             for some in pieces(ranges, _RANGES)
             for digest in self.target.digest(self.mapping, self.hashing, some, limit=limit)
         ]
+
+
+def _told(found: Spool[Key]) -> Iterator[set[Key] | Missing]:
+    with closing(found):
+        for keys in found.batches(_SUSPECTS):
+            yield set(keys)
 
 
 def _differ(mine: Digest, theirs: Digest) -> bool:

@@ -27,6 +27,21 @@ class Unreadable(Permanent):
     """Raised when the primary does not give a mapping's rows: nothing follows from that."""
 
 
+def by_key(mapping: Mapping, found: Sequence[Sequence[Any]]) -> dict[Key, int]:
+    """Return hashes by key, of rows that consist of key and hash.
+
+    Raises:
+        Unreadable: there are two of one key.
+    """
+    hashes = {tuple(key): hashed for *key, hashed in found}
+    if len(hashes) < len(found):
+        raise Unreadable(
+            f"mapping {mapping.name!r}: its query yields two rows for one key; "
+            f"make the query DISTINCT or group it."
+        )
+    return hashes
+
+
 class Primary:
     """Reads the desired rows: those of a mapping's query that have their parents."""
 
@@ -140,15 +155,8 @@ class Primary:
                     condition=condition,
                 )
             )
-        with self._reading(mapping):
-            found = self._execute(sql.SQL(" union all ").join(parts), parameters)
-        hashes = {tuple(key): hashed for *key, hashed in found}
-        if len(hashes) < len(found):
-            raise Unreadable(
-                f"mapping {mapping.name!r}: its query yields two rows for one key; "
-                f"make the query DISTINCT or group it."
-            )
-        return hashes
+        found = self.read(mapping, sql.SQL(" union all ").join(parts), parameters)
+        return by_key(mapping, found)
 
     def ends(self, mapping: Mapping) -> tuple[Key, Key]:
         """Return the first and the last key; empty ones where there is no row."""

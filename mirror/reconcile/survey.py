@@ -29,7 +29,7 @@ BITS: Final = (10, 16, 20)
 """How many bits of its hash are a key's bucket, at the first look, the second, the third."""
 LISTED: Final = 25_000
 """How many keys one look lists on either side."""
-# How many such looks there may be; the first of these also reads what was not wanted.
+# How many such looks there may be.
 _LISTINGS: Final = 10
 # Rows of the target that one call reads.
 _CALL_ROWS: Final = 500_000
@@ -53,6 +53,8 @@ class Survey:
         """Rows of the primary."""
         self.theirs = 0
         """Rows of the target."""
+        self.nothing_there = False
+        """The target has no row, and remembers none, of those that the primary has."""
         self.moved = 0
         """Characters that went to the target and came back."""
         self._primary = primary
@@ -86,8 +88,8 @@ class Survey:
         wanted: bytes | None = None
         for bits in self._bits:
             differing = self._differing(Look(bits, wanted))
-            if self.theirs < self.rows / 2 or (not differing and self.rows != self.theirs):
-                # Most is missing, or the query yields a row more than once.
+            if self.theirs < self.rows / 2:
+                # To load what is missing takes less.
                 return False
             share = max(1.0, max(self.rows, self.theirs) / (1 << bits))
             if len(differing) * share <= self._listed:
@@ -102,23 +104,30 @@ class Survey:
     def _differing(self, look: Look) -> list[int]:
         """Return the numbers of the buckets that differ."""
         # What is equal on both sides leaves nothing.
-        left = array("q", bytes(8 << look.bits))
-        rows = {True: 0, False: 0}
+        sums = array("q", bytes(8 << look.bits))
+        counts = array("i", bytes(4 << look.bits))
+        mine = theirs = 0
+        blank = True
         for found, ours in self._answers(look, buckets, self._target.buckets):
-            rows[ours] += found.rows
+            for number, rows, total in found:
+                sums[number] ^= total
+                counts[number] += rows if ours else -rows
+                mine += rows if ours else 0
+                theirs += 0 if ours else rows
+                blank = blank and ours
             self.moved += 0 if ours else found.size
-            for number, total in found:
-                left[number] ^= total
         if look.wanted is None:
-            self.rows, self.theirs = rows[True], rows[False]
-        return [number for number, total in enumerate(left) if total]
+            self.rows, self.theirs = mine, theirs
+            self.nothing_there = blank and mine > 0
+        # A row that is there twice leaves no hash, but counts.
+        return [n for n, left in enumerate(zip(sums, counts, strict=True)) if left != (0, 0)]
 
     def _list(self, look: Look) -> list[Key]:
         """Return the keys in some buckets that differ."""
         left: dict[Key, int] = {}
         for found, ours in self._answers(look, members, self._target.members):
-            self.moved += 0 if ours else sum(width(key) for key, _ in found)
-            for key, total in found:
+            self.moved += 0 if ours else sum(map(width, found))
+            for key, total in found.items():
                 if rest := left.pop(key, 0) ^ total:
                     left[key] = rest
         return list(left)

@@ -128,7 +128,7 @@ class Target(Protocol):
         """
         ...
 
-    def members(self, mapping: Mapping, hashing: Hashing, look: Look) -> list[tuple[Key, int]]:
+    def members(self, mapping: Mapping, hashing: Hashing, look: Look) -> dict[Key, int]:
         """Say it key by key; a key's visible row and its ledger row may be of two parts."""
         ...
 

@@ -113,7 +113,7 @@ class Doors(ABC):
         request = _dump(survey_request(mapping, hashing, look, each=False))
         return buckets_answer(self._call("survey", request=request))
 
-    def members(self, mapping: Mapping, hashing: Hashing, look: Look) -> list[tuple[Key, int]]:
+    def members(self, mapping: Mapping, hashing: Hashing, look: Look) -> dict[Key, int]:
         """Say it key by key."""
         request = _dump(survey_request(mapping, hashing, look, each=True))
         return members_answer(self._call("survey", request=request))

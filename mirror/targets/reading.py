@@ -58,7 +58,8 @@ class Look:
 
     bits: int
     wanted: bytes | None = None
-    """A bit for each bucket that is asked for, whatever their number; None: all are."""
+    """A bit for each bucket of as many as it has bits, set for those that are asked for; None: all
+    are. It may have fewer, and so larger, buckets than `bits` makes."""
     part: int = 0
     parts: int = 1
     """Which part of the target's rows, of how many."""
@@ -68,23 +69,24 @@ class Look:
 class Buckets:
     """What one side holds, by bucket."""
 
-    rows: int
     numbers: bytes
-    """Of the buckets that are not empty: 32 bits each, the highest first."""
+    """Of buckets that are not empty: 32 bits each, the highest first."""
+    rows: bytes
+    """How many visible rows are in each, likewise."""
     sums: bytes
     """Of each, its rows' hashes XORed: 64 bits."""
 
     @property
     def size(self) -> int:
         """About how many characters that is in JSON."""
-        return (len(self.numbers) + len(self.sums)) * 4 // 3
+        return (len(self.numbers) + len(self.rows) + len(self.sums)) * 4 // 3
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        numbers, sums = array("i", self.numbers), array("q", self.sums)
+    def __iter__(self) -> Iterator[tuple[int, int, int]]:
+        columns = array("i", self.numbers), array("i", self.rows), array("q", self.sums)
         if sys.byteorder == "little":
-            numbers.byteswap()
-            sums.byteswap()
-        return zip(numbers, sums, strict=True)
+            for column in columns:
+                column.byteswap()
+        return zip(*columns, strict=True)
 
 
 @dataclass(frozen=True)
@@ -162,14 +164,12 @@ def survey_request(mapping: Mapping, hashing: Hashing, look: Look, *, each: bool
 
 def buckets_answer(answer: dict[str, Any]) -> Buckets:
     """Return what `mirror_survey` answered by bucket."""
-    return Buckets(
-        answer["rows"], base64.b64decode(answer["buckets"]), base64.b64decode(answer["sums"])
-    )
+    return Buckets(*(base64.b64decode(answer[name]) for name in ("buckets", "rows", "sums")))
 
 
-def members_answer(answer: list[list[str]]) -> list[tuple[Key, int]]:
+def members_answer(answer: list[list[str]]) -> dict[Key, int]:
     """Return what `mirror_survey` answered by key."""
-    return [(tuple(key), int(hashed)) for *key, hashed in answer]
+    return {tuple(key): int(hashed) for *key, hashed in answer}
 
 
 def width(*keys: Key) -> int:

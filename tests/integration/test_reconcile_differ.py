@@ -21,7 +21,7 @@ from mirror.migrations import upgrade
 from mirror.reconcile import Options, Throttle, reconcile, survey
 from mirror.reconcile.clauses import order
 from mirror.reconcile.compare import Comparison, Missing
-from mirror.reconcile.primary import Primary
+from mirror.reconcile.primary import Primary, Unreadable
 from mirror.registry import Registry
 from mirror.targets.reading import Digest, Hashing, KeyRange, Listing
 from tests.fix_databases import TestDatabase
@@ -452,3 +452,43 @@ def test_where_most_is_missing_it_is_loaded_not_listed(
     found = list(comparison.suspects())
     assert sum(part.rows for part in found if isinstance(part, Missing)) > 3000
     assert found_by(comparison, comparison.primary) > drifted - {("a", "3000")}
+
+
+def test_where_nothing_is_there_all_is_loaded_without_another_look(
+    things: tuple[TestDatabase, TestDatabase, Drain],
+    drifted: set[Key],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A row that only the ledger knows is something."""
+    _, target, drain = things
+    target.query("truncate things")
+    comparison = compared(drain)
+    assert {
+        key for part in comparison.suspects() if isinstance(part, set) for key in part
+    } > drifted
+    target.query("truncate mirror.ledger_things")
+    monkeypatch.setattr(Comparison, "_through", None)
+    (found,) = compared(drain).suspects()
+    assert found == Missing(KeyRange(("", str(-(2**63)))), 4999)
+
+
+@pytest.fixture
+def loose_keys(things: tuple[TestDatabase, TestDatabase, Drain]) -> Iterator[None]:
+    """Let the primary have two rows of one key, until the test is over."""
+    primary, _, _ = things
+    primary.query("alter table things drop constraint things_pkey")
+    yield
+    primary.query("truncate things")
+    primary.query("alter table things add primary key (place, number)")
+
+
+@pytest.mark.usefixtures("loose_keys")
+@pytest.mark.parametrize("number", [8, 100], ids=["missing", "mirrored"])
+def test_a_survey_refuses_a_query_that_yields_a_key_twice(
+    things: tuple[TestDatabase, TestDatabase, Drain], drifted: set[Key], number: int
+) -> None:
+    """Although two equal hashes leave nothing: where the target has no such row, nor counts it."""
+    primary, _, drain = things
+    primary.query("insert into things (place, number, value) values ('a', %s, 'x')", number)
+    with pytest.raises(Unreadable, match="two rows for one key"):
+        found_by(compared(drain), drifted)
