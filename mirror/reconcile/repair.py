@@ -76,8 +76,7 @@ class Repair:
         with ThreadPoolExecutor(1, "mirror-source") as beside:
             ahead = beside.submit(self._page, mapping, within)
             while True:
-                stamp, rows = ahead.result()
-                keys = [self._key(mapping, row) for row in rows]
+                stamp, keys, rows = ahead.result()
                 # A row more than a page holds says where the next one begins.
                 more = len(rows) > _LOAD_ROWS
                 if more:
@@ -98,25 +97,24 @@ class Repair:
                 if not more:
                     return failed
 
-    def _page(self, mapping: Mapping, within: KeyRange) -> tuple[Stamp, list[Row]]:
+    def _page(self, mapping: Mapping, within: KeyRange) -> tuple[Stamp, list[Key], list[Row]]:
         with self.drain.source.snapshot() as snapshot:
-            return snapshot.stamp, self.primary.page(mapping, within, _LOAD_ROWS + 1)
+            rows = self.primary.page(mapping, within, _LOAD_ROWS + 1)
+        # Here rather than by whoever writes, because the target is what a load waits for.
+        self.moved += sum(len(value or "") for row in rows for value in row)
+        names = [column.name for column in mapping.columns]
+        places = [names.index(name) for name in mapping.key]
+        return snapshot.stamp, [tuple(str(row[i]) for i in places) for row in rows], rows
 
     def _write(self, mapping: Mapping, stamp: Stamp, keys: list[Key], rows: list[Row]) -> list[Key]:
         """Write rows; return the keys that have to go the long way."""
         whole = bool(mapping.children)
         section = Section(mapping, [] if whole else rows, rows if whole else [])
-        self.moved += sum(len(value or "") for row in rows for value in row)
         try:
             answer = self.drain.target.apply(stamp, [section])[mapping.name]
         except (TooOld, WentBack, *ISOLATED):
             return keys
         return [*answer.stale, *answer.orphans, *answer.appearing]
-
-    @staticmethod
-    def _key(mapping: Mapping, row: Row) -> Key:
-        names = [column.name for column in mapping.columns]
-        return tuple(str(row[names.index(name)]) for name in mapping.key)
 
     @staticmethod
     def _tell(item: Item, error: MirrorError) -> None:

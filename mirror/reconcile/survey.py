@@ -25,14 +25,14 @@ T = TypeVar("T")
 
 FEWEST: Final = 20_000
 """Fewer rows are compared as quickly without."""
-BITS: Final = (10, 16, 20)
+BITS: Final = (12, 17, 20)
 """How many bits of its hash are a key's bucket, at the first look, the second, the third."""
 LISTED: Final = 25_000
 """How many keys one look lists on either side."""
 # How many such looks there may be.
 _LISTINGS: Final = 10
 # Rows of the target that one call reads.
-_CALL_ROWS: Final = 500_000
+_CALL_ROWS: Final = 1_000_000
 
 
 class Survey:
@@ -71,7 +71,7 @@ class Survey:
 
         None where that does not help: it takes too long, or too much differs.
         """
-        self._parts = 1 + rows // _CALL_ROWS
+        self._parts = max(1, round(rows / _CALL_ROWS))
         found: Spool[Key] = Spool(tuple)
         try:
             if self._fill(found):
