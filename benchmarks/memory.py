@@ -17,6 +17,10 @@ def main(report: Report, *, quick: bool) -> None:
             seconds, memory = apart(here, compare)
             report.add(f"memory of a reconcile, {rows:,} memberships", "MB", memory)
             report.add(f"reconcile, equal, of {rows:,}", "s", seconds)
+            here.drift(rows // 100)
+            seconds, memory = apart(here, compare)
+            report.add(f"memory of a repair of {rows // 100:,}", "MB", memory)
+            report.add(f"reconcile, {rows // 100:,} drifted, of {rows:,}", "s", seconds)
             if rows == sizes[0]:
                 _, memory = apart(here, resync)
                 report.add(f"memory of a worker, {rows:,} memberships", "MB", memory)

@@ -48,6 +48,12 @@ join numbered as u on u.n = 1 + (t.n * 7919 + m * 104729) % {users};
 drop table numbered;
 """
 
+_DRIFT = """
+update trip_memberships set role = 'OWNER' where (trip_id, user_id) in (
+  select trip_id, user_id from trip_memberships order by random() limit %s
+)
+"""
+
 
 @dataclass
 class Stage:
@@ -81,6 +87,10 @@ class Stage:
         sizes = {"users": memberships // 20, "trips": memberships // 100}
         self.primary.execute(_FILL.format(**sizes).encode())
         self.primary.execute("vacuum analyze")
+
+    def drift(self, memberships: int) -> None:
+        """Change that many memberships in the target, behind the mirror's back."""
+        self.target.execute(_DRIFT, [memberships])
 
     def drain(self) -> Drain:
         """Return a drain of this process; the caller closes it."""
