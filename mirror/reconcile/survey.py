@@ -27,12 +27,12 @@ FEWEST: Final = 20_000
 """Fewer rows are compared as quickly without."""
 BITS: Final = (12, 17, 20)
 """How many bits of its hash are a key's bucket, at the first look, the second, the third."""
-LISTED: Final = 25_000
+LISTED: Final = 10_000
 """How many keys one look lists on either side."""
 # How many such looks there may be.
-_LISTINGS: Final = 10
+_LISTINGS: Final = 25
 # Rows of the target that one call reads.
-_CALL_ROWS: Final = 1_000_000
+_CALL_ROWS: Final = 500_000
 
 
 class Survey:
@@ -104,8 +104,8 @@ class Survey:
     def _differing(self, look: Look) -> list[int]:
         """Return the numbers of the buckets that differ."""
         # What is equal on both sides leaves nothing.
-        sums = array("q", bytes(8 << look.bits))
-        counts = array("i", bytes(4 << look.bits))
+        sums = array("q", [0]) * (1 << look.bits)
+        counts = array("i", [0]) * (1 << look.bits)
         mine = theirs = 0
         blank = True
         for found, ours in self._answers(look, buckets, self._target.buckets):
