@@ -63,8 +63,7 @@ class Judge:
     def judge(self, mapping: Mapping, keys: Sequence[Key]) -> Verdict:
         """Say which of these keys drifted, and for which something is under way."""
         # Only for the parents and references that rows in the target name; a key may name them all.
-        named = {parent.column for parent in mapping.parents}
-        named.update(reference.name for reference in mapping.all_references)
+        named = {reference.name for reference in mapping.all_references}
         first = {} if named <= set(mapping.key) else self.target.rows(mapping, keys)
         with self.source.snapshot() as snapshot:
             primary = self._read(snapshot, mapping, keys, first)

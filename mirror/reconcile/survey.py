@@ -2,7 +2,7 @@
 
 Each side reads its rows in the order in which they lie, which is several times as fast as in the
 order of their keys, and sorts them into buckets by the hash of their key. Where many buckets
-differ, a second look takes smaller ones; a last one lists the keys in those that differ.
+differ, further looks take smaller ones; the last ones list the keys in those that differ.
 """
 
 import time
