@@ -38,13 +38,19 @@ grants as materialized (
     from revocations
   )
   for update skip locked
+),
+taken as (
+  delete from mirror.outbox
+  where ctid = any (array(select ctid from revocations union all select ctid from grants))
+  returning id, transaction_id, lane, recorded_at, mapping, reference, key
 )
-delete from mirror.outbox
-where ctid = any (array(select ctid from revocations union all select ctid from grants))
-returning id, transaction_id, lane, recorded_at, mapping, reference, key
+select *, exists (select from mirror.claims where events && array(select id from taken))
+from taken
 """)
 
-# What an earlier claim noted and this one could lock: its worker is gone.
+# What an earlier claim noted and this one could lock: its worker is gone. That the claim's own
+# statement finds a note is a hint only, because it may be older than its locks: what it missed is
+# found by the next claim, and a note that was withdrawn meanwhile is gone by now.
 _SUSPECTS = """
 select id, array(select unnest(events) intersect select unnest(%(mine)s::bigint[]))
 from mirror.claims
@@ -77,12 +83,24 @@ where not exists (
 class Claim:
     """Some events, held in an open transaction."""
 
-    def __init__(self, queue: "Queue", note: UUID, events: list[Claimed], *, full: bool) -> None:
+    def __init__(self, queue: "Queue", events: list[Claimed], *, full: bool) -> None:
         self._queue = queue
-        self._note = note
+        self._note = uuid4()
         self.events = events
         self.full = full
         """There may be more where these came from."""
+
+    @property
+    def note(self) -> sql.Composed:
+        """Statements that commit which events this claim holds, once or again.
+
+        They go first on the connection that reads what the events name. Not waiting for the disk:
+        the note must survive the worker, not the server, whose crash ends both.
+        """
+        return sql.SQL(
+            "begin; set local synchronous_commit = off;"
+            " insert into mirror.claims (id, events) values ({}, {}) on conflict do nothing; commit"
+        ).format(sql.Literal(self._note), sql.Literal([event.id for event in self.events]))
 
     def settle(
         self, failed: Iterable[tuple[Claimed, MirrorError]] = (), more: Sequence[Event] = ()
@@ -159,46 +177,28 @@ class Queue:
                 self._claimed = 0
             few = max(1, limit // 10)
             values = {"floor": self._floor.value, "limit": limit, "few": few}
-            taken = self.claims.begin(
+            (taken,) = self.claims.begin(
                 _CLAIM.format(**{name: sql.Literal(value) for name, value in values.items()}),
                 idle_seconds=self.idle_seconds,
             )
-            events = sorted(map(claimed, taken), key=lambda event: (event.lane, event.id))
-            if not events:
+            if not taken:
                 self.claims.rollback()
                 return None
+            events = [claimed(event) for *event, _ in taken]
+            events.sort(key=lambda event: (event.lane, event.id))
             self._claimed += len(events)
-            suspects = self._set_suspects_apart([event.id for event in events])
+            *_, noted = taken[0]
+            suspects = self._set_suspects_apart([event.id for event in events]) if noted else set()
             held = [event for event in events if event.id not in suspects]
             for event in events:
                 if event.id in suspects:
                     self.retries.defer(event, attempts=0, error=None)
             grants = sum(event.lane is Lane.GRANT for event in events)
             full = len(events) == limit or (grants == few and grants < len(events))
-            return Claim(self, self._note(held), held, full=full)
+            return Claim(self, held, full=full)
         except BaseException:
             self.claims.rollback()
             raise
-
-    def _note(self, events: list[Claimed]) -> UUID:
-        """Commit which events this claim holds, without waiting for the disk.
-
-        The note must survive the worker, not the server: a crash of the server ends both.
-        """
-        note = uuid4()
-        try:
-            self.notes.execute(
-                sql.SQL(
-                    "begin; set local synchronous_commit = off;"
-                    " insert into mirror.claims (id, events) values ({}, {}); commit"
-                ).format(sql.Literal(note), sql.Literal([event.id for event in events]))
-            )
-        except BaseException:
-            # It may have been committed all the same, if only the answer was lost.
-            self.notes.rollback()
-            self._withdrawn.add(note)
-            raise
-        return note
 
     def touch(self) -> None:
         """Keep the claim's transaction from being ended as idle."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import structlog
+from psycopg import sql
 
 from mirror.claims import Queue
 from mirror.errors import (
@@ -130,7 +131,7 @@ class Drain:
             return Drained()
         started = time.monotonic()
         try:
-            more, failed = self._isolate(claim.events, until=started + _SEARCH_SECONDS)
+            more, failed = self._isolate(claim.events, claim.note, until=started + _SEARCH_SECONDS)
             claim.settle(failed, more)
         except BaseException:
             claim.release()
@@ -185,15 +186,15 @@ class Drain:
         return False
 
     def _isolate(
-        self, events: list[Claimed], *, until: float
+        self, events: list[Claimed], note: sql.Composed, *, until: float
     ) -> tuple[list[Event], list[tuple[Claimed, MirrorError]]]:
         """Mirror events; if one spoils the batch, halve it until that one stands alone."""
         if not events:
             return [], []
         try:
             if len(events) == 1:
-                return self._mirror_alone(events[0]), []
-            return self._mirror(events), []
+                return self._mirror_alone(events[0], note), []
+            return self._mirror(events, note), []
         except ISOLATED as error:
             if len(events) == 1 and events[0].reference is not None:
                 return self._spell_out(events[0], error)
@@ -202,8 +203,8 @@ class Drain:
         # What failed may have taken its time.
         self.queue.touch()
         middle = len(events) // 2
-        first, failed = self._isolate(events[:middle], until=until)
-        second, failed_too = self._isolate(events[middle:], until=until)
+        first, failed = self._isolate(events[:middle], note, until=until)
+        second, failed_too = self._isolate(events[middle:], note, until=until)
         return first + second, failed + failed_too
 
     def _spell_out(
@@ -230,7 +231,7 @@ class Drain:
         self.queue.announce(events)
         self._announced = self._announced or bool(events)
 
-    def _mirror_alone(self, event: Event) -> list[Event]:
+    def _mirror_alone(self, event: Event, *before: sql.Composed) -> list[Event]:
         """Mirror one event, in smaller pieces where it brings too much for one call.
 
         A scope brings a page of keys, a parent its children: of more than a few they are announced
@@ -239,7 +240,7 @@ class Drain:
         size = self.batch_size
         while True:
             try:
-                return self._mirror([event], batch_size=size)
+                return self._mirror([event], *before, batch_size=size)
             except TooLarge:
                 if size == 1:
                     raise
@@ -250,14 +251,19 @@ class Drain:
                     raise
                 size = _NARROW
 
-    def _mirror(self, events: Iterable[Event], *, batch_size: int | None = None) -> list[Event]:
+    def _mirror(
+        self, events: Iterable[Event], *before: sql.Composed, batch_size: int | None = None
+    ) -> list[Event]:
         """Bring everything these events name up to date; return what is left for later."""
-        return self.bring(sort(self.registry, events), batch_size=batch_size)
+        return self.bring(sort(self.registry, events), *before, batch_size=batch_size)
 
-    def bring(self, work: Work, *, batch_size: int | None = None) -> list[Event]:
+    def bring(
+        self, work: Work, *before: sql.Composed, batch_size: int | None = None
+    ) -> list[Event]:
         """Bring keys and scopes up to date; return events for what is left for later.
 
-        A smaller `batch_size` is for work that brings too much along for one call.
+        `before` are the primary's to run before anything is read. A smaller `batch_size` is for
+        work that brings too much along for one call.
 
         Raises:
             Transient: a database does not answer, or others were faster again and again.
@@ -266,7 +272,8 @@ class Drain:
         more: list[Event] = []
         ahead = 0
         for attempt in range(_ATTEMPTS):
-            with self.source.snapshot() as snapshot:
+            keys = [(self.registry[name], list(some)) for name, some in work.keys.items() if some]
+            with self.source.snapshot(*before, keys=keys) as snapshot:
                 if snapshot.stamp.fence < ahead:
                     raise WentBack(
                         "the primary is older than what the target has seen "

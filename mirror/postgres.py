@@ -83,38 +83,59 @@ class Database:
         It may take `patience` times what a statement may take.
         """
         # Two statements in one message are one transaction, so LOCAL lasts for both.
-        return self.together(
+        found = self.together(
             sql.SQL("set local statement_timeout = {}").format(
                 sql.Literal(int(self.statement_seconds * 1000 * patience))
             ),
             sql.SQL(query).format(*map(sql.Literal, arguments)),
         )
+        return found[0] if found else []
 
-    def together(self, *statements: sql.Composable) -> list[Any]:
-        """Run statements in one round trip; return the rows of the last (empty if none)."""
+    def together(self, *statements: sql.Composable) -> list[list[Any]]:
+        """Run statements in one round trip; return the rows of each that returns rows."""
         with translated(self.role):
             cursor = self.connection.execute(sql.SQL("; ").join(statements))
-            while cursor.nextset():
-                pass
-            return cursor.fetchall() if cursor.description is not None else []
+            found = []
+            while True:
+                if cursor.description is not None:
+                    found.append(cursor.fetchall())
+                if not cursor.nextset():
+                    return found
+
+    def bound(self, query: sql.Composed, parameters: Any) -> sql.SQL:
+        """Return a statement with its parameters in it, to run together with others."""
+        with translated(self.role):
+            text = psycopg.ClientCursor(self.connection).mogrify(query, parameters)
+        return sql.SQL(text)
 
     @contextmanager
-    def transaction(
-        self, *first: sql.Composable, mode: str = "", idle_seconds: float = 60
-    ) -> Iterator[list[Any]]:
-        """Run a block in one transaction with our bounds; roll back if it raises.
+    def transaction(self, *, mode: str = "", idle_seconds: float = 60) -> Iterator[None]:
+        """Run a block in one transaction with our bounds; roll back if it raises."""
+        with self.ending():
+            self.begin(mode=mode, idle_seconds=idle_seconds)
+            yield
 
-        Yields the rows of the last of those statements that go along with BEGIN.
-        """
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """Run a block that begins a transaction; commit at its end, or roll back if it raises."""
         try:
-            yield self.begin(*first, mode=mode, idle_seconds=idle_seconds)
+            yield
             self.execute("commit")
         except BaseException:
             self.rollback()
             raise
 
-    def begin(self, *first: sql.Composable, mode: str = "", idle_seconds: float = 60) -> list[Any]:
-        """Begin a transaction; `mode` follows BEGIN. Return the rows of the last of `first`.
+    def begin(
+        self,
+        *first: sql.Composable,
+        before: Sequence[sql.Composable] = (),
+        mode: str = "",
+        idle_seconds: float = 60,
+    ) -> list[list[Any]]:
+        """Begin a transaction; `mode` follows BEGIN.
+
+        In the same round trip, transactions of their own go `before` it, and `first` begins it;
+        returns the rows of each statement that returns rows.
 
         A transaction that is open already is somebody's mistake: PostgreSQL would only warn, and
         the next commit would end the other's too.
@@ -123,6 +144,7 @@ class Database:
             self.close()
             raise Transient(f"{self.role}: the connection was in use; it has been closed")
         return self.together(
+            *before,
             sql.SQL(
                 "begin {}; set local statement_timeout = {};"
                 " set local idle_in_transaction_session_timeout = {};"

@@ -63,18 +63,47 @@ class Source:
         self.database.close()
 
     @contextmanager
-    def snapshot(self) -> Iterator["Snapshot"]:
-        """Yield one REPEATABLE READ, READ ONLY view of the primary, with its stamp."""
-        database = self.database
-        mode = "isolation level repeatable read read only"
-        with database.transaction(
-            self._stamp_query, mode=mode, idle_seconds=self.idle_seconds
-        ) as rows:
+    def snapshot(
+        self, *before: sql.Composable, keys: Sequence[tuple[Mapping, Sequence[Key]]] = ()
+    ) -> Iterator["Snapshot"]:
+        """Yield one REPEATABLE READ, READ ONLY view of the primary, with its stamp.
+
+        In the same round trip, transactions of their own go `before` it, and the rows of `keys`
+        are read.
+        """
+        with self.database.ending():
+            rows, *found = self._begin(before, [self.rows_query(*each) for each in keys])
             fence, epoch, system, timeline, name = rows[0]
             if epoch is None:
                 raise NotMigrated("primary: mirror.state is empty; run `mirror migrate primary`")
             identity = f"{system or '-'}/{timeline or '-'}/{self.name}/{name}"
-            yield Snapshot(self, Stamp(identity, epoch, fence))
+            snapshot = Snapshot(self, Stamp(identity, epoch, fence))
+            for (mapping, some), there in zip(keys, found, strict=False):
+                snapshot.keep(mapping, some, there)
+            yield snapshot
+
+    def _begin(
+        self, before: Sequence[sql.Composable], reads: Sequence[tuple[sql.Composed, object]]
+    ) -> list[list[Any]]:
+        """Begin a snapshot; return the stamp's row and those of `reads`, or the former alone."""
+
+        def begin(*reads: sql.Composable) -> list[list[Any]]:
+            return self.database.begin(
+                self._stamp_query,
+                *reads,
+                before=before,
+                mode="isolation level repeatable read read only",
+                idle_seconds=self.idle_seconds,
+            )
+
+        try:
+            return begin(*(self.database.bound(*read) for read in reads))
+        except (Rejected, Halted):
+            if not reads:
+                raise
+            # Who reads them one by one learns which mapping it is.
+            self.database.rollback()
+            return begin()
 
     @cached_property
     def _stamp_query(self) -> sql.Composed:
@@ -101,36 +130,14 @@ class Source:
             )
         return self._queries[mapping.name]
 
-    def dissolves(self, mapping: Mapping) -> bool:
-        """Whether a join reaches below the mapping's query. See `mirror.queries.dissolves`."""
-        if mapping.name not in self._dissolve:
-            self._dissolve[mapping.name] = dissolves(mapping.query)
-        return self._dissolve[mapping.name]
+    def rows_query(
+        self, mapping: Mapping, keys: Sequence[Key], *, expired: bool = False
+    ) -> tuple[sql.Composed, dict[str, list[str]]]:
+        """Return the query for the desired rows of some keys, and its parameters.
 
-
-class Snapshot:
-    """Reads of one moment. Valid inside `Source.snapshot()` only."""
-
-    def __init__(self, source: Source, stamp: Stamp) -> None:
-        self._source = source
-        self.stamp = stamp
-        self._expired = False
-
-    def with_expired(self) -> "Snapshot":
-        """Return the same view with the rows that have expired, for whoever explains."""
-        view = Snapshot(self._source, self.stamp)
-        view._expired = True
-        return view
-
-    def _query(self, mapping: Mapping) -> tuple[sql.Composable, sql.Composed]:
-        desired, values = self._source.query(mapping)
-        return (sql.SQL(mapping.sql) if self._expired else desired), values
-
-    def rows(self, mapping: Mapping, keys: Sequence[Key]) -> dict[Key, Row]:
-        """Return the desired row of each of `keys` that has one."""
-        if not keys:
-            return {}
-        query, values = self._query(mapping)
+        `expired`: also for those that have expired.
+        """
+        query, values = self.query(mapping)
         names = [sql.Identifier(name) for name in mapping.key]
         # Named, so that each array is sent once.
         arrays = [
@@ -143,10 +150,10 @@ class Snapshot:
             values=values,
             arrays=sql.SQL(", ").join(arrays),
             names=sql.SQL(", ").join(names),
-            query=query,
+            query=sql.SQL(mapping.sql) if expired else query,
             same=sql.SQL(" and ").join(sql.SQL("q.{0} = k.{0}").format(name) for name in names),
         )
-        if not self._source.dissolves(mapping):
+        if not self._dissolves(mapping):
             # Says no more than the join, but also reaches below a DISTINCT, GROUP BY or UNION.
             # Elsewhere it costs: it names all rows of a key's user before one of them is picked.
             statement += sql.SQL(" where ") + sql.SQL(" and ").join(
@@ -154,8 +161,46 @@ class Snapshot:
                 for name, array in zip(names, arrays, strict=True)
             )
         columns = zip(*keys, strict=True)
-        parameters = {f"k{number}": list(column) for number, column in enumerate(columns)}
-        return self._collect(mapping, self._execute(mapping, statement, parameters))
+        return statement, {f"k{number}": list(column) for number, column in enumerate(columns)}
+
+    def _dissolves(self, mapping: Mapping) -> bool:
+        if mapping.name not in self._dissolve:
+            self._dissolve[mapping.name] = dissolves(mapping.query)
+        return self._dissolve[mapping.name]
+
+
+class Snapshot:
+    """Reads of one moment. Valid inside `Source.snapshot()` only."""
+
+    def __init__(self, source: Source, stamp: Stamp) -> None:
+        self._source = source
+        self.stamp = stamp
+        self._expired = False
+        self._known: dict[str, dict[Key, Row | None]] = {}
+
+    def with_expired(self) -> "Snapshot":
+        """Return the same view with the rows that have expired, for whoever explains."""
+        view = Snapshot(self._source, self.stamp)
+        view._expired = True
+        return view
+
+    def _query(self, mapping: Mapping) -> tuple[sql.Composable, sql.Composed]:
+        desired, values = self._source.query(mapping)
+        return (sql.SQL(mapping.sql) if self._expired else desired), values
+
+    def keep(self, mapping: Mapping, keys: Sequence[Key], found: list[Row]) -> None:
+        """Know the rows of `keys` from now on, without asking again."""
+        rows = _collect(mapping, found)
+        self._known[mapping.name] = {key: rows.get(key) for key in keys}
+
+    def rows(self, mapping: Mapping, keys: Sequence[Key]) -> dict[Key, Row]:
+        """Return the desired row of each of `keys` that has one."""
+        known = self._known.get(mapping.name, {})
+        rows = {key: row for key in keys if (row := known.get(key)) is not None}
+        if missing := [key for key in keys if key not in known]:
+            query = self._source.rows_query(mapping, missing, expired=self._expired)
+            rows |= _collect(mapping, self._execute(mapping, *query))
+        return rows
 
     def rows_in_scope(
         self,
@@ -201,7 +246,7 @@ class Snapshot:
             conditions=sql.SQL(" and ").join(conditions),
             order=order,
         )
-        return self._collect(mapping, self._execute(mapping, statement, [*parameters, limit]))
+        return _collect(mapping, self._execute(mapping, statement, [*parameters, limit]))
 
     def rows_with(
         self, mapping: Mapping, values: MappingABC[str, str], *, limit: int
@@ -217,25 +262,13 @@ class Snapshot:
                 for name in values
             ),
         )
-        return self._collect(mapping, self._execute(mapping, statement, [*values.values(), limit]))
+        return _collect(mapping, self._execute(mapping, statement, [*values.values(), limit]))
 
     def _execute(self, mapping: Mapping, statement: sql.Composed, parameters: Any) -> list[Row]:
         try:
             return self._source.database.execute(statement, parameters)
         except (Rejected, Halted) as error:
             raise type(error)(f"{error}, while reading mapping {mapping.name!r}") from None
-
-    @staticmethod
-    def _collect(mapping: Mapping, found: list[Row]) -> dict[Key, Row]:
-        names = [column.name for column in mapping.columns]
-        places = [names.index(name) for name in mapping.key]
-        rows: dict[Key, Row] = {tuple(str(row[i]) for i in places): row for row in found}
-        if len(rows) < len(found):
-            raise Rejected(
-                f"mapping {mapping.name!r}: its query yields two rows for one key; "
-                f"make the query DISTINCT or group it."
-            )
-        return rows
 
 
 def desired_query(mapping: Mapping) -> sql.Composable:
@@ -250,6 +283,18 @@ def desired_query(mapping: Mapping) -> sql.Composable:
     return sql.SQL(
         "select e.* from ({query}) as e where e.{moment} is null or e.{moment}::timestamptz > now()"
     ).format(query=query, moment=sql.Identifier(mapping.expires))
+
+
+def _collect(mapping: Mapping, found: list[Row]) -> dict[Key, Row]:
+    names = [column.name for column in mapping.columns]
+    places = [names.index(name) for name in mapping.key]
+    rows: dict[Key, Row] = {tuple(str(row[i]) for i in places): row for row in found}
+    if len(rows) < len(found):
+        raise Rejected(
+            f"mapping {mapping.name!r}: its query yields two rows for one key; "
+            f"make the query DISTINCT or group it."
+        )
+    return rows
 
 
 def _type(name: str) -> sql.SQL:

@@ -1,6 +1,6 @@
 """Two databases that are as they should be, for tests that break something in them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -54,11 +54,12 @@ class Patient(Database):
     def begin(
         self,
         *first: sql.Composable,
+        before: Sequence[sql.Composable] = (),
         mode: str = "",  # noqa: ARG002 - like the other
         idle_seconds: float = 60,  # noqa: ARG002 - like the other
-    ) -> list[Any]:
+    ) -> list[list[Any]]:
         """Go on in the transaction."""
-        return self.together(*first) if first else []
+        return self.together(*before, *first) if first else []
 
     def rollback(self) -> None:
         """Go on in the transaction."""

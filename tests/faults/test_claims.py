@@ -1,6 +1,7 @@
 """Events are taken once at a time, revocations first, and are given back when a worker fails."""
 
 from collections.abc import Callable
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -8,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from mirror.drain import Drain
 from mirror.errors import Unreachable, WrongMapping
+from mirror.postgres import Database
 from tests.factories import MembershipFactory
 from tests.faults.tools import Intercepted, Running, record, rewrite
 from tests.fix_databases import TestDatabase
@@ -215,3 +217,44 @@ def test_a_member_who_does_not_exist_is_no_error(
     record(primary, "trip_memberships", uuid4(), uuid4())
     assert drain.run().failed == 0
     assert members(target) == 0
+
+
+def test_an_event_is_mirrored_in_three_round_trips(
+    primary: TestDatabase,
+    target: TestDatabase,
+    drain: Drain,
+    crowd: list[tuple[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Claim, read, write: between regions, a revocation waits for each of them."""
+    for trip, user in crowd[:2]:
+        record(primary, "trip_memberships", trip, user)
+        # The first run opens connections, and brings the parents of what it mirrors.
+        drain.run()
+        primary.query("update trip_memberships set role = 'ADMIN' where trip_id = %s", trip)
+        record(primary, "trip_memberships", trip, user)
+    calls: list[str] = []
+
+    def counted(place: Database, name: str) -> None:
+        call = getattr(place, name)
+
+        def count(*arguments: Any, **options: Any) -> Any:
+            calls.append(place.role)
+            return call(*arguments, **options)
+
+        monkeypatch.setattr(place, name, count)
+
+    for place in (drain.queue.claims, drain.queue.notes, drain.source.database):
+        counted(place, "execute")
+        counted(place, "together")
+    apply = drain.target.apply
+
+    def last(*arguments: Any) -> Any:
+        answer = apply(*arguments)
+        calls.append("target")
+        return answer
+
+    monkeypatch.setattr(drain.target, "apply", last)
+    drain.run()
+    assert calls[: calls.index("target") + 1] == ["primary", "primary", "target"]
+    assert target.value("select count(*) from trip_memberships where role = 'ADMIN'") == 2

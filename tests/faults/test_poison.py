@@ -294,6 +294,8 @@ def test_a_released_claim_is_not_taken_for_a_dead_workers(
     record(primary, "users", uuid4())
     claim = drain.queue.claim(10)
     assert claim is not None
+    with drain.source.snapshot(claim.note):
+        assert primary.value("select cardinality(events) from mirror.claims") == 1
     claim.release()
     again = make_drain().queue.claim(10)
     assert again is not None
