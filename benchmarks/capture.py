@@ -71,6 +71,12 @@ def create_trip(report: Report, engine: Engine, rounds: int, times: int = 200) -
         session.flush()
         session.add(models.Membership(trip_id=trip.id, user_id=creator, role=models.Role.OWNER))
 
+    def with_another(session: Session) -> None:
+        # What any statement adds, whatever it does.
+        by_itself(session)
+        session.flush()
+        session.execute(text("select 1"))
+
     def hooked(session: Session) -> None:
         services.create_trip(session, creator, "Rome")
 
@@ -86,6 +92,7 @@ def create_trip(report: Report, engine: Engine, rounds: int, times: int = 200) -
     for _ in range(rounds):
         _run_script(engine, removal_sql(registry))
         run("create trip", plain, by_itself)
+        run("create trip + select 1", plain, with_another)
         run("create trip + hooks", plain, hooked)
         run("create trip + ORM capture", captured, by_itself)
         _run_script(engine, triggers_sql(registry))

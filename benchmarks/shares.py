@@ -5,18 +5,22 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
+import redis
+
 from benchmarks.measuring import Report
-from benchmarks.stage import stage, timed
+from benchmarks.stage import Stage, stage, timed
 from benchmarks.throughput import change
 from mappings.trips import registry
 from mirror.ddl import triggers_sql
+from mirror.doorbell import Doorbell, DoorbellSettings, answered
 
 
 class Watch:
-    """Adds up how long some functions take."""
+    """Notes how long each call of some functions takes."""
 
     def __init__(self) -> None:
-        self.seconds = 0.0
+        self.taken: list[float] = []
+        """Seconds."""
 
     def on(self, owner: Any, name: str) -> None:
         """Put this around a method of one object."""
@@ -28,9 +32,32 @@ class Watch:
             try:
                 return function(*arguments, **named)
             finally:
-                self.seconds += time.perf_counter() - began
+                self.taken.append(time.perf_counter() - began)
 
         return watched
+
+
+def _alone(report: Report, here: Stage, times: int) -> None:
+    """Ring for, and drain, events that come alone, a hundred a second."""
+    doorbell = Doorbell(DoorbellSettings(redis_url=here.stack.redis_url, mode="inline"))
+    broker = redis.Redis.from_url(here.stack.redis_url)
+    with closing(here.drain()) as drain:
+        parts = {"claim": Watch(), "read": Watch(), "write": Watch()}
+        parts["claim"].on(drain.queue, "claim")
+        parts["read"].on(drain.source.database, "begin")
+        parts["write"].on(drain.target, "apply")
+        drain.run()
+        doorbell.ring()
+        for _ in range(times):
+            for watch in parts.values():
+                watch.taken.clear()
+            change(here, 1)
+            time.sleep(0.01)
+            answered(broker)
+            report.add("alone: a ring", "ms", timed(doorbell.ring) * 1000)
+            report.add("alone: a drain", "ms", timed(drain.run) * 1000)
+            for part, watch in parts.items():
+                report.add(f"alone: {part}", "ms", watch.taken[0] * 1000)
 
 
 def main(report: Report, *, quick: bool) -> None:
@@ -50,15 +77,11 @@ def main(report: Report, *, quick: bool) -> None:
                     for name in ("execute", "together"):
                         primary.on(database, name)
                 total = timed(lambda d=drain: d.run(seconds=600))  # type: ignore[misc]
-            ours = total - target.seconds - primary.seconds
-            parts = {"target": target.seconds, "primary": primary.seconds, "worker": ours}
+            parts = {"target": sum(target.taken), "primary": sum(primary.taken)}
+            parts["worker"] = total - sum(parts.values())
             for part, seconds in parts.items():
                 report.add(f"share of an event: {part}", "µs", seconds / events * 1e6)
-        with closing(here.drain()) as drain:
-            drain.run()
-            for _ in range(20 * rounds):
-                change(here, 1)
-                report.add("a drain of one event", "ms", timed(drain.run) * 1000)
+        _alone(report, here, 20 * rounds)
         for rest in (0.0, 0.005):
             what = f"a round trip, after {rest * 1000:.0f} ms of rest"
             for _ in range(200):

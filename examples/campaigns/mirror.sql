@@ -619,36 +619,40 @@ begin
   else
     select jsonb_build_object(
       'buckets', encode(coalesce(string_agg(int4send(f.bucket), ''), ''), 'base64'),
-      'rows', encode(coalesce(string_agg(int4send(f.rows::integer), ''), ''), 'base64'),
+      'rows', encode(coalesce(string_agg(int4send(f.rows), ''), ''), 'base64'),
       'sums', encode(coalesce(string_agg(int8send(f.sum), ''), ''), 'base64')
     )
     into answer
     from (
-      select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end) as sum
+      select e.bucket, sum(e.rows)::integer as rows, bit_xor(e.sum) as sum
       from (
-        select t.campaign_id as k0, t.character_id as k1, t.owner_id::text collate "C" as c0, t.dm_id::text collate "C" as c1,
-          case when p_md5 then ('x' || left(md5(p_seed::text || row(t.campaign_id, t.character_id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.campaign_id, t.character_id), p_seed) end as key_hash
-        from public.campaign_characters as t
-        where t.ctid >= seen[1] and t.ctid < seen[2]
-          and not (t.owner_id is null and t.dm_id is null and (select l.present is false from mirror.ledger_campaign_characters as l where l.campaign_id = t.campaign_id and l.character_id = t.character_id) is true)
-        -- So that a hash is taken once, not wherever it is named.
-        offset 0
-      ) as k
-      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
-      group by 1
-      union all
-      select (k.key_hash & low)::integer, 0, bit_xor(k.key_hash)
-      from (
-        select l.campaign_id as k0, l.character_id as k1,
-          case when p_md5 then ('x' || left(md5(p_seed::text || row(l.campaign_id, l.character_id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.campaign_id, l.character_id), p_seed) end as key_hash
-        from mirror.ledger_campaign_characters as l
-        where l.ctid >= known[1] and l.ctid < known[2]
-          and l.present
-        -- So that a hash is taken once, not wherever it is named.
-        offset 0
-      ) as k
-      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
-      group by 1
+        select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end) as sum
+        from (
+          select t.campaign_id as k0, t.character_id as k1, t.owner_id::text collate "C" as c0, t.dm_id::text collate "C" as c1,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(t.campaign_id, t.character_id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.campaign_id, t.character_id), p_seed) end as key_hash
+          from public.campaign_characters as t
+          where t.ctid >= seen[1] and t.ctid < seen[2]
+            and not (t.owner_id is null and t.dm_id is null and (select l.present is false from mirror.ledger_campaign_characters as l where l.campaign_id = t.campaign_id and l.character_id = t.character_id) is true)
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+        group by 1
+        union all
+        select (k.key_hash & low)::integer, 0, bit_xor(k.key_hash)
+        from (
+          select l.campaign_id as k0, l.character_id as k1,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(l.campaign_id, l.character_id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.campaign_id, l.character_id), p_seed) end as key_hash
+          from mirror.ledger_campaign_characters as l
+          where l.ctid >= known[1] and l.ctid < known[2]
+            and l.present
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+        group by 1
+      ) as e
+      group by e.bucket
     ) as f;
   end if;
   return answer;
@@ -1049,36 +1053,40 @@ begin
   else
     select jsonb_build_object(
       'buckets', encode(coalesce(string_agg(int4send(f.bucket), ''), ''), 'base64'),
-      'rows', encode(coalesce(string_agg(int4send(f.rows::integer), ''), ''), 'base64'),
+      'rows', encode(coalesce(string_agg(int4send(f.rows), ''), ''), 'base64'),
       'sums', encode(coalesce(string_agg(int8send(f.sum), ''), ''), 'base64')
     )
     into answer
     from (
-      select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end) as sum
+      select e.bucket, sum(e.rows)::integer as rows, bit_xor(e.sum) as sum
       from (
-        select t.campaign_id as k0, t.user_id as k1, t.role::text collate "C" as c0, t.expires_at::text collate "C" as c1,
-          case when p_md5 then ('x' || left(md5(p_seed::text || row(t.campaign_id, t.user_id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.campaign_id, t.user_id), p_seed) end as key_hash
-        from public.campaign_members as t
-        where t.ctid >= seen[1] and t.ctid < seen[2]
-          and not (t.role is null and t.expires_at is null and (select l.present is false from mirror.ledger_campaign_members as l where l.campaign_id = t.campaign_id and l.user_id = t.user_id) is true)
-        -- So that a hash is taken once, not wherever it is named.
-        offset 0
-      ) as k
-      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
-      group by 1
-      union all
-      select (k.key_hash & low)::integer, 0, bit_xor(k.key_hash)
-      from (
-        select l.campaign_id as k0, l.user_id as k1,
-          case when p_md5 then ('x' || left(md5(p_seed::text || row(l.campaign_id, l.user_id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.campaign_id, l.user_id), p_seed) end as key_hash
-        from mirror.ledger_campaign_members as l
-        where l.ctid >= known[1] and l.ctid < known[2]
-          and l.present
-        -- So that a hash is taken once, not wherever it is named.
-        offset 0
-      ) as k
-      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
-      group by 1
+        select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end) as sum
+        from (
+          select t.campaign_id as k0, t.user_id as k1, t.role::text collate "C" as c0, t.expires_at::text collate "C" as c1,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(t.campaign_id, t.user_id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.campaign_id, t.user_id), p_seed) end as key_hash
+          from public.campaign_members as t
+          where t.ctid >= seen[1] and t.ctid < seen[2]
+            and not (t.role is null and t.expires_at is null and (select l.present is false from mirror.ledger_campaign_members as l where l.campaign_id = t.campaign_id and l.user_id = t.user_id) is true)
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+        group by 1
+        union all
+        select (k.key_hash & low)::integer, 0, bit_xor(k.key_hash)
+        from (
+          select l.campaign_id as k0, l.user_id as k1,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(l.campaign_id, l.user_id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.campaign_id, l.user_id), p_seed) end as key_hash
+          from mirror.ledger_campaign_members as l
+          where l.ctid >= known[1] and l.ctid < known[2]
+            and l.present
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+        group by 1
+      ) as e
+      group by e.bucket
     ) as f;
   end if;
   return answer;
@@ -1463,36 +1471,40 @@ begin
   else
     select jsonb_build_object(
       'buckets', encode(coalesce(string_agg(int4send(f.bucket), ''), ''), 'base64'),
-      'rows', encode(coalesce(string_agg(int4send(f.rows::integer), ''), ''), 'base64'),
+      'rows', encode(coalesce(string_agg(int4send(f.rows), ''), ''), 'base64'),
       'sums', encode(coalesce(string_agg(int8send(f.sum), ''), ''), 'base64')
     )
     into answer
     from (
-      select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1, k.c2)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1, k.c2), p_seed) end) as sum
+      select e.bucket, sum(e.rows)::integer as rows, bit_xor(e.sum) as sum
       from (
-        select t.id as k0, t.owner_id::text collate "C" as c0, t.is_private::text collate "C" as c1, t.campaign_id::text collate "C" as c2,
-          case when p_md5 then ('x' || left(md5(p_seed::text || row(t.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.id), p_seed) end as key_hash
-        from public.sources as t
-        where t.ctid >= seen[1] and t.ctid < seen[2]
-          and not (t.owner_id is null and t.is_private is null and t.campaign_id is null and (select l.present is false from mirror.ledger_sources as l where l.id = t.id) is true)
-        -- So that a hash is taken once, not wherever it is named.
-        offset 0
-      ) as k
-      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
-      group by 1
-      union all
-      select (k.key_hash & low)::integer, 0, bit_xor(k.key_hash)
-      from (
-        select l.id as k0,
-          case when p_md5 then ('x' || left(md5(p_seed::text || row(l.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.id), p_seed) end as key_hash
-        from mirror.ledger_sources as l
-        where l.ctid >= known[1] and l.ctid < known[2]
-          and l.present
-        -- So that a hash is taken once, not wherever it is named.
-        offset 0
-      ) as k
-      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
-      group by 1
+        select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1, k.c2)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1, k.c2), p_seed) end) as sum
+        from (
+          select t.id as k0, t.owner_id::text collate "C" as c0, t.is_private::text collate "C" as c1, t.campaign_id::text collate "C" as c2,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(t.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.id), p_seed) end as key_hash
+          from public.sources as t
+          where t.ctid >= seen[1] and t.ctid < seen[2]
+            and not (t.owner_id is null and t.is_private is null and t.campaign_id is null and (select l.present is false from mirror.ledger_sources as l where l.id = t.id) is true)
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+        group by 1
+        union all
+        select (k.key_hash & low)::integer, 0, bit_xor(k.key_hash)
+        from (
+          select l.id as k0,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(l.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.id), p_seed) end as key_hash
+          from mirror.ledger_sources as l
+          where l.ctid >= known[1] and l.ctid < known[2]
+            and l.present
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+        group by 1
+      ) as e
+      group by e.bucket
     ) as f;
   end if;
   return answer;
@@ -1909,36 +1921,40 @@ begin
   else
     select jsonb_build_object(
       'buckets', encode(coalesce(string_agg(int4send(f.bucket), ''), ''), 'base64'),
-      'rows', encode(coalesce(string_agg(int4send(f.rows::integer), ''), ''), 'base64'),
+      'rows', encode(coalesce(string_agg(int4send(f.rows), ''), ''), 'base64'),
       'sums', encode(coalesce(string_agg(int8send(f.sum), ''), ''), 'base64')
     )
     into answer
     from (
-      select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end) as sum
+      select e.bucket, sum(e.rows)::integer as rows, bit_xor(e.sum) as sum
       from (
-        select t.id as k0, t.dm_id::text collate "C" as c0, t.name::text collate "C" as c1,
-          case when p_md5 then ('x' || left(md5(p_seed::text || row(t.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.id), p_seed) end as key_hash
-        from public.campaigns as t
-        where t.ctid >= seen[1] and t.ctid < seen[2]
-          and not (t.dm_id is null and t.name is null and (select l.present is false from mirror.ledger_campaigns as l where l.id = t.id) is true)
-        -- So that a hash is taken once, not wherever it is named.
-        offset 0
-      ) as k
-      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
-      group by 1
-      union all
-      select (k.key_hash & low)::integer, 0, bit_xor(k.key_hash)
-      from (
-        select l.id as k0,
-          case when p_md5 then ('x' || left(md5(p_seed::text || row(l.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.id), p_seed) end as key_hash
-        from mirror.ledger_campaigns as l
-        where l.ctid >= known[1] and l.ctid < known[2]
-          and l.present
-        -- So that a hash is taken once, not wherever it is named.
-        offset 0
-      ) as k
-      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
-      group by 1
+        select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end) as sum
+        from (
+          select t.id as k0, t.dm_id::text collate "C" as c0, t.name::text collate "C" as c1,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(t.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.id), p_seed) end as key_hash
+          from public.campaigns as t
+          where t.ctid >= seen[1] and t.ctid < seen[2]
+            and not (t.dm_id is null and t.name is null and (select l.present is false from mirror.ledger_campaigns as l where l.id = t.id) is true)
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+        group by 1
+        union all
+        select (k.key_hash & low)::integer, 0, bit_xor(k.key_hash)
+        from (
+          select l.id as k0,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(l.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.id), p_seed) end as key_hash
+          from mirror.ledger_campaigns as l
+          where l.ctid >= known[1] and l.ctid < known[2]
+            and l.present
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+        group by 1
+      ) as e
+      group by e.bucket
     ) as f;
   end if;
   return answer;
@@ -2331,36 +2347,40 @@ begin
   else
     select jsonb_build_object(
       'buckets', encode(coalesce(string_agg(int4send(f.bucket), ''), ''), 'base64'),
-      'rows', encode(coalesce(string_agg(int4send(f.rows::integer), ''), ''), 'base64'),
+      'rows', encode(coalesce(string_agg(int4send(f.rows), ''), ''), 'base64'),
       'sums', encode(coalesce(string_agg(int8send(f.sum), ''), ''), 'base64')
     )
     into answer
     from (
-      select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end) as sum
+      select e.bucket, sum(e.rows)::integer as rows, bit_xor(e.sum) as sum
       from (
-        select t.id as k0, t.owner_id::text collate "C" as c0, t.name::text collate "C" as c1,
-          case when p_md5 then ('x' || left(md5(p_seed::text || row(t.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.id), p_seed) end as key_hash
-        from public.characters as t
-        where t.ctid >= seen[1] and t.ctid < seen[2]
-          and not (t.owner_id is null and t.name is null and (select l.present is false from mirror.ledger_characters as l where l.id = t.id) is true)
-        -- So that a hash is taken once, not wherever it is named.
-        offset 0
-      ) as k
-      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
-      group by 1
-      union all
-      select (k.key_hash & low)::integer, 0, bit_xor(k.key_hash)
-      from (
-        select l.id as k0,
-          case when p_md5 then ('x' || left(md5(p_seed::text || row(l.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.id), p_seed) end as key_hash
-        from mirror.ledger_characters as l
-        where l.ctid >= known[1] and l.ctid < known[2]
-          and l.present
-        -- So that a hash is taken once, not wherever it is named.
-        offset 0
-      ) as k
-      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
-      group by 1
+        select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end) as sum
+        from (
+          select t.id as k0, t.owner_id::text collate "C" as c0, t.name::text collate "C" as c1,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(t.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.id), p_seed) end as key_hash
+          from public.characters as t
+          where t.ctid >= seen[1] and t.ctid < seen[2]
+            and not (t.owner_id is null and t.name is null and (select l.present is false from mirror.ledger_characters as l where l.id = t.id) is true)
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+        group by 1
+        union all
+        select (k.key_hash & low)::integer, 0, bit_xor(k.key_hash)
+        from (
+          select l.id as k0,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(l.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.id), p_seed) end as key_hash
+          from mirror.ledger_characters as l
+          where l.ctid >= known[1] and l.ctid < known[2]
+            and l.present
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+        group by 1
+      ) as e
+      group by e.bucket
     ) as f;
   end if;
   return answer;

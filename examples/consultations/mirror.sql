@@ -372,36 +372,40 @@ begin
   else
     select jsonb_build_object(
       'buckets', encode(coalesce(string_agg(int4send(f.bucket), ''), ''), 'base64'),
-      'rows', encode(coalesce(string_agg(int4send(f.rows::integer), ''), ''), 'base64'),
+      'rows', encode(coalesce(string_agg(int4send(f.rows), ''), ''), 'base64'),
       'sums', encode(coalesce(string_agg(int8send(f.sum), ''), ''), 'base64')
     )
     into answer
     from (
-      select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end) as sum
+      select e.bucket, sum(e.rows)::integer as rows, bit_xor(e.sum) as sum
       from (
-        select t.id as k0, t."clientId"::text collate "C" as c0, t."lawyerId"::text collate "C" as c1,
-          case when p_md5 then ('x' || left(md5(p_seed::text || row(t.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.id), p_seed) end as key_hash
-        from public.consultations as t
-        where t.ctid >= seen[1] and t.ctid < seen[2]
-          and not (t."clientId" is null and t."lawyerId" is null and (select l.present is false from mirror.ledger_consultations as l where l.id = t.id) is true)
-        -- So that a hash is taken once, not wherever it is named.
-        offset 0
-      ) as k
-      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
-      group by 1
-      union all
-      select (k.key_hash & low)::integer, 0, bit_xor(k.key_hash)
-      from (
-        select l.id as k0,
-          case when p_md5 then ('x' || left(md5(p_seed::text || row(l.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.id), p_seed) end as key_hash
-        from mirror.ledger_consultations as l
-        where l.ctid >= known[1] and l.ctid < known[2]
-          and l.present
-        -- So that a hash is taken once, not wherever it is named.
-        offset 0
-      ) as k
-      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
-      group by 1
+        select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end) as sum
+        from (
+          select t.id as k0, t."clientId"::text collate "C" as c0, t."lawyerId"::text collate "C" as c1,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(t.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.id), p_seed) end as key_hash
+          from public.consultations as t
+          where t.ctid >= seen[1] and t.ctid < seen[2]
+            and not (t."clientId" is null and t."lawyerId" is null and (select l.present is false from mirror.ledger_consultations as l where l.id = t.id) is true)
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+        group by 1
+        union all
+        select (k.key_hash & low)::integer, 0, bit_xor(k.key_hash)
+        from (
+          select l.id as k0,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(l.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.id), p_seed) end as key_hash
+          from mirror.ledger_consultations as l
+          where l.ctid >= known[1] and l.ctid < known[2]
+            and l.present
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+        group by 1
+      ) as e
+      group by e.bucket
     ) as f;
   end if;
   return answer;

@@ -483,36 +483,40 @@ begin
   else
     select jsonb_build_object(
       'buckets', encode(coalesce(string_agg(int4send(f.bucket), ''), ''), 'base64'),
-      'rows', encode(coalesce(string_agg(int4send(f.rows::integer), ''), ''), 'base64'),
+      'rows', encode(coalesce(string_agg(int4send(f.rows), ''), ''), 'base64'),
       'sums', encode(coalesce(string_agg(int8send(f.sum), ''), ''), 'base64')
     )
     into answer
     from (
-      select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1, k.c2)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1, k.c2), p_seed) end) as sum
+      select e.bucket, sum(e.rows)::integer as rows, bit_xor(e.sum) as sum
       from (
-        select t.user_id as k0, t.resource_type as k1, t.resource_id as k2, t.permission_level::text collate "C" as c0, t.granted_at::text collate "C" as c1, t.granted_by::text collate "C" as c2,
-          case when p_md5 then ('x' || left(md5(p_seed::text || row(t.user_id, t.resource_type, t.resource_id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.user_id, t.resource_type, t.resource_id), p_seed) end as key_hash
-        from public.user_permissions as t
-        where t.ctid >= seen[1] and t.ctid < seen[2]
-          and not (t.permission_level is null and t.granted_at is null and t.granted_by is null and (select l.present is false from mirror.ledger_user_permissions as l where l.user_id = t.user_id and l.resource_type = t.resource_type and l.resource_id = t.resource_id) is true)
-        -- So that a hash is taken once, not wherever it is named.
-        offset 0
-      ) as k
-      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
-      group by 1
-      union all
-      select (k.key_hash & low)::integer, 0, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0), p_seed) end)
-      from (
-        select l.user_id as k0, l.resource_type as k1, l.resource_id as k2, l.ref_workspace_id::text collate "C" as c0,
-          case when p_md5 then ('x' || left(md5(p_seed::text || row(l.user_id, l.resource_type, l.resource_id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.user_id, l.resource_type, l.resource_id), p_seed) end as key_hash
-        from mirror.ledger_user_permissions as l
-        where l.ctid >= known[1] and l.ctid < known[2]
-          and l.present
-        -- So that a hash is taken once, not wherever it is named.
-        offset 0
-      ) as k
-      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
-      group by 1
+        select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1, k.c2)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1, k.c2), p_seed) end) as sum
+        from (
+          select t.user_id as k0, t.resource_type as k1, t.resource_id as k2, t.permission_level::text collate "C" as c0, t.granted_at::text collate "C" as c1, t.granted_by::text collate "C" as c2,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(t.user_id, t.resource_type, t.resource_id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.user_id, t.resource_type, t.resource_id), p_seed) end as key_hash
+          from public.user_permissions as t
+          where t.ctid >= seen[1] and t.ctid < seen[2]
+            and not (t.permission_level is null and t.granted_at is null and t.granted_by is null and (select l.present is false from mirror.ledger_user_permissions as l where l.user_id = t.user_id and l.resource_type = t.resource_type and l.resource_id = t.resource_id) is true)
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+        group by 1
+        union all
+        select (k.key_hash & low)::integer, 0, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0), p_seed) end)
+        from (
+          select l.user_id as k0, l.resource_type as k1, l.resource_id as k2, l.ref_workspace_id::text collate "C" as c0,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(l.user_id, l.resource_type, l.resource_id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.user_id, l.resource_type, l.resource_id), p_seed) end as key_hash
+          from mirror.ledger_user_permissions as l
+          where l.ctid >= known[1] and l.ctid < known[2]
+            and l.present
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+        group by 1
+      ) as e
+      group by e.bucket
     ) as f;
   end if;
   return answer;

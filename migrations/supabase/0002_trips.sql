@@ -534,36 +534,40 @@ begin
   else
     select jsonb_build_object(
       'buckets', encode(coalesce(string_agg(int4send(f.bucket), ''), ''), 'base64'),
-      'rows', encode(coalesce(string_agg(int4send(f.rows::integer), ''), ''), 'base64'),
+      'rows', encode(coalesce(string_agg(int4send(f.rows), ''), ''), 'base64'),
       'sums', encode(coalesce(string_agg(int8send(f.sum), ''), ''), 'base64')
     )
     into answer
     from (
-      select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end) as sum
+      select e.bucket, sum(e.rows)::integer as rows, bit_xor(e.sum) as sum
       from (
-        select t.trip_id as k0, t.user_id as k1, t.role::text collate "C" as c0, t.status::text collate "C" as c1,
-          case when p_md5 then ('x' || left(md5(p_seed::text || row(t.trip_id, t.user_id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.trip_id, t.user_id), p_seed) end as key_hash
-        from public.trip_memberships as t
-        where t.ctid >= seen[1] and t.ctid < seen[2]
-          and not (t.role is null and t.status is null and (select l.present is false from mirror.ledger_trip_memberships as l where l.trip_id = t.trip_id and l.user_id = t.user_id) is true)
-        -- So that a hash is taken once, not wherever it is named.
-        offset 0
-      ) as k
-      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
-      group by 1
-      union all
-      select (k.key_hash & low)::integer, 0, bit_xor(k.key_hash)
-      from (
-        select l.trip_id as k0, l.user_id as k1,
-          case when p_md5 then ('x' || left(md5(p_seed::text || row(l.trip_id, l.user_id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.trip_id, l.user_id), p_seed) end as key_hash
-        from mirror.ledger_trip_memberships as l
-        where l.ctid >= known[1] and l.ctid < known[2]
-          and l.present
-        -- So that a hash is taken once, not wherever it is named.
-        offset 0
-      ) as k
-      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
-      group by 1
+        select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end) as sum
+        from (
+          select t.trip_id as k0, t.user_id as k1, t.role::text collate "C" as c0, t.status::text collate "C" as c1,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(t.trip_id, t.user_id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.trip_id, t.user_id), p_seed) end as key_hash
+          from public.trip_memberships as t
+          where t.ctid >= seen[1] and t.ctid < seen[2]
+            and not (t.role is null and t.status is null and (select l.present is false from mirror.ledger_trip_memberships as l where l.trip_id = t.trip_id and l.user_id = t.user_id) is true)
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+        group by 1
+        union all
+        select (k.key_hash & low)::integer, 0, bit_xor(k.key_hash)
+        from (
+          select l.trip_id as k0, l.user_id as k1,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(l.trip_id, l.user_id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.trip_id, l.user_id), p_seed) end as key_hash
+          from mirror.ledger_trip_memberships as l
+          where l.ctid >= known[1] and l.ctid < known[2]
+            and l.present
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+        group by 1
+      ) as e
+      group by e.bucket
     ) as f;
   end if;
   return answer;
@@ -956,36 +960,40 @@ begin
   else
     select jsonb_build_object(
       'buckets', encode(coalesce(string_agg(int4send(f.bucket), ''), ''), 'base64'),
-      'rows', encode(coalesce(string_agg(int4send(f.rows::integer), ''), ''), 'base64'),
+      'rows', encode(coalesce(string_agg(int4send(f.rows), ''), ''), 'base64'),
       'sums', encode(coalesce(string_agg(int8send(f.sum), ''), ''), 'base64')
     )
     into answer
     from (
-      select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end) as sum
+      select e.bucket, sum(e.rows)::integer as rows, bit_xor(e.sum) as sum
       from (
-        select t.id as k0, t.name::text collate "C" as c0, t.created_by::text collate "C" as c1,
-          case when p_md5 then ('x' || left(md5(p_seed::text || row(t.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.id), p_seed) end as key_hash
-        from public.trips as t
-        where t.ctid >= seen[1] and t.ctid < seen[2]
-          and not (t.name is null and t.created_by is null and (select l.present is false from mirror.ledger_trips as l where l.id = t.id) is true)
-        -- So that a hash is taken once, not wherever it is named.
-        offset 0
-      ) as k
-      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
-      group by 1
-      union all
-      select (k.key_hash & low)::integer, 0, bit_xor(k.key_hash)
-      from (
-        select l.id as k0,
-          case when p_md5 then ('x' || left(md5(p_seed::text || row(l.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.id), p_seed) end as key_hash
-        from mirror.ledger_trips as l
-        where l.ctid >= known[1] and l.ctid < known[2]
-          and l.present
-        -- So that a hash is taken once, not wherever it is named.
-        offset 0
-      ) as k
-      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
-      group by 1
+        select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end) as sum
+        from (
+          select t.id as k0, t.name::text collate "C" as c0, t.created_by::text collate "C" as c1,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(t.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.id), p_seed) end as key_hash
+          from public.trips as t
+          where t.ctid >= seen[1] and t.ctid < seen[2]
+            and not (t.name is null and t.created_by is null and (select l.present is false from mirror.ledger_trips as l where l.id = t.id) is true)
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+        group by 1
+        union all
+        select (k.key_hash & low)::integer, 0, bit_xor(k.key_hash)
+        from (
+          select l.id as k0,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(l.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.id), p_seed) end as key_hash
+          from mirror.ledger_trips as l
+          where l.ctid >= known[1] and l.ctid < known[2]
+            and l.present
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+        group by 1
+      ) as e
+      group by e.bucket
     ) as f;
   end if;
   return answer;
@@ -1378,36 +1386,40 @@ begin
   else
     select jsonb_build_object(
       'buckets', encode(coalesce(string_agg(int4send(f.bucket), ''), ''), 'base64'),
-      'rows', encode(coalesce(string_agg(int4send(f.rows::integer), ''), ''), 'base64'),
+      'rows', encode(coalesce(string_agg(int4send(f.rows), ''), ''), 'base64'),
       'sums', encode(coalesce(string_agg(int8send(f.sum), ''), ''), 'base64')
     )
     into answer
     from (
-      select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end) as sum
+      select e.bucket, sum(e.rows)::integer as rows, bit_xor(e.sum) as sum
       from (
-        select t.id as k0, t.email::text collate "C" as c0, t.username::text collate "C" as c1,
-          case when p_md5 then ('x' || left(md5(p_seed::text || row(t.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.id), p_seed) end as key_hash
-        from public.users as t
-        where t.ctid >= seen[1] and t.ctid < seen[2]
-          and not (t.email is null and t.username is null and (select l.present is false from mirror.ledger_users as l where l.id = t.id) is true)
-        -- So that a hash is taken once, not wherever it is named.
-        offset 0
-      ) as k
-      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
-      group by 1
-      union all
-      select (k.key_hash & low)::integer, 0, bit_xor(k.key_hash)
-      from (
-        select l.id as k0,
-          case when p_md5 then ('x' || left(md5(p_seed::text || row(l.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.id), p_seed) end as key_hash
-        from mirror.ledger_users as l
-        where l.ctid >= known[1] and l.ctid < known[2]
-          and l.present
-        -- So that a hash is taken once, not wherever it is named.
-        offset 0
-      ) as k
-      where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
-      group by 1
+        select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end) as sum
+        from (
+          select t.id as k0, t.email::text collate "C" as c0, t.username::text collate "C" as c1,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(t.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.id), p_seed) end as key_hash
+          from public.users as t
+          where t.ctid >= seen[1] and t.ctid < seen[2]
+            and not (t.email is null and t.username is null and (select l.present is false from mirror.ledger_users as l where l.id = t.id) is true)
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+        group by 1
+        union all
+        select (k.key_hash & low)::integer, 0, bit_xor(k.key_hash)
+        from (
+          select l.id as k0,
+            case when p_md5 then ('x' || left(md5(p_seed::text || row(l.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.id), p_seed) end as key_hash
+          from mirror.ledger_users as l
+          where l.ctid >= known[1] and l.ctid < known[2]
+            and l.present
+          -- So that a hash is taken once, not wherever it is named.
+          offset 0
+        ) as k
+        where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
+        group by 1
+      ) as e
+      group by e.bucket
     ) as f;
   end if;
   return answer;

@@ -54,18 +54,22 @@ from (
     buckets = f"""\
 select jsonb_build_object(
   'buckets', encode(coalesce(string_agg(int4send(f.bucket), ''), ''), 'base64'),
-  'rows', encode(coalesce(string_agg(int4send(f.rows::integer), ''), ''), 'base64'),
+  'rows', encode(coalesce(string_agg(int4send(f.rows), ''), ''), 'base64'),
   'sums', encode(coalesce(string_agg(int8send(f.sum), ''), ''), 'base64')
 )
 into answer
 from (
-  select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor({seen_hash}) as sum
-  from {indent(seen, "  ").lstrip()}
-  group by 1
-  union all
-  select (k.key_hash & low)::integer, 0, bit_xor({known_hash})
-  from {indent(known, "  ").lstrip()}
-  group by 1
+  select e.bucket, sum(e.rows)::integer as rows, bit_xor(e.sum) as sum
+  from (
+    select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor({seen_hash}) as sum
+    from {indent(seen, "    ").lstrip()}
+    group by 1
+    union all
+    select (k.key_hash & low)::integer, 0, bit_xor({known_hash})
+    from {indent(known, "    ").lstrip()}
+    group by 1
+  ) as e
+  group by e.bucket
 ) as f;"""
     return f"""\
 create or replace function {name}(

@@ -84,10 +84,15 @@ def _paired(effect: Effect) -> str:
     )
     first = names[0]
     moved = f"o.{first} is null or n.{first} is null"
-    decided = f"{moved}{_differ(effect, effect.decides)}"
+    # What changed nothing else has decided: no row need be compared twice.
+    lane = (
+        "0"
+        if effect.decides == effect.reads
+        else f"case when {moved}{_differ(effect, effect.decides)} then 0 else 1 end"
+    )
     values = [f"coalesce(n.{name}, o.{name})" for name in names]
     return (
-        f"select case when {decided} then 0 else 1 end, {_what(effect)},\n"
+        f"select {lane}, {_what(effect)},\n"
         f"  {_texts(values)}\n"
         f"from old_rows as o\n"
         f"full join new_rows as n on {same}\n"

@@ -25,8 +25,8 @@ T = TypeVar("T")
 
 FEWEST: Final = 20_000
 """Fewer rows are compared as quickly without."""
-BITS: Final = (12, 17, 20)
-"""How many bits of its hash are a key's bucket, at the first look, the second, the third."""
+BITS: Final = (12, 17, 20, 23, 26)
+"""How many bits of its hash are a key's bucket, at the first look, the second, and so on."""
 LISTED: Final = 10_000
 """How many keys one look lists on either side."""
 # How many such looks there may be.
@@ -85,42 +85,51 @@ class Survey:
         return None
 
     def _fill(self, found: Spool[Key]) -> bool:
-        wanted: bytes | None = None
-        for bits in self._bits:
-            differing = self._differing(Look(bits, wanted))
+        # One bucket of no bits is all rows.
+        bits, differing = 0, [0]
+        for finer in self._bits:
+            differing = self._differing(bits, differing, finer)
+            bits = finer
             if self.theirs < self.rows / 2:
                 # To load what is missing takes less.
                 return False
             share = max(1.0, max(self.rows, self.theirs) / (1 << bits))
-            if len(differing) * share <= self._listed:
+            if len(differing) * share <= self._listed or share == 1.0:
                 break
-            wanted = _bitmap(differing, bits)
         if len(differing) * share > self._listed * _LISTINGS:
             return False
         for some in pieces(differing, max(1, int(self._listed / share))):
             found.add(self._list(Look(bits, _bitmap(some, bits))))
         return True
 
-    def _differing(self, look: Look) -> list[int]:
-        """Return the numbers of the buckets that differ."""
+    def _differing(self, bits: int, wanted: list[int], finer: int) -> list[int]:
+        """Return the numbers of the `finer` buckets that differ within some larger ones."""
+        step = finer - bits
+        # A larger one's number is the lower bits of those within it. They are kept side by side.
+        first = {number: place << step for place, number in enumerate(wanted)}
+        low = (1 << bits) - 1
         # What is equal on both sides leaves nothing.
-        sums = array("q", [0]) * (1 << look.bits)
-        counts = array("i", [0]) * (1 << look.bits)
+        sums = array("q", [0]) * (len(wanted) << step)
+        counts = array("i", [0]) * (len(wanted) << step)
         mine = theirs = 0
         blank = True
+        look = Look(finer, _bitmap(wanted, bits) if bits else None)
         for found, ours in self._answers(look, buckets, self._target.buckets):
             for number, rows, total in found:
-                sums[number] ^= total
-                counts[number] += rows if ours else -rows
+                place = first[number & low] + (number >> bits)
+                sums[place] ^= total
+                counts[place] += rows if ours else -rows
                 mine += rows if ours else 0
                 theirs += 0 if ours else rows
                 blank = blank and ours
             self.moved += 0 if ours else found.size
-        if look.wanted is None:
+        if not bits:
             self.rows, self.theirs = mine, theirs
             self.nothing_there = blank and mine > 0
         # A row that is there twice leaves no hash, but counts.
-        return [n for n, left in enumerate(zip(sums, counts, strict=True)) if left != (0, 0)]
+        left = (n for n, rest in enumerate(zip(sums, counts, strict=True)) if rest != (0, 0))
+        last = (1 << step) - 1
+        return [wanted[place >> step] | (place & last) << bits for place in left]
 
     def _list(self, look: Look) -> list[Key]:
         """Return the keys in some buckets that differ."""

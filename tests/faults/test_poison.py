@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -301,3 +302,24 @@ def test_a_released_claim_is_not_taken_for_a_dead_workers(
     assert again is not None
     assert len(again.events) == 1
     again.release()
+
+
+def test_a_note_that_is_withdrawn_while_its_events_are_claimed_blames_nobody(
+    primary: TestDatabase, drain: Drain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its worker gives them back; whoever waits for their locks has seen the note before."""
+    record(primary, "users", uuid4())
+    primary.query(
+        "insert into mirror.claims (id, events)"
+        " select gen_random_uuid(), array_agg(id) from mirror.outbox"
+    )
+    begin = drain.queue.claims.begin
+
+    def overtaken(*arguments: Any, **options: Any) -> Any:
+        found = begin(*arguments, **options)
+        primary.query("delete from mirror.claims")
+        return found
+
+    monkeypatch.setattr(drain.queue.claims, "begin", overtaken)
+    assert drain.once().events == 1
+    assert primary.value("select count(*) from mirror.retries") == 0
