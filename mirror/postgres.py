@@ -6,7 +6,7 @@ BEGIN in one round trip.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -65,10 +65,15 @@ class Database:
             self._connection.close()
             self._connection = None
 
-    def execute(self, query: str | sql.SQL | sql.Composed, parameters: Any = None) -> list[Any]:
-        """Run one statement and return its rows (empty if it yields none)."""
+    def execute(
+        self, query: str | sql.SQL | sql.Composed, parameters: Any = None, *, binary: bool = False
+    ) -> list[Any]:
+        """Run one statement and return its rows (empty if it yields none).
+
+        `binary`: they travel as such, which is half of what bytes take as text.
+        """
         with translated(self.role):
-            cursor = self.connection.execute(query, parameters)
+            cursor = self.connection.execute(query, parameters, binary=binary)
             return cursor.fetchall() if cursor.description is not None else []
 
     def column_types(self, query: sql.Composed, parameters: Any = None) -> list[int]:
@@ -109,10 +114,12 @@ class Database:
         return sql.SQL(text)
 
     @contextmanager
-    def transaction(self, *, mode: str = "", idle_seconds: float = 60) -> Iterator[None]:
+    def transaction(
+        self, *, mode: str = "", idle_seconds: float = 60, patience: int = 1
+    ) -> Iterator[None]:
         """Run a block in one transaction with our bounds; roll back if it raises."""
         with self.ending():
-            self.begin(mode=mode, idle_seconds=idle_seconds)
+            self.begin(mode=mode, idle_seconds=idle_seconds, patience=patience)
             yield
 
     @contextmanager
@@ -131,11 +138,13 @@ class Database:
         before: Sequence[sql.Composable] = (),
         mode: str = "",
         idle_seconds: float = 60,
+        patience: int = 1,
     ) -> list[list[Any]]:
         """Begin a transaction; `mode` follows BEGIN.
 
-        In the same round trip, transactions of their own go `before` it, and `first` begins it;
-        returns the rows of each statement that returns rows.
+        A statement in it may take `patience` times what one may take. In the same round trip,
+        transactions of their own go `before` it, and `first` begins it; returns the rows of each
+        statement that returns rows.
 
         A transaction that is open already is somebody's mistake: PostgreSQL would only warn, and
         the next commit would end the other's too.
@@ -153,11 +162,17 @@ class Database:
                 " set local bytea_output = 'hex'"
             ).format(
                 sql.SQL(mode),
-                sql.Literal(int(self.statement_seconds * 1000)),
+                sql.Literal(int(self.statement_seconds * 1000 * patience)),
                 sql.Literal(int(idle_seconds * 1000)),
             ),
             *first,
         )
+
+    def cancel(self) -> None:
+        """End the statement that another thread runs, if there is one."""
+        if self._connection is not None:
+            with suppress(psycopg.Error):
+                self._connection.cancel_safe()
 
     def rollback(self) -> None:
         """Roll back; a connection that cannot is closed, which does the same."""

@@ -39,12 +39,14 @@ class Patient(Database):
     What is broken in it is seen by whoever uses it, and by nobody else.
     """
 
-    def execute(self, query: str | sql.SQL | sql.Composed, parameters: Any = None) -> list[Any]:
+    def execute(
+        self, query: str | sql.SQL | sql.Composed, parameters: Any = None, *, binary: bool = False
+    ) -> list[Any]:
         """Run one statement; one that fails leaves the others alone."""
         if query == "commit":
             return []
         with self.connection.transaction():
-            return super().execute(query, parameters)
+            return super().execute(query, parameters, binary=binary)
 
     def column_types(self, query: sql.Composed, parameters: Any = None) -> list[int]:
         """The same."""
@@ -57,6 +59,7 @@ class Patient(Database):
         before: Sequence[sql.Composable] = (),
         mode: str = "",  # noqa: ARG002 - like the other
         idle_seconds: float = 60,  # noqa: ARG002 - like the other
+        patience: int = 1,  # noqa: ARG002 - like the other
     ) -> list[list[Any]]:
         """Go on in the transaction."""
         return self.together(*before, *first) if first else []

@@ -4,7 +4,7 @@ What the target has in two tables is one row here, so it adds both hashes: the v
 that of its ledger row.
 """
 
-from typing import Any
+from typing import Any, Final
 
 from psycopg import sql
 
@@ -13,6 +13,9 @@ from mirror.mapping import Mapping
 from mirror.reconcile.clauses import hashed, typed
 from mirror.reconcile.primary import Primary, by_key
 from mirror.targets.reading import Buckets, Hashing, Look
+
+# One statement reads all rows, and nobody waits for it.
+_PATIENCE: Final = 20
 
 
 def buckets(primary: Primary, mapping: Mapping, hashing: Hashing, look: Look) -> Buckets:
@@ -26,7 +29,11 @@ def buckets(primary: Primary, mapping: Mapping, hashing: Hashing, look: Look) ->
         " bit_xor({hash}) as sum from {rows} group by 1) as b"
     ).format(hash=_hash(mapping, hashing), rows=rows)
     low = (1 << look.bits) - 1
-    return Buckets(*primary.read(mapping, statement, [low, *parameters])[0])
+    values = [low, *parameters]
+    ((numbers, counts, sums),) = primary.read(
+        mapping, statement, values, patience=_PATIENCE, binary=True
+    )
+    return Buckets(numbers, counts, sums)
 
 
 def members(primary: Primary, mapping: Mapping, hashing: Hashing, look: Look) -> dict[Key, int]:
@@ -43,7 +50,7 @@ def members(primary: Primary, mapping: Mapping, hashing: Hashing, look: Look) ->
         hash=_hash(mapping, hashing),
         rows=rows,
     )
-    return by_key(mapping, primary.read(mapping, statement, parameters))
+    return by_key(mapping, primary.read(mapping, statement, parameters, patience=_PATIENCE))
 
 
 def _rows(

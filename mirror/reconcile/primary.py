@@ -217,27 +217,39 @@ class Primary:
         )
         return self._execute(statement, parameters)
 
-    def read(self, mapping: Mapping, statement: sql.Composed, parameters: list[Any]) -> list[Any]:
+    def read(
+        self,
+        mapping: Mapping,
+        statement: sql.Composed,
+        parameters: list[Any],
+        *,
+        patience: int = 1,
+        binary: bool = False,
+    ) -> list[Any]:
         """Return a statement's rows; it reads the mapping's.
 
         Raises:
             Unreadable: it fails, whatever the range.
         """
-        with self._reading(mapping):
-            return self._execute(statement, parameters)
+        with self._reading(mapping, patience):
+            return self._execute(statement, parameters, binary=binary)
 
     @contextmanager
-    def _reading(self, mapping: Mapping) -> Iterator[None]:
-        database = self.source.database
+    def _reading(self, mapping: Mapping, patience: int = 1) -> Iterator[None]:
         try:
-            mode = "isolation level repeatable read read only"
-            with database.transaction(mode=mode, idle_seconds=self.source.idle_seconds):
+            with self.source.database.transaction(
+                mode="isolation level repeatable read read only",
+                idle_seconds=self.source.idle_seconds,
+                patience=patience,
+            ):
                 yield
         except (Rejected, Halted) as error:
             raise Unreadable(f"{error}, while reading mapping {mapping.name!r}") from None
 
-    def _execute(self, statement: sql.Composed, parameters: list[Any]) -> list[Any]:
-        found = self.source.database.execute(statement, parameters)
+    def _execute(
+        self, statement: sql.Composed, parameters: list[Any], *, binary: bool = False
+    ) -> list[Any]:
+        found = self.source.database.execute(statement, parameters, binary=binary)
         self.moved += sum(
             len(value if isinstance(value, str | bytes) else str(value))
             for row in found

@@ -8,7 +8,7 @@ differ, further looks take smaller ones; the last ones list the keys in those th
 import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import Final, TypeVar
 
@@ -31,6 +31,8 @@ LISTED: Final = 10_000
 """How many keys one look lists on either side."""
 # How many such looks there may be.
 _LISTINGS: Final = 25
+# How often to say that the survey goes on, while the primary reads.
+_TICK_SECONDS: Final = 5.0
 # Rows of the target that one call reads.
 _CALL_ROWS: Final = 500_000
 
@@ -151,14 +153,20 @@ class Survey:
         with ThreadPoolExecutor(1, "mirror-primary") as beside:
             # Each side has a processor of its own, usually.
             answer = beside.submit(ours, self._primary, self._mapping, self._hashing, look)
-            for part in range(self._parts):
-                if answer.done() and answer.exception() is not None:
-                    break
-                began = time.monotonic()
-                of = replace(look, part=part, parts=self._parts)
-                found = theirs(self._mapping, self._hashing, of)
-                self._tick(time.monotonic() - began)
-                yield found, False
+            try:
+                for part in range(self._parts):
+                    if answer.done() and answer.exception() is not None:
+                        break
+                    began = time.monotonic()
+                    of = replace(look, part=part, parts=self._parts)
+                    found = theirs(self._mapping, self._hashing, of)
+                    self._tick(time.monotonic() - began)
+                    yield found, False
+                while not wait([answer], timeout=_TICK_SECONDS).done:
+                    self._tick(0.0)
+            except BaseException:
+                self._primary.source.database.cancel()
+                raise
             yield answer.result(), True
 
 

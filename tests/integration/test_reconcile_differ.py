@@ -1,10 +1,12 @@
 """The differ finds the symmetric difference, all of it and nothing else, whatever the keys are."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from hashlib import blake2b
 from typing import Any
 
 import hypothesis.strategies as st
+import psycopg
 import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from sqlalchemy import BigInteger, Text, column, select, table
@@ -21,6 +23,7 @@ from mirror.migrations import upgrade
 from mirror.reconcile import Options, Throttle, reconcile, survey
 from mirror.reconcile.clauses import order
 from mirror.reconcile.compare import Comparison, Missing
+from mirror.reconcile.pieces import Spool
 from mirror.reconcile.primary import Primary, Unreadable
 from mirror.registry import Registry
 from mirror.targets.reading import Digest, Hashing, KeyRange, Listing
@@ -391,6 +394,15 @@ def compared(drain: Drain) -> Comparison:
     )
 
 
+def surveyed(drain: Drain, tick: Callable[[float], object]) -> Spool[Key] | None:
+    """Return what a survey of things finds."""
+    primary = Primary(drain.registry, drain.source)
+    things = drain.registry["things"]
+    return survey.Survey(
+        primary, drain.target, things, HASHING, bits=(4, 8), listed=200, tick=tick
+    ).suspects(5000)
+
+
 @pytest.mark.parametrize("call_rows", [10_000, 700])
 def test_a_survey_finds_what_differs_however_many_calls_it_takes(
     things: tuple[TestDatabase, TestDatabase, Drain],
@@ -439,6 +451,67 @@ def test_a_survey_that_takes_too_long_gives_way_to_chunks(
     assert found_by(comparison, comparison.primary) == drifted
     assert calls > 0
     assert (comparison.rows, comparison.theirs) == (4999, 4998)
+
+
+@pytest.fixture
+def locked(
+    things: tuple[TestDatabase, TestDatabase, Drain], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[psycopg.Connection[Any]]:
+    """A transaction for which the primary's part of a survey waits."""
+    monkeypatch.setattr(survey, "_TICK_SECONDS", 0.05)
+    with things[0].connect() as connection:
+        connection.execute("begin")
+        connection.execute("lock table things in access exclusive mode")
+        yield connection
+        connection.rollback()
+
+
+def waiting(primary: TestDatabase) -> float:
+    """Return for how many seconds the longest has waited for a lock; 0 if nobody does."""
+    return float(
+        primary.value(
+            "select coalesce(max(extract(epoch from now() - query_start)), 0)"
+            " from pg_stat_activity where wait_event_type = 'Lock'"
+            " and datname = current_database()"
+        )
+    )
+
+
+def test_the_primary_may_take_longer_for_a_survey_than_for_a_statement(
+    things: tuple[TestDatabase, TestDatabase, Drain],
+    drifted: set[Key],
+    locked: psycopg.Connection[Any],
+) -> None:
+    """It reads all of its rows at once, and there may be many."""
+    primary, _, drain = things
+    drain.source.database.statement_seconds = 0.3
+
+    def tick(_: float) -> None:
+        if waiting(primary) > 0.6:
+            locked.rollback()
+
+    found = surveyed(drain, tick)
+    assert found is not None
+    with closing(found):
+        assert {key for some in found.batches(100) for key in some} == drifted
+
+
+def test_a_survey_that_is_interrupted_leaves_no_statement_behind(
+    things: tuple[TestDatabase, TestDatabase, Drain],
+    drifted: set[Key],
+    locked: psycopg.Connection[Any],
+) -> None:
+    """Whoever presses Ctrl-C waits for no primary."""
+    primary, _, drain = things
+    drain.source.database.statement_seconds = 60
+
+    def tick(_: float) -> None:
+        if waiting(primary):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        surveyed(drain, tick)
+    assert waiting(primary) == 0
 
 
 def test_where_most_is_missing_it_is_loaded_not_listed(
