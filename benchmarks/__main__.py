@@ -1,7 +1,7 @@
 """`python -m benchmarks [--quick] [--json FILE] [--rows N] [part ...]`.
 
-Parts: capture, policies, shares, throughput, latency, outbox, growth, reconcile, memory. All of
-them if none is named. `--rows` is how many memberships `reconcile` compares.
+Parts: capture, policies, shares, throughput, distance, latency, outbox, growth, reconcile, memory.
+All of them if none is named. `--rows` is how many memberships `reconcile` compares.
 """
 
 import argparse
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmarks import (
     capture,
+    distance,
     growth,
     latency,
     memory,
@@ -36,6 +37,7 @@ def main() -> None:
         "policies": policies.main,
         "shares": shares.main,
         "throughput": throughput.main,
+        "distance": distance.main,
         "latency": latency.main,
         "outbox": outbox.main,
         "growth": growth.main,

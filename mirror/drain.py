@@ -28,7 +28,8 @@ from mirror.outbox import Event
 from mirror.registry import Registry
 from mirror.retries import Attempt, Claimed
 from mirror.round import Round, Work, sort
-from mirror.source import Snapshot, Source
+from mirror.snapshot import Snapshot
+from mirror.source import Source
 from mirror.targets.base import Target, TooOld
 
 log = structlog.stdlib.get_logger(__name__)

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from mirror.desired import Row
 from mirror.errors import InvalidKey, MappingError
 from mirror.keys import Key, key_order
 from mirror.mapping import EVERYTHING, Mapping
 from mirror.outbox import Event, Lane
 from mirror.registry import Registry
-from mirror.source import Row, Snapshot
+from mirror.snapshot import Snapshot
 from mirror.targets.base import ScopePage, Section, Target
 
 log = structlog.stdlib.get_logger(__name__)

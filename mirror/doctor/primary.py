@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from psycopg import sql
 
+from mirror.desired import desired_query
 from mirror.errors import MirrorError, Permanent
 from mirror.mapping import Mapping
 from mirror.postgres import Database
@@ -145,7 +146,7 @@ def ask_columns(primary: Primary, source: Source, registry: Registry) -> None:
     """
     database = source.database
     for mapping in registry:
-        query, values = source.query(mapping)
+        query, values = desired_query(mapping), source.desired.values(mapping)
         plain = sql.SQL(", ").join(
             sql.SQL("q.{}").format(sql.Identifier(name)) for name, _ in mapping.row_layout
         )

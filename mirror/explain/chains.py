@@ -5,13 +5,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from mirror.desired import Row
 from mirror.explain.facts import values
 from mirror.keys import Key
 from mirror.mapping import Mapping
 from mirror.questions import Given, Grant, Look, Of, Question, Values, Way
 from mirror.reconcile.judge import missing_ancestors
 from mirror.registry import Registry
-from mirror.source import Row, Snapshot
+from mirror.snapshot import Snapshot
 from mirror.targets.base import Target
 
 _MOST: Final = 100

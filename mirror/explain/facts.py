@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from mirror.desired import Row
 from mirror.drain import Drain
 from mirror.explain.events import Waiting, waiting
 from mirror.keys import Key
@@ -13,7 +14,7 @@ from mirror.reconcile.judge import Judge
 from mirror.reconcile.pending import references_of
 from mirror.registry import Registry
 from mirror.round import Named
-from mirror.source import Row, Snapshot
+from mirror.snapshot import Snapshot
 from mirror.stamp import Stamp
 from mirror.targets.asking import Trace
 from mirror.targets.reading import UNKNOWN, Known

@@ -10,13 +10,15 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from mirror.desired import Row
 from mirror.keys import Key
 from mirror.mapping import Mapping
 from mirror.reconcile.drift import Cause, Drift, Kind, changed_direction
 from mirror.reconcile.pending import Found, Pending, read_pending, references_of
 from mirror.registry import Registry
 from mirror.round import Named
-from mirror.source import Row, Snapshot, Source
+from mirror.snapshot import Snapshot
+from mirror.source import Source
 from mirror.targets.base import Target
 from mirror.targets.reading import UNKNOWN, Known
 

@@ -11,13 +11,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
+from mirror.desired import Row
 from mirror.errors import MirrorError
 from mirror.keys import Key
 from mirror.mapping import EVERYTHING
 from mirror.mapping import Mapping as Declared
 from mirror.postgres import Database
 from mirror.registry import Registry
-from mirror.source import Row
 
 # Scopes beyond this many: the drain is so far behind that nothing can be judged.
 _MOST: Final = 20_000

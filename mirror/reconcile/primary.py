@@ -10,12 +10,13 @@ from typing import Any, Final
 
 from psycopg import sql
 
+from mirror.desired import Row, desired_query
 from mirror.errors import Halted, Permanent, Rejected
 from mirror.keys import Key
 from mirror.mapping import Mapping
 from mirror.reconcile.clauses import hashed, keys, order, picked, row, within_range
 from mirror.registry import Registry
-from mirror.source import Row, Source, desired_query
+from mirror.source import Source
 from mirror.targets.reading import Digest, Hashing, KeyRange
 
 _ALL: Final = (1 << 31) - 1
@@ -205,11 +206,10 @@ class Primary:
     def page(self, mapping: Mapping, within: KeyRange, limit: int) -> list[Row]:
         """Return the range's first rows as they travel, in the snapshot that the caller opened."""
         condition, parameters = within_range(mapping, within)
-        _, values = self.source.query(mapping)
         statement = sql.SQL(
             "select {values} from ({query}) as q where {condition} order by {order} limit {limit}"
         ).format(
-            values=values,
+            values=self.source.desired.values(mapping),
             query=self.desired(mapping),
             condition=condition,
             order=order(mapping),

@@ -10,6 +10,7 @@ from typing import Final
 
 import structlog
 
+from mirror.desired import Row
 from mirror.drain import ISOLATED, Drain
 from mirror.errors import MirrorError, TooSlow, WentBack
 from mirror.keys import Key
@@ -17,7 +18,6 @@ from mirror.mapping import Mapping
 from mirror.reconcile.pieces import pieces
 from mirror.reconcile.primary import Primary
 from mirror.round import Named, Work
-from mirror.source import Row
 from mirror.stamp import Stamp
 from mirror.targets.base import Section, TooOld
 from mirror.targets.reading import KeyRange

@@ -9,9 +9,9 @@ from collections.abc import Mapping as MappingABC
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from mirror.desired import Row
 from mirror.keys import Key
 from mirror.mapping import Mapping
-from mirror.source import Row
 from mirror.stamp import Stamp
 from mirror.targets.asking import Ask, Told, Trace
 from mirror.targets.catalog import Catalog

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from mirror.desired import Row
 from mirror.keys import Key
 from mirror.mapping import Mapping
-from mirror.source import Row
 
 
 @dataclass(frozen=True)

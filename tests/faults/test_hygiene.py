@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from mirror.config import Settings
 from mirror.drain import Drain
-from mirror.errors import Transient, Unreachable
+from mirror.errors import Halted, Transient, Unreachable
 from mirror.postgres import Database
 from mirror.worker import Worker
 from tests.factories import MembershipFactory, TripFactory, UserFactory
@@ -159,3 +159,12 @@ def test_an_outage_during_a_retry_is_no_death(
     )
     drain.queue.retries.postponed(attempt)
     assert primary.query("select attempts, deaths from mirror.retries") == [(1, 0)]
+
+
+def test_whoever_cannot_read_a_mapping_is_told_which(primary: TestDatabase, drain: Drain) -> None:
+    """Though the rows of all mappings are read at once."""
+    record(primary, "users", uuid4())
+    record(primary, "trip_memberships", uuid4(), uuid4())
+    primary.query("alter table trip_memberships rename column role to rank")
+    with pytest.raises(Halted, match="while reading mapping 'trip_memberships'"):
+        drain.run()

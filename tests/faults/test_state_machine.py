@@ -23,9 +23,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from mirror.desired import Row
 from mirror.errors import MirrorError
 from mirror.keys import Key
-from mirror.source import Row
 from mirror.targets.base import Answers, TooOld
 from tests.faults import teams
 from tests.faults.tools import Hand, rewrite, sections

@@ -4,10 +4,11 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
+from mirror.desired import Row
 from mirror.keys import Key
 from mirror.postgres import Database
 from mirror.registry import Registry
-from mirror.source import Row, Source
+from mirror.source import Source
 from mirror.stamp import Stamp
 from mirror.targets.base import Answers, ScopePage, Section, Target
 from mirror.targets.postgres import PostgresTarget

@@ -1,0 +1,103 @@
+"""What a worker does whose databases are milliseconds away, as those of other clouds are."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import closing, contextmanager
+from functools import partial
+from urllib.parse import urlsplit
+
+from benchmarks.measuring import Report
+from benchmarks.stage import stage, timed
+from benchmarks.throughput import change
+from mappings.trips import registry
+from mirror.assembly import build_drain
+from mirror.config import load_settings
+from mirror.ddl import triggers_sql
+from mirror.drain import Drain
+
+# There and back again.
+_MILLISECONDS = 5
+# Each way, to which the loop's clock adds a millisecond.
+_SECONDS = _MILLISECONDS / 2000 - 0.001
+
+
+def main(report: Report, *, quick: bool) -> None:
+    """Drain many events, in batches of two sizes, and events that come alone."""
+    rounds, events = (1, 1_000) if quick else (3, 20_000)
+    with (
+        stage() as here,
+        _distant(here.stack.primary_url) as primary,
+        _distant(here.stack.supabase_db_url) as target,
+    ):
+        here.fill(10_000 if quick else 100_000)
+        here.load()
+        with here.primary.transaction():
+            here.primary.execute(triggers_sql(registry).encode())
+        for _ in range(rounds):
+            for size in (500, 2000):
+                with closing(_drain(primary, target, size)) as drain:
+                    # Opens the connections.
+                    drain.run()
+                    change(here, events)
+                    seconds = timed(lambda d=drain: d.run(seconds=600))  # type: ignore[misc]
+                what = f"{_MILLISECONDS} ms away: one worker, batches of {size}"
+                report.add(what, "/s", events / seconds)
+            with closing(_drain(primary, target, 500)) as drain:
+                drain.run()
+                for _ in range(10):
+                    change(here, 1)
+                    what = f"{_MILLISECONDS} ms away: a drain of one event"
+                    report.add(what, "ms", timed(drain.once) * 1000)
+                    seconds = timed(lambda d=drain: d.queue.notes.execute("select 1"))  # type: ignore[misc]
+                    report.add(f"{_MILLISECONDS} ms away: a round trip", "ms", seconds * 1000)
+
+
+def _drain(primary: str, target: str, batch_size: int) -> Drain:
+    settings = load_settings(
+        primary_database_url=primary,
+        supabase_db_url=target,
+        target="postgres",
+        batch_size=batch_size,
+    )
+    return build_drain(settings, registry)
+
+
+@contextmanager
+def _distant(url: str) -> Iterator[str]:
+    """Yield a URL that leads to the same server, half of the distance later."""
+    parts = urlsplit(url)
+    ready: Future[tuple[int, Callable[[], object]]] = Future()
+
+    async def serve() -> None:
+        ended = asyncio.Event()
+
+        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            there, back = await asyncio.open_connection(parts.hostname, parts.port)
+            await asyncio.gather(_carry(reader, back), _carry(there, writer))
+
+        loop = asyncio.get_running_loop()
+        server = await asyncio.start_server(accept, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        ready.set_result((port, partial(loop.call_soon_threadsafe, ended.set)))
+        await ended.wait()
+        server.close()
+        # Both ends have closed; that takes its time, too.
+        if others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(others)
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
+    thread.start()
+    port, end = ready.result()
+    yield url.replace(f":{parts.port}/", f":{port}/", 1)
+    end()
+    thread.join()
+
+
+async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Pass bytes on in their order, each half of the distance after it came."""
+    loop = asyncio.get_running_loop()
+    while data := await reader.read(1 << 16):
+        loop.call_later(_SECONDS, writer.write, data)
+    loop.call_later(_SECONDS, writer.close)
