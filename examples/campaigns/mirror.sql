@@ -624,9 +624,9 @@ begin
     )
     into answer
     from (
-      select e.bucket, sum(e.rows)::integer as rows, bit_xor(e.sum) as sum
+      select e.bucket, count(e.seen)::integer as rows, bit_xor(e.hash) as sum
       from (
-        select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end) as sum
+        select (k.key_hash & low)::integer as bucket, true as seen, case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end as hash
         from (
           select t.campaign_id as k0, t.character_id as k1, t.owner_id::text collate "C" as c0, t.dm_id::text collate "C" as c1,
             case when p_md5 then ('x' || left(md5(p_seed::text || row(t.campaign_id, t.character_id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.campaign_id, t.character_id), p_seed) end as key_hash
@@ -637,9 +637,8 @@ begin
           offset 0
         ) as k
         where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
-        group by 1
         union all
-        select (k.key_hash & low)::integer, 0, bit_xor(k.key_hash)
+        select (k.key_hash & low)::integer, null, k.key_hash
         from (
           select l.campaign_id as k0, l.character_id as k1,
             case when p_md5 then ('x' || left(md5(p_seed::text || row(l.campaign_id, l.character_id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.campaign_id, l.character_id), p_seed) end as key_hash
@@ -650,7 +649,6 @@ begin
           offset 0
         ) as k
         where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
-        group by 1
       ) as e
       group by e.bucket
     ) as f;
@@ -1058,9 +1056,9 @@ begin
     )
     into answer
     from (
-      select e.bucket, sum(e.rows)::integer as rows, bit_xor(e.sum) as sum
+      select e.bucket, count(e.seen)::integer as rows, bit_xor(e.hash) as sum
       from (
-        select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end) as sum
+        select (k.key_hash & low)::integer as bucket, true as seen, case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end as hash
         from (
           select t.campaign_id as k0, t.user_id as k1, t.role::text collate "C" as c0, t.expires_at::text collate "C" as c1,
             case when p_md5 then ('x' || left(md5(p_seed::text || row(t.campaign_id, t.user_id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.campaign_id, t.user_id), p_seed) end as key_hash
@@ -1071,9 +1069,8 @@ begin
           offset 0
         ) as k
         where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
-        group by 1
         union all
-        select (k.key_hash & low)::integer, 0, bit_xor(k.key_hash)
+        select (k.key_hash & low)::integer, null, k.key_hash
         from (
           select l.campaign_id as k0, l.user_id as k1,
             case when p_md5 then ('x' || left(md5(p_seed::text || row(l.campaign_id, l.user_id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.campaign_id, l.user_id), p_seed) end as key_hash
@@ -1084,7 +1081,6 @@ begin
           offset 0
         ) as k
         where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
-        group by 1
       ) as e
       group by e.bucket
     ) as f;
@@ -1476,9 +1472,9 @@ begin
     )
     into answer
     from (
-      select e.bucket, sum(e.rows)::integer as rows, bit_xor(e.sum) as sum
+      select e.bucket, count(e.seen)::integer as rows, bit_xor(e.hash) as sum
       from (
-        select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1, k.c2)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1, k.c2), p_seed) end) as sum
+        select (k.key_hash & low)::integer as bucket, true as seen, case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1, k.c2)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1, k.c2), p_seed) end as hash
         from (
           select t.id as k0, t.owner_id::text collate "C" as c0, t.is_private::text collate "C" as c1, t.campaign_id::text collate "C" as c2,
             case when p_md5 then ('x' || left(md5(p_seed::text || row(t.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.id), p_seed) end as key_hash
@@ -1489,9 +1485,8 @@ begin
           offset 0
         ) as k
         where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
-        group by 1
         union all
-        select (k.key_hash & low)::integer, 0, bit_xor(k.key_hash)
+        select (k.key_hash & low)::integer, null, k.key_hash
         from (
           select l.id as k0,
             case when p_md5 then ('x' || left(md5(p_seed::text || row(l.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.id), p_seed) end as key_hash
@@ -1502,7 +1497,6 @@ begin
           offset 0
         ) as k
         where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
-        group by 1
       ) as e
       group by e.bucket
     ) as f;
@@ -1926,9 +1920,9 @@ begin
     )
     into answer
     from (
-      select e.bucket, sum(e.rows)::integer as rows, bit_xor(e.sum) as sum
+      select e.bucket, count(e.seen)::integer as rows, bit_xor(e.hash) as sum
       from (
-        select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end) as sum
+        select (k.key_hash & low)::integer as bucket, true as seen, case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end as hash
         from (
           select t.id as k0, t.dm_id::text collate "C" as c0, t.name::text collate "C" as c1,
             case when p_md5 then ('x' || left(md5(p_seed::text || row(t.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.id), p_seed) end as key_hash
@@ -1939,9 +1933,8 @@ begin
           offset 0
         ) as k
         where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
-        group by 1
         union all
-        select (k.key_hash & low)::integer, 0, bit_xor(k.key_hash)
+        select (k.key_hash & low)::integer, null, k.key_hash
         from (
           select l.id as k0,
             case when p_md5 then ('x' || left(md5(p_seed::text || row(l.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.id), p_seed) end as key_hash
@@ -1952,7 +1945,6 @@ begin
           offset 0
         ) as k
         where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
-        group by 1
       ) as e
       group by e.bucket
     ) as f;
@@ -2352,9 +2344,9 @@ begin
     )
     into answer
     from (
-      select e.bucket, sum(e.rows)::integer as rows, bit_xor(e.sum) as sum
+      select e.bucket, count(e.seen)::integer as rows, bit_xor(e.hash) as sum
       from (
-        select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end) as sum
+        select (k.key_hash & low)::integer as bucket, true as seen, case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end as hash
         from (
           select t.id as k0, t.owner_id::text collate "C" as c0, t.name::text collate "C" as c1,
             case when p_md5 then ('x' || left(md5(p_seed::text || row(t.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.id), p_seed) end as key_hash
@@ -2365,9 +2357,8 @@ begin
           offset 0
         ) as k
         where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
-        group by 1
         union all
-        select (k.key_hash & low)::integer, 0, bit_xor(k.key_hash)
+        select (k.key_hash & low)::integer, null, k.key_hash
         from (
           select l.id as k0,
             case when p_md5 then ('x' || left(md5(p_seed::text || row(l.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.id), p_seed) end as key_hash
@@ -2378,7 +2369,6 @@ begin
           offset 0
         ) as k
         where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
-        group by 1
       ) as e
       group by e.bucket
     ) as f;

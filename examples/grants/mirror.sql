@@ -488,9 +488,9 @@ begin
     )
     into answer
     from (
-      select e.bucket, sum(e.rows)::integer as rows, bit_xor(e.sum) as sum
+      select e.bucket, count(e.seen)::integer as rows, bit_xor(e.hash) as sum
       from (
-        select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1, k.c2)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1, k.c2), p_seed) end) as sum
+        select (k.key_hash & low)::integer as bucket, true as seen, case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1, k.c2)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1, k.c2), p_seed) end as hash
         from (
           select t.user_id as k0, t.resource_type as k1, t.resource_id as k2, t.permission_level::text collate "C" as c0, t.granted_at::text collate "C" as c1, t.granted_by::text collate "C" as c2,
             case when p_md5 then ('x' || left(md5(p_seed::text || row(t.user_id, t.resource_type, t.resource_id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.user_id, t.resource_type, t.resource_id), p_seed) end as key_hash
@@ -501,9 +501,8 @@ begin
           offset 0
         ) as k
         where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
-        group by 1
         union all
-        select (k.key_hash & low)::integer, 0, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0), p_seed) end)
+        select (k.key_hash & low)::integer, null, case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0), p_seed) end
         from (
           select l.user_id as k0, l.resource_type as k1, l.resource_id as k2, l.ref_workspace_id::text collate "C" as c0,
             case when p_md5 then ('x' || left(md5(p_seed::text || row(l.user_id, l.resource_type, l.resource_id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.user_id, l.resource_type, l.resource_id), p_seed) end as key_hash
@@ -514,7 +513,6 @@ begin
           offset 0
         ) as k
         where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
-        group by 1
       ) as e
       group by e.bucket
     ) as f;

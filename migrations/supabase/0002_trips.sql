@@ -539,9 +539,9 @@ begin
     )
     into answer
     from (
-      select e.bucket, sum(e.rows)::integer as rows, bit_xor(e.sum) as sum
+      select e.bucket, count(e.seen)::integer as rows, bit_xor(e.hash) as sum
       from (
-        select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end) as sum
+        select (k.key_hash & low)::integer as bucket, true as seen, case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end as hash
         from (
           select t.trip_id as k0, t.user_id as k1, t.role::text collate "C" as c0, t.status::text collate "C" as c1,
             case when p_md5 then ('x' || left(md5(p_seed::text || row(t.trip_id, t.user_id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.trip_id, t.user_id), p_seed) end as key_hash
@@ -552,9 +552,8 @@ begin
           offset 0
         ) as k
         where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
-        group by 1
         union all
-        select (k.key_hash & low)::integer, 0, bit_xor(k.key_hash)
+        select (k.key_hash & low)::integer, null, k.key_hash
         from (
           select l.trip_id as k0, l.user_id as k1,
             case when p_md5 then ('x' || left(md5(p_seed::text || row(l.trip_id, l.user_id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.trip_id, l.user_id), p_seed) end as key_hash
@@ -565,7 +564,6 @@ begin
           offset 0
         ) as k
         where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
-        group by 1
       ) as e
       group by e.bucket
     ) as f;
@@ -965,9 +963,9 @@ begin
     )
     into answer
     from (
-      select e.bucket, sum(e.rows)::integer as rows, bit_xor(e.sum) as sum
+      select e.bucket, count(e.seen)::integer as rows, bit_xor(e.hash) as sum
       from (
-        select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end) as sum
+        select (k.key_hash & low)::integer as bucket, true as seen, case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end as hash
         from (
           select t.id as k0, t.name::text collate "C" as c0, t.created_by::text collate "C" as c1,
             case when p_md5 then ('x' || left(md5(p_seed::text || row(t.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.id), p_seed) end as key_hash
@@ -978,9 +976,8 @@ begin
           offset 0
         ) as k
         where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
-        group by 1
         union all
-        select (k.key_hash & low)::integer, 0, bit_xor(k.key_hash)
+        select (k.key_hash & low)::integer, null, k.key_hash
         from (
           select l.id as k0,
             case when p_md5 then ('x' || left(md5(p_seed::text || row(l.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.id), p_seed) end as key_hash
@@ -991,7 +988,6 @@ begin
           offset 0
         ) as k
         where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
-        group by 1
       ) as e
       group by e.bucket
     ) as f;
@@ -1391,9 +1387,9 @@ begin
     )
     into answer
     from (
-      select e.bucket, sum(e.rows)::integer as rows, bit_xor(e.sum) as sum
+      select e.bucket, count(e.seen)::integer as rows, bit_xor(e.hash) as sum
       from (
-        select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor(case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end) as sum
+        select (k.key_hash & low)::integer as bucket, true as seen, case when p_md5 then ('x' || left(md5(p_seed::text || row(k.key_hash, k.c0, k.c1)::text), 16))::bit(64)::bigint else hash_record_extended(row(k.key_hash, k.c0, k.c1), p_seed) end as hash
         from (
           select t.id as k0, t.email::text collate "C" as c0, t.username::text collate "C" as c1,
             case when p_md5 then ('x' || left(md5(p_seed::text || row(t.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(t.id), p_seed) end as key_hash
@@ -1404,9 +1400,8 @@ begin
           offset 0
         ) as k
         where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
-        group by 1
         union all
-        select (k.key_hash & low)::integer, 0, bit_xor(k.key_hash)
+        select (k.key_hash & low)::integer, null, k.key_hash
         from (
           select l.id as k0,
             case when p_md5 then ('x' || left(md5(p_seed::text || row(l.id)::text), 16))::bit(64)::bigint else hash_record_extended(row(l.id), p_seed) end as key_hash
@@ -1417,7 +1412,6 @@ begin
           offset 0
         ) as k
         where p_wanted is null or get_bit(p_wanted, k.key_hash & wanted_low) = 1
-        group by 1
       ) as e
       group by e.bucket
     ) as f;

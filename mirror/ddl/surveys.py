@@ -59,15 +59,13 @@ select jsonb_build_object(
 )
 into answer
 from (
-  select e.bucket, sum(e.rows)::integer as rows, bit_xor(e.sum) as sum
+  select e.bucket, count(e.seen)::integer as rows, bit_xor(e.hash) as sum
   from (
-    select (k.key_hash & low)::integer as bucket, count(*) as rows, bit_xor({seen_hash}) as sum
+    select (k.key_hash & low)::integer as bucket, true as seen, {seen_hash} as hash
     from {indent(seen, "    ").lstrip()}
-    group by 1
     union all
-    select (k.key_hash & low)::integer, 0, bit_xor({known_hash})
+    select (k.key_hash & low)::integer, null, {known_hash}
     from {indent(known, "    ").lstrip()}
-    group by 1
   ) as e
   group by e.bucket
 ) as f;"""

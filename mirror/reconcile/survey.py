@@ -117,14 +117,19 @@ class Survey:
         blank = True
         look = Look(finer, _bitmap(wanted, bits) if bits else None)
         for found, ours in self._answers(look, buckets, self._target.buckets):
+            sign = 1 if ours else -1
+            visible = 0
             for number, rows, total in found:
                 place = first[number & low] + (number >> bits)
                 sums[place] ^= total
-                counts[place] += rows if ours else -rows
-                mine += rows if ours else 0
-                theirs += 0 if ours else rows
-                blank = blank and ours
-            self.moved += 0 if ours else found.size
+                counts[place] += sign * rows
+                visible += rows
+            if ours:
+                mine += visible
+            else:
+                theirs += visible
+                blank = blank and not found.numbers
+                self.moved += found.size
         if not bits:
             self.rows, self.theirs = mine, theirs
             self.nothing_there = blank and mine > 0
