@@ -1,5 +1,8 @@
 """Servers that a whole test run shares: real PostgreSQL 16 and 18, real Redis."""
 
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,21 +10,40 @@ import pytest
 
 from mirror.devstack import PostgresCluster, RedisServer, prepare_cluster
 
+# Where files are memory, on Linux. A disk makes the copies of databases take half of a run.
+_MEMORY = Path("/dev/shm")  # noqa: S108 - in a directory of this run's own
+_PREFIX = "permission-mirror-tests-"
+_ENOUGH = 2 << 30
+
 
 @pytest.fixture(scope="session")
-def primary_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresCluster]:
+def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A directory for the files of servers, in memory where there is enough of it."""
+    if not _MEMORY.is_dir() or shutil.disk_usage(_MEMORY).free < _ENOUGH:
+        yield tmp_path_factory.mktemp("servers")
+        return
+    # A run that was killed has left its own.
+    for left in _MEMORY.glob(f"{_PREFIX}*"):
+        if not Path("/proc", left.name.removeprefix(_PREFIX).partition("-")[0]).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-", dir=_MEMORY) as directory:
+        # Under root, servers run under another account, which has to pass.
+        Path(directory).chmod(0o711)
+        yield Path(directory)
+
+
+@pytest.fixture(scope="session")
+def primary_cluster(data: Path) -> Iterator[PostgresCluster]:
     """PostgreSQL 16, as the backend's primary."""
-    directory: Path = tmp_path_factory.mktemp("primary")
-    with PostgresCluster.start(directory / "data", version=16, durable=False) as cluster:
+    with PostgresCluster.start(data / "primary", version=16, durable=False) as cluster:
         yield cluster
 
 
 @pytest.fixture(scope="session")
-def target_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresCluster]:
+def target_cluster(data: Path) -> Iterator[PostgresCluster]:
     """PostgreSQL 18 with the roles of a Supabase project."""
-    directory: Path = tmp_path_factory.mktemp("target")
     with PostgresCluster.start(
-        directory / "data", version=18, superuser="supabase_admin", durable=False
+        data / "target", version=18, superuser="supabase_admin", durable=False
     ) as cluster:
         prepare_cluster(cluster)
         yield cluster
