@@ -1,7 +1,7 @@
 """Claims: taking events out of the outbox, and giving them back.
 
 A claim deletes its events in a transaction that stays open until they are mirrored: a crash
-gives them back by itself. Beside it, a note of the claim is committed before the events are
+gives them back by itself. Beside it, a note of the claim is committed before what they name is
 read; whoever can lock an event that a note names knows that its last worker died on it. Such
 events, and those that failed for themselves, move to the retries (`mirror.retries`).
 """
@@ -130,7 +130,8 @@ class Claim:
 class Queue:
     """The outbox as a worker sees it.
 
-    Two connections to the primary: `claims` holds the open transaction, `notes` commits beside it.
+    Two connections to the primary: `claims` holds the open transaction, `notes` commits what
+    must last whatever becomes of it.
     """
 
     def __init__(

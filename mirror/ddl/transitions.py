@@ -84,7 +84,7 @@ def _paired(effect: Effect) -> str:
     )
     first = names[0]
     moved = f"o.{first} is null or n.{first} is null"
-    # What changed nothing else has decided: no row need be compared twice.
+    # Where all that is read decides, every event is a revocation: no row is compared twice.
     lane = (
         "0"
         if effect.decides == effect.reads
