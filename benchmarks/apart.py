@@ -8,10 +8,10 @@ from pathlib import Path
 
 from benchmarks.stage import Stage, reconciled, timed
 from mappings.trips import registry
-from mirror.assembly import build_drain
-from mirror.config import load_settings
-from mirror.drain import Drain
-from mirror.logs import configure_logging
+from mirror.settings import load_settings
+from mirror.settings.logs import configure_logging
+from mirror.sync.drain import Drain
+from mirror.sync.wiring import build_drain
 
 _RESYNC = """
 insert into mirror.outbox (lane, mapping, reference, key)

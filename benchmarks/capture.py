@@ -16,9 +16,9 @@ from benchmarks.stage import stage
 from examples.trip_chat import models, services
 from mappings.trips import registry
 from mirror.capture import attach
-from mirror.ddl import removal_sql, triggers_sql
-from mirror.doorbell import Doorbell, DoorbellSettings
+from mirror.capture.doorbell import Doorbell, DoorbellSettings
 from mirror.hooks import Hooks
+from mirror.schema import removal_sql, triggers_sql
 
 
 def _run_script(engine: Engine, script: str) -> None:

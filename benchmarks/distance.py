@@ -12,10 +12,10 @@ from benchmarks.measuring import Report
 from benchmarks.stage import stage, timed
 from benchmarks.throughput import change
 from mappings.trips import registry
-from mirror.assembly import build_drain
-from mirror.config import load_settings
-from mirror.ddl import triggers_sql
-from mirror.drain import Drain
+from mirror.schema import triggers_sql
+from mirror.settings import load_settings
+from mirror.sync.drain import Drain
+from mirror.sync.wiring import build_drain
 
 # There and back again.
 _MILLISECONDS = 5

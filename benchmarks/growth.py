@@ -7,7 +7,7 @@ from benchmarks.measuring import Report
 from benchmarks.stage import Stage, stage, timed
 from benchmarks.throughput import change
 from mappings.trips import registry
-from mirror.ddl import removal_sql, triggers_sql
+from mirror.schema import removal_sql, triggers_sql
 
 _UPDATE = """
 update trip_memberships set role =

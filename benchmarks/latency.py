@@ -20,7 +20,7 @@ from benchmarks.measuring import Report
 from benchmarks.native import native
 from benchmarks.stage import Connection, Stage, stage
 from mappings.trips import registry
-from mirror.doorbell import Doorbell, DoorbellSettings
+from mirror.capture.doorbell import Doorbell, DoorbellSettings
 from mirror.hooks import Hooks
 
 _JOIN = text("""

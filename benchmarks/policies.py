@@ -12,8 +12,8 @@ import psycopg
 from benchmarks.measuring import Report
 from benchmarks.stage import HOME, Stage, stage
 from mappings.trips import registry
-from mirror.assembly import migrating
-from mirror.migrations import upgrade
+from mirror.schema.connecting import migrating
+from mirror.schema.migrate import upgrade
 
 SCHEMA = HOME / "examples" / "trip_chat" / "supabase.sql"
 

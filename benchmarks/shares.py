@@ -11,8 +11,8 @@ from benchmarks.measuring import Report
 from benchmarks.stage import Stage, stage, timed
 from benchmarks.throughput import change
 from mappings.trips import registry
-from mirror.ddl import triggers_sql
-from mirror.doorbell import Doorbell, DoorbellSettings, answered
+from mirror.capture.doorbell import Doorbell, DoorbellSettings, answered
+from mirror.schema import triggers_sql
 
 
 class Watch:

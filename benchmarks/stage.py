@@ -16,15 +16,16 @@ from sqlalchemy import Engine, create_engine
 
 from examples.trip_chat import models
 from mappings.trips import registry
-from mirror.assembly import build_drain, migrating
-from mirror.config import Settings, load_settings
+from mirror.capture.doorbell import Doorbell, DoorbellSettings
 from mirror.devstack import DevStack
 from mirror.devstack.worker import WorkerProcess
-from mirror.doorbell import Doorbell, DoorbellSettings
-from mirror.drain import Drain
-from mirror.logs import configure_logging
-from mirror.migrations import upgrade
 from mirror.reconcile import Options, Report, Throttle, reconcile
+from mirror.schema.connecting import migrating
+from mirror.schema.migrate import upgrade
+from mirror.settings import Settings, load_settings
+from mirror.settings.logs import configure_logging
+from mirror.sync.drain import Drain
+from mirror.sync.wiring import build_drain
 
 HOME = Path(__file__).parent.parent
 API = HOME / "tests" / "supabase"

@@ -16,8 +16,8 @@ from benchmarks.measuring import Report
 from benchmarks.native import Native, native
 from benchmarks.stage import Stage, stage, timed, until
 from mappings.trips import registry
-from mirror.ddl import removal_sql, triggers_sql
 from mirror.devstack.process import ServerProcess
+from mirror.schema import removal_sql, triggers_sql
 
 _CHANGE = """
 do $$

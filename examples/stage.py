@@ -15,14 +15,14 @@ from uuid import UUID
 import psycopg
 from sqlalchemy import Connection, NullPool, create_engine
 
-from mirror.assembly import build_drain
-from mirror.config import load_settings
 from mirror.devstack import DevStack, prepare_services
 from mirror.devstack.caller import acting_as
-from mirror.drain import Drain
-from mirror.logs import configure_logging
-from mirror.migrations import upgrade
-from mirror.registry import Registry
+from mirror.model.registry import Registry
+from mirror.schema.migrate import upgrade
+from mirror.settings import load_settings
+from mirror.settings.logs import configure_logging
+from mirror.sync.drain import Drain
+from mirror.sync.wiring import build_drain
 
 REFUSED = -1
 

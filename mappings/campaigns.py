@@ -18,8 +18,8 @@ from mirror.access import (
     Topic,
     Topics,
 )
-from mirror.mapping import Column, Mapping, Parent, Readable, Reference
-from mirror.registry import Registry
+from mirror.model.mapping import Column, Mapping, Parent, Readable, Reference
+from mirror.model.registry import Registry
 
 _characters = table(
     "characters", column("id", BigInteger), column("owner_id", Uuid), column("name", Text)

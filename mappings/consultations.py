@@ -19,8 +19,8 @@ from mirror.access import (
     Topic,
     Topics,
 )
-from mirror.mapping import Column, Mapping, Readable
-from mirror.registry import Registry
+from mirror.model.mapping import Column, Mapping, Readable
+from mirror.model.registry import Registry
 
 _consultations = table(
     "consultations",

@@ -22,9 +22,9 @@ from sqlalchemy import (
 )
 
 from mirror.access import Allow, Grants, Guard, Own
-from mirror.mapping import Column, Mapping, Readable, Reference
-from mirror.registry import Registry
-from mirror.unions import strongest
+from mirror.model.mapping import Column, Mapping, Readable, Reference
+from mirror.model.registry import Registry
+from mirror.model.strongest import strongest
 
 LEVELS = ("read", "write", "admin")
 _ROLES = {"owner": "admin", "admin": "write", "editor": "write", "member": "read", "viewer": "read"}

@@ -7,8 +7,8 @@ role that is deleted takes its permissions along; who had it keeps none.
 from sqlalchemy import Text, Uuid, column, select, table
 
 from mirror.access import Allow, Guard, Own, Permission, Permissions
-from mirror.mapping import Column, Mapping, Parent, Readable, Reference
-from mirror.registry import Registry
+from mirror.model.mapping import Column, Mapping, Parent, Readable, Reference
+from mirror.model.registry import Registry
 
 _users = table("users", column("id", Uuid), column("name", Text), column("role_id", Uuid))
 _roles = table("roles", column("id", Uuid), column("name", Text))

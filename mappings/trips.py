@@ -7,8 +7,8 @@ whatever text or enum the primary uses; ACTIVE alone grants, OWNER > ADMIN > MEM
 from sqlalchemy import DateTime, Text, Uuid, column, select, table
 
 from mirror.access import Allow, Guard, Membership, Own, Topic, Topics
-from mirror.mapping import Column, Mapping, Parent, Readable
-from mirror.registry import Registry
+from mirror.model.mapping import Column, Mapping, Parent, Readable
+from mirror.model.registry import Registry
 
 _users = table(
     "users",

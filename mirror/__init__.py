@@ -1,3 +1,68 @@
-"""Keep a Supabase project authorising exactly what your primary PostgreSQL says."""
+"""Keep a Supabase project authorising exactly what your primary PostgreSQL says.
+
+Declarations can be imported from here: `from mirror import Column, Mapping, Registry`. They are
+loaded at first use, so that `import mirror.hooks` costs a backend nothing more.
+"""
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mirror.access import (
+        Allow,
+        Always,
+        Folder,
+        Folders,
+        Grants,
+        Guard,
+        Membership,
+        Others,
+        Own,
+        Permission,
+        Permissions,
+        Readers,
+        Seat,
+        Topic,
+        Topics,
+    )
+    from mirror.model import Column, Mapping, Parent, Readable, Reference, Registry, strongest
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Allow",
+    "Always",
+    "Column",
+    "Folder",
+    "Folders",
+    "Grants",
+    "Guard",
+    "Mapping",
+    "Membership",
+    "Others",
+    "Own",
+    "Parent",
+    "Permission",
+    "Permissions",
+    "Readable",
+    "Readers",
+    "Reference",
+    "Registry",
+    "Seat",
+    "Topic",
+    "Topics",
+    "strongest",
+]
+
+# Import paths that documents once named; each module there warns.
+__path__.append(str(Path(__file__).parent / "_moved"))
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    model = importlib.import_module("mirror.model")
+    return getattr(
+        model if name in model.__all__ else importlib.import_module("mirror.access"), name
+    )

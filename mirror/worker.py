@@ -24,15 +24,15 @@ import redis
 import structlog
 from celery import Celery, signals
 
-from mirror.assembly import build_drain, build_target, run_reconcile
-from mirror.config import Settings, load_settings
-from mirror.doorbell import QUEUE, TASK, Doorbell, DoorbellSettings, answered
-from mirror.drain import Drain
+from mirror.capture.doorbell import QUEUE, TASK, Doorbell, DoorbellSettings, answered
 from mirror.errors import Halted, MirrorError, NotMigrated, Transient
-from mirror.heartbeats import Heartbeat
-from mirror.logs import configure_logging
-from mirror.reconcile import Busy, Options, sweep
-from mirror.schedule import PURGE_TASK, RECONCILE_TASK, SWEPT, beat_schedule
+from mirror.reconcile import Busy, Options, run_reconcile, sweep
+from mirror.settings import Settings, load_settings
+from mirror.settings.logs import configure_logging
+from mirror.sync.drain import Drain
+from mirror.sync.heartbeats import Heartbeat
+from mirror.sync.schedule import PURGE_TASK, RECONCILE_TASK, SWEPT, beat_schedule
+from mirror.sync.wiring import build_drain, build_target
 
 # A reconcile of a large target takes as long as it takes; this bounds one that hangs.
 _RECONCILE_SECONDS = 6 * 3600

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, NullPool, create_engine
 from examples.trip_chat import models
 from mappings.trips import registry
 from mirror.devstack import PostgresCluster, prepare_database, prepare_services
-from mirror.migrations import upgrade
+from mirror.schema.migrate import upgrade
 
 _numbers = itertools.count(1)
 EXAMPLES = Path(__file__).parent.parent / "examples"

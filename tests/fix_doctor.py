@@ -9,15 +9,15 @@ import pytest
 from psycopg import sql
 
 from mappings.trips import registry
-from mirror import assembly
-from mirror.config import Settings, load_settings
 from mirror.devstack import PostgresCluster, RedisServer
-from mirror.doctor import Diagnosis, Limits, diagnose
-from mirror.migrations import upgrade
-from mirror.postgres import Database
-from mirror.source import Source
-from mirror.targets.base import Target
-from mirror.targets.postgres import PostgresTarget
+from mirror.diagnostics.doctor import Diagnosis, Limits, diagnose
+from mirror.schema.migrate import upgrade
+from mirror.settings import Settings, load_settings
+from mirror.sync import wiring
+from mirror.sync.connections import Database
+from mirror.sync.source import Source
+from mirror.sync.targets.base import Target
+from mirror.sync.targets.postgres import PostgresTarget
 from tests.fix_databases import TestDatabase
 
 _ROWS = """
@@ -100,14 +100,14 @@ class Clinic:
 
     def build_source(self, settings: Settings) -> Source:
         """Return the primary as it was broken, else as a worker would."""
-        source = assembly.build_source(settings)
+        source = wiring.build_source(settings)
         source.database = self._patients.pop("primary", source.database)
         return source
 
     def build_target(self, settings: Settings) -> Target:
         """Return the target as it was broken, else as a worker would."""
         patient = self._patients.pop("target", None)
-        return assembly.build_target(settings) if patient is None else PostgresTarget(patient)
+        return wiring.build_target(settings) if patient is None else PostgresTarget(patient)
 
     def settings(self, **changes: object) -> Settings:
         """Return the settings of a worker between the two."""
@@ -146,7 +146,7 @@ def healthy(
         with primary.migrating() as connection:
             upgrade(connection, "primary", registry, triggers=True)
         primary.query(_ROWS)
-        with closing(assembly.build_drain(clinic.settings(), registry)) as drain:
+        with closing(wiring.build_drain(clinic.settings(), registry)) as drain:
             drain.run()
         primary.query(_ALIVE)
         yield clinic
@@ -157,8 +157,8 @@ def clinic(
     healthy: Clinic, no_environment: None, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Clinic]:
     """The same, whatever the test before has broken."""
-    monkeypatch.setattr("mirror.doctor.examine.build_source", healthy.build_source)
-    monkeypatch.setattr("mirror.doctor.examine.build_target", healthy.build_target)
+    monkeypatch.setattr("mirror.diagnostics.doctor.examine.build_source", healthy.build_source)
+    monkeypatch.setattr("mirror.diagnostics.doctor.examine.build_target", healthy.build_target)
     healthy.mend()
     yield healthy
     healthy.mend()

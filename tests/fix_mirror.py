@@ -9,11 +9,11 @@ from sqlalchemy.orm import Session
 
 from mappings.trips import registry
 from mirror import hooks
-from mirror.assembly import build_drain
-from mirror.config import Settings, load_settings
-from mirror.doorbell import Doorbell, DoorbellSettings
-from mirror.drain import Drain
-from mirror.registry import Registry
+from mirror.capture.doorbell import Doorbell, DoorbellSettings
+from mirror.model.registry import Registry
+from mirror.settings import Settings, load_settings
+from mirror.sync.drain import Drain
+from mirror.sync.wiring import build_drain
 from tests import factories
 from tests.fix_databases import TestDatabase
 

@@ -6,9 +6,9 @@ import pytest
 from sqlalchemy.orm import Session
 
 from examples.trip_chat.models import Membership
-from mirror.drain import Drain
 from mirror.reconcile import Options, Report, Throttle
 from mirror.reconcile import reconcile as run
+from mirror.sync.drain import Drain
 from tests.factories import MembershipFactory, TripFactory
 from tests.fix_databases import TestDatabase
 

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from mirror.config import Settings, load_settings
 from mirror.devstack import PostgresCluster, SupabaseLite
+from mirror.settings import Settings, load_settings
 from tests.fix_databases import TestDatabase
 
 PACKAGE = Path(__file__).parent / "supabase"

@@ -11,12 +11,12 @@ from sqlalchemy.orm import Session
 from examples.trip_chat.models import Membership
 from mappings.trips import registry
 from mirror import hooks
-from mirror.assembly import build_drain
-from mirror.config import load_settings
+from mirror.capture.doorbell import Doorbell, DoorbellSettings
 from mirror.devstack import PostgresCluster
-from mirror.doorbell import Doorbell, DoorbellSettings
-from mirror.drain import Drain
-from mirror.keys import Key
+from mirror.model.keys import Key
+from mirror.settings import load_settings
+from mirror.sync.drain import Drain
+from mirror.sync.wiring import build_drain
 from tests import factories
 from tests.fix_databases import TestDatabase
 

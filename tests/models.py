@@ -8,9 +8,9 @@ from uuid import UUID
 
 from examples.stage import Stage, staged
 from mirror.devstack import PostgresCluster, prepare_services
-from mirror.explain import Page, explain_resource, question_about
+from mirror.diagnostics.explain import Page, explain_resource, question_about
+from mirror.model.registry import Registry
 from mirror.reconcile import Options, Report, Throttle, reconcile
-from mirror.registry import Registry
 from tests.fix_databases import EXAMPLES, TestDatabase
 from tests.people import Outcome, attempts
 

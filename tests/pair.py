@@ -11,9 +11,9 @@ from uuid import UUID
 import psycopg
 from sqlalchemy.orm import Session
 
-from mirror.ddl import removal_sql
-from mirror.mapping import Mapping as Declaration
-from mirror.registry import Registry
+from mirror.model.mapping import Mapping as Declaration
+from mirror.model.registry import Registry
+from mirror.schema import removal_sql
 from tests.fix_databases import become
 from tests.models import Model
 from tests.people import Outcome, attempts

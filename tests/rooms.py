@@ -3,8 +3,8 @@
 from sqlalchemy import Text, Uuid, column, select, table
 
 from mirror.access import Allow, Folder, Folders, Guard, Membership, Own
-from mirror.mapping import Column, Mapping
-from mirror.registry import Registry
+from mirror.model.mapping import Column, Mapping
+from mirror.model.registry import Registry
 
 SCHEMA = """
 create table "Messages" (

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
 
-from mirror.drain import Drain
+from mirror.sync.drain import Drain
 from tests.fix_databases import TestDatabase
 from tests.waiting import until
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from textwrap import indent
 
 from mirror.access.rules import Condition, both, one_of
-from mirror.registry import Registry
-from mirror.sql import comma, identifier, literal
+from mirror.model.registry import Registry
+from mirror.schema.quoting import comma, identifier, literal
 
 
 def column_rules(

@@ -1,7 +1,7 @@
 """Counting: when a mirrored row grants what it says."""
 
-from mirror.mapping import Mapping
-from mirror.sql import identifier, literal
+from mirror.model.mapping import Mapping
+from mirror.schema.quoting import identifier, literal
 
 
 def counting(mapping: Mapping, row: str) -> list[str]:

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from mirror.access.counting import counting
 from mirror.access.levels import levels_function
+from mirror.access.questions import Given, Helper, Is, Look, Of, Question, Way
 from mirror.errors import MappingError
-from mirror.questions import Given, Helper, Is, Look, Of, Question, Way
-from mirror.registry import Registry
-from mirror.sql import identifier, literal
+from mirror.model.registry import Registry
+from mirror.schema.quoting import identifier, literal
 
 
 @dataclass(frozen=True, kw_only=True)

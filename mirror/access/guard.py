@@ -26,8 +26,8 @@ from mirror.access.rules import (
     policy,
 )
 from mirror.errors import MappingError
-from mirror.registry import Registry
-from mirror.sql import comma, identifier, literal
+from mirror.model.registry import Registry
+from mirror.schema.quoting import comma, identifier, literal
 
 
 @dataclass(frozen=True, kw_only=True)

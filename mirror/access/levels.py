@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from mirror.sql import literal
+from mirror.schema.quoting import literal
 
 
 def levels_function(function: str, parameter: str, levels: Sequence[str]) -> str:

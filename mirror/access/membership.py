@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from textwrap import indent
 
 from mirror.access.levels import levels_function
+from mirror.access.questions import Helper, Question
 from mirror.access.seats import Always, Seat
 from mirror.errors import MappingError
-from mirror.questions import Helper, Question
-from mirror.registry import Registry
-from mirror.sql import identifier, literal
+from mirror.model.registry import Registry
+from mirror.schema.quoting import identifier, literal
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 from mirror.access.counting import counting
+from mirror.access.questions import Given, Helper, Is, Look, Of, Question, Way
 from mirror.errors import MappingError
-from mirror.mapping import Mapping
-from mirror.questions import Given, Helper, Is, Look, Of, Question, Way
-from mirror.registry import Registry
-from mirror.sql import identifier, literal
+from mirror.model.mapping import Mapping
+from mirror.model.registry import Registry
+from mirror.schema.quoting import identifier, literal
 
 Linked = dict[str, Given | Of | Is]
 

@@ -9,8 +9,8 @@ from mirror.access.grants import Grants, GrantsOfKind
 from mirror.access.membership import Membership
 from mirror.access.permissions import Permissions
 from mirror.errors import MappingError
-from mirror.registry import Registry
-from mirror.sql import identifier
+from mirror.model.registry import Registry
+from mirror.schema.quoting import identifier
 
 VERBS = {"read": "select", "insert": "insert", "update": "update", "delete": "delete"}
 """What a guard declares, and the statement that it is about."""

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mirror.access.counting import counting
+from mirror.access.questions import Given, Look, Way
 from mirror.errors import MappingError
-from mirror.questions import Given, Look, Way
-from mirror.registry import Registry
-from mirror.sql import identifier, literal
+from mirror.model.registry import Registry
+from mirror.schema.quoting import identifier, literal
 
 
 @dataclass(frozen=True)

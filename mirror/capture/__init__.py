@@ -1,5 +1,11 @@
-"""Capture: changes become events without a hook being called."""
+"""Capture: records changes as events in the transaction that makes them. Runs in the backend.
 
-from mirror.capture.orm import Capture, attach
+outbox -> receipts, doorbell -> transaction -> recorder -> trips; `orm/` records what SQLAlchemy
+sessions change by themselves. A backend imports `mirror.hooks` and `attach`; the worker imports
+the events (`outbox`) and the doorbell.
+"""
 
-__all__ = ["Capture", "attach"]
+from mirror.capture.orm.listeners import Capture, attach
+from mirror.capture.outbox import OUTBOX
+
+__all__ = ["OUTBOX", "Capture", "attach"]

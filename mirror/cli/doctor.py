@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from mirror.config import load_settings
-from mirror.doctor import Diagnosis, Severity, diagnose
-from mirror.logs import redact
-from mirror.registry import load_registry
+from mirror.diagnostics.doctor import Diagnosis, Severity, diagnose
+from mirror.errors.redaction import redact
+from mirror.model.registry import load_registry
+from mirror.settings import load_settings
 
 
 def doctor(

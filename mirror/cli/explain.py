@@ -7,12 +7,9 @@ from typing import Annotated, Final, Literal
 import typer
 from rich.console import Console
 
-from mirror.assembly import build_drain
+from mirror.access.questions import questions
 from mirror.cli.reconcile import parse_key
-from mirror.config import load_settings
-from mirror.drain import Drain
-from mirror.errors import InvalidKey, UsageError
-from mirror.explain import (
+from mirror.diagnostics.explain import (
     Page,
     Word,
     explain_key,
@@ -20,9 +17,12 @@ from mirror.explain import (
     explain_table,
     question_about,
 )
-from mirror.keys import KeyColumn
-from mirror.questions import questions
-from mirror.registry import Registry, load_registry
+from mirror.errors import InvalidKey, UsageError
+from mirror.model.keys import KeyColumn
+from mirror.model.registry import Registry, load_registry
+from mirror.settings import load_settings
+from mirror.sync.drain import Drain
+from mirror.sync.wiring import build_drain
 
 _SIGNS: Final = {Word.YES: "✓", Word.NO: "-", Word.BROKEN: "✗", Word.UNKNOWN: "?"}
 _STYLES: Final = {Word.YES: "green", Word.NO: "yellow", Word.BROKEN: "bold red"}

@@ -10,12 +10,11 @@ import sys
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from mirror import __version__
 from mirror.cli import doctor, explain, operate, reconcile, relay, schema, stack, verify
-from mirror.errors import MirrorError
-from mirror.logs import configure_logging, redact
+from mirror.cli.errors import reported
+from mirror.settings.logs import configure_logging
 
 app = typer.Typer(
     name="mirror",
@@ -67,11 +66,5 @@ def _shared(
 
 def main() -> None:
     """Run the command; turn errors of ours into one line and their exit code."""
-    try:
+    with reported():
         app()
-    except MirrorError as error:
-        console = Console(stderr=True, soft_wrap=True, highlight=False)
-        console.print("[bold red]error:[/]", redact(str(error)), markup=True)
-        for note in getattr(error, "__notes__", []):
-            console.print(note, markup=False)
-        sys.exit(error.exit_code)

@@ -9,12 +9,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from mirror import orders
-from mirror.assembly import build_drain, build_queue, build_source, build_target
-from mirror.config import load_settings
+from mirror.diagnostics.status import Status, read_status
+from mirror.model.registry import load_registry
 from mirror.reconcile import sweep
-from mirror.registry import load_registry
-from mirror.status import Status, read_status
+from mirror.settings import load_settings
+from mirror.sync import orders
+from mirror.sync.wiring import build_drain, build_queue, build_source, build_target
 
 
 def drain(

@@ -19,16 +19,16 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from mirror.assembly import build_drain, run_reconcile
 from mirror.cli.stopping import interrupt_once
-from mirror.config import load_settings
 from mirror.errors import UsageError
-from mirror.keys import Key
-from mirror.mapping import Mapping
-from mirror.reconcile import Busy, Cause, Options, Report, sync
+from mirror.model.keys import Key
+from mirror.model.mapping import Mapping
+from mirror.model.registry import load_registry
+from mirror.reconcile import Busy, Cause, Options, Report, run_reconcile, sync
 from mirror.reconcile import Progress as Tell
 from mirror.reconcile.judge import Verdict
-from mirror.registry import load_registry
+from mirror.settings import load_settings
+from mirror.sync.wiring import build_drain
 
 _EVERY_SECONDS = 10.0
 

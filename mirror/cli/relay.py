@@ -5,10 +5,10 @@ from contextlib import closing
 
 import typer
 
-from mirror.assembly import build_relay
 from mirror.cli.stopping import interrupt_once
-from mirror.config import load_settings
-from mirror.logs import configure_logging
+from mirror.settings import load_settings
+from mirror.settings.logs import configure_logging
+from mirror.sync.wiring import build_relay
 
 
 def relay() -> None:

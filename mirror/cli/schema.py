@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from mirror.assembly import migrating
-from mirror.config import load_settings
-from mirror.ddl import guards_sql, model_sql, removal_sql, triggers_sql
 from mirror.errors import UsageError
-from mirror.migrations import Side, due, migrations, upgrade, write_files
-from mirror.registry import Registry, load_registry
+from mirror.model.registry import Registry, load_registry
+from mirror.schema import guards_sql, model_sql, removal_sql, triggers_sql
+from mirror.schema.connecting import migrating
+from mirror.schema.migrate import Side, due, migrations, upgrade, write_files
+from mirror.settings import load_settings
 
 
 class Sides(StrEnum):

@@ -7,15 +7,15 @@ from typing import Annotated
 
 import typer
 
-from mirror.assembly import build_drain
+from mirror.access.questions import questions
 from mirror.cli.reconcile import print_verdict
-from mirror.config import load_settings
-from mirror.drain import Drain
+from mirror.diagnostics.explain import Audit, audit
 from mirror.errors import UsageError
-from mirror.explain import Audit, audit
-from mirror.questions import questions
+from mirror.model.registry import load_registry
 from mirror.reconcile import sample
-from mirror.registry import load_registry
+from mirror.settings import load_settings
+from mirror.sync.drain import Drain
+from mirror.sync.wiring import build_drain
 
 
 def verify(

@@ -10,8 +10,8 @@ from typing import Self
 
 import redis
 
+from mirror.capture.doorbell import KEY, Doorbell, DoorbellSettings
 from mirror.devstack.process import ServerProcess
-from mirror.doorbell import KEY, Doorbell, DoorbellSettings
 
 
 class WorkerProcess:

@@ -8,7 +8,7 @@ from mirror.reconcile.drift import Cause
 from mirror.reconcile.report import MappingReport, Report
 from mirror.reconcile.run import Options, Progress
 from mirror.reconcile.sample import draw, sample, sync
-from mirror.reconcile.session import Busy, reconcile
+from mirror.reconcile.session import Busy, reconcile, run_reconcile
 from mirror.reconcile.sweep import sweep
 from mirror.reconcile.throttle import Throttle
 
@@ -22,6 +22,7 @@ __all__ = [
     "Throttle",
     "draw",
     "reconcile",
+    "run_reconcile",
     "sample",
     "sweep",
     "sync",

@@ -8,11 +8,11 @@ from typing import Any, Final
 
 from psycopg import sql
 
-from mirror.keys import Key
-from mirror.mapping import Mapping
+from mirror.model.keys import Key
+from mirror.model.mapping import Mapping
 from mirror.reconcile.clauses import hashed, typed
 from mirror.reconcile.primary import Primary, by_key
-from mirror.targets.reading import Buckets, Hashing, Look
+from mirror.sync.targets.reading import Buckets, Hashing, Look
 
 # One statement reads all rows, and nobody waits for it.
 _PATIENCE: Final = 20

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mirror.errors import Halted, Rejected, TooSlow, Unexplained, WentBack, WrongSource
-from mirror.keys import Key
-from mirror.mapping import Mapping
+from mirror.model.keys import Key
+from mirror.model.mapping import Mapping
 from mirror.reconcile.compare import Missing
 from mirror.reconcile.drift import Direction, Drift, Kind
 from mirror.reconcile.pieces import Spool

@@ -7,10 +7,10 @@ from typing import Any, Final
 
 from psycopg import sql
 
-from mirror.ddl.digests import MD5_HASH, RECORD_HASH
-from mirror.keys import Key, KeyColumn
-from mirror.mapping import Mapping
-from mirror.targets.reading import Hashing, KeyRange
+from mirror.model.keys import Key, KeyColumn
+from mirror.model.mapping import Mapping
+from mirror.schema.compare_functions import MD5_HASH, RECORD_HASH
+from mirror.sync.targets.reading import Hashing, KeyRange
 
 _LOWEST: Final = {
     "uuid": "00000000-0000-0000-0000-000000000000",

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from mirror.errors import TooSlow
-from mirror.keys import Key
-from mirror.mapping import Mapping
+from mirror.model.keys import Key
+from mirror.model.mapping import Mapping
 from mirror.reconcile.clauses import lowest
 from mirror.reconcile.pieces import Spool, pieces
 from mirror.reconcile.primary import Primary
 from mirror.reconcile.survey import BITS, FEWEST, LISTED, Survey
-from mirror.targets.base import Target
-from mirror.targets.reading import Digest, Hashing, KeyRange, width
+from mirror.sync.targets.base import Target
+from mirror.sync.targets.reading import Digest, Hashing, KeyRange, width
 
 LEAF: Final = 64
 """Pieces of so many rows are not split but listed."""

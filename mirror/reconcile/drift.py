@@ -7,11 +7,11 @@ from enum import StrEnum
 from typing import Final
 
 from mirror.access import Grants, Membership
-from mirror.desired import Row
-from mirror.keys import Key
-from mirror.mapping import Mapping
-from mirror.registry import Registry
-from mirror.round import Named
+from mirror.model.keys import Key
+from mirror.model.mapping import Mapping
+from mirror.model.registry import Registry
+from mirror.sync.row_queries import Row
+from mirror.sync.sync_pass import Named
 
 _FIRST: Final = datetime.min.replace(tzinfo=UTC)
 _LAST: Final = datetime.max.replace(tzinfo=UTC)

@@ -4,15 +4,15 @@ import secrets
 from collections.abc import Callable, Collection
 from typing import Final, Literal
 
-from mirror.drain import Drain
-from mirror.keys import Key
-from mirror.mapping import Mapping
+from mirror.model.keys import Key
+from mirror.model.mapping import Mapping
 from mirror.reconcile.case import Case
 from mirror.reconcile.compare import Comparison, Missing
 from mirror.reconcile.judge import Judge
 from mirror.reconcile.pending import read_pending
 from mirror.reconcile.primary import Primary
-from mirror.targets.reading import Hashing
+from mirror.sync.drain import Drain
+from mirror.sync.targets.reading import Hashing
 
 _BATCH: Final = 500
 

@@ -10,17 +10,17 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from mirror.desired import Row
-from mirror.keys import Key
-from mirror.mapping import Mapping
+from mirror.model.keys import Key
+from mirror.model.mapping import Mapping
+from mirror.model.registry import Registry
 from mirror.reconcile.drift import Cause, Drift, Kind, changed_direction
 from mirror.reconcile.pending import Found, Pending, read_pending, references_of
-from mirror.registry import Registry
-from mirror.round import Named
-from mirror.snapshot import Snapshot
-from mirror.source import Source
-from mirror.targets.base import Target
-from mirror.targets.reading import UNKNOWN, Known
+from mirror.sync.row_queries import Row
+from mirror.sync.snapshot import Snapshot
+from mirror.sync.source import Source
+from mirror.sync.sync_pass import Named
+from mirror.sync.targets.base import Target
+from mirror.sync.targets.reading import UNKNOWN, Known
 
 
 @dataclass

@@ -9,10 +9,10 @@ import time
 from collections.abc import Container, Iterable
 from uuid import uuid4
 
+from mirror.capture.outbox import Lane
 from mirror.errors import Transient
-from mirror.mapping import EVERYTHING
-from mirror.outbox import Lane
-from mirror.postgres import Database
+from mirror.model.mapping import EVERYTHING
+from mirror.sync.connections import Database
 
 _TAKE = """
 insert into mirror.leases as l (name, token, holder, expires_at)

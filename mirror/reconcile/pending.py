@@ -11,13 +11,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
-from mirror.desired import Row
 from mirror.errors import MirrorError
-from mirror.keys import Key
-from mirror.mapping import EVERYTHING
-from mirror.mapping import Mapping as Declared
-from mirror.postgres import Database
-from mirror.registry import Registry
+from mirror.model.keys import Key
+from mirror.model.mapping import EVERYTHING
+from mirror.model.mapping import Mapping as Declared
+from mirror.model.registry import Registry
+from mirror.sync.connections import Database
+from mirror.sync.row_queries import Row
 
 # Scopes beyond this many: the drain is so far behind that nothing can be judged.
 _MOST: Final = 20_000
@@ -31,7 +31,7 @@ from (
   select mapping, reference, key, null::bigint as buried from mirror.outbox
   union all
   select mapping, reference, key, case when buried_at is not null then id end
-  from mirror.retries
+  from mirror.sync.retries
   where id <> all(%(own)s)
 ) as e
 where e.mapping = any(%(mappings)s) and (

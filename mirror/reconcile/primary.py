@@ -10,14 +10,14 @@ from typing import Any, Final
 
 from psycopg import sql
 
-from mirror.desired import Row, desired_query
 from mirror.errors import Halted, Permanent, Rejected
-from mirror.keys import Key
-from mirror.mapping import Mapping
+from mirror.model.keys import Key
+from mirror.model.mapping import Mapping
+from mirror.model.registry import Registry
 from mirror.reconcile.clauses import hashed, keys, order, picked, row, within_range
-from mirror.registry import Registry
-from mirror.source import Source
-from mirror.targets.reading import Digest, Hashing, KeyRange
+from mirror.sync.row_queries import Row, desired_query
+from mirror.sync.source import Source
+from mirror.sync.targets.reading import Digest, Hashing, KeyRange
 
 _ALL: Final = (1 << 31) - 1
 # The row that mirror.digest() hashes as its probe.

@@ -10,17 +10,17 @@ from typing import Final
 
 import structlog
 
-from mirror.desired import Row
-from mirror.drain import ISOLATED, Drain
 from mirror.errors import MirrorError, TooSlow, WentBack
-from mirror.keys import Key
-from mirror.mapping import Mapping
+from mirror.model.keys import Key
+from mirror.model.mapping import Mapping
 from mirror.reconcile.pieces import pieces
 from mirror.reconcile.primary import Primary
-from mirror.round import Named, Work
-from mirror.stamp import Stamp
-from mirror.targets.base import Section, TooOld
-from mirror.targets.reading import KeyRange
+from mirror.sync.drain import ISOLATED, Drain
+from mirror.sync.row_queries import Row
+from mirror.sync.stamp import Stamp
+from mirror.sync.sync_pass import Named, Work
+from mirror.sync.targets.base import Section, TooOld
+from mirror.sync.targets.reading import KeyRange
 
 log = structlog.stdlib.get_logger(__name__)
 

@@ -8,10 +8,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mirror.drain import Drain
 from mirror.errors import UsageError, WrongSource
-from mirror.keys import Key
-from mirror.mapping import Mapping
+from mirror.model.keys import Key
+from mirror.model.mapping import Mapping
 from mirror.reconcile.case import Case
 from mirror.reconcile.find import Finder, Phase
 from mirror.reconcile.guard import refusal
@@ -21,6 +20,7 @@ from mirror.reconcile.primary import Primary
 from mirror.reconcile.repair import Item, Repair
 from mirror.reconcile.report import MappingReport, Report
 from mirror.reconcile.throttle import Throttle
+from mirror.sync.drain import Drain
 
 Progress = Callable[[Phase, str, int, int], object]
 """Called with what is done, for which mapping, how many rows more, and of about how many."""

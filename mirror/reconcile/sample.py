@@ -4,14 +4,14 @@ import random
 from collections.abc import Iterable
 from uuid import UUID
 
-from mirror.drain import Drain
-from mirror.keys import Key
-from mirror.mapping import Mapping
+from mirror.model.keys import Key
+from mirror.model.mapping import Mapping
 from mirror.reconcile.clauses import lowest as lowest_key
 from mirror.reconcile.judge import Judge, Verdict
 from mirror.reconcile.primary import Primary
-from mirror.round import Work
-from mirror.targets.reading import Hashing, KeyRange
+from mirror.sync.drain import Drain
+from mirror.sync.sync_pass import Work
+from mirror.sync.targets.reading import Hashing, KeyRange
 
 _BATCH = 200
 _FEW = 1000

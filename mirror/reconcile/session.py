@@ -4,14 +4,16 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
-from mirror.drain import Drain
 from mirror.errors import MirrorError
-from mirror.postgres import Database
 from mirror.reconcile.lease import Lease
 from mirror.reconcile.report import Report
 from mirror.reconcile.run import Options, Progress, Reconcile
 from mirror.reconcile.throttle import Throttle
+from mirror.settings import Settings
+from mirror.sync.connections import Database
+from mirror.sync.drain import Drain
 
 _KEEP_DAYS = 90
 
@@ -65,6 +67,30 @@ def reconcile(
         with suppress(MirrorError):
             _end(notes, number, outcome, run.report)
             lease.release()
+
+
+def run_reconcile(
+    drain: Drain,
+    settings: Settings,
+    options: Options,
+    *,
+    started_by: str,
+    wait: bool = False,
+    progress: Progress = lambda *_: None,
+) -> Report:
+    """Run one reconcile over a drain's connections, with the bounds that are configured.
+
+    Raises:
+        Busy: another one runs.
+        MirrorError: what ended it.
+    """
+    throttle = Throttle(
+        drain.queue.notes,
+        backlog=settings.reconcile_backlog,
+        latency_seconds=settings.reconcile_latency_seconds,
+    )
+    options = replace(options, grace_seconds=settings.reconcile_grace_seconds)
+    return reconcile(drain, options, throttle, started_by=started_by, wait=wait, progress=progress)
 
 
 def _begin(database: Database, holder: str, started_by: str) -> int:

@@ -13,13 +13,13 @@ from dataclasses import replace
 from typing import Final, TypeVar
 
 from mirror.errors import TooSlow
-from mirror.keys import Key
-from mirror.mapping import Mapping
+from mirror.model.keys import Key
+from mirror.model.mapping import Mapping
 from mirror.reconcile.buckets import buckets, members
 from mirror.reconcile.pieces import Spool, pieces
 from mirror.reconcile.primary import Primary
-from mirror.targets.base import Target
-from mirror.targets.reading import Hashing, Look, width
+from mirror.sync.targets.base import Target
+from mirror.sync.targets.reading import Hashing, Look, width
 
 T = TypeVar("T")
 

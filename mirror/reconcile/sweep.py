@@ -4,9 +4,9 @@ They grant nothing any more, by now(); this is for tidiness, and so that who is 
 is told of these. What the primary has prolonged meanwhile is brought up to date instead.
 """
 
-from mirror.drain import Drain
 from mirror.reconcile.primary import Primary
 from mirror.reconcile.repair import Repair
+from mirror.sync.drain import Drain
 
 _PAGE = 500
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from mirror.postgres import Database
+from mirror.sync.connections import Database
 
 _LONGEST_PAUSE = 10.0
 _LOOK_EVERY = 1.0

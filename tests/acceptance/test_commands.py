@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from mappings.trips import registry
 from mirror.hooks import Hooks
-from mirror.migrations import migrations
+from mirror.schema.migrate import migrations
 from tests.acceptance.conftest import Command
 from tests.factories import MembershipFactory
 from tests.fix_databases import SCHEMA, TestDatabase

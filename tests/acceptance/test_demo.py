@@ -46,22 +46,6 @@ def test_the_demo_shows_every_expectation_held(
     assert lines[-1].startswith("All held")
 
 
-def test_the_demo_needs_the_checkout_and_says_so(
-    environment: dict[str, str], tmp_path: Path
-) -> None:
-    """From a wheel, elsewhere, there is no example to play."""
-    script = "import mirror.demo as d; d.__file__ = '/nowhere/mirror/demo.py'; d._checkout()"
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "run it in a checkout" in done.stderr
-
-
 @contextmanager
 def running(environment: dict[str, str], *options: str) -> Iterator[subprocess.Popen[str]]:
     """Yield `mirror dev`, which does not outlive the test.

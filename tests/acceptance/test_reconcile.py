@@ -14,9 +14,9 @@ from celery.schedules import crontab
 from sqlalchemy.orm import Session
 
 from examples.trip_chat.models import Membership
-from mirror.config import load_settings
 from mirror.devstack import RedisServer
 from mirror.errors import ConfigError
+from mirror.settings import load_settings
 from mirror.worker import create_app
 from tests.acceptance.conftest import HOME, Command, StartWorker
 from tests.factories import MembershipFactory

@@ -11,11 +11,11 @@ import pytest
 import redis
 from sqlalchemy.orm import Session
 
+from mirror.capture.doorbell import KEY, QUEUE
 from mirror.devstack import PostgresCluster, RedisServer
 from mirror.devstack.account import Account
 from mirror.devstack.binaries import postgres_programs
-from mirror.doorbell import KEY, QUEUE
-from mirror.migrations import upgrade
+from mirror.schema.migrate import upgrade
 from tests.acceptance.conftest import HOME, Command, StartWorker
 from tests.factories import MembershipFactory
 from tests.fix_databases import TestDatabase

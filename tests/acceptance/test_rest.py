@@ -13,7 +13,7 @@ from examples.trip_chat import services
 from mirror import hooks
 from mirror.devstack import RedisServer, SupabaseLite
 from mirror.devstack.node import find_program
-from mirror.drain import Drain
+from mirror.sync.drain import Drain
 from tests.acceptance.conftest import Command, StartWorker
 from tests.factories import MembershipFactory
 from tests.fix_databases import TestDatabase

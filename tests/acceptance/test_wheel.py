@@ -25,8 +25,8 @@ pytestmark = pytest.mark.timeout(300)
 
 MAPPINGS = """
 from sqlalchemy import Text, Uuid, column, select, table
-from mirror.mapping import Column, Mapping
-from mirror.registry import Registry
+from mirror.model.mapping import Column, Mapping
+from mirror.model.registry import Registry
 
 _rooms = table("rooms", column("id", Uuid), column("title", Text))
 rooms = Mapping(
@@ -49,7 +49,13 @@ class Installed:
 
     def run(self, *command: str) -> str:
         """Run a program of the environment outside the checkout; return what it printed."""
-        done = subprocess.run(
+        done = self.attempt(*command)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def attempt(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a program of the environment outside the checkout, whatever it returns."""
+        return subprocess.run(
             [str(self.python.parent / command[0]), *command[1:]],
             cwd=self.home,
             env={
@@ -63,8 +69,6 @@ class Installed:
             text=True,
             check=False,
         )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -127,9 +131,18 @@ def test_the_wheel_holds_the_library_and_its_sql_and_nothing_else(wheel: Path) -
         f"mirror/_migrations/{path.relative_to(ROOT / 'migrations')}"
         for path in (ROOT / "migrations").rglob("*.sql")
     }
+    demo = {
+        f"mirror/_demo/{path.relative_to(ROOT)}"
+        for path in (
+            ROOT / "mappings" / "__init__.py",
+            ROOT / "mappings" / "trips.py",
+            ROOT / "examples" / "__init__.py",
+            *(ROOT / "examples" / "trip_chat").glob("*.*"),
+        )
+    }
     assert "mirror/py.typed" in sources
     assert len(migrations) >= 3
-    assert {name for name in names if name.startswith("mirror/")} == sources | migrations
+    assert {name for name in names if name.startswith("mirror/")} == sources | migrations | demo
 
 
 def test_its_dependencies_are_those_of_the_hooks(wheel: Path) -> None:
@@ -188,3 +201,17 @@ def test_celery_finds_the_app(installed: Installed) -> None:
     report = installed.run("python", "-m", "celery", "-A", "mirror.worker", "report")
     assert "mirror" in report
     assert "mirror.drain" in report
+
+
+def test_the_wheel_alone_plays_the_demo(installed: Installed) -> None:
+    """No checkout is there, and a user's own module `examples` does not get in the way."""
+    (installed.home / "examples.py").write_text("raise SystemExit('the wrong examples')\n")
+    told = installed.run("mirror", "demo").splitlines()
+    assert sum(line.startswith("✓") for line in told) == 14
+    assert told[-1].startswith("All held")
+
+
+def test_from_the_wheel_the_demo_over_rest_asks_for_a_checkout(installed: Installed) -> None:
+    """The stand-in for Supabase's API is an npm package of the repository."""
+    done = installed.attempt("mirror", "demo", "--rest")
+    assert (done.returncode, "a checkout" in done.stderr) == (2, True)

@@ -9,8 +9,8 @@ from uuid import UUID
 from sqlalchemy import ForeignKey, Text, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from mirror.mapping import Column, Mapping, Parent, Reference
-from mirror.registry import Registry
+from mirror.model.mapping import Column, Mapping, Parent, Reference
+from mirror.model.registry import Registry
 
 
 class Base(DeclarativeBase):

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from mirror.config import load_settings
-from mirror.ddl import removal_sql
 from mirror.devstack import PostgresCluster
-from mirror.drain import Drain
-from mirror.migrations import upgrade
+from mirror.schema import removal_sql
+from mirror.schema.migrate import upgrade
+from mirror.settings import load_settings
+from mirror.sync.drain import Drain
 from tests.capture import clubs
 from tests.capture.world import World
 from tests.fix_databases import TestDatabase

@@ -19,7 +19,7 @@ from sqlalchemy import (
     union_all,
 )
 
-from mirror.mapping import Column, Mapping, Reference
+from mirror.model.mapping import Column, Mapping, Reference
 
 NAMES = ("a", "b", "c")
 TABLES = [

@@ -13,12 +13,12 @@ import psycopg
 import pytest
 from sqlalchemy.exc import SQLAlchemyError
 
-from mirror.ddl import triggers_sql
 from mirror.devstack import PostgresCluster
 from mirror.errors import MappingError
-from mirror.mapping import EVERYTHING, Mapping
-from mirror.migrations import upgrade
-from mirror.registry import Registry
+from mirror.model.mapping import EVERYTHING, Mapping
+from mirror.model.registry import Registry
+from mirror.schema import triggers_sql
+from mirror.schema.migrate import upgrade
 from tests.capture.random_queries import NAMES, REFERENCES, Queries
 from tests.fix_databases import TestDatabase
 

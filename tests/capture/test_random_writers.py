@@ -17,7 +17,7 @@ from sqlalchemy.exc import IntegrityError, NoResultFound, OperationalError
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.exc import StaleDataError
 
-from mirror.drain import Drain
+from mirror.sync.drain import Drain
 from tests.capture.clubs import Club, Company, Member, Person
 from tests.capture.world import World
 from tests.faults.tools import Running

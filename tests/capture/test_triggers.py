@@ -8,14 +8,14 @@ import psycopg
 import pytest
 from sqlalchemy import BigInteger, Boolean, Text, column, select, table, text
 
-from mirror.ddl import removal_sql, triggers_sql
 from mirror.devstack import PostgresCluster
 from mirror.devstack.account import Account
 from mirror.devstack.binaries import postgres_programs
 from mirror.errors import NotMigrated
-from mirror.mapping import EVERYTHING, Column, Mapping, Reference
-from mirror.migrations import downgrade, upgrade
-from mirror.registry import Registry
+from mirror.model.mapping import EVERYTHING, Column, Mapping, Reference
+from mirror.model.registry import Registry
+from mirror.schema import removal_sql, triggers_sql
+from mirror.schema.migrate import downgrade, upgrade
 from tests.capture import clubs
 from tests.capture.world import ANNA, BERT, World
 from tests.faults.tools import Running
@@ -287,7 +287,7 @@ def test_a_statement_takes_no_transaction_id_of_its_own(office: TestDatabase) ->
             connection.execute("""update "Desks of Ours" set free = not free""")
         found = connection.execute("""
             select distinct xmin::text::bigint, pg_current_xact_id()::text::bigint % (2^32)::bigint
-            from mirror.outbox
+            from mirror.capture.outbox
         """).fetchall()
     ((of_events, of_transaction),) = found
     assert of_events == of_transaction

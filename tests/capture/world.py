@@ -8,10 +8,10 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
-from mirror.capture.orm import attach
-from mirror.doorbell import Doorbell, DoorbellSettings
-from mirror.drain import Drain
+from mirror.capture.doorbell import Doorbell, DoorbellSettings
+from mirror.capture.orm.listeners import attach
 from mirror.hooks import Hooks
+from mirror.sync.drain import Drain
 from tests.capture import clubs
 from tests.capture.clubs import Club, Company, Member, Person
 from tests.fix_databases import TestDatabase

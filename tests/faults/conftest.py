@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from mappings.trips import registry as trips_registry
-from mirror.assembly import build_target
-from mirror.config import Settings, load_settings
 from mirror.devstack import PostgresCluster
-from mirror.drain import Drain
-from mirror.migrations import upgrade
+from mirror.schema.migrate import upgrade
+from mirror.settings import Settings, load_settings
+from mirror.sync.drain import Drain
+from mirror.sync.wiring import build_target
 from tests.faults import teams
 from tests.faults.tools import Hand
 from tests.fix_databases import TestDatabase

@@ -7,8 +7,8 @@ and the folder is its parent.
 
 from sqlalchemy import BigInteger, Boolean, Text, column, select, table
 
-from mirror.mapping import Column, Mapping, Parent, Reference
-from mirror.registry import Registry
+from mirror.model.mapping import Column, Mapping, Parent, Reference
+from mirror.model.registry import Registry
 
 PRIMARY = """
 create table companies (id bigint primary key);

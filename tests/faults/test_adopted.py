@@ -1,9 +1,9 @@
 """A table that was there before us: a resync judges its rows like all others."""
 
-from mirror.assembly import build_drain
-from mirror.config import load_settings
-from mirror.migrations import upgrade
-from mirror.registry import Registry
+from mirror.model.registry import Registry
+from mirror.schema.migrate import upgrade
+from mirror.settings import load_settings
+from mirror.sync.wiring import build_drain
 from tests.faults import teams
 from tests.faults.tools import record
 from tests.fix_databases import TestDatabase

@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterator
 import pytest
 from sqlalchemy import Boolean, Text, column, select, table
 
-from mirror.assembly import build_drain
-from mirror.config import load_settings
 from mirror.devstack import PostgresCluster
-from mirror.drain import Drain
-from mirror.mapping import Column, Mapping, Parent
-from mirror.migrations import upgrade
-from mirror.registry import Registry
+from mirror.model.mapping import Column, Mapping, Parent
+from mirror.model.registry import Registry
+from mirror.schema.migrate import upgrade
+from mirror.settings import load_settings
+from mirror.sync.drain import Drain
+from mirror.sync.wiring import build_drain
 from tests.fix_databases import TestDatabase
 
 PRIMARY = """

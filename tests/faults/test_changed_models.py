@@ -8,13 +8,13 @@ import pytest
 from sqlalchemy import BigInteger, column, select, table
 
 from mappings.trips import registry as trips_registry
-from mirror.assembly import build_drain
-from mirror.config import load_settings
-from mirror.drain import Drain
 from mirror.errors import NotMigrated, WrongMapping
-from mirror.mapping import Column, Mapping
-from mirror.migrations import upgrade
-from mirror.registry import Registry
+from mirror.model.mapping import Column, Mapping
+from mirror.model.registry import Registry
+from mirror.schema.migrate import upgrade
+from mirror.settings import load_settings
+from mirror.sync.drain import Drain
+from mirror.sync.wiring import build_drain
 from tests.faults import teams
 from tests.faults.tools import Hand, record
 from tests.fix_databases import TestDatabase

@@ -7,9 +7,9 @@ from uuid import uuid4
 import pytest
 from sqlalchemy.orm import Session
 
-from mirror.drain import Drain
 from mirror.errors import Unreachable, WrongMapping
-from mirror.postgres import Database
+from mirror.sync.connections import Database
+from mirror.sync.drain import Drain
 from tests.factories import MembershipFactory
 from tests.faults.tools import Intercepted, Running, record, rewrite
 from tests.fix_databases import TestDatabase

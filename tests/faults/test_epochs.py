@@ -6,12 +6,12 @@ import pytest
 from sqlalchemy.orm import Session
 
 from mappings.trips import registry
-from mirror.assembly import build_drain
-from mirror.config import load_settings
 from mirror.devstack import PostgresCluster
-from mirror.drain import Drain
 from mirror.errors import WentBack, WrongSource
 from mirror.hooks import Hooks
+from mirror.settings import load_settings
+from mirror.sync.drain import Drain
+from mirror.sync.wiring import build_drain
 from tests.factories import MembershipFactory
 from tests.faults.tools import HungWorker, Intercepted, record, rewrite
 from tests.fix_databases import TestDatabase

@@ -6,8 +6,8 @@ from uuid import uuid4
 
 import pytest
 
-from mirror.stamp import Stamp
-from mirror.targets.base import apply_request
+from mirror.sync.stamp import Stamp
+from mirror.sync.targets.base import apply_request
 from tests.faults.tools import Hand, Running, rewrite, sections, waiting
 from tests.fix_databases import TestDatabase
 from tests.fix_rest import both_transports

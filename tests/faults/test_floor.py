@@ -6,9 +6,9 @@ from uuid import uuid4
 import pytest
 from psycopg import sql
 
-from mirror.claims import _CLAIM, Queue
-from mirror.drain import Drain
-from mirror.floor import Floor
+from mirror.sync.claims import _CLAIM, Queue
+from mirror.sync.drain import Drain
+from mirror.sync.floor import Floor
 from tests.faults.tools import record
 from tests.fix_databases import TestDatabase
 

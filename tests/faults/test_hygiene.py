@@ -9,10 +9,10 @@ import pytest
 from psycopg import sql
 from sqlalchemy.orm import Session
 
-from mirror.config import Settings
-from mirror.drain import Drain
 from mirror.errors import Halted, Transient, Unreachable
-from mirror.postgres import Database
+from mirror.settings import Settings
+from mirror.sync.connections import Database
+from mirror.sync.drain import Drain
 from mirror.worker import Worker
 from tests.factories import MembershipFactory, TripFactory, UserFactory
 from tests.faults.tools import record

@@ -6,8 +6,8 @@ import pytest
 from sqlalchemy.orm import Session
 
 from mirror.devstack import PostgresCluster
-from mirror.drain import Drain
 from mirror.errors import MirrorError, TooSlow, Transient
+from mirror.sync.drain import Drain
 from tests.factories import MembershipFactory
 from tests.faults.tools import record
 from tests.fix_databases import TestDatabase

@@ -9,8 +9,8 @@ from sqlalchemy.orm import Session
 
 from examples.trip_chat import services
 from mirror import hooks
-from mirror.drain import Drain
 from mirror.errors import Unreachable
+from mirror.sync.drain import Drain
 from tests.factories import MembershipFactory, TripFactory, UserFactory
 from tests.faults import teams
 from tests.faults.tools import Hand, HungWorker, Intercepted, Running, record, rewrite, waiting

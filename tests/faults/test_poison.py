@@ -10,8 +10,8 @@ from uuid import uuid4
 import pytest
 from sqlalchemy.orm import Session
 
-from mirror.drain import Drain
 from mirror.errors import Rejected, TooSlow, Unreachable
+from mirror.sync.drain import Drain
 from tests.factories import MembershipFactory
 from tests.faults.tools import Intercepted, record
 from tests.fix_databases import TestDatabase
@@ -26,8 +26,8 @@ POISON = "00000000-0000-0000-0000-00000000dead"
 WORKER = """
 import os, signal, sys
 from mappings.trips import registry
-from mirror.assembly import build_drain
-from mirror.config import load_settings
+from mirror.sync.wiring import build_drain
+from mirror.settings import load_settings
 
 primary, target, poison, deed = sys.argv[1:]
 drain = build_drain(

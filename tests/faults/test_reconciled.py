@@ -1,11 +1,11 @@
 """A reconcile of the harder model: references that no column shows, parents that need not be."""
 
-from mirror.drain import Drain
 from mirror.reconcile import Options, Throttle
 from mirror.reconcile import reconcile as run
 from mirror.reconcile.compare import Comparison
 from mirror.reconcile.primary import Primary
-from mirror.targets.reading import Hashing
+from mirror.sync.drain import Drain
+from mirror.sync.targets.reading import Hashing
 from tests.faults.tools import record
 from tests.fix_databases import TestDatabase
 

@@ -6,9 +6,6 @@ import pytest
 from sqlalchemy.orm import Session
 
 from mappings.trips import registry
-from mirror.assembly import build_drain
-from mirror.config import Settings
-from mirror.drain import Drain
 from mirror.errors import (
     Halted,
     MirrorError,
@@ -20,8 +17,11 @@ from mirror.errors import (
     Unreachable,
     WrongKey,
 )
-from mirror.targets.http import Line
-from mirror.targets.rest import RestTarget
+from mirror.settings import Settings
+from mirror.sync.drain import Drain
+from mirror.sync.targets.http import Line
+from mirror.sync.targets.rest import RestTarget
+from mirror.sync.wiring import build_drain
 from tests.factories import MembershipFactory
 from tests.faults.tools import record
 from tests.fix_databases import TestDatabase

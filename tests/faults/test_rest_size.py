@@ -6,11 +6,11 @@ import pytest
 from sqlalchemy.orm import Session
 
 from mappings.trips import registry
-from mirror.assembly import build_drain
-from mirror.config import Settings
-from mirror.drain import Drain
 from mirror.errors import TooLarge
-from mirror.targets.rest import RestTarget
+from mirror.settings import Settings
+from mirror.sync.drain import Drain
+from mirror.sync.targets.rest import RestTarget
+from mirror.sync.wiring import build_drain
 from tests.factories import MembershipFactory, TripFactory, UserFactory
 from tests.faults.tools import record
 from tests.fix_databases import TestDatabase

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mirror.drain import Drain
+from mirror.sync.drain import Drain
 from tests.faults import teams
 from tests.faults.tools import Hand, HungWorker, Running, record, rewrite, waiting
 from tests.fix_databases import TestDatabase

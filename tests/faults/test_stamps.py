@@ -10,8 +10,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from mirror.postgres import Database
-from mirror.source import _RUNNING_BITS, _STAMP, Source
+from mirror.sync.connections import Database
+from mirror.sync.source import _RUNNING_BITS, _STAMP, Source
 from tests.faults.tools import Running
 from tests.fix_databases import TestDatabase
 from tests.fix_rest import both_transports

@@ -23,10 +23,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from mirror.desired import Row
 from mirror.errors import MirrorError
-from mirror.keys import Key
-from mirror.targets.base import Answers, TooOld
+from mirror.model.keys import Key
+from mirror.sync.row_queries import Row
+from mirror.sync.targets.base import Answers, TooOld
 from tests.faults import teams
 from tests.faults.tools import Hand, rewrite, sections
 from tests.fix_databases import TestDatabase

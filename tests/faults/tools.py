@@ -4,14 +4,14 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
-from mirror.desired import Row
-from mirror.keys import Key
-from mirror.postgres import Database
-from mirror.registry import Registry
-from mirror.source import Source
-from mirror.stamp import Stamp
-from mirror.targets.base import Answers, ScopePage, Section, Target
-from mirror.targets.postgres import PostgresTarget
+from mirror.model.keys import Key
+from mirror.model.registry import Registry
+from mirror.sync.connections import Database
+from mirror.sync.row_queries import Row
+from mirror.sync.source import Source
+from mirror.sync.stamp import Stamp
+from mirror.sync.targets.base import Answers, ScopePage, Section, Target
+from mirror.sync.targets.postgres import PostgresTarget
 from tests.fix_databases import TestDatabase
 
 Rows = Mapping[Any, Row | None]

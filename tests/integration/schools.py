@@ -10,8 +10,8 @@ from uuid import UUID
 from sqlalchemy import BigInteger, Column, ForeignKey, Table, Text, column, select, table
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship, synonym
 
-from mirror import mapping as declared
-from mirror.registry import Registry
+from mirror.model import mapping as declared
+from mirror.model.registry import Registry
 
 
 class Base(DeclarativeBase):

@@ -11,13 +11,13 @@ from typer.testing import CliRunner, Result
 
 from examples.trip_chat.models import Membership, Role, Status
 from mappings.trips import registry
-from mirror.assembly import build_drain
 from mirror.cli.main import app
-from mirror.config import load_settings
-from mirror.drain import Drain
+from mirror.diagnostics.explain import Audit, audit, question_about
 from mirror.errors import UsageError
-from mirror.explain import Audit, audit, question_about
 from mirror.reconcile.drift import Direction
+from mirror.settings import load_settings
+from mirror.sync.drain import Drain
+from mirror.sync.wiring import build_drain
 from tests.fix_rest import ServeApi
 from tests.fix_world import WHERE, World, key
 

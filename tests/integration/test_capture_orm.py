@@ -24,11 +24,11 @@ from examples.trip_chat.models import Membership, Role, Status, User
 from mappings.trips import registry as trips
 from mirror import hooks
 from mirror.capture import Capture, attach
-from mirror.doorbell import Doorbell, DoorbellSettings
-from mirror.drain import Drain
+from mirror.capture.doorbell import Doorbell, DoorbellSettings
 from mirror.errors import UsageError
 from mirror.hooks import Hooks
-from mirror.registry import Registry
+from mirror.model.registry import Registry
+from mirror.sync.drain import Drain
 from tests import factories
 from tests.fix_databases import TestDatabase
 from tests.integration import schools

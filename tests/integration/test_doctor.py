@@ -15,12 +15,12 @@ from mappings.trips import registry
 from mirror.access import Guard
 from mirror.cli.doctor import doctor
 from mirror.devstack import SupabaseLite
-from mirror.doctor import CHECKS, Limits, diagnose
-from mirror.doctor.examine import Facts, judge
-from mirror.doctor.primary import Primary
+from mirror.diagnostics.doctor import CHECKS, Limits, diagnose
+from mirror.diagnostics.doctor.examine import Facts, judge
+from mirror.diagnostics.doctor.primary import Primary
 from mirror.errors import ConfigError
-from mirror.mapping import Readable
-from mirror.registry import Registry
+from mirror.model.mapping import Readable
+from mirror.model.registry import Registry
 from tests.breaks import PRIMARY, TARGET, Break
 from tests.fix_doctor import Clinic
 from tests.fix_rest import ServeApi

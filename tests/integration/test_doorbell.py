@@ -21,8 +21,8 @@ from sqlalchemy.orm import Session
 
 from mappings.trips import registry
 from mirror import hooks
+from mirror.capture.doorbell import KEY, QUEUE, TASK, Doorbell, DoorbellSettings, _Ringer, answered
 from mirror.devstack import RedisServer
-from mirror.doorbell import KEY, QUEUE, TASK, Doorbell, DoorbellSettings, _Ringer, answered
 from tests.fix_databases import TestDatabase
 from tests.waiting import until
 
@@ -302,7 +302,7 @@ def test_a_dropped_ring_is_mentioned_once_without_the_password(
     recorder = make(redis_url="redis://:hunter2@127.0.0.1:1/0", mode="inline")
     for _ in range(3):
         commit(recorder, engine)
-    (record,) = [r for r in caplog.records if r.name == "mirror.doorbell"]
+    (record,) = [r for r in caplog.records if r.name == "mirror.capture.doorbell"]
     assert record.getMessage().startswith("doorbell dropped, beat will wake the drain (Connection")
     assert "hunter2" not in caplog.text
 
@@ -552,7 +552,7 @@ def test_an_exit_does_not_wait_for_a_redis_that_hangs(
 ) -> None:
     """It hangs for good; the ring would wait for minutes, and is given half a second."""
     redis_server.pause()
-    monkey = "import mirror.doorbell\nmirror.doorbell._Ringer._LOADING = -299.5\n"
+    monkey = "import mirror.capture.doorbell\nmirror.capture.doorbell._Ringer._LOADING = -299.5\n"
     script(
         COMMIT + monkey + "commit()",
         DATABASE=primary.sqlalchemy_url,
@@ -587,7 +587,7 @@ def test_a_forked_child_rings_with_a_thread_of_its_own(
     """Even where the parent's locks were taken at the moment of the fork."""
     forked = """
 import redis
-from mirror.doorbell import answered
+from mirror.capture.doorbell import answered
 client = redis.Redis.from_url(os.environ["REDIS_URL"])
 commit()
 bell = hooks.default().doorbell

@@ -10,15 +10,22 @@ from typer.testing import CliRunner, Result
 
 from examples.trip_chat.models import Membership
 from mappings.trips import registry
-from mirror.assembly import build_drain
 from mirror.cli.main import app
-from mirror.config import load_settings
 from mirror.devstack import PostgresCluster
+from mirror.diagnostics.explain import (
+    Page,
+    Word,
+    explain_key,
+    explain_resource,
+    explain_table,
+    question_about,
+)
 from mirror.errors import UsageError, WrongKey
-from mirror.explain import Page, Word, explain_key, explain_resource, explain_table, question_about
-from mirror.postgres import Database
-from mirror.targets.asking import Ask, AskHelper, AskRows, AskStatement
-from mirror.targets.postgres import PostgresTarget
+from mirror.settings import load_settings
+from mirror.sync.connections import Database
+from mirror.sync.targets.asking import Ask, AskHelper, AskRows, AskStatement
+from mirror.sync.targets.postgres import PostgresTarget
+from mirror.sync.wiring import build_drain
 from tests.fix_databases import TestDatabase
 from tests.fix_rest import ServeApi
 from tests.fix_world import WHERE, World, key

@@ -20,19 +20,19 @@ from sqlalchemy import (
     union_all,
 )
 
-from mirror.assembly import build_drain
-from mirror.config import load_settings
+from mirror.access.questions import Given, Helper, Look, Of, Question, Way
 from mirror.devstack import PostgresCluster
-from mirror.drain import Drain
-from mirror.explain import Page, audit, explain_resource, question_about
-from mirror.explain.dropped import dropped
-from mirror.mapping import Column, Mapping, Query, Reference
-from mirror.migrations import upgrade
-from mirror.orders import resync
-from mirror.postgres import Database
-from mirror.questions import Given, Helper, Look, Of, Question, Way
+from mirror.diagnostics.explain import Page, audit, explain_resource, question_about
+from mirror.diagnostics.explain.dropped import dropped
+from mirror.model.mapping import Column, Mapping, Query, Reference
+from mirror.model.registry import Registry
 from mirror.reconcile.drift import Direction
-from mirror.registry import Registry
+from mirror.schema.migrate import upgrade
+from mirror.settings import load_settings
+from mirror.sync.connections import Database
+from mirror.sync.drain import Drain
+from mirror.sync.orders import resync
+from mirror.sync.wiring import build_drain
 from tests.fix_databases import TestDatabase
 
 _people = table(

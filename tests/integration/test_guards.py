@@ -9,10 +9,10 @@ import pytest
 
 from mappings import trips
 from mirror.access import Allow, Others, Own
-from mirror.ddl import guards_sql
 from mirror.devstack import PostgresCluster
 from mirror.errors import NotMigrated
-from mirror.migrations import due, upgrade
+from mirror.schema import guards_sql
+from mirror.schema.migrate import due, upgrade
 from tests.fix_databases import TestDatabase
 from tests.rooms import SCHEMA, attachments, files, messages, model, notes, registry
 

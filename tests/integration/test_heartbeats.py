@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 from sqlalchemy.orm import Session
 
-from mirror.assembly import primary_database
-from mirror.config import Settings
-from mirror.drain import Drain
-from mirror.heartbeats import Heartbeat
+from mirror.settings import Settings
+from mirror.sync.drain import Drain
+from mirror.sync.heartbeats import Heartbeat
+from mirror.sync.wiring import primary_database
 from tests.factories import UserFactory
 from tests.fix_databases import TestDatabase
 

@@ -31,9 +31,10 @@ from sqlalchemy.sql.expression import Delete, Update
 
 from examples.trip_chat.models import Base, Trip, User
 from mappings.trips import registry
-from mirror import hooks, outbox
+from mirror import hooks
+from mirror.capture import outbox
+from mirror.capture.doorbell import Doorbell, DoorbellSettings
 from mirror.devstack import PostgresCluster
-from mirror.doorbell import Doorbell, DoorbellSettings
 from mirror.errors import (
     ConfigError,
     InvalidKey,
@@ -42,9 +43,9 @@ from mirror.errors import (
     NotMigrated,
     UsageError,
 )
-from mirror.mapping import Column, Mapping
-from mirror.migrations import upgrade
-from mirror.registry import Registry
+from mirror.model.mapping import Column, Mapping
+from mirror.model.registry import Registry
+from mirror.schema.migrate import upgrade
 from tests.fix_databases import TestDatabase
 
 ROOT = Path(__file__).parent.parent.parent
@@ -642,7 +643,7 @@ def test_a_session_of_several_databases_names_the_outboxs(
     with Session(binds={Base: engine}) as session:
         session.add(user())
         recorder.changed(session, "users", UUID(int=1))
-        with pytest.raises(UsageError, match=r"add mirror\.outbox\.OUTBOX to its binds"):
+        with pytest.raises(UsageError, match=r"add mirror\.capture\.OUTBOX to its binds"):
             session.commit()
     assert primary.value("select count(*) from users") == 0
     with Session(binds={Base: engine, outbox.OUTBOX: engine}) as session:

@@ -5,7 +5,7 @@ from uuid import uuid4
 from sqlalchemy.orm import Session
 
 from examples.trip_chat import services
-from mirror.drain import Drain
+from mirror.sync.drain import Drain
 from tests.fix_databases import TestDatabase
 
 

@@ -15,7 +15,7 @@ from examples.trip_chat import models
 from mappings.trips import registry
 from mirror.devstack import PostgresCluster
 from mirror.errors import NotInTransaction, NotMigrated
-from mirror.migrations import downgrade, migrations, pending, upgrade
+from mirror.schema.migrate import downgrade, migrations, pending, upgrade
 from tests.fix_databases import TestDatabase
 
 _numbers = itertools.count(1)

@@ -28,7 +28,7 @@ REVISIONS = {
     """,
     "b2": """
         from alembic import op
-        from mirror import migrations
+        from mirror import schema as migrations
         revision, down_revision = "b2", "a1"
 
         def upgrade():

@@ -8,7 +8,7 @@ import pytest
 
 from mappings.trips import registry
 from mirror.devstack import PostgresCluster
-from mirror.migrations import upgrade
+from mirror.schema.migrate import upgrade
 from tests.fix_databases import SCHEMA, TestDatabase
 
 

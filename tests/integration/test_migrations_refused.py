@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from mappings.trips import registry
 from mirror.devstack import PostgresCluster
 from mirror.errors import NotMigrated
-from mirror.migrations import upgrade
+from mirror.schema.migrate import upgrade
 from tests.fix_databases import TestDatabase
 
 USERS = "create table users (id uuid primary key, email text, username text);"

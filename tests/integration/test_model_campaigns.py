@@ -9,10 +9,10 @@ from typer.testing import CliRunner
 from examples.campaigns.story import story
 from mappings.campaigns import registry
 from mirror.cli.main import app
-from mirror.config import load_settings
 from mirror.devstack import PostgresCluster
-from mirror.explain import Word
+from mirror.diagnostics.explain import Word
 from mirror.reconcile import sweep
+from mirror.settings import load_settings
 from mirror.worker import Worker
 from tests.fix_rest import ServeApi
 from tests.models import Model, model

@@ -28,9 +28,9 @@ from examples.grants.shape import shape_url
 from examples.grants.story import story
 from mappings import grants
 from mirror.capture import attach
+from mirror.capture.doorbell import Doorbell, DoorbellSettings
 from mirror.devstack import PostgresCluster
-from mirror.doorbell import Doorbell, DoorbellSettings
-from mirror.explain import audit, explain_resource, question_about
+from mirror.diagnostics.explain import audit, explain_resource, question_about
 from mirror.hooks import Hooks
 from mirror.reconcile.drift import Direction
 from mirror.reconcile.sample import draw

@@ -14,7 +14,7 @@ from examples.rbac.models import Base, Permission, Role, RolePermission, User
 from examples.rbac.story import story
 from mappings import rbac
 from mirror.devstack import PostgresCluster
-from mirror.explain import audit, explain_resource, question_about
+from mirror.diagnostics.explain import audit, explain_resource, question_about
 from mirror.reconcile.drift import Direction
 from tests.models import model
 from tests.pair import Pair

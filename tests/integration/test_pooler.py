@@ -8,11 +8,12 @@ from sqlalchemy import NullPool, create_engine
 from sqlalchemy.orm import Session
 
 from mappings.trips import registry
-from mirror.assembly import build_drain, build_source, build_target, migrating
-from mirror.config import Settings, load_settings
+from mirror.diagnostics.status import read_status
 from mirror.hooks import Hooks
-from mirror.migrations import upgrade
-from mirror.status import read_status
+from mirror.schema.connecting import migrating
+from mirror.schema.migrate import upgrade
+from mirror.settings import Settings, load_settings
+from mirror.sync.wiring import build_drain, build_source, build_target
 from tests.factories import MembershipFactory
 from tests.fix_databases import TestDatabase
 from tests.pooler import TransactionPooler

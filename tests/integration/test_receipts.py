@@ -24,10 +24,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from examples.trip_chat.models import User
-from mirror import receipts
+from mirror.capture import receipts
+from mirror.capture.doorbell import Doorbell, DoorbellSettings
+from mirror.capture.receipts import Receipt
 from mirror.devstack import PostgresCluster
-from mirror.doorbell import Doorbell, DoorbellSettings
-from mirror.drain import Drain
 from mirror.errors import (
     Buried,
     NotInTransaction,
@@ -37,9 +37,9 @@ from mirror.errors import (
     UsageError,
 )
 from mirror.hooks import Hooks
-from mirror.mapping import Column, Mapping, Parent
-from mirror.receipts import Receipt
-from mirror.registry import Registry
+from mirror.model.mapping import Column, Mapping, Parent
+from mirror.model.registry import Registry
+from mirror.sync.drain import Drain
 from tests.factories import MembershipFactory, TripFactory, UserFactory
 from tests.faults.tools import Intercepted, Running, record
 from tests.fix_databases import TestDatabase

@@ -17,11 +17,11 @@ from sqlalchemy.ext.asyncio import (
 )
 
 from examples.trip_chat.models import Membership, Trip, User
+from mirror.capture.receipts import AsyncReceipt
 from mirror.devstack import PostgresCluster
-from mirror.drain import Drain
 from mirror.errors import NotInTransaction, NotMigrated, StillWaiting, Unreachable, UsageError
 from mirror.hooks import Hooks
-from mirror.receipts import AsyncReceipt
+from mirror.sync.drain import Drain
 from tests.fix_databases import TestDatabase
 
 Body = Callable[[AsyncEngine], Awaitable[None]]

@@ -11,22 +11,22 @@ import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from sqlalchemy import BigInteger, Text, column, select, table
 
-from mirror.assembly import build_drain
-from mirror.config import load_settings
-from mirror.ddl.digests import digest_function
 from mirror.devstack import PostgresCluster
-from mirror.drain import Drain
 from mirror.errors import TooSlow
-from mirror.keys import Key
-from mirror.mapping import Column, Mapping, Reference
-from mirror.migrations import upgrade
+from mirror.model.keys import Key
+from mirror.model.mapping import Column, Mapping, Reference
+from mirror.model.registry import Registry
 from mirror.reconcile import Options, Throttle, reconcile, survey
 from mirror.reconcile.clauses import order
 from mirror.reconcile.compare import Comparison, Missing
 from mirror.reconcile.pieces import Spool
 from mirror.reconcile.primary import Primary, Unreadable
-from mirror.registry import Registry
-from mirror.targets.reading import Digest, Hashing, KeyRange, Listing
+from mirror.schema.compare_functions import digest_function
+from mirror.schema.migrate import upgrade
+from mirror.settings import load_settings
+from mirror.sync.drain import Drain
+from mirror.sync.targets.reading import Digest, Hashing, KeyRange, Listing
+from mirror.sync.wiring import build_drain
 from tests.fix_databases import TestDatabase
 
 _things = table(

@@ -6,18 +6,18 @@ import pytest
 from sqlalchemy import DateTime, Text, column, select, table
 from sqlalchemy.orm import Session
 
-from mirror.assembly import build_drain
-from mirror.config import load_settings
 from mirror.devstack import PostgresCluster
-from mirror.drain import Drain
 from mirror.errors import MappingError
-from mirror.mapping import Column, Mapping
-from mirror.migrations import upgrade
+from mirror.model.mapping import Column, Mapping
+from mirror.model.registry import Registry
 from mirror.reconcile import Options, Throttle
 from mirror.reconcile import reconcile as run
 from mirror.reconcile.guard import refusal
 from mirror.reconcile.report import MappingReport
-from mirror.registry import Registry
+from mirror.schema.migrate import upgrade
+from mirror.settings import load_settings
+from mirror.sync.drain import Drain
+from mirror.sync.wiring import build_drain
 from tests.factories import UserFactory
 from tests.fix_databases import TestDatabase
 from tests.fix_reconcile import EQUAL, Reconciling, differing

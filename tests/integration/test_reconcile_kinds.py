@@ -6,8 +6,8 @@ import pytest
 from sqlalchemy.orm import Session
 
 from examples.trip_chat.models import Membership
-from mirror.drain import Drain
 from mirror.reconcile import Report
+from mirror.sync.drain import Drain
 from tests.factories import MembershipFactory, TripFactory, UserFactory
 from tests.fix_databases import TestDatabase
 from tests.fix_reconcile import EQUAL, Reconciling, differing

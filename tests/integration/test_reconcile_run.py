@@ -8,15 +8,15 @@ from sqlalchemy.orm import Session
 
 from examples.trip_chat.models import Membership
 from mappings.trips import registry
-from mirror.assembly import build_drain
-from mirror.config import load_settings
-from mirror.drain import Drain
+from mirror.diagnostics.status import read_status
 from mirror.errors import MappingError, Transient, UsageError, WrongSource
 from mirror.reconcile import Busy, Options, Throttle, sample, sync
 from mirror.reconcile import reconcile as run
 from mirror.reconcile.judge import Judge
 from mirror.reconcile.lease import Lease
-from mirror.status import read_status
+from mirror.settings import load_settings
+from mirror.sync.drain import Drain
+from mirror.sync.wiring import build_drain
 from tests.faults.tools import record, rewrite
 from tests.fix_databases import TestDatabase
 from tests.fix_reconcile import EQUAL, Reconciling, differing

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from mirror.doorbell import Doorbell, DoorbellSettings
+from mirror.capture.doorbell import Doorbell, DoorbellSettings
 from mirror.errors import NotMigrated
-from mirror.postgres import Database
-from mirror.relay import BRISK, LEASE, SLOW, Ear, Relay
+from mirror.sync.connections import Database
+from mirror.sync.relay import BRISK, LEASE, SLOW, Ear, Relay
 from tests.fix_databases import TestDatabase
 from tests.pooler import TransactionPooler
 from tests.waiting import until

@@ -14,11 +14,11 @@ import pytest
 from mappings.trips import registry
 from mirror.devstack import PostgresCluster, SupabaseLite
 from mirror.errors import MirrorError, NotMigrated, StaleCache, Unreachable, WrongKey
-from mirror.stamp import Stamp
-from mirror.targets.asking import AskHelper, Told
-from mirror.targets.base import ScopePage, Section
-from mirror.targets.reading import Hashing, KeyRange, Look
-from mirror.targets.rest import RestTarget
+from mirror.sync.stamp import Stamp
+from mirror.sync.targets.asking import AskHelper, Told
+from mirror.sync.targets.base import ScopePage, Section
+from mirror.sync.targets.reading import Hashing, KeyRange, Look
+from mirror.sync.targets.rest import RestTarget
 from tests.fix_databases import TestDatabase
 from tests.fix_rest import ServeApi, SignUp
 
@@ -165,8 +165,8 @@ def test_a_users_token_is_told_apart(
     api: SupabaseLite, sign_up: SignUp, targets: list[RestTarget], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where it could not be told by its look, the database refuses it."""
-    monkeypatch.setattr("mirror.targets.rest.check_secret_key", lambda *_: None)
-    monkeypatch.setattr("mirror.targets.rest.check_writer_token", lambda *_: None)
+    monkeypatch.setattr("mirror.sync.targets.rest.check_secret_key", lambda *_: None)
+    monkeypatch.setattr("mirror.sync.targets.rest.check_writer_token", lambda *_: None)
     person = sign_up("ada@example.com")
     targets.append(RestTarget(api.url, api.secret_key, token=person.token))
     targets.append(RestTarget(api.url, api.publishable_key))
@@ -217,7 +217,7 @@ def test_a_role_that_does_not_exist_means_not_migrated(
     api: SupabaseLite, targets: list[RestTarget], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A token for mirror_writer before there is one."""
-    monkeypatch.setattr("mirror.targets.rest.check_writer_token", lambda *_: None)
+    monkeypatch.setattr("mirror.sync.targets.rest.check_writer_token", lambda *_: None)
     token = api.token(role="mirror_writer_to_be")
     targets.append(RestTarget(api.url, api.publishable_key, token=token))
     assert isinstance(refusal(targets[0]), NotMigrated)

@@ -16,7 +16,7 @@ from cryptography.x509.oid import NameOID
 from mirror.devstack import SupabaseLite
 from mirror.devstack.node import find_program
 from mirror.errors import Unreachable
-from mirror.targets.rest import RestTarget
+from mirror.sync.targets.rest import RestTarget
 from tests.fix_rest import PACKAGE
 
 StartTls = Callable[..., str]

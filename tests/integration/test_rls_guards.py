@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from mirror.devstack import PostgresCluster, prepare_services
-from mirror.migrations import upgrade
+from mirror.schema.migrate import upgrade
 from tests.fix_databases import TestDatabase
 from tests.people import (
     DENIED,

@@ -8,9 +8,9 @@ from sqlalchemy import Text, Uuid, column, select, table
 from mirror.access import Membership
 from mirror.devstack import PostgresCluster
 from mirror.errors import MappingError
-from mirror.mapping import Column, Mapping
-from mirror.migrations import upgrade
-from mirror.registry import Registry
+from mirror.model.mapping import Column, Mapping
+from mirror.model.registry import Registry
+from mirror.schema.migrate import upgrade
 from tests.fix_databases import TestDatabase
 
 API_ROLES = ("anon", "authenticated", "service_role")

@@ -18,8 +18,8 @@ import mappings
 from mappings.trips import registry
 from mirror.devstack import PostgresCluster, prepare_services
 from mirror.devstack.node import find_program, install
-from mirror.migrations import Migration, migrations, pending, upgrade, write_files
-from mirror.registry import load_registry
+from mirror.model.registry import load_registry
+from mirror.schema.migrate import Migration, migrations, pending, upgrade, write_files
 from tests import rooms
 from tests.fix_databases import SCHEMA, TestDatabase
 

@@ -12,8 +12,8 @@ from examples.trip_chat import services
 from examples.trip_chat.models import Role
 from mappings.trips import registry
 from mirror.devstack import PostgresCluster, prepare_services
-from mirror.drain import Drain
-from mirror.migrations import upgrade
+from mirror.schema.migrate import upgrade
+from mirror.sync.drain import Drain
 from tests.fix_databases import SCHEMA, TestDatabase
 
 OWNER, GUEST = uuid4(), uuid4()

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from mirror.assembly import build_target
-from mirror.config import Settings, load_settings
 from mirror.errors import ConfigError, StaleCache, TooLarge, WrongKey
-from mirror.targets.rest import RestTarget
+from mirror.settings import Settings, load_settings
+from mirror.sync.targets.rest import RestTarget
+from mirror.sync.wiring import build_target
 
 pytestmark = pytest.mark.fast
 

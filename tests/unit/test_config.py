@@ -2,9 +2,9 @@
 
 import pytest
 
-from mirror.config import Settings, load_settings
-from mirror.doorbell import DoorbellSettings
+from mirror.capture.doorbell import DoorbellSettings
 from mirror.errors import ConfigError
+from mirror.settings import Settings, load_settings
 
 SECRET = "hunter2"
 

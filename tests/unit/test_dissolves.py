@@ -16,7 +16,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import distinct_on
 
-from mirror.queries import dissolves
+from mirror.model.query.validate import dissolves
 
 _a = table("a", column("id"), column("x"))
 _b = table("b", column("id"), column("a_id"))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror.doctor import CHECKS
+from mirror.diagnostics.doctor import CHECKS
 
 pytestmark = pytest.mark.fast
 

@@ -29,10 +29,10 @@ from sqlalchemy.orm import aliased
 
 from examples.trip_chat.models import Membership, User
 from mappings.trips import registry as trips
-from mirror.effects import Effect, effects
 from mirror.errors import MappingError
-from mirror.mapping import EVERYTHING, Column, Mapping, Parent, Reference
-from mirror.registry import Registry
+from mirror.model.mapping import EVERYTHING, Column, Mapping, Parent, Reference
+from mirror.model.query.effects import Effect, effects
+from mirror.model.registry import Registry
 from tests.faults.teams import registry as teams
 
 pytestmark = pytest.mark.fast

@@ -20,10 +20,10 @@ from mirror.access import (
     Topic,
     Topics,
 )
-from mirror.ddl import guards_sql, model_sql
 from mirror.errors import MappingError
-from mirror.mapping import Column
-from mirror.registry import Registry
+from mirror.model.mapping import Column
+from mirror.model.registry import Registry
+from mirror.schema import guards_sql, model_sql
 from tests.rooms import attachments, files, membership, messages, participants
 from tests.rooms import registry as rooms
 

@@ -58,7 +58,7 @@ def test_hooks_load_nothing_that_only_the_worker_needs() -> None:
     assert loaded == []
 
 
-@pytest.mark.parametrize("module", ["mirror.hooks", "mirror.migrations", "mappings.trips"])
+@pytest.mark.parametrize("module", ["mirror.hooks", "mirror.schema", "mappings.trips"])
 def test_a_backend_without_any_extra_can_import(module: str) -> None:
     """The hooks, the migrations for its Alembic revision, and its own declarations."""
     missing = (*EXTRAS, *LOADED_BY_STRUCTLOG, *FOR_ASYNCIO)
@@ -74,3 +74,30 @@ def test_importing_the_library_starts_no_thread() -> None:
     """A server that forks its workers after importing would lose it."""
     printed = run("import mirror.hooks, threading\nprint(threading.active_count())")
     assert printed.strip() == "1"
+
+
+@pytest.mark.parametrize(
+    ("former", "name"),
+    [
+        ("mapping", "Mapping"),
+        ("registry", "Registry"),
+        ("migrations", "upgrade"),
+        ("outbox", "OUTBOX"),
+    ],
+)
+def test_a_former_import_path_still_works_and_warns(former: str, name: str) -> None:
+    """An Alembic revision of last year imports from one."""
+    told = run(
+        "import warnings\n"
+        "with warnings.catch_warnings(record=True) as caught:\n"
+        "    warnings.simplefilter('always')\n"
+        f"    from mirror.{former} import {name}\n"
+        "print([str(w.message) for w in caught if w.category is DeprecationWarning])"
+    )
+    assert f"mirror.{former} has moved" in told
+
+
+def test_declarations_come_from_the_package_itself() -> None:
+    """Each name that it lists, and no other."""
+    run("import mirror\nfor name in mirror.__all__:\n    getattr(mirror, name)")
+    run("import mirror\nassert not hasattr(mirror, 'no_such')")

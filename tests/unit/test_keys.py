@@ -14,7 +14,7 @@ from psycopg import sql
 
 from mirror.devstack import PostgresCluster
 from mirror.errors import InvalidKey
-from mirror.keys import KeyColumn, canonical_key, key_order
+from mirror.model.keys import KeyColumn, canonical_key, key_order
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 VALUES = {

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import structlog
 
-from mirror.logs import configure_logging, redact
+from mirror.errors.redaction import redact
+from mirror.settings.logs import configure_logging
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJyb2xlIjoic2VydmljZV9yb2xlIn0.c2lnbmF0dXJl-_x"
 SECRETS = [

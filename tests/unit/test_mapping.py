@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import BigInteger, Text, Uuid, column, select, table
 
 from mirror.errors import InvalidKey
-from mirror.mapping import Column, Mapping, Parent, Reference
+from mirror.model.mapping import Column, Mapping, Parent, Reference
 
 T = table("seats", column("id", BigInteger), column("team", BigInteger), column("role", Text))
 SEATS = Mapping(
@@ -26,7 +26,7 @@ SEATS = Mapping(
 
 PRINT_DIGEST = """
 from sqlalchemy import Text, column, select, table
-from mirror.mapping import Column, Mapping
+from mirror.model.mapping import Column, Mapping
 T = table("t", column("id", Text), column("role", Text))
 print(Mapping(
     name="t", table="t", key=("id",), columns=(Column("id", "text"),),

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from mappings.trips import registry as trips
-from mirror.capture.meaning import Meaning
-from mirror.mapping import EVERYTHING
-from mirror.outbox import Event, Lane
+from mirror.capture.orm.meaning import Meaning
+from mirror.capture.outbox import Event, Lane
+from mirror.model.mapping import EVERYTHING
 
 pytestmark = pytest.mark.fast
 

@@ -11,9 +11,9 @@ import pytest
 import mappings
 from mappings.trips import registry
 from mirror.errors import MappingError
-from mirror.migrations import Migration, directory, migrations, statements, write_files
-from mirror.registry import load_registry
-from mirror.sql import identifier
+from mirror.model.registry import load_registry
+from mirror.schema.migrate import Migration, directory, migrations, statements, write_files
+from mirror.schema.quoting import identifier
 
 pytestmark = pytest.mark.fast
 

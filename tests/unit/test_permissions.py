@@ -8,10 +8,10 @@ from sqlalchemy import column, select, table
 
 from mappings import rbac
 from mirror.access import Guard, Own, Permission, Permissions
-from mirror.ddl import guards_sql, model_sql
 from mirror.errors import MappingError
-from mirror.mapping import Column
-from mirror.registry import Registry
+from mirror.model.mapping import Column
+from mirror.model.registry import Registry
+from mirror.schema import guards_sql, model_sql
 
 pytestmark = pytest.mark.fast
 

@@ -6,9 +6,9 @@ import pytest
 from sqlalchemy import DateTime, Text, column, select, table
 
 from mappings.trips import registry, trip_memberships, trips
-from mirror.mapping import Column, Mapping, Readable
-from mirror.questions import dormant, questions
-from mirror.targets.asking import Policy, Told
+from mirror.access.questions import dormant, questions
+from mirror.model.mapping import Column, Mapping, Readable
+from mirror.sync.targets.asking import Policy, Told
 
 pytestmark = pytest.mark.fast
 

@@ -11,9 +11,9 @@ from sqlalchemy import ForeignKey
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from mirror.cli.main import app
-from mirror.config import Settings, variable
-from mirror.ddl import guards_sql, model_sql
-from mirror.registry import Registry
+from mirror.model.registry import Registry
+from mirror.schema import guards_sql, model_sql
+from mirror.settings import Settings, variable
 
 README = (Path(__file__).parent.parent.parent / "README.md").read_text()
 

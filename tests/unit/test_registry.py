@@ -34,8 +34,8 @@ from sqlalchemy.orm import aliased
 from examples.trip_chat.models import Membership, Trip
 from mappings.trips import registry as trips
 from mirror.errors import ConfigError, MappingError
-from mirror.mapping import Column, Mapping, Parent, Readable, Reference
-from mirror.registry import Registry, load_registry
+from mirror.model.mapping import Column, Mapping, Parent, Readable, Reference
+from mirror.model.registry import Registry, load_registry
 
 SEAT = table(
     "seats",
@@ -489,7 +489,7 @@ def test_a_declaration_that_cannot_work_keeps_its_message_through_the_import(
     """It names the mapping already."""
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "circular_mappings.py").write_text(
-        "from mirror.registry import Registry\nregistry = Registry('Bad Name', [])"
+        "from mirror import Registry\nregistry = Registry('Bad Name', [])"
     )
     with pytest.raises(MappingError, match="registry 'Bad Name'"):
         load_registry("circular_mappings")

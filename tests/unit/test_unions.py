@@ -8,11 +8,11 @@ from sqlalchemy import Text, Uuid, column, literal, select, table
 
 from mappings import grants
 from mirror.access import Allow, Folder, Folders, Grants, Guard, Topic, Topics
-from mirror.ddl import guards_sql, model_sql
 from mirror.errors import MappingError
-from mirror.mapping import Column, Mapping, Reference
-from mirror.registry import Registry
-from mirror.unions import strongest
+from mirror.model.mapping import Column, Mapping, Reference
+from mirror.model.registry import Registry
+from mirror.model.strongest import strongest
+from mirror.schema import guards_sql, model_sql
 
 pytestmark = pytest.mark.fast
 

@@ -1,0 +1,72 @@
+"""`python -m examples.trip_chat demo` plays the story; `dev` runs the same servers until Ctrl-C.
+
+`mirror demo` and `mirror dev` start this.
+"""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from examples.trip_chat.story import play, staged
+from mirror.cli.errors import reported
+from mirror.cli.stopping import interrupt_once
+from mirror.settings.logs import configure_logging
+
+app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+console = Console()
+_Rest = Annotated[bool, typer.Option("--rest")]
+
+
+@app.command()
+def demo(rest: _Rest = False) -> None:  # noqa: FBT002 - Typer turns it into a flag
+    """Play the story, check every expectation, clean up."""
+    interrupt_once()
+    # Killing Redis is part of the story; the warning that it caused is not.
+    configure_logging(level="error")
+    started = time.monotonic()
+    also = ", Supabase's API" if rest else ""
+    console.print(f"Starting PostgreSQL 16 and 18{also}, Redis and a Celery worker …", style="dim")
+    held = True
+    with _told_to_stop(), staged(rest=rest) as stage:
+        console.print(f"Everything is up after {time.monotonic() - started:.1f} s.", style="dim")
+        for step in play(stage):
+            mark = "[green]✓[/]" if step.held else "[red]✗[/]"
+            console.print(f"{mark} {step.what:<50} {step.seconds * 1000:>8,.0f} ms")
+            held = held and step.held
+    if not held:
+        console.print("Not every expectation held.", style="bold red")
+        raise typer.Exit(1)
+    console.print(f"All held, in {time.monotonic() - started:.1f} s; everything is cleaned up.")
+
+
+@app.command()
+def dev(rest: _Rest = False) -> None:  # noqa: FBT002 - Typer turns it into a flag
+    """Run the servers and a worker until Ctrl-C, and print how to reach them."""
+    interrupt_once()
+    configure_logging(level="warning")
+    with _told_to_stop(), staged(rest=rest) as stage:
+        for name, value in stage.stack.environment().items():
+            print(f"export {name}={value}", flush=True)  # noqa: T201 - for a shell to read
+        console.print("A worker is draining. Ctrl-C stops everything and deletes the data.")
+        with suppress(KeyboardInterrupt):
+            signal.pause()
+
+
+@contextmanager
+def _told_to_stop() -> Iterator[None]:
+    """End with the code of an interrupted program, once everything is cleaned up."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print("Stopped; everything is cleaned up.")
+        raise typer.Exit(130) from None
+
+
+if __name__ == "__main__":
+    with reported():
+        app(prog_name="mirror")

@@ -1,0 +1,7 @@
+"""The former import path of `mirror.model.mapping`."""
+
+import warnings
+
+from mirror.model.mapping import *  # noqa: F403
+
+warnings.warn("mirror.mapping has moved: import from mirror.", DeprecationWarning, stacklevel=2)

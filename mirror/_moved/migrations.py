@@ -1,0 +1,9 @@
+"""The former import path of `mirror.schema.migrate`."""
+
+import warnings
+
+from mirror.schema.migrate import *  # noqa: F403
+
+warnings.warn(
+    "mirror.migrations has moved: import from mirror.schema.", DeprecationWarning, stacklevel=2
+)

@@ -1,0 +1,1 @@
+"""What only a Supabase project has: Realtime's private channels, and folders in Storage."""

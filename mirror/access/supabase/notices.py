@@ -1,0 +1,189 @@
+"""Notices: telling a user, on a private channel, that a membership of theirs has changed."""
+
+from textwrap import indent
+
+from mirror.access.counting import in_force
+from mirror.access.membership import Membership
+from mirror.access.seats import Always, Seat
+from mirror.errors import MappingError
+from mirror.model.mapping import Mapping
+from mirror.model.registry import Registry
+from mirror.schema.quoting import identifier, literal
+
+
+def seats_over(registry: Registry, mapping: str, who: str) -> list[tuple[Membership, Seat]]:
+    """Return everything that rows of a mapping make somebody a member of.
+
+    Raises:
+        MappingError: nothing; `who` asked.
+    """
+    found = [
+        (access, seat)
+        for access in registry.access
+        if isinstance(access, Membership)
+        for seat in access.seats
+        if seat.mapping == mapping
+    ]
+    if not found:
+        raise MappingError(
+            f"{who}: registry {registry.name!r} has no Membership of mapping {mapping!r}; add it "
+            f"to the registry's access."
+        )
+    return found
+
+
+def notices(registry: Registry, mapping: Mapping, prefix: str) -> str:
+    """Return the block that makes the mirror's writes to a mapping's table tell its users.
+
+    Statement by statement, and only while Realtime's table takes rows: whatever goes wrong, the
+    write itself must not.
+    """
+    table = identifier(mapping.schema, mapping.table)
+    function = identifier("mirror", f"tell_{mapping.name}")
+    tellers = [
+        _Teller(registry, mapping, membership, seat, prefix)
+        for membership, seat in seats_over(registry, mapping.name, "topics: tell")
+    ]
+    inserted, deleted, updated = (
+        indent("\n".join(getattr(teller, verb)() for teller in tellers), "      ")
+        for verb in ("inserted", "deleted", "updated")
+    )
+    triggers = "\n\n".join(
+        f"create trigger {identifier(f'mirror_{registry.name}_told_{verb}')}\n"
+        f"after {verb} on {table} referencing {rows}\n"
+        f"for each statement execute function {function}();"
+        for verb, rows in {
+            "insert": "new table as new_rows",
+            "update": "old table as old_rows new table as new_rows",
+            "delete": "old table as old_rows",
+        }.items()
+    )
+    return f"""\
+-- Tells each user of what changed for them. Where Realtime's table is missing, or somebody holds
+-- it, nobody is told: the write goes on, and waits for nothing.
+create or replace function {function}() returns trigger
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  begin
+    if to_regclass('realtime.messages') is null then
+      return null;
+    end if;
+    lock table realtime.messages in row exclusive mode nowait;
+    if tg_op = 'INSERT' then
+{inserted}
+    elsif tg_op = 'DELETE' then
+{deleted}
+    else
+{updated}
+    end if;
+  exception when others then
+    raise warning 'nobody was told of changes in {mapping.name}: % (%)', sqlerrm, sqlstate;
+  end;
+  return null;
+end
+$$;
+revoke all on function {function}() from public, anon, authenticated, service_role;
+
+{triggers}"""
+
+
+class _Teller:
+    """The statements that tell of one seat."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        mapping: Mapping,
+        membership: Membership,
+        seat: Seat,
+        prefix: str,
+    ) -> None:
+        self.registry = registry
+        self.mapping = mapping
+        self.membership = membership
+        self.seat = seat
+        self.prefix = prefix
+        self.key, self.user = identifier(seat.resource), identifier(seat.user)
+        # What tells one seat from another, and may change in a row that stays the same row's.
+        self.loose = [
+            identifier(name) for name in (seat.user, seat.resource) if name not in mapping.key
+        ]
+
+    def inserted(self) -> str:
+        """Return what tells of rows that came."""
+        return (
+            f"{self._tell('n', literal('membership_granted'))}\n"
+            f"from new_rows as n\n"
+            f"where {self._active('n')};"
+        )
+
+    def deleted(self) -> str:
+        """Return what tells of rows that went, those included whose time was over."""
+        return (
+            f"{self._tell('o', self._revoked('o'))}\n"
+            f"from old_rows as o\n"
+            f"where {self._active('o', expired=True)};"
+        )
+
+    def updated(self) -> str:
+        """Return what tells of rows that changed, and of seats that somebody else has now."""
+        same = " and ".join(
+            f"o.{identifier(name)} = n.{identifier(name)}" for name in self.mapping.key
+        )
+        was, remains = self._active("o"), self._active("n")
+        moved = " or ".join(f"o.{name} is distinct from n.{name}" for name in self.loose)
+        left = ""
+        if moved:
+            was = f"{was} and not ({moved})"
+            left = (
+                f"{self._tell('o', self._revoked('o'))}\n"
+                f"from old_rows as o\n"
+                f"join new_rows as n on {same}\n"
+                f"where ({moved}) and {self._active('o', expired=True)};\n"
+            )
+        # Where the role never changes, nothing else of the row is of interest.
+        news = "<>" if isinstance(self.seat.role, Always) else "or"
+        event = (
+            f"case\n"
+            f"    when not was.active then 'membership_granted'\n"
+            f"    when not remains.active then {self._revoked('n')}\n"
+            f"    else 'membership_changed'\n"
+            f"  end"
+        )
+        return f"""\
+{left}{self._tell("n", event)}
+from new_rows as n
+join old_rows as o on {same}
+cross join lateral (
+  select coalesce({was}, false)
+) as was (active)
+cross join lateral (
+  select coalesce({remains}, false)
+) as remains (active)
+where was.active {news} remains.active;"""
+
+    def _active(self, row: str, *, expired: bool = False) -> str:
+        conditions = in_force(self.mapping, row, expired=expired)
+        if not isinstance(self.seat.role, Always):
+            roles = ", ".join(map(literal, self.membership.levels))
+            conditions.append(f"{row}.{identifier(self.seat.role)} in ({roles})")
+        conditions += [f"{row}.{name} is not null" for name in self.loose]
+        return " and ".join(conditions) or "true"
+
+    def _revoked(self, row: str) -> str:
+        """Return the event: who belongs in another way still, joins anew and sees."""
+        if not self.membership.also:
+            return literal("membership_revoked")
+        belongs = f"{self.membership.belongs}({row}.{self.key}, {row}.{self.user})"
+        return f"case when {belongs}\n    then 'membership_changed' else 'membership_revoked' end"
+
+    def _tell(self, row: str, event: str) -> str:
+        role = self.seat.role
+        said = literal(role.role) if isinstance(role, Always) else f"{row}.{identifier(role)}"
+        # Not `id`: Realtime would take it for the message's own.
+        return f"""\
+perform realtime.send(
+  jsonb_build_object({literal(self.membership.noun + "_id")}, {row}.{self.key}, 'role', {said}),
+  {event}, {literal(self.prefix + ":")} || {row}.{self.user}, true
+)"""

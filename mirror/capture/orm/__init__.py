@@ -1,0 +1,1 @@
+"""ORM capture: events from what SQLAlchemy sessions flush and execute."""

@@ -1,0 +1,19 @@
+"""Explain: follow one permission from the primary's row to what row-level security answers."""
+
+from mirror.diagnostics.explain.audit import Audit, Mismatch, audit
+from mirror.diagnostics.explain.page import Page, Step, Word
+from mirror.diagnostics.explain.run import explain_key, explain_resource, question_about
+from mirror.diagnostics.explain.statement import explain_table
+
+__all__ = [
+    "Audit",
+    "Mismatch",
+    "Page",
+    "Step",
+    "Word",
+    "audit",
+    "explain_key",
+    "explain_resource",
+    "explain_table",
+    "question_about",
+]

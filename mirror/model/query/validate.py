@@ -1,0 +1,145 @@
+"""Queries: what a mapping's query may be, so that fences can be relied on.
+
+Equal fences mean equal data: so a query asks nothing but rows, no clock, no settings, no chance.
+"""
+
+import re
+from typing import Any
+
+from sqlalchemy import Select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.sql import visitors
+from sqlalchemy.sql.elements import (
+    BindParameter,
+    ColumnClause,
+    Over,
+    TextClause,
+    UnaryExpression,
+)
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.sql.operators import distinct_op
+from sqlalchemy.sql.selectable import CTE, CompoundSelect, TableSample
+
+from mirror.errors import MappingError
+from mirror.model.mapping import Mapping, Query
+from mirror.model.query.select_tree import distinct_on
+
+# What stands by itself in a plan, or may hide something that does.
+_BARRIERS = (CompoundSelect, CTE, FunctionElement, Over, TextClause)
+_UNSTABLE = re.compile(
+    r"\b(now|(transaction|statement|clock)_timestamp|timeofday|current_(timestamp|date|time"
+    r"|setting|user|role|catalog|schema|schemas)|local(time|timestamp)|session_user|user"
+    r"|random|random_normal|setseed|gen_random_uuid|uuidv[47]|uuid_generate_v[14]\w*"
+    r"|nextval|next_value|currval|lastval|txid_\w+|pg_\w+|inet_(client|server)_\w+|age|dblink\w*)\b",
+    re.IGNORECASE,
+)
+_QUOTED = re.compile(r'"[^"]*"|\'[^\']*\'')
+_SUBQUERY = re.compile(r"\bselect\b", re.IGNORECASE)
+
+
+def check_query(mapping: Mapping) -> None:
+    """Refuse a query that rows alone do not decide, or that does not yield what is declared.
+
+    Raises:
+        MappingError: names the mapping, what it found, and the remedy.
+    """
+    who = f"mapping {mapping.name!r}"
+    query: object = mapping.query
+    if not isinstance(query, Select | CompoundSelect):
+        raise MappingError(
+            f"{who}: its query is a {type(query).__name__}; use SQLAlchemy's select() or union()."
+        )
+    labels = set(mapping.query.selected_columns.keys())
+    wanted = [column.name for column in mapping.columns]
+    wanted += [reference.name for reference in mapping.all_references]
+    for name in wanted:
+        if name not in labels:
+            raise MappingError(
+                f"{who}: its query yields no {name!r}; add that column, or .label({name!r})."
+            )
+    for element in visitors.iterate(mapping.query):
+        _check_element(who, element)
+    for clause, name in (("_limit", "LIMIT"), ("_offset", "OFFSET"), ("_fetch", "FETCH")):
+        if getattr(mapping.query, f"{clause}_clause", None) is not None:
+            raise MappingError(
+                f"{who}: its query has {_a(name)}; which rows it yields would be chance. Remove it."
+            )
+    try:
+        _ = mapping.sql
+    except (SQLAlchemyError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise MappingError(
+            f"{who}: its query cannot be printed as SQL ({reason}); give each value as "
+            f"text, cast to its type."
+        ) from error
+
+
+def _check_element(who: str, element: visitors.ExternallyTraversible) -> None:
+    text = ""
+    # CURRENT_TIMESTAMP and its kin have classes of their own; their name is in .name too.
+    if isinstance(element, FunctionElement):
+        text = str(getattr(element, "name", ""))
+    elif isinstance(element, TextClause):
+        text = element.text
+    elif getattr(element, "is_literal", False):
+        text = str(getattr(element, "name", ""))
+    found = _UNSTABLE.search(_QUOTED.sub("''", text))
+    if found:
+        raise MappingError(
+            f"{who}: its query asks {found.group(0)}, which rows do not decide; two reads of "
+            f"the same data could differ. Mirror the column and compare it in the policy."
+        )
+    if isinstance(element, BindParameter) and element.required:
+        raise MappingError(f"{who}: its query's parameter {element.key!r} has no value; give one.")
+    if isinstance(element, TableSample):
+        raise MappingError(f"{who}: its query has a TABLESAMPLE; which rows it yields is chance.")
+    if _SUBQUERY.search(text) or _reads_text(element):
+        raise MappingError(
+            f"{who}: its query reads a table inside text(), where it cannot be seen that a change "
+            f"of it matters; write that part with table() and select()."
+        )
+    if isinstance(element, Select | CompoundSelect):
+        _check_select(who, element)
+
+
+def _check_select(who: str, element: Any) -> None:
+    if element._for_update_arg is not None:  # noqa: SLF001 - nothing public tells
+        raise MappingError(f"{who}: its query locks rows, but reads are read-only; remove it.")
+    if element._limit_clause is not None and not element._order_by_clauses:  # noqa: SLF001
+        raise MappingError(
+            f"{who}: its query has a LIMIT without ORDER BY; which rows it yields would be "
+            f"chance. Order by something unique."
+        )
+
+
+def _reads_text(element: object) -> bool:
+    return isinstance(element, Select) and any(
+        isinstance(source, TextClause) for source in element.get_final_froms()
+    )
+
+
+def _a(name: str) -> str:
+    return f"an {name}" if name[0] in "AEIOU" else f"a {name}"
+
+
+def dissolves(query: Query) -> bool:
+    """Whether PostgreSQL surely plans it as a part of the query around it.
+
+    A join then reaches the tables below; into what groups, unites or counts, only constants do.
+    """
+    return not any(map(_stands_alone, visitors.iterate(query)))
+
+
+def _stands_alone(element: Any) -> bool:
+    if isinstance(element, Select):
+        return bool(
+            element._group_by_clauses  # noqa: SLF001 - there is no public way
+            or element._having_criteria  # noqa: SLF001 - likewise
+            or element._distinct  # noqa: SLF001 - likewise
+            or distinct_on(element)
+        )
+    if isinstance(element, ColumnClause):
+        return bool(element.is_literal) and element.name != "*"
+    if isinstance(element, UnaryExpression):
+        return element.operator is distinct_op
+    return isinstance(element, _BARRIERS)

@@ -1,0 +1,306 @@
+"""Registry: one permission model, a set of mappings that has been checked as a whole."""
+
+import importlib
+import re
+from collections.abc import Iterator, Sequence
+from collections.abc import Mapping as MappingABC
+from dataclasses import replace
+from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
+from typing import Protocol
+
+from mirror.errors import ConfigError, MappingError
+from mirror.model.keys import KEY_TYPES
+from mirror.model.mapping import Mapping, Parent
+from mirror.model.query.effects import Effect, effects
+from mirror.model.query.validate import check_query
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+
+
+# Names in the SQL that `mirror.schema.write_functions` prints; a column of that name would be
+# ambiguous there.
+_TAKEN = re.compile(
+    r"alone|answer|applied_at|epoch|fence|held|i|newest|orphan|present|retained|stale|was_present"
+    r"|whole|(p|gone|ref|child\d+)_\w+"
+)
+
+
+class Access(Protocol):
+    """Something that turns mirrored rows into decisions: helper functions for policies."""
+
+    def ddl(self, registry: "Registry") -> list[str]:
+        """Return the SQL blocks that install it in the target, each re-runnable."""
+        ...
+
+
+class Guarding(Protocol):
+    """Policies on a table that is not the mirror's."""
+
+    @property
+    def relation(self) -> tuple[str, str]:
+        """Schema and name of the table."""
+        ...
+
+    def prepare(self, registry: "Registry") -> list[str]:
+        """Return the SQL blocks that look at the table, before any policy is touched."""
+        ...
+
+    def ddl(self, registry: "Registry") -> list[str]:
+        """Return the SQL blocks that create the policies, after those of before were dropped."""
+        ...
+
+
+class Registry:
+    """The mappings of one permission model, in an order that puts parents first.
+
+    `access` are the helpers that policies call; `guards` the policies on tables that belong to
+    others: yours, Realtime's and Storage's.
+
+    Raises:
+        MappingError: a declaration that cannot work; names the mapping and the remedy.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        mappings: Sequence[Mapping],
+        *,
+        access: Sequence[Access] = (),
+        guards: Sequence[Guarding] = (),
+    ) -> None:
+        if not _NAME.fullmatch(name):
+            raise MappingError(f"registry {name!r}: use a name of lower-case letters, digits, _.")
+        self.name = name
+        self.access = tuple(access)
+        self.guards = tuple(guards)
+        self._by_name: dict[str, Mapping] = {}
+        for mapping in mappings:
+            if mapping.name in self._by_name:
+                raise MappingError(
+                    f"mapping {mapping.name!r} is declared twice in registry {name!r}; "
+                    f"rename one of them."
+                )
+            self._by_name[mapping.name] = mapping
+        for mapping in mappings:
+            _check_columns(mapping)
+            _check_active(mapping)
+            _check_expires(mapping)
+            _check_references(mapping)
+        for mapping in mappings:
+            self._check_parents(mapping)
+            check_query(mapping)
+        self._effects = _effects(mappings)
+        tables = [(mapping.schema, mapping.table) for mapping in mappings]
+        for mapping, table in zip(mappings, tables, strict=True):
+            if tables.count(table) > 1:
+                raise MappingError(
+                    f"mapping {mapping.name!r}: another mapping writes {'.'.join(table)} too; "
+                    f"give each mapping a table of its own, or make them one union query."
+                )
+        for mapping in mappings:
+            children = tuple(
+                sorted(
+                    (child.name, parent.column)
+                    for child in mappings
+                    for parent in child.parents
+                    if parent.mapping == mapping.name
+                )
+            )
+            if children != mapping.children:
+                self._by_name[mapping.name] = replace(mapping, children=children)
+        self._ordered = tuple(self._by_name[name] for name in self._parents_first())
+
+    def __iter__(self) -> Iterator[Mapping]:
+        """Yield the mappings, parents before their children."""
+        return iter(self._ordered)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._by_name
+
+    def __getitem__(self, name: str) -> Mapping:
+        """Return the mapping called `name`.
+
+        Raises:
+            MappingError: there is none.
+        """
+        try:
+            return self._by_name[name]
+        except KeyError:
+            known = ", ".join(sorted(self._by_name)) or "none"
+            raise MappingError(
+                f"mapping {name!r} is not declared in registry {self.name!r} (declared: {known}); "
+                f"check the spelling, or MIRROR_MAPPINGS."
+            ) from None
+
+    @property
+    def effects(self) -> MappingABC[str, tuple[Effect, ...]]:
+        """What a row means to the mappings, by the primary's table that it is in."""
+        return self._effects
+
+    def children(self, mapping: Mapping) -> tuple[tuple[Mapping, Parent], ...]:
+        """Return each mapping that names `mapping` as a parent, with that declaration."""
+        return self._children[mapping.name]
+
+    @cached_property
+    def _children(self) -> dict[str, tuple[tuple[Mapping, Parent], ...]]:
+        return {
+            mapping.name: tuple(
+                (child, parent)
+                for child in self._ordered
+                for parent in child.parents
+                if parent.mapping == mapping.name
+            )
+            for mapping in self._ordered
+        }
+
+    def _parents_first(self) -> list[str]:
+        graph = {m.name: [p.mapping for p in m.parents] for m in self._by_name.values()}
+        try:
+            return list(TopologicalSorter(graph).static_order())
+        except CycleError as error:
+            circle = " → ".join(error.args[1])
+            raise MappingError(
+                f"mapping {error.args[1][0]!r}: its parents form a circle ({circle}); "
+                f"remove one of these parents."
+            ) from None
+
+    def _check_parents(self, mapping: Mapping) -> None:
+        names = {column.name: column.type for column in mapping.columns}
+        for parent in mapping.parents:
+            if parent.mapping not in self._by_name:
+                raise MappingError(
+                    f"mapping {mapping.name!r}: its parent {parent.mapping!r} is not declared; "
+                    f"add that mapping to registry {self.name!r}, or drop the parent."
+                )
+            if parent.column not in names:
+                raise MappingError(
+                    f"mapping {mapping.name!r}: parent column {parent.column!r} is not among its "
+                    f"columns; add it."
+                )
+            target = self._by_name[parent.mapping]
+            if len(target.key) != 1 or names[parent.column] != target.key_columns[0].type:
+                raise MappingError(
+                    f"mapping {mapping.name!r}: column {parent.column!r} cannot point at parent "
+                    f"{parent.mapping!r}; a parent's key must be one column of the same type."
+                )
+
+
+def load_registry(module_name: str) -> Registry:
+    """Import the module that MIRROR_MAPPINGS names and return its `registry`.
+
+    Raises:
+        ConfigError: the module does not import, or holds no Registry of that name.
+        MappingError: its declarations cannot work.
+    """
+    remedy = "MIRROR_MAPPINGS must name an importable module with a `registry`"
+    try:
+        module = importlib.import_module(module_name)
+    except MappingError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"mappings module {module_name!r} does not import "
+            f"({type(error).__name__}: {error}); {remedy}."
+        ) from error
+    registry = getattr(module, "registry", None)
+    if not isinstance(registry, Registry):
+        raise ConfigError(f"mappings module {module_name!r} holds no Registry; {remedy}.")
+    return registry
+
+
+def _effects(mappings: Sequence[Mapping]) -> dict[str, tuple[Effect, ...]]:
+    """Return what a row of each table means: a change of any that is read must lead to keys."""
+    by_table: dict[str, tuple[Effect, ...]] = {}
+    for mapping in mappings:
+        for table, found in effects(mapping).items():
+            by_table[table] = by_table.get(table, ()) + found
+    return by_table
+
+
+def _check_columns(mapping: Mapping) -> None:
+    who = f"mapping {mapping.name!r}"
+    if not _NAME.fullmatch(mapping.name):
+        raise MappingError(f"{who}: use a name of at most 40 lower-case letters, digits and _.")
+    _check_names(mapping)
+    if not mapping.key:
+        raise MappingError(f"{who}: it has no key; name the columns that identify a row.")
+    if len(set(mapping.key)) != len(mapping.key):
+        raise MappingError(f"{who}: its key names a column twice; remove one.")
+    types = {column.name: column.type for column in mapping.columns}
+    named = {
+        "key": mapping.key,
+        "active": mapping.active,
+        "readable": (
+            mapping.readable.columns + mapping.readable.indexed if mapping.readable else ()
+        ),
+        "expires": (mapping.expires,) if mapping.expires else (),
+    }
+    for label, used in named.items():
+        for name in used:
+            if name not in types:
+                raise MappingError(
+                    f"{who}: {label} names {name!r}, which is not among its columns; add it."
+                )
+    for name, kind in [(name, types[name]) for name in mapping.key] + [
+        (reference.name, reference.type) for reference in mapping.all_references
+    ]:
+        if kind not in KEY_TYPES:
+            raise MappingError(
+                f"{who}: {name!r} is {kind}, but keys and references are one of "
+                f"{', '.join(KEY_TYPES)}; cast it in the query."
+            )
+
+
+def _check_expires(mapping: Mapping) -> None:
+    types = {column.name: column.type for column in mapping.columns}
+    if mapping.expires is not None and types[mapping.expires] != "timestamptz":
+        raise MappingError(
+            f"mapping {mapping.name!r}: expires names {mapping.expires!r}, which is "
+            f"{types[mapping.expires]}; declare it as timestamptz."
+        )
+
+
+def _check_names(mapping: Mapping) -> None:
+    who = f"mapping {mapping.name!r}"
+    names = [column.name for column in mapping.columns]
+    if len(set(names)) != len(names):
+        raise MappingError(f"{who}: a column is declared twice; remove one.")
+    for name in [*names, *(reference.name for reference in mapping.references)]:
+        if _TAKEN.fullmatch(name):
+            raise MappingError(
+                f"{who}: the functions that write its rows use the name {name!r} themselves; give "
+                f"the column another one, with .label() in the query."
+            )
+
+
+def _check_active(mapping: Mapping) -> None:
+    for name, values in mapping.active.items():
+        allowed: object = values
+        if isinstance(allowed, str) or not values:
+            raise MappingError(
+                f"mapping {mapping.name!r}: active[{name!r}] is {values!r}; give the set of values "
+                f"that grant, as in frozenset({{'ACTIVE'}})."
+            )
+
+
+def _check_references(mapping: Mapping) -> None:
+    who = f"mapping {mapping.name!r}"
+    types = {column.name: column.type for column in mapping.columns}
+    names = [reference.name for reference in mapping.references]
+    for reference in mapping.references:
+        if not _NAME.fullmatch(reference.name) or reference.name == "lane":
+            raise MappingError(
+                f"{who}: reference {reference.name!r}: use a name of at most 40 lower-case "
+                f"letters, digits and _, other than lane, which the hooks take for themselves."
+            )
+        if names.count(reference.name) > 1:
+            raise MappingError(
+                f"{who}: reference {reference.name!r} is declared twice; remove one."
+            )
+        kind = types.get(reference.name, reference.type)
+        if kind != reference.type:
+            raise MappingError(
+                f"{who}: {reference.name!r} is {kind} as a column and {reference.type} as a "
+                f"reference; give both the same type."
+            )

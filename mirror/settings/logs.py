@@ -1,0 +1,71 @@
+"""Logging: ids and counts, never values of rows and never a password."""
+
+import logging
+import sys
+from typing import Any, TextIO
+
+import structlog
+from structlog.typing import EventDict, WrappedLogger
+
+from mirror.errors.redaction import redact
+
+
+class _Redacted:
+    """A renderer whose whole line is redacted: message, values, exception and traceback."""
+
+    def __init__(self, renderer: Any) -> None:
+        self._renderer = renderer
+
+    def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> str:
+        return redact(str(self._renderer(logger, method, event)))
+
+
+def configure_logging(
+    *,
+    style: str = "auto",
+    level: str = "info",
+    stream: TextIO | None = None,
+) -> None:
+    """Send structlog's and the standard library's records to `stream` (standard error).
+
+    `style` is `json`, `console`, or `auto`: console on a terminal, JSON elsewhere.
+    """
+    stream = stream or sys.stderr
+    as_json = style == "json" or (style == "auto" and not stream.isatty())
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    if as_json:
+        shared.append(structlog.processors.format_exc_info)
+        renderer: Any = structlog.processors.JSONRenderer(ensure_ascii=False)
+    else:
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=stream.isatty(),
+            # Its default, where rich is installed, prints every local variable.
+            exception_formatter=structlog.dev.plain_traceback,
+        )
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                _Redacted(renderer),
+            ],
+        )
+    )
+    # A line for every request, which says nothing that `drained` does not.
+    for chatty in ("httpx", "httpcore", "hpack"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())

@@ -1,0 +1,193 @@
+"""Connections to PostgreSQL with psycopg, and what its errors mean to us.
+
+Everything here works behind a transaction pooler (Neon's, Supabase's): no prepared statements,
+no session settings, no session locks. Settings that must hold are SET LOCAL, sent along with
+BEGIN in one round trip.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.pq import TransactionStatus
+
+from mirror.errors import Transient
+from mirror.errors.sqlstates import translate
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+
+class Database:
+    """One connection, opened when needed and opened again after it broke."""
+
+    def __init__(
+        self, url: str, *, role: str, connect_seconds: int = 5, statement_seconds: float = 8.0
+    ) -> None:
+        self.url = url
+        self.role = role
+        self.connect_seconds = connect_seconds
+        self.statement_seconds = statement_seconds
+        self._connection: Connection | None = None
+
+    def __repr__(self) -> str:
+        return f"<Database {self.role}>"
+
+    @property
+    def connection(self) -> Connection:
+        """The open connection, in autocommit mode.
+
+        Raises:
+            Unreachable: the server does not answer.
+        """
+        if self._connection is None or self._connection.closed:
+            with translated(self.role):
+                self._connection = psycopg.connect(
+                    self.url,
+                    autocommit=True,
+                    prepare_threshold=None,
+                    connect_timeout=self.connect_seconds,
+                    application_name="permission-mirror",
+                    # A peer that vanished must not hold a claim for the two hours TCP would.
+                    keepalives=1,
+                    keepalives_idle=10,
+                    keepalives_interval=5,
+                    keepalives_count=3,
+                    tcp_user_timeout=30_000,
+                )
+        return self._connection
+
+    def close(self) -> None:
+        """Close the connection; the next use opens another."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def execute(
+        self, query: str | sql.SQL | sql.Composed, parameters: Any = None, *, binary: bool = False
+    ) -> list[Any]:
+        """Run one statement and return its rows (empty if it yields none).
+
+        `binary`: they travel as such, which is half of what bytes take as text.
+        """
+        with translated(self.role):
+            cursor = self.connection.execute(query, parameters, binary=binary)
+            return cursor.fetchall() if cursor.description is not None else []
+
+    def column_types(self, query: sql.Composed, parameters: Any = None) -> list[int]:
+        """Run one statement and return the oid of each of its columns' types."""
+        with translated(self.role):
+            described = self.connection.execute(query, parameters).description
+            return [column.type_code for column in described or []]
+
+    def call(self, query: str, arguments: Sequence[str], *, patience: int = 1) -> list[Any]:
+        """Run one statement with texts as its arguments; return its rows.
+
+        It may take `patience` times what a statement may take.
+        """
+        # Two statements in one message are one transaction, so LOCAL lasts for both.
+        found = self.together(
+            sql.SQL("set local statement_timeout = {}").format(
+                sql.Literal(int(self.statement_seconds * 1000 * patience))
+            ),
+            sql.SQL(query).format(*map(sql.Literal, arguments)),
+        )
+        return found[0] if found else []
+
+    def together(self, *statements: sql.Composable) -> list[list[Any]]:
+        """Run statements in one round trip; return the rows of each that returns rows."""
+        with translated(self.role):
+            cursor = self.connection.execute(sql.SQL("; ").join(statements))
+            found = []
+            while True:
+                if cursor.description is not None:
+                    found.append(cursor.fetchall())
+                if not cursor.nextset():
+                    return found
+
+    def bound(self, query: sql.Composed, parameters: Any) -> sql.SQL:
+        """Return a statement with its parameters in it, to run together with others."""
+        with translated(self.role):
+            text = psycopg.ClientCursor(self.connection).mogrify(query, parameters)
+        return sql.SQL(text)
+
+    @contextmanager
+    def transaction(
+        self, *, mode: str = "", idle_seconds: float = 60, patience: int = 1
+    ) -> Iterator[None]:
+        """Run a block in one transaction with our bounds; roll back if it raises."""
+        with self.ending():
+            self.begin(mode=mode, idle_seconds=idle_seconds, patience=patience)
+            yield
+
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """Run a block that begins a transaction; commit at its end, or roll back if it raises."""
+        try:
+            yield
+            self.execute("commit")
+        except BaseException:
+            self.rollback()
+            raise
+
+    def begin(
+        self,
+        *first: sql.Composable,
+        before: Sequence[sql.Composable] = (),
+        mode: str = "",
+        idle_seconds: float = 60,
+        patience: int = 1,
+    ) -> list[list[Any]]:
+        """Begin a transaction; `mode` follows BEGIN.
+
+        A statement in it may take `patience` times what one may take. In the same round trip,
+        transactions of their own go `before` it, and `first` begins it; returns the rows of each
+        statement that returns rows.
+
+        A transaction that is open already is somebody's mistake: PostgreSQL would only warn, and
+        the next commit would end the other's too.
+        """
+        if self.connection.info.transaction_status is not TransactionStatus.IDLE:
+            self.close()
+            raise Transient(f"{self.role}: the connection was in use; it has been closed")
+        return self.together(
+            *before,
+            sql.SQL(
+                "begin {}; set local statement_timeout = {};"
+                " set local idle_in_transaction_session_timeout = {};"
+                " set local timezone = 'UTC'; set local datestyle = 'ISO, YMD';"
+                " set local intervalstyle = 'postgres'; set local extra_float_digits = 1;"
+                " set local bytea_output = 'hex'"
+            ).format(
+                sql.SQL(mode),
+                sql.Literal(int(self.statement_seconds * 1000 * patience)),
+                sql.Literal(int(idle_seconds * 1000)),
+            ),
+            *first,
+        )
+
+    def cancel(self) -> None:
+        """End the statement that another thread runs, if there is one."""
+        if self._connection is not None:
+            with suppress(psycopg.Error):
+                self._connection.cancel_safe()
+
+    def rollback(self) -> None:
+        """Roll back; a connection that cannot is closed, which does the same."""
+        if self._connection is None or self._connection.closed:
+            return
+        try:
+            self._connection.execute("rollback")
+        except psycopg.Error:
+            self.close()
+
+
+@contextmanager
+def translated(role: str) -> Iterator[None]:
+    """Turn psycopg's errors into ours; `role` (primary, target) names the database."""
+    try:
+        yield
+    except psycopg.Error as error:
+        # Its own message and traceback hold DETAIL and CONTEXT, and those the values of rows.
+        raise translate(error, role) from None

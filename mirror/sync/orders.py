@@ -1,0 +1,64 @@
+"""Orders: what an operator can tell the mirror to do."""
+
+from mirror.capture.outbox import Event, Lane
+from mirror.errors import MirrorError
+from mirror.model.mapping import EVERYTHING
+from mirror.model.registry import Registry
+from mirror.sync.claims import Queue
+from mirror.sync.source import Source
+from mirror.sync.targets.base import Target
+
+
+def retry(queue: Queue, ids: list[int] | None) -> list[int]:
+    """Give buried events (all, for None) a new set of attempts, from now; return their ids."""
+    rows = queue.notes.execute(
+        "update mirror.retries set attempts = 0, deaths = 0, due_at = now(), buried_at = null"
+        " where buried_at is not null and (%s::bigint[] is null or id = any(%s)) returning id",
+        [ids, ids],
+    )
+    return [row[0] for row in rows]
+
+
+def resync(queue: Queue, registry: Registry, names: list[str]) -> list[str]:
+    """Record that everything in the named mappings (all, for none) may have changed.
+
+    Returns the mappings' names, parents first.
+
+    Raises:
+        MirrorError: a name that is not declared.
+    """
+    for name in names:
+        registry[name]
+    with queue.claims.transaction():
+        return _record_everything(queue, registry, names)
+
+
+def _record_everything(queue: Queue, registry: Registry, names: list[str]) -> list[str]:
+    chosen = [mapping.name for mapping in registry if not names or mapping.name in names]
+    queue.record([Event(Lane.GRANT, name, (), EVERYTHING) for name in chosen])
+    return chosen
+
+
+def rebase(registry: Registry, source: Source, target: Target, queue: Queue) -> int:
+    """Take the primary as it is now for the truth, in a new epoch; return that epoch.
+
+    Everything is recorded as changed, so that the next drains bring the target in line.
+
+    Raises:
+        MirrorError: a side does not answer, or is not migrated.
+    """
+    known = target.describe().epoch
+    with queue.claims.transaction():
+        epoch = queue.claims.execute(
+            "update mirror.state set epoch = greatest(epoch, %s) + 1 where one returning epoch",
+            [known],
+        )[0][0]
+        _record_everything(queue, registry, [])
+    with source.snapshot() as snapshot:
+        stamp = snapshot.stamp
+    try:
+        target.rebase(stamp.identity, stamp.epoch)
+    except MirrorError as error:
+        error.add_note("The primary is in its new epoch already; run `mirror rebase` again.")
+        raise
+    return int(epoch)

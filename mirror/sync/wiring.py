@@ -1,0 +1,110 @@
+"""Wiring: builds the parts of a worker from settings."""
+
+from dataclasses import replace
+
+from mirror.capture.doorbell import Doorbell, DoorbellSettings
+from mirror.model.registry import Registry, load_registry
+from mirror.settings import Settings
+from mirror.sync.claims import Queue
+from mirror.sync.connections import Database
+from mirror.sync.drain import Drain
+from mirror.sync.relay import Ear, Relay
+from mirror.sync.source import Source
+from mirror.sync.targets.base import Target
+from mirror.sync.targets.postgres import PostgresTarget
+
+
+def primary_database(settings: Settings) -> Database:
+    """Return a connection to the primary, not opened yet."""
+    return _database(settings, "primary_database_url", "primary")
+
+
+def listening_database(settings: Settings) -> Database | None:
+    """Return a connection that may LISTEN, not opened yet; None: none is configured."""
+    if settings.primary_listen_url is None:
+        return None
+    return _database(settings, "primary_listen_url", "primary, to listen")
+
+
+def build_source(settings: Settings) -> Source:
+    """Return the primary as the drain reads it."""
+    return Source(
+        primary_database(settings), name=settings.source_name, idle_seconds=settings.idle_seconds
+    )
+
+
+def build_target(settings: Settings) -> Target:
+    """Return the target over the transport that is configured; nothing is connected yet.
+
+    Raises:
+        ConfigError: a setting that it needs is missing, or the key is of the wrong kind.
+    """
+    if settings.transport == "postgres":
+        return PostgresTarget(_database(settings, "supabase_db_url", "target"))
+    # Loads an HTTP stack that the other transport does without.
+    from mirror.sync.targets.http import Line  # noqa: PLC0415
+    from mirror.sync.targets.rest import RestTarget  # noqa: PLC0415
+
+    narrow = settings.writer_token is not None
+    return RestTarget(
+        settings.need("supabase_url"),
+        settings.need("supabase_publishable_key" if narrow else "supabase_secret_key"),
+        token=settings.need("writer_token") if narrow else None,
+        line=Line(
+            connect_seconds=settings.connect_seconds,
+            statement_seconds=settings.statement_seconds,
+            most_bytes=settings.rest_bytes,
+        ),
+    )
+
+
+def build_queue(settings: Settings) -> Queue:
+    """Return the outbox as a worker sees it, with two connections of its own."""
+    return Queue(
+        primary_database(settings),
+        primary_database(settings),
+        max_attempts=settings.max_attempts,
+        retry_seconds=settings.retry_seconds,
+        lease_seconds=4 * settings.idle_seconds,
+        idle_seconds=settings.idle_seconds,
+    )
+
+
+def build_drain(settings: Settings, registry: Registry | None = None) -> Drain:
+    """Return a drain; nothing is connected before its first use.
+
+    Raises:
+        ConfigError: a setting it needs is missing.
+    """
+    return Drain(
+        registry or load_registry(settings.mappings),
+        build_source(settings),
+        build_target(settings),
+        build_queue(settings),
+        batch_size=settings.batch_size,
+    )
+
+
+def build_relay(settings: Settings) -> Relay:
+    """Return a relay; nothing is connected before it runs.
+
+    Raises:
+        ConfigError: a setting it needs is missing or malformed.
+    """
+    bell = replace(
+        DoorbellSettings.from_environment(), redis_url=settings.need("redis_url"), mode="inline"
+    )
+    listening = listening_database(settings)
+    ear = None if listening is None else Ear(listening)
+    return Relay(
+        primary_database(settings), Doorbell(bell), seconds=settings.relay_seconds, ear=ear
+    )
+
+
+def _database(settings: Settings, name: str, role: str) -> Database:
+    return Database(
+        settings.need(name),
+        role=role,
+        connect_seconds=settings.connect_seconds,
+        statement_seconds=settings.statement_seconds,
+    )

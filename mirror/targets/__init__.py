@@ -1,1 +1,0 @@
-"""The databases we write: one protocol, one adapter per way to reach them."""
