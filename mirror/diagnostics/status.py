@@ -10,13 +10,13 @@ from mirror.sync.targets.base import Description, Target
 _BACKLOG = """
 select count(*) filter (where lane = 0), count(*) filter (where lane = 1),
   extract(epoch from now() - min(recorded_at))::float8
-from mirror.capture.outbox
+from mirror.outbox
 """
 
 _FAILED = """
 select id, mapping, attempts, error, buried_at is not null,
   extract(epoch from now() - recorded_at)::float8
-from mirror.sync.retries
+from mirror.retries
 order by buried_at nulls last, id
 limit 100
 """

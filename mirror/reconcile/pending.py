@@ -31,7 +31,7 @@ from (
   select mapping, reference, key, null::bigint as buried from mirror.outbox
   union all
   select mapping, reference, key, case when buried_at is not null then id end
-  from mirror.sync.retries
+  from mirror.retries
   where id <> all(%(own)s)
 ) as e
 where e.mapping = any(%(mappings)s) and (

@@ -53,7 +53,7 @@ from taken
 # found by the next claim, and a note that was withdrawn meanwhile is gone by now.
 _SUSPECTS = """
 select id, array(select unnest(events) intersect select unnest(%(mine)s::bigint[]))
-from mirror.sync.claims
+from mirror.claims
 where events && %(mine)s::bigint[]
 """
 

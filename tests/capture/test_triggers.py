@@ -287,7 +287,7 @@ def test_a_statement_takes_no_transaction_id_of_its_own(office: TestDatabase) ->
             connection.execute("""update "Desks of Ours" set free = not free""")
         found = connection.execute("""
             select distinct xmin::text::bigint, pg_current_xact_id()::text::bigint % (2^32)::bigint
-            from mirror.capture.outbox
+            from mirror.outbox
         """).fetchall()
     ((of_events, of_transaction),) = found
     assert of_events == of_transaction

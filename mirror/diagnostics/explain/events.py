@@ -19,11 +19,11 @@ from (
   select id, mapping, reference, key, lane,
     extract(epoch from now() - recorded_at)::float8 as age, 0 as attempts,
     null as error, false as buried
-  from mirror.capture.outbox
+  from mirror.outbox
   union all
   select id, mapping, reference, key, lane,
     extract(epoch from now() - recorded_at)::float8, attempts, error, buried_at is not null
-  from mirror.sync.retries
+  from mirror.retries
 ) as e
 join unnest(%s::text[], %s::text[], %s::text[]) as w (mapping, reference, key)
   on e.mapping = w.mapping and e.reference is not distinct from w.reference
