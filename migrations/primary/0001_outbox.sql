@@ -24,7 +24,7 @@ insert into mirror.state default values on conflict do nothing;
 
 -- Events until they are mirrored: "this key, or everything in this scope, may have changed".
 -- Never a payload. Claims take them in the order of the primary key: revocations first. It goes by
--- transactions because a claim then knows from where on there is something to find (mirror/sync/floor.py).
+-- transactions because a claim then knows from where on there is something to find (mirror/floor.py).
 create table if not exists mirror.outbox (
   lane smallint not null default 0 check (lane in (0, 1)),
   id bigint generated always as identity,
@@ -97,7 +97,7 @@ create table if not exists mirror.retries (
 create index if not exists retries_due on mirror.retries (lane, due_at) where buried_at is null;
 
 
--- What a receipt asks (mirror/capture/receipts.py). A backend's role may insert into the outbox and read
+-- What a receipt asks (mirror/receipts.py). A backend's role may insert into the outbox and read
 -- nothing; it gets ids, and hashes where there are keys.
 
 -- The events of a transaction: [id, mapping, reference, hash of the key's first part] each.

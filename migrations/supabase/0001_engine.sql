@@ -809,7 +809,7 @@ $$;
 -- Say what this database's catalogs hold that `mirror doctor` judges. Nothing is locked or written.
 --
 -- request: {tables: [name as in SQL, …], types: [name, …]}. Answers {version, now, types, mirrored,
--- tables, policies, functions}; the Catalog of mirror/sync/targets/catalog.py says what they hold. With
+-- tables, policies, functions}; the Catalog of mirror/targets/catalog.py says what they hold. With
 -- this search_path, every name in the answer has its schema.
 create or replace function mirror.examine(request jsonb) returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
