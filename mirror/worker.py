@@ -26,7 +26,7 @@ from celery import Celery, signals
 
 from mirror.capture.doorbell import QUEUE, TASK, Doorbell, DoorbellSettings, answered
 from mirror.errors import Halted, MirrorError, NotMigrated, Transient
-from mirror.reconcile import Busy, Options, run_reconcile, sweep
+from mirror.reconcile import AlreadyRunning, Options, run_reconcile, sweep
 from mirror.settings import Settings, load_settings
 from mirror.settings.logs import configure_logging
 from mirror.sync.drain import Drain
@@ -137,7 +137,7 @@ class Worker:
         drain = build_drain(self.settings)
         try:
             report = run_reconcile(drain, self.settings, Options(), started_by="beat")
-        except Busy as busy:
+        except AlreadyRunning as busy:
             log.info("reconcile left to another", reason=str(busy))
         except MirrorError as error:
             log.error("reconcile ended early", reason=str(error))  # noqa: TRY400 - no trace wanted

@@ -59,7 +59,7 @@ class Patient(Database):
         before: Sequence[sql.Composable] = (),
         mode: str = "",  # noqa: ARG002 - like the other
         idle_seconds: float = 60,  # noqa: ARG002 - like the other
-        patience: int = 1,  # noqa: ARG002 - like the other
+        timeout_factor: int = 1,  # noqa: ARG002 - like the other
     ) -> list[list[Any]]:
         """Go on in the transaction."""
         return self.together(*before, *first) if first else []

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from textwrap import indent
 
-from mirror.access.rules import Condition, both, one_of
+from mirror.access.rules import PolicyCondition, both, one_of
 from mirror.model.registry import Registry
 from mirror.schema.quoting import comma, identifier, literal
 
@@ -11,7 +11,7 @@ from mirror.schema.quoting import comma, identifier, literal
 def column_rules(
     registry: Registry,
     relation: tuple[str, str],
-    rules: Sequence[tuple[tuple[str, ...], Condition]],
+    rules: Sequence[tuple[tuple[str, ...], PolicyCondition]],
 ) -> str:
     """Return the block that refuses a change of columns to whom none of their rules admits.
 
@@ -54,7 +54,7 @@ after update on {name}
 for each row execute function {function}();"""
 
 
-def _check(relation: tuple[str, str], names: list[str], conditions: list[Condition]) -> str:
+def _check(relation: tuple[str, str], names: list[str], conditions: list[PolicyCondition]) -> str:
     """Return the statement that looks at columns with the same rules."""
     new, old = (", ".join(f"{row}.{identifier(name)}" for name in names) for row in ("new", "old"))
     admitted = one_of(
@@ -72,9 +72,9 @@ then
 end if;"""
 
 
-def _holds(relation: tuple[str, str], row: str, condition: Condition) -> Condition:
+def _holds(relation: tuple[str, str], row: str, condition: PolicyCondition) -> PolicyCondition:
     """Return that a condition holds for a trigger's row, which has the table's name there."""
-    return Condition(
+    return PolicyCondition(
         f"exists (\n  select from (select {row}.*) as {identifier(relation[1])}\n"
         f"  where {indent(condition.text, '    ').lstrip()}\n)"
     )

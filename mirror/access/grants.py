@@ -4,7 +4,15 @@ from dataclasses import dataclass
 
 from mirror.access.counting import counting
 from mirror.access.levels import levels_function
-from mirror.access.questions import Given, Helper, Is, Look, Of, Question, Way
+from mirror.access.questions import (
+    AccessPath,
+    AccessQuestion,
+    Constant,
+    FromRow,
+    Given,
+    Helper,
+    Lookup,
+)
 from mirror.errors import MappingError
 from mirror.model.registry import Registry
 from mirror.schema.quoting import identifier, literal
@@ -51,21 +59,21 @@ class Grants:
             )
         return GrantsOfKind(self, kind)
 
-    def questions(self, _registry: Registry) -> tuple[Question, ...]:
+    def questions(self, _registry: Registry) -> tuple[AccessQuestion, ...]:
         """Return what the helpers decide: for each kind, who reaches what at which level."""
         found = []
         for kind in self.kinds:
-            by: dict[str, Given | Of | Is] = {
+            by: dict[str, Given | FromRow | Constant] = {
                 self.user: Given.USER,
-                self.kind: Is(kind),
+                self.kind: Constant(kind),
                 self.resource: Given.RESOURCE,
             }
             found.append(
-                Question(
+                AccessQuestion(
                     noun=kind,
                     via=f"{self.mapping}:{kind}",
                     levels=self.levels,
-                    ways=(Way((Look(self.mapping, by),), column=self.level),),
+                    ways=(AccessPath((Lookup(self.mapping, by),), column=self.level),),
                     helpers=tuple(
                         Helper(f"my_{self.noun}s", (kind, level), level) for level in self.levels
                     ),

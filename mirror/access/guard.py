@@ -9,11 +9,11 @@ from mirror.access.rules import (
     CALLER,
     VERBS,
     Allow,
-    Condition,
-    Deciding,
+    MembershipLike,
     Others,
     Own,
     Permission,
+    PolicyCondition,
     Role,
     Verb,
     both,
@@ -85,7 +85,7 @@ class Guard:
             update = Allow(*rules, columns=columns)
         return by_verb(self.read, self.insert, update, self.delete)
 
-    def membership(self, registry: Registry) -> Deciding | None:
+    def membership(self, registry: Registry) -> MembershipLike | None:
         """Return the membership that decides about the table's rows, if one does.
 
         Raises:
@@ -179,9 +179,11 @@ class Guard:
             check = using = self._condition(registry, rules)
             if self.expires:
                 expires = identifier(self.expires)
-                using = both(using, Condition(f"{expires} is null or {expires} > now()", "or"))
+                using = both(
+                    using, PolicyCondition(f"{expires} is null or {expires} > now()", "or")
+                )
             if self.deleted:
-                there = Condition(f"{identifier(self.deleted)} is null")
+                there = PolicyCondition(f"{identifier(self.deleted)} is null")
                 using = both(using, one_of(there, self._own) if verb == "read" else there)
             lines += ["", policy(registry, name, verb, using, check)]
         blocks = ["\n".join(lines)]
@@ -191,10 +193,10 @@ class Guard:
         return blocks
 
     @property
-    def _own(self) -> Condition:
-        return Condition(f"{identifier(self.owner)} = {CALLER}")
+    def _own(self) -> PolicyCondition:
+        return PolicyCondition(f"{identifier(self.owner)} = {CALLER}")
 
-    def _condition(self, registry: Registry, rules: Allow) -> Condition:
+    def _condition(self, registry: Registry, rules: Allow) -> PolicyCondition:
         return either(
             rules,
             self._own,
@@ -202,7 +204,7 @@ class Guard:
             lambda: self._readable(registry),
         )
 
-    def _readable(self, registry: Registry) -> Condition:
+    def _readable(self, registry: Registry) -> PolicyCondition:
         """Return the condition that the caller may read the row that `on` names."""
         parent = self.parent(registry)
         if parent is not None:
@@ -220,14 +222,16 @@ class Guard:
         table = identifier(mapping.schema, mapping.table)
         return self._beneath(table, membership.resource, "", 1)
 
-    def _beneath(self, table: str, key: str, row: str, depth: int, *more: Condition) -> Condition:
+    def _beneath(
+        self, table: str, key: str, row: str, depth: int, *more: PolicyCondition
+    ) -> PolicyCondition:
         """Return the condition that the caller may read the row of `table` that `on` points at."""
         # A name that the rows' table does not have: theirs would be hidden by it.
         inner = self._inner(depth)
         here = row or f"{identifier(self.table)}."
-        found = Condition(f"{inner}.{identifier(key)} = {here}{identifier(self.on)}")
+        found = PolicyCondition(f"{inner}.{identifier(key)} = {here}{identifier(self.on)}")
         # OFFSET keeps the planner from collecting all that the caller may read of the parent.
-        return Condition(
+        return PolicyCondition(
             f"exists (\n  select from {table} as {inner}\n"
             f"  where {indent(both(found, *more).text, '    ').lstrip()}\n  offset 0\n)"
         )
@@ -235,7 +239,7 @@ class Guard:
     def _inner(self, depth: int) -> str:
         return f"parent{depth}" + "_" * (self.table == f"parent{depth}")
 
-    def reaches(self, registry: Registry, role: Role, row: str, depth: int) -> Condition:
+    def reaches(self, registry: Registry, role: Role, row: str, depth: int) -> PolicyCondition:
         """Return the condition that the caller has a role where `row` belongs."""
         parent = self.parent(registry)
         membership = self.membership(registry)
@@ -248,20 +252,20 @@ class Guard:
             raise MappingError(f"{self._who}: {role!r} is the role of no membership.")
         if parent is None:
             mine = f"(select {membership.mine(role)})::{self._kind(registry, membership)}[]"
-            return Condition(f"{row}{identifier(self.on)} = any({mine})")
+            return PolicyCondition(f"{row}{identifier(self.on)} = any({mine})")
         more = []
         if not parent.implies(role, membership):
             more = [parent.reaches(registry, role, f"{self._inner(depth)}.", depth + 1)]
         return self._beneath(parent.sql_name, self.key, row, depth, *more)
 
-    def implies(self, role: str, membership: Deciding) -> bool:
+    def implies(self, role: str, membership: MembershipLike) -> bool:
         """Return whether nobody without the role may read, as the table's own policies see to."""
         return all(
             isinstance(rule, str) and membership.reaches(rule, role)
             for rule in self.verbs["read"].rules
         )
 
-    def _kind(self, registry: Registry, membership: Deciding) -> str:
+    def _kind(self, registry: Registry, membership: MembershipLike) -> str:
         columns = registry[membership.mapping].columns
         return next(column.type for column in columns if column.name == membership.resource)
 

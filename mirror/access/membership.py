@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from textwrap import indent
 
 from mirror.access.levels import levels_function
-from mirror.access.questions import Helper, Question
+from mirror.access.questions import AccessQuestion, Helper
 from mirror.access.seats import Always, Seat
 from mirror.errors import MappingError
 from mirror.model.registry import Registry
@@ -44,10 +44,10 @@ class Membership:
         first = Seat(mapping=self.mapping, resource=self.resource, user=self.user, role=self.role)
         return (first, *self.also)
 
-    def questions(self, registry: Registry) -> tuple[Question, ...]:
+    def questions(self, registry: Registry) -> tuple[AccessQuestion, ...]:
         """Return what the helpers decide: who has which role where, in each way."""
         return (
-            Question(
+            AccessQuestion(
                 noun=self.noun,
                 via=self.mapping,
                 levels=self.levels,

@@ -3,13 +3,21 @@
 from dataclasses import dataclass
 
 from mirror.access.counting import counting
-from mirror.access.questions import Given, Helper, Is, Look, Of, Question, Way
+from mirror.access.questions import (
+    AccessPath,
+    AccessQuestion,
+    Constant,
+    FromRow,
+    Given,
+    Helper,
+    Lookup,
+)
 from mirror.errors import MappingError
 from mirror.model.mapping import Mapping
 from mirror.model.registry import Registry
 from mirror.schema.quoting import identifier, literal
 
-Linked = dict[str, Given | Of | Is]
+Linked = dict[str, Given | FromRow | Constant]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,24 +50,24 @@ class Permissions:
         """Return the expression that the caller has a permission; it reads no row of a policy's."""
         return f"(select {identifier('mirror', f'has_{self.noun}')}({literal(name)}))"
 
-    def questions(self, registry: Registry) -> tuple[Question, ...]:
+    def questions(self, registry: Registry) -> tuple[AccessQuestion, ...]:
         """Return what the helpers decide: who has which permission, asked for by its name."""
-        holder = Look(self.holders, {self.user: Given.USER})
+        holder = Lookup(self.holders, {self.user: Given.USER})
         if self.permissions is None:
-            link: Linked = {self.role: Of(0, self.role), self.permission: Given.RESOURCE}
-            rows: tuple[Look, ...] = (holder, Look(self.grants, link))
+            link: Linked = {self.role: FromRow(0, self.role), self.permission: Given.RESOURCE}
+            rows: tuple[Lookup, ...] = (holder, Lookup(self.grants, link))
         else:
             # By its name first: a role has many permissions, and one is asked for.
             (key,) = registry[self.permissions].key
-            named = Look(self.permissions, {self.name: Given.RESOURCE})
-            link = {self.role: Of(1, self.role), self.permission: Of(0, key)}
-            rows = (named, holder, Look(self.grants, link))
+            named = Lookup(self.permissions, {self.name: Given.RESOURCE})
+            link = {self.role: FromRow(1, self.role), self.permission: FromRow(0, key)}
+            rows = (named, holder, Lookup(self.grants, link))
         return (
-            Question(
+            AccessQuestion(
                 noun=self.noun,
                 via=self.grants,
                 levels=("has",),
-                ways=(Way(rows, level="has"),),
+                ways=(AccessPath(rows, level="has"),),
                 helpers=(Helper(f"has_{self.noun}", (), "has", each=True),),
             ),
         )

@@ -29,7 +29,7 @@ class Given(Enum):
 
 
 @dataclass(frozen=True)
-class Of:
+class FromRow:
     """The value of a column in a row that was found before."""
 
     row: int
@@ -38,25 +38,25 @@ class Of:
 
 
 @dataclass(frozen=True)
-class Is:
+class Constant:
     """A fixed value."""
 
     value: str
 
 
 @dataclass(frozen=True)
-class Look:
+class Lookup:
     """A row that has to be there: one of a mapping in which these columns hold these values."""
 
     mapping: str
-    by: MappingABC[str, Given | Of | Is]
+    by: MappingABC[str, Given | FromRow | Constant]
 
 
 @dataclass(frozen=True)
-class Way:
+class AccessPath:
     """One way to be granted something: all of these rows are there, and in force."""
 
-    rows: tuple[Look, ...]
+    rows: tuple[Lookup, ...]
     level: str | None = None
     """What it grants; None: what `column` of the last row says."""
     column: str | None = None
@@ -91,7 +91,7 @@ class Grant:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
+class AccessQuestion:
     """What may a user do with a resource of one kind? Any of the ways will do."""
 
     noun: str
@@ -100,7 +100,7 @@ class Question:
     """What guards call that which decides."""
     levels: tuple[str, ...]
     """From weakest to strongest; each includes those before it."""
-    ways: tuple[Way, ...]
+    ways: tuple[AccessPath, ...]
     helpers: tuple[Helper, ...]
     """The functions that policies ask, one for each level, in that order."""
 
@@ -111,9 +111,9 @@ class Question:
             return Grant(reason=f"its level is {level}, which is none of {known}")
         return Grant(frozenset(self.levels[: self.levels.index(level) + 1]))
 
-    def grant(self, way: Way, place: int, mapping: Mapping, row: Values) -> Grant:
+    def grant(self, way: AccessPath, place: int, mapping: Mapping, row: Values) -> Grant:
         """Return what the row at a place of a way leaves of what can be granted at all."""
-        reason = dormant(mapping, row)
+        reason = inactive_reason(mapping, row)
         if reason is not None:
             return Grant(reason=reason)
         if place < len(way.rows) - 1:
@@ -138,25 +138,25 @@ class Question:
 
 
 @runtime_checkable
-class Deciding(Protocol):
+class AccessDeclaration(Protocol):
     """An access declaration that can tell which rows decide."""
 
-    def questions(self, registry: Registry) -> Sequence[Question]:
+    def questions(self, registry: Registry) -> Sequence[AccessQuestion]:
         """Return what it decides."""
         ...
 
 
-def questions(registry: Registry) -> dict[str, Question]:
+def access_questions(registry: Registry) -> dict[str, AccessQuestion]:
     """Return everything that a registry's `access` decides, by noun."""
     return {
         question.noun: question
         for access in registry.access
-        if isinstance(access, Deciding)
+        if isinstance(access, AccessDeclaration)
         for question in access.questions(registry)
     }
 
 
-def dormant(mapping: Mapping, row: Values) -> str | None:
+def inactive_reason(mapping: Mapping, row: Values) -> str | None:
     """Return why a row is not in force now, by `active` and `expires`; None: it is."""
     for name, values in sorted(mapping.active.items()):
         if row[name] not in values:

@@ -22,7 +22,7 @@ _WIDTH = 88
 
 
 @dataclass(frozen=True)
-class Condition:
+class PolicyCondition:
     """A condition in SQL, and the word that joins its parts, if any."""
 
     text: str
@@ -76,7 +76,7 @@ class Allow:
         object.__setattr__(self, "columns", tuple(columns))
 
 
-Deciding = Membership | GrantsOfKind
+MembershipLike = Membership | GrantsOfKind
 """What says who has which role where."""
 
 Verb = Rule | Allow | None
@@ -92,7 +92,7 @@ def by_verb(*verbs: Verb) -> dict[str, Allow]:
     }
 
 
-def membership_over(registry: Registry, via: str, who: str) -> Deciding:
+def membership_over(registry: Registry, via: str, who: str) -> MembershipLike:
     """Return what decides about the resources of a mapping, or of one kind in it (`mapping:kind`).
 
     Raises:
@@ -110,7 +110,7 @@ def membership_over(registry: Registry, via: str, who: str) -> Deciding:
     )
 
 
-def permitted(registry: Registry, permission: Permission, who: str) -> Condition:
+def permitted(registry: Registry, permission: Permission, who: str) -> PolicyCondition:
     """Return the condition that the caller has a permission.
 
     Raises:
@@ -118,13 +118,15 @@ def permitted(registry: Registry, permission: Permission, who: str) -> Condition
     """
     for access in registry.access:
         if isinstance(access, Permissions):
-            return Condition(access.has(permission.name))
+            return PolicyCondition(access.has(permission.name))
     raise MappingError(
         f"{who}: registry {registry.name!r} has no Permissions; add them to the registry's access."
     )
 
 
-def check_roles(registry: Registry, membership: Deciding | None, verb: Allow, who: str) -> None:
+def check_roles(
+    registry: Registry, membership: MembershipLike | None, verb: Allow, who: str
+) -> None:
     """Refuse a role that the membership does not know: it would be nobody's, or everybody's."""
     for rule in verb.rules:
         if isinstance(rule, Readers):
@@ -147,10 +149,10 @@ def check_roles(registry: Registry, membership: Deciding | None, verb: Allow, wh
 
 def either(
     verb: Allow,
-    own: Condition,
-    reaches: Callable[[Role], Condition],
-    readable: Callable[[], Condition],
-) -> Condition:
+    own: PolicyCondition,
+    reaches: Callable[[Role], PolicyCondition],
+    readable: Callable[[], PolicyCondition],
+) -> PolicyCondition:
     """Return the condition that one of the rules holds.
 
     `own` is true of the caller's rows; `reaches` returns what is true where the caller has a role,
@@ -164,7 +166,7 @@ def either(
             found.append(reaches(rule))
         elif isinstance(rule, Others):
             # A row whose owner is NULL is not one's own either.
-            found.append(both(Condition(f"({own.text}) is not true"), reaches(rule.role)))
+            found.append(both(PolicyCondition(f"({own.text}) is not true"), reaches(rule.role)))
         elif rule.role is None:
             found.append(own)
         else:
@@ -172,17 +174,17 @@ def either(
     return one_of(*found)
 
 
-def both(*conditions: Condition) -> Condition:
+def both(*conditions: PolicyCondition) -> PolicyCondition:
     """Return the condition that each of them holds."""
     return _joined("and", list(conditions))
 
 
-def one_of(*conditions: Condition) -> Condition:
+def one_of(*conditions: PolicyCondition) -> PolicyCondition:
     """Return the condition that one of them holds."""
     return _joined("or", list(conditions))
 
 
-def _joined(word: str, conditions: list[Condition]) -> Condition:
+def _joined(word: str, conditions: list[PolicyCondition]) -> PolicyCondition:
     if len(conditions) == 1:
         return conditions[0]
     safe = [
@@ -190,11 +192,13 @@ def _joined(word: str, conditions: list[Condition]) -> Condition:
     ]
     line = f" {word} ".join(safe)
     if "\n" not in line and len(line) <= _WIDTH:
-        return Condition(line, word)
-    return Condition(f"\n{word} ".join(safe), word)
+        return PolicyCondition(line, word)
+    return PolicyCondition(f"\n{word} ".join(safe), word)
 
 
-def policy(registry: Registry, table: str, verb: str, using: Condition, check: Condition) -> str:
+def policy(
+    registry: Registry, table: str, verb: str, using: PolicyCondition, check: PolicyCondition
+) -> str:
     """Return one policy for authenticated, under the name by which the next print finds it.
 
     `using` judges the rows that are there, `check` those that come; an update needs both.
@@ -210,7 +214,7 @@ def policy(registry: Registry, table: str, verb: str, using: Condition, check: C
     )
 
 
-def _bracketed(condition: Condition) -> str:
+def _bracketed(condition: PolicyCondition) -> str:
     text = condition.text
     return f"\n{indent(text, '  ')}\n" if "\n" in text else text
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mirror.access.counting import counting
-from mirror.access.questions import Given, Look, Way
+from mirror.access.questions import AccessPath, Given, Lookup
 from mirror.errors import MappingError
 from mirror.model.registry import Registry
 from mirror.schema.quoting import identifier, literal
@@ -65,13 +65,13 @@ class Seat:
         columns = registry[self.mapping].columns
         return next(column.type for column in columns if column.name == self.resource)
 
-    def way(self, registry: Registry) -> Way:
+    def way(self, registry: Registry) -> AccessPath:
         """Return what decides, for whoever follows a permission."""
         by = {self.user: Given.USER, self.resource: Given.RESOURCE}
-        look = (Look(registry[self.mapping].name, by),)
+        look = (Lookup(registry[self.mapping].name, by),)
         if isinstance(self.role, Always):
-            return Way(look, level=self.role.role)
-        return Way(look, column=self.role)
+            return AccessPath(look, level=self.role.role)
+        return AccessPath(look, column=self.role)
 
     def rows(
         self,

@@ -197,11 +197,11 @@ class _Ringer:
             while True:
                 now = time.monotonic()
                 under_way = []
-                for patience, committed in self._under_way:
+                for timeout_factor, committed in self._under_way:
                     if committed():
                         self._wanted = True
-                    elif now < patience:
-                        under_way.append((patience, committed))
+                    elif now < timeout_factor:
+                        under_way.append((timeout_factor, committed))
                 self._under_way = under_way
                 if self._wanted:
                     self._wanted = False
@@ -209,7 +209,7 @@ class _Ringer:
                 if not under_way:
                     self.idle.set()
                 # Nothing tells of a commit's end: ask often at first, then less.
-                youngest = max((patience for patience, _ in under_way), default=now)
+                youngest = max((timeout_factor for timeout_factor, _ in under_way), default=now)
                 waited = self._PATIENCE - (youngest - now)
                 self._bell.wait(min(0.05, 0.001 + waited / 10) if under_way else None)
 

@@ -49,7 +49,7 @@ select cast(mirror.still_waiting(cast(cast(:question as text) as jsonb)) as text
 """)
 
 
-class Recorded:
+class RecordedEvents:
     """What one transaction recorded, and how much of it is known to wait still."""
 
     def __init__(self, registry: Registry) -> None:
@@ -186,14 +186,14 @@ class Recorded:
 class Receipt:
     """Stands for the events of one transaction; see `mirror.hooks.wait`."""
 
-    recorded: Recorded
+    recorded: RecordedEvents
 
 
 @dataclass(frozen=True, eq=False)
 class AsyncReceipt:
     """The same for asyncio: `await hooks.wait(receipt)`."""
 
-    recorded: Recorded
+    recorded: RecordedEvents
 
 
 @overload
@@ -221,7 +221,7 @@ def wait(
     return None
 
 
-def _wait(recorded: Recorded, seconds: float) -> None:
+def _wait(recorded: RecordedEvents, seconds: float) -> None:
     engine = recorded.engine()
     if engine is None:
         return
@@ -241,7 +241,7 @@ def _wait(recorded: Recorded, seconds: float) -> None:
         time.sleep(pauses.next(trouble))
 
 
-async def _wait_async(recorded: Recorded, seconds: float) -> None:
+async def _wait_async(recorded: RecordedEvents, seconds: float) -> None:
     # Imported late: not every backend has greenlet, which this needs.
     import asyncio  # noqa: PLC0415
 
@@ -266,7 +266,7 @@ async def _wait_async(recorded: Recorded, seconds: float) -> None:
 class _Pauses:
     """How long to pause between looks: short at first, because most are there in milliseconds."""
 
-    def __init__(self, recorded: Recorded, seconds: float) -> None:
+    def __init__(self, recorded: RecordedEvents, seconds: float) -> None:
         self._recorded = recorded
         self._seconds = seconds
         self._end = time.monotonic() + seconds

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, scoped_session
 from mirror.capture.doorbell import Doorbell, DoorbellSettings
 from mirror.capture.outbox import Event, key_event, scope_event
 from mirror.capture.receipts import DEFAULT_TIMEOUT, AsyncReceipt, Receipt, wait
-from mirror.capture.transaction import ConnectionEvents, Pending, SessionEvents
+from mirror.capture.transaction import ConnectionEvents, SessionEvents, TransactionEvents
 from mirror.errors import NotInTransaction, UsageError
 from mirror.model.registry import Registry, load_registry
 
@@ -34,7 +34,9 @@ class Hooks:
         self.registry = registry
         self.doorbell = doorbell
         # Keeps nothing alive: listeners and events go with their session or connection.
-        self._pending: WeakKeyDictionary[Session | Connection, Pending] = WeakKeyDictionary()
+        self._pending: WeakKeyDictionary[Session | Connection, TransactionEvents] = (
+            WeakKeyDictionary()
+        )
 
     def changed(
         self, session: AnySession, mapping: str, key: Any, lane: LaneName = "revocation"
@@ -111,7 +113,9 @@ class Hooks:
         """Return once everything has reached the target. See `mirror.hooks.wait`."""
         return wait(receipt, timeout)
 
-    def _in_transaction(self, session: AnySession) -> "tuple[Session | Connection, Pending]":
+    def _in_transaction(
+        self, session: AnySession
+    ) -> "tuple[Session | Connection, TransactionEvents]":
         place = _unwrapped(session)
         transaction = None if place is None else place.get_transaction()
         if place is None or transaction is None or not transaction.is_active:

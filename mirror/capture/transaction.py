@@ -12,28 +12,28 @@ from sqlalchemy.orm import Session, SessionTransaction
 
 from mirror.capture.doorbell import Doorbell
 from mirror.capture.outbox import Event, insert, outbox_connection
-from mirror.capture.receipts import Recorded
+from mirror.capture.receipts import RecordedEvents
 from mirror.errors import NotInTransaction
 from mirror.model.registry import Registry
 
 
-class Pending:
+class TransactionEvents:
     """The events of one session's or connection's transaction, until it ends."""
 
     def __init__(self, doorbell: Doorbell) -> None:
         self.doorbell = doorbell
         # A dict for its order and its keys: the same event twice is one.
         self.events: dict[Event, None] = {}
-        self.recorded: Recorded | None = None
+        self.recorded: RecordedEvents | None = None
 
     def record(self, _place: Any, recorded: Iterable[Event]) -> None:
         """Keep events until commit."""
         self.events.update(dict.fromkeys(recorded))
 
-    def receipt(self, _place: Any, registry: Registry) -> Recorded:
+    def receipt(self, _place: Any, registry: Registry) -> RecordedEvents:
         """Return what the transaction's receipts share."""
         if self.recorded is None:
-            self.recorded = Recorded(registry)
+            self.recorded = RecordedEvents(registry)
         return self.recorded
 
     def write(self, connection: Connection) -> RootTransaction | None:
@@ -62,7 +62,7 @@ class Pending:
         self.doorbell.ring(after=(lambda: not carrier.is_active) if carrier.is_active else None)
 
 
-class SessionEvents(Pending):
+class SessionEvents(TransactionEvents):
     """Written when a session's outermost transaction commits.
 
     Savepoints are not followed. Releasing one writes nothing yet, and the events of one that was
@@ -90,7 +90,7 @@ class SessionEvents(Pending):
         super().record(place, recorded)
         self._write_late(place)
 
-    def receipt(self, place: Any, registry: Registry) -> Recorded:
+    def receipt(self, place: Any, registry: Registry) -> RecordedEvents:
         """Return what receipts share; read it at once if that is past before_commit."""
         recorded = super().receipt(place, registry)
         self._write_late(place)
@@ -136,7 +136,7 @@ class SessionEvents(Pending):
             self._committing = False
 
 
-class ConnectionEvents(Pending):
+class ConnectionEvents(TransactionEvents):
     """Written when a connection's transaction commits."""
 
     def __init__(self, doorbell: Doorbell, connection: Connection) -> None:

@@ -7,11 +7,11 @@ from typing import Annotated, Final, Literal
 import typer
 from rich.console import Console
 
-from mirror.access.questions import questions
+from mirror.access.questions import access_questions
 from mirror.cli.reconcile import parse_key
 from mirror.diagnostics.explain import (
     Page,
-    Word,
+    StepStatus,
     explain_key,
     explain_resource,
     explain_table,
@@ -24,8 +24,13 @@ from mirror.settings import load_settings
 from mirror.sync.drain import Drain
 from mirror.sync.wiring import build_drain
 
-_SIGNS: Final = {Word.YES: "✓", Word.NO: "-", Word.BROKEN: "✗", Word.UNKNOWN: "?"}
-_STYLES: Final = {Word.YES: "green", Word.NO: "yellow", Word.BROKEN: "bold red"}
+_SIGNS: Final = {
+    StepStatus.YES: "✓",
+    StepStatus.NO: "-",
+    StepStatus.BROKEN: "✗",
+    StepStatus.UNKNOWN: "?",
+}
+_STYLES: Final = {StepStatus.YES: "green", StepStatus.NO: "yellow", StepStatus.BROKEN: "bold red"}
 
 Verb = Literal["select", "insert", "update", "delete"]
 
@@ -135,7 +140,7 @@ def _sorted(words: list[str]) -> tuple[str, str | None]:
 
 
 def _options(registry: Registry) -> str:
-    return "".join(f"--{noun} ID, " for noun in questions(registry))
+    return "".join(f"--{noun} ID, " for noun in access_questions(registry))
 
 
 def _print(page: Page) -> None:

@@ -24,7 +24,7 @@ from mirror.errors import UsageError
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
 from mirror.model.registry import load_registry
-from mirror.reconcile import Busy, Cause, Options, Report, run_reconcile, sync
+from mirror.reconcile import AlreadyRunning, Cause, Options, Report, run_reconcile, sync
 from mirror.reconcile import Progress as Tell
 from mirror.reconcile.judge import Verdict
 from mirror.settings import load_settings
@@ -76,7 +76,7 @@ def reconcile(
             report = run_reconcile(
                 drain, settings, options, started_by=started_by, wait=wait, progress=tell
             )
-        except Busy as busy:
+        except AlreadyRunning as busy:
             print(busy, file=sys.stderr)
             raise typer.Exit(0) from None
     if as_json:

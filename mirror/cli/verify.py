@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mirror.access.questions import questions
+from mirror.access.questions import access_questions
 from mirror.cli.reconcile import print_verdict
 from mirror.diagnostics.explain import Audit, audit
 from mirror.errors import UsageError
@@ -56,7 +56,7 @@ def _audit(
     """Compare what people may do; return the exit code."""
     chosen = [
         question
-        for question in questions(drain.registry).values()
+        for question in access_questions(drain.registry).values()
         if mapping is None or any(mapping == way.rows[-1].mapping for way in question.ways)
     ]
     if not chosen:

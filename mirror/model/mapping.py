@@ -19,7 +19,7 @@ from sqlalchemy.sql.selectable import CompoundSelect
 
 from mirror.model.keys import Key, KeyColumn, canonical_key
 
-Query = Select[*tuple[object, ...]] | CompoundSelect[*tuple[object, ...]]
+SelectQuery = Select[*tuple[object, ...]] | CompoundSelect[*tuple[object, ...]]
 
 EVERYTHING: Final = "*"
 """The reference that means a whole mapping."""
@@ -102,7 +102,7 @@ class Mapping:
     """Names of the key columns, in order."""
     columns: tuple[Column, ...]
     """Every target column, the key's included."""
-    query: Query
+    query: SelectQuery
     """Yields one row per key, each column and reference under its label. It may join, filter
     and compute, but must depend on nothing but rows: no clock, no settings, no randomness."""
     references: tuple[Reference, ...] = ()

@@ -8,12 +8,12 @@ from mirror.reconcile.drift import Cause
 from mirror.reconcile.report import MappingReport, Report
 from mirror.reconcile.run import Options, Progress
 from mirror.reconcile.sample import draw, sample, sync
-from mirror.reconcile.session import Busy, reconcile, run_reconcile
+from mirror.reconcile.session import AlreadyRunning, reconcile, run_reconcile
 from mirror.reconcile.sweep import sweep
 from mirror.reconcile.throttle import Throttle
 
 __all__ = [
-    "Busy",
+    "AlreadyRunning",
     "Cause",
     "MappingReport",
     "Options",

@@ -11,14 +11,16 @@ from psycopg import sql
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
 from mirror.reconcile.clauses import hashed, typed
-from mirror.reconcile.primary import Primary, by_key
-from mirror.sync.targets.reading import Buckets, Hashing, Look
+from mirror.reconcile.primary import PrimaryReader, by_key
+from mirror.sync.targets.reading import Buckets, Hashing, SurveyRequest
 
 # One statement reads all rows, and nobody waits for it.
 _PATIENCE: Final = 20
 
 
-def buckets(primary: Primary, mapping: Mapping, hashing: Hashing, look: Look) -> Buckets:
+def buckets(
+    primary: PrimaryReader, mapping: Mapping, hashing: Hashing, look: SurveyRequest
+) -> Buckets:
     """Return what lies in each wanted bucket."""
     rows, parameters = _rows(primary, mapping, hashing, look)
     statement = sql.SQL(
@@ -31,12 +33,14 @@ def buckets(primary: Primary, mapping: Mapping, hashing: Hashing, look: Look) ->
     low = (1 << look.bits) - 1
     values = [low, *parameters]
     ((numbers, counts, sums),) = primary.read(
-        mapping, statement, values, patience=_PATIENCE, binary=True
+        mapping, statement, values, timeout_factor=_PATIENCE, binary=True
     )
     return Buckets(numbers, counts, sums)
 
 
-def members(primary: Primary, mapping: Mapping, hashing: Hashing, look: Look) -> dict[Key, int]:
+def members(
+    primary: PrimaryReader, mapping: Mapping, hashing: Hashing, look: SurveyRequest
+) -> dict[Key, int]:
     """Return the hash of each row in wanted buckets.
 
     Raises:
@@ -50,11 +54,11 @@ def members(primary: Primary, mapping: Mapping, hashing: Hashing, look: Look) ->
         hash=_hash(mapping, hashing),
         rows=rows,
     )
-    return by_key(mapping, primary.read(mapping, statement, parameters, patience=_PATIENCE))
+    return by_key(mapping, primary.read(mapping, statement, parameters, timeout_factor=_PATIENCE))
 
 
 def _rows(
-    primary: Primary, mapping: Mapping, hashing: Hashing, look: Look
+    primary: PrimaryReader, mapping: Mapping, hashing: Hashing, look: SurveyRequest
 ) -> tuple[sql.Composed, list[Any]]:
     """Return a FROM item `k` with its condition: key, other values, and the key's hash."""
     keys = [

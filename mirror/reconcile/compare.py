@@ -18,7 +18,7 @@ from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
 from mirror.reconcile.clauses import lowest
 from mirror.reconcile.pieces import Spool, pieces
-from mirror.reconcile.primary import Primary
+from mirror.reconcile.primary import PrimaryReader
 from mirror.reconcile.survey import BITS, FEWEST, LISTED, Survey
 from mirror.sync.targets.base import Target
 from mirror.sync.targets.reading import Digest, Hashing, KeyRange, width
@@ -48,7 +48,7 @@ class Comparison:
 
     def __init__(
         self,
-        primary: Primary,
+        primary: PrimaryReader,
         target: Target,
         mapping: Mapping,
         hashing: Hashing,

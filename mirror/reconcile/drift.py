@@ -11,7 +11,7 @@ from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
 from mirror.model.registry import Registry
 from mirror.sync.row_queries import Row
-from mirror.sync.sync_pass import Named
+from mirror.sync.sync_pass import MappingKey
 
 _FIRST: Final = datetime.min.replace(tzinfo=UTC)
 _LAST: Final = datetime.max.replace(tzinfo=UTC)
@@ -63,7 +63,7 @@ class Drift:
     direction: Direction = Direction.NEITHER
     expired: bool = False
     """It grants nothing any more by the column that the mapping declares as `expires`."""
-    parents: frozenset[Named] = frozenset()
+    parents: frozenset[MappingKey] = frozenset()
     """Why the primary's row does not belong in the target: the parents that are gone."""
 
     def __post_init__(self) -> None:

@@ -6,11 +6,11 @@ from typing import Final, Literal
 
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
-from mirror.reconcile.case import Case
 from mirror.reconcile.compare import Comparison, Missing
+from mirror.reconcile.findings import MappingFindings
 from mirror.reconcile.judge import Judge
-from mirror.reconcile.pending import read_pending
-from mirror.reconcile.primary import Primary
+from mirror.reconcile.pending_events import read_pending
+from mirror.reconcile.primary import PrimaryReader
 from mirror.sync.drain import Drain
 from mirror.sync.targets.reading import Hashing
 
@@ -28,7 +28,7 @@ class Finder:
     def __init__(
         self,
         drain: Drain,
-        primary: Primary,
+        primary: PrimaryReader,
         tick: Tick,
         *,
         keys: int,
@@ -48,7 +48,7 @@ class Finder:
         """Characters that came from and went to the target, and rows read from either side."""
         return self._moved + self.judge.moved
 
-    def compare(self, case: Case, start: Key | None) -> None:
+    def compare(self, case: MappingFindings, start: Key | None) -> None:
         """Note every suspect, from key `start` on."""
         name = case.mapping.name
         comparison = Comparison(
@@ -78,7 +78,7 @@ class Finder:
             return hashing
         return Hashing(hashing.seed, md5=True)
 
-    def judge_all(self, case: Case) -> None:
+    def judge_all(self, case: MappingFindings) -> None:
         """Say of each suspect whether it drifted."""
         mapping, part = case.mapping, case.part
         for keys in case.suspects.batches(_BATCH):

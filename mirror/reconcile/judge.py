@@ -14,13 +14,13 @@ from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
 from mirror.model.registry import Registry
 from mirror.reconcile.drift import Cause, Drift, Kind, changed_direction
-from mirror.reconcile.pending import Found, Pending, read_pending, references_of
+from mirror.reconcile.pending_events import Found, PendingEvents, read_pending, references_of
 from mirror.sync.row_queries import Row
 from mirror.sync.snapshot import Snapshot
 from mirror.sync.source import Source
-from mirror.sync.sync_pass import Named
+from mirror.sync.sync_pass import MappingKey
 from mirror.sync.targets.base import Target
-from mirror.sync.targets.reading import UNKNOWN, Known
+from mirror.sync.targets.reading import UNKNOWN, KnownRow
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class _Primary:
+class _PrimaryView:
     """What one snapshot says of some keys."""
 
     epoch: int
@@ -41,9 +41,9 @@ class _Primary:
     """Those that belong in the target."""
     orphans: dict[Key, Row]
     """Those that the query yields, but whose parents are not mirrored."""
-    lacking: dict[Key, set[Named]]
+    lacking: dict[Key, set[MappingKey]]
     """Of those, the chain of parents that leads to one that is not there."""
-    pending: Pending
+    pending: PendingEvents
 
 
 class Judge:
@@ -90,8 +90,8 @@ class Judge:
     # Reading
 
     def _read(
-        self, snapshot: Snapshot, mapping: Mapping, keys: Sequence[Key], known: dict[Key, Known]
-    ) -> _Primary:
+        self, snapshot: Snapshot, mapping: Mapping, keys: Sequence[Key], known: dict[Key, KnownRow]
+    ) -> _PrimaryView:
         rows = snapshot.rows(mapping, keys)
         involved: dict[str, set[Key]] = defaultdict(set)
         involved[mapping.name].update(keys)
@@ -99,7 +99,7 @@ class Judge:
         there += [_bare(mapping, key) for key in keys]
         lacking = missing_ancestors(self.registry, snapshot, mapping, rows, there, involved)
         pending = read_pending(self.source.database, self.registry, involved, own=self.own)
-        return _Primary(
+        return _PrimaryView(
             epoch=snapshot.stamp.epoch,
             fence=snapshot.stamp.fence,
             rows={key: row for key, row in rows.items() if key not in lacking},
@@ -109,7 +109,7 @@ class Judge:
         )
 
     def _pending(
-        self, mapping: Mapping, key: Key, primary: _Primary, known: Sequence[Known]
+        self, mapping: Mapping, key: Key, primary: _PrimaryView, known: Sequence[KnownRow]
     ) -> Found:
         rows = [primary.rows.get(key), primary.orphans.get(key), *(each.row for each in known)]
         there = [row for row in rows if row is not None]
@@ -128,7 +128,7 @@ class Judge:
                     return Found(under_way=True, buried=found.buried)
         return found
 
-    def _above(self, pending: Pending, mapping: Mapping, key: Key) -> bool:
+    def _above(self, pending: PendingEvents, mapping: Mapping, key: Key) -> bool:
         """Whether a change of a parent, or of any of its own, is under way.
 
         A parent's references are not looked up: any scope of its mapping will do.
@@ -146,7 +146,7 @@ class Judge:
     # Comparing
 
     def _compare(
-        self, mapping: Mapping, key: Key, primary: _Primary, known: Known, found: Found
+        self, mapping: Mapping, key: Key, primary: _PrimaryView, known: KnownRow, found: Found
     ) -> Drift | None:
         mine, theirs = primary.rows.get(key), known.row
         cause = _cause(known, found, orphan=key in primary.orphans)
@@ -174,13 +174,13 @@ def missing_ancestors(
     rows: dict[Key, Row],
     others: Iterable[Row],
     involved: dict[str, set[Key]],
-) -> dict[Key, set[Named]]:
+) -> dict[Key, set[MappingKey]]:
     """Return, for rows that lack one, the chain of parents up to the one that is not there.
 
     Notes all parents' keys in `involved`, also those that `others`, rows as the target has
     them, name.
     """
-    lacking: dict[Key, set[Named]] = {}
+    lacking: dict[Key, set[MappingKey]] = {}
     for parent in mapping.parents:
         other = registry[parent.mapping]
         place = _place(mapping, parent.column)
@@ -197,7 +197,7 @@ def missing_ancestors(
     return lacking
 
 
-def _cause(known: Known, found: Found, *, orphan: bool) -> Cause:
+def _cause(known: KnownRow, found: Found, *, orphan: bool) -> Cause:
     if found.buried is not None:
         return Cause.BURIED
     if known.edited or (known.row is not None and not known.present):

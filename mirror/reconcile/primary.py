@@ -15,7 +15,7 @@ from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
 from mirror.model.registry import Registry
 from mirror.reconcile.clauses import hashed, keys, order, picked, row, within_range
-from mirror.sync.row_queries import Row, desired_query
+from mirror.sync.row_queries import Row, row_query
 from mirror.sync.source import Source
 from mirror.sync.targets.reading import Digest, Hashing, KeyRange
 
@@ -43,7 +43,7 @@ def by_key(mapping: Mapping, found: Sequence[Sequence[Any]]) -> dict[Key, int]:
     return hashes
 
 
-class Primary:
+class PrimaryReader:
     """Reads the desired rows: those of a mapping's query that have their parents."""
 
     def __init__(self, registry: Registry, source: Source) -> None:
@@ -65,7 +65,7 @@ class Primary:
 
     def estimate(self, mapping: Mapping) -> int:
         """Return about how many rows there are, as the planner thinks."""
-        statement = sql.SQL("explain (format json) ") + desired_query(mapping)
+        statement = sql.SQL("explain (format json) ") + row_query(mapping)
         with self._reading(mapping):
             plan = self.source.database.execute(statement, [])[0][0]
         return int(plan[0]["Plan"]["Plan Rows"])
@@ -223,7 +223,7 @@ class Primary:
         statement: sql.Composed,
         parameters: list[Any],
         *,
-        patience: int = 1,
+        timeout_factor: int = 1,
         binary: bool = False,
     ) -> list[Any]:
         """Return a statement's rows; it reads the mapping's.
@@ -231,16 +231,16 @@ class Primary:
         Raises:
             Unreadable: it fails, whatever the range.
         """
-        with self._reading(mapping, patience):
+        with self._reading(mapping, timeout_factor):
             return self._execute(statement, parameters, binary=binary)
 
     @contextmanager
-    def _reading(self, mapping: Mapping, patience: int = 1) -> Iterator[None]:
+    def _reading(self, mapping: Mapping, timeout_factor: int = 1) -> Iterator[None]:
         try:
             with self.source.database.transaction(
                 mode="isolation level repeatable read read only",
                 idle_seconds=self.source.idle_seconds,
-                patience=patience,
+                timeout_factor=timeout_factor,
             ):
                 yield
         except (Rejected, Halted) as error:
@@ -276,7 +276,7 @@ class Primary:
                     kind=sql.SQL(types[parent.column]),
                 )
             )
-        query = desired_query(mapping)
+        query = row_query(mapping)
         if not conditions:
             return sql.Composed([query])
         return sql.SQL("select d.* from ({}) as d where {}").format(

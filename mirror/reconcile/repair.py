@@ -14,17 +14,17 @@ from mirror.errors import MirrorError, TooSlow, WentBack
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
 from mirror.reconcile.pieces import pieces
-from mirror.reconcile.primary import Primary
+from mirror.reconcile.primary import PrimaryReader
 from mirror.sync.drain import ISOLATED, Drain
 from mirror.sync.row_queries import Row
 from mirror.sync.stamp import Stamp
-from mirror.sync.sync_pass import Named, Work
+from mirror.sync.sync_pass import MappingKey, PendingKeys
 from mirror.sync.targets.base import Section, TooOld
 from mirror.sync.targets.reading import KeyRange
 
 log = structlog.stdlib.get_logger(__name__)
 
-Item = list[Named]
+Item = list[MappingKey]
 """A row to repair, followed by the parents whose absence is the reason."""
 
 _LOAD_ROWS: Final = 2000
@@ -34,7 +34,7 @@ _NARROW: Final = 10
 class Repair:
     """Writes what a reconcile found."""
 
-    def __init__(self, drain: Drain, primary: Primary) -> None:
+    def __init__(self, drain: Drain, primary: PrimaryReader) -> None:
         self.drain = drain
         self.primary = primary
         self.moved = 0
@@ -46,7 +46,7 @@ class Repair:
             for name, key in item:
                 work[name].add(key)
         try:
-            self._bring(work, alone=len(items) == 1)
+            self._queue_with_children(work, alone=len(items) == 1)
         except ISOLATED as error:
             if len(items) > 1:
                 middle = len(items) // 2
@@ -55,11 +55,11 @@ class Repair:
             return 1
         return 0
 
-    def _bring(self, work: dict[str, set[Key]], *, alone: bool) -> None:
+    def _queue_with_children(self, work: dict[str, set[Key]], *, alone: bool) -> None:
         # One row may still bring too much: a parent its children, which then are announced.
         for size in (None, _NARROW, 1) if alone else (None,):
             try:
-                self.drain.bring(Work(keys=work), batch_size=size)
+                self.drain.sync_keys(PendingKeys(keys=work), batch_size=size)
             except TooSlow:
                 if size == 1 or not alone:
                     raise
@@ -114,7 +114,7 @@ class Repair:
             answer = self.drain.target.apply(stamp, [section])[mapping.name]
         except (TooOld, WentBack, *ISOLATED):
             return keys
-        return [*answer.stale, *answer.orphans, *answer.appearing]
+        return [*answer.stale, *answer.orphans, *answer.new_parents]
 
     @staticmethod
     def _tell(item: Item, error: MirrorError) -> None:

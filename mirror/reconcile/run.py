@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from mirror.errors import UsageError, WrongSource
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
-from mirror.reconcile.case import Case
 from mirror.reconcile.find import Finder, Phase
+from mirror.reconcile.findings import MappingFindings
 from mirror.reconcile.guard import refusal
 from mirror.reconcile.lease import Lease
 from mirror.reconcile.pieces import Spool
-from mirror.reconcile.primary import Primary
+from mirror.reconcile.primary import PrimaryReader
 from mirror.reconcile.repair import Item, Repair
 from mirror.reconcile.report import MappingReport, Report
 from mirror.reconcile.throttle import Throttle
@@ -66,7 +66,7 @@ class Reconcile:
         self._lease = lease
         self._progress = progress
         self._sleep = sleep
-        self._primary = Primary(self.registry, drain.source)
+        self._primary = PrimaryReader(self.registry, drain.source)
         own = {} if lease is None else lease.intents
         self._finder = Finder(drain, self._primary, self._tick, keys=options.keys, own=own)
         self._repair = Repair(drain, self._primary)
@@ -94,7 +94,7 @@ class Reconcile:
             self.report.bytes_moved = self._primary.moved + self._finder.moved + self._repair.moved
         return self.report
 
-    def _cases(self) -> list[Case]:
+    def _cases(self) -> list[MappingFindings]:
         """Return the mappings to look at: those asked for, and those below them."""
         options = self.options
         for name in (*options.mappings, *options.confirm):
@@ -104,7 +104,7 @@ class Reconcile:
             raise UsageError("a key to begin at belongs to one mapping; name it.")
         below = {deeper for name in wanted for deeper in self._below(self.registry[name])}
         return [
-            Case(mapping, mapping.name in wanted, MappingReport(mapping.name))
+            MappingFindings(mapping, mapping.name in wanted, MappingReport(mapping.name))
             for mapping in self.registry
             if mapping.name in wanted | below
         ]
@@ -121,7 +121,7 @@ class Reconcile:
 
     # Finding
 
-    def _find(self, cases: list[Case]) -> None:
+    def _find(self, cases: list[MappingFindings]) -> None:
         mine = [case for case in cases if case.repaired]
         for case in mine:
             with case.contained():
@@ -141,7 +141,7 @@ class Reconcile:
                         self._finder.judge_all(case)
         self._guard(cases)
 
-    def _guard(self, cases: list[Case]) -> None:
+    def _guard(self, cases: list[MappingFindings]) -> None:
         reasons = {
             case.mapping.name: case.part.error
             or refusal(
@@ -166,7 +166,7 @@ class Reconcile:
 
     # Repairing
 
-    def _repair_all(self, cases: list[Case]) -> None:
+    def _repair_all(self, cases: list[MappingFindings]) -> None:
         mine = [case for case in cases if case.repaired and case.part.error is None]
         held = {case.mapping.name for case in cases if case.part.held}
         for case in mine:
@@ -187,7 +187,7 @@ class Reconcile:
         if self._lease is not None and self.options.since_key is None:
             self._lease.done({case.mapping.name for case in mine if case.part.error is None})
 
-    def _repair_spools(self, case: Case, spools: list[Spool[Item]]) -> None:
+    def _repair_spools(self, case: MappingFindings, spools: list[Spool[Item]]) -> None:
         with case.contained():
             for spool in spools:
                 for items in spool.batches(self.drain.batch_size):
@@ -196,7 +196,7 @@ class Reconcile:
                     case.part.failed += failed
                     self._tick("repair", case.mapping.name, len(items), 0, 0.0)
 
-    def _load(self, case: Case) -> None:
+    def _load(self, case: MappingFindings) -> None:
         total = sum(load.rows for load in case.loads)
         for load in case.loads:
             failed = self._repair.load(

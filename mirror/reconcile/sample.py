@@ -8,9 +8,9 @@ from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
 from mirror.reconcile.clauses import lowest as lowest_key
 from mirror.reconcile.judge import Judge, Verdict
-from mirror.reconcile.primary import Primary
+from mirror.reconcile.primary import PrimaryReader
 from mirror.sync.drain import Drain
-from mirror.sync.sync_pass import Work
+from mirror.sync.sync_pass import PendingKeys
 from mirror.sync.targets.reading import Hashing, KeyRange
 
 _BATCH = 200
@@ -29,11 +29,11 @@ def sync(drain: Drain, mapping: Mapping, keys: Iterable[Key]) -> Verdict:
     """
     named = list(keys)
     verdict = Judge(drain.registry, drain.source, drain.target).judge(mapping, named)
-    work = Work(keys={mapping.name: set(named)})
+    work = PendingKeys(keys={mapping.name: set(named)})
     for drift in verdict.drifts:
         for name, key in drift.parents:
             work.keys.setdefault(name, set()).add(key)
-    drain.bring(work)
+    drain.sync_keys(work)
     return verdict
 
 
@@ -45,7 +45,7 @@ def draw(drain: Drain, mapping: Mapping, count: int, chance: random.Random) -> l
     columns, one after the other: else only the first key of each value of the first one would ever
     follow such a position.
     """
-    primary = Primary(drain.registry, drain.source)
+    primary = PrimaryReader(drain.registry, drain.source)
     few = min(count, _FEW)
     start = KeyRange(lowest_key(mapping))
     mine = primary.first(mapping, few)

@@ -18,7 +18,7 @@ from mirror.sync.drain import Drain
 _KEEP_DAYS = 90
 
 
-class Busy(MirrorError):
+class AlreadyRunning(MirrorError):
     """Raised when somebody else reconciles; nothing is wrong with that."""
 
     exit_code = 0
@@ -46,7 +46,9 @@ def reconcile(
     lease = Lease(notes)
     while not lease.take():
         if not wait:
-            raise Busy(f"{lease.held_by() or 'somebody'} reconciles now; nothing was done.")
+            raise AlreadyRunning(
+                f"{lease.held_by() or 'somebody'} reconciles now; nothing was done."
+            )
         sleep(1.0)
     run = Reconcile(drain, options, throttle, lease=lease, progress=progress, sleep=sleep)
     number = _begin(notes, lease.holder, started_by)

@@ -17,9 +17,9 @@ from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
 from mirror.reconcile.buckets import buckets, members
 from mirror.reconcile.pieces import Spool, pieces
-from mirror.reconcile.primary import Primary
+from mirror.reconcile.primary import PrimaryReader
 from mirror.sync.targets.base import Target
-from mirror.sync.targets.reading import Hashing, Look, width
+from mirror.sync.targets.reading import Hashing, SurveyRequest, width
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ class Survey:
 
     def __init__(
         self,
-        primary: Primary,
+        primary: PrimaryReader,
         target: Target,
         mapping: Mapping,
         hashing: Hashing,
@@ -101,7 +101,7 @@ class Survey:
         if len(differing) * share > self._listed * _LISTINGS:
             return False
         for some in pieces(differing, max(1, int(self._listed / share))):
-            found.add(self._list(Look(bits, _bitmap(some, bits))))
+            found.add(self._list(SurveyRequest(bits, _bitmap(some, bits))))
         return True
 
     def _differing(self, bits: int, wanted: list[int], finer: int) -> list[int]:
@@ -115,7 +115,7 @@ class Survey:
         counts = array("i", [0]) * (len(wanted) << step)
         mine = theirs = 0
         blank = True
-        look = Look(finer, _bitmap(wanted, bits) if bits else None)
+        look = SurveyRequest(finer, _bitmap(wanted, bits) if bits else None)
         for found, ours in self._answers(look, buckets, self._target.buckets):
             sign = 1 if ours else -1
             visible = 0
@@ -138,7 +138,7 @@ class Survey:
         last = (1 << step) - 1
         return [wanted[place >> step] | (place & last) << bits for place in left]
 
-    def _list(self, look: Look) -> list[Key]:
+    def _list(self, look: SurveyRequest) -> list[Key]:
         """Return the keys in some buckets that differ."""
         left: dict[Key, int] = {}
         for found, ours in self._answers(look, members, self._target.members):
@@ -150,9 +150,9 @@ class Survey:
 
     def _answers(
         self,
-        look: Look,
-        ours: Callable[[Primary, Mapping, Hashing, Look], T],
-        theirs: Callable[[Mapping, Hashing, Look], T],
+        look: SurveyRequest,
+        ours: Callable[[PrimaryReader, Mapping, Hashing, SurveyRequest], T],
+        theirs: Callable[[Mapping, Hashing, SurveyRequest], T],
     ) -> Iterator[tuple[T, bool]]:
         """Yield what the target says of each part, then what the primary says: True."""
         with ThreadPoolExecutor(1, "mirror-primary") as beside:

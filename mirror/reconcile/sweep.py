@@ -4,7 +4,7 @@ They grant nothing any more, by now(); this is for tidiness, and so that who is 
 is told of these. What the primary has prolonged meanwhile is brought up to date instead.
 """
 
-from mirror.reconcile.primary import Primary
+from mirror.reconcile.primary import PrimaryReader
 from mirror.reconcile.repair import Repair
 from mirror.sync.drain import Drain
 
@@ -28,7 +28,7 @@ def sweep(drain: Drain) -> int:
 
 def _sweep(drain: Drain) -> int:
     swept = 0
-    repair = Repair(drain, Primary(drain.registry, drain.source))
+    repair = Repair(drain, PrimaryReader(drain.registry, drain.source))
     for mapping in drain.registry:
         after: tuple[str, ...] = ()
         # By key: one that cannot be removed must not come again and again.

@@ -18,7 +18,7 @@ from mirror.errors import MirrorError, Transient
 from mirror.sync.connections import Database
 from mirror.sync.floor import Floor
 from mirror.sync.heartbeats import Heartbeat
-from mirror.sync.retries import Attempt, Claimed, Retries, claimed
+from mirror.sync.retries import Attempt, ClaimedEvent, Retries, claimed_event
 
 # After so many events, a claim's way to the first one is worth being made shorter.
 _MANY: Final = 1_000
@@ -83,7 +83,7 @@ where not exists (
 class Claim:
     """Some events, held in an open transaction."""
 
-    def __init__(self, queue: "Queue", events: list[Claimed], *, full: bool) -> None:
+    def __init__(self, queue: "Queue", events: list[ClaimedEvent], *, full: bool) -> None:
         self._queue = queue
         self._note = uuid4()
         self.events = events
@@ -103,7 +103,7 @@ class Claim:
         ).format(sql.Literal(self._note), sql.Literal([event.id for event in self.events]))
 
     def settle(
-        self, failed: Iterable[tuple[Claimed, MirrorError]] = (), more: Sequence[Event] = ()
+        self, failed: Iterable[tuple[ClaimedEvent, MirrorError]] = (), more: Sequence[Event] = ()
     ) -> None:
         """Commit: the events are done, except `failed`, which move to the retries.
 
@@ -174,7 +174,7 @@ class Queue:
         self._heartbeat.beat(self.claims)
         try:
             if self._claimed >= _MANY or self._floor.stale:
-                self._floor.raise_()
+                self._floor.advance()
                 self._claimed = 0
             few = max(1, limit // 10)
             values = {"floor": self._floor.value, "limit": limit, "few": few}
@@ -185,7 +185,7 @@ class Queue:
             if not taken:
                 self.claims.rollback()
                 return None
-            events = [claimed(event) for *event, _ in taken]
+            events = [claimed_event(event) for *event, _ in taken]
             events.sort(key=lambda event: (event.lane, event.id))
             self._claimed += len(events)
             *_, noted = taken[0]

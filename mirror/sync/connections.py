@@ -81,15 +81,15 @@ class Database:
             described = self.connection.execute(query, parameters).description
             return [column.type_code for column in described or []]
 
-    def call(self, query: str, arguments: Sequence[str], *, patience: int = 1) -> list[Any]:
+    def call(self, query: str, arguments: Sequence[str], *, timeout_factor: int = 1) -> list[Any]:
         """Run one statement with texts as its arguments; return its rows.
 
-        It may take `patience` times what a statement may take.
+        It may take `timeout_factor` times what a statement may take.
         """
         # Two statements in one message are one transaction, so LOCAL lasts for both.
         found = self.together(
             sql.SQL("set local statement_timeout = {}").format(
-                sql.Literal(int(self.statement_seconds * 1000 * patience))
+                sql.Literal(int(self.statement_seconds * 1000 * timeout_factor))
             ),
             sql.SQL(query).format(*map(sql.Literal, arguments)),
         )
@@ -114,11 +114,11 @@ class Database:
 
     @contextmanager
     def transaction(
-        self, *, mode: str = "", idle_seconds: float = 60, patience: int = 1
+        self, *, mode: str = "", idle_seconds: float = 60, timeout_factor: int = 1
     ) -> Iterator[None]:
         """Run a block in one transaction with our bounds; roll back if it raises."""
         with self.ending():
-            self.begin(mode=mode, idle_seconds=idle_seconds, patience=patience)
+            self.begin(mode=mode, idle_seconds=idle_seconds, timeout_factor=timeout_factor)
             yield
 
     @contextmanager
@@ -137,11 +137,11 @@ class Database:
         before: Sequence[sql.Composable] = (),
         mode: str = "",
         idle_seconds: float = 60,
-        patience: int = 1,
+        timeout_factor: int = 1,
     ) -> list[list[Any]]:
         """Begin a transaction; `mode` follows BEGIN.
 
-        A statement in it may take `patience` times what one may take. In the same round trip,
+        A statement in it may take `timeout_factor` times what one may take. In the same round trip,
         transactions of their own go `before` it, and `first` begins it; returns the rows of each
         statement that returns rows.
 
@@ -161,7 +161,7 @@ class Database:
                 " set local bytea_output = 'hex'"
             ).format(
                 sql.SQL(mode),
-                sql.Literal(int(self.statement_seconds * 1000 * patience)),
+                sql.Literal(int(self.statement_seconds * 1000 * timeout_factor)),
                 sql.Literal(int(idle_seconds * 1000)),
             ),
             *first,

@@ -26,10 +26,10 @@ from mirror.errors import (
 from mirror.model.mapping import EVERYTHING
 from mirror.model.registry import Registry
 from mirror.sync.claims import Queue
-from mirror.sync.retries import Attempt, Claimed
+from mirror.sync.retries import Attempt, ClaimedEvent
 from mirror.sync.snapshot import Snapshot
 from mirror.sync.source import Source
-from mirror.sync.sync_pass import Round, Work, sort
+from mirror.sync.sync_pass import PendingKeys, SyncPass, pending_keys
 from mirror.sync.targets.base import Target, TooOld
 
 log = structlog.stdlib.get_logger(__name__)
@@ -48,7 +48,7 @@ _ATTEMPTS = 8
 
 
 @dataclass
-class Drained:
+class DrainResult:
     """What one batch did."""
 
     events: int = 0
@@ -85,7 +85,7 @@ class Drain:
 
     def run(
         self, *, seconds: float = 20.0, on_full_batch: Callable[[], object] = lambda: None
-    ) -> Drained:
+    ) -> DrainResult:
         """Drain until there is nothing left or `seconds` have passed.
 
         `on_full_batch` is called after each batch that left more behind: others may help.
@@ -96,7 +96,7 @@ class Drain:
             Halted: a person must act; the events wait.
         """
         end = time.monotonic() + seconds
-        total = Drained()
+        total = DrainResult()
         fresh = False
         while True:
             try:
@@ -124,12 +124,12 @@ class Drain:
             if batch.full:
                 on_full_batch()
 
-    def once(self) -> Drained:
+    def once(self) -> DrainResult:
         """Mirror one batch of events."""
         self._announced = False
         claim = self.queue.claim(self.batch_size)
         if claim is None:
-            return Drained()
+            return DrainResult()
         started = time.monotonic()
         try:
             more, failed = self._isolate(claim.events, claim.note, until=started + _SEARCH_SECONDS)
@@ -149,11 +149,11 @@ class Drain:
                 milliseconds=round((time.monotonic() - started) * 1000, 1),
             )
         full = claim.full or bool(more) or self._announced
-        return Drained(len(claim.events), len(failed), full=full)
+        return DrainResult(len(claim.events), len(failed), full=full)
 
-    def _retry(self, most: int = 20) -> Drained:
+    def _retry(self, most: int = 20) -> DrainResult:
         """Try events that failed before, each alone, so that none takes others along."""
-        done = Drained()
+        done = DrainResult()
         while done.events < most:
             attempt = self.queue.retries.take()
             if attempt is None:
@@ -187,8 +187,8 @@ class Drain:
         return False
 
     def _isolate(
-        self, events: list[Claimed], note: sql.Composed, *, until: float
-    ) -> tuple[list[Event], list[tuple[Claimed, MirrorError]]]:
+        self, events: list[ClaimedEvent], note: sql.Composed, *, until: float
+    ) -> tuple[list[Event], list[tuple[ClaimedEvent, MirrorError]]]:
         """Mirror events; if one spoils the batch, halve it until that one stands alone."""
         if not events:
             return [], []
@@ -209,8 +209,8 @@ class Drain:
         return first + second, failed + failed_too
 
     def _spell_out(
-        self, event: Claimed, error: MirrorError
-    ) -> tuple[list[Event], list[tuple[Claimed, MirrorError]]]:
+        self, event: ClaimedEvent, error: MirrorError
+    ) -> tuple[list[Event], list[tuple[ClaimedEvent, MirrorError]]]:
         """Replace a scope that one row spoils by its keys, so that this row stands alone.
 
         The scope itself stays among the retries: it would be announced again and again by keys
@@ -218,15 +218,15 @@ class Drain:
         """
         failed = [] if event.reference == EVERYTHING else [(event, error)]
         try:
-            (scope,) = sort(self.registry, [event]).scopes
+            (scope,) = pending_keys(self.registry, [event]).scopes
             with self.source.snapshot() as snapshot:
-                return self._round(snapshot).spell_out(scope), failed
+                return self._round(snapshot).split_scope(scope), failed
         except (*ISOLATED, TooOld):
             return [], [(event, error)]
 
-    def _round(self, snapshot: Snapshot, batch_size: int | None = None) -> Round:
+    def _round(self, snapshot: Snapshot, batch_size: int | None = None) -> SyncPass:
         size = batch_size or self.batch_size
-        return Round(self.registry, snapshot, self.target, self._announce, batch_size=size)
+        return SyncPass(self.registry, snapshot, self.target, self._announce, batch_size=size)
 
     def _announce(self, events: Sequence[Event]) -> None:
         self.queue.announce(events)
@@ -256,10 +256,10 @@ class Drain:
         self, events: Iterable[Event], *before: sql.Composed, batch_size: int | None = None
     ) -> list[Event]:
         """Bring everything these events name up to date; return what is left for later."""
-        return self.bring(sort(self.registry, events), *before, batch_size=batch_size)
+        return self.sync_keys(pending_keys(self.registry, events), *before, batch_size=batch_size)
 
-    def bring(
-        self, work: Work, *before: sql.Composed, batch_size: int | None = None
+    def sync_keys(
+        self, work: PendingKeys, *before: sql.Composed, batch_size: int | None = None
     ) -> list[Event]:
         """Bring keys and scopes up to date; return events for what is left for later.
 
@@ -293,9 +293,9 @@ class Drain:
                     if attempt:
                         raise
                     continue
-            more += this.more
+            more += this.continuations
             if not any(this.stale.values()):
                 return more
-            ahead = max(ahead, this.ahead)
-            work = Work(keys=this.stale, revoked=work.revoked)
+            ahead = max(ahead, this.newest_fence)
+            work = PendingKeys(keys=this.stale, revoked=work.revoked)
         raise Transient("target: other workers were faster again and again; the events wait")

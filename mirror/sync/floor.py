@@ -47,7 +47,7 @@ class Floor:
         """Whether it is time to look from the beginning again."""
         return self._clock() > self._begun + _SECONDS
 
-    def raise_(self) -> None:
+    def advance(self) -> None:
         """Find out how high it is by now; from the beginning, if it is stale."""
         if self.stale:
             self.forget()

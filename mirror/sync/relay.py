@@ -67,7 +67,7 @@ update mirror.state set listened_until = now() + {} * interval '1 second' where 
 _PROVE = "select pg_notify('mirror', '')"
 
 
-class Ear:
+class Listener:
     """A connection that LISTENs; after an error it is closed, and opened again later."""
 
     def __init__(self, database: Database, clock: Callable[[], float] = time.monotonic) -> None:
@@ -81,15 +81,15 @@ class Ear:
         self._clock = clock
         self._opened_at = 0.0
         self._next_attempt = 0.0
-        self._patience = 1.0
+        self._timeout_factor = 1.0
         self._complained = False
 
     def open(self) -> bool:
         """Start to listen, unless that failed a moment ago; return whether it just began."""
         if self._connection is not None or self.deaf or self._clock() < self._next_attempt:
             return False
-        self._next_attempt = self._clock() + self._patience
-        self._patience = min(2 * self._patience, _EAR_AWAY)
+        self._next_attempt = self._clock() + self._timeout_factor
+        self._timeout_factor = min(2 * self._timeout_factor, _EAR_AWAY)
         try:
             self.database.execute("listen mirror")
         except MirrorError as error:
@@ -108,7 +108,7 @@ class Ear:
             self._lose(translate(error, self.database.role))
             return True
         if heard and not self.hears:
-            self.hears, self._complained, self._patience = True, False, 1.0
+            self.hears, self._complained, self._timeout_factor = True, False, 1.0
             log.info("listening")
         elif not self.hears and self._clock() - self._opened_at > _PROOF:
             self.deaf = True
@@ -148,7 +148,7 @@ class Relay:
         doorbell: Doorbell,
         *,
         seconds: float,
-        ear: Ear | None = None,
+        ear: Listener | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -232,7 +232,7 @@ class Relay:
         self._heartbeat.beat(self.primary)
         now = self._looked_at = self._clock()
         if now > self._floor_at + SLOW:
-            self._floor.raise_()
+            self._floor.advance()
             self._floor_at = now
         news = events > 0 and mark != self._mark
         self._mark = mark

@@ -41,7 +41,7 @@ returning id, transaction_id, lane, recorded_at, mapping, reference, key, attemp
 
 
 @dataclass(frozen=True)
-class Claimed(Event):
+class ClaimedEvent(Event):
     """An event as it stands in the outbox, or among the retries."""
 
     id: int = 0
@@ -54,7 +54,7 @@ class Claimed(Event):
 class Attempt:
     """One event, to be tried alone."""
 
-    event: Claimed
+    event: ClaimedEvent
     number: int
     """1 for the first attempt."""
     exhausted: bool
@@ -72,7 +72,7 @@ class Retries:
         self.retry_seconds = retry_seconds
         self.lease_seconds = lease_seconds
 
-    def defer(self, event: Claimed, *, attempts: int, error: MirrorError | None) -> None:
+    def defer(self, event: ClaimedEvent, *, attempts: int, error: MirrorError | None) -> None:
         """Add an event that was claimed; None for an error means that its worker died."""
         self._database.execute(
             _DEFER,
@@ -97,7 +97,7 @@ class Retries:
         if not rows:
             return None
         *event, number, deaths = rows[0]
-        return Attempt(claimed(event), number, exhausted=deaths > self.max_attempts)
+        return Attempt(claimed_event(event), number, exhausted=deaths > self.max_attempts)
 
     def forget(self, attempt: Attempt) -> None:
         """Remove an event whose retry went through."""
@@ -134,13 +134,13 @@ class Retries:
         return attempts >= self.max_attempts and not isinstance(error, TooSlow | Unexplained)
 
 
-def claimed(row: Sequence[object]) -> Claimed:
+def claimed_event(row: Sequence[object]) -> ClaimedEvent:
     """Return an event from its columns, in the order of the table."""
     id_, transaction_id, lane, recorded_at, mapping, reference, key = row
     assert isinstance(id_, int)  # noqa: S101 - the column's type, told to mypy
     assert isinstance(transaction_id, int)  # noqa: S101 - likewise
     assert isinstance(recorded_at, datetime)  # noqa: S101 - likewise
-    return Claimed(
+    return ClaimedEvent(
         lane=Lane(int(str(lane))),
         mapping=str(mapping),
         key=tuple(str(part) for part in key) if isinstance(key, list) else (),

@@ -12,11 +12,11 @@ from mirror.model.query.validate import dissolves
 Row = tuple[str | None, ...]
 """A desired row as texts of the target's types: the columns, then references that are none."""
 
-Query = tuple[sql.Composed, object]
+BoundQuery = tuple[sql.Composed, object]
 """A statement, and its parameters."""
 
 
-class Desired:
+class RowQueries:
     """Makes queries for a mapping's rows. Each selects `values`."""
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Desired:
             )
         return self._values[mapping.name]
 
-    def of_keys(self, mapping: Mapping, keys: Sequence[Key], *, expired: bool) -> Query:
+    def of_keys(self, mapping: Mapping, keys: Sequence[Key], *, expired: bool) -> BoundQuery:
         """Return a query for the rows of some keys; `expired`: also for those that are."""
         names = [sql.Identifier(name) for name in mapping.key]
         # Named, so that each array is sent once.
@@ -46,7 +46,7 @@ class Desired:
             values=self.values(mapping),
             arrays=sql.SQL(", ").join(arrays),
             names=sql.SQL(", ").join(names),
-            query=desired_query(mapping, expired=expired),
+            query=row_query(mapping, expired=expired),
             same=sql.SQL(" and ").join(sql.SQL("q.{0} = k.{0}").format(name) for name in names),
         )
         if not self._dissolves(mapping):
@@ -68,7 +68,7 @@ class Desired:
         after: Key,
         limit: int,
         expired: bool,
-    ) -> Query:
+    ) -> BoundQuery:
         """Return a query for the rows under any of a reference's values, in key order.
 
         `reference` `*` means all rows. At most `limit`, those after key `after` if it is one.
@@ -99,7 +99,7 @@ class Desired:
             "select {values} from ({query}) as q where {conditions} order by {order} limit %s"
         ).format(
             values=self.values(mapping),
-            query=desired_query(mapping, expired=expired),
+            query=row_query(mapping, expired=expired),
             conditions=sql.SQL(" and ").join(conditions),
             order=order,
         )
@@ -107,12 +107,12 @@ class Desired:
 
     def holding(
         self, mapping: Mapping, values: MappingABC[str, str], *, limit: int, expired: bool
-    ) -> Query:
+    ) -> BoundQuery:
         """Return a query for at most `limit` rows in which these columns hold these values."""
         types = {column.name: column.type for column in mapping.columns}
         statement = sql.SQL("select {values} from ({query}) as q where {same} limit %s").format(
             values=self.values(mapping),
-            query=desired_query(mapping, expired=expired),
+            query=row_query(mapping, expired=expired),
             same=sql.SQL(" and ").join(
                 sql.SQL("q.{} = %s::text::{}").format(sql.Identifier(name), _type(types[name]))
                 for name in values
@@ -126,7 +126,7 @@ class Desired:
         return self._dissolve[mapping.name]
 
 
-def desired_query(mapping: Mapping, *, expired: bool = False) -> sql.Composable:
+def row_query(mapping: Mapping, *, expired: bool = False) -> sql.Composable:
     """Return the mapping's query without rows that have expired, by the primary's clock.
 
     The clock is no danger to fences, as it would be within the query: it only takes rows away. One

@@ -7,14 +7,14 @@ from mirror.errors import Halted, Rejected
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
 from mirror.sync.connections import Database
-from mirror.sync.row_queries import Desired, Query, Row
+from mirror.sync.row_queries import BoundQuery, Row, RowQueries
 from mirror.sync.stamp import Stamp
 
 
 class Snapshot:
     """Reads of one moment. Valid inside `Source.snapshot()` only."""
 
-    def __init__(self, database: Database, desired: Desired, stamp: Stamp) -> None:
+    def __init__(self, database: Database, desired: RowQueries, stamp: Stamp) -> None:
         self.stamp = stamp
         self._database = database
         self._desired = desired
@@ -67,7 +67,7 @@ class Snapshot:
         query = self._desired.holding(mapping, values, limit=limit, expired=self._expired)
         return self._read(mapping, query)
 
-    def _read(self, mapping: Mapping, query: Query) -> dict[Key, Row]:
+    def _read(self, mapping: Mapping, query: BoundQuery) -> dict[Key, Row]:
         try:
             found = self._database.execute(*query)
         except (Rejected, Halted) as error:

@@ -19,7 +19,7 @@ from mirror.errors import Halted, NotMigrated, Rejected
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
 from mirror.sync.connections import Database
-from mirror.sync.row_queries import Desired, Query
+from mirror.sync.row_queries import BoundQuery, RowQueries
 from mirror.sync.snapshot import Snapshot
 from mirror.sync.stamp import Stamp
 
@@ -52,7 +52,7 @@ class Source:
         # Neon's pooled and direct addresses differ by this suffix; they are one primary.
         host = urlsplit(database.url).hostname or "local"
         self.name = name or host.replace("-pooler.", ".", 1)
-        self.desired = Desired()
+        self.desired = RowQueries()
 
     def close(self) -> None:
         """Close the connection; the next use opens another."""
@@ -80,7 +80,9 @@ class Source:
                 snapshot.keep(mapping, some, there)
             yield snapshot
 
-    def _begin(self, before: Sequence[sql.Composable], reads: Sequence[Query]) -> list[list[Any]]:
+    def _begin(
+        self, before: Sequence[sql.Composable], reads: Sequence[BoundQuery]
+    ) -> list[list[Any]]:
         """Begin a snapshot; return the stamp's row and those of `reads`, or the former alone."""
 
         def begin(*reads: sql.Composable) -> list[list[Any]]:

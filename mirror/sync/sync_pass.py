@@ -22,32 +22,32 @@ from mirror.sync.targets.base import ScopePage, Section, Target
 
 log = structlog.stdlib.get_logger(__name__)
 
-Desired = dict[str, dict[Key, Row | None]]
+DesiredRows = dict[str, dict[Key, Row | None]]
 """By mapping and key: the row as it should be, or None for no row."""
 
-Named = tuple[str, Key]
+MappingKey = tuple[str, Key]
 """A mapping's name and a key of it."""
 
 
 @dataclass
-class Work:
+class PendingKeys:
     """What is to be mirrored: keys by mapping, and scopes."""
 
     keys: dict[str, set[Key]] = field(default_factory=lambda: defaultdict(set))
     scopes: list[Event] = field(default_factory=list)
     """Without duplicates, in canonical form."""
-    revoked: set[Named] = field(default_factory=set)
+    revoked: set[MappingKey] = field(default_factory=set)
     """Parents of which something may have been taken away."""
 
 
-def sort(registry: Registry, events: Iterable[Event]) -> Work:
+def pending_keys(registry: Registry, events: Iterable[Event]) -> PendingKeys:
     """Return the work that events name, each thing once.
 
     Raises:
         MappingError: no such mapping or reference.
         InvalidKey: a key of the wrong arity or type.
     """
-    work = Work()
+    work = PendingKeys()
     scopes: dict[tuple[str, str, Key], Event] = {}
     for event in events:
         mapping = registry[event.mapping]
@@ -85,7 +85,7 @@ def _canonical_scope(mapping: Mapping, event: Event) -> Event:
     return Event(event.lane, mapping.name, value + after, event.reference)
 
 
-class Round:
+class SyncPass:
     """One snapshot's way to the target. `run` it once, then read what it left.
 
     `announce` records events at once, whatever becomes of the claim.
@@ -102,30 +102,30 @@ class Round:
     ) -> None:
         self.stale: dict[str, set[Key]] = defaultdict(set)
         """Keys of which the target has seen fresher reads."""
-        self.ahead = 0
+        self.newest_fence = 0
         """The newest fence among those."""
-        self.more: list[Event] = []
+        self.continuations: list[Event] = []
         """Events for later: the rest of large scopes."""
         self._registry = registry
         self._snapshot = snapshot
         self._target = target
         self._announce = announce
         self._batch_size = batch_size
-        self._wanted: Desired = defaultdict(dict)
-        self._whole: set[Named] = set()
-        self._tried: set[Named] = set()
-        self._settled: dict[Named, bool] = {}
+        self._wanted: DesiredRows = defaultdict(dict)
+        self._with_children: set[MappingKey] = set()
+        self._tried: set[MappingKey] = set()
+        self._settled: dict[MappingKey, bool] = {}
         """What was written, and whether there is a row."""
-        self._orphans: dict[Named, Row] = {}
+        self._orphans: dict[MappingKey, Row] = {}
 
-    def run(self, work: Work) -> None:
+    def run(self, work: PendingKeys) -> None:
         """Mirror `work`.
 
         Raises:
             TooOld: the snapshot is older than the target's horizon.
         """
         for name, keys in work.keys.items():
-            self._want(self._registry[name], keys)
+            self._queue(self._registry[name], keys)
         self._expand([*work.scopes, *self._recreated(work)])
         self._apply_all()
         # A row whose parent is nowhere has no place here; nor has what an earlier row of its
@@ -137,12 +137,12 @@ class Round:
                     self._wanted[name][key] = row if there else None
             self._apply_all()
 
-    def _want(self, mapping: Mapping, keys: Iterable[Key]) -> None:
+    def _queue(self, mapping: Mapping, keys: Iterable[Key]) -> None:
         missing = [key for key in keys if key not in self._wanted[mapping.name]]
         rows = self._snapshot.rows(mapping, missing)
         self._wanted[mapping.name].update({key: rows.get(key) for key in missing})
 
-    def _recreated(self, work: Work) -> list[Event]:
+    def _recreated(self, work: PendingKeys) -> list[Event]:
         """Return the scopes under parents that were revoked and are (again) there.
 
         Had they been deleted and made anew, their children would be gone without a word.
@@ -154,7 +154,7 @@ class Round:
             for child, parent in self._registry.children(self._registry[name])
         ]
 
-    def spell_out(self, scope: Event) -> list[Event]:
+    def split_scope(self, scope: Event) -> list[Event]:
         """Return events for the keys on a scope's first page, and for the rest of the scope.
 
         Among keys of their own, one that cannot be mirrored holds up no other.
@@ -170,12 +170,12 @@ class Round:
     def _apply_all(self) -> None:
         while any(self._wanted.values()):
             wanted, self._wanted = self._wanted, defaultdict(dict)
-            whole, self._whole = self._whole, set()
+            whole, self._with_children = self._with_children, set()
             answers = self._target.apply(
                 self._snapshot.stamp, _sections(self._registry, wanted, whole)
             )
             for name, answer in answers.items():
-                refused = {*answer.stale, *answer.orphans, *answer.appearing}
+                refused = {*answer.stale, *answer.orphans, *answer.new_parents}
                 for key, row in wanted[name].items():
                     self._tried.add((name, key))
                     if key not in refused:
@@ -183,16 +183,18 @@ class Round:
                     elif row is not None and key in answer.orphans:
                         self._orphans[name, key] = row
                 self.stale[name].update(answer.stale)
-                self.ahead = max(self.ahead, answer.ahead or 0)
+                self.newest_fence = max(self.newest_fence, answer.newest_fence or 0)
                 for kind, held in answer.retained.items():
                     log.warning("held back by a foreign key", mapping=kind, rows=len(held))
             for name, answer in answers.items():
                 mapping = self._registry[name]
-                self._bring(mapping, {key: wanted[name][key] for key in answer.appearing})
+                self._queue_with_children(
+                    mapping, {key: wanted[name][key] for key in answer.new_parents}
+                )
                 for key in answer.orphans:
-                    self._bring_parents(mapping, key)
+                    self._queue_parents(mapping, key)
 
-    def _bring_parents(self, mapping: Mapping, key: Key) -> None:
+    def _queue_parents(self, mapping: Mapping, key: Key) -> None:
         """Want an orphan again, along with those of its parents that were not tried yet."""
         row = self._orphans[mapping.name, key]
         for name, parent_key in _parents(mapping, row):
@@ -201,19 +203,21 @@ class Round:
             self._wanted[mapping.name][key] = row
             if parent_key not in self._wanted[name]:
                 parent = self._registry[name]
-                self._bring(parent, {parent_key: None} | self._snapshot.rows(parent, [parent_key]))
+                self._queue_with_children(
+                    parent, {parent_key: None} | self._snapshot.rows(parent, [parent_key])
+                )
 
     def _has_parents(self, mapping: Mapping, row: Row) -> bool:
         return all(self._settled.get(parent, False) for parent in _parents(mapping, row))
 
-    def _bring(self, mapping: Mapping, rows: dict[Key, Row | None]) -> None:
+    def _queue_with_children(self, mapping: Mapping, rows: dict[Key, Row | None]) -> None:
         """Want rows together with everything below them, all in one call.
 
         A worker that died between the two would leave the parents there and their children out.
         """
         self._wanted[mapping.name].update(rows)
         there = [key for key, row in rows.items() if row is not None]
-        self._whole.update((mapping.name, key) for key in there)
+        self._with_children.update((mapping.name, key) for key in there)
         if not there:
             return
         values = [key[0] for key in there]
@@ -226,7 +230,7 @@ class Round:
                     [Event(Lane.GRANT, child.name, (value,), parent.column) for value in values]
                 )
                 continue
-            self._bring(
+            self._queue_with_children(
                 child,
                 {key: row for key, row in found.items() if (child.name, key) not in self._settled},
             )
@@ -244,7 +248,7 @@ class Round:
         while pending:
             events = pending.pop()
             if read >= 4 * self._batch_size:
-                self.more += events
+                self.continuations += events
                 continue
             rows, last = self._page(events)
             if last is not None and len(events) > 1:
@@ -254,7 +258,7 @@ class Round:
             read += len(rows)
             self._wanted[events[0].mapping].update(rows)
             if last is not None:
-                self.more.append(_next_page(events[0], last))
+                self.continuations.append(_next_page(events[0], last))
 
     def _page(self, events: list[Event]) -> tuple[dict[Key, Row | None], Key | None]:
         """Return one page of a scope in key order, and its last key if there may be more.
@@ -283,14 +287,14 @@ def _next_page(scope: Event, last: Key) -> Event:
     return Event(scope.lane, scope.mapping, value + last, scope.reference)
 
 
-def _parents(mapping: Mapping, row: Row) -> list[Named]:
+def _parents(mapping: Mapping, row: Row) -> list[MappingKey]:
     """Return the parents that a row names."""
     names = [column.name for column in mapping.columns]
     values = [(parent.mapping, row[names.index(parent.column)]) for parent in mapping.parents]
     return [(name, (value,)) for name, value in values if value is not None]
 
 
-def _sections(registry: Registry, wanted: Desired, whole: set[Named]) -> list[Section]:
+def _sections(registry: Registry, wanted: DesiredRows, whole: set[MappingKey]) -> list[Section]:
     """Return what one call writes, parents first."""
     sections = []
     for mapping in registry:
@@ -299,9 +303,9 @@ def _sections(registry: Registry, wanted: Desired, whole: set[Named]) -> list[Se
         section = Section(mapping)
         for key, row in wanted[mapping.name].items():
             if row is None:
-                section.gone.append(key)
+                section.deleted.append(key)
             elif (mapping.name, key) in whole:
-                section.whole.append(row)
+                section.with_children.append(row)
             else:
                 section.rows.append(row)
         sections.append(section)

@@ -8,7 +8,7 @@ from mirror.settings import Settings
 from mirror.sync.claims import Queue
 from mirror.sync.connections import Database
 from mirror.sync.drain import Drain
-from mirror.sync.relay import Ear, Relay
+from mirror.sync.relay import Listener, Relay
 from mirror.sync.source import Source
 from mirror.sync.targets.base import Target
 from mirror.sync.targets.postgres import PostgresTarget
@@ -42,7 +42,7 @@ def build_target(settings: Settings) -> Target:
     if settings.transport == "postgres":
         return PostgresTarget(_database(settings, "supabase_db_url", "target"))
     # Loads an HTTP stack that the other transport does without.
-    from mirror.sync.targets.http import Line  # noqa: PLC0415
+    from mirror.sync.targets.http import HttpClient  # noqa: PLC0415
     from mirror.sync.targets.rest import RestTarget  # noqa: PLC0415
 
     narrow = settings.writer_token is not None
@@ -50,7 +50,7 @@ def build_target(settings: Settings) -> Target:
         settings.need("supabase_url"),
         settings.need("supabase_publishable_key" if narrow else "supabase_secret_key"),
         token=settings.need("writer_token") if narrow else None,
-        line=Line(
+        line=HttpClient(
             connect_seconds=settings.connect_seconds,
             statement_seconds=settings.statement_seconds,
             most_bytes=settings.rest_bytes,
@@ -95,7 +95,7 @@ def build_relay(settings: Settings) -> Relay:
         DoorbellSettings.from_environment(), redis_url=settings.need("redis_url"), mode="inline"
     )
     listening = listening_database(settings)
-    ear = None if listening is None else Ear(listening)
+    ear = None if listening is None else Listener(listening)
     return Relay(
         primary_database(settings), Doorbell(bell), seconds=settings.relay_seconds, ear=ear
     )

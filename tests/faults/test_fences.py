@@ -42,7 +42,7 @@ def test_a_hung_older_write_is_refused(hand: Hand, target: TestDatabase) -> None
     """It was read before a demotion and arrives after it."""
     hand.apply(20, trip_memberships={MEMBER: member("MEMBER")})
     answer = hand.apply(10, trip_memberships={MEMBER: member("OWNER")})["trip_memberships"]
-    assert (answer.stale, answer.ahead) == ([MEMBER], 20)
+    assert (answer.stale, answer.newest_fence) == ([MEMBER], 20)
     assert role_of(target) == "MEMBER"
 
 

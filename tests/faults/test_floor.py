@@ -65,7 +65,7 @@ def test_what_commits_late_is_found(primary: TestDatabase, queue: Queue) -> None
         )
         record(primary, "users", str(uuid4()))
         assert len(found(queue)) == 1
-        queue._floor.raise_()
+        queue._floor.advance()
         assert found(queue) == []
         late.execute("commit")
     assert found(queue) == [(str(key),)]
@@ -80,7 +80,7 @@ def test_what_another_worker_gives_back_is_found(
     other = make_drain().queue.claim(1)
     assert other is not None
     primary.query("select pg_current_xact_id()")
-    queue._floor.raise_()
+    queue._floor.advance()
     assert found(queue) == []
     other.release()
     assert found(queue) == [(key,)]
@@ -91,11 +91,11 @@ def test_a_floor_rises_among_many_events_too(primary: TestDatabase, queue: Queue
     for _ in range(2):
         record(primary, "users", str(uuid4()), lane=1)
     floor = Floor(queue.notes)
-    floor.raise_()
+    floor.advance()
     first = primary.value("select min(transaction_id) from mirror.outbox")
     assert floor.value == first
     primary.query("delete from mirror.outbox where transaction_id = %s", first)
-    floor.raise_()
+    floor.advance()
     assert floor.value == primary.value("select min(transaction_id) from mirror.outbox") > first
 
 
@@ -103,7 +103,7 @@ def test_rows_of_another_server_are_found_in_time(primary: TestDatabase, queue: 
     """A dump brings its own transaction ids along."""
     now = [0.0]
     floor = queue._floor = Floor(queue.claims, lambda: now[0])
-    floor.raise_()
+    floor.advance()
     key = str(uuid4())
     primary.query(
         "insert into mirror.outbox (lane, mapping, key, transaction_id)"

@@ -379,7 +379,7 @@ def test_a_parent_that_was_held_back_comes_back_with_its_content(
 ) -> None:
     """And its members may follow."""
     hand.apply(20, trips={TRIP: None})
-    assert hand.apply(30, alone=True, trips={TRIP: (TRIP, "t", USER)})["trips"].appearing == [
+    assert hand.apply(30, alone=True, trips={TRIP: (TRIP, "t", USER)})["trips"].new_parents == [
         (TRIP,)
     ]
     hand.apply(30, trips={TRIP: (TRIP, "t", USER)}, trip_memberships={MEMBER: ROW})

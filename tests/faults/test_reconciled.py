@@ -3,7 +3,7 @@
 from mirror.reconcile import Options, Throttle
 from mirror.reconcile import reconcile as run
 from mirror.reconcile.compare import Comparison
-from mirror.reconcile.primary import Primary
+from mirror.reconcile.primary import PrimaryReader
 from mirror.sync.drain import Drain
 from mirror.sync.targets.reading import Hashing
 from tests.faults.tools import record
@@ -32,7 +32,7 @@ def test_references_that_only_the_ledger_keeps_are_compared(
     assert run(teams_drain, options, throttle).outcome == "in line"
 
     # A row whose parent is nowhere is not even suspected, however many there are.
-    primary = Primary(teams_drain.registry, teams_drain.source)
+    primary = PrimaryReader(teams_drain.registry, teams_drain.source)
     documents = teams_drain.registry["documents"]
     assert not list(Comparison(primary, teams_drain.target, documents, Hashing(7)).suspects())
 

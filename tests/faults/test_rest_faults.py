@@ -19,7 +19,7 @@ from mirror.errors import (
 )
 from mirror.settings import Settings
 from mirror.sync.drain import Drain
-from mirror.sync.targets.http import Line
+from mirror.sync.targets.http import HttpClient
 from mirror.sync.targets.rest import RestTarget
 from mirror.sync.wiring import build_drain
 from tests.factories import MembershipFactory
@@ -63,7 +63,7 @@ def pauses() -> list[float]:
     return []
 
 
-def line(drain: Drain) -> Line:
+def line(drain: Drain) -> HttpClient:
     """Return how a worker reaches the API."""
     assert isinstance(drain.target, RestTarget)
     return drain.target.line

@@ -54,9 +54,9 @@ def sections(registry: Registry, rows: Mapping[str, Rows], *, alone: bool = Fals
         is_parent = bool(registry.children(registry[name]))
         for key, row in wanted.items():
             if row is None:
-                section.gone.append(key if isinstance(key, tuple) else (str(key),))
+                section.deleted.append(key if isinstance(key, tuple) else (str(key),))
             elif is_parent and not alone:
-                section.whole.append(row)
+                section.with_children.append(row)
             else:
                 section.rows.append(row)
         found.append(section)

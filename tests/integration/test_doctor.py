@@ -17,7 +17,7 @@ from mirror.cli.doctor import doctor
 from mirror.devstack import SupabaseLite
 from mirror.diagnostics.doctor import CHECKS, Limits, diagnose
 from mirror.diagnostics.doctor.examine import Facts, judge
-from mirror.diagnostics.doctor.primary import Primary
+from mirror.diagnostics.doctor.primary import PrimaryFacts
 from mirror.errors import ConfigError
 from mirror.model.mapping import Readable
 from mirror.model.registry import Registry
@@ -136,7 +136,7 @@ def test_a_primary_that_is_older_than_the_doctor_is_only_behind(clinic: Clinic) 
 
 def server(**facts: object) -> Facts:
     """Return what a server that is like no server here says."""
-    primary = replace(Primary(version=160_000), **facts)  # type: ignore[arg-type]
+    primary = replace(PrimaryFacts(version=160_000), **facts)  # type: ignore[arg-type]
     return Facts(primary=primary)
 
 

@@ -14,7 +14,7 @@ from mirror.cli.main import app
 from mirror.devstack import PostgresCluster
 from mirror.diagnostics.explain import (
     Page,
-    Word,
+    StepStatus,
     explain_key,
     explain_resource,
     explain_table,
@@ -470,6 +470,6 @@ def test_it_asks_over_rest(world: World, serve_api: ServeApi) -> None:
             page = explain_resource(drain, TRIP, str(member.user_id), str(member.trip_id))
             assert page.exit_code == 0, page
             page = explain_table(drain, "chat_messages", "delete", theirs, str(member.user_id))
-            assert (page.allowed, page.steps[-1].word) == (False, Word.NO)
+            assert (page.allowed, page.steps[-1].word) == (False, StepStatus.NO)
             # Who asked is again who calls.
             assert drain.target.describe().epoch == 0

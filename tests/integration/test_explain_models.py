@@ -20,11 +20,11 @@ from sqlalchemy import (
     union_all,
 )
 
-from mirror.access.questions import Given, Helper, Look, Of, Question, Way
+from mirror.access.questions import AccessPath, AccessQuestion, FromRow, Given, Helper, Lookup
 from mirror.devstack import PostgresCluster
 from mirror.diagnostics.explain import Page, audit, explain_resource, question_about
 from mirror.diagnostics.explain.dropped import dropped
-from mirror.model.mapping import Column, Mapping, Query, Reference
+from mirror.model.mapping import Column, Mapping, Reference, SelectQuery
 from mirror.model.registry import Registry
 from mirror.reconcile.drift import Direction
 from mirror.schema.migrate import upgrade
@@ -105,18 +105,20 @@ $$;""",
             "grant execute on function mirror.has_right(text) to authenticated;",
         ]
 
-    def questions(self, _registry: Registry) -> tuple[Question, ...]:
+    def questions(self, _registry: Registry) -> tuple[AccessQuestion, ...]:
         """Return the only one."""
-        by_job = Way(
+        by_job = AccessPath(
             (
-                Look("jobs", {"user_id": Given.USER}),
-                Look("rights", {"role_id": Of(0, "role_id"), "name": Given.RESOURCE}),
+                Lookup("jobs", {"user_id": Given.USER}),
+                Lookup("rights", {"role_id": FromRow(0, "role_id"), "name": Given.RESOURCE}),
             ),
             level="has",
         )
-        lent = Way((Look("loans", {"user_id": Given.USER, "name": Given.RESOURCE}),), level="has")
+        lent = AccessPath(
+            (Lookup("loans", {"user_id": Given.USER, "name": Given.RESOURCE}),), level="has"
+        )
         return (
-            Question(
+            AccessQuestion(
                 noun="right",
                 via="rights",
                 levels=("has",),
@@ -268,7 +270,7 @@ def test_an_audit_asks_about_every_way(hospital: Hospital) -> None:
     assert found.granted == 4
 
 
-def _left(query: Query) -> Mapping:
+def _left(query: SelectQuery) -> Mapping:
     return Mapping(
         name="left",
         table="left",
@@ -313,7 +315,7 @@ _BASE = select(_people.c.user_id)
     ],
 )
 def test_what_drops_a_row_is_told_of_each_kind_of_query(
-    hospital: Hospital, query: Query, user: str, says: list[str]
+    hospital: Hospital, query: SelectQuery, user: str, says: list[str]
 ) -> None:
     """Filters, joins, subqueries, and each part of a union."""
     with closing(Database(hospital.primary.url, role="primary")) as database:

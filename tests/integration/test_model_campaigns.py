@@ -10,7 +10,7 @@ from examples.campaigns.story import story
 from mappings.campaigns import registry
 from mirror.cli.main import app
 from mirror.devstack import PostgresCluster
-from mirror.diagnostics.explain import Word
+from mirror.diagnostics.explain import StepStatus
 from mirror.reconcile import sweep
 from mirror.settings import load_settings
 from mirror.worker import Worker
@@ -398,7 +398,7 @@ def test_explain_follows_each_way_into_a_campaign(world: Model) -> None:
         page = world.explain("expired", "campaign", here)
         assert page.first is not None
         assert "its expires_at is past" in page.first.says
-        assert [step for step in page.steps if step.word is Word.BROKEN] == []
+        assert [step for step in page.steps if step.word is StepStatus.BROKEN] == []
         sweep(world.stage.drain)
     page = world.explain("dm", "character", world.values["hero"])
     assert (page.wanted, page.allowed) == (True, True)

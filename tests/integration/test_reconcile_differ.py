@@ -20,7 +20,7 @@ from mirror.reconcile import Options, Throttle, reconcile, survey
 from mirror.reconcile.clauses import order
 from mirror.reconcile.compare import Comparison, Missing
 from mirror.reconcile.pieces import Spool
-from mirror.reconcile.primary import Primary, Unreadable
+from mirror.reconcile.primary import PrimaryReader, Unreadable
 from mirror.schema.compare_functions import digest_function
 from mirror.schema.migrate import upgrade
 from mirror.settings import load_settings
@@ -311,7 +311,7 @@ def test_on_two_servers_the_difference_is_found_and_gone_after_its_repair(
         if key not in ours or key not in there or ours[key] != there[key]
     } | strays
     mapping = drain.registry["things"]
-    source = Primary(drain.registry, drain.source)
+    source = PrimaryReader(drain.registry, drain.source)
     # Chunk by chunk, in one, and by surveys that list much or little at once.
     for chunk_rows, survey_from, listed in (
         (3, 10**9, 0),
@@ -383,7 +383,7 @@ def drifted(things: tuple[TestDatabase, TestDatabase, Drain]) -> set[Key]:
 def compared(drain: Drain) -> Comparison:
     """Return a comparison of things that begins with a survey."""
     return Comparison(
-        Primary(drain.registry, drain.source),
+        PrimaryReader(drain.registry, drain.source),
         drain.target,
         drain.registry["things"],
         HASHING,
@@ -396,7 +396,7 @@ def compared(drain: Drain) -> Comparison:
 
 def surveyed(drain: Drain, tick: Callable[[float], object]) -> Spool[Key] | None:
     """Return what a survey of things finds."""
-    primary = Primary(drain.registry, drain.source)
+    primary = PrimaryReader(drain.registry, drain.source)
     things = drain.registry["things"]
     return survey.Survey(
         primary, drain.target, things, HASHING, bits=(4, 8), listed=200, tick=tick

@@ -10,7 +10,7 @@ from examples.trip_chat.models import Membership
 from mappings.trips import registry
 from mirror.diagnostics.status import read_status
 from mirror.errors import MappingError, Transient, UsageError, WrongSource
-from mirror.reconcile import Busy, Options, Throttle, sample, sync
+from mirror.reconcile import AlreadyRunning, Options, Throttle, sample, sync
 from mirror.reconcile import reconcile as run
 from mirror.reconcile.judge import Judge
 from mirror.reconcile.lease import Lease
@@ -257,7 +257,7 @@ def test_two_runs_at_once_are_one(
     """The second is told who holds the lease, or waits for it; an expired one stops nobody."""
     first = Lease(reconciler.queue.notes)
     assert first.take()
-    with pytest.raises(Busy, match=first.holder):
+    with pytest.raises(AlreadyRunning, match=first.holder):
         reconcile()
     waited: list[float] = []
 

@@ -9,7 +9,7 @@ import pytest
 from mirror.capture.doorbell import Doorbell, DoorbellSettings
 from mirror.errors import NotMigrated
 from mirror.sync.connections import Database
-from mirror.sync.relay import BRISK, LEASE, SLOW, Ear, Relay
+from mirror.sync.relay import BRISK, LEASE, SLOW, Listener, Relay
 from tests.fix_databases import TestDatabase
 from tests.pooler import TransactionPooler
 from tests.waiting import until
@@ -53,7 +53,7 @@ class CountingDoorbell(Doorbell):
         self.rings += 1
 
 
-class TimelessEar(Ear):
+class TimelessEar(Listener):
     """Waits by the test's clock, but for what has arrived already."""
 
     clock: Clock

@@ -15,9 +15,9 @@ from mappings.trips import registry
 from mirror.devstack import PostgresCluster, SupabaseLite
 from mirror.errors import MirrorError, NotMigrated, StaleCache, Unreachable, WrongKey
 from mirror.sync.stamp import Stamp
-from mirror.sync.targets.asking import AskHelper, Told
+from mirror.sync.targets.asking import AskHelper, AskResult
 from mirror.sync.targets.base import ScopePage, Section
-from mirror.sync.targets.reading import Hashing, KeyRange, Look
+from mirror.sync.targets.reading import Hashing, KeyRange, SurveyRequest
 from mirror.sync.targets.rest import RestTarget
 from tests.fix_databases import TestDatabase
 from tests.fix_rest import ServeApi, SignUp
@@ -38,7 +38,7 @@ def targets() -> Iterator[list[RestTarget]]:
 def everything(target: RestTarget) -> None:
     """Call every door."""
     stamp = Stamp("a primary", 0, 10)
-    target.apply(stamp, [Section(registry["users"], whole=[(USER, "a@example.com", "a")])])
+    target.apply(stamp, [Section(registry["users"], with_children=[(USER, "a@example.com", "a")])])
     page = ScopePage(registry["trip_memberships"], "user_id", (USER,))
     target.open_scopes(stamp, [page], limit=10)
     users, hashing = registry["users"], Hashing(7)
@@ -46,10 +46,10 @@ def everything(target: RestTarget) -> None:
     assert [each.rows for each in target.digest(users, hashing, [KeyRange((USER,))], limit=9)] == [
         1
     ]
-    assert sum(rows for _, rows, _ in target.buckets(users, hashing, Look(3))) == 1
-    assert list(target.members(users, hashing, Look(3, b"\xff"))) == [(USER,)]
+    assert sum(rows for _, rows, _ in target.buckets(users, hashing, SurveyRequest(3))) == 1
+    assert list(target.members(users, hashing, SurveyRequest(3, b"\xff"))) == [(USER,)]
     assert target.trace(USER, [("users", "*", "")]).identity == "a primary"
-    assert target.ask([AskHelper("my_trips", ("MEMBER",))], [(USER, [])]) == [[Told()]]
+    assert target.ask([AskHelper("my_trips", ("MEMBER",))], [(USER, [])]) == [[AskResult()]]
     target.purge(7)
     assert target.examine(["public.users"], [])["tables"]["public.users"]
     target.rebase("another primary", 1)

@@ -6,13 +6,13 @@ import pytest
 from sqlalchemy import DateTime, Text, column, select, table
 
 from mappings.trips import registry, trip_memberships, trips
-from mirror.access.questions import dormant, questions
+from mirror.access.questions import access_questions, inactive_reason
 from mirror.model.mapping import Column, Mapping, Readable
-from mirror.sync.targets.asking import Policy, Told
+from mirror.sync.targets.asking import AppliedPolicy, AskResult
 
 pytestmark = pytest.mark.fast
 
-TRIP = questions(registry)["trip"]
+TRIP = access_questions(registry)["trip"]
 ROW: dict[str, str | None] = {"trip_id": "1", "user_id": "2", "role": "ADMIN", "status": "ACTIVE"}
 
 _passes = table("passes", column("id", Text), column("until", DateTime))
@@ -59,7 +59,7 @@ def test_what_grants_nothing_says_why(change: dict[str, str | None], says: str) 
 )
 def test_a_row_counts_until_it_expires(until: str | None, counts: bool) -> None:  # noqa: FBT001
     """Whatever moment PostgreSQL can print."""
-    assert (dormant(EXPIRING, {"id": "1", "until": until}) is None) is counts
+    assert (inactive_reason(EXPIRING, {"id": "1", "until": until}) is None) is counts
 
 
 def test_a_policy_is_known_by_the_helper_that_it_asks() -> None:
@@ -70,11 +70,11 @@ def test_a_policy_is_known_by_the_helper_that_it_asks() -> None:
     assert TRIP.reads(replace(trips, readable=None)) is None
 
 
-def policies(**holds: bool | None) -> Told:
+def policies(**holds: bool | None) -> AskResult:
     """Return an answer: names say what for, and whether a policy restricts."""
-    return Told(
+    return AskResult(
         policies=tuple(
-            Policy(name, name.split("_")[0], not name.endswith("_restricts"), held)
+            AppliedPolicy(name, name.split("_")[0], not name.endswith("_restricts"), held)
             for name, held in holds.items()
         )
     )
@@ -97,6 +97,10 @@ def policies(**holds: bool | None) -> Told:
         (replace(policies(), active=False), "delete", True),
     ],
 )
-def test_policies_combine_as_they_do_in_the_database(told: Told, verb: str, passes: bool) -> None:  # noqa: FBT001
+def test_policies_combine_as_they_do_in_the_database(
+    told: AskResult,
+    verb: str,
+    passes: bool,  # noqa: FBT001
+) -> None:
     """One of the permissive ones, and each of the restrictive ones."""
     assert told.passes(verb) is passes

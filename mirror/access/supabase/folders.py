@@ -8,10 +8,10 @@ from mirror.access.rules import (
     CALLER,
     VERBS,
     Allow,
-    Condition,
     Others,
     Own,
     Permission,
+    PolicyCondition,
     Role,
     Verb,
     both,
@@ -86,31 +86,31 @@ class Folder:
                     f"to the path."
                 )
 
-    def condition(self, registry: Registry, verb: str) -> Condition:
+    def condition(self, registry: Registry, verb: str) -> PolicyCondition:
         """Return what is true of the rows of `storage.objects` that one may `verb`."""
         membership = membership_over(registry, self.via, self._who)
         segments = {part: _segment(number) for number, part in enumerate(self._parts, 1)}
         resource = segments[self._resource[0]]
-        here = [Condition(f"bucket_id = {literal(self.bucket)}")]
+        here = [PolicyCondition(f"bucket_id = {literal(self.bucket)}")]
         here += [
-            Condition(f"{_segment(number)} = {literal(part)}")
+            PolicyCondition(f"{_segment(number)} = {literal(part)}")
             for number, part in enumerate(self._parts, 1)
             if not _PLACE.fullmatch(part)
         ]
         # A file, not the folder itself.
-        here.append(Condition(f"{_segment(len(self._parts) + 1)} <> ''"))
+        here.append(PolicyCondition(f"{_segment(len(self._parts) + 1)} <> ''"))
 
-        def reaches(role: Role) -> Condition:
+        def reaches(role: Role) -> PolicyCondition:
             if isinstance(role, Permission):
                 return permitted(registry, role, self._who)
             mine = membership.mine(role)
-            return Condition(
+            return PolicyCondition(
                 f"{resource} = any(array(\n  select id::text from unnest({mine}) as id\n))"
             )
 
-        own = Condition(f"{segments.get('{user}')} = {CALLER}::text")
+        own = PolicyCondition(f"{segments.get('{user}')} = {CALLER}::text")
 
-        def readable() -> Condition:
+        def readable() -> PolicyCondition:
             raise MappingError(f"{self._who}: `Readers` is for tables; name a role.")
 
         return both(*here, either(self.verbs[verb], own, reaches, readable))

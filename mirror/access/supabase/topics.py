@@ -6,8 +6,8 @@ from textwrap import indent
 from mirror.access.rules import (
     CALLER,
     Allow,
-    Condition,
-    Deciding,
+    MembershipLike,
+    PolicyCondition,
     both,
     check_roles,
     membership_over,
@@ -95,7 +95,7 @@ class Topics:
             send += _extensions(membership, topic, topic.send, topic.appear)
         if self.personal is not None:
             own = f"topic = {literal(self.personal + ':')} || {CALLER}"
-            receive.append(both(Condition("extension = 'broadcast'"), Condition(own)))
+            receive.append(both(PolicyCondition("extension = 'broadcast'"), PolicyCondition(own)))
         policies = [
             policy(registry, "realtime.messages", verb, one, one)
             for verb, found in (("read", receive), ("insert", send))
@@ -126,8 +126,8 @@ $$;"""
 
 
 def _extensions(
-    membership: Deciding, topic: Topic, broadcast: str | None, presence: str | None
-) -> list[Condition]:
+    membership: MembershipLike, topic: Topic, broadcast: str | None, presence: str | None
+) -> list[PolicyCondition]:
     """Return the conditions for the two features, as one where the same role has both."""
     asked = {"broadcast": broadcast, "presence": presence}
     found = []
@@ -136,12 +136,12 @@ def _extensions(
         mine = membership.mine(role)
         found.append(
             both(
-                Condition(
+                PolicyCondition(
                     f"extension = {names[0]}"
                     if len(names) == 1
                     else f"extension in ({', '.join(names)})"
                 ),
-                Condition(
+                PolicyCondition(
                     f"topic = any(array(\n"
                     f"  select {literal(topic.prefix + ':')} || id from unnest({mine}) as id\n"
                     f"))"

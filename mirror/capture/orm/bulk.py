@@ -13,15 +13,15 @@ from sqlalchemy import Text, cast
 from sqlalchemy.orm import Mapper, ORMExecuteState
 
 from mirror.capture.orm.assigned import assigned, on_conflict
-from mirror.capture.orm.meaning import Meaning, Row, touches
+from mirror.capture.orm.meaning import RowEvents, RowValues, touches
 from mirror.capture.orm.plans import Plan, Plans
 from mirror.capture.outbox import Event
 from mirror.model.query.effects import Effect
 
-Outcome: TypeAlias = tuple[Any, list[Event]]
+ExecutedStatement: TypeAlias = tuple[Any, list[Event]]
 
 
-def execute(state: ORMExecuteState, meaning: Meaning, plans: Plans) -> Outcome | None:
+def execute(state: ORMExecuteState, meaning: RowEvents, plans: Plans) -> ExecutedStatement | None:
     """Execute a statement that changes mirrored rows; return its result and the events.
 
     None, and nothing is executed, if it does not.
@@ -54,11 +54,11 @@ def execute(state: ORMExecuteState, meaning: Meaning, plans: Plans) -> Outcome |
 
 def _by_returning(
     state: ORMExecuteState,
-    meaning: Meaning,
+    meaning: RowEvents,
     statement: Any,
     effects: Sequence[Effect],
     changed: frozenset[str] | None,
-) -> Outcome:
+) -> ExecutedStatement:
     set_anew = on_conflict(statement) if state.is_insert else changed
     moved = (
         [] if state.is_delete else [e for e in effects if touches(set_anew, frozenset(e.columns))]
@@ -86,7 +86,7 @@ def _by_returning(
 
 def _returned(
     state: ORMExecuteState, statement: Any, columns: dict[str, Any]
-) -> tuple[Any, list[Row]]:
+) -> tuple[Any, list[RowValues]]:
     """Execute a statement; return its result as the caller expects it, and its rows."""
     if not columns:
         result: Any = state.invoke_statement()
@@ -111,13 +111,13 @@ def _returned(
     return visible, _rows(again, labels)
 
 
-def _rows(result: Any, labels: dict[str, str]) -> list[Row]:
+def _rows(result: Any, labels: dict[str, str]) -> list[RowValues]:
     return [{name: row[label] for name, label in labels.items()} for row in result.mappings()]
 
 
 def _by_primary_key(
-    state: ORMExecuteState, meaning: Meaning, mapper: Mapper[Any], plans: Sequence[Plan]
-) -> Outcome | None:
+    state: ORMExecuteState, meaning: RowEvents, mapper: Mapper[Any], plans: Sequence[Plan]
+) -> ExecutedStatement | None:
     """Execute an UPDATE of objects given as a list of values, which takes no RETURNING."""
     keys = [mapper.get_property_by_column(column).key for column in mapper.primary_key]
     given: Any = state.parameters
@@ -147,7 +147,9 @@ def _by_primary_key(
     return result, events
 
 
-def _by_parameters(state: ORMExecuteState, meaning: Meaning, plans: Sequence[Plan]) -> Outcome:
+def _by_parameters(
+    state: ORMExecuteState, meaning: RowEvents, plans: Sequence[Plan]
+) -> ExecutedStatement:
     """Execute an INSERT of objects given as values, into several tables."""
     given: Any = state.parameters
     result = state.invoke_statement()

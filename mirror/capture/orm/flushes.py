@@ -13,8 +13,8 @@ from typing import Any
 from sqlalchemy import Connection, inspect
 from sqlalchemy.orm import InstanceState, Mapper, Session
 
-from mirror.capture.orm.links import Links
-from mirror.capture.orm.meaning import Meaning, Row
+from mirror.capture.orm.links import SecondaryTables
+from mirror.capture.orm.meaning import RowEvents, RowValues
 from mirror.capture.orm.plans import Plan, Plans
 from mirror.capture.outbox import Event
 
@@ -25,7 +25,7 @@ _Place = tuple[Plan, State]
 class Flush:
     """What one flush has come to so far."""
 
-    def __init__(self, meaning: Meaning, plans: Plans, links: Links) -> None:
+    def __init__(self, meaning: RowEvents, plans: Plans, links: SecondaryTables) -> None:
         self._meaning = meaning
         self._plans = plans
         self._links = links
@@ -33,7 +33,7 @@ class Flush:
         self._inserted: list[_Place] = []
         self._updated: dict[_Place, frozenset[str]] = {}
         self._deleted: list[_Place] = []
-        self._old: dict[_Place, Row | None] = {}
+        self._old: dict[_Place, RowValues | None] = {}
         """Known before the change; None where that could not be found out."""
         self._linked: list[tuple[State, Connection, bool]] = []
         # A state does not hold its object, and a flush is free to let go of one.
@@ -128,9 +128,9 @@ class Flush:
         for state, identity in identities.items():
             self._old[plan, state] = rows.get(identity)
 
-    def _rows_now(self) -> dict[_Place, Row]:
+    def _rows_now(self) -> dict[_Place, RowValues]:
         """Return the rows as they are, from the database where the objects do not show it."""
-        now: dict[_Place, Row] = {}
+        now: dict[_Place, RowValues] = {}
         missing: dict[Plan, dict[State, Any]] = defaultdict(dict)
         for place in (*self._inserted, *self._updated):
             plan, state = place

@@ -11,14 +11,14 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import Dialect
 from sqlalchemy.orm import InstanceState, Mapper, PassiveFlag
 
-from mirror.capture.orm.meaning import Meaning, Row
+from mirror.capture.orm.meaning import RowEvents, RowValues
 from mirror.capture.orm.plans import text_of
 from mirror.capture.outbox import Event
 from mirror.model.query.effects import Effect
 
 
 @dataclass(frozen=True, eq=False)
-class Link:
+class SecondaryTable:
     """A relationship whose `secondary` mappings read."""
 
     attribute: str
@@ -29,7 +29,7 @@ class Link:
     """The same for the other side."""
 
     def events(
-        self, meaning: Meaning, state: InstanceState[Any], dialect: Dialect, *, deleted: bool
+        self, meaning: RowEvents, state: InstanceState[Any], dialect: Dialect, *, deleted: bool
     ) -> Iterator[Event]:
         """Yield the events of one object's flushed changes."""
         history = state.get_history(self.attribute, PassiveFlag.PASSIVE_NO_INITIALIZE)
@@ -50,19 +50,21 @@ class Link:
                         yield from derive(effect, row)
 
 
-class Links:
+class SecondaryTables:
     """The links of mapped classes, found when one is first seen."""
 
-    def __init__(self, meaning: Meaning) -> None:
+    def __init__(self, meaning: RowEvents) -> None:
         self._meaning = meaning
-        self._found: WeakKeyDictionary[Mapper[Any], tuple[Link, ...]] = WeakKeyDictionary()
+        self._found: WeakKeyDictionary[Mapper[Any], tuple[SecondaryTable, ...]] = (
+            WeakKeyDictionary()
+        )
 
-    def of(self, mapper: Mapper[Any]) -> tuple[Link, ...]:
+    def of(self, mapper: Mapper[Any]) -> tuple[SecondaryTable, ...]:
         """Return a mapped class's relationships over mirrored tables; for most there is none."""
         found = self._found.get(mapper)
         if found is None:
             found = self._found[mapper] = tuple(
-                Link(
+                SecondaryTable(
                     relationship.key,
                     self._meaning.of(relationship.secondary),
                     tuple(relationship.synchronize_pairs),
@@ -81,7 +83,9 @@ def _state(other: Any) -> InstanceState[Any]:
     return other if isinstance(other, InstanceState) else other._sa_instance_state  # noqa: SLF001
 
 
-def _row(state: InstanceState[Any], pairs: tuple[tuple[Any, Any], ...], dialect: Dialect) -> Row:
+def _row(
+    state: InstanceState[Any], pairs: tuple[tuple[Any, Any], ...], dialect: Dialect
+) -> RowValues:
     row: dict[str, str | None] = {}
     for column, link in pairs:
         key = state.mapper.get_property_by_column(column).key

@@ -30,8 +30,8 @@ from sqlalchemy.orm import (
 from mirror.capture.doorbell import Doorbell, DoorbellSettings
 from mirror.capture.orm.bulk import execute
 from mirror.capture.orm.flushes import Flush
-from mirror.capture.orm.links import Links
-from mirror.capture.orm.meaning import Meaning
+from mirror.capture.orm.links import SecondaryTables
+from mirror.capture.orm.meaning import RowEvents
 from mirror.capture.orm.plans import Plans
 from mirror.capture.recorder import Hooks, default
 from mirror.errors import ConfigError, UsageError
@@ -40,7 +40,7 @@ from mirror.model.registry import Registry
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
 
-Target: TypeAlias = (
+SessionSource: TypeAlias = (
     "Session | AsyncSession | type[Session | AsyncSession] | sessionmaker[Any]"
     " | scoped_session[Any] | async_sessionmaker[Any] | async_scoped_session[Any]"
 )
@@ -51,7 +51,7 @@ _attached: set[int] = set()
 
 
 def attach(
-    target: Target, registry: Registry | None = None, *, hooks: Hooks | None = None
+    target: SessionSource, registry: Registry | None = None, *, hooks: Hooks | None = None
 ) -> "Capture":
     """Record what sessions of `target` change, until `detach()`.
 
@@ -86,11 +86,11 @@ def _hooks_of(registry: Registry | None) -> Hooks:
 class Capture:
     """The listeners of one `attach`."""
 
-    def __init__(self, target: Target, hooks: Hooks) -> None:
+    def __init__(self, target: SessionSource, hooks: Hooks) -> None:
         self._hooks = hooks
-        self._meaning = Meaning(hooks.registry)
+        self._meaning = RowEvents(hooks.registry)
         self._plans = Plans(self._meaning)
-        self._links = Links(self._meaning)
+        self._links = SecondaryTables(self._meaning)
         self._target, self._restore = _listened(target)
         self._listeners: dict[str, Callable[..., Any]] = {
             "before_flush": self._before_flush,

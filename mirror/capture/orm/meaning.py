@@ -16,12 +16,12 @@ from mirror.model.mapping import EVERYTHING
 from mirror.model.query.effects import Effect
 from mirror.model.registry import Registry
 
-Row: TypeAlias = Mapping[str, str | None]
+RowValues: TypeAlias = Mapping[str, str | None]
 
 _DEFAULT_SCHEMA = "public."
 
 
-class Meaning:
+class RowEvents:
     """The effects of one registry, looked up by SQLAlchemy's tables."""
 
     def __init__(self, registry: Registry) -> None:
@@ -39,16 +39,20 @@ class Meaning:
         name = f"{schema}.{table.name}" if schema else str(getattr(table, "name", ""))
         return self._effects.get(name.removeprefix(_DEFAULT_SCHEMA), ())
 
-    def inserted(self, effect: Effect, new: Row | None) -> Iterator[Event]:
+    def inserted(self, effect: Effect, new: RowValues | None) -> Iterator[Event]:
         """Yield the event of a row that is new."""
         yield from self._event(effect, new, Lane.GRANT if effect.adds else Lane.REVOCATION)
 
-    def deleted(self, effect: Effect, old: Row | None) -> Iterator[Event]:
+    def deleted(self, effect: Effect, old: RowValues | None) -> Iterator[Event]:
         """Yield the event of a row that is gone."""
         yield from self._event(effect, old, Lane.REVOCATION)
 
     def updated(
-        self, effect: Effect, changed: frozenset[str] | None, old: Row | None, new: Row | None
+        self,
+        effect: Effect,
+        changed: frozenset[str] | None,
+        old: RowValues | None,
+        new: RowValues | None,
     ) -> Iterator[Event]:
         """Yield the events of a row of which some columns have changed; None: any may have."""
         if not touches(changed, effect.reads):
@@ -63,7 +67,7 @@ class Meaning:
         """Return the event that has the whole mapping read again."""
         return Event(Lane.REVOCATION, effect.mapping, (), EVERYTHING)
 
-    def _event(self, effect: Effect, row: Row | None, lane: Lane) -> Iterator[Event]:
+    def _event(self, effect: Effect, row: RowValues | None, lane: Lane) -> Iterator[Event]:
         if effect.reference == EVERYTHING:
             yield Event(lane, effect.mapping, (), EVERYTHING)
         elif row is None or any(name not in row for name in effect.columns):

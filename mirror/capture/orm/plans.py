@@ -26,7 +26,7 @@ from sqlalchemy.orm.exc import UnmappedColumnError
 from sqlalchemy.sql import ClauseElement
 from sqlalchemy.types import TypeEngine
 
-from mirror.capture.orm.meaning import Meaning, Row, touches
+from mirror.capture.orm.meaning import RowEvents, RowValues, touches
 from mirror.model.query.effects import Effect
 
 _CHUNK = 500
@@ -102,7 +102,7 @@ class Plan:
 
     def read(
         self, connection: Connection, identities: Sequence[Any], *, lock: bool = False
-    ) -> dict[Any, Row]:
+    ) -> dict[Any, RowValues]:
         """Return the named columns of rows as they are, by identity; those that are there.
 
         `lock` as an UPDATE would: until the end of the transaction they stay what they are.
@@ -115,7 +115,7 @@ class Plan:
         )
         if lock:
             wanted = wanted.with_for_update(key_share=True)
-        rows: dict[Any, Row] = {}
+        rows: dict[Any, RowValues] = {}
         several = len(self.where) > 1
         for start in range(0, len(identities), _CHUNK):
             chunk = identities[start : start + _CHUNK]
@@ -141,7 +141,7 @@ class Plan:
 class Plans:
     """The plans of mapped classes, made when one is first seen."""
 
-    def __init__(self, meaning: Meaning) -> None:
+    def __init__(self, meaning: RowEvents) -> None:
         self.meaning = meaning
         self._made: WeakKeyDictionary[Mapper[Any], tuple[Plan, ...]] = WeakKeyDictionary()
 

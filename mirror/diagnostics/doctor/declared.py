@@ -53,7 +53,7 @@ class Expected:
         return self.mapping is not None or self.guard is not None
 
 
-class Declared:
+class DeclaredTarget:
     """A registry beside what the target's catalogs say.
 
     Args:

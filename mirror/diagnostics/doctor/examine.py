@@ -8,12 +8,12 @@ from typing import Any
 
 from mirror.diagnostics.doctor.checks import CHECKS, Severity
 from mirror.diagnostics.doctor.columns import check_columns
-from mirror.diagnostics.doctor.declared import Declared, asked_tables, asked_types
+from mirror.diagnostics.doctor.declared import DeclaredTarget, asked_tables, asked_types
 from mirror.diagnostics.doctor.findings import Finding, finding
 from mirror.diagnostics.doctor.history import check_history, check_triggers, late_steps
 from mirror.diagnostics.doctor.policies import Policies, check_functions, check_grants
 from mirror.diagnostics.doctor.primary import (
-    Primary,
+    PrimaryFacts,
     ask_columns,
     ask_history,
     ask_server,
@@ -54,7 +54,7 @@ _IMPLIED = {
 class Facts:
     """What both sides said; None: nothing, or it was not asked."""
 
-    primary: Primary | None = None
+    primary: PrimaryFacts | None = None
     status: Status | None = None
     described: Description | None = None
     catalog: Catalog | None = None
@@ -172,12 +172,12 @@ def judge(
     if catalog is not None and described is not None:
         yield from check_server("target", catalog["version"], facts.skew_seconds, limits)
         guarded = f"guards_{registry.name}" in described.migrations
-        for found in _judge_target(Declared(registry, catalog, guarded=guarded)):
+        for found in _judge_target(DeclaredTarget(registry, catalog, guarded=guarded)):
             if not printed or found.code not in _IMPLIED:
                 yield found
 
 
-def _judge_target(declared: Declared) -> Iterator[Finding]:
+def _judge_target(declared: DeclaredTarget) -> Iterator[Finding]:
     yield from check_tables(declared)
     yield from Policies(declared).check()
     yield from check_grants(declared)

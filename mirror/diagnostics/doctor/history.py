@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 
 from mirror.diagnostics.doctor.findings import Finding, finding
-from mirror.diagnostics.doctor.primary import Primary
+from mirror.diagnostics.doctor.primary import PrimaryFacts
 from mirror.model.registry import Registry
 from mirror.schema.migrate import Migration, Side, compare, migrations
 
@@ -44,7 +44,7 @@ def check_history(side: Side, applied: Mapping[str, str], registry: Registry) ->
         yield finding("guards-missing", f"target: nothing guards {tables}")
 
 
-def check_triggers(primary: Primary, registry: Registry) -> Iterator[Finding]:
+def check_triggers(primary: PrimaryFacts, registry: Registry) -> Iterator[Finding]:
     """Say which triggers are gone or disabled, where triggers were installed."""
     if f"triggers_{registry.name}" not in primary.applied:
         return

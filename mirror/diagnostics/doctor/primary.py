@@ -10,7 +10,7 @@ from mirror.model.mapping import Mapping
 from mirror.model.registry import Registry
 from mirror.schema.quoting import identifier
 from mirror.sync.connections import Database
-from mirror.sync.row_queries import desired_query
+from mirror.sync.row_queries import row_query
 from mirror.sync.source import Source
 
 _SERVER = """
@@ -61,7 +61,7 @@ _SAME = (
 
 
 @dataclass(frozen=True)
-class Open:
+class OpenTransaction:
     """Something that keeps vacuum from its work."""
 
     what: str
@@ -83,14 +83,14 @@ class SourceColumn:
 
 
 @dataclass
-class Primary:
+class PrimaryFacts:
     """What the primary says."""
 
     version: int = 0
     replica: bool = False
     skew_seconds: float = 0.0
     """How far its clock is ahead of ours."""
-    open: list[Open] = field(default_factory=list)
+    open: list[OpenTransaction] = field(default_factory=list)
     migrated: bool = False
     """It told its history."""
     applied: dict[str, str] = field(default_factory=dict)
@@ -107,7 +107,7 @@ class Primary:
     """By mapping: columns that cannot be read as its types."""
 
 
-def ask_server(database: Database) -> Primary:
+def ask_server(database: Database) -> PrimaryFacts:
     """Return what the server says of itself, whether or not it was migrated.
 
     Raises:
@@ -115,11 +115,11 @@ def ask_server(database: Database) -> Primary:
     """
     began = time.time()
     version, replica, now = database.execute(_SERVER)[0]
-    opened = [Open(*row) for row in database.execute(_OPEN)]
-    return Primary(version, replica, now - (began + time.time()) / 2, opened)
+    opened = [OpenTransaction(*row) for row in database.execute(_OPEN)]
+    return PrimaryFacts(version, replica, now - (began + time.time()) / 2, opened)
 
 
-def ask_history(primary: Primary, database: Database, registry: Registry) -> None:
+def ask_history(primary: PrimaryFacts, database: Database, registry: Registry) -> None:
     """Add what our own tables say, and which triggers there are.
 
     Raises:
@@ -138,7 +138,7 @@ def ask_history(primary: Primary, database: Database, registry: Registry) -> Non
         )
 
 
-def ask_columns(primary: Primary, source: Source, registry: Registry) -> None:
+def ask_columns(primary: PrimaryFacts, source: Source, registry: Registry) -> None:
     """Add what each mapping's query yields; no row of it is read.
 
     Raises:
@@ -146,7 +146,7 @@ def ask_columns(primary: Primary, source: Source, registry: Registry) -> None:
     """
     database = source.database
     for mapping in registry:
-        query, values = desired_query(mapping), source.desired.values(mapping)
+        query, values = row_query(mapping), source.desired.values(mapping)
         plain = sql.SQL(", ").join(
             sql.SQL("q.{}").format(sql.Identifier(name)) for name, _ in mapping.row_layout
         )

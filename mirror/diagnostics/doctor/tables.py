@@ -2,16 +2,16 @@
 
 from collections.abc import Iterator
 
-from mirror.diagnostics.doctor.declared import Declared, Expected
+from mirror.diagnostics.doctor.declared import DeclaredTarget, Expected
 from mirror.diagnostics.doctor.findings import Finding, finding
 from mirror.model.mapping import Mapping
 from mirror.schema.quoting import comma, identifier
-from mirror.sync.targets.catalog import Link
+from mirror.sync.targets.catalog import ForeignKey
 
 _DELETES = {"c": "takes along its rows", "n": "empties its column", "d": "alters its column"}
 
 
-def check_tables(declared: Declared) -> Iterator[Finding]:
+def check_tables(declared: DeclaredTarget) -> Iterator[Finding]:
     """Say what is wrong with the tables that the mirror writes, and those that it guards."""
     for mapping, expected in declared.mirrored():
         if expected is None:
@@ -32,7 +32,9 @@ def check_tables(declared: Declared) -> Iterator[Finding]:
     yield from _check_triggers(declared)
 
 
-def _check_columns(declared: Declared, mapping: Mapping, expected: Expected) -> Iterator[Finding]:
+def _check_columns(
+    declared: DeclaredTarget, mapping: Mapping, expected: Expected
+) -> Iterator[Finding]:
     table, have = expected.name, expected.table["columns"]
     wanted = {column.name: column.type for column in mapping.columns}
     for name, kind in wanted.items():
@@ -60,7 +62,7 @@ def _check_columns(declared: Declared, mapping: Mapping, expected: Expected) -> 
 
 
 def _check_references(
-    declared: Declared, mapping: Mapping, expected: Expected
+    declared: DeclaredTarget, mapping: Mapping, expected: Expected
 ) -> Iterator[Finding]:
     parents = {parent.mapping for parent in mapping.parents}
     allowed = {
@@ -77,7 +79,7 @@ def _check_references(
 
 
 def _check_referenced(
-    declared: Declared, mapping: Mapping, expected: Expected
+    declared: DeclaredTarget, mapping: Mapping, expected: Expected
 ) -> Iterator[Finding]:
     for link in expected.table["referenced_by"]:
         if link["table"] in declared.catalog["mirrored"]:
@@ -90,7 +92,7 @@ def _check_referenced(
             yield finding("index-missing", what, **names)
 
 
-def _held(mapping: Mapping, expected: Expected, link: Link) -> Finding:
+def _held(mapping: Mapping, expected: Expected, link: ForeignKey) -> Finding:
     by = f"{link['table']} ({comma(link['columns'])})"
     names = {
         "table": link["table"],
@@ -105,7 +107,7 @@ def _held(mapping: Mapping, expected: Expected, link: Link) -> Finding:
     return finding("delete-cascades", what, **names)
 
 
-def _check_indexes(declared: Declared) -> Iterator[Finding]:
+def _check_indexes(declared: DeclaredTarget) -> Iterator[Finding]:
     """Say which column that rows are looked up by no index begins with."""
     indexes = {expected.name: expected.table["indexes"] for expected in declared.tables}
     for table, column in declared.indexed:
@@ -114,7 +116,7 @@ def _check_indexes(declared: Declared) -> Iterator[Finding]:
             yield finding("index-missing", what, table=table, column=identifier(column))
 
 
-def _check_triggers(declared: Declared) -> Iterator[Finding]:
+def _check_triggers(declared: DeclaredTarget) -> Iterator[Finding]:
     """Say which triggers of the guards are gone or disabled."""
     triggers = {expected.name: expected.table["triggers"] for expected in declared.tables}
     lacking: dict[str, list[str]] = {}

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mirror.diagnostics.doctor.findings import Finding, finding
-from mirror.diagnostics.doctor.primary import Primary
+from mirror.diagnostics.doctor.primary import PrimaryFacts
 from mirror.diagnostics.status import Status, digest_states
 from mirror.model.registry import Registry
 from mirror.settings import Settings
@@ -59,7 +59,11 @@ def check_status(
 
 
 def check_traffic(
-    settings: Settings, registry: Registry, primary: Primary, status: Status | None, limits: Limits
+    settings: Settings,
+    registry: Registry,
+    primary: PrimaryFacts,
+    status: Status | None,
+    limits: Limits,
 ) -> Iterator[Finding]:
     """Say what waits for whom, and what is in the way."""
     oldest = status.oldest_seconds if status is not None else None
@@ -78,7 +82,7 @@ def check_traffic(
 def _check_heartbeats(
     settings: Settings,
     registry: Registry,
-    primary: Primary,
+    primary: PrimaryFacts,
     heartbeats: dict[str, float],
     limits: Limits,
 ) -> Iterator[Finding]:

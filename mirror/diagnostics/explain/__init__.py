@@ -1,7 +1,7 @@
 """Explain: follow one permission from the primary's row to what row-level security answers."""
 
 from mirror.diagnostics.explain.audit import Audit, Mismatch, audit
-from mirror.diagnostics.explain.page import Page, Step, Word
+from mirror.diagnostics.explain.page import Page, Step, StepStatus
 from mirror.diagnostics.explain.run import explain_key, explain_resource, question_about
 from mirror.diagnostics.explain.statement import explain_table
 
@@ -10,7 +10,7 @@ __all__ = [
     "Mismatch",
     "Page",
     "Step",
-    "Word",
+    "StepStatus",
     "audit",
     "explain_key",
     "explain_resource",

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from mirror.access import Guard
-from mirror.access.questions import Given, Grant, Question
+from mirror.access.questions import AccessQuestion, Given, Grant
 from mirror.diagnostics.explain.chains import (
     Chain,
     InPrimary,
@@ -33,7 +33,7 @@ from mirror.reconcile import draw
 from mirror.reconcile.drift import Direction
 from mirror.reconcile.judge import Judge
 from mirror.sync.drain import Drain
-from mirror.sync.targets.asking import Ask, AskHelper, AskRows, Told
+from mirror.sync.targets.asking import Ask, AskHelper, AskResult, AskRows
 
 _OTHERS: Final = 5
 """How many resources of somebody else each user is asked about."""
@@ -83,7 +83,7 @@ class _Check:
     by: str
 
 
-def audit(drain: Drain, question: Question, count: int, chance: random.Random) -> Audit:
+def audit(drain: Drain, question: AccessQuestion, count: int, chance: random.Random) -> Audit:
     """Compare about `count` pairs that a question is or was about, and others at random.
 
     Raises:
@@ -109,7 +109,7 @@ def audit(drain: Drain, question: Question, count: int, chance: random.Random) -
     return found
 
 
-def _draw(drain: Drain, question: Question, count: int, chance: random.Random) -> list[Pair]:
+def _draw(drain: Drain, question: AccessQuestion, count: int, chance: random.Random) -> list[Pair]:
     """Return pairs that rows on either side name, or named before they were deleted; and others."""
     pairs: set[Pair] = set()
     users: set[str] = set()
@@ -147,7 +147,7 @@ def _rows(
         yield dict(zip(mapping.key, key, strict=True))
 
 
-def _checks(registry: Registry, question: Question) -> Iterator[_Check]:
+def _checks(registry: Registry, question: AccessQuestion) -> Iterator[_Check]:
     """Yield what to ask of whom: helpers, and tables where only a level decides who may read."""
     for helper in question.helpers:
         ask: Ask = AskHelper(helper.function, helper.arguments, helper.each)
@@ -167,14 +167,14 @@ def _checks(registry: Registry, question: Question) -> Iterator[_Check]:
             yield _Check(ask, min(levels, key=question.levels.index), f"reading {guard.table}")
 
 
-def _wanted(drain: Drain, question: Question, pairs: Sequence[Pair]) -> dict[Pair, Grant]:
+def _wanted(drain: Drain, question: AccessQuestion, pairs: Sequence[Pair]) -> dict[Pair, Grant]:
     """Return what the primary grants each pair."""
     with _primary(drain, question, pairs) as side:
         return {pair: all_of(chains(drain.registry, question, side, *pair)) for pair in pairs}
 
 
 @contextmanager
-def _primary(drain: Drain, question: Question, pairs: Sequence[Pair]) -> Iterator[InPrimary]:
+def _primary(drain: Drain, question: AccessQuestion, pairs: Sequence[Pair]) -> Iterator[InPrimary]:
     """Yield one moment of the primary, with the rows read at once that most pairs begin with."""
     with drain.source.snapshot() as snapshot:
         side = InPrimary(drain.registry, snapshot)
@@ -187,7 +187,7 @@ def _primary(drain: Drain, question: Question, pairs: Sequence[Pair]) -> Iterato
 
 
 def _compare(
-    drain: Drain, question: Question, checks: Sequence[_Check], wanted: dict[Pair, Grant]
+    drain: Drain, question: AccessQuestion, checks: Sequence[_Check], wanted: dict[Pair, Grant]
 ) -> dict[Pair, list[Mismatch]]:
     """Ask as each user, and return what is not as wanted."""
     by_user: dict[str, list[str]] = defaultdict(list)
@@ -207,7 +207,7 @@ def _compare(
 
 
 def _differing(
-    resource: str, grant: Grant, checks: Sequence[_Check], told: Iterable[Told]
+    resource: str, grant: Grant, checks: Sequence[_Check], told: Iterable[AskResult]
 ) -> list[tuple[Direction, str]]:
     found = []
     for check, answer in zip(checks, told, strict=True):
@@ -221,7 +221,7 @@ def _differing(
     return found
 
 
-def _settled(drain: Drain, question: Question, pairs: Sequence[Pair]) -> list[Pair]:
+def _settled(drain: Drain, question: AccessQuestion, pairs: Sequence[Pair]) -> list[Pair]:
     """Return the pairs for which no change is on its way, of any row that grants or granted."""
     judge = Judge(drain.registry, drain.source, drain.target)
     about: dict[str, dict[Key, set[Pair]]] = defaultdict(lambda: defaultdict(set))
@@ -238,7 +238,7 @@ def _settled(drain: Drain, question: Question, pairs: Sequence[Pair]) -> list[Pa
 
 
 def _chains(
-    drain: Drain, question: Question, pairs: Sequence[Pair]
+    drain: Drain, question: AccessQuestion, pairs: Sequence[Pair]
 ) -> Iterator[tuple[Pair, Chain]]:
     """Yield what leads from user to resource in the primary, and in the target if it may differ."""
     there = InTarget(drain.target)

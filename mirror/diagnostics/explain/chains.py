@@ -5,7 +5,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from mirror.access.questions import Given, Grant, Look, Of, Question, Values, Way
+from mirror.access.questions import (
+    AccessPath,
+    AccessQuestion,
+    FromRow,
+    Given,
+    Grant,
+    Lookup,
+    Values,
+)
 from mirror.diagnostics.explain.facts import values
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
@@ -22,7 +30,7 @@ Wanted = dict[str, str]
 """What columns have to hold."""
 
 
-class Side(Protocol):
+class RowReader(Protocol):
     """One of the two databases, for looking rows up."""
 
     def rows(self, mapping: Mapping, wanted: Wanted) -> dict[Key, Values]:
@@ -31,7 +39,7 @@ class Side(Protocol):
 
 
 @dataclass(frozen=True)
-class Link:
+class ChainLink:
     """One row of a chain."""
 
     mapping: Mapping
@@ -43,8 +51,8 @@ class Link:
 class Chain:
     """One way, and the rows of it that are there; the first that is not ends it."""
 
-    way: Way
-    links: tuple[Link, ...]
+    way: AccessPath
+    links: tuple[ChainLink, ...]
     grant: Grant
     missing: tuple[Mapping, Wanted] | None = None
     """Where the next row should be."""
@@ -65,7 +73,7 @@ def key_of(mapping: Mapping, wanted: Wanted) -> Key | None:
 
 
 def chains(
-    registry: Registry, question: Question, side: Side, user: str, resource: str
+    registry: Registry, question: AccessQuestion, side: RowReader, user: str, resource: str
 ) -> list[Chain]:
     """Return every chain on one side, those that break off included; the strongest first."""
     given = {Given.USER: user, Given.RESOURCE: resource}
@@ -87,11 +95,11 @@ def all_of(found: Iterable[Chain]) -> Grant:
 
 def _follow(
     registry: Registry,
-    question: Question,
-    side: Side,
+    question: AccessQuestion,
+    side: RowReader,
     given: dict[Given, str],
-    way: Way,
-    links: tuple[Link, ...],
+    way: AccessPath,
+    links: tuple[ChainLink, ...],
 ) -> Iterator[Chain]:
     look = way.rows[len(links)]
     mapping = registry[look.mapping]
@@ -108,21 +116,21 @@ def _follow(
         return
     for key, row in found.items():
         grant = question.grant(way, len(links), mapping, row)
-        reached = (*links, Link(mapping, key, row))
+        reached = (*links, ChainLink(mapping, key, row))
         if len(reached) == len(way.rows) or not grant.levels:
             yield Chain(way, reached, grant)
         else:
             yield from _follow(registry, question, side, given, way, reached)
 
 
-def resolve(look: Look, given: dict[Given, str], links: tuple[Link, ...]) -> Wanted | None:
+def resolve(look: Lookup, given: dict[Given, str], links: tuple[ChainLink, ...]) -> Wanted | None:
     """Return what a row's columns have to hold; None where a row before has NULL there."""
     wanted = {}
     for name, value in look.by.items():
         if isinstance(value, Given):
             text: str | None = given[value]
         else:
-            text = links[value.row].row[value.column] if isinstance(value, Of) else value.value
+            text = links[value.row].row[value.column] if isinstance(value, FromRow) else value.value
         if text is None:
             return None
         wanted[name] = text

@@ -7,20 +7,20 @@ the steps before this one say.
 from collections.abc import Sequence
 
 from mirror.access import Guard, Own
-from mirror.access.questions import Grant, Question
+from mirror.access.questions import AccessQuestion, Grant
 from mirror.access.rules import VERBS
-from mirror.diagnostics.explain.page import Step, Word
+from mirror.diagnostics.explain.page import Step, StepStatus
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
 from mirror.sync.drain import Drain
-from mirror.sync.targets.asking import Ask, AskHelper, AskStatement, Told
+from mirror.sync.targets.asking import Ask, AskHelper, AskResult, AskStatement
 
 MIGRATE = "Run `mirror migrate supabase --guards`."
 
 
 def ask_question(
     drain: Drain,
-    question: Question,
+    question: AccessQuestion,
     user: str,
     resource: str,
     grant: Grant,
@@ -51,7 +51,7 @@ def ask_question(
         ours = reads is not None and row.get(reads[0]) == resource
         should = reads[1] in grant.levels if reads is not None and ours else None
         steps.append(_own_step(mapping, next(told), should=should))
-    by_guard: dict[Guard, list[tuple[str, Told]]] = {}
+    by_guard: dict[Guard, list[tuple[str, AskResult]]] = {}
     for guard, verb, _ in guarded:
         by_guard.setdefault(guard, []).append((verb, next(told)))
     steps += [_guard_step(guard, grant, verbs) for guard, verbs in by_guard.items()]
@@ -75,7 +75,9 @@ def _sample(guard: Guard, user: str, resource: str) -> dict[str, str]:
     return {guard.on: resource} | ({guard.owner: user} if owned else {})
 
 
-def _helpers_step(question: Question, resource: str, grant: Grant, answers: list[Told]) -> Step:
+def _helpers_step(
+    question: AccessQuestion, resource: str, grant: Grant, answers: list[AskResult]
+) -> Step:
     lines = []
     wrong = []
     for helper, told in zip(question.helpers, answers, strict=True):
@@ -87,17 +89,17 @@ def _helpers_step(question: Question, resource: str, grant: Grant, answers: list
     if wrong:
         return Step(
             "decision",
-            Word.BROKEN,
+            StepStatus.BROKEN,
             f"{', '.join(wrong)} does not answer what the row in the target says.",
             MIGRATE,
             details=tuple(lines),
         )
     let = resource in answers[0].values
     said = f"The policies' helpers {'let the user in' if let else 'do not let the user in'}."
-    return Step("decision", Word.YES if let else Word.NO, said, details=tuple(lines))
+    return Step("decision", StepStatus.YES if let else StepStatus.NO, said, details=tuple(lines))
 
 
-def _own_step(mapping: Mapping, told: Told, *, should: bool | None) -> Step:
+def _own_step(mapping: Mapping, told: AskResult, *, should: bool | None) -> Step:
     """Say whether the user may read what says so: the mirrored row itself.
 
     `should`: whether that follows from the row; None where other rules decide.
@@ -109,12 +111,12 @@ def _own_step(mapping: Mapping, told: Told, *, should: bool | None) -> Step:
     said = f"{mapping.table}: the user {'reads' if let else 'does not read'} the mirrored row"
     if should is not None and told.found and let != should:
         said = f"{said}, though what is declared {'allows' if should else 'refuses'} it."
-        return Step("decision", Word.BROKEN, said, MIGRATE, details=lines)
-    word = Word.YES if let else Word.NO if should is False else Word.UNKNOWN
+        return Step("decision", StepStatus.BROKEN, said, MIGRATE, details=lines)
+    word = StepStatus.YES if let else StepStatus.NO if should is False else StepStatus.UNKNOWN
     return Step("decision", word, f"{said}.", details=lines)
 
 
-def _guard_step(guard: Guard, grant: Grant, verbs: list[tuple[str, Told]]) -> Step:
+def _guard_step(guard: Guard, grant: Grant, verbs: list[tuple[str, AskResult]]) -> Step:
     """Say what the user may do with rows of the resource in a guarded table."""
     lines = []
     for verb, told in verbs:
@@ -125,7 +127,7 @@ def _guard_step(guard: Guard, grant: Grant, verbs: list[tuple[str, Told]]) -> St
         if should is not None and let != should:
             return Step(
                 "decision",
-                Word.BROKEN,
+                StepStatus.BROKEN,
                 f"{guard.table}: its policies {'allow' if let else 'refuse'} to {VERBS[verb]}, "
                 f"though what is declared {'allows' if should else 'refuses'} it.",
                 MIGRATE,
@@ -133,7 +135,9 @@ def _guard_step(guard: Guard, grant: Grant, verbs: list[tuple[str, Told]]) -> St
             )
         lines.append(f"{VERBS[verb]}: {'allowed' if let else 'refused'}, {_by(told, VERBS[verb])}")
     said = f"{guard.table}: as declared, for rows of this resource that are the user's own."
-    return Step("decision", Word.YES if grant.levels else Word.NO, said, details=tuple(lines))
+    return Step(
+        "decision", StepStatus.YES if grant.levels else StepStatus.NO, said, details=tuple(lines)
+    )
 
 
 def _admits(rules: Sequence[object], grant: Grant) -> bool | None:
@@ -147,7 +151,7 @@ def _admits(rules: Sequence[object], grant: Grant) -> bool | None:
     return False if all(isinstance(role, str) for role in needed) else None
 
 
-def broken_step(table: str, verb: str, told: Told) -> Step | None:
+def broken_step(table: str, verb: str, told: AskResult) -> Step | None:
     """Return what keeps policies from deciding at all, or None."""
     if not told.exists:
         said, remedy = f"{table}: there is no such table.", "Create it, or drop its declaration."
@@ -164,10 +168,10 @@ def broken_step(table: str, verb: str, told: Told) -> Step | None:
         remedy = MIGRATE
     else:
         return None
-    return Step("decision", Word.BROKEN, said, remedy, details=policy_lines(told))
+    return Step("decision", StepStatus.BROKEN, said, remedy, details=policy_lines(told))
 
 
-def policy_lines(told: Told) -> tuple[str, ...]:
+def policy_lines(told: AskResult) -> tuple[str, ...]:
     """Return a line for each policy."""
     states = {True: "holds", False: "does not hold", None: "failed"}
     return tuple(
@@ -177,7 +181,7 @@ def policy_lines(told: Told) -> tuple[str, ...]:
     )
 
 
-def _by(told: Told, verb: str) -> str:
+def _by(told: AskResult, verb: str) -> str:
     """Return by which policies."""
     let = told.passes(verb)
     names = [p.name for p in told.policies if bool(p.holds) == let and p.permissive == let]
@@ -185,11 +189,11 @@ def _by(told: Told, verb: str) -> str:
     return f"by {', '.join(names)}"
 
 
-def _failed(told: Told) -> str:
+def _failed(told: AskResult) -> str:
     return f": it failed [{told.state}]" if told.state is not None else ""
 
 
-def statement_step(table: str, verb: str, told: Told) -> Step:
+def statement_step(table: str, verb: str, told: AskResult) -> Step:
     """Say what became of a statement."""
     broken = broken_step(table, verb, told)
     lines = policy_lines(told)
@@ -197,21 +201,24 @@ def statement_step(table: str, verb: str, told: Told) -> Step:
         return broken
     if told.found == 0:
         said = f"{table}: there is no such row."
-        return Step("decision", Word.NO, said, "Check the values of --row.", details=lines)
+        return Step("decision", StepStatus.NO, said, "Check the values of --row.", details=lines)
     if told.accepted:
         also = (
             f" (a constraint refuses the row as it is given [{told.state}])" if told.state else ""
         )
         holding = [policy.name for policy in told.policies if policy.permissive and policy.holds]
         said = f"{table}: {verb} is allowed, by {', '.join(holding)}{also}."
-        return Step("decision", Word.YES, said, details=lines)
+        return Step("decision", StepStatus.YES, said, details=lines)
     if told.passes(verb):
         said = (
             f"{table}: policies let the row through, but {verb} fails [{told.state or 'no row'}]."
         )
         remedy = "Look at the columns that are granted, and at the table's triggers."
-        return Step("decision", Word.BROKEN, said, remedy, details=lines)
+        return Step("decision", StepStatus.BROKEN, said, remedy, details=lines)
     failing = [policy.name for policy in told.policies if not policy.holds]
     return Step(
-        "decision", Word.NO, f"{table}: {verb} is refused, by {', '.join(failing)}.", details=lines
+        "decision",
+        StepStatus.NO,
+        f"{table}: {verb} is refused, by {', '.join(failing)}.",
+        details=lines,
     )

@@ -27,7 +27,14 @@ from sqlalchemy.sql.elements import ColumnClause, Label
 
 from mirror.errors import Permanent
 from mirror.model.mapping import Mapping, printed
-from mirror.model.query.select_tree import Condition, Scope, Source, Unclear, parts, scope_of
+from mirror.model.query.select_tree import (
+    SelectNode,
+    TableRef,
+    UnreadableQuery,
+    WhereCondition,
+    parts,
+    select_node,
+)
 from mirror.sync.connections import Database
 
 _TYPES: Final[dict[str, Any]] = {
@@ -71,14 +78,14 @@ def dropped(database: Database, mapping: Mapping, wanted: MappingABC[str, str]) 
     """
     try:
         return [_part(database, mapping, wanted, part) for part in parts(mapping.query)]
-    except (Unclear, Permanent):
+    except (UnreadableQuery, Permanent):
         return []
 
 
 def _part(
     database: Database, mapping: Mapping, wanted: MappingABC[str, str], query: Select[Any]
 ) -> Dropped:
-    scope = scope_of(query)
+    scope = select_node(query)
     names = list(mapping.query.selected_columns.keys())
     labels = dict(zip(names, query.selected_columns, strict=False))
     matches = [
@@ -112,7 +119,7 @@ def _part(
         rest.remove(nearest)
         new = [one for one in _read(scope, nearest.clause) if one not in probe.sources]
         if any(source.optional for source in new):
-            raise Unclear
+            raise UnreadableQuery
         probe.sources += new
         if not probe.holds([*taken, nearest.clause]):
             lacks = _name(new[0]) if new else None
@@ -127,7 +134,7 @@ class _Probe:
 
     database: Database
     matches: Sequence[Any]
-    sources: list[Source]
+    sources: list[TableRef]
 
     def holds(self, clauses: Sequence[Any]) -> bool:
         inner = (
@@ -142,7 +149,7 @@ class _Probe:
 def _typed(value: str, kind: str) -> Any:
     known = _TYPES.get(kind)
     if known is None:
-        raise Unclear
+        raise UnreadableQuery
     return cast(literal(value, Text()), known())
 
 
@@ -150,16 +157,16 @@ def _bare(column: Any) -> Any:
     return column.element if isinstance(column, Label) else column
 
 
-def _read(scope: Scope, clause: Any) -> Iterator[Source]:
+def _read(scope: SelectNode, clause: Any) -> Iterator[TableRef]:
     """Yield what of a SELECT's FROM an expression reads, its subqueries' reads included."""
     for element in visitors.iterate(clause):
         if isinstance(element, ColumnClause) and hash(element.table) in scope.sources:
             yield scope.sources[hash(element.table)]
 
 
-def _name(source: Source) -> str:
+def _name(source: TableRef) -> str:
     return source.table or str(getattr(source.element, "name", "a subquery"))
 
 
-def _text(condition: Condition) -> str:
+def _text(condition: WhereCondition) -> str:
     return " ".join(printed(condition.clause).replace("%%", "%").split())

@@ -9,7 +9,7 @@ from mirror.model.keys import Key
 from mirror.model.mapping import EVERYTHING
 from mirror.sync.connections import Database
 
-Named = tuple[str, Key]
+MappingKey = tuple[str, Key]
 
 # A worker that holds an event has deleted it in a transaction that is open still, so it is here.
 _WAITING: Final = """
@@ -73,7 +73,7 @@ class Waiting:
 
 
 def waiting(
-    database: Database, keys: Iterable[Named], scopes: Iterable[tuple[str, str, str]]
+    database: Database, keys: Iterable[MappingKey], scopes: Iterable[tuple[str, str, str]]
 ) -> list[Waiting]:
     """Return the first twenty that are about one of these keys or scopes.
 

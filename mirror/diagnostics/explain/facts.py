@@ -10,18 +10,18 @@ from mirror.model.mapping import EVERYTHING, Mapping
 from mirror.model.registry import Registry
 from mirror.reconcile.drift import Drift
 from mirror.reconcile.judge import Judge
-from mirror.reconcile.pending import references_of
+from mirror.reconcile.pending_events import references_of
 from mirror.sync.drain import Drain
 from mirror.sync.row_queries import Row
 from mirror.sync.snapshot import Snapshot
 from mirror.sync.stamp import Stamp
-from mirror.sync.sync_pass import Named
+from mirror.sync.sync_pass import MappingKey
 from mirror.sync.targets.asking import Trace
-from mirror.sync.targets.reading import UNKNOWN, Known
+from mirror.sync.targets.reading import UNKNOWN, KnownRow
 
 
 @dataclass(frozen=True)
-class Facts:
+class KeyFacts:
     """What is known of one key of a mapping."""
 
     mapping: Mapping
@@ -30,9 +30,9 @@ class Facts:
     """Of the primary's snapshot."""
     row: Row | None
     """What the mapping's query yields, whether its parents are there or not."""
-    parents: dict[Named, bool]
+    parents: dict[MappingKey, bool]
     """Its parents, and their own: whether the primary yields them."""
-    known: Known
+    known: KnownRow
     """What the target knows."""
     trace: Trace
     drift: Drift | None
@@ -48,7 +48,7 @@ class Facts:
         return f"{self.mapping.name} {','.join(self.key)}"
 
     @property
-    def lacking(self) -> tuple[Named, ...]:
+    def lacking(self) -> tuple[MappingKey, ...]:
         """The parents that keep the row out, if it is there itself."""
         if self.row is None:
             return ()
@@ -84,7 +84,7 @@ def values(mapping: Mapping, row: Row | None) -> Values | None:
     return dict(zip((column.name for column in mapping.columns), row, strict=False))
 
 
-def gather(drain: Drain, mapping: Mapping, key: Key, user: str) -> Facts:
+def gather(drain: Drain, mapping: Mapping, key: Key, user: str) -> KeyFacts:
     """Read everything about a key, on both sides.
 
     Raises:
@@ -95,7 +95,7 @@ def gather(drain: Drain, mapping: Mapping, key: Key, user: str) -> Facts:
     return _gather(drain, mapping, key, user) if facts.newer else facts
 
 
-def _gather(drain: Drain, mapping: Mapping, key: Key, user: str) -> Facts:
+def _gather(drain: Drain, mapping: Mapping, key: Key, user: str) -> KeyFacts:
     registry, source, target = drain.registry, drain.source, drain.target
     before = target.rows(mapping, [key]).get(key, UNKNOWN)
     with source.snapshot() as snapshot:
@@ -108,7 +108,7 @@ def _gather(drain: Drain, mapping: Mapping, key: Key, user: str) -> Facts:
         stamp = snapshot.stamp
     verdict = Judge(registry, source, target).judge(mapping, [key])
     own = [scope for scope in scopes if scope[0] == mapping.name]
-    return Facts(
+    return KeyFacts(
         mapping=mapping,
         key=key,
         stamp=stamp,
@@ -125,7 +125,7 @@ def _gather(drain: Drain, mapping: Mapping, key: Key, user: str) -> Facts:
 
 def _parents(
     registry: Registry, snapshot: Snapshot, mapping: Mapping, key: Key, rows: Iterable[Row]
-) -> Iterator[tuple[Named, bool]]:
+) -> Iterator[tuple[MappingKey, bool]]:
     """Yield each parent, and its own, with whether the primary yields it."""
     names = [column.name for column in mapping.columns]
     for parent in mapping.parents:

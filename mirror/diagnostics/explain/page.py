@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Any
 
 
-class Word(StrEnum):
+class StepStatus(StrEnum):
     """What a step says of the permission."""
 
     YES = "yes"
@@ -24,7 +24,7 @@ class Step:
 
     name: str
     """`user`, `primary`, `events`, `ledger`, `target row`, or `decision`."""
-    word: Word
+    word: StepStatus
     says: str
     """What was found, in one sentence; ids, and the values that decide, but no others."""
     remedy: str | None = None
@@ -54,7 +54,7 @@ class Page:
         says. Where the target allows it all the same, it is what is wrong further on.
         """
         over = self.allowed and self.wanted is False
-        words = {Word.BROKEN} if over else {Word.BROKEN, Word.NO}
+        words = {StepStatus.BROKEN} if over else {StepStatus.BROKEN, StepStatus.NO}
         return next((step for step in self.steps if step.word in words), None)
 
     @property

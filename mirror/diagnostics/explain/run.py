@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from mirror.access.questions import Given, Grant, Question, Values, questions
+from mirror.access.questions import AccessQuestion, Given, Grant, Values, access_questions
 from mirror.diagnostics.explain.chains import Chain, InPrimary, InTarget, all_of, chains
 from mirror.diagnostics.explain.decision import ask_question, ask_row
-from mirror.diagnostics.explain.facts import Facts, gather
-from mirror.diagnostics.explain.page import Page, Step, Word
+from mirror.diagnostics.explain.facts import KeyFacts, gather
+from mirror.diagnostics.explain.page import Page, Step, StepStatus
 from mirror.diagnostics.explain.steps import (
     CHANGE,
     absent,
@@ -24,13 +24,13 @@ from mirror.model.registry import Registry
 from mirror.sync.drain import Drain
 
 
-def question_about(registry: Registry, noun: str) -> Question:
+def question_about(registry: Registry, noun: str) -> AccessQuestion:
     """Return what decides about resources that are called so.
 
     Raises:
         UsageError: nothing does; names what is decided about.
     """
-    known = questions(registry)
+    known = access_questions(registry)
     if noun not in known:
         raise UsageError(
             f"registry {registry.name!r} decides about no {noun!r}, only about "
@@ -40,7 +40,7 @@ def question_about(registry: Registry, noun: str) -> Question:
 
 
 def explain_resource(
-    drain: Drain, question: Question, user: str, resource: str, *, show_values: bool = False
+    drain: Drain, question: AccessQuestion, user: str, resource: str, *, show_values: bool = False
 ) -> Page:
     """Follow what a user may do with a resource.
 
@@ -85,7 +85,7 @@ def explain_key(
         MirrorError: a side does not answer, or what is connected may not act as a user.
     """
     named = dict(zip(mapping.key, key, strict=True))
-    for question in questions(drain.registry).values():
+    for question in access_questions(drain.registry).values():
         for way in question.ways:
             by = {value: name for name, value in way.rows[0].by.items()}
             if way.rows[0].mapping == mapping.name and set(by.values()) == set(named):
@@ -105,7 +105,9 @@ def explain_key(
     )
 
 
-def canonical(registry: Registry, question: Question, user: str, resource: str) -> tuple[str, str]:
+def canonical(
+    registry: Registry, question: AccessQuestion, user: str, resource: str
+) -> tuple[str, str]:
     """Return both as the database prints them.
 
     Raises:
@@ -123,7 +125,7 @@ def canonical(registry: Registry, question: Question, user: str, resource: str) 
     return texts[Given.USER], texts[Given.RESOURCE]
 
 
-def _user(drain: Drain, chosen: Chain, facts: Sequence[Facts], user: str) -> Step:
+def _user(drain: Drain, chosen: Chain, facts: Sequence[KeyFacts], user: str) -> Step:
     """Return the step about the user, from the row by which the way knows the user."""
     trace = facts[0].trace if facts else drain.target.trace(user, [])
     for one, look in zip(facts, chosen.way.rows, strict=False):
@@ -136,9 +138,9 @@ def _user(drain: Drain, chosen: Chain, facts: Sequence[Facts], user: str) -> Ste
 
 def _chain(
     drain: Drain,
-    question: Question,
+    question: AccessQuestion,
     chosen: Chain,
-    facts: Sequence[Facts],
+    facts: Sequence[KeyFacts],
     there: Sequence[Chain],
     *,
     show_values: bool,
@@ -156,17 +158,17 @@ def _chain(
     steps = _rows(drain, facts, granted, show_values=show_values)
     if chosen.missing is not None and len(facts) == len(chosen.links):
         said = absent(*chosen.missing, drain.source.database)
-        steps.append(Step("primary", Word.NO, said, CHANGE))
-    elif not chosen.grant.levels and all(step.word is not Word.NO for step in steps):
+        steps.append(Step("primary", StepStatus.NO, said, CHANGE))
+    elif not chosen.grant.levels and all(step.word is not StepStatus.NO for step in steps):
         # A row that cannot be looked for at all.
-        steps.append(Step("primary", Word.NO, f"{chosen.grant.reason}.", CHANGE))
+        steps.append(Step("primary", StepStatus.NO, f"{chosen.grant.reason}.", CHANGE))
     if not any(chain.grant.levels for chain in there):
         others = tuple(
             f"nor by {' and '.join(look.mapping for look in chain.way.rows)}: {chain.grant.reason}"
             for chain in there
             if chain.way != chosen.way
         )
-        ends = next((step for step in steps if step.word is Word.NO), steps[0])
+        ends = next((step for step in steps if step.word is StepStatus.NO), steps[0])
         place = steps.index(ends)
         steps[place] = replace(ends, details=(*ends.details, *others))
     return steps
@@ -174,7 +176,7 @@ def _chain(
 
 def _rows(
     drain: Drain,
-    facts: Sequence[Facts],
+    facts: Sequence[KeyFacts],
     grants: Sequence[tuple[Grant, Grant] | None],
     *,
     show_values: bool,

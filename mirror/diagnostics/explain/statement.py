@@ -4,16 +4,16 @@ from collections.abc import Mapping as MappingABC
 from dataclasses import replace
 
 from mirror.access import Guard
-from mirror.access.questions import Question, questions
+from mirror.access.questions import AccessQuestion, access_questions
 from mirror.access.rules import VERBS
 from mirror.diagnostics.explain.decision import MIGRATE, policy_lines, statement_step
-from mirror.diagnostics.explain.page import Page, Step, Word
+from mirror.diagnostics.explain.page import Page, Step, StepStatus
 from mirror.diagnostics.explain.run import explain_key, explain_resource
 from mirror.errors import UsageError
 from mirror.model.mapping import Mapping
 from mirror.model.registry import Registry
 from mirror.sync.drain import Drain
-from mirror.sync.targets.asking import AskStatement, Told
+from mirror.sync.targets.asking import AskResult, AskStatement
 
 
 def explain_table(
@@ -54,18 +54,18 @@ def explain_table(
         return Page(question=asked, wanted=None, allowed=allowed, steps=(step,))
     page = explain_resource(drain, question, user, resource, show_values=show_values)
     # Of the helpers and the other tables it is enough to know that they are not what is wrong.
-    others = (one for one in page.steps if one.name != "decision" or one.word is Word.BROKEN)
+    others = (one for one in page.steps if one.name != "decision" or one.word is StepStatus.BROKEN)
     return replace(page, question=asked, allowed=allowed, steps=(*others, step))
 
 
-def _undeclared(guard: Guard, verb: str, told: Told) -> Step:
+def _undeclared(guard: Guard, verb: str, told: AskResult) -> Step:
     """Say what became of a statement that is nobody's to make."""
     lines = policy_lines(told)
     if told.exists and told.privilege and told.passes(verb):
         said = f"{guard.table}: the guard lets nobody {verb}, but the target does."
-        return Step("decision", Word.BROKEN, said, MIGRATE, details=lines)
+        return Step("decision", StepStatus.BROKEN, said, MIGRATE, details=lines)
     said = f"{guard.table}: {verb} is refused; the guard declares it for nobody."
-    return Step("decision", Word.NO, said, "If that is wrong, declare it.", details=lines)
+    return Step("decision", StepStatus.NO, said, "If that is wrong, declare it.", details=lines)
 
 
 def _relation(registry: Registry, table: str) -> Guard | Mapping:
@@ -83,7 +83,7 @@ def _relation(registry: Registry, table: str) -> Guard | Mapping:
 
 def _behind(
     drain: Drain, guard: Guard, user: str, row: MappingABC[str, object]
-) -> tuple[Question | None, str | None]:
+) -> tuple[AccessQuestion | None, str | None]:
     """Return what decides about a row, and about which resource, as far as the row tells."""
     parent = guard.parent(drain.registry)
     value = row.get(guard.on)
@@ -93,7 +93,7 @@ def _behind(
         ask = AskStatement(*parent.relation, "select", {guard.key: str(value)})
         told = drain.target.ask([ask], [(user, [])])[0][0]
         return _behind(drain, parent, user, told.row)
-    for question in questions(drain.registry).values():
+    for question in access_questions(drain.registry).values():
         if question.via == guard.via:
             return question, str(value)
     return None, None

@@ -4,8 +4,8 @@ from psycopg import sql
 
 from mirror.access.questions import Grant
 from mirror.diagnostics.explain.dropped import dropped
-from mirror.diagnostics.explain.facts import Facts
-from mirror.diagnostics.explain.page import Step, Word
+from mirror.diagnostics.explain.facts import KeyFacts
+from mirror.diagnostics.explain.page import Step, StepStatus
 from mirror.model.mapping import Mapping
 from mirror.model.registry import Registry
 from mirror.reconcile.drift import Kind
@@ -16,7 +16,7 @@ from mirror.sync.targets.asking import Trace
 def user_step(
     trace: Trace,
     user: str,
-    of_user: Facts | None,
+    of_user: KeyFacts | None,
     column: str,
     registry: Registry,
     database: Database,
@@ -28,7 +28,7 @@ def user_step(
     if trace.users and not trace.known:
         return Step(
             "user",
-            Word.BROKEN,
+            StepStatus.BROKEN,
             f"Auth has no user {user}, so no token has this subject: the app's id is not Auth's.",
             "Take the user's id from Auth. If the primary holds others, mirror Auth's beside them: "
             "docs/capture.md, ids that are not Auth's.",
@@ -45,34 +45,36 @@ def user_step(
         if found and not any(part.there for part in found):
             return Step(
                 "user",
-                Word.BROKEN,
+                StepStatus.BROKEN,
                 f"Auth has user {user}, but {parent} in the primary has nobody of this id: the "
                 f"app's id is not Auth's, or the user was deleted there.",
                 f"Mirror the ids that Auth gave; {parent} has to yield them.",
             )
     if trace.known:
-        return Step("user", Word.YES, f"Auth knows {user}.")
+        return Step("user", StepStatus.YES, f"Auth knows {user}.")
     why = "Auth has no users here" if trace.users is False else "Auth's users cannot be read"
     return Step(
-        "user", Word.UNKNOWN, f"{why}, so whether a token can have this subject is unknown."
+        "user", StepStatus.UNKNOWN, f"{why}, so whether a token can have this subject is unknown."
     )
 
 
-def primary_step(facts: Facts, grant: Grant | None, registry: Registry, database: Database) -> Step:
+def primary_step(
+    facts: KeyFacts, grant: Grant | None, registry: Registry, database: Database
+) -> Step:
     """Say what the primary says; `grant` is what its row grants, where somebody asks for that."""
     if facts.row is None or facts.lacking:
-        return Step("primary", Word.NO, _why(facts, registry, database), CHANGE)
+        return Step("primary", StepStatus.NO, _why(facts, registry, database), CHANGE)
     if grant is not None and not grant.levels:
         said = f"The row is there and grants nothing: {grant.reason}."
-        return Step("primary", Word.NO, said, CHANGE)
+        return Step("primary", StepStatus.NO, said, CHANGE)
     reached = f", as {'/'.join(sorted(grant.levels))}" if grant else ""
-    return Step("primary", Word.YES, f"The query yields the row{reached}.")
+    return Step("primary", StepStatus.YES, f"The query yields the row{reached}.")
 
 
 CHANGE = "If that is wrong, change it in the primary, or the mapping's query."
 
 
-def _why(facts: Facts, registry: Registry, database: Database) -> str:
+def _why(facts: KeyFacts, registry: Registry, database: Database) -> str:
     """Say why the primary has no row for the key."""
     if facts.row is not None:
         name, key = facts.lacking[0]
@@ -105,18 +107,18 @@ def _expired(mapping: Mapping, wanted: dict[str, str], database: Database) -> bo
     return bool(database.execute(query, [*wanted.values()]))
 
 
-def events_step(facts: Facts) -> Step:
+def events_step(facts: KeyFacts) -> Step:
     """Say whether a change is on its way, was given up, or was never captured."""
     waits = [event for event in facts.events if not event.buried]
     buried = [event for event in facts.events if event.buried]
     lines = tuple(map(str, facts.events))
     if not facts.differ or facts.newer:
         said = f"{len(waits)} event(s) wait, and nothing differs." if waits else "No event waits."
-        return Step("events", Word.YES, said, details=lines)
+        return Step("events", StepStatus.YES, said, details=lines)
     if waits:
         return Step(
             "events",
-            Word.BROKEN,
+            StepStatus.BROKEN,
             f"The change waits: {len(waits)} event(s) are not mirrored yet.",
             "Run a worker, or `mirror drain`; `mirror status` says whether anything stops them.",
             details=lines,
@@ -124,7 +126,7 @@ def events_step(facts: Facts) -> Step:
     if facts.under_way:
         return Step(
             "events",
-            Word.BROKEN,
+            StepStatus.BROKEN,
             "A change of a parent, or of more rows than this one, is under way.",
             "Look again in a moment; if it stays, `mirror status` says what stops it.",
             details=lines,
@@ -132,7 +134,7 @@ def events_step(facts: Facts) -> Step:
     if buried:
         return Step(
             "events",
-            Word.BROKEN,
+            StepStatus.BROKEN,
             f"The change was given up: event {buried[0].id} is buried ({buried[0].error}).",
             f"Mend that, then `mirror retry {buried[0].id}`.",
             details=lines,
@@ -140,16 +142,16 @@ def events_step(facts: Facts) -> Step:
     if facts.known.present is None and facts.known.row is None:
         return Step(
             "events",
-            Word.BROKEN,
+            StepStatus.BROKEN,
             "Never captured: the row is in the primary, the target never heard of it, and no event "
             "waits.",
             f"`mirror sync {facts.name}` brings it now; whatever wrote it lacks a hook or a "
             f"trigger: docs/capture.md.",
         )
-    return Step("events", Word.YES, "No event waits.", details=lines)
+    return Step("events", StepStatus.YES, "No event waits.", details=lines)
 
 
-def ledger_step(facts: Facts) -> Step:
+def ledger_step(facts: KeyFacts) -> Step:
     """Say what the target remembers, and whether it would take what the primary says."""
     known, stamp, trace = facts.known, facts.stamp, facts.trace
     rebase = "If this primary is the truth, run `mirror rebase`; else correct PRIMARY_DATABASE_URL."
@@ -164,7 +166,7 @@ def ledger_step(facts: Facts) -> Step:
     if trace.identity not in {None, stamp.identity} or trace.epoch > stamp.epoch:
         return Step(
             "ledger",
-            Word.BROKEN,
+            StepStatus.BROKEN,
             "The target mirrors another primary, or a later epoch.",
             rebase,
             details=lines,
@@ -172,7 +174,7 @@ def ledger_step(facts: Facts) -> Step:
     if facts.newer or (trace.epoch == stamp.epoch and stamp.fence < trace.horizon):
         return Step(
             "ledger",
-            Word.BROKEN,
+            StepStatus.BROKEN,
             "The target knows something newer than the primary says now, and refuses what is "
             "older: this primary went back in time.",
             rebase,
@@ -181,45 +183,47 @@ def ledger_step(facts: Facts) -> Step:
     if facts.drift is not None and facts.drift.kind is Kind.LEDGER:
         return Step(
             "ledger",
-            Word.BROKEN,
+            StepStatus.BROKEN,
             "The row is right, but it is remembered otherwise: a change of all that it is under "
             "would miss it.",
             f"`mirror sync {facts.name}` enters it again.",
             details=lines,
         )
     if known.present is None:
-        return Step("ledger", Word.NO, "The target never heard of this key.", details=lines)
+        return Step("ledger", StepStatus.NO, "The target never heard of this key.", details=lines)
     state = "the row" if known.present else "a tombstone"
     said = f"It remembers {state}, of epoch {known.epoch} and fence {known.fence}"
     by_hand = known.edited or known.present != (known.row is not None)
     if facts.drift is not None and not facts.events and not by_hand:
         return Step(
             "ledger",
-            Word.BROKEN,
+            StepStatus.BROKEN,
             f"Stale: it remembers {state} as of fence {known.fence}; the primary has changed "
             f"since, and no event told of it.",
             f"`mirror sync {facts.name}` brings it now; whatever wrote it lacks a hook or a "
             f"trigger: docs/capture.md.",
             details=lines,
         )
-    return Step("ledger", Word.YES if known.present else Word.NO, f"{said}.", details=lines)
+    return Step(
+        "ledger", StepStatus.YES if known.present else StepStatus.NO, f"{said}.", details=lines
+    )
 
 
-def target_step(facts: Facts, grant: Grant | None) -> Step:
+def target_step(facts: KeyFacts, grant: Grant | None) -> Step:
     """Say what row the target has; `grant` is what that grants."""
     known, name = facts.known, "target row"
     mend = f"`mirror sync {facts.name}` sets it right; find out who writes there."
     if known.row is None and known.present:
         said = "Missing: the ledger says that it was written, so somebody deleted it by hand."
-        return Step(name, Word.BROKEN, said, mend)
+        return Step(name, StepStatus.BROKEN, said, mend)
     if known.row is None:
-        return Step(name, Word.NO, "There is no row.")
+        return Step(name, StepStatus.NO, "There is no row.")
     drift = facts.drift if facts.drift is None or facts.drift.kind is not Kind.LEDGER else None
     if drift is not None or facts.under_way:
         if drift is not None and (known.edited or not known.present):
             what = "inserted" if drift.kind is Kind.EXTRA else "edited"
-            return Step(name, Word.BROKEN, f"Somebody {what} the row by hand.", mend)
-        return Step(name, Word.BROKEN, "The row is not what the primary says.")
+            return Step(name, StepStatus.BROKEN, f"Somebody {what} the row by hand.", mend)
+        return Step(name, StepStatus.BROKEN, "The row is not what the primary says.")
     if grant is not None and not grant.levels:
-        return Step(name, Word.NO, f"The row is there and grants nothing: {grant.reason}.")
-    return Step(name, Word.YES, "The row is there, and equal to the primary's.")
+        return Step(name, StepStatus.NO, f"The row is there and grants nothing: {grant.reason}.")
+    return Step(name, StepStatus.YES, "The row is there, and equal to the primary's.")

@@ -11,8 +11,15 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.sql.selectable import CTE, CompoundSelect, SelectStatementGrouping
 
 from mirror.model.mapping import Mapping
-from mirror.model.query.equalities import Place, place, ties
-from mirror.model.query.select_tree import Scope, Source, columns, distinct_on, parts, scope_of
+from mirror.model.query.equalities import ColumnRef, column_ref, equalities
+from mirror.model.query.select_tree import (
+    SelectNode,
+    TableRef,
+    columns,
+    distinct_on,
+    parts,
+    select_node,
+)
 
 _CONSTANT = re.compile(r"\s*('[^']*'|[-+.\w]*\d|null|true|false)\s*(::\s*\w+\s*)?", re.IGNORECASE)
 _SEVERAL_GROUPINGS = {"cube", "grouping_sets", "rollup"}
@@ -28,8 +35,8 @@ class Branch:
     """
 
     def __init__(self, mapping: Mapping, select: Select[Any]) -> None:
-        self._root = scope_of(select)
-        self._ties = ties(self._root)
+        self._root = select_node(select)
+        self._ties = equalities(self._root)
         self._types = dict(mapping.row_layout)
         # In a union, it is by their order that columns are put together.
         names = list(mapping.query.selected_columns.keys())
@@ -42,9 +49,9 @@ class Branch:
             for source in scope.sources.values()
             if source.table
         ]
-        self.reads: dict[Source, set[str]] = defaultdict(set)
+        self.reads: dict[TableRef, set[str]] = defaultdict(set)
         """The columns of each that are read."""
-        self.decides: dict[Source, set[str]] = defaultdict(set)
+        self.decides: dict[TableRef, set[str]] = defaultdict(set)
         """Those on which access may depend: read for more than columns declared as descriptive."""
         self._read(mapping, names)
         self.opaque = any(map(_hides_columns, elements))
@@ -72,7 +79,7 @@ class Branch:
             and any(self._shown(label) for label in self._labels)
         )
 
-    def counts_each(self, occurrence: Source) -> bool:
+    def counts_each(self, occurrence: TableRef) -> bool:
         """Whether two rows of an occurrence that matter never become, or decide, one result row."""
         select = self._root.select
         combined = (
@@ -82,16 +89,16 @@ class Branch:
         )
         return not combined and occurrence.scope is self._root
 
-    def appearances(self, occurrence: Source) -> int:
+    def appearances(self, occurrence: TableRef) -> int:
         """Return how often the table of an occurrence appears."""
         return [other.table for other in self.occurrences].count(occurrence.table)
 
-    def own(self, label: str, occurrence: Source) -> bool:
+    def own(self, label: str, occurrence: TableRef) -> bool:
         """Return whether a selected expression is itself a column of the occurrence."""
         shown = self._shown(label)
         return shown is not None and shown.source is occurrence
 
-    def tied(self, label: str, occurrence: Source, *, is_key: bool) -> str | None:
+    def tied(self, label: str, occurrence: TableRef, *, is_key: bool) -> str | None:
         """Return the column by which each row that matters tells a selected value, if there is one.
 
         The value of each result row that the row is in, or that it keeps away. A result row
@@ -106,42 +113,46 @@ class Branch:
         if shown.source is occurrence:
             return shown.column
         told = (
-            place.column
-            for place in self._equals(shown, occurrence)
-            if place.source is occurrence and self._spells(place, label)
+            column_ref.column
+            for column_ref in self._equals(shown, occurrence)
+            if column_ref.source is occurrence and self._spells(column_ref, label)
         )
         return min(told, default=None)
 
-    def never_null(self, label: str, occurrence: Source) -> bool:
+    def never_null(self, label: str, occurrence: TableRef) -> bool:
         """Return whether no row that matters has NULL where it tells a selected value."""
         shown = self._shown(label)
         equals = set() if shown is None else self._equals(shown, occurrence)
-        return any(place.column in place.source.required for place in equals) or any(
+        return any(column_ref.column in column_ref.source.required for column_ref in equals) or any(
             tie.strict and equals & tie.places for tie in self._ties if tie.holds(occurrence)
         )
 
-    def _shown(self, label: str) -> Place | None:
+    def _shown(self, label: str) -> ColumnRef | None:
         """Return the place that a selected expression itself is."""
-        found = place(self._labels[label], self._root)
+        found = column_ref(self._labels[label], self._root)
         return found if found is not None and self._spells(found, label) else None
 
-    def _spells(self, found: Place, label: str) -> bool:
+    def _spells(self, found: ColumnRef, label: str) -> bool:
         """Return whether the text in a place is, or is made, the canonical one of a value."""
         return found.read_as is None or self._types.get(label) != "text"
 
-    def _equals(self, shown: Place, occurrence: Source) -> set[Place]:
+    def _equals(self, shown: ColumnRef, occurrence: TableRef) -> set[ColumnRef]:
         """Return what equals a place wherever a row of the occurrence matters."""
         holding = [tie.places for tie in self._ties if tie.holds(occurrence)]
-        reached: set[Place] = set()
+        reached: set[ColumnRef] = set()
         new = {shown}
         while new:
             reached |= new
-            new = {place for places in holding if places & reached for place in places} - reached
+            new = {
+                column_ref for places in holding if places & reached for column_ref in places
+            } - reached
         return reached
 
     def _distinct_by_key(self, mapping: Mapping) -> bool:
         """Return whether DISTINCT ON, if there is one, chooses among rows of one key only."""
-        chosen = [place(expression, self._root) for expression in distinct_on(self._root.select)]
+        chosen = [
+            column_ref(expression, self._root) for expression in distinct_on(self._root.select)
+        ]
         shown = [self._shown(name) for name in mapping.key]
         return not chosen or (
             self._adds_up and all(key is not None and key in chosen for key in shown)
@@ -159,7 +170,7 @@ class Branch:
                 name = names[position] if scope is self._root and position < len(names) else None
                 self._note(expression, scope, decides=name not in descriptive)
 
-    def _note(self, expression: Any, scope: Scope, *, decides: bool) -> None:
+    def _note(self, expression: Any, scope: SelectNode, *, decides: bool) -> None:
         for column in columns(expression):
             source = scope.source_of(column)
             self.reads[source].add(column.name)

@@ -14,7 +14,7 @@ from sqlalchemy.sql import visitors
 from mirror.errors import MappingError
 from mirror.model.mapping import EVERYTHING, Mapping, Reference
 from mirror.model.query.branches import Branch, branches
-from mirror.model.query.select_tree import Source, Unclear, columns, parts, table_name
+from mirror.model.query.select_tree import TableRef, UnreadableQuery, columns, parts, table_name
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def effects(mapping: Mapping) -> dict[str, tuple[Effect, ...]]:
     """
     try:
         several = branches(mapping)
-    except Unclear:
+    except UnreadableQuery:
         return _everything(mapping)
     found: dict[str, list[Effect]] = defaultdict(list)
     for branch in several:
@@ -92,7 +92,7 @@ def _everything(mapping: Mapping) -> dict[str, tuple[Effect, ...]]:
 
 
 def _named(
-    mapping: Mapping, branch: Branch, occurrence: Source
+    mapping: Mapping, branch: Branch, occurrence: TableRef
 ) -> tuple[str | None, tuple[str, ...], bool]:
     """Return what a row names: the reference (None for the key) and its columns.
 
@@ -122,7 +122,7 @@ def _named(
     return reference.name, (column,), nulls
 
 
-def _by_preference(mapping: Mapping, branch: Branch, occurrence: Source) -> list[Reference]:
+def _by_preference(mapping: Mapping, branch: Branch, occurrence: TableRef) -> list[Reference]:
     """Return the references, the narrowest first, as far as a declaration tells.
 
     Those that were declared for the table; then those by which the query joins it, before its own
@@ -136,7 +136,7 @@ def _by_preference(mapping: Mapping, branch: Branch, occurrence: Source) -> list
     return sorted(mapping.all_references, key=rank)
 
 
-def _tie(branch: Branch, occurrence: Source, reference: Reference) -> str | None:
+def _tie(branch: Branch, occurrence: TableRef, reference: Reference) -> str | None:
     found = branch.tied(reference.name, occurrence, is_key=False)
     # Of several occurrences, the declared column is true of one alone.
     if reference.table == occurrence.table and branch.appearances(occurrence) == 1:

@@ -23,7 +23,7 @@ from sqlalchemy.sql.elements import (
     TypeCoerce,
 )
 
-from mirror.model.query.select_tree import Condition, Scope, Source, parts
+from mirror.model.query.select_tree import SelectNode, TableRef, WhereCondition, parts
 
 _STRICT = {
     operators.eq,
@@ -36,33 +36,33 @@ _STRICT = {
 }
 
 
-class Place(NamedTuple):
+class ColumnRef(NamedTuple):
     """A column of one thing that a FROM names."""
 
-    source: Source
+    source: TableRef
     column: str
     read_as: str | None = None
     """The family of types that a cast makes of it, where the same value has several spellings."""
 
 
-class Tie(NamedTuple):
+class Equality(NamedTuple):
     """What is equal where a condition holds; one place alone is not NULL there."""
 
-    places: frozenset[Place]
-    scope: Scope
+    places: frozenset[ColumnRef]
+    scope: SelectNode
     """For what is in this SELECT."""
-    side: Source | None = None
+    side: TableRef | None = None
     """For what is in this side of a LEFT JOIN only."""
     strict: bool = True
     """None of them is NULL."""
 
-    def holds(self, source: Source) -> bool:
+    def holds(self, source: TableRef) -> bool:
         """Return whether it does wherever a row of `source` matters."""
         beneath = any(scope is self.scope for scope in source.scope.path())
         return beneath and (self.side is None or self.side in source.around())
 
 
-def ties(root: Scope) -> list[Tie]:
+def equalities(root: SelectNode) -> list[Equality]:
     """Return all ties of a query."""
     return [
         tie
@@ -72,27 +72,27 @@ def ties(root: Scope) -> list[Tie]:
     ]
 
 
-def place(expression: Any, scope: Scope) -> Place | None:
+def column_ref(expression: Any, scope: SelectNode) -> ColumnRef | None:
     """Return the place whose value an expression is; None: it is computed, or of other types.
 
     Only the texts of integers, of uuids and of texts tell values apart as = does.
     """
     if isinstance(expression, Label | Grouping):
-        return place(expression.element, scope)
+        return column_ref(expression.element, scope)
     if isinstance(expression, TypeCoerce):
-        return place(expression.clause, scope)
+        return column_ref(expression.clause, scope)
     family = _family(expression)
     if family is None:
         return None
     if isinstance(expression, Cast):
-        return _cast(expression, place(expression.clause, scope))
+        return _cast(expression, column_ref(expression.clause, scope))
     if isinstance(expression, ColumnClause) and expression.table is not None:
         source = scope.source_of(expression)
-        return Place(source, expression.name if source.table else str(expression.key))
+        return ColumnRef(source, expression.name if source.table else str(expression.key))
     return None
 
 
-def _cast(cast: Cast[Any], found: Place | None) -> Place | None:
+def _cast(cast: Cast[Any], found: ColumnRef | None) -> ColumnRef | None:
     before, after = _family(cast.clause), _family(cast)
     if found is None or getattr(cast.type, "length", None) is not None:
         return None
@@ -103,26 +103,28 @@ def _cast(cast: Cast[Any], found: Place | None) -> Place | None:
     return None
 
 
-def _handed_on(scope: Scope) -> Iterator[Tie]:
+def _handed_on(scope: SelectNode) -> Iterator[Equality]:
     """Yield what a subquery's columns are in the SELECT that it is."""
     if scope.source is None:
         return
     names = list(scope.source.element.c.keys())
     for name, expression in zip(names, scope.select.selected_columns, strict=False):
-        yield from _equal(Place(scope.source, name), place(expression, scope), scope, strict=False)
+        yield from _equal(
+            ColumnRef(scope.source, name), column_ref(expression, scope), scope, strict=False
+        )
 
 
-def _demanded(condition: Condition, scope: Scope) -> Iterator[Tie]:
+def _demanded(condition: WhereCondition, scope: SelectNode) -> Iterator[Equality]:
     """Yield what is equal, and what is not NULL, by a condition."""
     clause, side = condition
     if not isinstance(clause, BinaryExpression):
         return
-    left, right = place(clause.left, scope), place(clause.right, scope)
+    left, right = column_ref(clause.left, scope), column_ref(clause.right, scope)
     if _refuses_null(clause):
-        yield from (Tie(frozenset({found}), scope, side) for found in (left, right) if found)
+        yield from (Equality(frozenset({found}), scope, side) for found in (left, right) if found)
     if clause.operator is operators.eq and _comparable(clause.left, clause.right):
         if left and right:
-            yield Tie(frozenset({left, right}), scope, side)
+            yield Equality(frozenset({left, right}), scope, side)
     elif clause.operator is operators.in_op:
         query = clause.right
         while hasattr(query, "element"):
@@ -133,15 +135,15 @@ def _demanded(condition: Condition, scope: Scope) -> Iterator[Tie]:
             if len(chosen) == 1:
                 column = next(iter(part.selected_columns))
                 if _comparable(clause.left, column):
-                    yield from _equal(left, place(column, chosen[0]), chosen[0], strict=True)
+                    yield from _equal(left, column_ref(column, chosen[0]), chosen[0], strict=True)
 
 
 def _equal(
-    outer: Place | None, inner: Place | None, scope: Scope, *, strict: bool
-) -> Iterator[Tie]:
+    outer: ColumnRef | None, inner: ColumnRef | None, scope: SelectNode, *, strict: bool
+) -> Iterator[Equality]:
     """Yield the tie of a value with what a subquery selects, unless a row may replace a NULL."""
     if outer is not None and inner is not None and not inner.source.optional:
-        yield Tie(frozenset({outer, inner}), scope, strict=strict)
+        yield Equality(frozenset({outer, inner}), scope, strict=strict)
 
 
 def _refuses_null(clause: BinaryExpression[Any]) -> bool:

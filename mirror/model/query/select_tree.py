@@ -1,8 +1,8 @@
 """Scopes: what each SELECT of a query names in its FROM, what it demands, and what is inside it.
 
 SQLAlchemy tells little of this in public, so that private names are read here and nowhere else.
-A query of a rare shape is not looked into: `Unclear` is raised, and a change of any table that it
-reads means everything. That is always right, only slow.
+A query of a rare shape raises `UnreadableQuery`: a change of any table that it reads then counts as
+a change of the whole mapping. That is always right, only slow.
 """
 
 from collections.abc import Iterator
@@ -26,17 +26,17 @@ from sqlalchemy.sql.selectable import (
 from mirror.errors import MappingError
 
 
-class Unclear(Exception):
+class UnreadableQuery(Exception):
     """Raised for a query of a shape that is not looked into."""
 
 
 @dataclass(eq=False)
-class Source:
+class TableRef:
     """One appearance of a table or a subquery in a FROM: the same table in two places is two."""
 
     element: Any
     """What SQLAlchemy calls it."""
-    scope: "Scope"
+    scope: "SelectNode"
     table: str = ""
     """The table's name as declarations write it; none if it is a subquery."""
     required: set[str] = field(default_factory=set)
@@ -44,7 +44,7 @@ class Source:
     optional: bool = False
     """It is the right side of a LEFT JOIN: where it is missing, its columns are NULL."""
 
-    def around(self) -> Iterator["Source"]:
+    def around(self) -> Iterator["TableRef"]:
         """Yield it and the subqueries in a FROM that it is in."""
         yield self
         for scope in self.scope.path():
@@ -52,38 +52,38 @@ class Source:
                 yield scope.source
 
 
-class Condition(NamedTuple):
+class WhereCondition(NamedTuple):
     """Something that a SELECT demands of its rows, not made of several by AND."""
 
     clause: Any
-    side: Source | None = None
+    side: TableRef | None = None
     """What is missing where it does not hold; None: the whole row."""
 
 
 @dataclass(eq=False)
-class Scope:
+class SelectNode:
     """One SELECT, where it stands."""
 
     select: Any
-    parent: "Scope | None" = None
+    parent: "SelectNode | None" = None
     """The SELECT that it is in."""
-    source: Source | None = None
+    source: TableRef | None = None
     """The subquery in that one's FROM which it is, or is a part of; None: it is a condition's."""
     named: set[int] = field(default_factory=set)
     """The hashes of what its FROM names, joins included, by which SQLAlchemy knows it again."""
-    sources: dict[int, Source] = field(default_factory=dict)
+    sources: dict[int, TableRef] = field(default_factory=dict)
     """What its FROM names, by hash."""
-    conditions: list[Condition] = field(default_factory=list)
-    inner: list["Scope"] = field(default_factory=list)
+    conditions: list[WhereCondition] = field(default_factory=list)
+    inner: list["SelectNode"] = field(default_factory=list)
     """The SELECTs in it, each part of a union as one."""
 
-    def path(self) -> Iterator["Scope"]:
+    def path(self) -> Iterator["SelectNode"]:
         """Yield it and all that it is in."""
         yield self
         if self.parent is not None:
             yield from self.parent.path()
 
-    def walk(self) -> Iterator["Scope"]:
+    def walk(self) -> Iterator["SelectNode"]:
         """Yield it and all that is in it."""
         yield self
         for scope in self.inner:
@@ -97,25 +97,27 @@ class Scope:
         yield from distinct_on(self.select)
         yield from self.select._order_by_clauses  # noqa: SLF001 - likewise
 
-    def source_of(self, column: Any) -> Source:
+    def source_of(self, column: Any) -> TableRef:
         """Return what a column is of: the innermost of that name."""
         name = hash(column.table)
         for scope in self.path():
             if name in scope.sources:
                 return scope.sources[name]
-        raise Unclear
+        raise UnreadableQuery
 
 
-def scope_of(select: Any, parent: Scope | None = None, source: Source | None = None) -> Scope:
+def select_node(
+    select: Any, parent: SelectNode | None = None, source: TableRef | None = None
+) -> SelectNode:
     """Take in a SELECT and all that is in it."""
-    scope = Scope(select, parent, source)
+    scope = SelectNode(select, parent, source)
     for element in _own_froms(scope):
         _take_from(element, scope)
     if select.whereclause is not None:
-        scope.conditions += map(Condition, _conjuncts(select.whereclause))
+        scope.conditions += map(WhereCondition, _conjuncts(select.whereclause))
     for expression in (*scope.deciding(), *select.selected_columns):
         for query in subqueries(expression):
-            scope.inner += [scope_of(part, scope) for part in parts(query)]
+            scope.inner += [select_node(part, scope) for part in parts(query)]
     return scope
 
 
@@ -144,7 +146,7 @@ def subqueries(expression: Any) -> Iterator[Any]:
         if isinstance(element, Select | CompoundSelect):
             yield element
         elif isinstance(element, FromClause) and not isinstance(element, FunctionElement):
-            raise Unclear  # A row as a value.
+            raise UnreadableQuery  # A row as a value.
 
 
 def columns(expression: Any) -> Iterator[Any]:
@@ -177,7 +179,7 @@ def distinct_on(select: Any) -> list[Any]:
     ]
 
 
-def _own_froms(scope: Scope) -> list[Any]:
+def _own_froms(scope: SelectNode) -> list[Any]:
     """Return what a SELECT names itself; the rest of what it reads is of those around it.
 
     As SQLAlchemy's compiler decides it.
@@ -186,7 +188,7 @@ def _own_froms(scope: Scope) -> list[Any]:
     froms: list[Any] = list(select.get_final_froms())
     outer = set(map(hash, select._correlate))  # noqa: SLF001 - there is no public way
     if select._correlate_except is not None or (outer and scope.source):  # noqa: SLF001 - likewise
-        raise Unclear
+        raise UnreadableQuery
     if parent is not None and scope.source is None:
         outer &= set().union(*(around.named for around in parent.path()))
         if select._auto_correlate and len(froms) > 1:  # noqa: SLF001 - likewise
@@ -195,7 +197,7 @@ def _own_froms(scope: Scope) -> list[Any]:
     return froms
 
 
-def _take_from(element: Any, scope: Scope) -> None:
+def _take_from(element: Any, scope: SelectNode) -> None:
     """Note what a FROM names, and what its joins demand."""
     scope.named.add(hash(element))
     if not isinstance(element, Join):
@@ -208,26 +210,26 @@ def _take_from(element: Any, scope: Scope) -> None:
         side = scope.sources[hash(element.right)]
         side.optional = True
     if element.full or (element.isouter and list(subqueries(element.onclause))):
-        raise Unclear
-    scope.conditions += [Condition(clause, side) for clause in _conjuncts(element.onclause)]
+        raise UnreadableQuery
+    scope.conditions += [WhereCondition(clause, side) for clause in _conjuncts(element.onclause)]
 
 
-def _name(element: Any, scope: Scope) -> None:
+def _name(element: Any, scope: SelectNode) -> None:
     """Note one thing that a FROM names, and what is in it."""
     inner = element
     while isinstance(inner, Alias | Subquery | CTE | SelectStatementGrouping):
         inner = inner.element
     # Twice under one name, it cannot be seen whose column is meant.
     if hash(element) in scope.sources:
-        raise Unclear
-    source = scope.sources[hash(element)] = Source(element, scope)
+        raise UnreadableQuery
+    source = scope.sources[hash(element)] = TableRef(element, scope)
     if isinstance(inner, TableClause):
         source.table = table_name(inner)
         source.required = {c.name for c in inner.columns if not getattr(c, "nullable", True)}
     elif isinstance(inner, Select | CompoundSelect):
-        scope.inner += [scope_of(part, scope, source) for part in parts(inner)]
+        scope.inner += [select_node(part, scope, source) for part in parts(inner)]
     else:
-        raise Unclear
+        raise UnreadableQuery
 
 
 def _conjuncts(clause: Any) -> Iterator[Any]:

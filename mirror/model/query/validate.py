@@ -21,7 +21,7 @@ from sqlalchemy.sql.operators import distinct_op
 from sqlalchemy.sql.selectable import CTE, CompoundSelect, TableSample
 
 from mirror.errors import MappingError
-from mirror.model.mapping import Mapping, Query
+from mirror.model.mapping import Mapping, SelectQuery
 from mirror.model.query.select_tree import distinct_on
 
 # What stands by itself in a plan, or may hide something that does.
@@ -122,7 +122,7 @@ def _a(name: str) -> str:
     return f"an {name}" if name[0] in "AEIOU" else f"a {name}"
 
 
-def dissolves(query: Query) -> bool:
+def dissolves(query: SelectQuery) -> bool:
     """Whether PostgreSQL surely plans it as a part of the query around it.
 
     A join then reaches the tables below; into what groups, unites or counts, only constants do.

@@ -46,7 +46,7 @@ Ask = AskHelper | AskRows | AskStatement
 
 
 @dataclass(frozen=True)
-class Policy:
+class AppliedPolicy:
     """A policy that applies to a statement, and whether it holds for the row."""
 
     name: str
@@ -58,7 +58,7 @@ class Policy:
 
 
 @dataclass(frozen=True)
-class Told:
+class AskResult:
     """What came of one ask."""
 
     state: str | None = None
@@ -73,7 +73,7 @@ class Told:
     """Of a statement: it is granted to `authenticated`, for some column at least."""
     active: bool = True
     """Row-level security applies to the user there."""
-    policies: tuple[Policy, ...] = ()
+    policies: tuple[AppliedPolicy, ...] = ()
     found: int | None = None
     """How many rows there are (2: more than one), whoever may see them; None if not attempted."""
     rows: int | None = None
@@ -154,7 +154,7 @@ def ask_request(asks: Sequence[Ask], users: Sequence[tuple[str, Sequence[str]]])
     }
 
 
-def ask_answer(asks: Sequence[Ask], answer: dict[str, Any]) -> list[list[Told]]:
+def ask_answer(asks: Sequence[Ask], answer: dict[str, Any]) -> list[list[AskResult]]:
     """Return what `mirror_ask` answered, by user and ask."""
     return [
         [
@@ -165,10 +165,10 @@ def ask_answer(asks: Sequence[Ask], answer: dict[str, Any]) -> list[list[Told]]:
     ]
 
 
-def _told(ask: Ask, fact: dict[str, Any], told: dict[str, Any]) -> Told:
+def _told(ask: Ask, fact: dict[str, Any], told: dict[str, Any]) -> AskResult:
     attempted = isinstance(ask, AskStatement) and ask.attempt and ask.verb != "insert"
     held = told.get("policies", {})
-    return Told(
+    return AskResult(
         state=told.get("state"),
         values=frozenset(told.get("values", ())),
         there=frozenset(told.get("there", ())),
@@ -176,7 +176,7 @@ def _told(ask: Ask, fact: dict[str, Any], told: dict[str, Any]) -> Told:
         privilege=fact.get("privilege", True),
         active=told.get("active", True),
         policies=tuple(
-            Policy(one["name"], one["verb"], one["permissive"], held.get(one["name"]))
+            AppliedPolicy(one["name"], one["verb"], one["permissive"], held.get(one["name"]))
             for one in fact.get("policies", ())
         ),
         found=fact.get("rows") if attempted else None,

@@ -13,9 +13,17 @@ from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
 from mirror.sync.row_queries import Row
 from mirror.sync.stamp import Stamp
-from mirror.sync.targets.asking import Ask, Told, Trace
+from mirror.sync.targets.asking import Ask, AskResult, Trace
 from mirror.sync.targets.catalog import Catalog
-from mirror.sync.targets.reading import Buckets, Digest, Hashing, KeyRange, Known, Listing, Look
+from mirror.sync.targets.reading import (
+    Buckets,
+    Digest,
+    Hashing,
+    KeyRange,
+    KnownRow,
+    Listing,
+    SurveyRequest,
+)
 
 
 @dataclass
@@ -25,9 +33,9 @@ class Section:
     mapping: Mapping
     rows: list[Row] = field(default_factory=list)
     """Rows as they should be."""
-    whole: list[Row] = field(default_factory=list)
+    with_children: list[Row] = field(default_factory=list)
     """The same, of parents whose children are in this call too."""
-    gone: list[Key] = field(default_factory=list)
+    deleted: list[Key] = field(default_factory=list)
     """Keys that have no row."""
 
 
@@ -37,11 +45,11 @@ class Answer:
 
     stale: list[Key] = field(default_factory=list)
     """Refused: something newer than this read is known."""
-    ahead: int | None = None
+    newest_fence: int | None = None
     """The newest fence among what made them stale; None where another writer was just faster."""
     orphans: list[Key] = field(default_factory=list)
     """Skipped: a parent's row is missing."""
-    appearing: list[Key] = field(default_factory=list)
+    new_parents: list[Key] = field(default_factory=list)
     """Skipped: parents that are not there yet, to be sent again along with their children."""
     retained: dict[str, list[Key]] = field(default_factory=dict)
     """By mapping: rows that somebody's foreign key holds back, emptied but for their key."""
@@ -121,18 +129,18 @@ class Target(Protocol):
         """Return the hash of the row that both sides of a comparison know."""
         ...
 
-    def buckets(self, mapping: Mapping, hashing: Hashing, look: Look) -> Buckets:
+    def buckets(self, mapping: Mapping, hashing: Hashing, look: SurveyRequest) -> Buckets:
         """Say what lies in each bucket of a part of the rows.
 
         XORed, the parts' sums are the whole's.
         """
         ...
 
-    def members(self, mapping: Mapping, hashing: Hashing, look: Look) -> dict[Key, int]:
+    def members(self, mapping: Mapping, hashing: Hashing, look: SurveyRequest) -> dict[Key, int]:
         """Say it key by key; a key's visible row and its ledger row may be of two parts."""
         ...
 
-    def rows(self, mapping: Mapping, keys: Sequence[Key]) -> dict[Key, Known]:
+    def rows(self, mapping: Mapping, keys: Sequence[Key]) -> dict[Key, KnownRow]:
         """Say everything that is known of each of these keys."""
         ...
 
@@ -148,7 +156,7 @@ class Target(Protocol):
 
     def ask(
         self, asks: Sequence[Ask], users: Sequence[tuple[str, Sequence[str]]]
-    ) -> list[list[Told]]:
+    ) -> list[list[AskResult]]:
         """Ask as each of these users, about their values; what that writes is undone.
 
         Returns, by user and ask, what came of it.
@@ -192,8 +200,8 @@ def apply_request(stamp: Stamp, sections: Sequence[Section]) -> dict[str, Any]:
             {
                 "mapping": section.mapping.name,
                 "digest": section.mapping.digest,
-                "rows": [*section.rows, *((*row, True) for row in section.whole)],
-                "gone": section.gone,
+                "rows": [*section.rows, *((*row, True) for row in section.with_children)],
+                "gone": section.deleted,
             }
             for section in sections
         ],
@@ -207,9 +215,9 @@ def apply_answer(answer: dict[str, Any]) -> Answers:
     return {
         name: Answer(
             stale=_keys(part["stale"]),
-            ahead=part["ahead"],
+            newest_fence=part["ahead"],
             orphans=_keys(part["orphans"]),
-            appearing=_keys(part.get("appearing", [])),
+            new_parents=_keys(part.get("appearing", [])),
             retained={kind: _keys(keys) for kind, keys in part.get("retained", {}).items()},
         )
         for name, part in answer["mappings"].items()

@@ -19,7 +19,7 @@ class Field(TypedDict):
     """It has a default, or fills itself."""
 
 
-class Link(TypedDict):
+class ForeignKey(TypedDict):
     """A foreign key, seen from one of its ends."""
 
     name: str
@@ -49,8 +49,8 @@ class Table(TypedDict):
     """Columns with which a whole index begins."""
     triggers: list[str]
     """Those that are enabled."""
-    references: list[Link]
-    referenced_by: list[Link]
+    references: list[ForeignKey]
+    referenced_by: list[ForeignKey]
 
 
 class Call(TypedDict):

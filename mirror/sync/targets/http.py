@@ -28,7 +28,7 @@ _LONGEST_PAUSE = 5.0
 Result = TypeVar("Result")
 
 
-class Busy(Exception):
+class ServerBusy(Exception):
     """Raised when a server asks to come back later, after `seconds` if it said when."""
 
     def __init__(self, status: int, seconds: float | None) -> None:
@@ -37,7 +37,7 @@ class Busy(Exception):
         self.seconds = seconds
 
 
-class Line:
+class HttpClient:
     """A connection to one server, opened when needed; each call is tried a few times."""
 
     def __init__(
@@ -55,7 +55,7 @@ class Line:
         self.pause: Callable[[float], object] = time.sleep
         self.response: httpx.Response | None = None
         """The last answer, read to its end."""
-        self._patience = 1
+        self._timeout_factor = 1
         self._closed_until = 0.0
         self._random = SystemRandom()
 
@@ -71,10 +71,10 @@ class Line:
             event_hooks={"request": [self._prepare], "response": [self._read]},
         )
 
-    def call(self, send: Callable[[], Result], *, patience: int = 1) -> Result:
+    def call(self, send: Callable[[], Result], *, timeout_factor: int = 1) -> Result:
         """Return what `send` returns, trying again while the server is busy or cuts it off.
 
-        `patience` times what a statement may take is waited for the answer.
+        `timeout_factor` times what a statement may take is waited for the answer.
 
         Raises:
             Unreachable: nobody answers.
@@ -84,11 +84,11 @@ class Line:
         left = self._closed_until - time.monotonic()
         if left > 0:
             raise Transient(f"target: its API asked to be left alone for another {left:.0f} s")
-        self._patience = patience
+        self._timeout_factor = timeout_factor
         for attempt in itertools.count(1):
             try:
                 return send()
-            except Busy as busy:
+            except ServerBusy as busy:
                 asked, error = busy.seconds, self._busy(busy)
             except httpx.TimeoutException as late:
                 # It has waited long enough, with the claim open.
@@ -111,7 +111,7 @@ class Line:
         return _FIRST_PAUSE * 2.0 ** (attempt - 1) * self._random.uniform(0.5, 1.0)
 
     @staticmethod
-    def _busy(busy: Busy) -> Transient:
+    def _busy(busy: ServerBusy) -> Transient:
         when = "" if busy.seconds is None else f", back in {busy.seconds:.0f} s"
         return Transient(f"target: its API is busy [HTTP {busy.status}]{when}")
 
@@ -131,7 +131,7 @@ class Line:
                 f"target: a call of {size} bytes is larger than MIRROR_REST_BYTES allows "
                 f"({self.most_bytes})"
             )
-        seconds = self.statement_seconds * self._patience + self.grace
+        seconds = self.statement_seconds * self._timeout_factor + self.grace
         request.extensions["timeout"] = {
             "connect": self.connect_seconds,
             "pool": self.connect_seconds,
@@ -146,7 +146,7 @@ class Line:
         response.read()
         self.response = response
         if response.status_code in BUSY:
-            raise Busy(response.status_code, _retry_after(response))
+            raise ServerBusy(response.status_code, _retry_after(response))
 
 
 class _Punctual(httpx.SyncByteStream):

@@ -53,7 +53,7 @@ class Listing:
 
 
 @dataclass(frozen=True)
-class Look:
+class SurveyRequest:
     """What of all rows is looked at, by buckets: a key's is the lowest bits of its hash."""
 
     bits: int
@@ -90,7 +90,7 @@ class Buckets:
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownRow:
     """Everything that a target knows of one key."""
 
     row: Row | None
@@ -108,7 +108,7 @@ class Known:
     """Last written before the model's latest migration."""
 
 
-UNKNOWN: Final = Known(
+UNKNOWN: Final = KnownRow(
     row=None, present=None, epoch=0, fence=0, edited=False, expired=False, outdated=False
 )
 """What is known of a key that a target never heard of."""
@@ -147,7 +147,9 @@ def digest_answer(
     return digests, listings, int(answer["probe"])
 
 
-def survey_request(mapping: Mapping, hashing: Hashing, look: Look, *, each: bool) -> dict[str, Any]:
+def survey_request(
+    mapping: Mapping, hashing: Hashing, look: SurveyRequest, *, each: bool
+) -> dict[str, Any]:
     """Return the JSON value that `mirror_survey` takes."""
     return {
         "mapping": mapping.name,
@@ -182,10 +184,10 @@ def rows_request(mapping: Mapping, keys: Sequence[Key]) -> dict[str, Any]:
     return {"mapping": mapping.name, "digest": mapping.digest, "keys": keys}
 
 
-def rows_answer(answer: list[dict[str, Any]]) -> dict[Key, Known]:
+def rows_answer(answer: list[dict[str, Any]]) -> dict[Key, KnownRow]:
     """Return what `mirror_rows` answered."""
     return {
-        tuple(part["key"]): Known(
+        tuple(part["key"]): KnownRow(
             row=None if part["row"] is None else tuple(part["row"]),
             present=part["present"],
             epoch=part["epoch"] or 0,

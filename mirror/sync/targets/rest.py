@@ -8,12 +8,12 @@ from postgrest import APIError
 
 from mirror.errors import MirrorError, NotMigrated, StaleCache
 from mirror.sync.targets.api_keys import check_secret_key, check_writer_token
-from mirror.sync.targets.http import Line
+from mirror.sync.targets.http import HttpClient
 from mirror.sync.targets.rest_errors import MISSING, explain_answer, no_json
-from mirror.sync.targets.rpc import Doors
+from mirror.sync.targets.rpc import RpcTarget
 
 
-class RestTarget(Doors):
+class RestTarget(RpcTarget):
     """Calls the target's functions by RPC, each call one request.
 
     Their answers are single JSON values, which no row limit of the API cuts.
@@ -29,14 +29,14 @@ class RestTarget(Doors):
     """
 
     def __init__(
-        self, url: str, key: str, *, token: str | None = None, line: Line | None = None
+        self, url: str, key: str, *, token: str | None = None, line: HttpClient | None = None
     ) -> None:
         if token is None:
             check_secret_key(key, url)
         else:
             check_writer_token(token, url)
         self.url = url
-        self.line = line or Line()
+        self.line = line or HttpClient()
         self._key = key
         self._token = token
         self._client: supabase.Client | None = None
@@ -64,10 +64,10 @@ class RestTarget(Doors):
             self._client = supabase.create_client(self.url, self._key, options)
         return self._client
 
-    def _call(self, door: str, *, patience: int = 1, **arguments: str) -> Any:
+    def _call(self, door: str, *, timeout_factor: int = 1, **arguments: str) -> Any:
         try:
             answer = self.line.call(
-                self.client.rpc(f"mirror_{door}", arguments).execute, patience=patience
+                self.client.rpc(f"mirror_{door}", arguments).execute, timeout_factor=timeout_factor
             ).data
         except APIError as error:
             # Its details, and a traceback with it, hold the values of rows.

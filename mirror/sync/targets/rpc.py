@@ -15,7 +15,7 @@ from mirror.model.mapping import Mapping
 from mirror.sync.stamp import Stamp
 from mirror.sync.targets.asking import (
     Ask,
-    Told,
+    AskResult,
     Trace,
     ask_answer,
     ask_request,
@@ -40,9 +40,9 @@ from mirror.sync.targets.reading import (
     Digest,
     Hashing,
     KeyRange,
-    Known,
+    KnownRow,
     Listing,
-    Look,
+    SurveyRequest,
     buckets_answer,
     digest_answer,
     digest_request,
@@ -53,15 +53,15 @@ from mirror.sync.targets.reading import (
 )
 
 
-class Doors(ABC):
+class RpcTarget(ABC):
     """A target whose functions are called one at a time, each call a transaction of its own."""
 
     @abstractmethod
-    def _call(self, door: str, *, patience: int = 1, **arguments: str) -> Any:
+    def _call(self, door: str, *, timeout_factor: int = 1, **arguments: str) -> Any:
         """Call `public.mirror_<door>` and return its JSON.
 
-        It may take `patience` times what a statement may take. Calling again what may have gone
-        through is harmless: writes are fenced.
+        `timeout_factor` multiplies the statement timeout. Repeating a call whose answer was lost is
+        harmless: writes are fenced.
         """
 
     @abstractmethod
@@ -108,17 +108,17 @@ class Doors(ABC):
         request = _dump(digest_request(mapping, hashing, ranges, limit, each=each))
         return digest_answer(ranges, self._call("digest", request=request))
 
-    def buckets(self, mapping: Mapping, hashing: Hashing, look: Look) -> Buckets:
+    def buckets(self, mapping: Mapping, hashing: Hashing, look: SurveyRequest) -> Buckets:
         """Say what lies in each bucket."""
         request = _dump(survey_request(mapping, hashing, look, each=False))
         return buckets_answer(self._call("survey", request=request))
 
-    def members(self, mapping: Mapping, hashing: Hashing, look: Look) -> dict[Key, int]:
+    def members(self, mapping: Mapping, hashing: Hashing, look: SurveyRequest) -> dict[Key, int]:
         """Say it key by key."""
         request = _dump(survey_request(mapping, hashing, look, each=True))
         return members_answer(self._call("survey", request=request))
 
-    def rows(self, mapping: Mapping, keys: Sequence[Key]) -> dict[Key, Known]:
+    def rows(self, mapping: Mapping, keys: Sequence[Key]) -> dict[Key, KnownRow]:
         """Say everything that is known of each of these keys."""
         return rows_answer(self._call("rows", request=_dump(rows_request(mapping, keys))))
 
@@ -135,7 +135,7 @@ class Doors(ABC):
 
     def ask(
         self, asks: Sequence[Ask], users: Sequence[tuple[str, Sequence[str]]]
-    ) -> list[list[Told]]:
+    ) -> list[list[AskResult]]:
         """Ask as each of these users; what that writes is undone."""
         return ask_answer(asks, self._call("ask", request=_dump(ask_request(asks, users))))
 
@@ -153,7 +153,7 @@ class Doors(ABC):
             # Always as of when it began: what grows old meanwhile waits for the next purge.
             age = f"{days} days {time.monotonic() - began:.6f} seconds"
             # Looking for what is old reads every tombstone; nobody waits for that.
-            answer = self._call("purge", age=age, patience=20)
+            answer = self._call("purge", age=age, timeout_factor=20)
             purged += int(answer["purged"])
             if not answer["more"]:
                 return purged

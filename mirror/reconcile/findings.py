@@ -25,7 +25,7 @@ def _item(value: Any) -> Item:
 
 
 @dataclass
-class Case:
+class MappingFindings:
     """One mapping's part of a run."""
 
     mapping: Mapping

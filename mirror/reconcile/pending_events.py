@@ -58,7 +58,7 @@ def references_of(mapping: Declared, key: Key, rows: Iterable[Row]) -> set[tuple
 
 
 @dataclass
-class Pending:
+class PendingEvents:
     """What the events say that are waiting, or buried."""
 
     keys: dict[tuple[str, Key], int | None] = field(default_factory=dict)
@@ -100,7 +100,7 @@ def read_pending(
     keys: Mapping[str, Iterable[Key]],
     *,
     own: Iterable[int] = (),
-) -> Pending:
+) -> PendingEvents:
     """Return the events that concern these keys, and every scope of their mappings.
 
     `own` are retries that the reconcile itself has set, for the case that it dies.
@@ -115,7 +115,7 @@ def read_pending(
             "most": _MOST + len(wanted),
         },
     )
-    pending = Pending(too_many=len(found) == _MOST + len(wanted))
+    pending = PendingEvents(too_many=len(found) == _MOST + len(wanted))
     for mapping, reference, values, buried in found:
         if reference is None:
             _note(pending.keys, (mapping, tuple(values)), buried)
