@@ -1,11 +1,11 @@
 """Fixtures, split by concern."""
 
 pytest_plugins = [
-    "tests.fix_servers",
-    "tests.fix_databases",
-    "tests.fix_rest",
-    "tests.fix_mirror",
-    "tests.fix_reconcile",
-    "tests.fix_world",
-    "tests.fix_doctor",
+    "tests.support.servers",
+    "tests.support.databases",
+    "tests.support.rest",
+    "tests.support.drains",
+    "tests.support.reconciling",
+    "tests.support.shared_pair",
+    "tests.support.doctor_pair",
 ]

@@ -11,7 +11,7 @@ import pytest
 
 from mirror.devstack import RedisServer
 from mirror.devstack.worker import WorkerProcess
-from tests.fix_databases import TestDatabase
+from tests.support.databases import TestDatabase
 
 HOME = Path(__file__).parent.parent.parent
 

@@ -11,8 +11,8 @@ from mappings.trips import registry
 from mirror.hooks import Hooks
 from mirror.schema.migrate import migrations
 from tests.acceptance.conftest import Command
-from tests.factories import MembershipFactory
-from tests.fix_databases import SCHEMA, TestDatabase
+from tests.support.databases import SCHEMA, TestDatabase
+from tests.support.factories import MembershipFactory
 
 pytestmark = pytest.mark.usefixtures("no_environment")
 

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from tests.acceptance.conftest import HOME
-from tests.waiting import until
+from tests.support.waiting import until
 
 MIRROR = str(Path(sys.executable).parent / "mirror")
 

@@ -10,8 +10,8 @@ from examples.trip_chat import services
 from mirror import hooks
 from mirror.devstack import RedisServer
 from tests.acceptance.conftest import StartWorker
-from tests.factories import TripFactory, UserFactory
-from tests.fix_databases import TestDatabase
+from tests.support.databases import TestDatabase
+from tests.support.factories import TripFactory, UserFactory
 
 
 @pytest.fixture(autouse=True)

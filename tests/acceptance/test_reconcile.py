@@ -19,9 +19,9 @@ from mirror.errors import ConfigError
 from mirror.settings import load_settings
 from mirror.worker import create_app
 from tests.acceptance.conftest import HOME, Command, StartWorker
-from tests.factories import MembershipFactory
-from tests.fix_databases import TestDatabase
-from tests.waiting import until
+from tests.support.databases import TestDatabase
+from tests.support.factories import MembershipFactory
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.usefixtures("no_environment")
 

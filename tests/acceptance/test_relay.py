@@ -17,9 +17,9 @@ from mirror.devstack.account import Account
 from mirror.devstack.binaries import postgres_programs
 from mirror.schema.migrate import upgrade
 from tests.acceptance.conftest import HOME, Command, StartWorker
-from tests.factories import MembershipFactory
-from tests.fix_databases import TestDatabase
-from tests.waiting import until
+from tests.support.databases import TestDatabase
+from tests.support.factories import MembershipFactory
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.usefixtures("no_environment")
 

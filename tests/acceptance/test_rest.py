@@ -15,10 +15,10 @@ from mirror.devstack import RedisServer, SupabaseLite
 from mirror.devstack.node import find_program
 from mirror.sync.drain import Drain
 from tests.acceptance.conftest import Command, StartWorker
-from tests.factories import MembershipFactory
-from tests.fix_databases import TestDatabase
-from tests.fix_rest import PACKAGE, SignUp, both_transports
-from tests.waiting import until
+from tests.support.databases import TestDatabase
+from tests.support.factories import MembershipFactory
+from tests.support.rest import PACKAGE, SignUp, both_transports
+from tests.support.waiting import until
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from mirror.schema.migrate import upgrade
 from mirror.settings import load_settings
 from mirror.sync.drain import Drain
 from tests.capture import clubs
-from tests.capture.world import World
-from tests.fix_databases import TestDatabase
-from tests.fix_mirror import making_drains
+from tests.capture.backend import CapturedBackend
+from tests.support.databases import TestDatabase
+from tests.support.drains import making_drains
 
 
 @pytest.fixture(scope="session")
@@ -67,15 +67,15 @@ def make_drain(primary: TestDatabase, target: TestDatabase) -> Iterator[Callable
 @pytest.fixture
 def make_world(
     primary: TestDatabase, target: TestDatabase, make_drain: Callable[..., Drain]
-) -> Iterator[Callable[[str], World]]:
+) -> Iterator[Callable[[str], CapturedBackend]]:
     """Return a function that makes a world whose changes are captured in one way, or several."""
-    made: list[World] = []
+    made: list[CapturedBackend] = []
 
-    def make(*ways: str) -> World:
+    def make(*ways: str) -> CapturedBackend:
         if "triggers" in ways:
             with primary.migrating() as connection:
                 upgrade(connection, "primary", clubs.registry, triggers=True)
-        made.append(World(primary, target, make_drain(), frozenset(ways)))
+        made.append(CapturedBackend(primary, target, make_drain(), frozenset(ways)))
         return made[-1]
 
     yield make

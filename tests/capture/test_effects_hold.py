@@ -20,7 +20,7 @@ from mirror.model.registry import Registry
 from mirror.schema import triggers_sql
 from mirror.schema.migrate import upgrade
 from tests.capture.random_queries import NAMES, REFERENCES, Queries
-from tests.fix_databases import TestDatabase
+from tests.support.databases import TestDatabase
 
 # Some of these find the harm if a rule is taken out: that what a LEFT JOIN demands holds for its
 # right side alone, what a subquery demands inside it, that OR demands nothing, that a NULL counts.

@@ -18,8 +18,8 @@ from sqlalchemy.orm import Session
 from sqlalchemy.orm.exc import StaleDataError
 
 from mirror.sync.drain import Drain
+from tests.capture.backend import CapturedBackend
 from tests.capture.clubs import Club, Company, Member, Person
-from tests.capture.world import World
 from tests.faults.tools import Running
 
 # Few of each, so that writers meet.
@@ -30,7 +30,7 @@ AUTH_IDS = [UUID(int=number) for number in range(1, 8)]
 class Writer:
     """Makes random changes in one world; calls the hooks that a careful author would."""
 
-    def __init__(self, world: World, seed: int) -> None:
+    def __init__(self, world: CapturedBackend, seed: int) -> None:
         self.world = world
         self.random = Random(seed)
         self.committed = 0
@@ -188,7 +188,7 @@ class Writer:
 def test_whatever_writers_do_the_target_ends_up_right(
     everyone: tuple[str, ...],
     seed: int,
-    make_world: Callable[..., World],
+    make_world: Callable[..., CapturedBackend],
     make_drain: Callable[..., Drain],
 ) -> None:
     """One writer for each way, and two workers."""

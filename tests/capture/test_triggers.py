@@ -17,12 +17,12 @@ from mirror.model.registry import Registry
 from mirror.schema import removal_sql, triggers_sql
 from mirror.schema.migrate import downgrade, upgrade
 from tests.capture import clubs
-from tests.capture.world import ANNA, BERT, World
+from tests.capture.backend import ANNA, BERT, CapturedBackend
 from tests.faults.tools import Running
-from tests.fix_databases import TestDatabase
-from tests.waiting import until
+from tests.support.databases import TestDatabase
+from tests.support.waiting import until
 
-MakeWorld = Callable[..., World]
+MakeWorld = Callable[..., CapturedBackend]
 
 DESKS = table(
     "Desks of Ours",

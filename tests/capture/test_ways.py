@@ -11,10 +11,10 @@ import pytest
 from sqlalchemy import delete, insert, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
+from tests.capture.backend import ANNA, BERT, CARL, CapturedBackend
 from tests.capture.clubs import Club, Company, Member, Person
-from tests.capture.world import ANNA, BERT, CARL, World
 
-MakeWorld = Callable[..., World]
+MakeWorld = Callable[..., CapturedBackend]
 Row = tuple[str | None, ...]
 Rows = set[Row] | frozenset[Row]
 
@@ -22,20 +22,20 @@ WAYS = [("hooks",), ("orm",), ("triggers",), ("hooks", "orm", "triggers")]
 
 
 @pytest.fixture(params=WAYS, ids="+".join)
-def world(request: pytest.FixtureRequest, make_world: MakeWorld) -> World:
+def world(request: pytest.FixtureRequest, make_world: MakeWorld) -> CapturedBackend:
     """A populated world; what happens in it is captured in this way."""
     world = make_world(*request.param)
     world.populate()
     return world
 
 
-def unseen_by(world: World, *ways: str, why: str) -> None:
+def unseen_by(world: CapturedBackend, *ways: str, why: str) -> None:
     """Skip where no way that is on could see the change; the README says so."""
     if world.ways <= set(ways):
         pytest.skip(why)
 
 
-def became(world: World, *, gone: Rows = frozenset(), new: Rows = frozenset()) -> None:
+def became(world: CapturedBackend, *, gone: Rows = frozenset(), new: Rows = frozenset()) -> None:
     """Mirror, and check what memberships that took away and brought."""
     before = world.mirrored()["memberships"]
     assert world.mirror() > 0
@@ -49,13 +49,13 @@ def row(club: int, person: Any, role: str = "MEMBER") -> Row:
     return (str(club), str(person), role)
 
 
-def no_news(world: World) -> None:
+def no_news(world: CapturedBackend) -> None:
     """Check that nothing was recorded, and nothing would have had to be."""
     assert world.events() == []
     assert world.mirrored() == world.wanted()
 
 
-def test_an_insert(world: World) -> None:
+def test_an_insert(world: CapturedBackend) -> None:
     """A person with an id that Auth knows joins."""
     with world.change() as session:
         session.add(Person(id=40, auth_id=CARL))
@@ -66,7 +66,7 @@ def test_an_insert(world: World) -> None:
     became(world, new={row(1, CARL, "OWNER")})
 
 
-def test_a_mirrored_update(world: World) -> None:
+def test_a_mirrored_update(world: CapturedBackend) -> None:
     """Another role."""
     with world.change() as session:
         world.member(session, 1, 10).role = "OWNER"
@@ -74,7 +74,7 @@ def test_a_mirrored_update(world: World) -> None:
     became(world, gone={row(1, ANNA)}, new={row(1, ANNA, "OWNER")})
 
 
-def test_an_update_of_what_is_not_mirrored(world: World) -> None:
+def test_an_update_of_what_is_not_mirrored(world: CapturedBackend) -> None:
     """Nobody is woken for a note."""
     with world.change() as session:
         world.member(session, 1, 10).note = "likes tea"
@@ -83,7 +83,7 @@ def test_an_update_of_what_is_not_mirrored(world: World) -> None:
     no_news(world)
 
 
-def test_a_soft_delete_and_its_undoing(world: World) -> None:
+def test_a_soft_delete_and_its_undoing(world: CapturedBackend) -> None:
     """A filtered column."""
     for left in (True, False):
         with world.change() as session:
@@ -93,7 +93,7 @@ def test_a_soft_delete_and_its_undoing(world: World) -> None:
         became(world, **{"gone" if left else "new": changed})
 
 
-def test_a_hard_delete(world: World) -> None:
+def test_a_hard_delete(world: CapturedBackend) -> None:
     """The row is gone, and with it what would tell the key of the mirrored one."""
     with world.change() as session:
         session.delete(world.member(session, 1, 10))
@@ -101,7 +101,7 @@ def test_a_hard_delete(world: World) -> None:
     became(world, gone={row(1, ANNA)})
 
 
-def test_a_cascade_to_the_rows_of_a_parent(world: World) -> None:
+def test_a_cascade_to_the_rows_of_a_parent(world: CapturedBackend) -> None:
     """The database deletes the members; the club's own event takes them along."""
     with world.change() as session:
         session.delete(session.get_one(Club, 1))
@@ -109,7 +109,7 @@ def test_a_cascade_to_the_rows_of_a_parent(world: World) -> None:
     became(world, gone={row(1, ANNA), row(1, BERT)})
 
 
-def test_a_cascade_over_a_table_that_no_mapping_reads(world: World) -> None:
+def test_a_cascade_over_a_table_that_no_mapping_reads(world: CapturedBackend) -> None:
     """Company, clubs, members."""
     unseen_by(world, "orm", why="the ORM deletes a company; the clubs are the database's doing")
     with world.change() as session:
@@ -119,7 +119,7 @@ def test_a_cascade_over_a_table_that_no_mapping_reads(world: World) -> None:
     became(world, gone={row(1, ANNA), row(1, BERT)})
 
 
-def test_a_bulk_update(world: World) -> None:
+def test_a_bulk_update(world: CapturedBackend) -> None:
     """Of a column that is mirrored, by a condition on another."""
     with world.change() as session:
         session.execute(update(Member).where(Member.club_id == 1).values(role="GUEST"))
@@ -131,7 +131,7 @@ def test_a_bulk_update(world: World) -> None:
     )
 
 
-def test_a_bulk_update_of_what_is_not_mirrored(world: World) -> None:
+def test_a_bulk_update_of_what_is_not_mirrored(world: CapturedBackend) -> None:
     """Whatever it is that the rows hold."""
     with world.change() as session:
         session.execute(update(Member).values(note="checked"))
@@ -139,7 +139,7 @@ def test_a_bulk_update_of_what_is_not_mirrored(world: World) -> None:
     no_news(world)
 
 
-def test_a_bulk_delete(world: World) -> None:
+def test_a_bulk_delete(world: CapturedBackend) -> None:
     """By a condition on another table."""
     with world.change() as session:
         of_anna = Member.person_id.in_(
@@ -150,7 +150,7 @@ def test_a_bulk_delete(world: World) -> None:
     became(world, gone={row(1, ANNA), row(2, ANNA)})
 
 
-def test_a_bulk_insert(world: World) -> None:
+def test_a_bulk_insert(world: CapturedBackend) -> None:
     """Several rows in one statement."""
     with world.change() as session:
         session.execute(insert(Person), [{"id": 40, "auth_id": CARL}])
@@ -162,7 +162,7 @@ def test_a_bulk_insert(world: World) -> None:
     became(world, new={row(1, CARL), row(2, CARL)})
 
 
-def test_an_upsert(world: World) -> None:
+def test_an_upsert(world: CapturedBackend) -> None:
     """Which row was there before, nobody knows."""
     with world.change() as session:
         new = upsert(Member).values(
@@ -180,7 +180,7 @@ def test_an_upsert(world: World) -> None:
     became(world, gone={row(1, ANNA)}, new={row(1, ANNA, "OWNER")})
 
 
-def test_a_savepoint_that_is_rolled_back(world: World) -> None:
+def test_a_savepoint_that_is_rolled_back(world: CapturedBackend) -> None:
     """What it may have recorded says too much, which does no harm."""
     with world.change() as session:
         world.member(session, 1, 10).role = "OWNER"
@@ -193,7 +193,7 @@ def test_a_savepoint_that_is_rolled_back(world: World) -> None:
     became(world, gone={row(1, ANNA)}, new={row(1, ANNA, "OWNER")})
 
 
-def test_a_transaction_that_is_rolled_back(world: World) -> None:
+def test_a_transaction_that_is_rolled_back(world: CapturedBackend) -> None:
     """As if it had not been."""
     with world.session() as session:
         session.delete(world.member(session, 1, 10))
@@ -204,7 +204,7 @@ def test_a_transaction_that_is_rolled_back(world: World) -> None:
     no_news(world)
 
 
-def test_two_transactions_on_one_row(world: World) -> None:
+def test_two_transactions_on_one_row(world: CapturedBackend) -> None:
     """The second waits for the first; a drain runs in between."""
     with world.change() as session:
         world.member(session, 1, 10).role = "OWNER"
@@ -218,7 +218,7 @@ def test_two_transactions_on_one_row(world: World) -> None:
     became(world, gone={row(1, ANNA, "OWNER")}, new={row(1, ANNA, "GUEST")})
 
 
-def test_a_key_that_changes(world: World) -> None:
+def test_a_key_that_changes(world: CapturedBackend) -> None:
     """The old one disappears from the target."""
     with world.change() as session:
         session.delete(world.member(session, 2, 10))
@@ -229,7 +229,7 @@ def test_a_key_that_changes(world: World) -> None:
     became(world, gone={row(1, ANNA)})
 
 
-def test_a_member_who_joins_while_the_club_is_archived(world: World) -> None:
+def test_a_member_who_joins_while_the_club_is_archived(world: CapturedBackend) -> None:
     """The archiver cannot see the member who is just being added."""
     with world.change() as session:
         session.get_one(Person, 30).auth_id = CARL
@@ -251,7 +251,7 @@ def test_a_member_who_joins_while_the_club_is_archived(world: World) -> None:
     assert row(1, CARL) not in world.mirrored()["memberships"]
 
 
-def test_truncate(world: World) -> None:
+def test_truncate(world: CapturedBackend) -> None:
     """Triggers alone see it."""
     unseen_by(world, "orm", "hooks", why="a hook would have to name every scope; use resync")
     with world.change() as session:
@@ -259,7 +259,7 @@ def test_truncate(world: World) -> None:
     became(world, gone=world.mirrored()["memberships"])
 
 
-def test_what_is_typed_into_psql(world: World) -> None:
+def test_what_is_typed_into_psql(world: CapturedBackend) -> None:
     """Triggers alone see it."""
     unseen_by(world, "orm", "hooks", why="no hook is called and no ORM involved")
     with world.change() as session:
@@ -272,7 +272,7 @@ def test_what_is_typed_into_psql(world: World) -> None:
     )
 
 
-def test_an_id_that_is_set_later_brings_the_memberships(world: World) -> None:
+def test_an_id_that_is_set_later_brings_the_memberships(world: CapturedBackend) -> None:
     """Carl signs in for the first time."""
     with world.change() as session:
         session.get_one(Person, 30).auth_id = CARL
@@ -281,7 +281,7 @@ def test_an_id_that_is_set_later_brings_the_memberships(world: World) -> None:
     became(world, new={row(1, CARL)})
 
 
-def test_an_id_that_changes_moves_the_memberships(world: World) -> None:
+def test_an_id_that_changes_moves_the_memberships(world: CapturedBackend) -> None:
     """None stays under the old one."""
     with world.change() as session:
         session.get_one(Person, 10).auth_id = CARL
@@ -291,7 +291,7 @@ def test_an_id_that_changes_moves_the_memberships(world: World) -> None:
     became(world, gone={row(1, ANNA), row(2, ANNA)}, new={row(1, CARL), row(2, CARL)})
 
 
-def test_a_bulk_update_of_a_key_or_a_reference(world: World) -> None:
+def test_a_bulk_update_of_a_key_or_a_reference(world: CapturedBackend) -> None:
     """What the rows were called before, they do not tell afterwards."""
     with world.change() as session:
         session.execute(update(Person).where(Person.id == 10).values(auth_id=CARL))
@@ -301,7 +301,7 @@ def test_a_bulk_update_of_a_key_or_a_reference(world: World) -> None:
     became(world, gone={row(1, ANNA), row(2, ANNA)}, new={row(1, CARL), row(2, CARL)})
 
 
-def test_a_person_who_is_deleted_loses_the_memberships(world: World) -> None:
+def test_a_person_who_is_deleted_loses_the_memberships(world: CapturedBackend) -> None:
     """Although the row that translates the id is gone."""
     with world.change() as session:
         session.delete(session.get_one(Person, 10))
@@ -310,7 +310,7 @@ def test_a_person_who_is_deleted_loses_the_memberships(world: World) -> None:
     became(world, gone={row(1, ANNA), row(2, ANNA)})
 
 
-def test_an_id_that_is_taken_away_takes_the_memberships(world: World) -> None:
+def test_an_id_that_is_taken_away_takes_the_memberships(world: CapturedBackend) -> None:
     """The person stays, but is nobody to Auth."""
     with world.change() as session:
         session.get_one(Person, 10).auth_id = None

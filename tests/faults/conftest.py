@@ -12,9 +12,9 @@ from mirror.sync.drain import Drain
 from mirror.sync.wiring import build_target
 from tests.faults import teams
 from tests.faults.tools import Hand
-from tests.fix_databases import TestDatabase
-from tests.fix_mirror import making_drains
-from tests.fix_rest import ServeApi
+from tests.support.databases import TestDatabase
+from tests.support.drains import making_drains
+from tests.support.rest import ServeApi
 
 
 @pytest.fixture(scope="session")

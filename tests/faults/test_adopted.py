@@ -6,7 +6,7 @@ from mirror.settings import load_settings
 from mirror.sync.wiring import build_drain
 from tests.faults import teams
 from tests.faults.tools import record
-from tests.fix_databases import TestDatabase
+from tests.support.databases import TestDatabase
 
 EXISTING = """
     create table folders (id bigint primary key, name text);

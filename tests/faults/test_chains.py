@@ -12,7 +12,7 @@ from mirror.schema.migrate import upgrade
 from mirror.settings import load_settings
 from mirror.sync.drain import Drain
 from mirror.sync.wiring import build_drain
-from tests.fix_databases import TestDatabase
+from tests.support.databases import TestDatabase
 
 PRIMARY = """
 create table organisations (name text primary key, closed boolean not null default false);

@@ -17,7 +17,7 @@ from mirror.sync.drain import Drain
 from mirror.sync.wiring import build_drain
 from tests.faults import teams
 from tests.faults.tools import Hand, record
-from tests.fix_databases import TestDatabase
+from tests.support.databases import TestDatabase
 
 _seats = table("seats", column("id", BigInteger), column("workspace_id", BigInteger))
 

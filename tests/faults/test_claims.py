@@ -10,9 +10,9 @@ from sqlalchemy.orm import Session
 from mirror.errors import Unreachable, WrongMapping
 from mirror.sync.connections import Database
 from mirror.sync.drain import Drain
-from tests.factories import MembershipFactory
 from tests.faults.tools import Intercepted, Running, record, rewrite
-from tests.fix_databases import TestDatabase
+from tests.support.databases import TestDatabase
+from tests.support.factories import MembershipFactory
 
 
 @pytest.fixture

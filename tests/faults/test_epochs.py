@@ -12,10 +12,10 @@ from mirror.hooks import Hooks
 from mirror.settings import load_settings
 from mirror.sync.drain import Drain
 from mirror.sync.wiring import build_drain
-from tests.factories import MembershipFactory
 from tests.faults.tools import HungWorker, Intercepted, record, rewrite
-from tests.fix_databases import TestDatabase
-from tests.fix_rest import both_transports
+from tests.support.databases import TestDatabase
+from tests.support.factories import MembershipFactory
+from tests.support.rest import both_transports
 
 pytestmark = both_transports
 

@@ -9,9 +9,9 @@ import pytest
 from mirror.sync.stamp import Stamp
 from mirror.sync.targets.base import apply_request
 from tests.faults.tools import Hand, Running, rewrite, sections, waiting
-from tests.fix_databases import TestDatabase
-from tests.fix_rest import both_transports
-from tests.waiting import until
+from tests.support.databases import TestDatabase
+from tests.support.rest import both_transports
+from tests.support.waiting import until
 
 pytestmark = both_transports
 

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 from tests.faults.tools import Hand, Rows, Running
-from tests.fix_databases import TestDatabase
+from tests.support.databases import TestDatabase
 
 ROUNDS = 600
 

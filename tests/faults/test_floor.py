@@ -10,7 +10,7 @@ from mirror.sync.claims import _CLAIM, Queue
 from mirror.sync.drain import Drain
 from mirror.sync.floor import Floor
 from tests.faults.tools import record
-from tests.fix_databases import TestDatabase
+from tests.support.databases import TestDatabase
 
 DRAINED = 3_000
 

@@ -6,9 +6,9 @@ import pytest
 
 from mirror.sync.targets.base import TooOld
 from tests.faults.tools import Hand, Running, rewrite, waiting
-from tests.fix_databases import TestDatabase
-from tests.fix_rest import both_transports
-from tests.waiting import until
+from tests.support.databases import TestDatabase
+from tests.support.rest import both_transports
+from tests.support.waiting import until
 
 pytestmark = both_transports
 

@@ -14,9 +14,9 @@ from mirror.settings import Settings
 from mirror.sync.connections import Database
 from mirror.sync.drain import Drain
 from mirror.worker import Worker
-from tests.factories import MembershipFactory, TripFactory, UserFactory
 from tests.faults.tools import record
-from tests.fix_databases import TestDatabase
+from tests.support.databases import TestDatabase
+from tests.support.factories import MembershipFactory, TripFactory, UserFactory
 
 
 def refuse(target: TestDatabase, user: object, action: str) -> None:

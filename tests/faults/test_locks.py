@@ -6,8 +6,8 @@ import pytest
 from mirror.errors import Transient, WentBack
 from mirror.sync.stamp import Stamp
 from tests.faults.tools import Hand, Running, rewrite, waiting
-from tests.fix_databases import TestDatabase
-from tests.waiting import until
+from tests.support.databases import TestDatabase
+from tests.support.waiting import until
 
 
 def test_waiting_for_the_lock_is_not_the_events_fault(

@@ -8,9 +8,9 @@ from sqlalchemy.orm import Session
 from mirror.devstack import PostgresCluster
 from mirror.errors import MirrorError, TooSlow, Transient
 from mirror.sync.drain import Drain
-from tests.factories import MembershipFactory
 from tests.faults.tools import record
-from tests.fix_databases import TestDatabase
+from tests.support.databases import TestDatabase
+from tests.support.factories import MembershipFactory
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ from examples.trip_chat import services
 from mirror import hooks
 from mirror.errors import Unreachable
 from mirror.sync.drain import Drain
-from tests.factories import MembershipFactory, TripFactory, UserFactory
 from tests.faults import teams
 from tests.faults.tools import Hand, HungWorker, Intercepted, Running, record, rewrite, waiting
-from tests.fix_databases import TestDatabase
-from tests.fix_rest import both_transports
-from tests.waiting import until
+from tests.support.databases import TestDatabase
+from tests.support.factories import MembershipFactory, TripFactory, UserFactory
+from tests.support.rest import both_transports
+from tests.support.waiting import until
 
 pytestmark = both_transports
 

@@ -12,11 +12,11 @@ from sqlalchemy.orm import Session
 
 from mirror.errors import Rejected, TooSlow, Unreachable
 from mirror.sync.drain import Drain
-from tests.factories import MembershipFactory
 from tests.faults.tools import Intercepted, record
-from tests.fix_databases import TestDatabase
-from tests.fix_rest import both_transports
-from tests.waiting import until
+from tests.support.databases import TestDatabase
+from tests.support.factories import MembershipFactory
+from tests.support.rest import both_transports
+from tests.support.waiting import until
 
 pytestmark = both_transports
 

@@ -7,7 +7,7 @@ from mirror.reconcile.primary import PrimaryReader
 from mirror.sync.drain import Drain
 from mirror.sync.targets.reading import Hashing
 from tests.faults.tools import record
-from tests.fix_databases import TestDatabase
+from tests.support.databases import TestDatabase
 
 
 def test_references_that_only_the_ledger_keeps_are_compared(

@@ -22,10 +22,10 @@ from mirror.sync.drain import Drain
 from mirror.sync.targets.http import HttpClient
 from mirror.sync.targets.rest import RestTarget
 from mirror.sync.wiring import build_drain
-from tests.factories import MembershipFactory
 from tests.faults.tools import record
-from tests.fix_databases import TestDatabase
-from tests.proxy import (
+from tests.support.databases import TestDatabase
+from tests.support.factories import MembershipFactory
+from tests.support.http_proxy import (
     Deed,
     Proxy,
     answering,

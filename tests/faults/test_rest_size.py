@@ -11,10 +11,10 @@ from mirror.settings import Settings
 from mirror.sync.drain import Drain
 from mirror.sync.targets.rest import RestTarget
 from mirror.sync.wiring import build_drain
-from tests.factories import MembershipFactory, TripFactory, UserFactory
 from tests.faults.tools import record
-from tests.fix_databases import TestDatabase
-from tests.proxy import Proxy
+from tests.support.databases import TestDatabase
+from tests.support.factories import MembershipFactory, TripFactory, UserFactory
+from tests.support.http_proxy import Proxy
 
 SMALL = 10_000
 

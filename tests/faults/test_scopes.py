@@ -10,9 +10,9 @@ import pytest
 from mirror.sync.drain import Drain
 from tests.faults import teams
 from tests.faults.tools import Hand, HungWorker, Running, record, rewrite, waiting
-from tests.fix_databases import TestDatabase
-from tests.fix_rest import both_transports
-from tests.waiting import until
+from tests.support.databases import TestDatabase
+from tests.support.rest import both_transports
+from tests.support.waiting import until
 
 pytestmark = both_transports
 

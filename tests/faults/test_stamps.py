@@ -13,8 +13,8 @@ from psycopg import sql
 from mirror.sync.connections import Database
 from mirror.sync.source import _RUNNING_BITS, _STAMP, Source
 from tests.faults.tools import Running
-from tests.fix_databases import TestDatabase
-from tests.fix_rest import both_transports
+from tests.support.databases import TestDatabase
+from tests.support.rest import both_transports
 
 pytestmark = both_transports
 

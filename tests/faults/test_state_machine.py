@@ -29,7 +29,7 @@ from mirror.sync.row_queries import Row
 from mirror.sync.targets.base import Answers, TooOld
 from tests.faults import teams
 from tests.faults.tools import Hand, rewrite, sections
-from tests.fix_databases import TestDatabase
+from tests.support.databases import TestDatabase
 
 FOLDERS, DOCUMENTS = (1, 2), tuple(range(1, 9))
 PINNED = 1

@@ -12,7 +12,7 @@ from mirror.sync.source import Source
 from mirror.sync.stamp import Stamp
 from mirror.sync.targets.base import Answers, ScopePage, Section, Target
 from mirror.sync.targets.postgres import PostgresTarget
-from tests.fix_databases import TestDatabase
+from tests.support.databases import TestDatabase
 
 Rows = Mapping[Any, Row | None]
 """By key (a bare value where it has one column): a row, or None for gone."""

@@ -18,14 +18,14 @@ from mirror.reconcile.drift import Direction
 from mirror.settings import load_settings
 from mirror.sync.drain import Drain
 from mirror.sync.wiring import build_drain
-from tests.fix_rest import ServeApi
-from tests.fix_world import WHERE, World, key
+from tests.support.rest import ServeApi
+from tests.support.shared_pair import WHERE, SharedPair, key
 
 OVER, UNDER = Direction.OVER, Direction.UNDER
 
 
 @pytest.fixture(scope="module")
-def members(world: World) -> list[Membership]:
+def members(world: SharedPair) -> list[Membership]:
     """A dozen, some of every kind, with a message in each trip."""
     # Spread evenly: draws are by position in the key space.
     ids = (UUID(int=(number << 124) + (1 << 123)) for number in range(16))
@@ -54,7 +54,7 @@ def found(audit_: Audit) -> list[tuple[str, ...]]:
 
 
 @pytest.fixture
-def set_right(world: World, members: list[Membership]) -> Iterator[None]:
+def set_right(world: SharedPair, members: list[Membership]) -> Iterator[None]:
     """Set the members right again."""
     yield
     world.primary.query("delete from mirror.outbox")
@@ -63,7 +63,7 @@ def set_right(world: World, members: list[Membership]) -> Iterator[None]:
     world.mirror()
 
 
-def test_where_both_agree_nothing_is_found(world: World, members: list[Membership]) -> None:
+def test_where_both_agree_nothing_is_found(world: SharedPair, members: list[Membership]) -> None:
     """Members, people who are invited, inactive or were removed, and strangers to a trip."""
     report = audited(world.drain)
     assert report.mismatches == []
@@ -72,7 +72,9 @@ def test_where_both_agree_nothing_is_found(world: World, members: list[Membershi
     assert report.granted == 8
 
 
-def test_over_grants_come_first(world: World, members: list[Membership], set_right: None) -> None:
+def test_over_grants_come_first(
+    world: SharedPair, members: list[Membership], set_right: None
+) -> None:
     """Planted by hand: somebody who was removed is back, another one raised, another one gone."""
     back, raised, gone = members[-1], members[2], members[3]
     world.target.query(
@@ -96,7 +98,7 @@ def test_over_grants_come_first(world: World, members: list[Membership], set_rig
 
 
 def test_a_change_on_its_way_is_no_mismatch(
-    world: World, members: list[Membership], set_right: None
+    world: SharedPair, members: list[Membership], set_right: None
 ) -> None:
     """A revocation and a promotion whose events wait, and a trip that goes."""
     world.change("deleted_at = now()", members[2])
@@ -111,7 +113,7 @@ def test_a_change_on_its_way_is_no_mismatch(
 
 
 def test_without_row_level_security_strangers_are_let_in(
-    world: World, members: list[Membership]
+    world: SharedPair, members: list[Membership]
 ) -> None:
     """Where the table is the mirror's, and where it is not."""
     for table in ("trips", "chat_messages"):
@@ -126,7 +128,9 @@ def test_without_row_level_security_strangers_are_let_in(
         assert removed[::-1] in {(one.user, one.resource) for one in report.mismatches}
 
 
-def test_without_a_policy_members_are_kept_out(world: World, members: list[Membership]) -> None:
+def test_without_a_policy_members_are_kept_out(
+    world: SharedPair, members: list[Membership]
+) -> None:
     """All of them, and nobody else."""
     with world.broken(
         "drop policy mirror_trips_read on chat_messages",
@@ -140,7 +144,9 @@ def test_without_a_policy_members_are_kept_out(world: World, members: list[Membe
     assert len(report.mismatches) == report.granted
 
 
-def test_it_asks_over_rest(world: World, members: list[Membership], serve_api: ServeApi) -> None:
+def test_it_asks_over_rest(
+    world: SharedPair, members: list[Membership], serve_api: ServeApi
+) -> None:
     """All users in one call."""
     api = serve_api(world.target)
     settings = load_settings(
@@ -154,7 +160,7 @@ def test_it_asks_over_rest(world: World, members: list[Membership], serve_api: S
 
 
 @pytest.fixture
-def command(world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+def command(world: SharedPair, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """Return a function that runs `mirror verify`."""
     monkeypatch.setenv("PRIMARY_DATABASE_URL", world.primary.url)
     monkeypatch.setenv("SUPABASE_DB_URL", world.target.url)
@@ -162,7 +168,7 @@ def command(world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Resu
 
 
 def test_the_command_says_it_with_its_exit_code(
-    world: World, members: list[Membership], command: Callable[..., Result], set_right: None
+    world: SharedPair, members: list[Membership], command: Callable[..., Result], set_right: None
 ) -> None:
     """And draws the same again with the same seed."""
     told = command("--access", "--seed", "7", "--sample", "150")

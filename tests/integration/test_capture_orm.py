@@ -29,10 +29,10 @@ from mirror.errors import UsageError
 from mirror.hooks import Hooks
 from mirror.model.registry import Registry
 from mirror.sync.drain import Drain
-from tests import factories
-from tests.fix_databases import TestDatabase
 from tests.integration import schools
 from tests.integration.schools import Course, Grade, Level, Note, Person, Seat, Teacher
+from tests.support import factories
+from tests.support.databases import TestDatabase
 
 REVOCATION, GRANT = 0, 1
 ANN, BOB, CID = (UUID(int=number) for number in (1, 2, 3))

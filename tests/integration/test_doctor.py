@@ -21,15 +21,15 @@ from mirror.diagnostics.doctor.primary import PrimaryFacts
 from mirror.errors import ConfigError
 from mirror.model.mapping import Readable
 from mirror.model.registry import Registry
-from tests.breaks import PRIMARY, TARGET, Break
-from tests.fix_doctor import Clinic
-from tests.fix_rest import ServeApi
-from tests.pooler import TransactionPooler
+from tests.support.doctor_faults import PRIMARY, TARGET, Fault
+from tests.support.doctor_pair import DoctorPair
+from tests.support.rest import ServeApi
+from tests.support.transaction_pooler import TransactionPooler
 
 NOWHERE = "postgresql://someone:hunter2@127.0.0.1:9/nothing"
 
 
-def exactly(clinic: Clinic, broken: Break) -> None:
+def exactly(clinic: DoctorPair, broken: Fault) -> None:
     """Assert that the doctor finds this and nothing else, names the thing, and has a remedy."""
     found = clinic.diagnose().findings
     assert [one.code for one in found] == [broken.code], found
@@ -37,20 +37,20 @@ def exactly(clinic: Clinic, broken: Break) -> None:
     assert found[0].remedy
 
 
-def test_a_healthy_stack_has_no_finding(clinic: Clinic) -> None:
+def test_a_healthy_stack_has_no_finding(clinic: DoctorPair) -> None:
     """Rows, triggers and guards, mirrored; every part has been seen, notifications arrive."""
     assert clinic.diagnose(primary_listen_url=clinic.primary.url).findings == []
 
 
 @pytest.mark.parametrize("broken", PRIMARY, ids=str)
-def test_what_is_broken_in_the_primary_is_found_alone(clinic: Clinic, broken: Break) -> None:
+def test_what_is_broken_in_the_primary_is_found_alone(clinic: DoctorPair, broken: Fault) -> None:
     """One thing wrong, one finding."""
     clinic.break_primary(broken.script)
     exactly(clinic, broken)
 
 
 @pytest.mark.parametrize("broken", TARGET, ids=str)
-def test_what_is_broken_in_the_target_is_found_alone(clinic: Clinic, broken: Break) -> None:
+def test_what_is_broken_in_the_target_is_found_alone(clinic: DoctorPair, broken: Fault) -> None:
     """One thing wrong, one finding."""
     clinic.break_target(broken.script)
     exactly(clinic, broken)
@@ -79,7 +79,7 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("code", "changes"), SETTINGS)
 def test_a_setting_that_leads_nowhere_is_found_alone(
-    clinic: Clinic, code: str, changes: dict[str, Any]
+    clinic: DoctorPair, code: str, changes: dict[str, Any]
 ) -> None:
     """The other side is looked at all the same; no secret is told."""
     diagnosis = clinic.diagnose(**changes)
@@ -88,7 +88,7 @@ def test_a_setting_that_leads_nowhere_is_found_alone(
     assert "hunter2" not in str(diagnosis)
 
 
-def test_checks_of_one_side_go_on_while_the_other_is_away(clinic: Clinic) -> None:
+def test_checks_of_one_side_go_on_while_the_other_is_away(clinic: DoctorPair) -> None:
     """An unreachable target does not hide what is wrong with the primary, nor the reverse."""
     clinic.break_primary("alter table users disable trigger mirror_trips_update")
     assert clinic.codes(supabase_db_url=NOWHERE) == ["target-unreachable", "trigger-missing"]
@@ -96,14 +96,14 @@ def test_checks_of_one_side_go_on_while_the_other_is_away(clinic: Clinic) -> Non
     assert clinic.codes(primary_database_url=NOWHERE) == ["primary-unreachable", "rls-off"]
 
 
-def test_notifications_that_a_pooler_swallows_are_missed(clinic: Clinic) -> None:
+def test_notifications_that_a_pooler_swallows_are_missed(clinic: DoctorPair) -> None:
     """A transaction pooler takes LISTEN and brings nothing."""
     with TransactionPooler(clinic.primary.url) as pooler:
         limits = Limits(hearing=0.05)
         assert clinic.codes(limits, primary_listen_url=pooler.url) == ["listen-deaf"]
 
 
-def test_a_transaction_that_is_held_open_is_found(clinic: Clinic) -> None:
+def test_a_transaction_that_is_held_open_is_found(clinic: DoctorPair) -> None:
     """With what ends it; one that holds back nothing is nobody's business."""
     with psycopg.connect(clinic.primary.url) as holding:
         holding.execute("select 1")
@@ -116,7 +116,7 @@ def test_a_transaction_that_is_held_open_is_found(clinic: Clinic) -> None:
         holding.rollback()
 
 
-def test_an_engine_that_is_older_than_the_doctor_is_only_behind(clinic: Clinic) -> None:
+def test_an_engine_that_is_older_than_the_doctor_is_only_behind(clinic: DoctorPair) -> None:
     """It lacks the function that is asked; the primary is looked at."""
     clinic.break_target(
         "drop function mirror_examine(text);"
@@ -125,7 +125,7 @@ def test_an_engine_that_is_older_than_the_doctor_is_only_behind(clinic: Clinic) 
     assert clinic.codes() == ["target-behind"]
 
 
-def test_a_primary_that_is_older_than_the_doctor_is_only_behind(clinic: Clinic) -> None:
+def test_a_primary_that_is_older_than_the_doctor_is_only_behind(clinic: DoctorPair) -> None:
     """It lacks the tables that came later."""
     clinic.break_primary(
         "drop table mirror.heartbeats, mirror.runs;"
@@ -149,14 +149,14 @@ UNREAL = [
 
 @pytest.mark.parametrize(("code", "facts"), UNREAL)
 def test_what_no_server_here_says_of_itself_is_judged(
-    clinic: Clinic, code: str, facts: Facts
+    clinic: DoctorPair, code: str, facts: Facts
 ) -> None:
     """Too old, a standby, another time."""
     found = list(judge(facts, clinic.settings(), registry, Limits()))
     assert [one.code for one in found] == [code]
 
 
-def test_an_old_project_is_found(clinic: Clinic) -> None:
+def test_an_old_project_is_found(clinic: DoctorPair) -> None:
     """By the version that it tells."""
     target = clinic.build_target(clinic.settings())
     described = replace(target.describe(), identity=None)
@@ -170,7 +170,7 @@ def test_an_old_project_is_found(clinic: Clinic) -> None:
     assert [one.code for one in found] == ["target-version"]
 
 
-def test_over_rest_the_same_is_looked_at(clinic: Clinic, serve_api: ServeApi) -> None:
+def test_over_rest_the_same_is_looked_at(clinic: DoctorPair, serve_api: ServeApi) -> None:
     """A healthy project, a broken one, and keys that are refused or about to expire."""
     api: SupabaseLite = serve_api(clinic.target)
     told: dict[str, Any] = {"target": "rest", "supabase_url": api.url}
@@ -192,7 +192,7 @@ def test_over_rest_the_same_is_looked_at(clinic: Clinic, serve_api: ServeApi) ->
 
 
 def test_an_api_that_has_not_noticed_a_migration_is_named(
-    clinic: Clinic, serve_api: ServeApi
+    clinic: DoctorPair, serve_api: ServeApi
 ) -> None:
     """The function is in the database, and the API does not know it."""
     clinic.target.query("alter function mirror_examine(text) rename to elsewhere")
@@ -204,7 +204,7 @@ def test_an_api_that_has_not_noticed_a_migration_is_named(
     assert clinic.codes(**told) == ["api-stale"]
 
 
-def test_what_is_called_recursive_is_refused_by_postgresql(clinic: Clinic) -> None:
+def test_what_is_called_recursive_is_refused_by_postgresql(clinic: DoctorPair) -> None:
     """The doctor's rule is the server's: each table with a finding fails, and no other does."""
     database = clinic.target
     for broken in [one for one in TARGET if one.code == "policy-recursive"]:
@@ -238,7 +238,9 @@ Run = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def run(clinic: Clinic, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(
+    clinic: DoctorPair, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Run:
     """Return a function that runs the command, and returns its exit code and output."""
 
     def run(*, as_json: bool = False, strict: bool = False, **changes: object) -> tuple[int, str]:
@@ -251,7 +253,7 @@ def run(clinic: Clinic, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     return run
 
 
-def test_the_exit_code_says_how_bad_it_is(clinic: Clinic, run: Run) -> None:
+def test_the_exit_code_says_how_bad_it_is(clinic: DoctorPair, run: Run) -> None:
     """0 with a word where all is well, and for warnings; 1 for errors; 4 where nobody answers."""
     assert run() == (0, "all is well\n")
     code, said = run(redis_url=None)
@@ -267,7 +269,7 @@ def test_the_exit_code_says_how_bad_it_is(clinic: Clinic, run: Run) -> None:
     )
 
 
-def test_json_holds_what_the_page_says(clinic: Clinic, run: Run) -> None:
+def test_json_holds_what_the_page_says(clinic: DoctorPair, run: Run) -> None:
     """Each finding with its code, severity, what is wrong, and the remedy."""
     assert json.loads(run(as_json=True)[1]) == {"healthy": True, "findings": []}
     clinic.break_target("drop index trip_memberships_user_id")
@@ -287,7 +289,7 @@ def test_json_holds_what_the_page_says(clinic: Clinic, run: Run) -> None:
     }
 
 
-def test_without_any_database_it_cannot_even_look(clinic: Clinic) -> None:
+def test_without_any_database_it_cannot_even_look(clinic: DoctorPair) -> None:
     """That is a matter of usage, as for every command."""
     with pytest.raises(ConfigError, match="PRIMARY_DATABASE_URL is not set"):
         clinic.diagnose(primary_database_url=None, supabase_db_url=None)
@@ -301,7 +303,7 @@ def test_every_check_is_broken_here() -> None:
     assert broken == set(CHECKS)
 
 
-def test_what_a_migration_will_put_right_is_not_told_one_by_one(clinic: Clinic) -> None:
+def test_what_a_migration_will_put_right_is_not_told_one_by_one(clinic: DoctorPair) -> None:
     """Other declarations than those installed: one finding for the model, one for the guards."""
     (users,) = (mapping for mapping in registry if mapping.name == "users")
     readable = Readable(("id", "username", "email"), "false")

@@ -23,8 +23,8 @@ from mappings.trips import registry
 from mirror import hooks
 from mirror.capture.doorbell import KEY, QUEUE, TASK, Doorbell, DoorbellSettings, _Ringer, answered
 from mirror.devstack import RedisServer
-from tests.fix_databases import TestDatabase
-from tests.waiting import until
+from tests.support.databases import TestDatabase
+from tests.support.waiting import until
 
 ROOT = Path(__file__).parent.parent.parent
 # Longer than any test may take: who waited for Redis for so long did wait.

@@ -26,9 +26,9 @@ from mirror.sync.connections import Database
 from mirror.sync.targets.asking import Ask, AskHelper, AskRows, AskStatement
 from mirror.sync.targets.postgres import PostgresTarget
 from mirror.sync.wiring import build_drain
-from tests.fix_databases import TestDatabase
-from tests.fix_rest import ServeApi
-from tests.fix_world import WHERE, World, key
+from tests.support.databases import TestDatabase
+from tests.support.rest import ServeApi
+from tests.support.shared_pair import WHERE, SharedPair, key
 
 SOMEBODY = str(uuid4())
 TRIP = question_about(registry, "trip")
@@ -36,7 +36,7 @@ FORGET = f"delete from mirror.ledger_trip_memberships {WHERE}"
 DELETE = f"delete from trip_memberships {WHERE}"
 
 
-def explained(world: World, member: Membership) -> Page:
+def explained(world: SharedPair, member: Membership) -> Page:
     """Ask about a member's trip."""
     return explain_resource(world.drain, TRIP, str(member.user_id), str(member.trip_id))
 
@@ -47,14 +47,14 @@ def first(page: Page) -> tuple[str, str]:
     return page.first.name, page.first.says
 
 
-def test_a_member_is_allowed(world: World) -> None:
+def test_a_member_is_allowed(world: SharedPair) -> None:
     """Every step agrees."""
     page = explained(world, world.member())
     assert page.first is None, page.first
     assert (page.wanted, page.allowed, page.exit_code) == (True, True, 0)
 
 
-def test_somebody_whom_the_app_does_not_know_has_another_id_there(world: World) -> None:
+def test_somebody_whom_the_app_does_not_know_has_another_id_there(world: SharedPair) -> None:
     """Auth's id, of which the primary never heard."""
     user = uuid4()
     world.target.query("insert into auth.users (id) values (%s)", user)
@@ -64,7 +64,7 @@ def test_somebody_whom_the_app_does_not_know_has_another_id_there(world: World) 
     assert "users in the primary has nobody of this id" in says
 
 
-def test_a_stranger_is_not_in_the_primary(world: World) -> None:
+def test_a_stranger_is_not_in_the_primary(world: SharedPair) -> None:
     """Two people who are known, and no membership."""
     trip, user = world.member().trip_id, world.member().user_id
     page = explain_resource(world.drain, TRIP, str(user), str(trip))
@@ -74,7 +74,7 @@ def test_a_stranger_is_not_in_the_primary(world: World) -> None:
     assert (page.allowed, page.exit_code) == (False, 1)
 
 
-def bury(world: World, member: Membership) -> None:
+def bury(world: SharedPair, member: Membership) -> None:
     """Give an event up."""
     world.primary.query(
         "insert into mirror.retries"
@@ -85,14 +85,14 @@ def bury(world: World, member: Membership) -> None:
     )
 
 
-def filtered_out(world: World, member: Membership) -> None:
+def filtered_out(world: SharedPair, member: Membership) -> None:
     """Softly deleted, and mirrored so."""
     world.change("deleted_at = now()", member)
     world.record(member)
     world.mirror()
 
 
-def without_its_trip(world: World, member: Membership) -> None:
+def without_its_trip(world: SharedPair, member: Membership) -> None:
     """The trip is softly deleted, the membership is not."""
     world.primary.query("update trips set deleted_at = now() where id = %s", member.trip_id)
     world.primary.query(
@@ -101,26 +101,26 @@ def without_its_trip(world: World, member: Membership) -> None:
     world.mirror()
 
 
-def inactive(world: World, member: Membership) -> None:
+def inactive(world: SharedPair, member: Membership) -> None:
     """Mirrored as inactive."""
     world.change("status = 'INACTIVE'", member)
     world.record(member)
     world.mirror()
 
 
-def never_captured(world: World, member: Membership) -> None:
+def never_captured(world: SharedPair, member: Membership) -> None:
     """The target never heard of the row."""
     world.target.query(DELETE, *key(member))
     world.target.query(FORGET, *key(member))
 
 
-def pending(world: World, member: Membership) -> None:
+def pending(world: SharedPair, member: Membership) -> None:
     """The same, with an event that waits."""
     never_captured(world, member)
     world.record(member)
 
 
-def pending_by_scope(world: World, member: Membership) -> None:
+def pending_by_scope(world: SharedPair, member: Membership) -> None:
     """The same, with an event of everything."""
     never_captured(world, member)
     world.primary.query(
@@ -130,35 +130,35 @@ def pending_by_scope(world: World, member: Membership) -> None:
     )
 
 
-def buried(world: World, member: Membership) -> None:
+def buried(world: SharedPair, member: Membership) -> None:
     """The same, with an event that was given up."""
     never_captured(world, member)
     bury(world, member)
 
 
-def promoted_without_a_word(world: World, member: Membership) -> None:
+def promoted_without_a_word(world: SharedPair, member: Membership) -> None:
     """The ledger is of before."""
     world.change("role = 'OWNER'", member)
 
 
-def went_back(world: World, member: Membership) -> None:
+def went_back(world: SharedPair, member: Membership) -> None:
     """The target knows of a newer read than this primary can give."""
     world.target.query(
         f"update mirror.ledger_trip_memberships set fence = fence * 2 {WHERE}", *key(member)
     )
 
 
-def deleted_by_hand(world: World, member: Membership) -> None:
+def deleted_by_hand(world: SharedPair, member: Membership) -> None:
     """In the target."""
     world.target.query(DELETE, *key(member))
 
 
-def demoted_by_hand(world: World, member: Membership) -> None:
+def demoted_by_hand(world: SharedPair, member: Membership) -> None:
     """In the target."""
     world.target.query(f"update trip_memberships set status = 'NO' {WHERE}", *key(member))
 
 
-def not_auths(world: World, member: Membership) -> None:
+def not_auths(world: SharedPair, member: Membership) -> None:
     """Auth gave the user another id."""
     world.target.query("delete from auth.users where id = %s", member.user_id)
 
@@ -181,8 +181,8 @@ def not_auths(world: World, member: Membership) -> None:
     ],
 )
 def test_the_step_that_breaks_is_named_first(
-    world: World,
-    breaks: Callable[[World, Membership], None],
+    world: SharedPair,
+    breaks: Callable[[SharedPair, Membership], None],
     step: str,
     says: str,
     remedy: str,
@@ -243,7 +243,7 @@ READ = f"for select to authenticated {USING}"
     ],
 )
 def test_what_decides_can_be_what_is_broken(
-    world: World, breaks: str, mends: str, says: str
+    world: SharedPair, breaks: str, mends: str, says: str
 ) -> None:
     """Each break of the target's schema."""
     member = world.member()
@@ -253,7 +253,7 @@ def test_what_decides_can_be_what_is_broken(
     assert explained(world, member).exit_code == 0
 
 
-def message(world: World, member: Membership) -> UUID:
+def message(world: SharedPair, member: Membership) -> UUID:
     """Return a message that somebody else wrote in the member's trip."""
     found: UUID = world.target.value(
         "insert into chat_messages (trip_id, sender_id, content) values (%s, %s, 'secret')"
@@ -264,13 +264,13 @@ def message(world: World, member: Membership) -> UUID:
     return found
 
 
-def ask(world: World, member: Membership, table: str, verb: str, **row: object) -> Page:
+def ask(world: SharedPair, member: Membership, table: str, verb: str, **row: object) -> Page:
     """Ask about a statement."""
     values = {name: str(value) for name, value in row.items()}
     return explain_table(world.drain, table, verb, values, str(member.user_id))
 
 
-def test_a_statement_is_tried_and_undone(world: World) -> None:
+def test_a_statement_is_tried_and_undone(world: SharedPair) -> None:
     """Reading, writing and deleting messages, of one's own and of others."""
     member = world.member()
     theirs = message(world, member)
@@ -305,7 +305,7 @@ def test_a_statement_is_tried_and_undone(world: World) -> None:
     assert [one.rows for one in told] == [1, 1]
 
 
-def test_a_refused_statement_names_its_policies_and_follows_the_row(world: World) -> None:
+def test_a_refused_statement_names_its_policies_and_follows_the_row(world: SharedPair) -> None:
     """A reaction to a message, in a trip that the user is not in any more."""
     member = world.member()
     theirs = message(world, member)
@@ -322,7 +322,7 @@ def test_a_refused_statement_names_its_policies_and_follows_the_row(world: World
     assert page.steps[-1].says == "chat_messages: there is no such row."
 
 
-def test_what_policies_read_is_all_that_is_read_of_a_row(world: World) -> None:
+def test_what_policies_read_is_all_that_is_read_of_a_row(world: SharedPair) -> None:
     """A message's text stays where it is."""
     member = world.member()
     row = {"id": str(message(world, member))}
@@ -331,7 +331,7 @@ def test_what_policies_read_is_all_that_is_read_of_a_row(world: World) -> None:
     assert set(told.row) == {"trip_id", "sender_id"}
 
 
-def test_the_door_knows_no_tables_but_those_of_the_api(world: World) -> None:
+def test_the_door_knows_no_tables_but_those_of_the_api(world: SharedPair) -> None:
     """Whoever has a token of mirror_writer alone must not learn of others by it."""
     asked: list[Ask] = [
         AskStatement("auth", "users", "select", {"id": SOMEBODY}),
@@ -342,7 +342,7 @@ def test_the_door_knows_no_tables_but_those_of_the_api(world: World) -> None:
     assert [one.exists for one in told] == [False, False, False]
 
 
-def test_any_mirrored_row_can_be_asked_for(world: World) -> None:
+def test_any_mirrored_row_can_be_asked_for(world: SharedPair) -> None:
     """The name of somebody in the same trip, and of a stranger."""
     member = world.member()
     stranger = world.member()
@@ -353,7 +353,7 @@ def test_any_mirrored_row_can_be_asked_for(world: World) -> None:
     assert first(page) == ("decision", "users: select is refused, by users_read.")
 
 
-def test_values_are_shown_on_demand_alone(world: World) -> None:
+def test_values_are_shown_on_demand_alone(world: SharedPair) -> None:
     """Of a user's row: the e-mail address."""
     member = world.member()
     name = (str(member.user_id),)
@@ -363,7 +363,7 @@ def test_values_are_shown_on_demand_alone(world: World) -> None:
     assert "@example.com" in json.dumps(page.as_json())
 
 
-def test_who_revokes_without_a_word_is_told_of_the_over_grant(world: World) -> None:
+def test_who_revokes_without_a_word_is_told_of_the_over_grant(world: SharedPair) -> None:
     """The primary grants nothing; that the target still does is what is wrong."""
     member = world.member()
     world.change("deleted_at = now()", member)
@@ -373,7 +373,7 @@ def test_who_revokes_without_a_word_is_told_of_the_over_grant(world: World) -> N
 
 
 @pytest.fixture
-def command(world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+def command(world: SharedPair, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """Return a function that runs `mirror explain`."""
     monkeypatch.setenv("PRIMARY_DATABASE_URL", world.primary.url)
     monkeypatch.setenv("SUPABASE_DB_URL", world.target.url)
@@ -384,7 +384,7 @@ def command(world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Resu
     return run
 
 
-def test_the_command_prints_a_page(world: World, command: Callable[..., Result]) -> None:
+def test_the_command_prints_a_page(world: SharedPair, command: Callable[..., Result]) -> None:
     """For people and for programs."""
     member = world.member()
     trip, user = key(member)
@@ -436,7 +436,7 @@ def test_bad_input_is_named(
 
 
 def test_a_login_that_may_not_act_as_users_is_told(
-    world: World, target_cluster: PostgresCluster
+    world: SharedPair, target_cluster: PostgresCluster
 ) -> None:
     """A role of its own, to which the doors were granted."""
     admin = TestDatabase(target_cluster.url("target_world"))
@@ -452,7 +452,7 @@ def test_a_login_that_may_not_act_as_users_is_told(
         admin.query("drop role narrow")
 
 
-def test_it_asks_over_rest(world: World, serve_api: ServeApi) -> None:
+def test_it_asks_over_rest(world: SharedPair, serve_api: ServeApi) -> None:
     """With a secret key, and with a token of mirror_writer."""
     member = world.member()
     theirs = {"id": str(message(world, member))}

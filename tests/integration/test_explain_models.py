@@ -33,7 +33,7 @@ from mirror.sync.connections import Database
 from mirror.sync.drain import Drain
 from mirror.sync.orders import resync
 from mirror.sync.wiring import build_drain
-from tests.fix_databases import TestDatabase
+from tests.support.databases import TestDatabase
 
 _people = table(
     "people", column("id", BigInteger), column("user_id", Uuid), column("left_on", Date)

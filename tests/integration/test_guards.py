@@ -13,8 +13,8 @@ from mirror.devstack import PostgresCluster
 from mirror.errors import NotMigrated
 from mirror.schema import guards_sql
 from mirror.schema.migrate import due, upgrade
-from tests.fix_databases import TestDatabase
-from tests.rooms import SCHEMA, attachments, files, messages, model, notes, registry
+from tests.support.databases import TestDatabase
+from tests.support.guarded_model import SCHEMA, attachments, files, messages, model, notes, registry
 
 POLICIES = """
     select c.oid::regclass::text, p.polname, p.polcmd, pg_get_expr(p.polqual, c.oid),

@@ -8,8 +8,8 @@ from mirror.settings import Settings
 from mirror.sync.drain import Drain
 from mirror.sync.heartbeats import Heartbeat
 from mirror.sync.wiring import primary_database
-from tests.factories import UserFactory
-from tests.fix_databases import TestDatabase
+from tests.support.databases import TestDatabase
+from tests.support.factories import UserFactory
 
 NOTED = "select array_agg(name order by name) from mirror.heartbeats"
 VERSION = "select xmin::text from mirror.heartbeats where name = 'drain'"

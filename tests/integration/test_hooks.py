@@ -46,7 +46,7 @@ from mirror.errors import (
 from mirror.model.mapping import Column, Mapping
 from mirror.model.registry import Registry
 from mirror.schema.migrate import upgrade
-from tests.fix_databases import TestDatabase
+from tests.support.databases import TestDatabase
 
 ROOT = Path(__file__).parent.parent.parent
 

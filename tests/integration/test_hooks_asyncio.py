@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import (
 from examples.trip_chat.models import User
 from mirror import hooks
 from mirror.errors import InvalidKey, NotInTransaction, NotMigrated
-from tests.fix_databases import TestDatabase
+from tests.support.databases import TestDatabase
 
 Body = Callable[[AsyncEngine], Awaitable[None]]
 

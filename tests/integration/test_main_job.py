@@ -6,7 +6,7 @@ from sqlalchemy.orm import Session
 
 from examples.trip_chat import services
 from mirror.sync.drain import Drain
-from tests.fix_databases import TestDatabase
+from tests.support.databases import TestDatabase
 
 
 def messages_seen(target: TestDatabase, user_id: object) -> int:

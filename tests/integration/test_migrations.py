@@ -16,7 +16,7 @@ from mappings.trips import registry
 from mirror.devstack import PostgresCluster
 from mirror.errors import NotInTransaction, NotMigrated
 from mirror.schema.migrate import downgrade, migrations, pending, upgrade
-from tests.fix_databases import TestDatabase
+from tests.support.databases import TestDatabase
 
 _numbers = itertools.count(1)
 

@@ -12,7 +12,7 @@ from alembic.runtime.migration import MigrationContext
 
 from examples.trip_chat import models
 from mirror.devstack import PostgresCluster
-from tests.fix_databases import TestDatabase
+from tests.support.databases import TestDatabase
 
 REVISIONS = {
     "a1": """

@@ -9,7 +9,7 @@ import pytest
 from mappings.trips import registry
 from mirror.devstack import PostgresCluster
 from mirror.schema.migrate import upgrade
-from tests.fix_databases import SCHEMA, TestDatabase
+from tests.support.databases import SCHEMA, TestDatabase
 
 
 @pytest.fixture

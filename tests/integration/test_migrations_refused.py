@@ -11,7 +11,7 @@ from mappings.trips import registry
 from mirror.devstack import PostgresCluster
 from mirror.errors import NotMigrated
 from mirror.schema.migrate import upgrade
-from tests.fix_databases import TestDatabase
+from tests.support.databases import TestDatabase
 
 USERS = "create table users (id uuid primary key, email text, username text);"
 MEMBERSHIPS = """

@@ -14,10 +14,10 @@ from mirror.diagnostics.explain import StepStatus
 from mirror.reconcile import sweep
 from mirror.settings import load_settings
 from mirror.worker import Worker
-from tests.fix_rest import ServeApi
-from tests.models import Model, model
-from tests.people import DENIED, Matrix, Outcome, check_that_it_is_whole
-from tests.waiting import until
+from tests.support.example_model import InstalledModel, model
+from tests.support.policy_matrix import DENIED, Matrix, Outcome, check_that_it_is_whole
+from tests.support.rest import ServeApi
+from tests.support.waiting import until
 
 # By running it, by a seat with a role, by a character, by a seat that expires.
 DMS = ("dm", "co_dm")
@@ -31,7 +31,7 @@ EVERYBODY = ("anon", "unsigned", *INSIDE, *ELSEWHERE, *OUTSIDE)
 @pytest.fixture(scope="module")
 def world(
     primary_cluster: PostgresCluster, target_cluster: PostgresCluster, project_template: str
-) -> Iterator[Model]:
+) -> Iterator[InstalledModel]:
     """Two campaigns, mirrored from the primary, and what was written in them."""
     with model(primary_cluster, target_cluster, project_template, registry) as world:
         world.people.update({person: uuid4() for person in EVERYBODY[2:]})
@@ -87,7 +87,7 @@ def world(
         yield world
 
 
-def let_expire(world: Model, person: str, after: str = "0") -> None:
+def let_expire(world: InstalledModel, person: str, after: str = "0") -> None:
     """Move the end of a seat, on both sides, as if time had passed: without an event."""
     past = "update campaign_members set expires_at = now() + %s::interval where user_id = %s"
     world.target.query(past, after, world.people[person])
@@ -97,7 +97,7 @@ def let_expire(world: Model, person: str, after: str = "0") -> None:
         connection.execute("delete from mirror.outbox")
 
 
-def fill(world: Model) -> None:
+def fill(world: InstalledModel) -> None:
     """Write sheets, entries, a log with a rumour that is over, comments and notes."""
     values, people = world.values, world.people
     with world.target.connect() as connection:
@@ -334,7 +334,9 @@ MATRIX: Matrix = {
 @pytest.mark.parametrize(
     ("table", "what"), [(table, what) for table, rows in MATRIX.items() for what in rows]
 )
-def test_everybody_gets_what_is_theirs_and_no_more(world: Model, table: str, what: str) -> None:
+def test_everybody_gets_what_is_theirs_and_no_more(
+    world: InstalledModel, table: str, what: str
+) -> None:
     """One statement, tried by everybody; the number of rows, or refused."""
     statement, expected = MATRIX[table][what]
     assert world.outcomes(statement, expected) == expected
@@ -370,7 +372,7 @@ def test_the_matrix_covers_every_table_and_every_kind_of_statement() -> None:
     ],
 )
 def test_helpers_know_no_seat_that_has_expired(
-    world: Model, helper: str, expected: dict[str, bool]
+    world: InstalledModel, helper: str, expected: dict[str, bool]
 ) -> None:
     """Each of them; for those who belong in another way, the strongest role counts."""
     statement = f"select where {helper}"
@@ -378,7 +380,7 @@ def test_helpers_know_no_seat_that_has_expired(
     assert found == set(expected)
 
 
-def test_explain_follows_each_way_into_a_campaign(world: Model) -> None:
+def test_explain_follows_each_way_into_a_campaign(world: InstalledModel) -> None:
     """By running it, a character, a seat; and says of a seat that it has expired."""
     here = world.values["here"]
     world.target.query(
@@ -405,7 +407,7 @@ def test_explain_follows_each_way_into_a_campaign(world: Model) -> None:
 
 
 @pytest.mark.parametrize("table", ["sources", "campaign_members", "campaign_log"])
-def test_all_ways_in_are_asked_once_for_each_statement(world: Model, table: str) -> None:
+def test_all_ways_in_are_asked_once_for_each_statement(world: InstalledModel, table: str) -> None:
     """However many rows there are, also where other conditions stand beside."""
     with world.target.acting_as(world.people["player"]) as connection:
         explain = f"explain (analyze, verbose, costs off) select 1 from {table}"
@@ -418,7 +420,7 @@ def test_all_ways_in_are_asked_once_for_each_statement(world: Model, table: str)
     assert any("InitPlan" in line for line in plan[: calls[0]])
 
 
-def test_a_seat_is_refused_from_the_instant_that_it_expires(world: Model) -> None:
+def test_a_seat_is_refused_from_the_instant_that_it_expires(world: InstalledModel) -> None:
     """Nothing is drained meanwhile; the row is still there, until the next sweep."""
     guest = world.people["guest"] = uuid4()
     world.stage.backend(
@@ -441,7 +443,7 @@ def test_a_seat_is_refused_from_the_instant_that_it_expires(world: Model) -> Non
     del world.people["guest"]
 
 
-def test_a_seat_that_is_prolonged_is_not_swept(world: Model) -> None:
+def test_a_seat_that_is_prolonged_is_not_swept(world: InstalledModel) -> None:
     """Also where the event is on its way: the primary is asked."""
     guest = uuid4()
     world.stage.backend(
@@ -460,7 +462,7 @@ def test_a_seat_that_is_prolonged_is_not_swept(world: Model) -> None:
 News = tuple[str, str, dict[str, object]]
 
 
-def told(world: Model, *people: str) -> list[News]:
+def told(world: InstalledModel, *people: str) -> list[News]:
     """Return what these people were told since this was last asked."""
     news = world.target.query(
         "with gone as (delete from realtime.messages where topic like 'user:%' returning *)"
@@ -470,7 +472,7 @@ def told(world: Model, *people: str) -> list[News]:
     return [(names[topic], event, payload) for topic, event, payload in news if topic in names]
 
 
-def test_everybody_is_told_of_each_way_in_and_out(world: Model) -> None:
+def test_everybody_is_told_of_each_way_in_and_out(world: InstalledModel) -> None:
     """A seat, a character, the campaign itself; and whether one is still in by another way."""
     backend, here = world.stage.backend, world.values["here"]
     guest, heir = uuid4(), uuid4()
@@ -524,7 +526,7 @@ PLANT = (
 OVER = "select count(*) from campaign_members where expires_at <= now()"
 
 
-def test_a_worker_sweeps_when_it_has_drained_and_has_not_lately(world: Model) -> None:
+def test_a_worker_sweeps_when_it_has_drained_and_has_not_lately(world: InstalledModel) -> None:
     """Whoever rings, and whether or not there was anything to drain; Redis need not be there."""
     settings = load_settings(
         primary_database_url=world.primary.url,
@@ -543,7 +545,7 @@ def test_a_worker_sweeps_when_it_has_drained_and_has_not_lately(world: Model) ->
 
 
 def test_mirror_drain_sweeps_over_the_api_too(
-    world: Model, serve_api: ServeApi, monkeypatch: pytest.MonkeyPatch
+    world: InstalledModel, serve_api: ServeApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The command, with the secret key alone."""
     api = serve_api(world.target)
@@ -560,7 +562,7 @@ def test_mirror_drain_sweeps_over_the_api_too(
     assert world.target.value(OVER) == 0
 
 
-def test_more_rows_than_a_page_are_swept(world: Model) -> None:
+def test_more_rows_than_a_page_are_swept(world: InstalledModel) -> None:
     """Page by page, by key."""
     for _ in range(2):
         world.target.query(
@@ -572,7 +574,7 @@ def test_more_rows_than_a_page_are_swept(world: Model) -> None:
         assert world.target.value(OVER) == 0
 
 
-def test_a_seat_whose_time_is_over_before_it_is_mirrored_never_comes(world: Model) -> None:
+def test_a_seat_whose_time_is_over_before_it_is_mirrored_never_comes(world: InstalledModel) -> None:
     """What the backend enters too late, or a drain that was down reads too late."""
     guest = uuid4()
     world.stage.backend(
@@ -585,7 +587,9 @@ def test_a_seat_whose_time_is_over_before_it_is_mirrored_never_comes(world: Mode
     )
 
 
-def test_a_character_that_is_sold_takes_all_its_seats_along_in_one_event(world: Model) -> None:
+def test_a_character_that_is_sold_takes_all_its_seats_along_in_one_event(
+    world: InstalledModel,
+) -> None:
     """One row changes on the primary, two events are recorded, whatever the number of campaigns."""
     old, new = world.people["seller"], world.people["buyer"] = uuid4(), uuid4()
     backend = world.stage.backend
@@ -612,7 +616,7 @@ def test_a_character_that_is_sold_takes_all_its_seats_along_in_one_event(world: 
     del world.people["seller"], world.people["buyer"]
 
 
-def test_what_somebody_planted_is_found_and_removed(world: Model) -> None:
+def test_what_somebody_planted_is_found_and_removed(world: InstalledModel) -> None:
     """With `mirror reconcile`: an owner, a seat for ever, a source that is public."""
     assert world.reconcile().exit_code == 0
     stranger = world.people["stranger"]
@@ -645,7 +649,7 @@ def test_what_somebody_planted_is_found_and_removed(world: Model) -> None:
     ],
 )
 def test_a_seat_that_ends_at_another_time_is_found_with_its_direction(
-    world: Model, moment: str, direction: str
+    world: InstalledModel, moment: str, direction: str
 ) -> None:
     """Later allows more than the primary, sooner less."""
     watcher = world.people["watcher"]
@@ -658,7 +662,7 @@ def test_a_seat_that_ends_at_another_time_is_found_with_its_direction(
     assert (report.outcome, world.reconcile().outcome) == ("repaired", "in line")
 
 
-def test_the_story_goes_as_it_is_told(world: Model) -> None:
+def test_the_story_goes_as_it_is_told(world: InstalledModel) -> None:
     """The example's, on the same databases."""
     story(world.stage)
     assert len(world.stage.said) > 5

@@ -8,8 +8,8 @@ import pytest
 from examples.consultations.story import story
 from mappings.consultations import registry
 from mirror.devstack import PostgresCluster
-from tests.models import Model, model
-from tests.people import DENIED, Matrix, Outcome, check_that_it_is_whole
+from tests.support.example_model import InstalledModel, model
+from tests.support.policy_matrix import DENIED, Matrix, Outcome, check_that_it_is_whole
 
 # The first lawyer's case went to `lawyer`; the closed one's to nobody, as it was deleted.
 PARTIES = ("client", "lawyer")
@@ -20,7 +20,7 @@ EVERYBODY = ("anon", "unsigned", *PEOPLE)
 @pytest.fixture(scope="module")
 def world(
     primary_cluster: PostgresCluster, target_cluster: PostgresCluster, project_template: str
-) -> Iterator[Model]:
+) -> Iterator[InstalledModel]:
     """A case that changed hands, another one, and a deleted one, all mirrored from the primary."""
     with model(primary_cluster, target_cluster, project_template, registry) as world:
         world.people.update({person: uuid4() for person in PEOPLE})
@@ -50,7 +50,7 @@ def world(
         yield world
 
 
-def fill(world: Model) -> None:
+def fill(world: InstalledModel) -> None:
     """Write messages with files, one taken back, and one of the system."""
     with world.target.connect() as connection:
         for name, sender, case in (
@@ -280,7 +280,9 @@ MATRIX: Matrix = {
 @pytest.mark.parametrize(
     ("table", "what"), [(table, what) for table, rows in MATRIX.items() for what in rows]
 )
-def test_everybody_gets_what_is_theirs_and_no_more(world: Model, table: str, what: str) -> None:
+def test_everybody_gets_what_is_theirs_and_no_more(
+    world: InstalledModel, table: str, what: str
+) -> None:
     """One statement, tried by everybody; the number of rows, or refused."""
     statement, expected = MATRIX[table][what]
     assert world.outcomes(statement, expected) == expected
@@ -294,7 +296,7 @@ def test_the_matrix_covers_every_table_and_every_kind_of_statement() -> None:
     check_that_it_is_whole(MATRIX, EVERYBODY)
 
 
-def test_times_are_the_servers_and_what_was_read_stays_read(world: Model) -> None:
+def test_times_are_the_servers_and_what_was_read_stays_read(world: InstalledModel) -> None:
     """A client only says that; `status` follows."""
     lawyer = world.people["lawyer"]
     with world.target.acting_as(lawyer) as connection:
@@ -312,13 +314,13 @@ def test_times_are_the_servers_and_what_was_read_stays_read(world: Model) -> Non
         assert row == (True, True)
 
 
-def test_the_backend_is_not_bound_by_the_rules_for_columns(world: Model) -> None:
+def test_the_backend_is_not_bound_by_the_rules_for_columns(world: InstalledModel) -> None:
     """Neither is it by the policies."""
     update = """update messages set content = 'x', "readAt" = now()"""
     assert world.outcome("service_role", update) == 6
 
 
-def test_the_other_side_hears_that_a_message_was_taken_back(world: Model) -> None:
+def test_the_other_side_hears_that_a_message_was_taken_back(world: InstalledModel) -> None:
     """On the consultation's private channel, by its id alone: the row itself is out of sight."""
     sent = world.target.query(
         "select payload - 'id' from realtime.messages where topic = %s and private",
@@ -327,7 +329,7 @@ def test_the_other_side_hears_that_a_message_was_taken_back(world: Model) -> Non
     assert sent == [({"message_id": str(world.values["taken_back"])},)]
 
 
-def test_a_case_that_changes_hands_is_told_to_both(world: Model) -> None:
+def test_a_case_that_changes_hands_is_told_to_both(world: InstalledModel) -> None:
     """The one who has it no more, and the one who has it now; the client notices nothing."""
     told = (
         "with gone as (delete from realtime.messages where topic like 'user:%' returning *)"
@@ -344,7 +346,7 @@ def test_a_case_that_changes_hands_is_told_to_both(world: Model) -> None:
     world.stage.backend(hand_over, first, case)
 
 
-def test_files_without_a_message_are_listed_for_the_storage_api(world: Model) -> None:
+def test_files_without_a_message_are_listed_for_the_storage_api(world: InstalledModel) -> None:
     """Once they are a day old: also those of messages that were taken back that long ago."""
     listed = "select * from orphaned_files()"
     stray = f"consultations/{world.values['here']}/{world.people['client']}/stray.pdf"
@@ -369,7 +371,7 @@ def test_files_without_a_message_are_listed_for_the_storage_api(world: Model) ->
     assert world.outcome("client", listed) == DENIED
 
 
-def test_the_bucket_is_private_and_takes_what_it_says(world: Model) -> None:
+def test_the_bucket_is_private_and_takes_what_it_says(world: InstalledModel) -> None:
     """50 MB, and a list of types without anything that a browser would run."""
     [(public, limit, types)] = world.target.query(
         "select public, file_size_limit, allowed_mime_types from storage.buckets"
@@ -379,7 +381,7 @@ def test_the_bucket_is_private_and_takes_what_it_says(world: Model) -> None:
     assert not {"text/html", "image/svg+xml", "application/javascript"} & set(types)
 
 
-def test_messages_are_published_and_what_is_mirrored_is_not(world: Model) -> None:
+def test_messages_are_published_and_what_is_mirrored_is_not(world: InstalledModel) -> None:
     """A DELETE is told to everybody who listens."""
     published = world.target.query(
         "select tablename from pg_publication_tables where pubname = 'supabase_realtime'"
@@ -387,7 +389,7 @@ def test_messages_are_published_and_what_is_mirrored_is_not(world: Model) -> Non
     assert published == [("messages",)]
 
 
-def test_explain_follows_whichever_column_one_belongs_by(world: Model) -> None:
+def test_explain_follows_whichever_column_one_belongs_by(world: InstalledModel) -> None:
     """And names the row where a person planted in one of them is not the primary's."""
     here = world.values["here"]
     world.target.query(
@@ -408,7 +410,7 @@ def test_explain_follows_whichever_column_one_belongs_by(world: Model) -> None:
     world.target.query(plant, world.people["lawyer"], here)
 
 
-def test_a_lawyer_that_somebody_planted_is_found_and_removed(world: Model) -> None:
+def test_a_lawyer_that_somebody_planted_is_found_and_removed(world: InstalledModel) -> None:
     """With `mirror reconcile`: by which columns one belongs, it knows from the declaration."""
     assert world.reconcile().exit_code == 0
     world.target.query(
@@ -423,7 +425,7 @@ def test_a_lawyer_that_somebody_planted_is_found_and_removed(world: Model) -> No
     assert world.outcome("lawyer", "select * from messages") == 3
 
 
-def test_the_story_goes_as_it_is_told(world: Model) -> None:
+def test_the_story_goes_as_it_is_told(world: InstalledModel) -> None:
     """The example's, on the same databases."""
     story(world.stage)
     assert len(world.stage.said) > 5

@@ -34,11 +34,11 @@ from mirror.diagnostics.explain import audit, explain_resource, question_about
 from mirror.hooks import Hooks
 from mirror.reconcile.drift import Direction
 from mirror.reconcile.sample import draw
-from tests.fix_databases import TestDatabase
-from tests.models import model
-from tests.pair import Pair
-from tests.people import DENIED
-from tests.shapes import Device
+from tests.support.databases import TestDatabase
+from tests.support.electric_device import Device
+from tests.support.example_model import model
+from tests.support.model_pair import ModelPair
+from tests.support.policy_matrix import DENIED
 
 ELECTRIC = Path(__file__).parent.parent.parent / "examples" / "grants" / "electric.sql"
 OWN = ("data_tables", "view_comments")
@@ -100,7 +100,7 @@ Rights = dict[tuple[str, str, str], str]
 """By user, kind and name: the level."""
 
 
-def rights(pair: Pair) -> Rights:
+def rights(pair: ModelPair) -> Rights:
     """Work out what everybody may, from the primary's plain rows; the mapping has no part in it."""
     ask = pair.ask
     names = {known(name): name for name in NAMES}
@@ -130,7 +130,7 @@ def rights(pair: Pair) -> Rights:
     return {key: LEVELS[rank] for key, rank in found.items()}
 
 
-def answers(pair: Pair) -> Rights:
+def answers(pair: ModelPair) -> Rights:
     """Ask the target, as everybody, for every level of everything, taken for every kind."""
     found: Rights = {}
     kinds, names = zip(*product(RESOURCES, chain(*RESOURCES.values())), strict=True)
@@ -165,22 +165,22 @@ def answers(pair: Pair) -> Rights:
 @pytest.fixture(scope="module")
 def made(
     primary_cluster: PostgresCluster, target_cluster: PostgresCluster, project_template: str
-) -> Iterator[Pair]:
+) -> Iterator[ModelPair]:
     """Both databases, once."""
     with model(primary_cluster, target_cluster, project_template, grants.registry) as found:
-        pair = Pair(found, grants.registry, Base.metadata.tables)
+        pair = ModelPair(found, grants.registry, Base.metadata.tables)
         yield pair
         pair.close()
 
 
 @pytest.fixture
-def pair(made: Pair) -> Pair:
+def pair(made: ModelPair) -> ModelPair:
     """The example's people and things, mirrored."""
     made.start(populate, *OWN)
     return made
 
 
-def change(pair: Pair, statement: str) -> Rights:
+def change(pair: ModelPair, statement: str) -> Rights:
     """Run a statement on the primary, with :names for ids; return what everybody may after it."""
     with pair.change() as session:
         session.execute(text(statement), {n: known(n) for n in NAMES if f":{n}" in statement})
@@ -190,7 +190,7 @@ def change(pair: Pair, statement: str) -> Rights:
 
 
 def test_everybody_reaches_what_one_of_the_sources_gives_them_at_the_strongest_level(
-    pair: Pair,
+    pair: ModelPair,
 ) -> None:
     """Nine users, nine things, three levels; worked out from the plain rows, and spelt out."""
     found = answers(pair)
@@ -295,7 +295,7 @@ def test_everybody_reaches_what_one_of_the_sources_gives_them_at_the_strongest_l
     ],
 )
 def test_what_one_place_takes_away_another_may_still_give(
-    pair: Pair,
+    pair: ModelPair,
     statement: str,
     who: tuple[str, str, str],
     before: str | None,
@@ -306,7 +306,7 @@ def test_what_one_place_takes_away_another_may_still_give(
     assert change(pair, statement).get(who) == after
 
 
-def test_of_equally_strong_rights_the_earliest_is_shown(pair: Pair) -> None:
+def test_of_equally_strong_rights_the_earliest_is_shown(pair: ModelPair) -> None:
     """Whatever the order in which rows are found: two reads of the same data never differ."""
     pair.ask("update workspace_members set granted_at = '2026-01-02', granted_by = null")
     pair.ask("update company_members set granted_at = '2026-01-03', granted_by = user_id")
@@ -319,7 +319,9 @@ def test_of_equally_strong_rights_the_earliest_is_shown(pair: Pair) -> None:
     assert pair.asked(known("olga"), shown, known("design")) == [("2026-01-03", known("olga"))]
 
 
-def test_a_change_of_many_rights_is_one_apply(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_of_many_rights_is_one_apply(
+    pair: ModelPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An owner of a company with two hundred workspaces comes and goes: one event, one call."""
     with pair.change() as session:
         workspaces = [Workspace(company_id=known("globex"), name=str(n)) for n in range(200)]
@@ -348,7 +350,7 @@ def test_a_change_of_many_rights_is_one_apply(pair: Pair, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("column", ["user_id", "resource_id", "workspace_id"])
-def test_a_read_by_reference_looks_below_the_union(pair: Pair, column: str) -> None:
+def test_a_read_by_reference_looks_below_the_union(pair: ModelPair, column: str) -> None:
     """Each source by an index, for the values asked for; no table as a whole."""
     mapping = pair.registry["user_permissions"]
     with pair.primary.connect() as connection:
@@ -365,7 +367,7 @@ def test_a_read_by_reference_looks_below_the_union(pair: Pair, column: str) -> N
     assert plan.count("Index Cond") == len(re.findall(r"Index (Only )?Scan (using|on)", plan)) > 4
 
 
-def test_rights_that_nobody_gave_are_found_and_taken_back(pair: Pair) -> None:
+def test_rights_that_nobody_gave_are_found_and_taken_back(pair: ModelPair) -> None:
     """One planted, one raised, one lowered, and three lost; told apart by what they allow."""
     pair.target.query(
         "insert into user_permissions values (%s, 'company', %s, 'admin')",
@@ -392,7 +394,7 @@ def test_rights_that_nobody_gave_are_found_and_taken_back(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("who", [None, known("a stranger")])
-def test_who_is_no_user_reaches_nothing(pair: Pair, who: UUID | None) -> None:
+def test_who_is_no_user_reaches_nothing(pair: ModelPair, who: UUID | None) -> None:
     """A token without a subject, and one of a user that the primary does not know."""
     asked = "select mirror.can('company', %s, 'read'), mirror.my_resources('company', 'read')"
     assert pair.asked(who, asked, known("acme")) == [(False, [])]
@@ -457,7 +459,7 @@ STATEMENTS: dict[str, tuple[str, dict[str, int | str]]] = {
 
 
 @pytest.fixture
-def furnished(pair: Pair) -> Pair:
+def furnished(pair: ModelPair) -> ModelPair:
     """A data table in each workspace; everybody once commented on the budget."""
     for name in RESOURCES["workspace"]:
         pair.target.query(
@@ -472,7 +474,7 @@ def furnished(pair: Pair) -> Pair:
     return pair
 
 
-def test_each_statement_does_what_it_may_for_everybody(furnished: Pair) -> None:
+def test_each_statement_does_what_it_may_for_everybody(furnished: ModelPair) -> None:
     """Every statement tried by everybody, and rolled back; anon may nothing."""
     people = {"anon": None} | {user: known(user) for user in USERS}
     values = {name: known(name) for name in ("acme", "design", "sales", "budget")}
@@ -485,7 +487,7 @@ def test_each_statement_does_what_it_may_for_everybody(furnished: Pair) -> None:
 
 
 @pytest.fixture
-def devices(pair: Pair, target_cluster: PostgresCluster) -> Iterator[Any]:
+def devices(pair: ModelPair, target_cluster: PostgresCluster) -> Iterator[Any]:
     """Return a function that makes a device of a user; it subscribes at once."""
     database = TestDatabase(target_cluster.url(f"model_{pair.registry.name}"))
     if not database.query("select 1 from pg_publication where pubname like 'electric%'"):
@@ -501,7 +503,7 @@ def devices(pair: Pair, target_cluster: PostgresCluster) -> Iterator[Any]:
         device.close()
 
 
-def held(pair: Pair, user: str) -> dict[tuple[str | None, str | None], str | None]:
+def held(pair: ModelPair, user: str) -> dict[tuple[str | None, str | None], str | None]:
     """Return what a device of a user should hold."""
     return {
         (kind, str(known(name))): level
@@ -511,7 +513,7 @@ def held(pair: Pair, user: str) -> dict[tuple[str | None, str | None], str | Non
 
 
 def test_an_invitation_makes_rows_appear_and_a_removal_makes_them_go(
-    pair: Pair, devices: Any
+    pair: ModelPair, devices: Any
 ) -> None:
     """On the user's devices, and on nobody else's; a level that changes is one update."""
     olga, gus = devices("olga"), devices("gus")
@@ -534,7 +536,7 @@ def test_an_invitation_makes_rows_appear_and_a_removal_makes_them_go(
 
 
 def test_a_device_without_rights_holds_nothing_until_there_are_some(
-    pair: Pair, devices: Any
+    pair: ModelPair, devices: Any
 ) -> None:
     """The empty shape is a shape."""
     nora = devices("nora")
@@ -545,7 +547,7 @@ def test_a_device_without_rights_holds_nothing_until_there_are_some(
 
 
 def test_a_device_that_was_offline_catches_up_and_all_of_a_users_devices_agree(
-    pair: Pair, devices: Any
+    pair: ModelPair, devices: Any
 ) -> None:
     """What was given and taken away meanwhile; what came and went in between leaves nothing."""
     phone, laptop = devices("tina"), devices("tina")
@@ -583,7 +585,7 @@ def test_the_door_to_electric_pins_the_shape_to_the_caller() -> None:
     ]
 
 
-def test_explain_and_audits_ask_for_a_thing_by_its_kind(pair: Pair) -> None:
+def test_explain_and_audits_ask_for_a_thing_by_its_kind(pair: ModelPair) -> None:
     """Guards of that kind included; and a level that somebody raised is told."""
     question = question_about(pair.registry, "workspace")
     ed, design = str(known("ed")), str(known("design"))
@@ -605,7 +607,7 @@ def test_explain_and_audits_ask_for_a_thing_by_its_kind(pair: Pair) -> None:
 
 
 def test_a_sample_may_draw_any_key_also_one_of_a_user_with_many(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
+    pair: ModelPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not just the first that each user has; and all, where there are no more than asked for."""
     mapping = pair.registry["user_permissions"]
@@ -619,7 +621,7 @@ def test_a_sample_may_draw_any_key_also_one_of_a_user_with_many(
     assert set(drawn) <= set(everything)
 
 
-def test_the_story_of_the_example_goes_as_it_is_told(made: Pair) -> None:
+def test_the_story_of_the_example_goes_as_it_is_told(made: ModelPair) -> None:
     """On databases that were empty before."""
     made.start(lambda _: None, *OWN)
     story(made.model.stage)
@@ -630,13 +632,13 @@ def test_the_story_of_the_example_goes_as_it_is_told(made: Pair) -> None:
 
 
 @pytest.fixture
-def hooked(pair: Pair) -> Hooks:
+def hooked(pair: ModelPair) -> Hooks:
     """Hooks of the model, and nothing else that captures."""
     pair.no_triggers()
     return Hooks(pair.registry, Doorbell(DoorbellSettings(mode="off")))
 
 
-def test_hooks_name_the_user_or_the_thing(pair: Pair, hooked: Hooks) -> None:
+def test_hooks_name_the_user_or_the_thing(pair: ModelPair, hooked: Hooks) -> None:
     """As a backend would call them beside its changes."""
     with pair.change() as session:
         session.delete(session.get_one(CompanyMember, (known("acme"), known("olga"))))
@@ -652,7 +654,9 @@ def test_hooks_name_the_user_or_the_thing(pair: Pair, hooked: Hooks) -> None:
     assert answers(pair) == rights(pair)
 
 
-def test_the_orms_own_events_do_for_what_goes_through_sessions(pair: Pair, hooked: Hooks) -> None:
+def test_the_orms_own_events_do_for_what_goes_through_sessions(
+    pair: ModelPair, hooked: Hooks
+) -> None:
     """The same changes, without a word of the mirror beside them."""
     make = sessionmaker(pair.engine)
     capture = attach(make, hooks=hooked)

@@ -16,9 +16,9 @@ from mappings import rbac
 from mirror.devstack import PostgresCluster
 from mirror.diagnostics.explain import audit, explain_resource, question_about
 from mirror.reconcile.drift import Direction
-from tests.models import model
-from tests.pair import Pair
-from tests.people import DENIED, Outcome
+from tests.support.example_model import model
+from tests.support.model_pair import ModelPair
+from tests.support.policy_matrix import DENIED, Outcome
 
 Matrix = dict[str, set[str]]
 """By user: the names of the permissions that the user has."""
@@ -33,16 +33,16 @@ FIRST: Matrix = {name: set(data.ROLES[role]) for name, (_, role) in data.USERS.i
 @pytest.fixture(scope="module")
 def made(
     primary_cluster: PostgresCluster, target_cluster: PostgresCluster, project_template: str
-) -> Iterator[Pair]:
+) -> Iterator[ModelPair]:
     """Both databases, once."""
     with model(primary_cluster, target_cluster, project_template, rbac.registry) as found:
-        pair = Pair(found, rbac.registry, Base.metadata.tables)
+        pair = ModelPair(found, rbac.registry, Base.metadata.tables)
         yield pair
         pair.close()
 
 
 @pytest.fixture
-def pair(made: Pair) -> Pair:
+def pair(made: ModelPair) -> ModelPair:
     """The example's data, mirrored."""
     made.start(data.populate, *OWN)
     return made
@@ -63,13 +63,13 @@ def link(session: Session, role: str, permission: str) -> RolePermission | None:
     ).one_or_none()
 
 
-def user_id(pair: Pair, name: str) -> UUID:
+def user_id(pair: ModelPair, name: str) -> UUID:
     """Return a user's id."""
     found: UUID = pair.primary.value("select id from users where name = %s", name)
     return found
 
 
-def matrix(pair: Pair) -> Matrix:
+def matrix(pair: ModelPair) -> Matrix:
     """Ask the target, as each user, for each permission that there ever was."""
     asked = """
     select name, mirror.has_permission(name), name = any((select mirror.my_permissions())::text[])
@@ -83,19 +83,19 @@ def matrix(pair: Pair) -> Matrix:
     return found
 
 
-def test_every_user_has_the_permissions_of_their_role_and_no_other(pair: Pair) -> None:
+def test_every_user_has_the_permissions_of_their_role_and_no_other(pair: ModelPair) -> None:
     """Four users, nine permissions, and names that are none."""
     assert matrix(pair) == FIRST
 
 
 @pytest.mark.parametrize("who", [None, uuid4()])
-def test_who_is_no_user_has_no_permission(pair: Pair, who: UUID | None) -> None:
+def test_who_is_no_user_has_no_permission(pair: ModelPair, who: UUID | None) -> None:
     """A token without a subject, and one of a user that the primary does not know."""
     asked = "select mirror.has_permission(n), mirror.my_permissions() from unnest(%s::text[]) as n"
     assert set(map(str, pair.asked(who, asked, sorted(ALL)))) == {"(False, [])"}
 
 
-def test_one_granted_permission_is_one_row_and_everybodys_of_the_role(pair: Pair) -> None:
+def test_one_granted_permission_is_one_row_and_everybodys_of_the_role(pair: ModelPair) -> None:
     """Both customers at once; taken away again, likewise."""
     before = pair.mirrored()
     with pair.change() as session:
@@ -127,14 +127,14 @@ def pair_events(session: Session) -> list[tuple[str, str | None]]:
     return [(row.mapping, row.reference) for row in rows]
 
 
-def test_a_user_with_another_role_has_its_permissions_and_none_of_the_old(pair: Pair) -> None:
+def test_a_user_with_another_role_has_its_permissions_and_none_of_the_old(pair: ModelPair) -> None:
     """One row again."""
     with pair.change() as session:
         named(session, User, "John Customer").role_id = named(session, Role, "manager").id
     assert matrix(pair) == FIRST | {"John Customer": FIRST["Manager User"]}
 
 
-def test_a_role_that_is_deleted_leaves_its_users_with_no_role(pair: Pair) -> None:
+def test_a_role_that_is_deleted_leaves_its_users_with_no_role(pair: ModelPair) -> None:
     """And with no permission; the users stay, without a role, on both sides."""
     with pair.change() as session:
         session.execute(delete(Role).where(Role.name == "customer"))
@@ -148,14 +148,14 @@ def test_a_role_that_is_deleted_leaves_its_users_with_no_role(pair: Pair) -> Non
     assert matrix(pair) == FIRST | nothing
 
 
-def test_a_permission_that_is_deleted_is_nobodys(pair: Pair) -> None:
+def test_a_permission_that_is_deleted_is_nobodys(pair: ModelPair) -> None:
     """Its links go by the cascade, which no hook would see."""
     with pair.change() as session:
         session.execute(delete(Permission).where(Permission.name == "users.read"))
     assert matrix(pair) == {name: names - {"users.read"} for name, names in FIRST.items()}
 
 
-def test_a_permission_that_is_renamed_counts_under_its_new_name(pair: Pair) -> None:
+def test_a_permission_that_is_renamed_counts_under_its_new_name(pair: ModelPair) -> None:
     """For everybody who has it."""
     with pair.change() as session:
         named(session, Permission, "users.read").name = "x"
@@ -165,7 +165,7 @@ def test_a_permission_that_is_renamed_counts_under_its_new_name(pair: Pair) -> N
     }
 
 
-def test_a_user_who_is_deleted_may_nothing(pair: Pair) -> None:
+def test_a_user_who_is_deleted_may_nothing(pair: ModelPair) -> None:
     """Their token lives on for a while."""
     admin = user_id(pair, "Admin User")
     with pair.change() as session:
@@ -173,7 +173,7 @@ def test_a_user_who_is_deleted_may_nothing(pair: Pair) -> None:
     assert pair.asked(admin, "select mirror.my_permissions()") == [([],)]
 
 
-def test_what_is_changed_behind_the_mirrors_back_is_found_and_repaired(pair: Pair) -> None:
+def test_what_is_changed_behind_the_mirrors_back_is_found_and_repaired(pair: ModelPair) -> None:
     """A permission that somebody planted, a role handed to oneself; and a link that is gone."""
     pair.target.query(
         "insert into role_permissions select r.id, p.id from roles as r, permissions as p"
@@ -200,7 +200,9 @@ def test_what_is_changed_behind_the_mirrors_back_is_found_and_repaired(pair: Pai
     assert pair.model.reconcile().outcome == "in line"
 
 
-def test_explain_names_the_row_that_is_missing_and_the_one_that_was_planted(pair: Pair) -> None:
+def test_explain_names_the_row_that_is_missing_and_the_one_that_was_planted(
+    pair: ModelPair,
+) -> None:
     """Along the permission, the user and the link; an audit finds the same by chance."""
     question = question_about(pair.registry, "permission")
     manager, john = user_id(pair, "Manager User"), user_id(pair, "John Customer")
@@ -224,7 +226,7 @@ def test_explain_names_the_row_that_is_missing_and_the_one_that_was_planted(pair
     assert {one.resource for one in found} <= ALL - set(data.ROLES["customer"])
 
 
-def test_the_story_of_the_example_goes_as_it_is_told(made: Pair) -> None:
+def test_the_story_of_the_example_goes_as_it_is_told(made: ModelPair) -> None:
     """On databases that were empty before."""
     made.start(lambda _: None, *OWN)
     story(made.model.stage)
@@ -299,7 +301,7 @@ STATEMENTS: dict[str, tuple[str, Expected]] = {
 
 
 @pytest.fixture(scope="module")
-def world(made: Pair) -> dict[str, UUID]:
+def world(made: ModelPair) -> dict[str, UUID]:
     """Everybody's id; each user has a profile and has written a report."""
     made.start(data.populate, *OWN)
     made.target.query("insert into profiles select id from users")
@@ -309,7 +311,7 @@ def world(made: Pair) -> dict[str, UUID]:
 
 @pytest.mark.parametrize("what", STATEMENTS)
 def test_each_statement_does_what_it_may_for_everybody(
-    made: Pair, world: dict[str, UUID], what: str
+    made: ModelPair, world: dict[str, UUID], what: str
 ) -> None:
     """One statement, tried by everybody, and rolled back."""
     statement, expected = STATEMENTS[what]

@@ -16,8 +16,8 @@ from mappings import rbac
 from mirror import hooks
 from mirror.devstack import PostgresCluster
 from mirror.devstack.node import find_program, install
-from tests.models import model
-from tests.pair import Pair
+from tests.support.example_model import model
+from tests.support.model_pair import ModelPair
 
 PACKAGE = Path(__file__).parent.parent / "supabase"
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "rbac"
@@ -32,17 +32,17 @@ TABLES = {
 @pytest.fixture(scope="module")
 def made(
     primary_cluster: PostgresCluster, target_cluster: PostgresCluster, project_template: str
-) -> Iterator[Pair]:
+) -> Iterator[ModelPair]:
     """Both databases, once. Nothing captures but the hooks of the upload."""
     with model(primary_cluster, target_cluster, project_template, rbac.registry) as found:
-        pair = Pair(found, rbac.registry, Base.metadata.tables)
+        pair = ModelPair(found, rbac.registry, Base.metadata.tables)
         pair.no_triggers()
         yield pair
         pair.close()
 
 
 @pytest.fixture
-def pair(made: Pair, monkeypatch: pytest.MonkeyPatch) -> Pair:
+def pair(made: ModelPair, monkeypatch: pytest.MonkeyPatch) -> ModelPair:
     """The example's data, mirrored; the backend's hooks know the model."""
     monkeypatch.setenv("MIRROR_MAPPINGS", "mappings.rbac")
     monkeypatch.setenv("MIRROR_DOORBELL", "off")
@@ -51,7 +51,7 @@ def pair(made: Pair, monkeypatch: pytest.MonkeyPatch) -> Pair:
     return made
 
 
-def evaluated(pair: Pair, users: list[str]) -> dict[str, Any]:
+def evaluated(pair: ModelPair, users: list[str]) -> dict[str, Any]:
     """Return what PowerSync makes of the example's file and of the primary's rows."""
     install(PACKAGE)
     tables = {
@@ -71,7 +71,7 @@ def evaluated(pair: Pair, users: list[str]) -> dict[str, Any]:
     return answer
 
 
-def test_a_client_syncs_what_row_level_security_lets_its_user_see(pair: Pair) -> None:
+def test_a_client_syncs_what_row_level_security_lets_its_user_see(pair: ModelPair) -> None:
     """Row for row, of all four tables, for each user and for a stranger; no e-mail address."""
     pair.ask("update users set role_id = null where name = 'Jane Customer'")
     pair.primary.query(
@@ -98,7 +98,7 @@ def test_a_client_syncs_what_row_level_security_lets_its_user_see(pair: Pair) ->
     assert {len(answer["sent"][user]) for user in users} == {0, 1, 6, 13, 31}
 
 
-def test_the_publication_has_the_tables_that_are_synced_and_no_other(pair: Pair) -> None:
+def test_the_publication_has_the_tables_that_are_synced_and_no_other(pair: ModelPair) -> None:
     """The outbox above all."""
     pair.primary.query((EXAMPLE / "powersync.sql").read_text())
     published = pair.primary.query(
@@ -126,7 +126,7 @@ def drop(table: str, row: str) -> dict[str, Any]:
     return {"op": "DELETE", "type": table, "id": row, "data": None}
 
 
-def send(pair: Pair, who: str, *operations: Any) -> tuple[int, Any]:
+def send(pair: ModelPair, who: str, *operations: Any) -> tuple[int, Any]:
     """Upload as a user of the example, mirror what the hooks recorded, and return the answer."""
     caller = UUID(ids(pair, "users")[who])
     body = json.dumps(operations).encode()
@@ -135,12 +135,12 @@ def send(pair: Pair, who: str, *operations: Any) -> tuple[int, Any]:
     return status, json.loads(text)
 
 
-def ids(pair: Pair, table: str) -> dict[str, str]:
+def ids(pair: ModelPair, table: str) -> dict[str, str]:
     """Return the rows' ids by name."""
     return dict(pair.ask(f"select name, id::text from {table}"))
 
 
-def held(pair: Pair, user: str) -> set[str]:
+def held(pair: ModelPair, user: str) -> set[str]:
     """Return the names of the permissions that a user has on the target."""
     rows = pair.asked(UUID(user), "select unnest(mirror.my_permissions())")
     return {str(name) for (name,) in rows}
@@ -149,7 +149,7 @@ def held(pair: Pair, user: str) -> set[str]:
 TAKEN = (200, {"refused": None})
 
 
-def test_a_role_is_made_given_changed_and_taken_away_by_uploads(pair: Pair) -> None:
+def test_a_role_is_made_given_changed_and_taken_away_by_uploads(pair: ModelPair) -> None:
     """PUT, PATCH and DELETE of every table, each mirrored by the hooks alone."""
     role, link, user, permission = (str(uuid4()) for _ in range(4))
     known = ids(pair, "permissions")
@@ -188,7 +188,7 @@ def test_a_role_is_made_given_changed_and_taken_away_by_uploads(pair: Pair) -> N
     assert user not in ids(pair, "users").values()
 
 
-def test_what_the_caller_may_not_is_refused_as_a_whole_and_answered(pair: Pair) -> None:
+def test_what_the_caller_may_not_is_refused_as_a_whole_and_answered(pair: ModelPair) -> None:
     """An error would block the client's queue. Nothing of the list is written."""
     users, roles = ids(pair, "users"), ids(pair, "roles")
     admin, manager, john = users["Admin User"], users["Manager User"], users["John Customer"]

@@ -14,9 +14,9 @@ from mirror.schema.connecting import migrating
 from mirror.schema.migrate import upgrade
 from mirror.settings import Settings, load_settings
 from mirror.sync.wiring import build_drain, build_source, build_target
-from tests.factories import MembershipFactory
-from tests.fix_databases import TestDatabase
-from tests.pooler import TransactionPooler
+from tests.support.databases import TestDatabase
+from tests.support.factories import MembershipFactory
+from tests.support.transaction_pooler import TransactionPooler
 
 
 @pytest.fixture

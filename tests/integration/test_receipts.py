@@ -40,11 +40,11 @@ from mirror.hooks import Hooks
 from mirror.model.mapping import Column, Mapping, Parent
 from mirror.model.registry import Registry
 from mirror.sync.drain import Drain
-from tests.factories import MembershipFactory, TripFactory, UserFactory
 from tests.faults.tools import Intercepted, Running, record
-from tests.fix_databases import TestDatabase
-from tests.pooler import TransactionPooler
-from tests.waiting import until
+from tests.support.databases import TestDatabase
+from tests.support.factories import MembershipFactory, TripFactory, UserFactory
+from tests.support.transaction_pooler import TransactionPooler
+from tests.support.waiting import until
 
 
 def user(name: str = "ann") -> User:

@@ -22,7 +22,7 @@ from mirror.devstack import PostgresCluster
 from mirror.errors import NotInTransaction, NotMigrated, StillWaiting, Unreachable, UsageError
 from mirror.hooks import Hooks
 from mirror.sync.drain import Drain
-from tests.fix_databases import TestDatabase
+from tests.support.databases import TestDatabase
 
 Body = Callable[[AsyncEngine], Awaitable[None]]
 

@@ -27,7 +27,7 @@ from mirror.settings import load_settings
 from mirror.sync.drain import Drain
 from mirror.sync.targets.reading import Digest, Hashing, KeyRange, Listing
 from mirror.sync.wiring import build_drain
-from tests.fix_databases import TestDatabase
+from tests.support.databases import TestDatabase
 
 _things = table(
     "things",

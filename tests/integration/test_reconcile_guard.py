@@ -18,9 +18,9 @@ from mirror.schema.migrate import upgrade
 from mirror.settings import load_settings
 from mirror.sync.drain import Drain
 from mirror.sync.wiring import build_drain
-from tests.factories import UserFactory
-from tests.fix_databases import TestDatabase
-from tests.fix_reconcile import EQUAL, Reconciling, differing
+from tests.support.databases import TestDatabase
+from tests.support.factories import UserFactory
+from tests.support.reconciling import EQUAL, Reconciling, differing
 
 FILL = """
 insert into users (id, email, username)

@@ -8,11 +8,11 @@ from sqlalchemy.orm import Session
 from examples.trip_chat.models import Membership
 from mirror.reconcile import Report
 from mirror.sync.drain import Drain
-from tests.factories import MembershipFactory, TripFactory, UserFactory
-from tests.fix_databases import TestDatabase
-from tests.fix_reconcile import EQUAL, Reconciling, differing
-from tests.fix_rest import both_transports
-from tests.traffic import Traffic
+from tests.support.databases import TestDatabase
+from tests.support.factories import MembershipFactory, TripFactory, UserFactory
+from tests.support.reconciling import EQUAL, Reconciling, differing
+from tests.support.rest import both_transports
+from tests.support.traffic import Traffic
 
 pytestmark = both_transports
 

@@ -18,9 +18,9 @@ from mirror.settings import load_settings
 from mirror.sync.drain import Drain
 from mirror.sync.wiring import build_drain
 from tests.faults.tools import record, rewrite
-from tests.fix_databases import TestDatabase
-from tests.fix_reconcile import EQUAL, Reconciling, differing
-from tests.pooler import TransactionPooler
+from tests.support.databases import TestDatabase
+from tests.support.reconciling import EQUAL, Reconciling, differing
+from tests.support.transaction_pooler import TransactionPooler
 
 Members = list[Membership]
 

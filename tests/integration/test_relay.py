@@ -10,9 +10,9 @@ from mirror.capture.doorbell import Doorbell, DoorbellSettings
 from mirror.errors import NotMigrated
 from mirror.sync.connections import Database
 from mirror.sync.relay import BRISK, LEASE, SLOW, Listener, Relay
-from tests.fix_databases import TestDatabase
-from tests.pooler import TransactionPooler
-from tests.waiting import until
+from tests.support.databases import TestDatabase
+from tests.support.transaction_pooler import TransactionPooler
+from tests.support.waiting import until
 
 
 class Clock:

@@ -19,8 +19,8 @@ from mirror.sync.targets.asking import AskHelper, AskResult
 from mirror.sync.targets.base import ScopePage, Section
 from mirror.sync.targets.reading import Hashing, KeyRange, SurveyRequest
 from mirror.sync.targets.rest import RestTarget
-from tests.fix_databases import TestDatabase
-from tests.fix_rest import ServeApi, SignUp
+from tests.support.databases import TestDatabase
+from tests.support.rest import ServeApi, SignUp
 
 README = (Path(__file__).parent.parent.parent / "README.md").read_text()
 USER = "0d0cf4a2-7f3a-4f5e-9a43-6b8f5d0f7a01"

@@ -17,7 +17,7 @@ from mirror.devstack import SupabaseLite
 from mirror.devstack.node import find_program
 from mirror.errors import Unreachable
 from mirror.sync.targets.rest import RestTarget
-from tests.fix_rest import PACKAGE
+from tests.support.rest import PACKAGE
 
 StartTls = Callable[..., str]
 

@@ -7,21 +7,21 @@ import pytest
 
 from mirror.devstack import PostgresCluster, prepare_services
 from mirror.schema.migrate import upgrade
-from tests.fix_databases import TestDatabase
-from tests.people import (
+from tests.support.databases import TestDatabase
+from tests.support.guarded_model import SCHEMA, registry
+from tests.support.policy_matrix import (
     DENIED,
     NOBODY,
     USERS,
+    ChatWithPeople,
     Matrix,
-    World,
     check_that_it_is_whole,
     everybody,
 )
-from tests.rooms import SCHEMA, registry
 
 
 @pytest.fixture(scope="module")
-def world(target_cluster: PostgresCluster, project_template: str) -> Iterator[World]:
+def world(target_cluster: PostgresCluster, project_template: str) -> Iterator[ChatWithPeople]:
     """A room with everybody somewhere around it; each left a message and a file."""
     name = "rls_rooms"
     target_cluster.create_database(name, template=project_template, owner="postgres")
@@ -62,7 +62,7 @@ def world(target_cluster: PostgresCluster, project_template: str) -> Iterator[Wo
             {"id": expired, "here": here, "member": users["member"]},
         )
         connection.execute('insert into "Attachments" values (default, %s, %s)', [expired, uuid4()])
-    yield World(database, users, here, elsewhere, messages, {"expired": expired})
+    yield ChatWithPeople(database, users, here, elsewhere, messages, {"expired": expired})
     target_cluster.drop_database(name)
 
 
@@ -275,7 +275,9 @@ MATRIX: Matrix = {
 @pytest.mark.parametrize(
     ("table", "what"), [(table, what) for table, rows in MATRIX.items() for what in rows]
 )
-def test_everybody_gets_what_is_theirs_and_no_more(world: World, table: str, what: str) -> None:
+def test_everybody_gets_what_is_theirs_and_no_more(
+    world: ChatWithPeople, table: str, what: str
+) -> None:
     """One statement, tried by everybody; the number of rows, or refused."""
     statement, expected = MATRIX[table][what]
     assert world.outcomes(statement, expected) == expected
@@ -311,7 +313,7 @@ def test_the_matrix_covers_every_guard_and_every_kind_of_statement() -> None:
         "rooms/%/{me}/x",
     ],
 )
-def test_a_path_that_is_not_well_formed_is_nobodys(world: World, path: str) -> None:
+def test_a_path_that_is_not_well_formed_is_nobodys(world: ChatWithPeople, path: str) -> None:
     """Neither written nor read, and never an error of another kind: even for its owner."""
     here, me = str(world.trip), str(world.users["owner"])
     name = path.format(here=here, me=me, HERE=here.upper())

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from mirror.devstack import PostgresCluster
-from tests.fix_databases import TestDatabase
+from tests.support.databases import TestDatabase
 
 TRIP = UUID("00000000-0000-4000-8000-000000000001")
 OTHER_TRIP = UUID("00000000-0000-4000-8000-000000000002")

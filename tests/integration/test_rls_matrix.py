@@ -10,20 +10,20 @@ import pytest
 from psycopg import sql
 
 from mirror.devstack import PostgresCluster
-from tests.fix_databases import TestDatabase
-from tests.people import (
+from tests.support.databases import TestDatabase
+from tests.support.policy_matrix import (
     DENIED,
     NOBODY,
     USERS,
+    ChatWithPeople,
     Matrix,
-    World,
     check_that_it_is_whole,
     everybody,
 )
 
 
 @pytest.fixture(scope="module")
-def world(target_cluster: PostgresCluster, target_template: str) -> Iterator[World]:
+def world(target_cluster: PostgresCluster, target_template: str) -> Iterator[ChatWithPeople]:
     """A trip with everybody somewhere around it, and a history in which everybody took part."""
     name = "rls_matrix"
     target_cluster.create_database(name, template=target_template, owner="postgres")
@@ -74,7 +74,7 @@ def world(target_cluster: PostgresCluster, target_template: str) -> Iterator[Wor
                     "insert into realtime.messages (topic, extension) values (%s, %s)",
                     [topic, extension],
                 )
-    yield World(database, users, trip, other_trip, messages)
+    yield ChatWithPeople(database, users, trip, other_trip, messages)
     target_cluster.drop_database(name)
 
 
@@ -323,13 +323,15 @@ MATRIX: Matrix = {
 @pytest.mark.parametrize(
     ("table", "what"), [(table, what) for table, rows in MATRIX.items() for what in rows]
 )
-def test_everybody_gets_what_is_theirs_and_no_more(world: World, table: str, what: str) -> None:
+def test_everybody_gets_what_is_theirs_and_no_more(
+    world: ChatWithPeople, table: str, what: str
+) -> None:
     """One statement, tried by everybody; the number of rows, or refused."""
     statement, expected = MATRIX[table][what]
     assert world.outcomes(statement, expected) == expected
 
 
-def test_the_matrix_covers_every_table_and_every_kind_of_statement(world: World) -> None:
+def test_the_matrix_covers_every_table_and_every_kind_of_statement(world: ChatWithPeople) -> None:
     """A table that is added to the example is added here."""
     tables = world.database.query(
         "select relname from pg_class where relnamespace = 'public'::regnamespace and relkind = 'r'"
@@ -338,7 +340,7 @@ def test_the_matrix_covers_every_table_and_every_kind_of_statement(world: World)
     check_that_it_is_whole(MATRIX)
 
 
-def test_a_member_enters_and_leaves_presence(world: World) -> None:
+def test_a_member_enters_and_leaves_presence(world: ChatWithPeople) -> None:
     """The insert that the matrix could not show, because everybody is there already."""
     with world.database.acting_as(world.users["member"]) as connection:
         connection.execute("delete from user_presence where user_id = auth.uid()")
@@ -349,7 +351,7 @@ def test_a_member_enters_and_leaves_presence(world: World) -> None:
     assert entered == [(world.users["member"],)]
 
 
-def test_a_demoted_admin_moderates_no_more(world: World) -> None:
+def test_a_demoted_admin_moderates_no_more(world: ChatWithPeople) -> None:
     """The same token, the next statement."""
     delete = "delete from chat_messages where id = %(theirs)s"
     assert world.outcome("admin", delete) == 1
@@ -392,7 +394,7 @@ def test_the_realtime_publication_holds_no_mirrored_table(target: TestDatabase) 
     + [("OWNER", status) for status in ("active", "ACTIVE ", "PENDING", "", None)],
 )
 def test_a_role_or_status_that_nobody_declared_grants_nothing(
-    world: World, role: str | None, status: str | None
+    world: ChatWithPeople, role: str | None, status: str | None
 ) -> None:
     """Unknown, misspelt, empty, missing: none falls back to something that grants."""
     user = uuid4()

@@ -11,7 +11,7 @@ from mirror.errors import MappingError
 from mirror.model.mapping import Column, Mapping
 from mirror.model.registry import Registry
 from mirror.schema.migrate import upgrade
-from tests.fix_databases import TestDatabase
+from tests.support.databases import TestDatabase
 
 API_ROLES = ("anon", "authenticated", "service_role")
 MIRRORED = {"users", "trips", "trip_memberships"}

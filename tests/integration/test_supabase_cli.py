@@ -20,8 +20,8 @@ from mirror.devstack import PostgresCluster, prepare_services
 from mirror.devstack.node import find_program, install
 from mirror.model.registry import load_registry
 from mirror.schema.migrate import Migration, migrations, pending, upgrade, write_files
-from tests import rooms
-from tests.fix_databases import SCHEMA, TestDatabase
+from tests.support import guarded_model
+from tests.support.databases import SCHEMA, TestDatabase
 
 PACKAGE = Path(__file__).parent.parent / "supabase"
 EXAMPLES = PACKAGE.parent.parent / "examples"
@@ -198,7 +198,7 @@ def test_the_advisors_have_nothing_to_say_of_any_model_and_its_guards(
     cli: Cli, project: TestDatabase, target_cluster: PostgresCluster, model: str
 ) -> None:
     """Quoted names, parents, expiry, one's own rows, files; tables that had no index."""
-    own, one = rooms.SCHEMA, rooms.registry
+    own, one = guarded_model.SCHEMA, guarded_model.registry
     if model in MODELS:
         own, one = MODELS[model][0].read_text(), MODELS[model][1]
     prepare_services(target_cluster, project.url.rsplit("/", 1)[-1])

@@ -14,7 +14,7 @@ from mappings.trips import registry
 from mirror.devstack import PostgresCluster, prepare_services
 from mirror.schema.migrate import upgrade
 from mirror.sync.drain import Drain
-from tests.fix_databases import SCHEMA, TestDatabase
+from tests.support.databases import SCHEMA, TestDatabase
 
 OWNER, GUEST = uuid4(), uuid4()
 

@@ -24,8 +24,8 @@ from mirror.errors import MappingError
 from mirror.model.mapping import Column
 from mirror.model.registry import Registry
 from mirror.schema import guards_sql, model_sql
-from tests.rooms import attachments, files, membership, messages, participants
-from tests.rooms import registry as rooms
+from tests.support.guarded_model import attachments, files, membership, messages, participants
+from tests.support.guarded_model import registry as rooms
 
 pytestmark = pytest.mark.fast
 

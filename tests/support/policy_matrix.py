@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 from psycopg import errors, sql
 
-from tests.fix_databases import TestDatabase, become
+from tests.support.databases import TestDatabase, become
 
 DENIED = "denied"
 """No privilege, or a row that the policy's WITH CHECK refuses."""
@@ -46,7 +46,7 @@ def somebody_else(person: str) -> str:
 
 
 @dataclass(frozen=True)
-class World:
+class ChatWithPeople:
     """The database that everybody acts on, and the ids in it."""
 
     database: TestDatabase

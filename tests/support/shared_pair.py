@@ -17,8 +17,8 @@ from mirror.model.keys import Key
 from mirror.settings import load_settings
 from mirror.sync.drain import Drain
 from mirror.sync.wiring import build_drain
-from tests import factories
-from tests.fix_databases import TestDatabase
+from tests.support import factories
+from tests.support.databases import TestDatabase
 
 WHERE = "where (trip_id, user_id) = (%s, %s)"
 
@@ -32,7 +32,7 @@ RECORDER = hooks.Hooks(registry, Doorbell(DoorbellSettings(mode="off")))
 
 
 @dataclass
-class World:
+class SharedPair:
     """Two databases that agree, and a worker between them; each test breaks rows of its own."""
 
     primary: TestDatabase
@@ -83,7 +83,7 @@ def world(
     primary_template: str,
     target_cluster: PostgresCluster,
     target_template: str,
-) -> Iterator[World]:
+) -> Iterator[SharedPair]:
     """The trips model, mirrored."""
     primary_cluster.create_database("primary_world", template=primary_template)
     target_cluster.create_database("target_world", template=target_template, owner="postgres")
@@ -99,7 +99,7 @@ def world(
             factories.MembershipFactory,
         ):
             factory._meta.sqlalchemy_session = session
-        yield World(primary, target, session, drain)
+        yield SharedPair(primary, target, session, drain)
     drain.close()
     engine.dispose()
     primary_cluster.drop_database("primary_world")

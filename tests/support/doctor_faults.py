@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 
-class Break(NamedTuple):
+class Fault(NamedTuple):
     """One thing that is broken."""
 
     code: str
@@ -19,27 +19,27 @@ class Break(NamedTuple):
 
 
 PRIMARY = [
-    Break(
+    Fault(
         "primary-not-migrated",
         "mirror.migrations",
         "drop schema mirror cascade",
     ),
-    Break(
+    Fault(
         "primary-refused",
         "checksum",
         "alter table mirror.migrations rename column checksum to changed",
     ),
-    Break(
+    Fault(
         "primary-behind",
         "0001_outbox",
         "update mirror.migrations set checksum = 'x' where name = '0001_outbox'",
     ),
-    Break(
+    Fault(
         "primary-behind",
         "0001_outbox, 0002_runs, 0003_heartbeats",
         "delete from mirror.migrations where name <> 'triggers_trips'",
     ),
-    Break(
+    Fault(
         "primary-ahead",
         "0099_future",
         """
@@ -47,7 +47,7 @@ PRIMARY = [
         values ('0099_future', 'x')
         """,
     ),
-    Break(
+    Fault(
         "triggers-behind",
         "triggers_trips",
         """
@@ -55,32 +55,32 @@ PRIMARY = [
         where name = 'triggers_trips'
         """,
     ),
-    Break(
+    Fault(
         "trigger-missing",
         "trips lacks, or has disabled, mirror_trips_delete",
         "drop trigger mirror_trips_delete on trips",
     ),
-    Break(
+    Fault(
         "trigger-missing",
         "users lacks, or has disabled, mirror_trips_update",
         "alter table users disable trigger mirror_trips_update",
     ),
-    Break(
+    Fault(
         "source-query",
         "mapping 'users'",
         "alter table users rename column username to called",
     ),
-    Break(
+    Fault(
         "source-query",
         "mapping 'users'",
         "alter table users rename to people",
     ),
-    Break(
+    Fault(
         "source-type",
         "mapping 'trips': column created_by is bigint",
         "alter table trips drop created_by, add created_by bigint",
     ),
-    Break(
+    Fault(
         "source-cast",
         "mapping 'trips': column created_by is text",
         """
@@ -88,17 +88,17 @@ PRIMARY = [
         alter table trips alter created_by type text
         """,
     ),
-    Break(
+    Fault(
         "enum-label",
         "status = 'ACTIVE'",
         "alter type membership_status rename value 'ACTIVE' to 'active'",
     ),
-    Break(
+    Fault(
         "role-unknown",
         "'OBSERVER'",
         "alter type trip_role add value 'OBSERVER'",
     ),
-    Break(
+    Fault(
         "outbox-late",
         "20 min",
         """
@@ -106,7 +106,7 @@ PRIMARY = [
         values (now() - interval '20 min', 'users', '{a}')
         """,
     ),
-    Break(
+    Fault(
         "consumer-missing",
         "70 min ago",
         """
@@ -114,22 +114,22 @@ PRIMARY = [
         where name = 'drain'
         """,
     ),
-    Break(
+    Fault(
         "consumer-missing",
         "never",
         "delete from mirror.heartbeats where name = 'drain'",
     ),
-    Break(
+    Fault(
         "beat-missing",
         "never",
         "delete from mirror.heartbeats where name = 'sweep'",
     ),
-    Break(
+    Fault(
         "relay-missing",
         "never",
         "delete from mirror.heartbeats where name = 'relay'",
     ),
-    Break(
+    Fault(
         "buried",
         "1 event(s)",
         """
@@ -138,7 +138,7 @@ PRIMARY = [
         values (1, 0, now(), 'users', '{a}', 5, now(), 'Rejected', now())
         """,
     ),
-    Break(
+    Fault(
         "last-reconcile",
         "'held back'",
         """
@@ -146,7 +146,7 @@ PRIMARY = [
         values (now(), 'hand', 'x', 'held back', '{"mappings": []}')
         """,
     ),
-    Break(
+    Fault(
         "two-schedulers",
         "both",
         """
@@ -157,27 +157,27 @@ PRIMARY = [
 ]
 
 TARGET = [
-    Break(
+    Fault(
         "target-not-migrated",
         'schema "mirror" does not exist',
         "drop schema mirror cascade",
     ),
-    Break(
+    Fault(
         "target-refused",
         "horizon",
         "alter table mirror.state rename column horizon to line",
     ),
-    Break(
+    Fault(
         "target-behind",
         "0001_engine",
         "update mirror.migrations set checksum = 'x' where name = '0001_engine'",
     ),
-    Break(
+    Fault(
         "target-behind",
         "model_trips",
         "update mirror.migrations set checksum = 'x' where name = 'model_trips'",
     ),
-    Break(
+    Fault(
         "target-ahead",
         "0099_future",
         """
@@ -185,7 +185,7 @@ TARGET = [
         values ('0099_future', 'x')
         """,
     ),
-    Break(
+    Fault(
         "guards-behind",
         "guards_trips",
         """
@@ -193,37 +193,37 @@ TARGET = [
         where name = 'guards_trips'
         """,
     ),
-    Break(
+    Fault(
         "guards-missing",
         "public.chat_messages",
         "delete from mirror.migrations where name = 'guards_trips'",
     ),
-    Break(
+    Fault(
         "mapping-digest",
         "trips",
         "update mirror.mappings set digest = 'x' where name = 'trips'",
     ),
-    Break(
+    Fault(
         "wrong-source",
         "it expects another",
         "update mirror.state set identity = 'another'",
     ),
-    Break(
+    Fault(
         "wrong-source",
         "epoch 7",
         "update mirror.state set epoch = 7",
     ),
-    Break(
+    Fault(
         "table-missing",
         "public.user_presence",
         "drop table user_presence",
     ),
-    Break(
+    Fault(
         "column-missing",
         "public.trips has no column name",
         "alter table trips drop name",
     ),
-    Break(
+    Fault(
         "column-type",
         "column role is public.trip_role, an enum, not text",
         """
@@ -231,17 +231,17 @@ TARGET = [
         alter table trip_memberships alter role type trip_role using role::trip_role
         """,
     ),
-    Break(
+    Fault(
         "column-type",
         "column name is character varying",
         "alter table trips alter name type varchar(20)",
     ),
-    Break(
+    Fault(
         "column-required",
         "column email is NOT NULL",
         "alter table users alter email set not null",
     ),
-    Break(
+    Fault(
         "column-required",
         "column phone is NOT NULL, has no default",
         """
@@ -250,12 +250,12 @@ TARGET = [
         alter table users add phone text not null
         """,
     ),
-    Break(
+    Fault(
         "column-extra",
         "column phone is not mirrored",
         "alter table users add phone text",
     ),
-    Break(
+    Fault(
         "reference-outside",
         "refers to auth.users",
         """
@@ -264,7 +264,7 @@ TARGET = [
           references auth.users (id)
         """,
     ),
-    Break(
+    Fault(
         "delete-cascades",
         "public.diaries (trip_id): it takes along",
         """
@@ -273,7 +273,7 @@ TARGET = [
         alter table diaries enable row level security
         """,
     ),
-    Break(
+    Fault(
         "delete-cascades",
         "public.diaries (trip_id): it empties",
         """
@@ -281,117 +281,117 @@ TARGET = [
           references trips (id) on delete set null)
         """,
     ),
-    Break(
+    Fault(
         "delete-blocked",
         "public.diaries (trip_id) holds back rows of public.trips",
         "create table diaries (trip_id uuid unique references trips (id))",
     ),
-    Break(
+    Fault(
         "index-missing",
         "public.trip_memberships (user_id)",
         "drop index trip_memberships_user_id",
     ),
-    Break(
+    Fault(
         "index-missing",
         "public.chat_messages (trip_id)",
         "drop index chat_messages_page",
     ),
-    Break(
+    Fault(
         "index-missing",
         "public.user_presence (trip_id)",
         "alter table user_presence drop constraint user_presence_pkey",
     ),
-    Break(
+    Fault(
         "published",
         "public.trips",
         "alter publication supabase_realtime add table trips",
     ),
-    Break(
+    Fault(
         "rls-off",
         "public.trips",
         "alter table trips disable row level security",
     ),
-    Break(
+    Fault(
         "rls-off",
         "public.chat_messages",
         "alter table chat_messages disable row level security",
     ),
-    Break(
+    Fault(
         "grant-excess",
         "anon may insert public.trips",
         "grant insert on trips to anon",
     ),
-    Break(
+    Fault(
         "grant-excess",
         "authenticated may update (role) public.trip_memberships",
         "grant update (role) on trip_memberships to authenticated",
     ),
-    Break(
+    Fault(
         "grant-excess",
         "authenticated may select (email) public.users",
         "grant select on users to authenticated",
     ),
-    Break(
+    Fault(
         "grant-excess",
         "authenticated may truncate public.chat_messages",
         "grant truncate on chat_messages to authenticated",
     ),
-    Break(
+    Fault(
         "grant-excess",
         "anon may delete public.chat_messages",
         "grant delete on chat_messages to anon",
     ),
-    Break(
+    Fault(
         "grant-missing",
         "authenticated may not select (name) public.trips",
         "revoke select (name) on trips from authenticated",
     ),
-    Break(
+    Fault(
         "grant-missing",
         "authenticated may not delete public.chat_messages",
         "revoke delete on chat_messages from authenticated",
     ),
-    Break(
+    Fault(
         "function-executable",
         "anon may execute public.mirror_apply(text)",
         "grant execute on function mirror_apply to anon",
     ),
-    Break(
+    Fault(
         "function-executable",
         "authenticated may execute mirror.purge",
         "grant execute on function mirror.purge to authenticated",
     ),
-    Break(
+    Fault(
         "function-executable",
         "anon may execute mirror.my_trips(text)",
         "grant execute on function mirror.my_trips to anon",
     ),
-    Break(
+    Fault(
         "policy-missing",
         "public.chat_messages has no policy mirror_trips_read",
         "drop policy mirror_trips_read on chat_messages",
     ),
-    Break(
+    Fault(
         "policy-missing",
         "public.users has no policy users_read",
         "drop policy users_read on users",
     ),
-    Break(
+    Fault(
         "policy-missing",
         "realtime.messages has no policy mirror_trips_insert",
         "drop policy mirror_trips_insert on realtime.messages",
     ),
-    Break(
+    Fault(
         "guard-trigger-missing",
         "public.trip_memberships lacks, or has disabled, mirror_trips_told_delete",
         "alter table trip_memberships disable trigger mirror_trips_told_delete",
     ),
-    Break(
+    Fault(
         "policy-permissive",
         "policy everybody on public.trips",
         "create policy everybody on trips using (true)",
     ),
-    Break(
+    Fault(
         "policy-permissive",
         "policy everybody on public.chat_messages",
         """
@@ -399,7 +399,7 @@ TARGET = [
         using (true)
         """,
     ),
-    Break(
+    Fault(
         "policy-recursive",
         "public.chat_messages → public.chat_messages",
         """
@@ -409,7 +409,7 @@ TARGET = [
         ))
         """,
     ),
-    Break(
+    Fault(
         "policy-recursive",
         "public.chat_messages → public.diaries → public.chat_messages",
         """
@@ -421,7 +421,7 @@ TARGET = [
         using (exists (select from diaries as d where d.trip_id = chat_messages.trip_id))
         """,
     ),
-    Break(
+    Fault(
         "policy-ignores-status",
         "policy travellers on public.diaries reads public.trip_memberships without status",
         """
@@ -432,7 +432,7 @@ TARGET = [
         ))
         """,
     ),
-    Break(
+    Fault(
         "policy-ignores-status",
         "through public.travels(uuid), without status",
         """
@@ -445,7 +445,7 @@ TARGET = [
         create policy travellers on diaries for select to authenticated using (travels(trip_id))
         """,
     ),
-    Break(
+    Fault(
         "policy-unwrapped",
         "policy mine on public.chat_messages calls auth.uid() for each row",
         """
@@ -453,7 +453,7 @@ TARGET = [
         using (sender_id = auth.uid())
         """,
     ),
-    Break(
+    Fault(
         "policy-unwrapped",
         "calls mirror.my_trips() for each row",
         """

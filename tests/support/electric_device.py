@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 from uuid import UUID
 
-from tests.fix_databases import TestDatabase
+from tests.support.databases import TestDatabase
 
 Row = dict[str, str | None]
 

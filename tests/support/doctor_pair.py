@@ -18,7 +18,7 @@ from mirror.sync.connections import Database
 from mirror.sync.source import Source
 from mirror.sync.targets.base import Target
 from mirror.sync.targets.postgres import PostgresTarget
-from tests.fix_databases import TestDatabase
+from tests.support.databases import TestDatabase
 
 _ROWS = """
 insert into users (id, email, username)
@@ -33,7 +33,7 @@ values ('00000000-0000-0000-0000-00000000000b', '00000000-0000-0000-0000-0000000
 _ALIVE = "insert into mirror.heartbeats (name) values ('sweep'), ('relay')"
 
 
-class Patient(Database):
+class BreakableDatabase(Database):
     """A connection whose whole life is one transaction, which never commits.
 
     What is broken in it is seen by whoever uses it, and by nobody else.
@@ -68,14 +68,14 @@ class Patient(Database):
         """Go on in the transaction."""
 
 
-class Clinic:
+class DoctorPair:
     """A healthy stack, ways to break either side, and the doctor."""
 
     def __init__(self, primary: TestDatabase, target: TestDatabase, redis: RedisServer) -> None:
         self.primary = primary
         self.target = target
         self.redis = redis
-        self._patients: dict[str, Patient] = {}
+        self._patients: dict[str, BreakableDatabase] = {}
 
     def break_primary(self, script: str) -> None:
         """Run a script in the primary, for the doctor's next look alone."""
@@ -86,7 +86,7 @@ class Clinic:
         self._break("target", self.target, script)
 
     def _break(self, side: str, database: TestDatabase, script: str) -> None:
-        patient = Patient(database.url, role=side)
+        patient = BreakableDatabase(database.url, role=side)
         patient.connection.execute("begin")
         patient.execute(script)
         self._patients[side] = patient
@@ -134,7 +134,7 @@ def healthy(
     primary_template: str,
     target_template: str,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Clinic]:
+) -> Iterator[DoctorPair]:
     """A primary with rows and triggers, a target with guards, Redis; everything is mirrored."""
     directory: Path = tmp_path_factory.mktemp("clinic")
     primary_cluster.create_database("doctor_primary", template=primary_template)
@@ -142,7 +142,7 @@ def healthy(
     primary = TestDatabase(primary_cluster.url("doctor_primary"))
     target = TestDatabase(target_cluster.url("doctor_target", user="postgres"))
     with RedisServer.start(directory / "redis") as redis:
-        clinic = Clinic(primary, target, redis)
+        clinic = DoctorPair(primary, target, redis)
         with primary.migrating() as connection:
             upgrade(connection, "primary", registry, triggers=True)
         primary.query(_ROWS)
@@ -154,8 +154,8 @@ def healthy(
 
 @pytest.fixture
 def clinic(
-    healthy: Clinic, no_environment: None, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Clinic]:
+    healthy: DoctorPair, no_environment: None, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[DoctorPair]:
     """The same, whatever the test before has broken."""
     monkeypatch.setattr("mirror.diagnostics.doctor.examine.build_source", healthy.build_source)
     monkeypatch.setattr("mirror.diagnostics.doctor.examine.build_target", healthy.build_target)

@@ -14,15 +14,15 @@ from sqlalchemy.orm import Session
 from mirror.model.mapping import Mapping as Declaration
 from mirror.model.registry import Registry
 from mirror.schema import removal_sql
-from tests.fix_databases import become
-from tests.models import Model
-from tests.people import Outcome, attempts
+from tests.support.databases import become
+from tests.support.example_model import InstalledModel
+from tests.support.policy_matrix import Outcome, attempts
 
 
-class Pair:
+class ModelPair:
     """The two databases of a model and a worker between them."""
 
-    def __init__(self, model: Model, registry: Registry, tables: Iterable[str]) -> None:
+    def __init__(self, model: InstalledModel, registry: Registry, tables: Iterable[str]) -> None:
         self.registry = registry
         self.model = model
         self.primary, self.target = model.primary, model.target

@@ -10,7 +10,7 @@ import pytest
 
 from mirror.devstack import PostgresCluster, SupabaseLite
 from mirror.settings import Settings, load_settings
-from tests.fix_databases import TestDatabase
+from tests.support.databases import TestDatabase
 
 PACKAGE = Path(__file__).parent / "supabase"
 

@@ -11,12 +11,12 @@ from mirror.devstack import PostgresCluster, prepare_services
 from mirror.diagnostics.explain import Page, explain_resource, question_about
 from mirror.model.registry import Registry
 from mirror.reconcile import Options, Report, Throttle, reconcile
-from tests.fix_databases import EXAMPLES, TestDatabase
-from tests.people import Outcome, attempts
+from tests.support.databases import EXAMPLES, TestDatabase
+from tests.support.policy_matrix import Outcome, attempts
 
 
 @dataclass(frozen=True)
-class Model:
+class InstalledModel:
     """Both sides, and everybody who acts on them."""
 
     stage: Stage
@@ -57,7 +57,7 @@ class Model:
 @contextmanager
 def model(
     primary: PostgresCluster, target: PostgresCluster, project: str, registry: Registry
-) -> Iterator[Model]:
+) -> Iterator[InstalledModel]:
     """Yield two databases with a model of `mappings`, as the example of its name installs it.
 
     `project` is the template of a project.
@@ -68,6 +68,6 @@ def model(
     prepare_services(target, name)
     here, there = primary.url(name), target.url(name, user="postgres")
     with staged(here, there, registry, EXAMPLES / registry.name) as stage:
-        yield Model(stage, TestDatabase(here), TestDatabase(there))
+        yield InstalledModel(stage, TestDatabase(here), TestDatabase(there))
     primary.drop_database(name)
     target.drop_database(name)

@@ -14,8 +14,8 @@ from mirror.model.registry import Registry
 from mirror.settings import Settings, load_settings
 from mirror.sync.drain import Drain
 from mirror.sync.wiring import build_drain
-from tests import factories
-from tests.fix_databases import TestDatabase
+from tests.support import factories
+from tests.support.databases import TestDatabase
 
 
 @pytest.fixture(autouse=True)

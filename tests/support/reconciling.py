@@ -9,8 +9,8 @@ from examples.trip_chat.models import Membership
 from mirror.reconcile import Options, Report, Throttle
 from mirror.reconcile import reconcile as run
 from mirror.sync.drain import Drain
-from tests.factories import MembershipFactory, TripFactory
-from tests.fix_databases import TestDatabase
+from tests.support.databases import TestDatabase
+from tests.support.factories import MembershipFactory, TripFactory
 
 Reconciling = Callable[..., Report]
 

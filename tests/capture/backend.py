@@ -14,12 +14,12 @@ from mirror.hooks import Hooks
 from mirror.sync.drain import Drain
 from tests.capture import clubs
 from tests.capture.clubs import Club, Company, Member, Person
-from tests.fix_databases import TestDatabase
+from tests.support.databases import TestDatabase
 
 ANNA, BERT, CARL = (UUID(int=number) for number in (1, 2, 3))
 
 
-class World:
+class CapturedBackend:
     """The clubs' primary and target, with sessions of the backend."""
 
     def __init__(

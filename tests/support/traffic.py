@@ -7,8 +7,8 @@ from typing import Any, Self
 from uuid import UUID
 
 from mirror.sync.drain import Drain
-from tests.fix_databases import TestDatabase
-from tests.waiting import until
+from tests.support.databases import TestDatabase
+from tests.support.waiting import until
 
 _EVENT = "insert into mirror.outbox (lane, mapping, key) values (%s, %s, %s)"
 
