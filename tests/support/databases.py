@@ -19,7 +19,7 @@ from mirror.devstack import PostgresCluster, prepare_database, prepare_services
 from mirror.schema.migrate import upgrade
 
 _numbers = itertools.count(1)
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 SCHEMA = EXAMPLES / "trip_chat" / "supabase.sql"
 
 

@@ -12,7 +12,7 @@ from mirror.devstack import PostgresCluster, SupabaseLite
 from mirror.settings import Settings, load_settings
 from tests.support.databases import TestDatabase
 
-PACKAGE = Path(__file__).parent / "supabase"
+PACKAGE = Path(__file__).parents[1] / "supabase"
 
 both_transports = pytest.mark.both_transports
 """Marks what has to hold however the target is reached: its tests run twice."""
