@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from psycopg import sql
 
+from mirror.capture.statements import statement
 from mirror.errors import Halted, NotMigrated, Rejected
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
@@ -24,18 +25,6 @@ from mirror.sync.snapshot import Snapshot
 from mirror.sync.stamp import Stamp
 
 _RUNNING_BITS = 20  # PostgreSQL allows 2^18 connections, so `running` fits.
-
-_STAMP = """
-select
-  (pg_snapshot_xmax(s.snapshot)::text::bigint << {bits}) + ((1 << {bits}) - 1)
-    - (select count(*) from pg_snapshot_xip(s.snapshot))
-    - coalesce((pg_current_xact_id_if_assigned() < pg_snapshot_xmax(s.snapshot))::integer, 0),
-  (select epoch from mirror.state),
-  {system},
-  current_setting('neon.timeline_id', true),
-  current_database()
-from (select pg_current_snapshot() as snapshot offset 0) as s
-"""
 
 
 class Source:
@@ -114,4 +103,6 @@ class Source:
             if allowed
             else sql.SQL("null")
         )
-        return sql.SQL(_STAMP).format(bits=sql.Literal(_RUNNING_BITS), system=system)
+        return sql.SQL(statement("read_stamp")).format(
+            bits=sql.Literal(_RUNNING_BITS), system=system
+        )
