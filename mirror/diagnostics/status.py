@@ -5,7 +5,7 @@ from typing import Any
 
 from mirror.capture.statements import statement
 from mirror.model.registry import Registry
-from mirror.sync.source import Source
+from mirror.sync.snapshot import Source
 from mirror.sync.targets.base import Description, Target
 
 REMEDIES = {

@@ -6,7 +6,7 @@ from mirror.errors import MirrorError
 from mirror.model.mapping import EVERYTHING
 from mirror.model.registry import Registry
 from mirror.sync.claims import Queue
-from mirror.sync.source import Source
+from mirror.sync.snapshot import Source
 from mirror.sync.targets.base import Target
 
 

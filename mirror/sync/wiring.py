@@ -9,7 +9,7 @@ from mirror.sync.claims import Queue
 from mirror.sync.connections import Database
 from mirror.sync.drain import Drain
 from mirror.sync.relay import Listener, Relay
-from mirror.sync.source import Source
+from mirror.sync.snapshot import Source
 from mirror.sync.targets.base import Target
 from mirror.sync.targets.postgres import PostgresTarget
 

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from mirror.sync.stamp import Stamp
+from mirror.sync.snapshot import Stamp
 from mirror.sync.targets.base import apply_request
 from tests.faults.tools import Hand, Running, rewrite, sections, waiting
 from tests.fix_databases import TestDatabase

@@ -12,7 +12,7 @@ from psycopg import sql
 
 from mirror.capture.statements import statement
 from mirror.sync.connections import Database
-from mirror.sync.source import _RUNNING_BITS, Source
+from mirror.sync.snapshot import _RUNNING_BITS, Source
 from tests.faults.tools import Running
 from tests.fix_databases import TestDatabase
 from tests.fix_rest import both_transports

@@ -8,8 +8,7 @@ from mirror.model.keys import Key
 from mirror.model.registry import Registry
 from mirror.sync.connections import Database
 from mirror.sync.row_queries import Row
-from mirror.sync.source import Source
-from mirror.sync.stamp import Stamp
+from mirror.sync.snapshot import Source, Stamp
 from mirror.sync.targets.base import Answers, ScopePage, Section, Target
 from mirror.sync.targets.postgres import PostgresTarget
 from tests.fix_databases import TestDatabase

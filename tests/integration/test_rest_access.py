@@ -14,7 +14,7 @@ import pytest
 from mappings.trips import registry
 from mirror.devstack import PostgresCluster, SupabaseLite
 from mirror.errors import MirrorError, NotMigrated, StaleCache, Unreachable, WrongKey
-from mirror.sync.stamp import Stamp
+from mirror.sync.snapshot import Stamp
 from mirror.sync.targets.asking import AskHelper, AskResult
 from mirror.sync.targets.base import ScopePage, Section
 from mirror.sync.targets.reading import Hashing, KeyRange, SurveyRequest

@@ -12,7 +12,7 @@ from mirror.model.registry import Registry
 from mirror.schema.quoting import identifier
 from mirror.sync.connections import Database
 from mirror.sync.row_queries import row_query
-from mirror.sync.source import Source
+from mirror.sync.snapshot import Source
 
 _SERVER = """
 select current_setting('server_version_num')::integer, pg_is_in_recovery(),

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
 from mirror.sync.row_queries import Row
-from mirror.sync.stamp import Stamp
+from mirror.sync.snapshot import Stamp
 from mirror.sync.targets.asking import Ask, AskResult, Trace
 from mirror.sync.targets.catalog import Catalog
 from mirror.sync.targets.reading import (

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
-from mirror.sync.stamp import Stamp
+from mirror.sync.snapshot import Stamp
 from mirror.sync.targets.asking import (
     Ask,
     AskResult,
