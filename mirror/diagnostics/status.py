@@ -6,7 +6,8 @@ from typing import Any
 from mirror.capture.statements import statement
 from mirror.model.registry import Registry
 from mirror.sync.snapshot import Source
-from mirror.sync.targets.base import Description, Target
+from mirror.sync.targets.base import Target
+from mirror.sync.targets.catalog import Description
 
 REMEDIES = {
     "mapping-digest": "Run `mirror migrate supabase`, deploy the workers, then `mirror resync`.",

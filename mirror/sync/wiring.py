@@ -50,10 +50,10 @@ def build_target(settings: Settings) -> Target:
         settings.need("supabase_url"),
         settings.need("supabase_publishable_key" if narrow else "supabase_secret_key"),
         token=settings.need("writer_token") if narrow else None,
-        line=HttpClient(
+        http=HttpClient(
             connect_seconds=settings.connect_seconds,
             statement_seconds=settings.statement_seconds,
-            most_bytes=settings.rest_bytes,
+            max_bytes=settings.rest_bytes,
         ),
     )
 
