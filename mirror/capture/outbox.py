@@ -15,6 +15,7 @@ from sqlalchemy import Connection, table, text, update
 from sqlalchemy.exc import DBAPIError, UnboundExecutionError
 from sqlalchemy.orm import Session
 
+from mirror.capture.statements import statement
 from mirror.errors import MappingError, NotMigrated, UsageError
 from mirror.model.keys import Key
 from mirror.model.registry import Registry
@@ -83,19 +84,7 @@ def scope_event(
     return Event(Lane.named(lane), mapping, (text,), reference)
 
 
-# One statement of one text, however many events: compiled once, one round trip, and one
-# parameter that every driver can send.
-_INSERT = text("""
-insert into mirror.outbox (lane, mapping, reference, key)
-select (e.event ->> 0)::smallint, e.event ->> 1, e.event ->> 2,
-  array(
-    select part.value
-    from jsonb_array_elements_text(e.event -> 3) with ordinality as part (value, place)
-    order by part.place
-  )
-from jsonb_array_elements(cast(cast(:events as text) as jsonb)) with ordinality as e (event, place)
-order by e.place
-""")
+_RECORD = text(statement("record_events"))
 
 
 def outbox_connection(session: Session) -> Connection:
@@ -122,7 +111,7 @@ def insert(connection: Connection, events: Iterable[Event]) -> None:
     """
     rows = [[int(event.lane), event.mapping, event.reference, event.key] for event in events]
     try:
-        connection.execute(_INSERT, {"events": json.dumps(rows, ensure_ascii=False)})
+        connection.execute(_RECORD, {"events": json.dumps(rows, ensure_ascii=False)})
     except DBAPIError as error:
         original = error.orig
         state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)

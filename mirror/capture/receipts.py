@@ -21,6 +21,7 @@ from sqlalchemy import Connection, Engine, RootTransaction, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from mirror.capture.statements import statement
 from mirror.errors import Buried, MirrorError, NotMigrated, StillWaiting, Unreachable, UsageError
 from mirror.model.mapping import EVERYTHING
 from mirror.model.registry import Registry
@@ -34,19 +35,9 @@ _LONGEST_PAUSE = 0.1
 # How many ids a message names.
 _NAMED = 10
 
-_READ = text("""
-select cast(pg_current_xact_id_if_assigned() as text),
-  cast(mirror.events_of(pg_current_xact_id_if_assigned()) as text)
-""")
-
-_FIRST_LOOK = text("""
-select pg_xact_status(cast(cast(:transaction as text) as xid8)),
-  cast(mirror.events_of(cast(cast(:transaction as text) as xid8)) as text)
-""")
-
-_LOOK = text("""
-select cast(mirror.still_waiting(cast(cast(:question as text) as jsonb)) as text)
-""")
+_READ_RECORDED = text(statement("read_recorded_events"))
+_READ_COMMITTED = text(statement("read_committed_events"))
+_FIND_WAITING = text(statement("find_still_waiting"))
 
 
 class RecordedEvents:
@@ -75,7 +66,7 @@ class RecordedEvents:
             NotMigrated: the primary cannot tell.
         """
         with _translated():
-            transaction, events = connection.execute(_READ).one()
+            transaction, events = connection.execute(_READ_RECORDED).one()
         self._engine = connection.engine
         self._carrier = connection.get_transaction()
         self._transaction = transaction
@@ -150,7 +141,7 @@ class RecordedEvents:
             "anywhere": list(self._anywhere),
             "newest": self._newest,
         }
-        (answer,) = connection.execute(_LOOK, {"question": json.dumps(question)}).one()
+        (answer,) = connection.execute(_FIND_WAITING, {"question": json.dumps(question)}).one()
         found = json.loads(answer)
         # What is gone from outbox and retries does not come back.
         self._ids = {*found["waiting"], *found["buried"]}
@@ -161,7 +152,9 @@ class RecordedEvents:
 
     def _look_first(self, connection: Connection) -> None:
         """Make sure that the transaction has committed, and read what COMMIT itself recorded."""
-        status, events = connection.execute(_FIRST_LOOK, {"transaction": self._transaction}).one()
+        status, events = connection.execute(
+            _READ_COMMITTED, {"transaction": self._transaction}
+        ).one()
         if status == "aborted":
             raise UsageError(_ROLLED_BACK)
         if status == "in progress":

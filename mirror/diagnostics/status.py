@@ -3,41 +3,11 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mirror.capture.statements import statement
 from mirror.model.registry import Registry
-from mirror.sync.source import Source
-from mirror.sync.targets.base import Description, Target
-
-_BACKLOG = """
-select count(*) filter (where lane = 0), count(*) filter (where lane = 1),
-  extract(epoch from now() - min(recorded_at))::float8
-from mirror.outbox
-"""
-
-_FAILED = """
-select id, mapping, attempts, error, buried_at is not null,
-  extract(epoch from now() - recorded_at)::float8
-from mirror.retries
-order by buried_at nulls last, id
-limit 100
-"""
-
-
-_LAST_RUN = """
-select outcome, started_by, extract(epoch from now() - started_at)::float8,
-  (select coalesce(sum((m ->> 'over_grants')::bigint), 0)::bigint
-   from jsonb_array_elements(report -> 'mappings') as m),
-  (select coalesce(sum((m ->> 'under_grants')::bigint), 0)::bigint
-   from jsonb_array_elements(report -> 'mappings') as m)
-from mirror.runs
-where finished_at is not null
-order by id desc
-limit 1
-"""
-
-_SCHEDULERS = """
-select count(distinct started_by) > 1 from mirror.runs
-where started_by in ('beat', 'schedule') and started_at > now() - interval '7 days'
-"""
+from mirror.sync.snapshot import Source
+from mirror.sync.targets.base import Target
+from mirror.sync.targets.catalog import Description
 
 REMEDIES = {
     "mapping-digest": "Run `mirror migrate supabase`, deploy the workers, then `mirror resync`.",
@@ -149,12 +119,9 @@ def read_primary_status(
         MirrorError: the primary does not answer, or is not migrated.
     """
     database = source.database
-    revocations, grants, oldest = database.execute(_BACKLOG)[0]
-    retrying, buried = database.execute(
-        "select count(*) filter (where buried_at is null),"
-        " count(*) filter (where buried_at is not null) from mirror.retries"
-    )[0]
-    failures = [Failure(*row) for row in database.execute(_FAILED)]
+    revocations, grants, oldest = database.execute(statement("count_waiting"))[0]
+    retrying, buried = database.execute(statement("count_set_apart"))[0]
+    failures = [Failure(*row) for row in database.execute(statement("read_failures"))]
     with source.snapshot() as snapshot:
         stamp = snapshot.stamp
     return Status(
@@ -169,8 +136,10 @@ def read_primary_status(
         target_source=described.identity if described else None,
         target_epoch=described.epoch if described else stamp.epoch,
         digests=digest_states(registry, described) if described else {},
-        last_run=next((LastRun(*row) for row in database.execute(_LAST_RUN)), None),
-        two_schedulers=database.execute(_SCHEDULERS)[0][0],
+        last_run=next(
+            (LastRun(*row) for row in database.execute(statement("read_last_run"))), None
+        ),
+        two_schedulers=database.execute(statement("find_two_schedulers"))[0][0],
     )
 
 

@@ -16,8 +16,7 @@ from mirror.model.registry import Registry
 from mirror.reconcile.drift import Cause, Drift, Kind, changed_direction
 from mirror.reconcile.pending_events import Found, PendingEvents, read_pending, references_of
 from mirror.sync.row_queries import Row
-from mirror.sync.snapshot import Snapshot
-from mirror.sync.source import Source
+from mirror.sync.snapshot import Snapshot, Source
 from mirror.sync.sync_pass import MappingKey
 from mirror.sync.targets.base import Target
 from mirror.sync.targets.reading import UNKNOWN, KnownRow

@@ -10,27 +10,11 @@ from collections.abc import Container, Iterable
 from uuid import uuid4
 
 from mirror.capture.outbox import Lane
+from mirror.capture.statements import statement
 from mirror.errors import Transient
 from mirror.model.mapping import EVERYTHING
 from mirror.sync.connections import Database
 
-_TAKE = """
-insert into mirror.leases as l (name, token, holder, expires_at)
-values ('reconcile', %(token)s, %(holder)s, now() + %(seconds)s * interval '1 second')
-on conflict (name) do update
-set token = excluded.token, holder = excluded.holder, expires_at = excluded.expires_at
-where l.expires_at < now() or l.token = excluded.token
-returning true
-"""
-
-# A retry that is due only once nobody renews it any more: then the workers read these mappings.
-_INTEND = """
-insert into mirror.retries (id, lane, recorded_at, mapping, reference, key, attempts, due_at, error)
-select nextval(pg_get_serial_sequence('mirror.outbox', 'id')), %(lane)s, now(), mapping,
-  %(everything)s, '{}', 0, now() + %(seconds)s * interval '1 second', %(mark)s
-from unnest(%(mappings)s::text[]) as mapping
-returning id, mapping
-"""
 _MARK = "for the case that the reconcile which is loading this ends before its time"
 
 
@@ -54,22 +38,16 @@ class Lease:
         """Take or renew the lease; False if somebody else holds it."""
         self._renewed = time.monotonic()
         parameters = {"token": self._token, "holder": self.holder, "seconds": self.seconds}
-        if not self.database.execute(_TAKE, parameters):
+        if not self.database.execute(statement("take_lease"), parameters):
             return False
         # What another intended that died is now this one's to do.
-        found = self.database.execute(
-            "update mirror.retries set due_at = now() + %s * interval '1 second'"
-            " where error = %s and buried_at is null returning id, mapping",
-            [self.seconds, _MARK],
-        )
+        found = self.database.execute(statement("renew_intents"), [self.seconds, _MARK])
         self.intents.update(found)
         return True
 
     def held_by(self) -> str | None:
         """Return who holds it."""
-        found = self.database.execute(
-            "select holder from mirror.leases where name = 'reconcile' and expires_at > now()"
-        )
+        found = self.database.execute(statement("read_lease_holder"))
         return found[0][0] if found else None
 
     def renew(self) -> None:
@@ -85,18 +63,14 @@ class Lease:
 
     def release(self) -> None:
         """Give it back, and let workers see to what was not finished."""
-        self.database.execute(
-            "update mirror.retries set due_at = now() where id = any(%s)", [list(self.intents)]
-        )
+        self.database.execute(statement("release_intents"), [list(self.intents)])
         self.intents.clear()
-        self.database.execute(
-            "delete from mirror.leases where name = 'reconcile' and token = %s", [self._token]
-        )
+        self.database.execute(statement("release_lease"), [self._token])
 
     def intend(self, mappings: Iterable[str]) -> None:
         """Have workers read these mappings as a whole, should this process die."""
         found = self.database.execute(
-            _INTEND,
+            statement("record_intents"),
             {
                 "lane": int(Lane.GRANT),
                 "everything": EVERYTHING,
@@ -110,6 +84,6 @@ class Lease:
     def done(self, mappings: Container[str]) -> None:
         """Nothing of these mappings is left for the workers."""
         finished = [number for number, name in self.intents.items() if name in mappings]
-        self.database.execute("delete from mirror.retries where id = any(%s)", [finished])
+        self.database.execute(statement("delete_retries"), [finished])
         for number in finished:
             del self.intents[number]

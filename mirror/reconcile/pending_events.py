@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
+from mirror.capture.statements import statement
 from mirror.errors import MirrorError
 from mirror.model.keys import Key
 from mirror.model.mapping import EVERYTHING
@@ -21,25 +22,6 @@ from mirror.sync.row_queries import Row
 
 # Scopes beyond this many: the drain is so far behind that nothing can be judged.
 _MOST: Final = 20_000
-
-_EVENTS: Final = """
-with wanted as (
-  select w ->> 0 as mapping, w -> 1 as key from jsonb_array_elements(%(keys)s::jsonb) as w
-)
-select distinct e.mapping, e.reference, e.key, e.buried
-from (
-  select mapping, reference, key, null::bigint as buried from mirror.outbox
-  union all
-  select mapping, reference, key, case when buried_at is not null then id end
-  from mirror.retries
-  where id <> all(%(own)s)
-) as e
-where e.mapping = any(%(mappings)s) and (
-  e.reference is not null
-  or (e.mapping, to_jsonb(e.key)) in (select w.mapping, w.key from wanted as w)
-)
-limit %(most)s
-"""
 
 
 def references_of(mapping: Declared, key: Key, rows: Iterable[Row]) -> set[tuple[str, str]]:
@@ -107,7 +89,7 @@ def read_pending(
     """
     wanted = [[name, list(key)] for name, some in keys.items() for key in some]
     found = database.execute(
-        _EVENTS,
+        statement("find_pending_events"),
         {
             "keys": json.dumps(wanted),
             "mappings": list(keys),

@@ -16,7 +16,7 @@ from mirror.model.mapping import Mapping
 from mirror.model.registry import Registry
 from mirror.reconcile.clauses import hashed, keys, order, picked, row, within_range
 from mirror.sync.row_queries import Row, row_query
-from mirror.sync.source import Source
+from mirror.sync.snapshot import Source
 from mirror.sync.targets.reading import Digest, Hashing, KeyRange
 
 _ALL: Final = (1 << 31) - 1

@@ -17,10 +17,10 @@ from mirror.reconcile.pieces import pieces
 from mirror.reconcile.primary import PrimaryReader
 from mirror.sync.drain import ISOLATED, Drain
 from mirror.sync.row_queries import Row
-from mirror.sync.stamp import Stamp
+from mirror.sync.snapshot import Stamp
 from mirror.sync.sync_pass import MappingKey, PendingKeys
-from mirror.sync.targets.base import Section, TooOld
 from mirror.sync.targets.reading import KeyRange
+from mirror.sync.targets.writing import Section, TooOld
 
 log = structlog.stdlib.get_logger(__name__)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
+from mirror.capture.statements import statement
 from mirror.errors import MirrorError
 from mirror.reconcile.lease import Lease
 from mirror.reconcile.report import Report
@@ -96,20 +97,11 @@ def run_reconcile(
 
 
 def _begin(database: Database, holder: str, started_by: str) -> int:
-    database.execute(
-        "delete from mirror.runs where started_at < now() - %s * interval '1 day'", [_KEEP_DAYS]
-    )
-    found = database.execute(
-        "insert into mirror.runs (holder, started_by) values (%s, %s) returning id",
-        [holder, started_by],
-    )
+    database.execute(statement("delete_old_runs"), [_KEEP_DAYS])
+    found = database.execute(statement("begin_run"), [holder, started_by])
     return int(found[0][0])
 
 
 def _end(database: Database, number: int, outcome: str, report: Report) -> None:
     told = report.as_json(keys=False) | {"outcome": outcome}
-    database.execute(
-        "update mirror.runs set finished_at = now(), outcome = %s, report = %s::jsonb"
-        " where id = %s",
-        [outcome, json.dumps(told), number],
-    )
+    database.execute(statement("end_run"), [outcome, json.dumps(told), number])

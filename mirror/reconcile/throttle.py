@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 
+from mirror.capture.statements import statement
 from mirror.sync.connections import Database
 
 _LONGEST_PAUSE = 10.0
@@ -49,7 +50,5 @@ class Throttle:
         self.paused += seconds
 
     def _behind(self) -> bool:
-        counted = self.database.execute(
-            "select count(*) from (select from mirror.outbox limit %s) as o", [self.backlog + 1]
-        )
+        counted = self.database.execute(statement("count_backlog"), [self.backlog + 1])
         return bool(counted[0][0] > self.backlog)

@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 from psycopg import sql
 
 from mirror.capture.outbox import Event, Lane
+from mirror.capture.statements import statement
 from mirror.errors import MirrorError, Transient
 from mirror.sync.connections import Database
 from mirror.sync.floor import Floor
@@ -22,62 +23,6 @@ from mirror.sync.retries import Attempt, ClaimedEvent, Retries, claimed_event
 
 # After so many events, a claim's way to the first one is worth being made shorter.
 _MANY: Final = 1_000
-
-# A query for each lane, so that each begins in the index where the floor is. Few grants go along
-# with revocations, or these would be done only when a whole batch is.
-_CLAIM = sql.SQL("""
-with revocations as materialized (
-  select ctid from mirror.outbox where lane = 0 and transaction_id >= {floor}
-  order by transaction_id, id limit {limit} for update skip locked
-),
-grants as materialized (
-  select ctid from mirror.outbox where lane = 1 and transaction_id >= {floor}
-  order by transaction_id, id
-  limit (
-    select case when count(*) = 0 then {limit} else least({few}, {limit} - count(*)) end
-    from revocations
-  )
-  for update skip locked
-),
-taken as (
-  delete from mirror.outbox
-  where ctid = any (array(select ctid from revocations union all select ctid from grants))
-  returning id, transaction_id, lane, recorded_at, mapping, reference, key
-)
-select *, exists (select from mirror.claims where events && array(select id from taken))
-from taken
-""")
-
-# What an earlier claim noted and this one could lock: its worker is gone. That the claim's own
-# statement finds a note is a hint only, because it may be older than its locks: what it missed is
-# found by the next claim, and a note that was withdrawn meanwhile is gone by now.
-_SUSPECTS = """
-select id, array(select unnest(events) intersect select unnest(%(mine)s::bigint[]))
-from mirror.claims
-where events && %(mine)s::bigint[]
-"""
-
-_FORGET = """
-with kept as (
-  update mirror.claims
-  set events = array(select unnest(events) except select unnest(%(suspects)s::bigint[]))
-  where id = any(%(notes)s::uuid[])
-  returning id, events
-)
-select id from kept where events = '{}'
-"""
-
-_ANNOUNCE = """
-insert into mirror.outbox (lane, mapping, reference, key)
-select %(lane)s, %(mapping)s, %(reference)s, %(key)s::text[]
-where not exists (
-  select from mirror.outbox
-  where mapping = %(mapping)s and reference = %(reference)s and key = %(key)s::text[]
-) and not exists (
-  select from mirror.retries
-  where mapping = %(mapping)s and reference = %(reference)s and key = %(key)s::text[]
-)
-"""
 
 
 class Claim:
@@ -97,10 +42,9 @@ class Claim:
         They go first on the connection that reads what the events name. Not waiting for the disk:
         the note must survive the worker, not the server, whose crash ends both.
         """
-        return sql.SQL(
-            "begin; set local synchronous_commit = off;"
-            " insert into mirror.claims (id, events) values ({}, {}) on conflict do nothing; commit"
-        ).format(sql.Literal(self._note), sql.Literal([event.id for event in self.events]))
+        return sql.SQL(statement("note_claim")).format(
+            sql.Literal(self._note), sql.Literal([event.id for event in self.events])
+        )
 
     def settle(
         self, failed: Iterable[tuple[ClaimedEvent, MirrorError]] = (), more: Sequence[Event] = ()
@@ -114,7 +58,7 @@ class Claim:
             self._queue.retries.defer(event, attempts=1, error=error)
         self._queue.record(more)
         database.together(
-            sql.SQL("delete from mirror.claims where id = {}").format(sql.Literal(self._note)),
+            sql.SQL(statement("delete_claim_note")).format(sql.Literal(self._note)),
             # Not waiting for the disk: what a crash of the server takes back is delivered again.
             sql.SQL("set local synchronous_commit = off"),
             sql.SQL("commit"),
@@ -179,7 +123,9 @@ class Queue:
             few = max(1, limit // 10)
             values = {"floor": self._floor.value, "limit": limit, "few": few}
             (taken,) = self.claims.begin(
-                _CLAIM.format(**{name: sql.Literal(value) for name, value in values.items()}),
+                sql.SQL(statement("claim_events")).format(
+                    **{name: sql.Literal(value) for name, value in values.items()}
+                ),
                 idle_seconds=self.idle_seconds,
             )
             if not taken:
@@ -214,9 +160,7 @@ class Queue:
         if not self._withdrawn:
             return
         with suppress(Transient):
-            self.notes.execute(
-                "delete from mirror.claims where id = any(%s)", [list(self._withdrawn)]
-            )
+            self.notes.execute(statement("delete_claim_notes"), [list(self._withdrawn)])
             self._withdrawn.clear()
 
     def announce(self, events: Sequence[Event]) -> None:
@@ -232,22 +176,25 @@ class Queue:
                 "reference": event.reference,
                 "key": list(event.key),
             }
-            self.notes.execute(_ANNOUNCE, parameters)
+            self.notes.execute(statement("announce_event"), parameters)
 
     def _set_suspects_apart(self, mine: list[int]) -> set[int]:
-        found = self.claims.execute(_SUSPECTS, {"mine": mine})
+        found = self.claims.execute(statement("find_suspects"), {"mine": mine})
         suspects = {event for _, events in found for event in events}
         if suspects:
             parameters = {"suspects": sorted(suspects), "notes": [note for note, _ in found]}
-            empty = [row[0] for row in self.claims.execute(_FORGET, parameters)]
-            self.claims.execute("delete from mirror.claims where id = any(%s)", [empty])
+            empty = [
+                row[0]
+                for row in self.claims.execute(statement("remove_suspects_from_notes"), parameters)
+            ]
+            self.claims.execute(statement("delete_claim_notes"), [empty])
         return suspects
 
     def record(self, events: Sequence[Event]) -> None:
         """Add events to the outbox, in the claim's transaction."""
         for event in events:
             self.claims.execute(
-                "insert into mirror.outbox (lane, mapping, reference, key) values (%s, %s, %s, %s)",
+                statement("record_event"),
                 [int(event.lane), event.mapping, event.reference, list(event.key)],
             )
 

@@ -27,10 +27,10 @@ from mirror.model.mapping import EVERYTHING
 from mirror.model.registry import Registry
 from mirror.sync.claims import Queue
 from mirror.sync.retries import Attempt, ClaimedEvent
-from mirror.sync.snapshot import Snapshot
-from mirror.sync.source import Source
+from mirror.sync.snapshot import Snapshot, Source
 from mirror.sync.sync_pass import PendingKeys, SyncPass, pending_keys
-from mirror.sync.targets.base import Target, TooOld
+from mirror.sync.targets.base import Target
+from mirror.sync.targets.writing import TooOld
 
 log = structlog.stdlib.get_logger(__name__)
 

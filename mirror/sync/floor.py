@@ -10,23 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from mirror.capture.statements import statement
 from mirror.sync.connections import Database
-
-# Events that somebody has claimed are still there, in everybody else's snapshot, until that claim
-# commits; what is recorded and not committed belongs to a transaction at or above xmin.
-_FIND = """
-select least(
-  pg_snapshot_xmin(pg_current_snapshot())::text::bigint,
-  (
-    select transaction_id from mirror.outbox
-    where lane = 0 and transaction_id >= %(floor)s order by transaction_id limit 1
-  ),
-  (
-    select transaction_id from mirror.outbox
-    where lane = 1 and transaction_id >= %(floor)s order by transaction_id limit 1
-  )
-)
-"""
 
 # Rows that came with another server's transaction ids, by a dump, may lie below.
 _SECONDS: Final = 300.0
@@ -51,7 +36,7 @@ class Floor:
         """Find out how high it is by now; from the beginning, if it is stale."""
         if self.stale:
             self.forget()
-        self.value = self._database.execute(_FIND, {"floor": self.value})[0][0]
+        self.value = self._database.execute(statement("find_floor"), {"floor": self.value})[0][0]
 
     def forget(self) -> None:
         """Look from the beginning again, such as after a server came back: it may be another."""

@@ -5,20 +5,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Literal
 
+from mirror.capture.statements import statement
 from mirror.errors import Permanent
 from mirror.sync.connections import Database
 
 Part = Literal["drain", "sweep", "relay"]
 
 _SECONDS = 60.0
-
-# Not by each of many workers.
-_NOTE = """
-insert into mirror.heartbeats as h (name) values ({})
-on conflict (name) do update set seen_at = now()
-where h.seen_at < now() - interval '50 seconds'
-returning name
-"""
 
 
 class Heartbeat:
@@ -43,4 +36,4 @@ class Heartbeat:
         self._noted_at = now
         with suppress(Permanent):
             # With its bound in time: whoever locks the row must not hold up the events.
-            database.call(_NOTE, [self.part])
+            database.call(statement("beat"), [self.part])

@@ -1,21 +1,18 @@
 """Orders: what an operator can tell the mirror to do."""
 
 from mirror.capture.outbox import Event, Lane
+from mirror.capture.statements import statement
 from mirror.errors import MirrorError
 from mirror.model.mapping import EVERYTHING
 from mirror.model.registry import Registry
 from mirror.sync.claims import Queue
-from mirror.sync.source import Source
+from mirror.sync.snapshot import Source
 from mirror.sync.targets.base import Target
 
 
 def retry(queue: Queue, ids: list[int] | None) -> list[int]:
     """Give buried events (all, for None) a new set of attempts, from now; return their ids."""
-    rows = queue.notes.execute(
-        "update mirror.retries set attempts = 0, deaths = 0, due_at = now(), buried_at = null"
-        " where buried_at is not null and (%s::bigint[] is null or id = any(%s)) returning id",
-        [ids, ids],
-    )
+    rows = queue.notes.execute(statement("retry_buried"), [ids, ids])
     return [row[0] for row in rows]
 
 
@@ -49,10 +46,7 @@ def rebase(registry: Registry, source: Source, target: Target, queue: Queue) -> 
     """
     known = target.describe().epoch
     with queue.claims.transaction():
-        epoch = queue.claims.execute(
-            "update mirror.state set epoch = greatest(epoch, %s) + 1 where one returning epoch",
-            [known],
-        )[0][0]
+        epoch = queue.claims.execute(statement("raise_epoch"), [known])[0][0]
         _record_everything(queue, registry, [])
     with source.snapshot() as snapshot:
         stamp = snapshot.stamp

@@ -14,6 +14,7 @@ import psycopg
 import structlog
 
 from mirror.capture.doorbell import Doorbell
+from mirror.capture.statements import statement
 from mirror.errors import MirrorError, TooSlow, Transient, Unexplained
 from mirror.errors.sqlstates import translate
 from mirror.sync.connections import Connection, Database
@@ -35,34 +36,6 @@ _AWAY: Final = 5.0
 _EAR_AWAY: Final = 60.0
 # Writers that commit in a burst cause one look among them.
 _BREATH: Final = 0.02
-
-# The events that come first stand for all: a new revocation is among them, and behind that many
-# a drain calls for more by itself. Those that a worker has claimed still look as if they waited.
-_LOOK = """
-select events, mark, extract(epoch from least(
-  (select min(due_at) from mirror.retries where buried_at is null and lane = 0),
-  (select min(due_at) from mirror.retries where buried_at is null and lane = 1)
-) - now())::float8
-from (
-  select count(*) as events, sum(id) as mark
-  from (
-    select * from (
-      select id from mirror.outbox where lane = 0 and transaction_id >= {0}
-      order by transaction_id, id limit 500
-    ) as revocations
-    union all
-    select * from (
-      select id from mirror.outbox where lane = 1 and transaction_id >= {0}
-      order by transaction_id, id limit 500
-    ) as grants
-    limit 500
-  ) as first
-) as waiting
-"""
-
-_RENEW = """
-update mirror.state set listened_until = now() + {} * interval '1 second' where one returning one
-"""
 
 _PROVE = "select pg_notify('mirror', '')"
 
@@ -220,7 +193,7 @@ class Relay:
         if not self.ear.hears:
             return
         if self._renewed_at is None or self._clock() - self._renewed_at >= SLOW:
-            self._ask(_RENEW, str(LEASE))
+            self._ask(statement("renew_listening"), str(LEASE))
             if self._renewed_at is None:
                 # Writers under way may have found no lease. The pauses that grow from here find
                 # what they commit about as soon as they were late.
@@ -228,7 +201,7 @@ class Relay:
             self._renewed_at = self._clock()
 
     def _look(self) -> None:
-        ((events, mark, due),) = self._ask(_LOOK, str(self._floor.value))
+        ((events, mark, due),) = self._ask(statement("look_for_events"), str(self._floor.value))
         self._heartbeat.beat(self.primary)
         now = self._looked_at = self._clock()
         if now > self._floor_at + SLOW:

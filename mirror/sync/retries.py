@@ -10,34 +10,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from mirror.capture.outbox import Event, Lane
+from mirror.capture.statements import statement
 from mirror.errors import MirrorError, TooSlow, Transient, Unexplained
 from mirror.sync.connections import Database
 
 _DIED = "its worker died"
-
-# The wait begins here, not when the claim's transaction did.
-_DEFER = """
-insert into mirror.retries
-  (id, transaction_id, lane, recorded_at, mapping, reference, key, attempts, due_at, error,
-    buried_at)
-values (%s, %s, %s, %s, %s, %s, %s, %s, clock_timestamp() + %s * interval '1 second', %s,
-  case when %s then now() end)
-"""
-
-# The lease, and a death, are committed before the attempt, for a worker that dies in it; one that
-# lives takes the death back.
-_TAKE = """
-update mirror.retries
-set deaths = deaths + 1, due_at = now() + %s * interval '1 second'
-where id = (
-  select id from mirror.retries
-  where buried_at is null and due_at <= now()
-  order by lane, due_at
-  limit 1
-  for update skip locked
-)
-returning id, transaction_id, lane, recorded_at, mapping, reference, key, attempts + 1, deaths
-"""
 
 
 @dataclass(frozen=True)
@@ -75,7 +52,7 @@ class Retries:
     def defer(self, event: ClaimedEvent, *, attempts: int, error: MirrorError | None) -> None:
         """Add an event that was claimed; None for an error means that its worker died."""
         self._database.execute(
-            _DEFER,
+            statement("set_event_apart"),
             [
                 event.id,
                 event.transaction_id,
@@ -93,7 +70,7 @@ class Retries:
 
     def take(self) -> Attempt | None:
         """Lease the next event that is due for a retry."""
-        rows = self._database.execute(_TAKE, [self.lease_seconds])
+        rows = self._database.execute(statement("lease_retry"), [self.lease_seconds])
         if not rows:
             return None
         *event, number, deaths = rows[0]
@@ -101,7 +78,7 @@ class Retries:
 
     def forget(self, attempt: Attempt) -> None:
         """Remove an event whose retry went through."""
-        self._database.execute("delete from mirror.retries where id = %s", [attempt.event.id])
+        self._database.execute(statement("delete_retries"), [[attempt.event.id]])
 
     def failed(self, attempt: Attempt, error: MirrorError | None) -> bool:
         """Note a failed retry and when the next is due; return whether it was buried.
@@ -110,9 +87,7 @@ class Retries:
         """
         buried = error is None or self._buries(error, attempt.number)
         self._database.execute(
-            "update mirror.retries set attempts = attempts + 1, deaths = deaths - 1, error = %s,"
-            " due_at = clock_timestamp() + %s * interval '1 second',"
-            " buried_at = case when %s then now() end where id = %s",
+            statement("note_failed_retry"),
             [_told(error), self._wait(attempt.number), buried, attempt.event.id],
         )
         return buried
@@ -122,10 +97,7 @@ class Retries:
         # Where the primary is away too, this one counts as a death, and its lease must run out.
         with suppress(Transient):
             self._database.close()
-            self._database.execute(
-                "update mirror.retries set deaths = deaths - 1, due_at = now() where id = %s",
-                [attempt.event.id],
-            )
+            self._database.execute(statement("postpone_retry"), [attempt.event.id])
 
     def _wait(self, attempts: int) -> float:
         return float(min(self.retry_seconds * 2 ** (attempts - 1), 300.0))

@@ -18,7 +18,8 @@ from mirror.model.mapping import EVERYTHING, Mapping
 from mirror.model.registry import Registry
 from mirror.sync.row_queries import Row
 from mirror.sync.snapshot import Snapshot
-from mirror.sync.targets.base import ScopePage, Section, Target
+from mirror.sync.targets.base import Target
+from mirror.sync.targets.writing import ScopePage, Section
 
 log = structlog.stdlib.get_logger(__name__)
 

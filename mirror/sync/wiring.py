@@ -9,7 +9,7 @@ from mirror.sync.claims import Queue
 from mirror.sync.connections import Database
 from mirror.sync.drain import Drain
 from mirror.sync.relay import Listener, Relay
-from mirror.sync.source import Source
+from mirror.sync.snapshot import Source
 from mirror.sync.targets.base import Target
 from mirror.sync.targets.postgres import PostgresTarget
 
@@ -50,10 +50,10 @@ def build_target(settings: Settings) -> Target:
         settings.need("supabase_url"),
         settings.need("supabase_publishable_key" if narrow else "supabase_secret_key"),
         token=settings.need("writer_token") if narrow else None,
-        line=HttpClient(
+        http=HttpClient(
             connect_seconds=settings.connect_seconds,
             statement_seconds=settings.statement_seconds,
-            most_bytes=settings.rest_bytes,
+            max_bytes=settings.rest_bytes,
         ),
     )
 

@@ -13,6 +13,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from tests.capture.backend import ANNA, BERT, CARL, CapturedBackend
 from tests.capture.clubs import Club, Company, Member, Person
+from tests.faults.tools import Intercepted
 
 MakeWorld = Callable[..., CapturedBackend]
 Row = tuple[str | None, ...]
@@ -327,20 +328,7 @@ def test_all_ways_at_once_cost_one_apply(make_world: MakeWorld) -> None:
         session.get_one(Club, 1).name = "First"
         world.changed(session, "clubs", 1)
     assert len(world.events()) > 1
-    world.drain.target = counted = Counted(world.drain.target)
+    world.drain.target = spy = Intercepted(world.drain.target)
     world.mirror()
-    assert counted.applies == 1
+    assert len(spy.calls) == 1
     assert ("1", "First") in world.mirrored()["clubs"]
-
-
-class Counted:
-    """A target that counts its applies."""
-
-    def __init__(self, target: Any) -> None:
-        self._target = target
-        self.applies = 0
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "apply":
-            self.applies += 1
-        return getattr(self._target, name)

@@ -1,14 +1,13 @@
 """A write is refused for a key if, and only if, something fresher is known of it."""
 
-import json
 import random
 from uuid import uuid4
 
 import pytest
 
-from mirror.sync.stamp import Stamp
-from mirror.sync.targets.base import apply_request
-from tests.faults.tools import Hand, Running, rewrite, sections, waiting
+from mirror.sync.connections import Database
+from mirror.sync.targets.postgres import PostgresTarget
+from tests.faults.tools import Hand, Running, rewrite, waiting
 from tests.support.databases import TestDatabase
 from tests.support.rest import both_transports
 from tests.support.waiting import until
@@ -144,17 +143,17 @@ def test_an_older_write_that_waited_for_a_newer_one_is_refused(
     hand: Hand, target: TestDatabase
 ) -> None:
     """It judged by a ledger in which the newer one was not committed yet."""
-    newer = sections(hand.registry, {"trip_memberships": {MEMBER: None}})
-    request = json.dumps(apply_request(Stamp("a primary", 0, 20), newer))
     hand.apply(5, trip_memberships={MEMBER: member("OWNER")})
-    with target.connect(autocommit=False) as first:
-        first.execute("select public.mirror_apply(%s)", [request])
+    database = Database(target.url, role="target")
+    with database.transaction():
+        Hand(PostgresTarget(database), hand.registry).apply(20, trip_memberships={MEMBER: None})
         second = Running(lambda: hand.apply(10, trip_memberships={MEMBER: member("OWNER")}))
         until(lambda: waiting(target))
-        first.commit()
     answer = second.wait()["trip_memberships"]
     assert answer.stale == [MEMBER]
-    assert answer.ahead is None, "who was just overtaken has no reason to suspect the primary"
+    assert answer.newest_fence is None, (
+        "who was just overtaken has no reason to suspect the primary"
+    )
     assert role_of(target) is None
 
 

@@ -6,7 +6,8 @@ from uuid import uuid4
 import pytest
 from psycopg import sql
 
-from mirror.sync.claims import _CLAIM, Queue
+from mirror.capture.statements import statement
+from mirror.sync.claims import Queue
 from mirror.sync.drain import Drain
 from mirror.sync.floor import Floor
 from tests.faults.tools import record
@@ -32,7 +33,9 @@ def found(queue: Queue, limit: int = 100) -> list[tuple[str, ...]]:
 
 def passed(queue: Queue, floor: int) -> int:
     """Return how many pages an empty claim reads."""
-    claim = _CLAIM.format(floor=sql.Literal(floor), limit=sql.Literal(500), few=sql.Literal(50))
+    claim = sql.SQL(statement("claim_events")).format(
+        floor=sql.Literal(floor), limit=sql.Literal(500), few=sql.Literal(50)
+    )
     explain = sql.SQL("explain (analyze, buffers, format json) ") + claim
     ((plan,),) = queue.notes.execute(explain)
     top: dict[str, int] = plan[0]["Plan"]

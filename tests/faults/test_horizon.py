@@ -4,7 +4,7 @@ from uuid import uuid4
 
 import pytest
 
-from mirror.sync.targets.base import TooOld
+from mirror.sync.targets.writing import TooOld
 from tests.faults.tools import Hand, Running, rewrite, waiting
 from tests.support.databases import TestDatabase
 from tests.support.rest import both_transports

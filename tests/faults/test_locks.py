@@ -4,7 +4,7 @@ import psycopg
 import pytest
 
 from mirror.errors import Transient, WentBack
-from mirror.sync.stamp import Stamp
+from mirror.sync.snapshot import Stamp
 from tests.faults.tools import Hand, Running, rewrite, waiting
 from tests.support.databases import TestDatabase
 from tests.support.waiting import until

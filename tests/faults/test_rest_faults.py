@@ -66,7 +66,7 @@ def pauses() -> list[float]:
 def line(drain: Drain) -> HttpClient:
     """Return how a worker reaches the API."""
     assert isinstance(drain.target, RestTarget)
-    return drain.target.line
+    return drain.target.http
 
 
 @pytest.fixture

@@ -114,7 +114,7 @@ def test_a_row_that_is_too_large_by_itself_waits_and_blocks_nobody(
 def test_what_is_too_large_is_not_sent(rest_settings: Settings, proxy: Proxy) -> None:
     """The size is that of the whole body, as it would go over the wire."""
     target = RestTarget(proxy.url, rest_settings.need("supabase_secret_key"))
-    target.line.most_bytes = 100
+    target.http.max_bytes = 100
     with pytest.raises(TooLarge):
         target.rebase('"' * 50, 1)
     assert proxy.seen == []

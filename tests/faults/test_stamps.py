@@ -10,8 +10,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from mirror.capture.statements import statement
 from mirror.sync.connections import Database
-from mirror.sync.source import _RUNNING_BITS, _STAMP, Source
+from mirror.sync.snapshot import _RUNNING_BITS, Source
 from tests.faults.tools import Running
 from tests.support.databases import TestDatabase
 from tests.support.rest import both_transports
@@ -19,7 +20,7 @@ from tests.support.rest import both_transports
 pytestmark = both_transports
 
 
-STAMP = _STAMP.replace("{bits}", str(_RUNNING_BITS)).replace("{system}", "null")
+STAMP = statement("read_stamp").replace("{bits}", str(_RUNNING_BITS)).replace("{system}", "null")
 OWN = "- coalesce((pg_current_xact_id_if_assigned() < pg_snapshot_xmax(s.snapshot))::integer, 0)"
 
 

@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 from mirror.errors import MirrorError
 from mirror.model.keys import Key
 from mirror.sync.row_queries import Row
-from mirror.sync.targets.base import Answers, TooOld
+from mirror.sync.targets.writing import Answers, TooOld
 from tests.faults import teams
 from tests.faults.tools import Hand, rewrite, sections
 from tests.support.databases import TestDatabase

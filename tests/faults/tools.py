@@ -8,10 +8,10 @@ from mirror.model.keys import Key
 from mirror.model.registry import Registry
 from mirror.sync.connections import Database
 from mirror.sync.row_queries import Row
-from mirror.sync.source import Source
-from mirror.sync.stamp import Stamp
-from mirror.sync.targets.base import Answers, ScopePage, Section, Target
+from mirror.sync.snapshot import Source, Stamp
+from mirror.sync.targets.base import Target
 from mirror.sync.targets.postgres import PostgresTarget
+from mirror.sync.targets.writing import Answers, ScopePage, Section
 from tests.support.databases import TestDatabase
 
 Rows = Mapping[Any, Row | None]
@@ -81,12 +81,12 @@ class HungWorker:
         return self.target.apply(self.stamp, self.sections)[self.mapping].stale
 
 
-class Intercepted:
+class Intercepted(Target):
     """A target that calls `before` or `after` at its first apply and then is like any other."""
 
     def __init__(
         self,
-        target: Any,
+        target: Target,
         *,
         before: Callable[[], object] | None = None,
         after: Callable[[], object] | None = None,
@@ -96,8 +96,12 @@ class Intercepted:
         self._after = after
         self.calls: list[Sequence[Section]] = []
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._target, name)
+    def _call(self, function: str, *, timeout_factor: int = 1, **arguments: str) -> Any:
+        return self._target._call(function, timeout_factor=timeout_factor, **arguments)
+
+    def close(self) -> None:
+        """Close the other target."""
+        self._target.close()
 
     def apply(self, stamp: Stamp, sections: Sequence[Section]) -> Answers:
         """Write, with the interruption that was asked for."""
@@ -105,7 +109,7 @@ class Intercepted:
         if self._before is not None:
             before, self._before = self._before, None
             before()
-        answers: Answers = self._target.apply(stamp, sections)
+        answers = self._target.apply(stamp, sections)
         if self._after is not None:
             after, self._after = self._after, None
             after()

@@ -14,11 +14,11 @@ import pytest
 from mappings.trips import registry
 from mirror.devstack import PostgresCluster, SupabaseLite
 from mirror.errors import MirrorError, NotMigrated, StaleCache, Unreachable, WrongKey
-from mirror.sync.stamp import Stamp
+from mirror.sync.snapshot import Stamp
 from mirror.sync.targets.asking import AskHelper, AskResult
-from mirror.sync.targets.base import ScopePage, Section
 from mirror.sync.targets.reading import Hashing, KeyRange, SurveyRequest
 from mirror.sync.targets.rest import RestTarget
+from mirror.sync.targets.writing import ScopePage, Section
 from tests.support.databases import TestDatabase
 from tests.support.rest import ServeApi, SignUp
 
@@ -196,7 +196,7 @@ def test_a_token_that_the_project_did_not_sign_is_refused(
 def test_nobody_listens_at_a_wrong_address(targets: list[RestTarget]) -> None:
     """Says which setting to look at."""
     targets.append(RestTarget("http://127.0.0.1:9", "sb_secret_x"))
-    targets[0].line.pause = lambda _: None
+    targets[0].http.pause = lambda _: None
     error = refusal(targets[0])
     assert isinstance(error, Unreachable)
     assert "is SUPABASE_URL right?" in str(error)

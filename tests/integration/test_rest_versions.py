@@ -92,8 +92,8 @@ def test_a_target_speaks_what_the_server_speaks_and_logs_no_key(
     caplog.set_level(logging.DEBUG)
     target = RestTarget(start_tls(http2=http2), api.secret_key)
     assert target.describe().epoch == 0
-    assert target.line.response is not None
-    assert target.line.response.headers["x-asked-with"] == version
+    assert target.http.response is not None
+    assert target.http.response.headers["x-asked-with"] == version
     target.close()
     assert api.secret_key not in caplog.text
 
@@ -103,7 +103,7 @@ def test_a_server_that_nobody_vouches_for_gets_no_key(
 ) -> None:
     """Somebody in between, with a certificate of their own."""
     target = RestTarget(start_tls(http2=True), api.secret_key)
-    target.line.pause = lambda _: None
+    target.http.pause = lambda _: None
     with pytest.raises(Unreachable, match="CERTIFICATE_VERIFY_FAILED"):
         target.describe()
     target.close()

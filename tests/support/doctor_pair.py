@@ -15,7 +15,7 @@ from mirror.schema.migrate import upgrade
 from mirror.settings import Settings, load_settings
 from mirror.sync import wiring
 from mirror.sync.connections import Database
-from mirror.sync.source import Source
+from mirror.sync.snapshot import Source
 from mirror.sync.targets.base import Target
 from mirror.sync.targets.postgres import PostgresTarget
 from tests.support.databases import TestDatabase

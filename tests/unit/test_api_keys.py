@@ -139,7 +139,7 @@ def test_keys_are_in_no_representation() -> None:
     told = settings(writer_token=jwt(role="mirror_writer"), supabase_publishable_key="sb_x")
     target = build_target(settings())
     assert isinstance(target, RestTarget)
-    printed = f"{told!r} {told} {target!r} {target.client!r} {target.line!r}"
+    printed = f"{told!r} {told} {target!r} {target.client!r} {target.http!r}"
     target.close()
     for key in (SECRET, jwt(role="mirror_writer"), "sb_x"):
         assert key not in printed

@@ -32,8 +32,7 @@ from mirror.errors import (
 )
 from mirror.model.registry import Registry
 from mirror.settings import Settings
-from mirror.sync.targets.base import Description
-from mirror.sync.targets.catalog import Catalog
+from mirror.sync.targets.catalog import Catalog, Description
 from mirror.sync.wiring import build_source, build_target
 
 _OLDEST = {"primary": 140_000, "target": 150_000}

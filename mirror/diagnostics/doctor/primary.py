@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 
 from psycopg import sql
 
+from mirror.capture.statements import statement
 from mirror.errors import MirrorError, Permanent
 from mirror.model.mapping import Mapping
 from mirror.model.registry import Registry
 from mirror.schema.quoting import identifier
 from mirror.sync.connections import Database
 from mirror.sync.row_queries import row_query
-from mirror.sync.source import Source
+from mirror.sync.snapshot import Source
 
 _SERVER = """
 select current_setting('server_version_num')::integer, pg_is_in_recovery(),
@@ -38,8 +39,6 @@ select format('replication slot %I, which nobody uses,', slot_name), null,
 from pg_replication_slots
 where not active and xmin is not null
 """
-
-_HISTORY = "select name, checksum from mirror.migrations"
 
 _TRIGGERS = """
 select s.name, t.tgname::text, t.tgenabled::text
@@ -125,17 +124,13 @@ def ask_history(primary: PrimaryFacts, database: Database, registry: Registry) -
     Raises:
         MirrorError: they are not there, or may not be read.
     """
-    primary.applied = dict(database.execute(_HISTORY))
+    primary.applied = dict(database.execute(statement("read_migrations")))
     primary.migrated = True
     tables = {identifier(*table.split(".", 1)): table for table in registry.effects}
     for name, trigger, enabled in database.execute(_TRIGGERS, [list(tables)]):
         primary.triggers.setdefault(tables[name], {}).update({trigger: enabled} if trigger else {})
-    if database.execute("select to_regclass('mirror.heartbeats') is not null")[0][0]:
-        primary.heartbeats = dict(
-            database.execute(
-                "select name, extract(epoch from now() - seen_at)::float8 from mirror.heartbeats"
-            )
-        )
+    if database.execute(statement("has_heartbeats"))[0][0]:
+        primary.heartbeats = dict(database.execute(statement("read_heartbeats")))
 
 
 def ask_columns(primary: PrimaryFacts, source: Source, registry: Registry) -> None:

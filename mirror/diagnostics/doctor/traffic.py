@@ -8,7 +8,7 @@ from mirror.diagnostics.doctor.primary import PrimaryFacts
 from mirror.diagnostics.status import Status, digest_states
 from mirror.model.registry import Registry
 from mirror.settings import Settings
-from mirror.sync.targets.base import Description
+from mirror.sync.targets.catalog import Description
 
 
 @dataclass(frozen=True)

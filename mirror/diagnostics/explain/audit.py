@@ -143,7 +143,7 @@ def _rows(
             rows = list(snapshot.rows(mapping, batch).values())
         rows += [one.row for one in drain.target.rows(mapping, batch).values() if one.row]
         yield from filter(None, (values(mapping, row) for row in rows))
-    for key in drain.target.keys(mapping, None, most=max(1, count // 4)):
+    for key in drain.target.keys(mapping, None, limit=max(1, count // 4)):
         yield dict(zip(mapping.key, key, strict=True))
 
 
@@ -213,7 +213,7 @@ def _differing(
     for check, answer in zip(checks, told, strict=True):
         should, let = check.level in grant.levels, resource in answer.values
         # Where there is no row, nothing could be seen.
-        if isinstance(check.ask, AskRows) and resource not in answer.there:
+        if isinstance(check.ask, AskRows) and resource not in answer.existing:
             continue
         by = check.by + (f" [{answer.state}]" if answer.state else "")
         if let != should:

@@ -181,7 +181,7 @@ class InTarget:
 
     def rows(self, mapping: Mapping, wanted: Wanted) -> dict[Key, Values]:
         """Return the rows that count there, in which columns hold these values."""
-        keys = self._target.keys(mapping, wanted, most=_MOST)
+        keys = self._target.keys(mapping, wanted, limit=_MOST)
         known = self._target.rows(mapping, keys) if keys else {}
         named = {key: values(mapping, one.row) for key, one in known.items()}
         return {key: row for key, row in named.items() if row is not None}

@@ -3,35 +3,13 @@
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
 
+from mirror.capture.statements import statement
 from mirror.model.keys import Key
 from mirror.model.mapping import EVERYTHING
 from mirror.sync.connections import Database
 
 MappingKey = tuple[str, Key]
-
-# A worker that holds an event has deleted it in a transaction that is open still, so it is here.
-_WAITING: Final = """
-select e.id, e.mapping, e.reference, e.key, e.lane, e.age, e.attempts, e.error, e.buried,
-  exists (select from mirror.claims as c where e.id = any(c.events)) as claimed
-from (
-  select id, mapping, reference, key, lane,
-    extract(epoch from now() - recorded_at)::float8 as age, 0 as attempts,
-    null as error, false as buried
-  from mirror.outbox
-  union all
-  select id, mapping, reference, key, lane,
-    extract(epoch from now() - recorded_at)::float8, attempts, error, buried_at is not null
-  from mirror.retries
-) as e
-join unnest(%s::text[], %s::text[], %s::text[]) as w (mapping, reference, key)
-  on e.mapping = w.mapping and e.reference is not distinct from w.reference
-  and case when w.reference is null then to_jsonb(e.key) = w.key::jsonb
-    when w.reference = '*' then true else e.key[1] = w.key end
-order by e.lane, e.id
-limit 20
-"""
 
 
 @dataclass(frozen=True)
@@ -86,6 +64,6 @@ def waiting(
     return [
         Waiting(number, mapping, reference, tuple(key), *rest)
         for number, mapping, reference, key, *rest in database.execute(
-            _WAITING, [list(part) for part in zip(*rows, strict=True)]
+            statement("find_events_about"), [list(part) for part in zip(*rows, strict=True)]
         )
     ]

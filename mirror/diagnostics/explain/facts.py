@@ -13,8 +13,7 @@ from mirror.reconcile.judge import Judge
 from mirror.reconcile.pending_events import references_of
 from mirror.sync.drain import Drain
 from mirror.sync.row_queries import Row
-from mirror.sync.snapshot import Snapshot
-from mirror.sync.stamp import Stamp
+from mirror.sync.snapshot import Snapshot, Stamp
 from mirror.sync.sync_pass import MappingKey
 from mirror.sync.targets.asking import Trace
 from mirror.sync.targets.reading import UNKNOWN, KnownRow

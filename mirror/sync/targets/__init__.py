@@ -1,1 +1,5 @@
-"""Targets: the databases that the mirror writes; one protocol, one adapter for each way there."""
+"""Targets: the databases that the mirror writes.
+
+`base` has the operations; `writing`, `reading`, `asking` and `catalog` their values. `postgres` and
+`rest` (over `http`) are the two transports; `rest_errors` and `api_keys` belong to the latter.
+"""

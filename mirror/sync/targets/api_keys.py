@@ -1,7 +1,7 @@
-"""What an API key or a token says of itself, without asking the project.
+"""API keys: checks a key or token for its kind, project and expiry, without a request.
 
-A wrong one is refused by name before anything is sent: what the project itself says to it is
-"permission denied", whatever the reason.
+A wrong one is refused with its kind named, before anything is sent. The project itself would
+answer "permission denied" to each of them.
 """
 
 import base64
@@ -19,10 +19,10 @@ _HOSTED = re.compile(r"([a-z0-9]{20})\.supabase\.(?:co|in|red)")
 
 
 def check_secret_key(key: str, url: str) -> None:
-    """Refuse what cannot be a secret key of the project at `url`.
+    """Refuse a value that cannot be a secret key of the project at `url`.
 
     Raises:
-        ConfigError: says which kind of key it is, and which is needed; never the key.
+        ConfigError: names the kind of key that it is and the kind that is needed; never the key.
     """
     claims = _check(key, url, "SUPABASE_SECRET_KEY")
     role = claims.get("role")
@@ -44,23 +44,24 @@ def check_secret_key(key: str, url: str) -> None:
 
 
 def check_writer_token(token: str, url: str) -> None:
-    """Refuse what cannot be a token of the role mirror_writer.
+    """Refuse a value that cannot be a token of the role mirror_writer.
 
     Raises:
-        ConfigError: says what it is instead.
+        ConfigError: names the kind of token that it is; never the token.
     """
     claims = _check(token, url, "MIRROR_WRITER_TOKEN")
     if claims.get("role") != "mirror_writer":
         raise ConfigError(
-            "MIRROR_WRITER_TOKEN is no JWT of the role mirror_writer; sign one as the README says."
+            "MIRROR_WRITER_TOKEN is not a JWT of the role mirror_writer; the README says how to "
+            "sign one."
         )
 
 
 def check_publishable_key(key: str) -> None:
-    """Refuse what may do more than a publishable key has to.
+    """Refuse a secret key, which has more rights than a publishable key.
 
     Raises:
-        ConfigError: says what it is instead.
+        ConfigError: names the kind of key that it is.
     """
     if key.startswith("sb_secret_") or _claims(key).get("role") == "service_role":
         raise ConfigError(
@@ -70,15 +71,15 @@ def check_publishable_key(key: str) -> None:
 
 
 def expires_at(key: str) -> float | None:
-    """Return when a key expires, in seconds since 1970; None: it does not say."""
+    """Return when a key expires, in seconds since 1970; None: it has no expiry."""
     expires = _claims(key).get("exp")
     return float(expires) if isinstance(expires, int | float) else None
 
 
 def _check(key: str, url: str, variable: str) -> dict[str, Any]:
-    """Return the claims of a key that is a JWT, and none for one that is not."""
+    """Return the claims of a JWT; for a key of another kind, an empty dict."""
     if not _SENDABLE.fullmatch(key):
-        raise ConfigError(f"{variable} holds characters that no key has; was it copied whole?")
+        raise ConfigError(f"{variable} holds characters that keys never have; was it copied whole?")
     if key.startswith("sbp_"):
         raise ConfigError(
             f"{variable} holds an access token of a Supabase account, not a key of a project."

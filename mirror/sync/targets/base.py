@@ -1,20 +1,24 @@
-"""Target: what a drain needs of the database it writes, whatever the transport.
+"""Target: the operations on a database that the mirror writes, whatever the transport.
 
-The rules themselves (fences, scopes, parents, horizon) are SQL functions in the target; an
-adapter only carries requests to them.
+Each operation is one method here, which builds the request and parses the answer, and one SQL
+function in the target, behind an RPC function of the same name (`public.mirror_<name>`). The rules
+(fences, scopes, parents, horizon) live in the SQL functions. A transport implements `_call`.
 """
 
+import base64
+import json
+import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from collections.abc import Mapping as MappingABC
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import asdict
+from typing import Any, cast
 
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
-from mirror.sync.row_queries import Row
-from mirror.sync.stamp import Stamp
+from mirror.sync.snapshot import Stamp
 from mirror.sync.targets.asking import Ask, AskResult, Trace
-from mirror.sync.targets.catalog import Catalog
+from mirror.sync.targets.catalog import Catalog, Description
 from mirror.sync.targets.reading import (
     Buckets,
     Digest,
@@ -24,76 +28,25 @@ from mirror.sync.targets.reading import (
     Listing,
     SurveyRequest,
 )
+from mirror.sync.targets.writing import Answer, Answers, ScopePage, Section, TooOld, as_keys
 
 
-@dataclass
-class Section:
-    """What one call writes for one mapping."""
+class Target(ABC):
+    """A database that authorises. Each call is a transaction of its own."""
 
-    mapping: Mapping
-    rows: list[Row] = field(default_factory=list)
-    """Rows as they should be."""
-    with_children: list[Row] = field(default_factory=list)
-    """The same, of parents whose children are in this call too."""
-    deleted: list[Key] = field(default_factory=list)
-    """Keys that have no row."""
+    @abstractmethod
+    def _call(self, function: str, *, timeout_factor: int = 1, **arguments: str) -> Any:
+        """Call `public.mirror_<function>` and return its JSON value.
 
+        `timeout_factor` multiplies the statement timeout. A transport may repeat a call whose
+        answer was lost: writes are fenced.
+        """
 
-@dataclass
-class Answer:
-    """What became of one section. Keys in none of its lists of refused ones were written."""
+    @abstractmethod
+    def close(self) -> None:
+        """Close the connections; the next call opens others."""
 
-    stale: list[Key] = field(default_factory=list)
-    """Refused: something newer than this read is known."""
-    newest_fence: int | None = None
-    """The newest fence among what made them stale; None where another writer was just faster."""
-    orphans: list[Key] = field(default_factory=list)
-    """Skipped: a parent's row is missing."""
-    new_parents: list[Key] = field(default_factory=list)
-    """Skipped: parents that are not there yet, to be sent again along with their children."""
-    retained: dict[str, list[Key]] = field(default_factory=dict)
-    """By mapping: rows that somebody's foreign key holds back, emptied but for their key."""
-
-
-Answers = dict[str, Answer]
-"""What became of one call, by mapping name."""
-
-
-@dataclass(frozen=True)
-class ScopePage:
-    """A request for the keys known under some values of a reference."""
-
-    mapping: Mapping
-    reference: str
-    values: tuple[str, ...]
-    after: Key = ()
-
-
-@dataclass(frozen=True)
-class Description:
-    """What a target says of itself."""
-
-    identity: str | None
-    """The primary it mirrors; None before the first write."""
-    epoch: int
-    horizon: int
-    """Fences below it are refused."""
-    digests: MappingABC[str, str]
-    """By mapping: the declaration it was migrated to."""
-    migrations: MappingABC[str, str]
-    """Checksums of the migrations that ran, by name."""
-
-
-class TooOld(Exception):
-    """Raised when a read is older than the target's horizon; holds that fence."""
-
-    def __init__(self, horizon: int) -> None:
-        super().__init__(horizon)
-        self.horizon = horizon
-
-
-class Target(Protocol):
-    """A database that authorises."""
+    # Writing
 
     def apply(self, stamp: Stamp, sections: Sequence[Section]) -> Answers:
         """Write all sections or none, in one call.
@@ -101,170 +54,178 @@ class Target(Protocol):
         Raises:
             TooOld: the stamp is older than the horizon.
         """
-        ...
-
-    def open_scopes(
-        self, stamp: Stamp, pages: Sequence[ScopePage], *, limit: int
-    ) -> list[list[Key]]:
-        """Note that these scopes are read at this stamp; return at most `limit` keys for each.
-
-        Raises:
-            TooOld: the stamp is older than the horizon.
-        """
-        ...
-
-    def digest(
-        self, mapping: Mapping, hashing: Hashing, ranges: Sequence[KeyRange], *, limit: int
-    ) -> list[Digest]:
-        """Say what lies in each range, at most `limit` rows of it."""
-        ...
-
-    def listing(
-        self, mapping: Mapping, hashing: Hashing, ranges: Sequence[KeyRange], *, limit: int
-    ) -> list[Listing]:
-        """Say it row by row."""
-        ...
-
-    def probe(self, mapping: Mapping, hashing: Hashing) -> int:
-        """Return the hash of the row that both sides of a comparison know."""
-        ...
-
-    def buckets(self, mapping: Mapping, hashing: Hashing, look: SurveyRequest) -> Buckets:
-        """Say what lies in each bucket of a part of the rows.
-
-        XORed, the parts' sums are the whole's.
-        """
-        ...
-
-    def members(self, mapping: Mapping, hashing: Hashing, look: SurveyRequest) -> dict[Key, int]:
-        """Say it key by key; a key's visible row and its ledger row may be of two parts."""
-        ...
-
-    def rows(self, mapping: Mapping, keys: Sequence[Key]) -> dict[Key, KnownRow]:
-        """Say everything that is known of each of these keys."""
-        ...
-
-    def trace(self, user: str, scopes: Sequence[tuple[str, str, str]]) -> Trace:
-        """Say what is known beside rows: the source, these scopes (mapping, reference, value)."""
-        ...
-
-    def keys(
-        self, mapping: Mapping, columns: MappingABC[str, str] | None, *, most: int
-    ) -> list[Key]:
-        """Return the keys of rows with these values; None: those that were deleted last."""
-        ...
-
-    def ask(
-        self, asks: Sequence[Ask], users: Sequence[tuple[str, Sequence[str]]]
-    ) -> list[list[AskResult]]:
-        """Ask as each of these users, about their values; what that writes is undone.
-
-        Returns, by user and ask, what came of it.
-
-        Raises:
-            WrongKey: whoever is connected may not act as a user.
-            UsageError: a row names what its table does not have.
-        """
-        ...
-
-    def expired(self, mapping: Mapping, *, after: Key, limit: int) -> list[Key]:
-        """Return at most `limit` keys of rows that have expired, in order, those after one."""
-        ...
-
-    def purge(self, days: int) -> int:
-        """Forget tombstones older than that; return how many."""
-        ...
-
-    def rebase(self, identity: str, epoch: int) -> None:
-        """Take `identity` as the source from now on."""
-        ...
-
-    def describe(self) -> Description:
-        """Say which source, epoch and declarations this target has."""
-        ...
-
-    def examine(self, tables: Iterable[str], types: Iterable[str]) -> Catalog:
-        """Say what its catalogs hold: of these tables, and what these types are called there."""
-        ...
-
-    def close(self) -> None:
-        """Close what is open."""
-        ...
-
-
-def apply_request(stamp: Stamp, sections: Sequence[Section]) -> dict[str, Any]:
-    """Return the JSON value that `mirror_apply` takes."""
-    return _request(
-        stamp,
-        [
-            {
-                "mapping": section.mapping.name,
-                "digest": section.mapping.digest,
+        parts = [
+            _about(section.mapping)
+            | {
                 "rows": [*section.rows, *((*row, True) for row in section.with_children)],
                 "gone": section.deleted,
             }
             for section in sections
-        ],
-    )
+        ]
+        answer = self._send("apply", asdict(stamp) | {"sections": parts})
+        _check_horizon(answer)
+        return {name: Answer.from_json(part) for name, part in answer["mappings"].items()}
 
+    def open_scopes(
+        self, stamp: Stamp, pages: Sequence[ScopePage], *, limit: int
+    ) -> list[list[Key]]:
+        """Record that these scopes are read at this stamp; return at most `limit` keys for each.
 
-def apply_answer(answer: dict[str, Any]) -> Answers:
-    """Return what `mirror_apply` answered, or raise TooOld."""
-    if answer["horizon"] is not None:
-        raise TooOld(answer["horizon"])
-    return {
-        name: Answer(
-            stale=_keys(part["stale"]),
-            newest_fence=part["ahead"],
-            orphans=_keys(part["orphans"]),
-            new_parents=_keys(part.get("appearing", [])),
-            retained={kind: _keys(keys) for kind, keys in part.get("retained", {}).items()},
+        The keys are those that the target's ledger has under the scope.
+
+        Raises:
+            TooOld: the stamp is older than the horizon.
+        """
+        parts = [
+            _about(page.mapping)
+            | {"reference": page.reference, "values": page.values, "after": page.after}
+            for page in pages
+        ]
+        answer = self._send("open_scopes", asdict(stamp) | {"sections": parts, "limit": limit})
+        _check_horizon(answer)
+        return [as_keys(keys) for keys in answer["sections"]]
+
+    def purge(self, days: int) -> int:
+        """Delete tombstones older than `days`; return their number."""
+        began = time.monotonic()
+        purged = 0
+        while True:
+            # The age limit stays where it was at the start: later tombstones wait for the next
+            # purge.
+            age = f"{days} days {time.monotonic() - began:.6f} seconds"
+            # The search reads every tombstone, and no other work waits for it.
+            answer = self._call("purge", age=age, timeout_factor=20)
+            purged += int(answer["purged"])
+            if not answer["more"]:
+                return purged
+
+    def rebase(self, identity: str, epoch: int) -> None:
+        """Make `identity` the primary that this target mirrors."""
+        self._call("rebase", identity=identity, epoch=str(epoch))
+
+    # Reading
+
+    def describe(self) -> Description:
+        """Return the primary, epoch, declarations and migrations of this target."""
+        return Description.from_json(self._call("describe"))
+
+    def digest(
+        self, mapping: Mapping, hashing: Hashing, ranges: Sequence[KeyRange], *, limit: int
+    ) -> list[Digest]:
+        """Return the count and the hash sum of each range, for at most `limit` rows of it."""
+        answer = self._digest(mapping, hashing, ranges, limit)
+        return [Digest.from_json(*each) for each in zip(ranges, answer["ranges"], strict=True)]
+
+    def listing(
+        self, mapping: Mapping, hashing: Hashing, ranges: Sequence[KeyRange], *, limit: int
+    ) -> list[Listing]:
+        """Return each row's hash, per range, for at most `limit` rows of it."""
+        answer = self._digest(mapping, hashing, ranges, limit, each=True)
+        return [Listing.from_json(*each) for each in zip(ranges, answer["ranges"], strict=True)]
+
+    def probe(self, mapping: Mapping, hashing: Hashing) -> int:
+        """Return the hash of a constant row, which both sides of a comparison compute."""
+        return int(self._digest(mapping, hashing, [], 1)["probe"])
+
+    def _digest(
+        self,
+        mapping: Mapping,
+        hashing: Hashing,
+        ranges: Sequence[KeyRange],
+        limit: int,
+        *,
+        each: bool = False,
+    ) -> Any:
+        parts = [[range_.start, range_.end] for range_ in ranges]
+        request = {"limit": limit, "each": each, "ranges": parts}
+        return self._send("digest", _about(mapping) | asdict(hashing) | request)
+
+    def buckets(self, mapping: Mapping, hashing: Hashing, survey: SurveyRequest) -> Buckets:
+        """Return the row count and hash sum of each bucket, for one part of the rows.
+
+        The sums of all parts, XORed, are the sums of all rows.
+        """
+        return Buckets.from_json(self._survey(mapping, hashing, survey, each=False))
+
+    def members(self, mapping: Mapping, hashing: Hashing, survey: SurveyRequest) -> dict[Key, int]:
+        """Return each key's hash in the wanted buckets, for one part of the rows.
+
+        A key's visible row and its ledger row may be in different parts.
+        """
+        answer = self._survey(mapping, hashing, survey, each=True)
+        return {tuple(key): int(hashed) for *key, hashed in answer}
+
+    def _survey(
+        self, mapping: Mapping, hashing: Hashing, survey: SurveyRequest, *, each: bool
+    ) -> Any:
+        wanted = None if survey.wanted is None else base64.b64encode(survey.wanted).decode()
+        request = asdict(survey) | {"wanted": wanted, "each": each}
+        return self._send("survey", _about(mapping) | asdict(hashing) | request)
+
+    def rows(self, mapping: Mapping, keys: Sequence[Key]) -> dict[Key, KnownRow]:
+        """Return all that the target knows about each of these keys."""
+        answer = self._send("rows", _about(mapping) | {"keys": keys})
+        return {tuple(part["key"]): KnownRow.from_json(part) for part in answer}
+
+    def expired(self, mapping: Mapping, *, after: Key, limit: int) -> list[Key]:
+        """Return at most `limit` keys of expired rows in key order, starting after a key."""
+        return as_keys(self._send("expired", _about(mapping) | {"after": after, "limit": limit}))
+
+    # Diagnosing
+
+    def trace(self, user: str, scopes: Sequence[tuple[str, str, str]]) -> Trace:
+        """Return facts beside the rows: the primary, and scopes (mapping, reference, value)."""
+        return Trace.from_json(self._send("trace", {"user": user, "scopes": scopes, "asks": []}))
+
+    def keys(
+        self, mapping: Mapping, columns: MappingABC[str, str] | None, *, limit: int
+    ) -> list[Key]:
+        """Return the keys of rows with these values; for None, the keys that were deleted last."""
+        request = {"mapping": mapping.name, "columns": columns, "most": limit}
+        return as_keys(self._send("trace", {"scopes": [], "asks": [], "keys": request})["keys"])
+
+    def ask(
+        self, asks: Sequence[Ask], users: Sequence[tuple[str, Sequence[str]]]
+    ) -> list[list[AskResult]]:
+        """Evaluate the asks as each of these users, about the user's values.
+
+        Returns the results by user, then by ask. Writes are undone.
+
+        Raises:
+            WrongKey: the connected role may not act as a user.
+            UsageError: a row names a column that its table does not have.
+        """
+        answer = self._send(
+            "ask",
+            {
+                "asks": [{"kind": ask.kind, **asdict(ask)} for ask in asks],
+                "users": [{"user": user, "values": values} for user, values in users],
+            },
         )
-        for name, part in answer["mappings"].items()
-    }
+        return [
+            [
+                AskResult.from_json(ask, facts or {}, part)
+                for ask, facts, part in zip(asks, answer["facts"], parts, strict=True)
+            ]
+            for parts in answer["answers"]
+        ]
+
+    def examine(self, tables: Iterable[str], types: Iterable[str]) -> Catalog:
+        """Return the catalog's entries for these tables, and the server's names of these types."""
+        request = {"tables": sorted(set(tables)), "types": sorted(set(types))}
+        return cast("Catalog", self._send("examine", request))
+
+    def _send(self, function: str, request: MappingABC[str, Any]) -> Any:
+        """Call a function that takes one JSON value."""
+        # Compact: REST sends it as a string inside JSON, where every quote takes two characters.
+        text = json.dumps(request, ensure_ascii=False, separators=(",", ":"))
+        return self._call(function, request=text)
 
 
-def scopes_request(stamp: Stamp, pages: Sequence[ScopePage], limit: int) -> dict[str, Any]:
-    """Return the JSON value that `mirror_open_scopes` takes."""
-    sections = [
-        {
-            "mapping": page.mapping.name,
-            "digest": page.mapping.digest,
-            "reference": page.reference,
-            "values": page.values,
-            "after": page.after,
-        }
-        for page in pages
-    ]
-    return _request(stamp, sections) | {"limit": limit}
+def _about(mapping: Mapping) -> dict[str, Any]:
+    return {"mapping": mapping.name, "digest": mapping.digest}
 
 
-def scopes_answer(answer: dict[str, Any]) -> list[list[Key]]:
-    """Return what `mirror_open_scopes` answered, or raise TooOld."""
+def _check_horizon(answer: dict[str, Any]) -> None:
     if answer["horizon"] is not None:
         raise TooOld(answer["horizon"])
-    return [_keys(keys) for keys in answer["sections"]]
-
-
-def description(answer: dict[str, Any]) -> Description:
-    """Return what `mirror_describe` answered."""
-    return Description(
-        identity=answer["identity"],
-        epoch=answer["epoch"],
-        horizon=answer["horizon"],
-        digests=answer["mappings"],
-        migrations=answer["migrations"],
-    )
-
-
-def _request(stamp: Stamp, sections: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "identity": stamp.identity,
-        "epoch": stamp.epoch,
-        "fence": stamp.fence,
-        "sections": sections,
-    }
-
-
-def _keys(values: list[list[str]]) -> list[Key]:
-    return [tuple(value) for value in values]

@@ -1,40 +1,69 @@
-"""Catalog: what a target says of the tables, policies and functions around the mirror.
+"""Catalog: a target's description of itself and of the tables, policies and functions around it.
 
-The shape of what `mirror.examine()` answers. Names of tables and functions have their schema and
-are quoted where SQL needs it; names of columns, roles and policies are bare.
+The typed dictionaries have the shape of the answer of `mirror.examine()`. Names of tables and
+functions include their schema and are quoted where SQL needs it; names of columns, roles and
+policies are bare.
 """
 
-from typing import TypedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self, TypedDict
+
+
+@dataclass(frozen=True)
+class Description:
+    """A target's state and declarations."""
+
+    identity: str | None
+    """The primary that it mirrors; None before the first write."""
+    epoch: int
+    horizon: int
+    """The target refuses lower fences."""
+    digests: Mapping[str, str]
+    """By mapping: the digest of the declaration that the target was migrated to."""
+    migrations: Mapping[str, str]
+    """By name: the checksums of the migrations that ran."""
+
+    @classmethod
+    def from_json(cls, answer: dict[str, Any]) -> Self:
+        """Return a description from the answer of `mirror_describe`."""
+        return cls(
+            identity=answer["identity"],
+            epoch=answer["epoch"],
+            horizon=answer["horizon"],
+            digests=answer["mappings"],
+            migrations=answer["migrations"],
+        )
 
 
 class Field(TypedDict):
     """A column."""
 
     type: str
-    """As the server calls it, without a length."""
+    """The server's name of the type, without a length."""
     enum: bool
     required: bool
     """NOT NULL."""
     filled: bool
-    """It has a default, or fills itself."""
+    """It has a default or is generated."""
 
 
 class ForeignKey(TypedDict):
-    """A foreign key, seen from one of its ends."""
+    """A foreign key, seen from one of its two tables."""
 
     name: str
     table: str
-    """The table at its other end."""
+    """The other table."""
     columns: list[str]
-    """Of the table that has the key."""
+    """The columns of the table that has the foreign key."""
     on_delete: str
     """As in pg_constraint: `a` nothing, `r` restrict, `c` cascade, `n` set null, `d` default."""
     indexed: bool
-    """An index of the table that has the key begins with one of its columns."""
+    """In the table that has the foreign key, an index begins with one of its columns."""
 
 
 class Table(TypedDict):
-    """A table that was asked for."""
+    """A requested table."""
 
     name: str
     rls: bool
@@ -43,27 +72,26 @@ class Table(TypedDict):
     """Its changes go into the publication `supabase_realtime`."""
     columns: dict[str, Field]
     grants: dict[str, dict[str, list[str]]]
-    """By role (`anon`, `authenticated`) and privilege: the columns that it reaches; `*` for
-    privileges that are the whole table's."""
+    """By role (`anon`, `authenticated`) and privilege: the columns; `*` for a privilege on the
+    whole table."""
     indexes: list[str]
-    """Columns with which a whole index begins."""
+    """The first columns of valid indexes that are not partial."""
     triggers: list[str]
-    """Those that are enabled."""
+    """The enabled triggers."""
     references: list[ForeignKey]
     referenced_by: list[ForeignKey]
 
 
 class Call(TypedDict):
-    """A function of somebody else's that a policy calls."""
+    """A function that a policy calls and that is not the mirror's."""
 
     name: str
     words: list[str]
-    """Which names of the tables that were asked for, and of their columns, its text holds; in lower
-    case."""
+    """The names of requested tables and of their columns in the function's text, in lower case."""
 
 
 class Policy(TypedDict):
-    """A policy, on whatever table."""
+    """A policy on any table."""
 
     name: str
     table: str
@@ -73,30 +101,30 @@ class Policy(TypedDict):
     command: str
     """As in pg_policy: `r` select, `a` insert, `w` update, `d` delete, `*` all."""
     clients: bool
-    """It is for `anon`, `authenticated` or everybody."""
+    """It applies to `anon`, `authenticated` or PUBLIC."""
     conditions: list[str | None]
     """USING and WITH CHECK, as PostgreSQL prints them."""
     subqueries: bool
     reads: list[str]
-    """Tables that its subqueries read."""
+    """The tables in its subqueries."""
     columns: list[list[str]]
-    """[table, column] that it reads, its own table's included."""
+    """[table, column] of each column that it reads, those of its own table included."""
     calls: list[Call]
 
 
 class Catalog(TypedDict):
-    """Everything that was asked for."""
+    """The answer of `mirror.examine()`."""
 
     version: int
-    """The server's, as 180004."""
+    """The server's version number, such as 180004."""
     now: float
-    """Its clock, in seconds since 1970."""
+    """The server's clock, in seconds since 1970."""
     types: dict[str, str | None]
-    """By the name that was asked for: what the server calls a type; None: it has none."""
+    """By requested name: the server's name of the type; None: the type does not exist."""
     mirrored: list[str | None]
-    """The tables that any model writes here; None: one that is gone."""
+    """The tables that any model writes in this database; None: a table that no longer exists."""
     tables: dict[str, Table | None]
-    """By the name that was asked for; None: there is none."""
+    """By requested name; None: the table does not exist."""
     policies: list[Policy]
     functions: dict[str, list[str]]
-    """Functions of ours that `anon` or `authenticated` may execute, and which of the two."""
+    """The mirror's functions that `anon` or `authenticated` may execute, with the roles."""

@@ -1,4 +1,4 @@
-"""Http: a client that keeps to time and size, and waits when a server asks for it."""
+"""Http: a client that limits time and size, and waits when a server is busy."""
 
 import itertools
 import logging
@@ -15,13 +15,14 @@ from mirror import __version__
 from mirror.errors import TooLarge, Transient, Unreachable
 from mirror.errors.redaction import redact
 
-# Busy, or something on the way there is. Not 500: it can mean anything, and PostgREST says so of
-# statements that would only fail again. Not 544, which comes after a minute of waiting.
+# The server, or a gateway before it, is busy. Not 500: it can mean anything, and PostgREST sends it
+# for statements that would fail again. Not 544: it comes after the gateway waited for a minute.
 BUSY = frozenset({429, 502, 503, 504, 520, 521, 522, 523, 524})
 
 _ATTEMPTS = 4
 _FIRST_PAUSE = 0.25
-# A claim is open meanwhile; who asks for more is left alone until then.
+# The claim stays open during a pause. If the server asks for a longer one, the call fails, and no
+# call is sent until that time has passed.
 _LONGEST_PAUSE = 5.0
 
 
@@ -29,39 +30,41 @@ Result = TypeVar("Result")
 
 
 class ServerBusy(Exception):
-    """Raised when a server asks to come back later, after `seconds` if it said when."""
+    """Raised when a server answers that it is busy."""
 
     def __init__(self, status: int, seconds: float | None) -> None:
         super().__init__(status)
         self.status = status
         self.seconds = seconds
+        """The server's Retry-After; None if it sent none."""
 
 
 class HttpClient:
-    """A connection to one server, opened when needed; each call is tried a few times."""
+    """Sends requests to one server; each call is attempted a few times."""
 
     def __init__(
         self,
         *,
         connect_seconds: float = 5,
         statement_seconds: float = 8.0,
-        most_bytes: int = 1_000_000,
+        max_bytes: int = 1_000_000,
     ) -> None:
         self.connect_seconds = connect_seconds
         self.statement_seconds = statement_seconds
-        self.most_bytes = most_bytes
+        self.max_bytes = max_bytes
         self.grace = 5.0
-        """What is waited longer: a server ends a statement by itself, and says so."""
+        """Seconds added to the statement timeout: the server ends a slow statement itself and says
+        so in its answer."""
         self.pause: Callable[[float], object] = time.sleep
         self.response: httpx.Response | None = None
-        """The last answer, read to its end."""
+        """The last response, completely read."""
         self._timeout_factor = 1
         self._closed_until = 0.0
         self._random = SystemRandom()
 
     def open(self) -> httpx.Client:
-        """Return a client that speaks HTTP/2 where the server does."""
-        # For debugging it logs every header, the key among them.
+        """Return a client that uses HTTP/2 if the server does."""
+        # At DEBUG, hpack logs every header, the key included.
         logging.getLogger("hpack").setLevel(logging.INFO)
         return httpx.Client(
             http2=True,
@@ -72,64 +75,57 @@ class HttpClient:
         )
 
     def call(self, send: Callable[[], Result], *, timeout_factor: int = 1) -> Result:
-        """Return what `send` returns, trying again while the server is busy or cuts it off.
+        """Return the result of `send`; repeat it while the server is busy or the connection breaks.
 
-        `timeout_factor` times what a statement may take is waited for the answer.
+        `timeout_factor` multiplies the statement timeout.
 
         Raises:
-            Unreachable: nobody answers.
-            Transient: the server is busy, or answers too slowly.
-            TooLarge: the request's body is.
+            Unreachable: the server does not answer.
+            Transient: the server is busy, or its answer is too slow.
+            TooLarge: the request's body is larger than `max_bytes`.
         """
         left = self._closed_until - time.monotonic()
         if left > 0:
-            raise Transient(f"target: its API asked to be left alone for another {left:.0f} s")
+            raise Transient(f"target: its API asked for no requests for another {left:.0f} s")
         self._timeout_factor = timeout_factor
         for attempt in itertools.count(1):
             try:
                 return send()
             except ServerBusy as busy:
-                asked, error = busy.seconds, self._busy(busy)
+                requested, error = busy.seconds, _busy(busy)
             except httpx.TimeoutException as late:
-                # It has waited long enough, with the claim open.
-                raise self._late(late) from None
+                # No second attempt: the claim has been open for long enough.
+                raise _late(late) from None
             except httpx.TransportError as broken:
                 reason = redact(str(broken) or type(broken).__name__)
-                asked = None
+                requested = None
                 error = Unreachable(
                     f"target: its API cannot be reached ({reason}); is SUPABASE_URL right?"
                 )
-            wait = self._wait(attempt) if asked is None else asked * self._random.uniform(1, 1.1)
+            wait = (
+                self._backoff(attempt)
+                if requested is None
+                else requested * self._random.uniform(1, 1.1)
+            )
             if wait > _LONGEST_PAUSE or attempt == _ATTEMPTS:
-                self._closed_until = time.monotonic() + (asked or 0.0)
+                self._closed_until = time.monotonic() + (requested or 0.0)
                 raise error from None
             self.pause(wait)
         raise AssertionError  # `count` does not end.
 
-    def _wait(self, attempt: int) -> float:
-        """Return a pause that doubles, half of it by chance: callers must not come in step."""
+    def _backoff(self, attempt: int) -> float:
+        """Return an exponential backoff with jitter, in seconds."""
         return _FIRST_PAUSE * 2.0 ** (attempt - 1) * self._random.uniform(0.5, 1.0)
-
-    @staticmethod
-    def _busy(busy: ServerBusy) -> Transient:
-        when = "" if busy.seconds is None else f", back in {busy.seconds:.0f} s"
-        return Transient(f"target: its API is busy [HTTP {busy.status}]{when}")
-
-    @staticmethod
-    def _late(late: httpx.TimeoutException) -> Transient:
-        if isinstance(late, httpx.ConnectTimeout):
-            return Unreachable("target: its API cannot be reached (no answer in time)")
-        return Transient("target: its API did not answer in time")
 
     # Called by httpx
 
     def _prepare(self, request: httpx.Request) -> None:
         self.response = None
         size = len(request.content)
-        if size > self.most_bytes:
+        if size > self.max_bytes:
             raise TooLarge(
                 f"target: a call of {size} bytes is larger than MIRROR_REST_BYTES allows "
-                f"({self.most_bytes})"
+                f"({self.max_bytes})"
             )
         seconds = self.statement_seconds * self._timeout_factor + self.grace
         request.extensions["timeout"] = {
@@ -142,37 +138,48 @@ class HttpClient:
 
     def _read(self, response: httpx.Response) -> None:
         deadline = response.request.extensions["deadline"]
-        response.stream = _Punctual(response.stream, deadline)
+        response.stream = _DeadlineStream(response.stream, deadline)
         response.read()
         self.response = response
         if response.status_code in BUSY:
             raise ServerBusy(response.status_code, _retry_after(response))
 
 
-class _Punctual(httpx.SyncByteStream):
-    """A body that has to end in time; httpx bounds only each wait for a piece of it."""
+class _DeadlineStream(httpx.SyncByteStream):
+    """A body with one deadline for all of it; httpx limits only the wait for each chunk."""
 
     def __init__(self, stream: Any, deadline: float) -> None:
         self._stream = stream
         self._deadline = deadline
 
     def __iter__(self) -> Iterator[bytes]:
-        for piece in self._stream:
+        for chunk in self._stream:
             if time.monotonic() > self._deadline:
                 raise httpx.ReadTimeout("the body is too slow")
-            yield piece
+            yield chunk
 
     def close(self) -> None:
         self._stream.close()
 
 
+def _busy(busy: ServerBusy) -> Transient:
+    when = "" if busy.seconds is None else f", back in {busy.seconds:.0f} s"
+    return Transient(f"target: its API is busy [HTTP {busy.status}]{when}")
+
+
+def _late(late: httpx.TimeoutException) -> Transient:
+    if isinstance(late, httpx.ConnectTimeout):
+        return Unreachable("target: its API cannot be reached (no answer in time)")
+    return Transient("target: its API did not answer in time")
+
+
 def _retry_after(response: httpx.Response) -> float | None:
-    """Return the seconds that a Retry-After header asks for, as a number or a date."""
-    told = response.headers.get("Retry-After", "").strip()
-    if told.isdigit():
-        return float(told)
+    """Return the seconds in a Retry-After header, which has a number or a date; None: no header."""
+    value = response.headers.get("Retry-After", "").strip()
+    if value.isdigit():
+        return float(value)
     try:
-        when = parsedate_to_datetime(told)
+        when = parsedate_to_datetime(value)
     except ValueError:
         return None
     if when.tzinfo is None:

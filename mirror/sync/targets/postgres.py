@@ -1,13 +1,13 @@
-"""The target over its own PostgreSQL connection (SUPABASE_DB_URL)."""
+"""The target over a PostgreSQL connection of its own (SUPABASE_DB_URL)."""
 
 from typing import Any
 
 from mirror.sync.connections import Database
-from mirror.sync.targets.rpc import RpcTarget
+from mirror.sync.targets.base import Target
 
 
-class PostgresTarget(RpcTarget):
-    """Calls the target's functions with psycopg, each in one round trip."""
+class PostgresTarget(Target):
+    """Calls the target's RPC functions with psycopg, each in one round trip."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -16,9 +16,11 @@ class PostgresTarget(RpcTarget):
         """Close the connection."""
         self.database.close()
 
-    def _call(self, door: str, *, timeout_factor: int = 1, **arguments: str) -> Any:
-        named = ", ".join(f"{name} => {{}}" for name in arguments)
-        query = f"select public.mirror_{door}({named})"
-        return self.database.call(query, list(arguments.values()), timeout_factor=timeout_factor)[
-            0
-        ][0]
+    def _call(self, function: str, *, timeout_factor: int = 1, **arguments: str) -> Any:
+        parameters = ", ".join(f"{name} => {{}}" for name in arguments)
+        ((answer,),) = self.database.call(
+            f"select public.mirror_{function}({parameters})",
+            list(arguments.values()),
+            timeout_factor=timeout_factor,
+        )
+        return answer

@@ -1,30 +1,29 @@
-"""Reading a target for a reconcile: what is asked, what is answered, and both as JSON."""
+"""Reading: the values of a reconcile's questions to a target, and of the answers."""
 
 import base64
 import sys
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from mirror.model.keys import Key
-from mirror.model.mapping import Mapping
 from mirror.sync.row_queries import Row
 
 
 @dataclass(frozen=True)
 class Hashing:
-    """How rows are hashed. Both sides of a comparison hash alike."""
+    """How rows are hashed; the same on both sides of a comparison."""
 
     seed: int
-    """Another one for each run, so that rows whose hashes collide do not do so every night."""
+    """Different in each run, so that two rows whose hashes collide do not collide every night."""
     md5: bool = False
-    """For servers whose own hashes differ."""
+    """Use md5, because PostgreSQL's own hashes differ between the two servers."""
 
 
 @dataclass(frozen=True)
 class KeyRange:
-    """The keys from `start` up to, not including, `end`; None: no end."""
+    """The keys from `start` (included) to `end` (not included); None: no end."""
 
     start: Key
     end: Key | None = None
@@ -32,53 +31,77 @@ class KeyRange:
 
 @dataclass(frozen=True)
 class Digest:
-    """What one side holds of a range of keys."""
+    """The rows of a key range as one sum."""
 
     range: KeyRange
-    """What it answers for: less than was asked for where that held too much."""
+    """The range that was counted: smaller than requested if that had too many rows."""
     rows: int
     sum: int
-    """Of the rows' 64-bit hashes."""
+    """Sum of the rows' 64-bit hashes."""
     strays: int = 0
     """Rows about which the target's table and its ledger disagree."""
+
+    @classmethod
+    def from_json(cls, requested: KeyRange, part: dict[str, Any]) -> Self:
+        """Return a digest from its part of the answer of `mirror_digest`."""
+        return cls(_counted(requested, part), part["rows"], int(part["sum"]), part["strays"])
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The rows of a range, one by one."""
+    """The rows of a key range, one by one."""
 
     range: KeyRange
+    """As in Digest."""
     hashes: dict[Key, int | None]
     """None: a stray."""
+
+    @classmethod
+    def from_json(cls, requested: KeyRange, part: dict[str, Any]) -> Self:
+        """Return a listing from its part of the answer of `mirror_digest`."""
+        hashes = {
+            tuple(key): None if hashed is None else int(hashed) for *key, hashed in part["each"]
+        }
+        return cls(_counted(requested, part), hashes)
+
+
+def _counted(requested: KeyRange, part: dict[str, Any]) -> KeyRange:
+    end = part["until"]
+    return KeyRange(requested.start, None if end is None else tuple(end))
 
 
 @dataclass(frozen=True)
 class SurveyRequest:
-    """What of all rows is looked at, by buckets: a key's is the lowest bits of its hash."""
+    """A request for rows by bucket. A key's bucket is the lowest `bits` bits of its hash."""
 
     bits: int
     wanted: bytes | None = None
-    """A bit for each bucket of as many as it has bits, set for those that are asked for; None: all
-    are. It may have fewer, and so larger, buckets than `bits` makes."""
+    """A bitmap with a 1 for each wanted bucket; None: all buckets. It may have fewer bits than
+    there are buckets; each bit then stands for several buckets."""
     part: int = 0
     parts: int = 1
-    """Which part of the target's rows, of how many."""
+    """Read only part number `part` of `parts` of the target's rows."""
 
 
 @dataclass(frozen=True)
 class Buckets:
-    """What one side holds, by bucket."""
+    """The rows of a side, by bucket. Integers are big-endian."""
 
     numbers: bytes
-    """Of buckets that are not empty: 32 bits each, the highest first."""
+    """32 bits each: the buckets that are not empty."""
     rows: bytes
-    """How many visible rows are in each, likewise."""
+    """32 bits each: the number of visible rows in that bucket."""
     sums: bytes
-    """Of each, its rows' hashes XORed: 64 bits."""
+    """64 bits each: the bucket's row hashes, XORed."""
+
+    @classmethod
+    def from_json(cls, answer: dict[str, str]) -> Self:
+        """Return the buckets from the answer of `mirror_survey`."""
+        return cls(*(base64.b64decode(answer[name]) for name in ("buckets", "rows", "sums")))
 
     @property
     def size(self) -> int:
-        """About how many characters that is in JSON."""
+        """The approximate number of characters in JSON."""
         return (len(self.numbers) + len(self.rows) + len(self.sums)) * 4 // 3
 
     def __iter__(self) -> Iterator[tuple[int, int, int]]:
@@ -91,103 +114,26 @@ class Buckets:
 
 @dataclass(frozen=True)
 class KnownRow:
-    """Everything that a target knows of one key."""
+    """All that a target knows about one key."""
 
     row: Row | None
-    """The visible row, with the references that the ledger keeps."""
+    """The visible row, with the references that only the ledger has."""
     present: bool | None
-    """What the ledger says; None where it does not know the key."""
+    """Whether the ledger has a row for the key; None if the ledger does not have the key."""
     epoch: int
     fence: int
-    """How fresh the newest read was that the ledger knows of; epoch and fence 0 without one."""
+    """Of the newest read in the ledger; both 0 if the ledger does not have the key."""
     edited: bool
-    """Somebody else wrote the visible row after the mirror did."""
+    """Another writer changed the visible row after the mirror wrote it."""
     expired: bool
-    """The column that the mapping declares as `expires` is in the past."""
+    """The time in the mapping's `expires` column is in the past."""
     outdated: bool
     """Last written before the model's latest migration."""
 
-
-UNKNOWN: Final = KnownRow(
-    row=None, present=None, epoch=0, fence=0, edited=False, expired=False, outdated=False
-)
-"""What is known of a key that a target never heard of."""
-
-
-def digest_request(
-    mapping: Mapping, hashing: Hashing, ranges: Sequence[KeyRange], limit: int, *, each: bool
-) -> dict[str, Any]:
-    """Return the JSON value that `mirror_digest` takes."""
-    return {
-        "mapping": mapping.name,
-        "digest": mapping.digest,
-        "seed": hashing.seed,
-        "md5": hashing.md5,
-        "limit": limit,
-        "each": each,
-        "ranges": [[range_.start, range_.end] for range_ in ranges],
-    }
-
-
-def digest_answer(
-    ranges: Sequence[KeyRange], answer: dict[str, Any]
-) -> tuple[list[Digest], list[Listing], int]:
-    """Return the ranges' digests, their rows if those were asked for, and the probe's hash."""
-    digests = []
-    listings = []
-    for asked, part in zip(ranges, answer["ranges"], strict=True):
-        end = None if part["until"] is None else tuple(part["until"])
-        answered = KeyRange(asked.start, end)
-        digests.append(Digest(answered, part["rows"], int(part["sum"]), part["strays"]))
-        if "each" in part:
-            hashes = {
-                tuple(key): None if hashed is None else int(hashed) for *key, hashed in part["each"]
-            }
-            listings.append(Listing(answered, hashes))
-    return digests, listings, int(answer["probe"])
-
-
-def survey_request(
-    mapping: Mapping, hashing: Hashing, look: SurveyRequest, *, each: bool
-) -> dict[str, Any]:
-    """Return the JSON value that `mirror_survey` takes."""
-    return {
-        "mapping": mapping.name,
-        "digest": mapping.digest,
-        "seed": hashing.seed,
-        "md5": hashing.md5,
-        "bits": look.bits,
-        "wanted": look.wanted and base64.b64encode(look.wanted).decode(),
-        "part": look.part,
-        "parts": look.parts,
-        "each": each,
-    }
-
-
-def buckets_answer(answer: dict[str, Any]) -> Buckets:
-    """Return what `mirror_survey` answered by bucket."""
-    return Buckets(*(base64.b64decode(answer[name]) for name in ("buckets", "rows", "sums")))
-
-
-def members_answer(answer: list[list[str]]) -> dict[Key, int]:
-    """Return what `mirror_survey` answered by key."""
-    return {tuple(key): int(hashed) for *key, hashed in answer}
-
-
-def width(*keys: Key) -> int:
-    """Return about how long a line of JSON is that has these keys and a hash."""
-    return 30 + sum(len(part) + 3 for key in keys for part in key)
-
-
-def rows_request(mapping: Mapping, keys: Sequence[Key]) -> dict[str, Any]:
-    """Return the JSON value that `mirror_rows` takes."""
-    return {"mapping": mapping.name, "digest": mapping.digest, "keys": keys}
-
-
-def rows_answer(answer: list[dict[str, Any]]) -> dict[Key, KnownRow]:
-    """Return what `mirror_rows` answered."""
-    return {
-        tuple(part["key"]): KnownRow(
+    @classmethod
+    def from_json(cls, part: dict[str, Any]) -> Self:
+        """Return the facts from their part of the answer of `mirror_rows`."""
+        return cls(
             row=None if part["row"] is None else tuple(part["row"]),
             present=part["present"],
             epoch=part["epoch"] or 0,
@@ -196,5 +142,14 @@ def rows_answer(answer: list[dict[str, Any]]) -> dict[Key, KnownRow]:
             expired=part["expired"],
             outdated=part["outdated"],
         )
-        for part in answer
-    }
+
+
+UNKNOWN: Final = KnownRow(
+    row=None, present=None, epoch=0, fence=0, edited=False, expired=False, outdated=False
+)
+"""For a key that the target does not know."""
+
+
+def width(*keys: Key) -> int:
+    """Return the approximate length in JSON of a line with these keys and a hash."""
+    return 30 + sum(len(part) + 3 for key in keys for part in key)

@@ -1,4 +1,4 @@
-"""The target over its project's REST API, with supabase-py (SUPABASE_URL and a key)."""
+"""The target over the REST API of its project, with supabase-py (SUPABASE_URL and a key)."""
 
 from contextlib import suppress
 from typing import Any
@@ -8,35 +8,35 @@ from postgrest import APIError
 
 from mirror.errors import MirrorError, NotMigrated, StaleCache
 from mirror.sync.targets.api_keys import check_secret_key, check_writer_token
+from mirror.sync.targets.base import Target
 from mirror.sync.targets.http import HttpClient
 from mirror.sync.targets.rest_errors import MISSING, explain_answer, no_json
-from mirror.sync.targets.rpc import RpcTarget
 
 
-class RestTarget(RpcTarget):
-    """Calls the target's functions by RPC, each call one request.
+class RestTarget(Target):
+    """Calls the target's RPC functions through the project's API, one request for each call.
 
-    Their answers are single JSON values, which no row limit of the API cuts.
+    Each function returns one JSON value, so that the API's row limit does not apply.
 
     Args:
-        url: the project's.
-        key: a secret key; beside a token any key of the project, the publishable one is enough.
-        token: a JWT of the role mirror_writer, if that is to call.
-        line: how to reach it.
+        url: the project's URL.
+        key: a secret key; with `token`, any key of the project (the publishable key is enough).
+        token: a JWT of the role mirror_writer, if that role calls the functions.
+        http: sends the requests.
 
     Raises:
-        ConfigError: the key or token is of the wrong kind, expired, or another project's.
+        ConfigError: the key or token is of the wrong kind, expired, or of another project.
     """
 
     def __init__(
-        self, url: str, key: str, *, token: str | None = None, line: HttpClient | None = None
+        self, url: str, key: str, *, token: str | None = None, http: HttpClient | None = None
     ) -> None:
         if token is None:
             check_secret_key(key, url)
         else:
             check_writer_token(token, url)
         self.url = url
-        self.line = line or HttpClient()
+        self.http = http or HttpClient()
         self._key = key
         self._token = token
         self._client: supabase.Client | None = None
@@ -52,11 +52,11 @@ class RestTarget(RpcTarget):
 
     @property
     def client(self) -> supabase.Client:
-        """The client, whose connections are opened when needed and used again."""
+        """The client; it opens connections when needed and keeps them for later calls."""
         if self._client is None:
             bearer = {} if self._token is None else {"Authorization": f"Bearer {self._token}"}
             options = supabase.ClientOptions(
-                httpx_client=self.line.open(),
+                httpx_client=self.http.open(),
                 headers=bearer,
                 auto_refresh_token=False,
                 persist_session=False,
@@ -64,40 +64,40 @@ class RestTarget(RpcTarget):
             self._client = supabase.create_client(self.url, self._key, options)
         return self._client
 
-    def _call(self, door: str, *, timeout_factor: int = 1, **arguments: str) -> Any:
+    def _call(self, function: str, *, timeout_factor: int = 1, **arguments: str) -> Any:
+        send = self.client.rpc(f"mirror_{function}", arguments).execute
         try:
-            answer = self.line.call(
-                self.client.rpc(f"mirror_{door}", arguments).execute, timeout_factor=timeout_factor
-            ).data
+            answer = self.http.call(send, timeout_factor=timeout_factor).data
         except APIError as error:
-            # Its details, and a traceback with it, hold the values of rows.
+            # Only these three: the error's details, also in a traceback, contain values of rows.
             code, message, hint = error.code, error.message, error.hint
         else:
-            response = self.line.response
-            # supabase-py hands over as text what is no JSON.
+            response = self.http.response
+            # supabase-py returns a body that is not JSON as text.
             if response is not None and response.content and isinstance(answer, str):
                 raise no_json(response.status_code, response.headers.get("Content-Type", ""))
             return answer
-        raise self._explain(door, code, message, hint)
+        raise self._explain(function, code, message, hint)
 
     def _explain(
-        self, door: str, code: str | None, message: str | None, hint: str | None
+        self, function: str, code: str | None, message: str | None, hint: str | None
     ) -> MirrorError:
-        status = self.line.response.status_code if self.line.response is not None else 0
+        status = self.http.response.status_code if self.http.response is not None else 0
         if code != MISSING:
             return explain_answer(status, code=code, message=message, hint=hint)
-        if door == "describe":
+        if function == "describe":
             return NotMigrated(
                 f"target: the project's API does not know our functions [{MISSING}]; run "
-                "`mirror migrate supabase`, and if that has been done, let the API look again: "
+                "`mirror migrate supabase`. If that has been done, reload the API's schema cache: "
                 "`notify pgrst, 'reload schema'`"
             )
         with suppress(KeyError, TypeError):
-            if f"mirror_{door}" in self._call("describe")["doors"]:
+            if f"mirror_{function}" in self._call("describe")["doors"]:
                 return StaleCache(
-                    f"target: mirror_{door} was migrated, but the project's API has not noticed; "
-                    f"let it look again: `notify pgrst, 'reload schema'` [{MISSING}]"
+                    f"target: mirror_{function} was migrated, but the project's API does not know "
+                    f"it yet; reload its schema cache: `notify pgrst, 'reload schema'` [{MISSING}]"
                 )
         return NotMigrated(
-            f"target: it has no function mirror_{door} [{MISSING}]; run `mirror migrate supabase`"
+            f"target: it has no function mirror_{function} [{MISSING}]; run "
+            f"`mirror migrate supabase`"
         )

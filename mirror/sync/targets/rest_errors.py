@@ -1,6 +1,7 @@
-"""What the answers of a project's API mean to us: PostgREST's codes, and HTTP's where it has none.
+"""REST errors: translates an error answer of a project's API into one of our errors.
 
-The gateway in front and anything in between answer in their own way, often without a code.
+PostgREST sends a code. The gateway before it, and any proxy on the way, answer in their own
+formats, often without a code; then the HTTP status decides.
 """
 
 import re
@@ -18,64 +19,64 @@ from mirror.errors import (
 from mirror.errors.sqlstates import explain
 
 MISSING = "PGRST202"
-"""PostgREST knows no such function: not migrated, or its schema cache is stale."""
+"""PostgREST does not know the function: not migrated, or its schema cache is stale."""
 
 _SQLSTATE = re.compile(r"[0-9A-Z]{5}")
 _CONSTRAINT = re.compile(r'constraint "([^"]+)"')
 _FOREIGN_KEY = (
     "is SUPABASE_SECRET_KEY a secret key (or service_role JWT) of the project in SUPABASE_URL?"
 )
-# By PostgREST's code, first match wins: our error, and what to say.
+# By the start of PostgREST's code, first match wins: our error, and its text.
 _CODES: tuple[tuple[tuple[str, ...], type[MirrorError], str], ...] = (
-    # It cannot reach its database, or that has no connection to spare; it failed in itself.
+    # PostgREST cannot reach the database, gets no connection from it, or failed internally.
     (("PGRST00", "PGRSTX"), Transient, "its API cannot reach the database"),
     (("PGRST106",), Halted, "its API does not expose the schema public; expose it"),
     ((MISSING,), NotMigrated, "its API does not know our functions; run `mirror migrate supabase`"),
-    (("PGRST203",), Halted, "somebody made a function that is called like one of ours; drop it"),
+    (("PGRST203",), Halted, "another function has the name of one of ours; drop that one"),
     (("PGRST300",), Halted, "its API has no JWT secret"),
     (("PGRST303",), WrongKey, "the token has expired, or its claims are wrong; sign another"),
     (("PGRST301", "PGRST302"), WrongKey, f"its API refuses the key; {_FOREIGN_KEY}"),
 )
-# By HTTP status, where the answer has no code that we know.
+# By HTTP status, for answers without a known code.
 _STATUSES: dict[int, tuple[type[MirrorError], str]] = {
     401: (WrongKey, f"its API refuses the key; {_FOREIGN_KEY}"),
     404: (Unreachable, "there is no Supabase API at SUPABASE_URL"),
-    408: (Transient, "its API did not get the request in time"),
+    408: (Transient, "its API did not receive the request in time"),
     413: (TooLarge, "its API refuses a call of this size; set MIRROR_REST_BYTES lower"),
     425: (Transient, "its API is not ready"),
     429: (Transient, "its API is busy"),
     540: (Unreachable, "the project is paused; restore it in its dashboard"),
 }
-# By the first digit of any other.
+# By the first digit of other statuses.
 _CLASSES: dict[int, tuple[type[MirrorError], str]] = {
     3: (Unreachable, "SUPABASE_URL redirects; it must be the project's own URL"),
     5: (Transient, "its API failed"),
 }
-# One row may be the reason: something in between may dislike what it looks like.
-_UNKNOWN: tuple[type[MirrorError], str] = (Unexplained, "an answer that we do not know")
+# One row may be the cause: a firewall on the way may refuse its content.
+_UNKNOWN: tuple[type[MirrorError], str] = (Unexplained, "its API gave an unknown answer")
 
 
 def explain_answer(
     status: int, *, code: str | None = None, message: str | None = None, hint: str | None = None
 ) -> MirrorError:
-    """Return our error for an answer that is none.
+    """Return our error for an error answer.
 
     Args:
-        status: HTTP's.
-        code: PostgREST's or PostgreSQL's, if the body had one.
-        message: the same. It is shown only where it cannot hold a row's values.
-        hint: the same; shown with errors that our own functions raise.
+        status: the HTTP status.
+        code: the code of PostgREST or PostgreSQL, if the body had one.
+        message: likewise. Shown only where it cannot contain a row's values.
+        hint: likewise. Shown with errors that our own functions raise.
     """
     code, message = code or "", message or ""
     if _SQLSTATE.fullmatch(code):
         return _from_postgresql(code, message, hint)
-    for codes, kind, what in _CODES:
+    for codes, kind, text in _CODES:
         if code.startswith(codes):
-            return kind(f"target: {what} [{code}]")
-    kind, what = _STATUSES.get(status) or _CLASSES.get(status // 100, _UNKNOWN)
-    # The gateway's own codes, of which there is no list.
-    also = f", {code}" if re.fullmatch(r"[A-Z]\w{0,30}", code) else ""
-    return kind(f"target: {what} [HTTP {status}{also}]")
+            return kind(f"target: {text} [{code}]")
+    kind, text = _STATUSES.get(status) or _CLASSES.get(status // 100, _UNKNOWN)
+    # A code of the gateway's own; there is no list of them.
+    suffix = f", {code}" if re.fullmatch(r"[A-Z]\w{0,30}", code) else ""
+    return kind(f"target: {text} [HTTP {status}{suffix}]")
 
 
 def _from_postgresql(state: str, message: str, hint: str | None) -> MirrorError:
@@ -88,14 +89,14 @@ def _from_postgresql(state: str, message: str, hint: str | None) -> MirrorError:
         return NotMigrated(
             "target: the token's role does not exist there; run `mirror migrate supabase` [22023]"
         )
-    named = _CONSTRAINT.search(message)
-    return explain(state, message, role="target", hint=hint, culprit=named and named[1])
+    constraint = _CONSTRAINT.search(message)
+    return explain(state, message, role="target", hint=hint, culprit=constraint and constraint[1])
 
 
 def no_json(status: int, content_type: str) -> MirrorError:
-    """Return our error for a successful answer that holds no JSON, or half of it."""
+    """Return our error for a successful answer whose body is not JSON, or only the start of it."""
     if "html" in content_type:
         return Unreachable(
-            f"target: a web page answers, no Supabase API; is SUPABASE_URL right? [HTTP {status}]"
+            f"target: SUPABASE_URL leads to a web page; is SUPABASE_URL right? [HTTP {status}]"
         )
     return Transient(f"target: its API's answer is damaged [HTTP {status}]")

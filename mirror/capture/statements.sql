@@ -1,0 +1,370 @@
+-- Every statement that the library sends to the schema `mirror` of the primary.
+--
+-- `statement("claim_events")` in statements.py returns the text below the title `claim_events`,
+-- without comments. A title stands alone on its line. Placeholders follow the caller's library:
+--   %s, %(name)s   psycopg, filled in by the driver
+--   {}, {name}     psycopg.sql, filled in with quoted literals (several statements in one message)
+--   :name          SQLAlchemy: a backend may use any driver
+--
+-- Not here: functions and triggers (migrations/primary, mirror.schema.triggers), and
+-- mirror.schema.migrate, which reads mirror.migrations on both sides.
+
+
+-- ==== A backend records events and waits for them ===============================================
+
+-- record_events --
+-- One text for any number of events: compiled once, one round trip, and one parameter that every
+-- driver can send.
+insert into mirror.outbox (lane, mapping, reference, key)
+select (e.event ->> 0)::smallint, e.event ->> 1, e.event ->> 2,
+  array(
+    select part.value
+    from jsonb_array_elements_text(e.event -> 3) with ordinality as part (value, place)
+    order by part.place
+  )
+from jsonb_array_elements(cast(cast(:events as text) as jsonb)) with ordinality as e (event, place)
+order by e.place
+
+-- read_recorded_events --
+-- Inside the transaction: its id and the events that it has recorded so far. The backend's role
+-- may not read the outbox, so a function answers.
+select cast(pg_current_xact_id_if_assigned() as text),
+  cast(mirror.events_of(pg_current_xact_id_if_assigned()) as text)
+
+-- read_committed_events --
+-- After the transaction: whether it committed, and all its events, those of COMMIT included.
+select pg_xact_status(cast(cast(:transaction as text) as xid8)),
+  cast(mirror.events_of(cast(cast(:transaction as text) as xid8)) as text)
+
+-- find_still_waiting --
+-- Which of these events, and of those that followed from them, have not reached the target.
+select cast(mirror.still_waiting(cast(cast(:question as text) as jsonb)) as text)
+
+
+-- ==== A worker claims events ====================================================================
+
+-- claim_events --
+-- One query per lane, so that each starts in the index at the floor. A batch with revocations
+-- takes few grants along: otherwise the revocations would wait for a whole batch of grants.
+-- The last column is a hint that a claim which has died may have held one of the events.
+with revocations as materialized (
+  select ctid from mirror.outbox where lane = 0 and transaction_id >= {floor}
+  order by transaction_id, id limit {limit} for update skip locked
+),
+grants as materialized (
+  select ctid from mirror.outbox where lane = 1 and transaction_id >= {floor}
+  order by transaction_id, id
+  limit (
+    select case when count(*) = 0 then {limit} else least({few}, {limit} - count(*)) end
+    from revocations
+  )
+  for update skip locked
+),
+taken as (
+  delete from mirror.outbox
+  where ctid = any (array(select ctid from revocations union all select ctid from grants))
+  returning id, transaction_id, lane, recorded_at, mapping, reference, key
+)
+select *, exists (select from mirror.claims where events && array(select id from taken))
+from taken
+
+-- note_claim --
+-- Committed before the claimed events are read, so that it survives a worker that crashes on them.
+-- It does not wait for the disk: a crash of the server ends the claim and the note alike.
+begin;
+set local synchronous_commit = off;
+insert into mirror.claims (id, events) values ({}, {}) on conflict do nothing;
+commit
+
+-- delete_claim_note --
+delete from mirror.claims where id = {}
+
+-- delete_claim_notes --
+delete from mirror.claims where id = any(%s)
+
+-- find_suspects --
+-- Events that an earlier claim noted and this claim could lock: the worker of that claim is gone.
+-- `claim_events` may have seen a note that was older than its locks, so this asks again under the
+-- locks. A note that was withdrawn meanwhile is gone by now; one that the hint missed is found by
+-- the next claim.
+select id, array(select unnest(events) intersect select unnest(%(mine)s::bigint[]))
+from mirror.claims
+where events && %(mine)s::bigint[]
+
+-- remove_suspects_from_notes --
+-- The suspects move to the retries. Returns the notes that name no other event.
+with kept as (
+  update mirror.claims
+  set events = array(select unnest(events) except select unnest(%(suspects)s::bigint[]))
+  where id = any(%(notes)s::uuid[])
+  returning id, events
+)
+select id from kept where events = '{}'
+
+-- record_event --
+insert into mirror.outbox (lane, mapping, reference, key) values (%s, %s, %s, %s)
+
+-- announce_event --
+-- Each attempt at an event may announce the same events: those that wait already are not repeated.
+insert into mirror.outbox (lane, mapping, reference, key)
+select %(lane)s, %(mapping)s, %(reference)s, %(key)s::text[]
+where not exists (
+  select from mirror.outbox
+  where mapping = %(mapping)s and reference = %(reference)s and key = %(key)s::text[]
+) and not exists (
+  select from mirror.retries
+  where mapping = %(mapping)s and reference = %(reference)s and key = %(key)s::text[]
+)
+
+-- find_floor --
+-- The lowest transaction id that can still have events. Claimed events stay visible to other
+-- transactions until the claim commits; events that are not committed yet belong to a transaction
+-- at or above xmin.
+select least(
+  pg_snapshot_xmin(pg_current_snapshot())::text::bigint,
+  (
+    select transaction_id from mirror.outbox
+    where lane = 0 and transaction_id >= %(floor)s order by transaction_id limit 1
+  ),
+  (
+    select transaction_id from mirror.outbox
+    where lane = 1 and transaction_id >= %(floor)s order by transaction_id limit 1
+  )
+)
+
+-- read_stamp --
+-- Fence, epoch, and what identifies this primary. The fence packs the snapshot's xmax and the
+-- number of transactions that ran below it; mirror.sync.snapshot says why.
+select
+  (pg_snapshot_xmax(s.snapshot)::text::bigint << {bits}) + ((1 << {bits}) - 1)
+    - (select count(*) from pg_snapshot_xip(s.snapshot))
+    - coalesce((pg_current_xact_id_if_assigned() < pg_snapshot_xmax(s.snapshot))::integer, 0),
+  (select epoch from mirror.state),
+  {system},
+  current_setting('neon.timeline_id', true),
+  current_database()
+from (select pg_current_snapshot() as snapshot offset 0) as s
+
+-- beat --
+-- A heartbeat that is younger than 50 seconds stays: many workers share a row.
+insert into mirror.heartbeats as h (name) values ({})
+on conflict (name) do update set seen_at = now()
+where h.seen_at < now() - interval '50 seconds'
+returning name
+
+
+-- ==== A worker retries events ===================================================================
+
+-- set_event_apart --
+-- The wait starts at the clock's time, not at the start of the claim's transaction.
+insert into mirror.retries
+  (id, transaction_id, lane, recorded_at, mapping, reference, key, attempts, due_at, error,
+    buried_at)
+values (%s, %s, %s, %s, %s, %s, %s, %s, clock_timestamp() + %s * interval '1 second', %s,
+  case when %s then now() end)
+
+-- lease_retry --
+-- Commits the lease and one more death before the attempt, in case the worker crashes in it. A
+-- worker that survives the attempt takes the death back.
+update mirror.retries
+set deaths = deaths + 1, due_at = now() + %s * interval '1 second'
+where id = (
+  select id from mirror.retries
+  where buried_at is null and due_at <= now()
+  order by lane, due_at
+  limit 1
+  for update skip locked
+)
+returning id, transaction_id, lane, recorded_at, mapping, reference, key, attempts + 1, deaths
+
+-- note_failed_retry --
+update mirror.retries
+set attempts = attempts + 1, deaths = deaths - 1, error = %s,
+  due_at = clock_timestamp() + %s * interval '1 second',
+  buried_at = case when %s then now() end
+where id = %s
+
+-- postpone_retry --
+update mirror.retries set deaths = deaths - 1, due_at = now() where id = %s
+
+-- delete_retries --
+delete from mirror.retries where id = any(%s)
+
+
+-- ==== The relay looks for events ================================================================
+
+-- look_for_events --
+-- How many events wait, a sum of ids that changes when new ones come, and the seconds until the
+-- next retry is due. The first 500 stand for all: a new revocation is among them, and with so many
+-- a drain asks for more drains by itself. Events that a worker has claimed still count.
+select events, mark, extract(epoch from least(
+  (select min(due_at) from mirror.retries where buried_at is null and lane = 0),
+  (select min(due_at) from mirror.retries where buried_at is null and lane = 1)
+) - now())::float8
+from (
+  select count(*) as events, sum(id) as mark
+  from (
+    select * from (
+      select id from mirror.outbox where lane = 0 and transaction_id >= {0}
+      order by transaction_id, id limit 500
+    ) as revocations
+    union all
+    select * from (
+      select id from mirror.outbox where lane = 1 and transaction_id >= {0}
+      order by transaction_id, id limit 500
+    ) as grants
+    limit 500
+  ) as first
+) as waiting
+
+-- renew_listening --
+-- The outbox's trigger sends NOTIFY only until then: NOTIFY makes commits wait for each other.
+update mirror.state set listened_until = now() + {} * interval '1 second' where one returning one
+
+
+-- ==== An operator gives an order ================================================================
+
+-- retry_buried --
+update mirror.retries
+set attempts = 0, deaths = 0, due_at = now(), buried_at = null
+where buried_at is not null and (%s::bigint[] is null or id = any(%s))
+returning id
+
+-- raise_epoch --
+-- Above the target's epoch, too: that may be ahead after the primary was restored.
+update mirror.state set epoch = greatest(epoch, %s) + 1 where one returning epoch
+
+
+-- ==== A reconcile runs ==========================================================================
+
+-- take_lease --
+insert into mirror.leases as l (name, token, holder, expires_at)
+values ('reconcile', %(token)s, %(holder)s, now() + %(seconds)s * interval '1 second')
+on conflict (name) do update
+set token = excluded.token, holder = excluded.holder, expires_at = excluded.expires_at
+where l.expires_at < now() or l.token = excluded.token
+returning true
+
+-- read_lease_holder --
+select holder from mirror.leases where name = 'reconcile' and expires_at > now()
+
+-- release_lease --
+delete from mirror.leases where name = 'reconcile' and token = %s
+
+-- record_intents --
+-- Retries that become due only when the reconcile stops renewing them; workers then read these
+-- mappings as a whole.
+insert into mirror.retries (id, lane, recorded_at, mapping, reference, key, attempts, due_at, error)
+select nextval(pg_get_serial_sequence('mirror.outbox', 'id')), %(lane)s, now(), mapping,
+  %(everything)s, '{}', 0, now() + %(seconds)s * interval '1 second', %(mark)s
+from unnest(%(mappings)s::text[]) as mapping
+returning id, mapping
+
+-- renew_intents --
+-- Includes the intents of a reconcile that died: this one takes them over.
+update mirror.retries set due_at = now() + %s * interval '1 second'
+where error = %s and buried_at is null
+returning id, mapping
+
+-- release_intents --
+update mirror.retries set due_at = now() where id = any(%s)
+
+-- delete_old_runs --
+delete from mirror.runs where started_at < now() - %s * interval '1 day'
+
+-- begin_run --
+insert into mirror.runs (holder, started_by) values (%s, %s) returning id
+
+-- end_run --
+update mirror.runs set finished_at = now(), outcome = %s, report = %s::jsonb where id = %s
+
+-- count_backlog --
+-- Counts no further than needed.
+select count(*) from (select from mirror.outbox limit %s) as o
+
+-- find_pending_events --
+-- The events of these keys, and every scope event of their mappings: in the outbox, which still
+-- shows events that a worker has claimed, and among the retries, except for the reconcile's own
+-- intents.
+with wanted as (
+  select w ->> 0 as mapping, w -> 1 as key from jsonb_array_elements(%(keys)s::jsonb) as w
+)
+select distinct e.mapping, e.reference, e.key, e.buried
+from (
+  select mapping, reference, key, null::bigint as buried from mirror.outbox
+  union all
+  select mapping, reference, key, case when buried_at is not null then id end
+  from mirror.retries
+  where id <> all(%(own)s)
+) as e
+where e.mapping = any(%(mappings)s) and (
+  e.reference is not null
+  or (e.mapping, to_jsonb(e.key)) in (select w.mapping, w.key from wanted as w)
+)
+limit %(most)s
+
+
+-- ==== Diagnostics read ==========================================================================
+
+-- count_waiting --
+select count(*) filter (where lane = 0), count(*) filter (where lane = 1),
+  extract(epoch from now() - min(recorded_at))::float8
+from mirror.outbox
+
+-- count_set_apart --
+select count(*) filter (where buried_at is null), count(*) filter (where buried_at is not null)
+from mirror.retries
+
+-- read_failures --
+select id, mapping, attempts, error, buried_at is not null,
+  extract(epoch from now() - recorded_at)::float8
+from mirror.retries
+order by buried_at nulls last, id
+limit 100
+
+-- read_last_run --
+select outcome, started_by, extract(epoch from now() - started_at)::float8,
+  (select coalesce(sum((m ->> 'over_grants')::bigint), 0)::bigint
+   from jsonb_array_elements(report -> 'mappings') as m),
+  (select coalesce(sum((m ->> 'under_grants')::bigint), 0)::bigint
+   from jsonb_array_elements(report -> 'mappings') as m)
+from mirror.runs
+where finished_at is not null
+order by id desc
+limit 1
+
+-- find_two_schedulers --
+select count(distinct started_by) > 1 from mirror.runs
+where started_by in ('beat', 'schedule') and started_at > now() - interval '7 days'
+
+-- find_events_about --
+-- The events about these keys and scopes. A worker has deleted its claimed events in a transaction
+-- that is still open, so they are visible here.
+select e.id, e.mapping, e.reference, e.key, e.lane, e.age, e.attempts, e.error, e.buried,
+  exists (select from mirror.claims as c where e.id = any(c.events)) as claimed
+from (
+  select id, mapping, reference, key, lane,
+    extract(epoch from now() - recorded_at)::float8 as age, 0 as attempts,
+    null as error, false as buried
+  from mirror.outbox
+  union all
+  select id, mapping, reference, key, lane,
+    extract(epoch from now() - recorded_at)::float8, attempts, error, buried_at is not null
+  from mirror.retries
+) as e
+join unnest(%s::text[], %s::text[], %s::text[]) as w (mapping, reference, key)
+  on e.mapping = w.mapping and e.reference is not distinct from w.reference
+  and case when w.reference is null then to_jsonb(e.key) = w.key::jsonb
+    when w.reference = '*' then true else e.key[1] = w.key end
+order by e.lane, e.id
+limit 20
+
+-- read_migrations --
+select name, checksum from mirror.migrations
+
+-- has_heartbeats --
+-- A primary that was migrated by an early version keeps none.
+select to_regclass('mirror.heartbeats') is not null
+
+-- read_heartbeats --
+select name, extract(epoch from now() - seen_at)::float8 from mirror.heartbeats

@@ -1,0 +1,78 @@
+"""Writing: the values that a drain sends to a target, and the results."""
+
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from mirror.model.keys import Key
+from mirror.model.mapping import Mapping
+from mirror.sync.row_queries import Row
+
+
+@dataclass
+class Section:
+    """The rows and deletions of one mapping in one call."""
+
+    mapping: Mapping
+    rows: list[Row] = field(default_factory=list)
+    """Desired rows."""
+    with_children: list[Row] = field(default_factory=list)
+    """Desired rows of parents; the same call has their children."""
+    deleted: list[Key] = field(default_factory=list)
+    """Keys that have no row."""
+
+
+@dataclass
+class Answer:
+    """The result of one section. A key in none of the first four lists was written."""
+
+    stale: list[Key] = field(default_factory=list)
+    """Refused: the target has a newer read of this key."""
+    orphans: list[Key] = field(default_factory=list)
+    """Skipped: a parent's row is missing."""
+    new_parents: list[Key] = field(default_factory=list)
+    """Skipped: parents that the target lacks; they have to be sent along with their children."""
+    retained: dict[str, list[Key]] = field(default_factory=dict)
+    """By mapping: deleted rows that a foreign key of another table holds back. All their columns
+    except the key are emptied."""
+    newest_fence: int | None = None
+    """The newest fence that made keys stale; None where another writer was just faster."""
+
+    @classmethod
+    def from_json(cls, part: dict[str, Any]) -> Self:
+        """Return the result from its part of the answer of `mirror_apply`."""
+        return cls(
+            stale=as_keys(part["stale"]),
+            orphans=as_keys(part["orphans"]),
+            new_parents=as_keys(part.get("appearing", [])),
+            retained={name: as_keys(keys) for name, keys in part.get("retained", {}).items()},
+            newest_fence=part["ahead"],
+        )
+
+
+Answers = dict[str, Answer]
+"""The results of one call, by mapping name."""
+
+
+@dataclass(frozen=True)
+class ScopePage:
+    """A request for the keys known under some values of a reference."""
+
+    mapping: Mapping
+    reference: str
+    values: tuple[str, ...]
+    after: Key = ()
+    """The key after which the page starts; `()` for the first page."""
+
+
+class TooOld(Exception):
+    """Raised when a read is older than the target's horizon."""
+
+    def __init__(self, horizon: int) -> None:
+        super().__init__(horizon)
+        self.horizon = horizon
+        """The lowest fence that the target accepts."""
+
+
+def as_keys(values: list[list[str]]) -> list[Key]:
+    """Return keys from their JSON arrays."""
+    return [tuple(value) for value in values]

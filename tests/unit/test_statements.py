@@ -1,0 +1,49 @@
+"""The SQL on the primary's schema lies in one file, under titles that the code uses."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mirror.capture import statements
+from mirror.capture.statements import statement
+
+pytestmark = pytest.mark.fast
+
+PACKAGE = Path(statements.__file__).parent.parent
+FILE = Path(statements.__file__).with_name("statements.sql").read_text(encoding="utf-8")
+TITLES = re.findall(r"^-- (\w+) --$", FILE, re.MULTILINE)
+CODE = {
+    path.relative_to(PACKAGE): path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")
+}
+
+
+def test_every_title_is_used_and_every_use_has_a_title() -> None:
+    """A statement that no caller needs goes; a misspelt title would fail only when it runs."""
+    used = [title for code in CODE.values() for title in re.findall(r'statement\("(\w+)"\)', code)]
+    assert set(used) == set(TITLES)
+
+
+def test_no_title_stands_twice() -> None:
+    """The second block would hide the first."""
+    assert sorted(TITLES) == sorted(set(TITLES))
+
+
+def test_a_statement_has_no_comments() -> None:
+    """A driver would read a `%` or `:name` in a comment as a placeholder."""
+    assert statement("delete_claim_note") == "delete from mirror.claims where id = {}"
+    assert not [title for title in TITLES if not statement(title) or "--" in statement(title)]
+
+
+def test_an_unknown_title_fails_with_its_name() -> None:
+    """As a typing error in a new caller does."""
+    with pytest.raises(LookupError, match="no statement titled 'claim_event'"):
+        statement("claim_event")
+
+
+def test_no_other_module_writes_sql_on_the_primarys_tables() -> None:
+    """Except mirror.schema, which prints triggers and reads the history on both sides."""
+    tables = "outbox|claims|retries|state|runs|leases|heartbeats|migrations"
+    sql = re.compile(rf"\b(from|join|into|update) mirror\.({tables})\b")
+    elsewhere = [str(path) for path, code in CODE.items() if sql.search(code)]
+    assert {path.split("/")[0] for path in elsewhere} == {"schema"}
