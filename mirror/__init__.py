@@ -1,7 +1,7 @@
-"""Keep a Supabase project authorising exactly what your primary PostgreSQL says.
+"""Keeps a Supabase project authorising exactly what your primary PostgreSQL says.
 
-Declarations can be imported from here: `from mirror import Column, Mapping, Registry`. They are
-loaded at first use, so that `import mirror.hooks` costs a backend nothing more.
+Import declarations from here: `from mirror import Column, Mapping, Registry`. They are loaded at
+first use, so that a backend that imports `mirror.hooks` does not pay for them.
 """
 
 import importlib
@@ -55,7 +55,7 @@ __all__ = [
     "strongest",
 ]
 
-# Import paths that documents once named; each module there warns.
+# Modules for import paths that the documentation used to name; each one warns.
 __path__.append(str(Path(__file__).parent / "_moved"))
 
 

@@ -1,8 +1,8 @@
-"""Hooks: what a backend calls where it changes something that is mirrored.
+"""Hooks: the functions that a backend calls where it changes mirrored data.
 
 Call a hook in the same transaction as the change, before commit. It checks its arguments and
-keeps the event; all events of a transaction are written to the outbox by one statement when it
-commits, and are gone when it rolls back. After commit the doorbell wakes a worker, off the
+keeps the event in memory. When the transaction commits, one statement writes all of its events to
+the outbox; when it rolls back, they are dropped. After commit the doorbell wakes a worker, off the
 request path: Redis may be down, slow or absent, and the request neither fails nor waits.
 
     from mirror import hooks
@@ -12,8 +12,8 @@ request path: Redis may be down, slow or absent, and the request neither fails n
         hooks.member_removed(session, trip_id, user_id)
 
 The first argument is a SQLAlchemy Session, scoped_session, AsyncSession, async_scoped_session,
-Connection or AsyncConnection. Hooks never await and never do I/O themselves, so that the same
-call serves synchronous and asyncio code.
+Connection or AsyncConnection. Hooks never await and never do I/O themselves, so the same call
+works in synchronous and in asyncio code.
 """
 
 from typing import TYPE_CHECKING, Any, overload
@@ -65,7 +65,10 @@ def changed(session: AnySession, mapping: str, key: Any, lane: LaneName = "revoc
 def scope_changed(
     session: AnySession, mapping: str, /, *, lane: LaneName = "revocation", **reference: Any
 ) -> None:
-    """Record that all rows under a reference's value may have changed. See `Hooks`."""
+    """Record that all rows under a reference's value may have changed.
+
+    See `Hooks.scope_changed`.
+    """
     default().scope_changed(session, mapping, lane=lane, **reference)
 
 
@@ -76,5 +79,5 @@ def receipt(
     session: "AsyncSession | async_scoped_session[Any] | AsyncConnection",
 ) -> AsyncReceipt: ...
 def receipt(session: AnySession) -> Receipt | AsyncReceipt:
-    """Return a receipt for everything that the transaction records. See `Hooks.receipt`."""
+    """Return a receipt for all events that the transaction records. See `Hooks.receipt`."""
     return default().receipt(session)

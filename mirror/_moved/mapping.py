@@ -1,4 +1,4 @@
-"""The former import path of `mirror.model.mapping`."""
+"""Former import path of `mirror.model.mapping`; warns."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""The former import path of `mirror.schema.migrate`."""
+"""Former import path of `mirror.schema.migrate`; warns."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""The former import path of `mirror.capture.outbox`."""
+"""Former import path of `mirror.capture.outbox`; warns."""
 
 import warnings
 

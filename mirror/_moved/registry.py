@@ -1,4 +1,4 @@
-"""The former import path of `mirror.model.registry`."""
+"""Former import path of `mirror.model.registry`; warns."""
 
 import warnings
 

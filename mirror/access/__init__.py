@@ -1,4 +1,10 @@
-"""The authorising side: what turns mirrored rows into decisions."""
+"""Access: declarations of helper functions and policies, printed as SQL for the target.
+
+`Membership`, `Grants` and `Permissions` print the functions in the target that decide by mirrored
+rows. `Guard`, `Topics` and `Folders` print policies that call them, on tables that are not the
+mirror's. `questions` tells commands which rows decide. Runs where declarations are printed or
+explained: in the commands, and in tests. It imports `schema` for quoting.
+"""
 
 from mirror.access.grants import Grants
 from mirror.access.guard import Guard

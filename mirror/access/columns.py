@@ -1,9 +1,9 @@
-"""Columns: who may change which ones of a row, where a policy can only judge the row."""
+"""Columns: prints the trigger that limits updates by column; a policy can only judge whole rows."""
 
 from collections.abc import Sequence
 from textwrap import indent
 
-from mirror.access.rules import PolicyCondition, both, one_of
+from mirror.access.rules import PolicyCondition, all_of, any_of
 from mirror.model.registry import Registry
 from mirror.schema.quoting import comma, identifier, literal
 
@@ -13,21 +13,21 @@ def column_rules(
     relation: tuple[str, str],
     rules: Sequence[tuple[tuple[str, ...], PolicyCondition]],
 ) -> str:
-    """Return the block that refuses a change of columns to whom none of their rules admits.
+    """Return the block that refuses an update of columns for which no rule holds.
 
-    `rules` are columns and what must be true of a row for whoever changes them, before and after.
-    Grants and the policy see to the rest: that nobody changes other columns, or other rows. Whoever
-    is not bound by policies is not bound by this.
+    `rules` are pairs of columns and a condition. A caller may change the columns if the condition
+    is true of the row before and after. Column grants and the policy refuse updates of other
+    columns and other rows. The trigger does nothing for roles that bypass row-level security.
     """
     schema, table = relation
     columns = dict.fromkeys(column for names, _ in rules for column in names)
-    groups: dict[tuple[int, ...], list[str]] = {}
+    columns_by_rules: dict[tuple[int, ...], list[str]] = {}
     for column in columns:
-        admitted = tuple(i for i, (names, _) in enumerate(rules) if column in names)
-        groups.setdefault(admitted, []).append(column)
+        numbers = tuple(i for i, (names, _) in enumerate(rules) if column in names)
+        columns_by_rules.setdefault(numbers, []).append(column)
     checks = "\n".join(
-        _check(relation, names, [rules[i][1] for i in admitted])
-        for admitted, names in groups.items()
+        _check(relation, names, [rules[i][1] for i in numbers])
+        for numbers, names in columns_by_rules.items()
     )
     function = identifier("mirror", f"columns_{registry.name}_{table}")
     name = identifier(schema, table)
@@ -55,16 +55,16 @@ for each row execute function {function}();"""
 
 
 def _check(relation: tuple[str, str], names: list[str], conditions: list[PolicyCondition]) -> str:
-    """Return the statement that looks at columns with the same rules."""
+    """Return the statement that checks columns with the same rules."""
     new, old = (", ".join(f"{row}.{identifier(name)}" for name in names) for row in ("new", "old"))
-    admitted = one_of(
-        *(both(_holds(relation, "old", c), _holds(relation, "new", c)) for c in conditions)
+    allowed = any_of(
+        *(all_of(_holds(relation, "old", c), _holds(relation, "new", c)) for c in conditions)
     )
     message = f"you may not change {comma(names)} of this row of {relation[1]}"
     return f"""\
 if record_image_ne(row({new}), row({old}))
   and not (
-{indent(admitted.text, "    ")}
+{indent(allowed.text, "    ")}
   )
 then
   raise exception using errcode = 'insufficient_privilege',
@@ -73,7 +73,7 @@ end if;"""
 
 
 def _holds(relation: tuple[str, str], row: str, condition: PolicyCondition) -> PolicyCondition:
-    """Return that a condition holds for a trigger's row, which has the table's name there."""
+    """Return the condition for one of the trigger's rows, which gets the table's name as alias."""
     return PolicyCondition(
         f"exists (\n  select from (select {row}.*) as {identifier(relation[1])}\n"
         f"  where {indent(condition.text, '    ').lstrip()}\n)"

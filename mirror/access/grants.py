@@ -1,9 +1,9 @@
-"""Grants: helper functions over a mapping of rights to things of several kinds."""
+"""Grants: prints helper functions over a mapping of rights to resources of several kinds."""
 
 from dataclasses import dataclass
 
-from mirror.access.counting import counting
-from mirror.access.levels import levels_function
+from mirror.access.conditions import grant_conditions
+from mirror.access.levels import DEFINER, levels_function
 from mirror.access.questions import (
     AccessPath,
     AccessQuestion,
@@ -23,8 +23,8 @@ class Grants:
     """Helpers for a mapping of (user, kind, resource, level), in the target's schema `mirror`.
 
     For noun `resource`: `my_resources(kind, min_level)` for policies, evaluated once per statement,
-    and `can(kind, id, min_level)` for single checks. Rows that are not `active`, or have expired,
-    count for nothing, and neither does a level that is not among `levels`.
+    and `can(kind, id, min_level)` for single checks. Rows are ignored if they are not `active`,
+    have expired, or have a level that is not among `levels`.
     """
 
     mapping: str
@@ -32,35 +32,35 @@ class Grants:
     user: str = "user_id"
     """Column with the user's id, as auth.uid() returns it."""
     kind: str = "resource_type"
-    """Column that says of what kind the resource is; text."""
+    """Column with the kind of the resource; text."""
     resource: str = "resource_id"
     """Column with the resource's id."""
     level: str = "permission_level"
     """Column with the level; text."""
     kinds: tuple[str, ...]
-    """The kinds that there are. Guards name one after the mapping: `user_permissions:workspace`."""
+    """All kinds. Guards name one after the mapping: `user_permissions:workspace`."""
     levels: tuple[str, ...]
     """From weakest to strongest; each includes those before it."""
     noun: str = "resource"
-    """What the functions' names call the resources."""
+    """The word for a resource in the functions' names."""
     check: str = "can"
-    """What the function is called that checks one of them."""
+    """The name of the function that checks one resource."""
 
     def of(self, kind: str) -> "GrantsOfKind":
-        """Return what decides about resources of one kind.
+        """Return the grants on resources of one kind.
 
         Raises:
-            MappingError: there is no such kind.
+            MappingError: the kind is not declared.
         """
         if kind not in self.kinds:
             raise MappingError(
-                f"grants of mapping {self.mapping!r}: {kind!r} is none of its kinds "
+                f"grants of mapping {self.mapping!r}: {kind!r} is not one of its kinds "
                 f"({', '.join(self.kinds)}); name one, as in '{self.mapping}:{self.kinds[0]}'."
             )
         return GrantsOfKind(self, kind)
 
     def questions(self, _registry: Registry) -> tuple[AccessQuestion, ...]:
-        """Return what the helpers decide: for each kind, who reaches what at which level."""
+        """Return one question for each kind of resource."""
         found = []
         for kind in self.kinds:
             by: dict[str, Given | FromRow | Constant] = {
@@ -73,7 +73,7 @@ class Grants:
                     noun=kind,
                     via=f"{self.mapping}:{kind}",
                     levels=self.levels,
-                    ways=(AccessPath((Lookup(self.mapping, by),), column=self.level),),
+                    paths=(AccessPath((Lookup(self.mapping, by),), column=self.level),),
                     helpers=tuple(
                         Helper(f"my_{self.noun}s", (kind, level), level) for level in self.levels
                     ),
@@ -85,7 +85,7 @@ class Grants:
         """Return the SQL blocks that create the helpers and grant them to authenticated.
 
         Raises:
-            MappingError: a column that is missing or of another type, or an order that is none.
+            MappingError: a column is missing or of another type, or a kind or level is repeated.
         """
         types = self._types(registry)
         mapping = registry[self.mapping]
@@ -94,12 +94,10 @@ class Grants:
         user, kind, resource, level = (
             "g." + identifier(name) for name in (self.user, self.kind, self.resource, self.level)
         )
-        counts = "".join(f"\n    and {condition}" for condition in counting(mapping, "g"))
+        active = "".join(f"\n    and {condition}" for condition in grant_conditions(mapping, "g"))
         levels = identifier("mirror", f"{self.noun}_levels")
         mine = identifier("mirror", f"my_{self.noun}s")
         check = identifier("mirror", self.check)
-        path = "set search_path = pg_catalog, pg_temp"
-        definer = f"language sql stable security definer {path}"
         return [
             levels_function(levels, "min_level", self.levels),
             f"""\
@@ -107,24 +105,24 @@ class Grants:
 -- `id = any((select {mine}({literal(self.kinds[0])}, {literal(self.levels[0])}))::{type_}[])`:
 -- once per statement.
 create or replace function {mine}(kind text, min_level text) returns {type_}[]
-{definer}
+{DEFINER}
 as $$
   select coalesce(array_agg({resource}), '{{}}')
   from {table} as g
   where {user} = (select auth.uid())
-    and {kind} = $1{counts}
+    and {kind} = $1{active}
     and {level} = any((select {levels}($2))::text[])
 $$;""",
             f"""\
 -- By number: a column of the table that is called like a parameter would win over it.
 create or replace function {check}(kind text, resource {type_}, min_level text) returns boolean
-{definer}
+{DEFINER}
 as $$
   select exists (
     select from {table} as g
     where {user} = (select auth.uid())
       and {kind} = $1
-      and {resource} = $2{counts.replace(chr(10), chr(10) + "  ")}
+      and {resource} = $2{active.replace(chr(10), chr(10) + "  ")}
       and {level} = any((select {levels}($3))::text[])
   )
 $$;""",
@@ -142,32 +140,32 @@ to authenticated;""",
         ]
 
     def _types(self, registry: Registry) -> dict[str, str]:
-        """Return the columns' types, as far as they can be worked with."""
-        who = f"grants of mapping {self.mapping!r}"
+        """Return the columns' types; refuse those that cannot work."""
+        owner = f"grants of mapping {self.mapping!r}"
         types = {column.name: column.type for column in registry[self.mapping].columns}
-        wanted = (
+        required = (
             (self.user, "uuid"),
             (self.kind, "text"),
             (self.resource, None),
             (self.level, "text"),
         )
-        for name, expected in wanted:
+        for name, expected in required:
             if name not in types:
-                raise MappingError(f"{who}: {name!r} is not among the mapping's columns; add it.")
+                raise MappingError(f"{owner}: {name!r} is not among the mapping's columns; add it.")
             if expected not in {None, types[name]}:
                 raise MappingError(
-                    f"{who}: {name!r} is {types[name]}; declare it as {expected}, and cast it in "
+                    f"{owner}: {name!r} is {types[name]}; declare it as {expected}, and cast it in "
                     f"the query where it is not."
                 )
         for label, names in (("kinds", self.kinds), ("levels", self.levels)):
             if not names or len(set(names)) != len(names):
-                raise MappingError(f"{who}: name each of its {label} once, and at least one.")
+                raise MappingError(f"{owner}: name each of its {label} once, and at least one.")
         return types
 
 
 @dataclass(frozen=True)
 class GrantsOfKind:
-    """What decides about resources of one kind; to guards, as good as a membership."""
+    """The grants on resources of one kind; guards use it like a Membership."""
 
     grants: Grants
     kind: str
@@ -189,14 +187,14 @@ class GrantsOfKind:
 
     @property
     def noun(self) -> str:
-        """What a resource is called."""
+        """The word for a resource."""
         return self.kind.replace("_", " ")
 
-    def mine(self, role: str) -> str:
-        """Return the call that yields the caller's resources; it reads no row of the policy's."""
+    def my_resources(self, role: str) -> str:
+        """Return the call that returns the caller's resources; it is the same for every row."""
         function = identifier("mirror", f"my_{self.grants.noun}s")
         return f"{function}({literal(self.kind)}, {literal(role)})"
 
-    def reaches(self, role: str, least: str) -> bool:
-        """Return whether `role` includes `least`."""
-        return self.levels.index(role) >= self.levels.index(least)
+    def includes(self, role: str, other: str) -> bool:
+        """Return whether `role` includes the level `other`."""
+        return self.levels.index(role) >= self.levels.index(other)

@@ -1,4 +1,4 @@
-"""Guard: policies, grants and indexes for a table of yours, by who belongs to what."""
+"""Guard: prints policies, grants and indexes for a table of yours."""
 
 import json
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from mirror.access.rules import (
     PolicyCondition,
     Role,
     Verb,
-    both,
+    all_of,
+    any_of,
     by_verb,
     check_roles,
-    either,
-    membership_over,
-    one_of,
-    permitted,
+    membership_for,
+    permission_condition,
     policy,
+    rules_condition,
 )
 from mirror.errors import MappingError
 from mirror.model.registry import Registry
@@ -32,10 +32,10 @@ from mirror.schema.quoting import comma, identifier, literal
 
 @dataclass(frozen=True, kw_only=True)
 class Guard:
-    """Who may do what with the rows of a table in the target that is yours.
+    """The access of users to the rows of one of your tables in the target.
 
-    The table is neither created nor dropped, and only gains an index where the policies' column
-    has none. Whatever is not declared, nobody may; `anon` may nothing.
+    It neither creates nor drops the table; it only adds an index where the policies need one. A
+    verb that is not declared is forbidden; `anon` may do nothing.
     """
 
     table: str
@@ -43,32 +43,32 @@ class Guard:
     schema: str = "public"
     """The table's schema."""
     via: str | None = None
-    """Name of the mapping whose Membership decides, or with Grants `mapping:kind`; None: that of
-    the table in `through`, or none, where all rules are permissions and one's own rows."""
+    """Name of the mapping whose Membership decides, or with Grants `mapping:kind`. None: the same
+    as for the table in `through`; or none at all, if all rules are permissions or own rows."""
     on: str = ""
-    """The column that holds the id of the membership's resource, or the key of the parent; empty
-    where there is neither."""
+    """The column with the id of the membership's resource, or with the key of the parent; empty if
+    there is neither."""
     through: str | None = None
-    """A guarded table whose row `on` points at: rows follow their parent, which must be readable
-    for the caller, whatever the roles named here."""
+    """A guarded table, the parent, to whose rows `on` points. A row can be reached only if the
+    caller may read its parent row, in addition to the rules here."""
     key: str = "id"
-    """With `through`: the parent's column that `on` holds; unique there."""
+    """With `through`: the parent's unique column whose value `on` holds."""
     owner: str = "user_id"
-    """The column that holds the id of the user whose row it is; for `Own`."""
+    """The column with the id of the user that owns the row; for `Own`."""
     expires: str | None = None
-    """The column that holds when a row stops to count; NULL: never."""
+    """The column with the time from which a row counts as absent; NULL never expires."""
     deleted: str | None = None
-    """The column that says that a row was deleted, softly: not NULL. From then on its owner may
-    read it, nobody else, and nobody may change it."""
+    """The column that marks a row as deleted, by any value but NULL. Then only its owner may read
+    the row, and no user may change it."""
     read: Verb = None
-    """Who may select."""
+    """The rules for SELECT."""
     insert: Verb = None
-    """Who may insert, and which columns; `Own`: rows in their own name."""
+    """The rules for INSERT, and the columns; `Own` admits rows that have the caller as owner."""
     update: Verb | tuple[Allow, ...] = None
-    """Who may update, and which columns. A row must satisfy this before and after. Several: each
-    for its columns, which a trigger sees to."""
+    """The rules for UPDATE, and the columns. They must hold for the row before and after. Several
+    Allow: each applies to its columns only, which a trigger enforces."""
     delete: Verb = None
-    """Who may delete."""
+    """The rules for DELETE."""
 
     @property
     def relation(self) -> tuple[str, str]:
@@ -77,7 +77,7 @@ class Guard:
 
     @property
     def verbs(self) -> dict[str, Allow]:
-        """The rules by verb, without those that nobody passes."""
+        """The rules of each verb that is allowed."""
         update = self.update
         if isinstance(update, tuple):
             rules = dict.fromkeys(rule for allow in update for rule in allow.rules)
@@ -86,7 +86,7 @@ class Guard:
         return by_verb(self.read, self.insert, update, self.delete)
 
     def membership(self, registry: Registry) -> MembershipLike | None:
-        """Return the membership that decides about the table's rows, if one does.
+        """Return the membership that decides about the table's rows, or None.
 
         Raises:
             MappingError: the declaration cannot work; names the table and the remedy.
@@ -94,82 +94,85 @@ class Guard:
         parent = self.parent(registry)
         if parent is not None:
             return parent.membership(registry)
-        return None if self.via is None else membership_over(registry, self.via, self._who)
+        return None if self.via is None else membership_for(registry, self.via, self._label)
 
     def parent(self, registry: Registry) -> "Guard | None":
-        """Return the guard of the table that the rows point at, or None.
+        """Return the guard of the table in `through`, or None.
 
         Raises:
-            MappingError: that table is not guarded, or nobody may read it.
+            MappingError: that table is not guarded, or no user may read it.
         """
         if self.via is not None and self.through is not None:
-            raise MappingError(f"{self._who}: say either `via` or `through`.")
+            raise MappingError(f"{self._label}: give either `via` or `through`, not both.")
         if (self.via is None and self.through is None) is bool(self.on):
-            raise MappingError(f"{self._who}: `on` goes with `via` or `through`; say both.")
+            raise MappingError(f"{self._label}: `on` goes with `via` or `through`; give both.")
         if self.through is None:
             return None
-        # Only those declared before: so that no two hang on each other.
+        # Only guards declared before this one, so that there are no cycles.
         earlier = registry.guards[: registry.guards.index(self)]
         for guard in earlier:
             if isinstance(guard, Guard) and self.through in {guard.table, guard.sql_name}:
                 break
         else:
             raise MappingError(
-                f"{self._who}: no guard of {self.through!r} is declared before it; add one."
+                f"{self._label}: no guard of {self.through!r} is declared before it; add one."
             )
         readable = guard.verbs.get("read")
         needed = {self.key, *([guard.on] if guard.on else [])}
         if readable is None or (readable.columns and not needed <= set(readable.columns)):
             raise MappingError(
-                f"{self._who}: its rows follow {self.through!r}, of which nobody may read "
-                f"{' and '.join(map(repr, sorted(needed, key=self.key.__ne__)))}; let `read` of "
-                f"that guard allow it."
+                f"{self._label}: its rows need their parent in {self.through!r}, of which no user "
+                f"may read {' and '.join(map(repr, sorted(needed, key=self.key.__ne__)))}; let "
+                f"`read` of that guard allow it."
             )
         return guard
 
     def prepare(self, registry: Registry) -> list[str]:
-        """Return the block that looks at the table, and sees to its indexes."""
+        """Return the block that checks the table and its columns, and adds indexes."""
         membership = self.membership(registry)
         for verb in self.verbs.values():
-            check_roles(registry, membership, verb, self._who)
-        wanted: dict[str, str | None] = {}
+            check_roles(registry, membership, verb, self._label)
+        types: dict[str, str | None] = {}
         if self.on:
-            wanted[self.on] = self._kind(registry, membership) if self.via and membership else None
+            types[self.on] = self._kind(registry, membership) if self.via and membership else None
         rules = [rule for verb in self.verbs.values() for rule in verb.rules]
         if self.deleted is not None or any(isinstance(rule, Own | Others) for rule in rules):
-            wanted[self.owner] = "uuid"
-        for one in self.update if isinstance(self.update, tuple) else ():
-            if not one.columns or not one.rules:
+            types[self.owner] = "uuid"
+        for allow in self.update if isinstance(self.update, tuple) else ():
+            if not allow.columns or not allow.rules:
                 raise MappingError(
-                    f"{self._who}: of several rules for `update`, each names who and which columns."
+                    f"{self._label}: each of several Allow for `update` needs rules and columns."
                 )
         extra = [column for verb in self.verbs.values() for column in verb.columns]
         for column in (*extra, *filter(None, (self.expires, self.deleted))):
-            wanted.setdefault(column, None)
+            types.setdefault(column, None)
         indexed = [(self.sql_name, self.on)] if self.on else []
         if any(isinstance(rule, Own) and not isinstance(rule.role, str) for rule in rules):
-            # Not narrowed down by anything else.
+            # No role narrows down the rows, so the owner's column must.
             indexed.append((self.sql_name, self.owner))
         parent = self.parent(registry)
         if parent is not None:
             indexed.append((parent.sql_name, self.key))
         lines = [
             f"select mirror.check_guarded({literal(registry.name)}, {literal(self.sql_name)},",
-            f"  {literal(json.dumps(wanted))}",
+            f"  {literal(json.dumps(types))}",
             ");",
-            *(f"select mirror.add_index({literal(one)}, {literal(col)});" for one, col in indexed),
+            *(
+                f"select mirror.add_index({literal(table)}, {literal(col)});"
+                for table, col in indexed
+            ),
         ]
         return ["\n".join(lines)]
 
     def ddl(self, registry: Registry) -> list[str]:
-        """Return the block that opens the table to authenticated as far as declared."""
+        """Return the blocks that give authenticated the declared access, and no other."""
         name = self.sql_name
         grants = ", ".join(
             VERBS[verb] + (f" ({comma(rules.columns)})" if rules.columns else "")
             for verb, rules in self.verbs.items()
         )
         lines = [
-            f"-- {self.table}: {self._whose(registry)}.",
+            f"-- {self.table}: {self._header(registry)}.",
             f"alter table {name} enable row level security;",
             f"revoke all on {name} from public, anon, authenticated;",
         ]
@@ -179,16 +182,16 @@ class Guard:
             check = using = self._condition(registry, rules)
             if self.expires:
                 expires = identifier(self.expires)
-                using = both(
+                using = all_of(
                     using, PolicyCondition(f"{expires} is null or {expires} > now()", "or")
                 )
             if self.deleted:
-                there = PolicyCondition(f"{identifier(self.deleted)} is null")
-                using = both(using, one_of(there, self._own) if verb == "read" else there)
+                exists = PolicyCondition(f"{identifier(self.deleted)} is null")
+                using = all_of(using, any_of(exists, self._own) if verb == "read" else exists)
             lines += ["", policy(registry, name, verb, using, check)]
         blocks = ["\n".join(lines)]
         if isinstance(self.update, tuple):
-            rows = [(one.columns, self._condition(registry, one)) for one in self.update]
+            rows = [(allow.columns, self._condition(registry, allow)) for allow in self.update]
             blocks.append(column_rules(registry, self.relation, rows))
         return blocks
 
@@ -197,71 +200,82 @@ class Guard:
         return PolicyCondition(f"{identifier(self.owner)} = {CALLER}")
 
     def _condition(self, registry: Registry, rules: Allow) -> PolicyCondition:
-        return either(
+        return rules_condition(
             rules,
             self._own,
-            lambda role: self.reaches(registry, role, "", 1),
+            lambda role: self.role_condition(registry, role, "", 1),
             lambda: self._readable(registry),
         )
 
     def _readable(self, registry: Registry) -> PolicyCondition:
-        """Return the condition that the caller may read the row that `on` names."""
+        """Return the condition that the caller may read the row to which `on` points."""
         parent = self.parent(registry)
         if parent is not None:
-            return self._beneath(parent.sql_name, self.key, "", 1)
+            return self._parent_row_exists(parent.sql_name, self.key, "", 1)
         membership = self.membership(registry)
         if membership is None:
-            raise MappingError(f"{self._who}: `Readers` of what? Say `via` which, and `on` what.")
+            raise MappingError(
+                f"{self._label}: `Readers` need a row to read; give `via` and `on`, or `through`."
+            )
         mapping = registry[membership.mapping]
         granted = mapping.readable.columns if mapping.readable else ()
         if mapping.key != (membership.resource,) or membership.resource not in granted:
             raise MappingError(
-                f"{self._who}: `Readers` are those of {mapping.name!r}, of which nobody may read "
-                f"{membership.resource!r} as its key; let its `readable` allow it."
+                f"{self._label}: `Readers` are those of {mapping.name!r}, of which no user may "
+                f"read {membership.resource!r} as its key; let its `readable` allow it."
             )
         table = identifier(mapping.schema, mapping.table)
-        return self._beneath(table, membership.resource, "", 1)
+        return self._parent_row_exists(table, membership.resource, "", 1)
 
-    def _beneath(
+    def _parent_row_exists(
         self, table: str, key: str, row: str, depth: int, *more: PolicyCondition
     ) -> PolicyCondition:
-        """Return the condition that the caller may read the row of `table` that `on` points at."""
-        # A name that the rows' table does not have: theirs would be hidden by it.
-        inner = self._inner(depth)
-        here = row or f"{identifier(self.table)}."
-        found = PolicyCondition(f"{inner}.{identifier(key)} = {here}{identifier(self.on)}")
-        # OFFSET keeps the planner from collecting all that the caller may read of the parent.
+        """Return the condition that the caller may read the row of `table` to which `on` points.
+
+        `row` is the prefix of the row's columns; empty for the guarded table itself.
+        """
+        alias = self._alias(depth)
+        prefix = row or f"{identifier(self.table)}."
+        same_key = PolicyCondition(f"{alias}.{identifier(key)} = {prefix}{identifier(self.on)}")
+        # OFFSET prevents a plan that first collects all parent rows that the caller may read.
         return PolicyCondition(
-            f"exists (\n  select from {table} as {inner}\n"
-            f"  where {indent(both(found, *more).text, '    ').lstrip()}\n  offset 0\n)"
+            f"exists (\n  select from {table} as {alias}\n"
+            f"  where {indent(all_of(same_key, *more).text, '    ').lstrip()}\n  offset 0\n)"
         )
 
-    def _inner(self, depth: int) -> str:
+    def _alias(self, depth: int) -> str:
+        # It must differ from the name of the guarded table, which it would hide.
         return f"parent{depth}" + "_" * (self.table == f"parent{depth}")
 
-    def reaches(self, registry: Registry, role: Role, row: str, depth: int) -> PolicyCondition:
-        """Return the condition that the caller has a role where `row` belongs."""
+    def role_condition(
+        self, registry: Registry, role: Role, row: str, depth: int
+    ) -> PolicyCondition:
+        """Return the condition that the caller has a role in the resource that owns the row.
+
+        `row` is the prefix of the row's columns; `depth` counts the tables on the way, from 1.
+        """
         parent = self.parent(registry)
         membership = self.membership(registry)
         if isinstance(role, Permission):
-            have = permitted(registry, role, self._who)
+            permitted = permission_condition(registry, role, self._label)
             if parent is None:
-                return have
-            return both(have, self._beneath(parent.sql_name, self.key, row, depth))
+                return permitted
+            readable = self._parent_row_exists(parent.sql_name, self.key, row, depth)
+            return all_of(permitted, readable)
         if membership is None:
-            raise MappingError(f"{self._who}: {role!r} is the role of no membership.")
+            raise MappingError(f"{self._label}: {role!r} is the role of no membership.")
         if parent is None:
-            mine = f"(select {membership.mine(role)})::{self._kind(registry, membership)}[]"
+            mine = f"(select {membership.my_resources(role)})::{self._kind(registry, membership)}[]"
             return PolicyCondition(f"{row}{identifier(self.on)} = any({mine})")
         more = []
-        if not parent.implies(role, membership):
-            more = [parent.reaches(registry, role, f"{self._inner(depth)}.", depth + 1)]
-        return self._beneath(parent.sql_name, self.key, row, depth, *more)
+        if not parent.reading_requires(role, membership):
+            more = [parent.role_condition(registry, role, f"{self._alias(depth)}.", depth + 1)]
+        return self._parent_row_exists(parent.sql_name, self.key, row, depth, *more)
 
-    def implies(self, role: str, membership: MembershipLike) -> bool:
-        """Return whether nobody without the role may read, as the table's own policies see to."""
+    def reading_requires(self, role: str, membership: MembershipLike) -> bool:
+        """Return whether the table's own policy lets only callers with the role read its rows."""
         return all(
-            isinstance(rule, str) and membership.reaches(rule, role)
+            isinstance(rule, str) and membership.includes(rule, role)
             for rule in self.verbs["read"].rules
         )
 
@@ -269,18 +283,18 @@ class Guard:
         columns = registry[membership.mapping].columns
         return next(column.type for column in columns if column.name == membership.resource)
 
-    def _whose(self, registry: Registry) -> str:
+    def _header(self, registry: Registry) -> str:
         membership = self.membership(registry)
-        whose = self.through or (membership and membership.noun)
-        if whose is None:
+        noun = self.through or (membership and membership.noun)
+        if noun is None:
             return "rows count for whoever has the permission"
-        return f"rows count for whoever belongs to their {whose}"
+        return f"rows count for whoever belongs to their {noun}"
 
     @property
     def sql_name(self) -> str:
-        """The table's name, quoted where it must be."""
+        """The table's name in SQL, quoted where necessary."""
         return identifier(self.schema, self.table)
 
     @property
-    def _who(self) -> str:
+    def _label(self) -> str:
         return f"guard of {self.schema}.{self.table}"

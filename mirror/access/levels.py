@@ -1,12 +1,21 @@
-"""Levels: the function that says which roles include another, weakest first."""
+"""Levels: prints the function that returns the levels which include a given one.
+
+Also holds the attributes that all helper functions share.
+"""
 
 from collections.abc import Sequence
+from typing import Final
 
 from mirror.schema.quoting import literal
 
+# Not an empty search_path: PostgreSQL would still look for types (uuid, for example) in the
+# caller's pg_temp first, and run a domain's CHECK with the definer's rights. When pg_temp is named
+# last, it is searched last.
+DEFINER: Final = "language sql stable security definer set search_path = pg_catalog, pg_temp"
+
 
 def levels_function(function: str, parameter: str, levels: Sequence[str]) -> str:
-    """Return the block that creates it; `levels` are from the weakest to the strongest."""
+    """Return the block that creates the function; `levels` go from weakest to strongest."""
     cases = "\n".join(
         f"    when {literal(name)} then array[{', '.join(map(literal, levels[rank:]))}]"
         for rank, name in enumerate(levels)

@@ -1,8 +1,9 @@
-"""Permissions: helper functions over mappings that say which role may do what, by name."""
+"""Permissions: prints helper functions over mappings of roles and their named permissions."""
 
 from dataclasses import dataclass
 
-from mirror.access.counting import counting
+from mirror.access.conditions import grant_conditions
+from mirror.access.levels import DEFINER
 from mirror.access.questions import (
     AccessPath,
     AccessQuestion,
@@ -17,57 +18,89 @@ from mirror.model.mapping import Mapping
 from mirror.model.registry import Registry
 from mirror.schema.quoting import identifier, literal
 
-Linked = dict[str, Given | FromRow | Constant]
+_MY_PERMISSIONS = """\
+-- The names of the caller's {noun}s. For policies on rows that name one, as
+-- `name = any((select {my_permissions}())::text[])`: once per statement.
+create or replace function {my_permissions}() returns text[]
+{definer}
+as $$
+  select coalesce(array_agg(distinct {name}), '{{}}')
+  {rows}
+$$;"""
+
+_HAS_PERMISSION = """\
+-- Whether the caller has this {noun}. For policies, in a `(select …)`: once per statement.
+-- By number: a column that is called like a parameter would win over it.
+create or replace function {has_permission}(name text) returns boolean
+{definer}
+as $$
+  select exists (
+    select {rows_indented}
+      and {name} = $1
+  )
+$$;"""
+
+_PRIVILEGES = """\
+revoke all on function
+  {my_permissions}(),
+  {has_permission}(text)
+from public, anon, authenticated, service_role;
+
+grant execute on function
+  {my_permissions}(),
+  {has_permission}(text)
+to authenticated;"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Permissions:
-    """Helpers for users who hold roles, and roles that are granted permissions, in schema `mirror`.
+    """Helpers for users that have roles, and roles that have permissions, in schema `mirror`.
 
-    `has_permission(name)` and `my_permissions()`; neither reads a row of the policy's, so that in
-    a `(select …)` each runs once per statement. Rows that are not `active`, or that have expired,
-    count for nothing.
+    `has_permission(name)` and `my_permissions()`; their results are the same for every row, so in
+    a `(select …)` each runs once per statement. Rows that are not `active`, or have expired, are
+    ignored.
     """
 
     holders: str
-    """Name of the mapping that says who holds which role: one row per user, or several."""
+    """Name of the mapping of users and roles; one row per user, or several."""
     user: str = "user_id"
     """Its column with the user's id, as auth.uid() returns it."""
     role: str = "role_id"
     """The column with the role's id, in both `holders` and `grants`."""
     grants: str
-    """Name of the mapping of roles and permissions, many to many."""
+    """Name of the mapping of roles and permissions; many to many."""
     permission: str = "permission_id"
     """Its column with the permission's id, or, without `permissions`, the permission's name."""
     permissions: str | None = None
-    """Name of the mapping that knows the permissions by that id, its key."""
+    """Name of the mapping of the permissions, whose key is that id."""
     name: str = "name"
     """Its column with the name, such as `users.update`."""
     noun: str = "permission"
-    """What the functions' names call a permission."""
+    """The word for a permission in the functions' names."""
 
     def has(self, name: str) -> str:
-        """Return the expression that the caller has a permission; it reads no row of a policy's."""
+        """Return the expression that the caller has a permission; the same for every row."""
         return f"(select {identifier('mirror', f'has_{self.noun}')}({literal(name)}))"
 
     def questions(self, registry: Registry) -> tuple[AccessQuestion, ...]:
-        """Return what the helpers decide: who has which permission, asked for by its name."""
+        """Return the one question that the helpers answer; its resource is a permission's name."""
         holder = Lookup(self.holders, {self.user: Given.USER})
+        by: dict[str, Given | FromRow | Constant]
         if self.permissions is None:
-            link: Linked = {self.role: FromRow(0, self.role), self.permission: Given.RESOURCE}
-            rows: tuple[Lookup, ...] = (holder, Lookup(self.grants, link))
+            by = {self.role: FromRow(0, self.role), self.permission: Given.RESOURCE}
+            rows: tuple[Lookup, ...] = (holder, Lookup(self.grants, by))
         else:
-            # By its name first: a role has many permissions, and one is asked for.
+            # The permission comes first, because a role has many and the question is about one.
             (key,) = registry[self.permissions].key
-            named = Lookup(self.permissions, {self.name: Given.RESOURCE})
-            link = {self.role: FromRow(1, self.role), self.permission: FromRow(0, key)}
-            rows = (named, holder, Lookup(self.grants, link))
+            permission = Lookup(self.permissions, {self.name: Given.RESOURCE})
+            by = {self.role: FromRow(1, self.role), self.permission: FromRow(0, key)}
+            rows = (permission, holder, Lookup(self.grants, by))
         return (
             AccessQuestion(
                 noun=self.noun,
                 via=self.grants,
                 levels=("has",),
-                ways=(AccessPath(rows, level="has"),),
+                paths=(AccessPath(rows, level="has"),),
                 helpers=(Helper(f"has_{self.noun}", (), "has", each=True),),
             ),
         )
@@ -76,92 +109,89 @@ class Permissions:
         """Return the SQL blocks that create the helpers and grant them to authenticated.
 
         Raises:
-            MappingError: a column that is missing, or of a type that fits no other.
+            MappingError: a column is missing, or two columns that are compared differ in type.
         """
+        self._check(registry)
+        rows = "\n  ".join(self._rows(registry))
+        fragments = {
+            "noun": self.noun,
+            "my_permissions": identifier("mirror", f"my_{self.noun}s"),
+            "has_permission": identifier("mirror", f"has_{self.noun}"),
+            "definer": DEFINER,
+            "name": self._name_in_rows(),
+            "rows": rows,
+            "rows_indented": rows.replace("\n", "\n  "),
+        }
+        blocks = (_MY_PERMISSIONS, _HAS_PERMISSION, _PRIVILEGES)
+        return [block.format(**fragments) for block in blocks]
+
+    def _name_in_rows(self) -> str:
+        """Return the column with a permission's name, in the rows of `_rows`."""
+        if self.permissions is None:
+            return f"g.{identifier(self.permission)}"
+        return f"p.{identifier(self.name)}"
+
+    def _rows(self, registry: Registry) -> list[str]:
+        """Return the lines of the FROM and WHERE that yield the caller's permissions."""
+        tables = {"h": registry[self.holders], "g": registry[self.grants]}
+        joins = {"g": f"g.{identifier(self.role)} = h.{identifier(self.role)}"}
+        if self.permissions is not None:
+            tables["p"] = registry[self.permissions]
+            key = identifier(tables["p"].key[0])
+            joins["p"] = f"p.{key} = g.{identifier(self.permission)}"
+        name = {row: identifier(one.schema, one.table) for row, one in tables.items()}
+        conditions = [f"h.{identifier(self.user)} = (select auth.uid())"]
+        for row, mapping in tables.items():
+            conditions += grant_conditions(mapping, row)
+        return [
+            f"from {name['h']} as h",
+            *(f"join {name[row]} as {row} on {condition}" for row, condition in joins.items()),
+            "where " + "\n    and ".join(conditions),
+        ]
+
+    def _check(self, registry: Registry) -> None:
+        """Refuse columns that cannot work."""
         holders, grants = registry[self.holders], registry[self.grants]
         if self._type(holders, self.user) != "uuid":
             raise MappingError(
                 f"permissions of mapping {holders.name!r}: {self.user!r} is not uuid, as "
                 f"auth.uid() is; mirror the id that Supabase Auth gave the user."
             )
-        self._same(holders, self.role, grants, self.role)
-        joined = [(grants, "g", f"g.{identifier(self.role)} = h.{identifier(self.role)}")]
-        found = f"g.{identifier(self.permission)}"
+        self._check_same_type(holders, self.role, grants, self.role)
         if self.permissions is None:
-            self._text(grants, self.permission)
-        else:
-            named = registry[self.permissions]
-            if len(named.key) != 1:
-                raise MappingError(
-                    f"permissions: the key of mapping {named.name!r} is several columns; a role is "
-                    f"granted a permission by one."
-                )
-            self._same(grants, self.permission, named, named.key[0])
-            self._text(named, self.name)
-            joined.append((named, "p", f"p.{identifier(named.key[0])} = {found}"))
-            found = f"p.{identifier(self.name)}"
-        lines = [f"from {identifier(holders.schema, holders.table)} as h"]
-        lines += [f"join {identifier(m.schema, m.table)} as {a} on {on}" for m, a, on in joined]
-        conditions = [f"h.{identifier(self.user)} = (select auth.uid())"]
-        for mapping, row in ((holders, "h"), *((mapping, row) for mapping, row, _ in joined)):
-            conditions += counting(mapping, row)
-        source = "\n  ".join([*lines, "where " + "\n    and ".join(conditions)])
-        mine = identifier("mirror", f"my_{self.noun}s")
-        has = identifier("mirror", f"has_{self.noun}")
-        definer = (
-            "language sql stable security definer set search_path = pg_catalog, pg_temp\nas $$"
-        )
-        return [
-            f"""\
--- The names of the caller's {self.noun}s. For policies on rows that name one, as
--- `name = any((select {mine}())::text[])`: once per statement.
-create or replace function {mine}() returns text[]
-{definer}
-  select coalesce(array_agg(distinct {found}), '{{}}')
-  {source}
-$$;""",
-            f"""\
--- Whether the caller has this {self.noun}. For policies, in a `(select …)`: once per statement.
--- By number: a column that is called like a parameter would win over it.
-create or replace function {has}(name text) returns boolean
-{definer}
-  select exists (
-    select {source.replace(chr(10), chr(10) + "  ")}
-      and {found} = $1
-  )
-$$;""",
-            f"""\
-revoke all on function
-  {mine}(),
-  {has}(text)
-from public, anon, authenticated, service_role;
-
-grant execute on function
-  {mine}(),
-  {has}(text)
-to authenticated;""",
-        ]
+            self._check_text(grants, self.permission)
+            return
+        permissions = registry[self.permissions]
+        if len(permissions.key) != 1:
+            raise MappingError(
+                f"permissions: the key of mapping {permissions.name!r} is several columns; it must "
+                f"be the one column by which a role is granted a permission."
+            )
+        self._check_same_type(grants, self.permission, permissions, permissions.key[0])
+        self._check_text(permissions, self.name)
 
     @staticmethod
     def _type(mapping: Mapping, column: str) -> str:
-        for one in mapping.columns:
-            if one.name == column:
-                return one.type
+        for declared in mapping.columns:
+            if declared.name == column:
+                return declared.type
         raise MappingError(
             f"permissions: {column!r} is not among the columns of mapping {mapping.name!r}; add it."
         )
 
-    def _text(self, mapping: Mapping, column: str) -> None:
+    def _check_text(self, mapping: Mapping, column: str) -> None:
         if self._type(mapping, column) != "text":
             raise MappingError(
                 f"permissions: {column!r} of mapping {mapping.name!r} names a permission; declare "
                 f"it as text."
             )
 
-    def _same(self, one: Mapping, column: str, other: Mapping, its: str) -> None:
-        kinds = self._type(one, column), self._type(other, its)
-        if kinds[0] != kinds[1]:
+    def _check_same_type(
+        self, mapping: Mapping, column: str, other: Mapping, its_column: str
+    ) -> None:
+        type_, its_type = self._type(mapping, column), self._type(other, its_column)
+        if type_ != its_type:
             raise MappingError(
-                f"permissions: {column!r} of mapping {one.name!r} is {kinds[0]} and {its!r} of "
-                f"{other.name!r} is {kinds[1]}; give both the same type."
+                f"permissions: {column!r} of mapping {mapping.name!r} is {type_} and "
+                f"{its_column!r} of {other.name!r} is {its_type}; give both the same type."
             )

@@ -1,7 +1,9 @@
-"""Grants: which mirrored rows let a user do with a resource, as access declarations tell it.
+"""Questions: which mirrored rows decide whether a user has access to a resource.
 
-What follows a permission, or compares permissions, asks declarations for their questions and knows
-nothing else of them: another permission model is other questions.
+Each access declaration describes its decisions as `AccessQuestion` values: the mirrored rows that
+must exist, the level that they grant, and the helper functions that decide by them in the target.
+Commands that explain or compare permissions read these questions only, so they work with any
+permission model.
 """
 
 from collections.abc import Mapping as MappingABC
@@ -20,20 +22,20 @@ Values = MappingABC[str, str | None]
 
 
 class Given(Enum):
-    """What a question is about."""
+    """A value that is given when a question is asked."""
 
     USER = "user"
     """The user's id, as auth.uid() returns it."""
     RESOURCE = "resource"
-    """What the user asks for."""
+    """The id of the resource, or the name of the permission, that the user needs."""
 
 
 @dataclass(frozen=True)
 class FromRow:
-    """The value of a column in a row that was found before."""
+    """The value of a column in a row that an earlier lookup of the same path found."""
 
     row: int
-    """Its place among the way's rows."""
+    """The lookup's position in the path, from 0."""
     column: str
 
 
@@ -46,7 +48,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class Lookup:
-    """A row that has to be there: one of a mapping in which these columns hold these values."""
+    """A row that must exist: a row of a mapping in which these columns hold these values."""
 
     mapping: str
     by: MappingABC[str, Given | FromRow | Constant]
@@ -54,11 +56,11 @@ class Lookup:
 
 @dataclass(frozen=True)
 class AccessPath:
-    """One way to be granted something: all of these rows are there, and in force."""
+    """One way to get access: all of these rows exist, are active, and have not expired."""
 
     rows: tuple[Lookup, ...]
     level: str | None = None
-    """What it grants; None: what `column` of the last row says."""
+    """The level that it grants; None: the value of `column` in the last row."""
     column: str | None = None
 
 
@@ -69,85 +71,88 @@ class Helper:
     function: str
     arguments: tuple[str, ...]
     level: str
-    """What the caller needs to be let through."""
+    """The level that the caller needs."""
     each: bool = False
-    """It takes a resource, before its arguments, and returns whether; otherwise it returns the
-    resources, as an array."""
+    """True: it takes a resource before its other arguments, and returns a boolean. False: it
+    returns an array of resources."""
 
     def call(self, resource: str) -> str:
-        """Return the call, as people write it."""
+        """Return the call as one writes it in a policy."""
         arguments = (resource, *self.arguments) if self.each else self.arguments
         return f"mirror.{identifier(self.function)}({', '.join(map(literal, arguments))})"
 
 
 @dataclass(frozen=True)
 class Grant:
-    """What rows grant."""
+    """The levels that rows grant."""
 
     levels: frozenset[str] = frozenset()
-    """Every level that they reach; empty: they grant nothing."""
+    """Every level that they grant; empty: none."""
     reason: str | None = None
-    """Why they grant nothing, in words with the values that decide."""
+    """Why they grant none, in words, with the deciding values."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AccessQuestion:
-    """What may a user do with a resource of one kind? Any of the ways will do."""
+    """Which levels does a user have on a resource of one kind? One path suffices for access."""
 
     noun: str
-    """What the resource is called; one word, as `mirror explain --trip`."""
+    """The name of the kind, one word; an option of `mirror explain`, as in `--trip`."""
     via: str
-    """What guards call that which decides."""
+    """The name by which guards refer to the declaration, in their `via`."""
     levels: tuple[str, ...]
     """From weakest to strongest; each includes those before it."""
-    ways: tuple[AccessPath, ...]
+    paths: tuple[AccessPath, ...]
     helpers: tuple[Helper, ...]
-    """The functions that policies ask, one for each level, in that order."""
+    """The functions that policies call, one for each level, in that order."""
 
-    def reaching(self, level: str | None) -> Grant:
-        """Return what a level includes; one that is none includes nothing."""
+    def granted_by(self, level: str | None) -> Grant:
+        """Return the levels that `level` includes; none if it is not one of `levels`."""
         if level not in self.levels:
             known = ", ".join(self.levels)
-            return Grant(reason=f"its level is {level}, which is none of {known}")
+            return Grant(reason=f"its level is {level}, which is not one of {known}")
         return Grant(frozenset(self.levels[: self.levels.index(level) + 1]))
 
-    def grant(self, way: AccessPath, place: int, mapping: Mapping, row: Values) -> Grant:
-        """Return what the row at a place of a way leaves of what can be granted at all."""
+    def grant(self, path: AccessPath, position: int, mapping: Mapping, row: Values) -> Grant:
+        """Return the levels that a path can still grant, given its row at a position.
+
+        A row before the last one allows all levels, if it is active.
+        """
         reason = inactive_reason(mapping, row)
         if reason is not None:
             return Grant(reason=reason)
-        if place < len(way.rows) - 1:
+        if position < len(path.rows) - 1:
             return Grant(frozenset(self.levels))
-        return self.reaching(way.level if way.column is None else row[way.column])
+        return self.granted_by(path.level if path.column is None else row[path.column])
 
     def reads(self, mapping: Mapping) -> tuple[str, str] | None:
-        """Return by which column, and for which level, a mirrored table can be read.
+        """Return the column and the level by which clients may read a mirrored table.
 
-        None: nobody reads it, or what its policy asks is not this, or more than this.
+        None if no client reads it, or if its policy is not exactly a call of one of the helpers.
         """
         if mapping.readable is None:
             return None
-        said = "".join(mapping.readable.using.split())
+        using = "".join(mapping.readable.using.split())
         for helper in self.helpers:
-            mine = helper.call("")
+            call = helper.call("")
             for column in mapping.columns:
-                form = f"{identifier(column.name)} = any((select {mine})::{column.type}[])"
-                if said == "".join(form.split()):
+                form = f"{identifier(column.name)} = any((select {call})::{column.type}[])"
+                if using == "".join(form.split()):
                     return column.name, helper.level
         return None
 
 
 @runtime_checkable
 class AccessDeclaration(Protocol):
-    """An access declaration that can tell which rows decide."""
+    """An access declaration that describes its decisions."""
 
     def questions(self, registry: Registry) -> Sequence[AccessQuestion]:
-        """Return what it decides."""
+        """Return one question for each kind of resource."""
         ...
 
 
 def access_questions(registry: Registry) -> dict[str, AccessQuestion]:
-    """Return everything that a registry's `access` decides, by noun."""
+    """Return all questions of a registry's `access` declarations, by noun."""
     return {
         question.noun: question
         for access in registry.access
@@ -157,21 +162,21 @@ def access_questions(registry: Registry) -> dict[str, AccessQuestion]:
 
 
 def inactive_reason(mapping: Mapping, row: Values) -> str | None:
-    """Return why a row is not in force now, by `active` and `expires`; None: it is."""
+    """Return why a row grants nothing now, by `active` and `expires`; None: it may grant."""
     for name, values in sorted(mapping.active.items()):
         if row[name] not in values:
             return f"{name} is {row[name]}, and only {', '.join(sorted(values))} counts"
-    if mapping.expires is not None and _lapsed(row[mapping.expires]):
+    if mapping.expires is not None and _is_past(row[mapping.expires]):
         return f"{mapping.expires} is past ({row[mapping.expires]})"
     return None
 
 
-def _lapsed(moment: str | None) -> bool:
-    """Return whether a timestamptz, as PostgreSQL prints it in UTC, is past; None never is."""
+def _is_past(moment: str | None) -> bool:
+    """Return whether a timestamptz is past, as text of PostgreSQL in UTC; None never is."""
     if moment is None or moment == "infinity":
         return False
     try:
         return datetime.fromisoformat(moment) <= datetime.now(UTC)
     except ValueError:
-        # Years that Python has not: before 1, or after 9999.
+        # Python has no years before 1 or after 9999.
         return moment == "-infinity" or moment.endswith(" BC")

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from mirror.capture.statements import statement
 from mirror.errors import MappingError, NotMigrated, UsageError
+from mirror.errors.sqlstates import NO_PRIVILEGE, OUTDATED, server_error
 from mirror.model.keys import Key
 from mirror.model.registry import Registry
 
@@ -113,14 +114,13 @@ def insert(connection: Connection, events: Iterable[Event]) -> None:
     try:
         connection.execute(_RECORD, {"events": json.dumps(rows, ensure_ascii=False)})
     except DBAPIError as error:
-        original = error.orig
-        state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
-        if state in {"42P01", "3F000", "42703"}:
+        state = server_error(error.orig).state
+        if state in OUTDATED:
             raise NotMigrated(
-                "primary: there is no mirror.outbox, or not this version's; run `mirror migrate "
-                "primary`. The transaction cannot commit: its change would be lost to the mirror."
+                "primary: mirror.outbox is missing, or of another version; run `mirror migrate "
+                "primary`. The transaction cannot commit: the mirror would miss its change."
             ) from error
-        if state == "42501":
+        if state == NO_PRIVILEGE:
             raise NotMigrated(
                 "primary: this role may not write mirror.outbox; as its owner, run "
                 "`grant usage on schema mirror to <role>; grant insert on mirror.outbox to <role>`"

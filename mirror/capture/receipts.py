@@ -23,6 +23,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from mirror.capture.statements import statement
 from mirror.errors import Buried, MirrorError, NotMigrated, StillWaiting, Unreachable, UsageError
+from mirror.errors.sqlstates import NO_PRIVILEGE, OUTDATED, may_be_repeated, server_error
 from mirror.model.mapping import EVERYTHING
 from mirror.model.registry import Registry
 
@@ -303,28 +304,28 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        ours = _meaning(error)
+        ours = _own_error(error)
         if ours is None:
             raise
         raise ours from error
 
 
-def _meaning(error: Exception) -> MirrorError | None:
-    # asyncpg's errors while connecting reach us as they are.
+def _own_error(error: Exception) -> MirrorError | None:
+    """Return our error for a driver's; None if it has none."""
+    # SQLAlchemy does not wrap the errors that asyncpg raises while it connects.
     original = error.orig if isinstance(error, DBAPIError) else error
-    state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None) or ""
-    if state in {"42883", "42P01", "42703", "3F000"}:
+    state = server_error(original).state
+    if state in OUTDATED:
         return NotMigrated(
-            "primary: the functions that receipts need are not there, or not this version's; run "
+            "primary: the functions that receipts need are missing, or of another version; run "
             "`mirror migrate primary`."
         )
-    if state == "42501":
+    if state == NO_PRIVILEGE:
         return NotMigrated(
             "primary: this role may not ask about its events; as the schema's owner, run "
             "`grant usage on schema mirror to <role>`."
         )
-    # Connections, resources, what rolls back of itself, operators: all of that passes.
-    if state[:2] in {"08", "53", "40", "57"} or isinstance(
+    if may_be_repeated(state) or isinstance(
         error, OperationalError | InterfaceError | PoolTimeout | OSError
     ):
         return Unreachable(f"primary: it does not answer ({type(original).__name__}).")

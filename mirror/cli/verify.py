@@ -57,7 +57,7 @@ def _audit(
     chosen = [
         question
         for question in access_questions(drain.registry).values()
-        if mapping is None or any(mapping == way.rows[-1].mapping for way in question.ways)
+        if mapping is None or any(mapping == way.rows[-1].mapping for way in question.paths)
     ]
     if not chosen:
         raise UsageError(

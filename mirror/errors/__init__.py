@@ -1,32 +1,33 @@
-"""Everything this library raises, as one tree.
+"""Errors: everything that this library raises on purpose, as one tree.
 
 ::
 
     MirrorError
-    ├── UsageError            the caller's mistake; nothing was written
+    ├── UsageError            the call is wrong; nothing was written
     │   ├── ConfigError       a setting is missing or malformed
-    │   ├── MappingError      a declaration that cannot work
-    │   ├── InvalidKey        a key of the wrong arity or type
-    │   └── NotInTransaction  a hook called where no transaction would carry its event
+    │   ├── MappingError      a declaration cannot work
+    │   ├── InvalidKey        a key has the wrong arity or type
+    │   └── NotInTransaction  a hook was called where no transaction would carry its event
     ├── Transient             try again: nothing is wrong with the events
     │   ├── Unreachable       a database, the target's API or Redis does not answer
-    │   ├── StaleCache        the target's API does not know yet what was migrated
+    │   ├── StaleCache        the target's API has not noticed a migration yet
     │   └── StillWaiting      a receipt's events have not reached the target in time
     └── Permanent             trying again changes nothing
         ├── NotMigrated       a database lacks our schema, or has an older or newer one
         ├── Rejected          a database refused these rows (constraint, type); isolate the event
         ├── TooSlow           a statement ran into a limit; isolate the event, never bury it
-        │   └── TooLarge      a call is larger than may be sent; the same
-        ├── Unexplained       an error that we do not know; isolate the event, never bury it
-        ├── Buried            an event of a receipt was given up
+        │   └── TooLarge      a call exceeds the allowed size; isolate the event, never bury it
+        ├── Unexplained       the error is unknown to us; isolate the event, never bury it
+        ├── Buried            the drain gave up an event of a receipt
         └── Halted            the whole mirror must stop until a person acts
             ├── WrongKey      the target refuses our API key
             ├── WrongMapping  the target holds another version of the declarations
             ├── WrongSource   the target mirrors another primary
-            └── WentBack      the primary is older than what the target has already seen
+            └── WentBack      the primary is older than the state that the target has already seen
 
-`exit_code` is what the `mirror` command returns for the error.
-All of them survive pickling, as Celery needs.
+To isolate an event means: the drain retries it alone, apart from its batch. To bury it means: the
+drain stops retrying it. The `mirror` command exits with the `exit_code` of the error. Every error
+can be pickled, because Celery needs that.
 """
 
 from typing import ClassVar
@@ -71,13 +72,14 @@ class Unreachable(Transient):
 
 
 class StaleCache(Transient):
-    """Raised when the target's API has not noticed yet what was migrated."""
+    """Raised when the target's API has not noticed a migration yet."""
 
 
 class StillWaiting(Transient):
     """Raised when events of a receipt's transaction have not reached the target in time.
 
-    `pending` is how many; `events` are the ids of those that the transaction itself recorded.
+    `pending` is the number of events; `events` are the ids of those that the transaction itself
+    recorded.
     """
 
     def __init__(self, message: str, pending: int = 0, events: tuple[int, ...] = ()) -> None:
@@ -97,31 +99,31 @@ class NotMigrated(Permanent):
 
 
 class Rejected(Permanent):
-    """Raised when a database refused rows for what they are; the event is isolated."""
+    """Raised when a database refused rows for their values; the event is isolated."""
 
 
 class TooSlow(Permanent):
-    """Raised when a statement ran into its timeout: smaller batches may pass.
+    """Raised when a statement ran into its timeout; a smaller batch may succeed.
 
-    Not for ever wrong, so its event is retried alone and never buried.
+    The error may go away, so its event is retried alone and never buried.
     """
 
 
 class TooLarge(TooSlow):
-    """Raised when a call is larger than may be sent: smaller batches are not."""
+    """Raised when a call exceeds the allowed size; a smaller batch may fit."""
 
 
 class Unexplained(Permanent):
-    """Raised when a database failed in a way that we do not know.
+    """Raised when a database reports an error that is unknown to us.
 
-    One row may be the reason, or everything: its event is retried alone and never buried.
+    One row may be the cause, or the whole database. So the event is retried alone, never buried.
     """
 
 
 class Buried(Permanent):
-    """Raised when an event that a receipt's transaction recorded, or led to, was given up.
+    """Raised when the drain gave up an event that a receipt's transaction recorded or led to.
 
-    `events` are the ids of the buried ones.
+    `events` are the ids of the buried events.
     """
 
     def __init__(self, message: str, events: tuple[int, ...] = ()) -> None:
@@ -130,11 +132,11 @@ class Buried(Permanent):
 
 
 class Halted(Permanent):
-    """Raised when nothing may be written until a person has acted; events stay."""
+    """Raised when nothing may be written until a person has acted; events stay in the outbox."""
 
 
 class WrongKey(Halted):
-    """Raised when the target refuses our API key, or what that key may do is too little."""
+    """Raised when the target refuses our API key, or the key has too few privileges."""
 
 
 class WrongMapping(Halted):
@@ -146,4 +148,4 @@ class WrongSource(Halted):
 
 
 class WentBack(Halted):
-    """Raised when the primary is older than what the target has already seen."""
+    """Raised when the primary is older than the state that the target has already seen."""

@@ -1,9 +1,9 @@
-"""Redaction: texts for logs and messages, without credentials."""
+"""Redaction: removes credentials from texts for logs and messages."""
 
 import re
 
-# user:password@ in a URL (up to the last @: passwords may hold others), a libpq or query-string
-# password, and Supabase's two kinds of keys.
+# user:password@ in a URL (up to the last @, because a password may contain one), a password in a
+# libpq or query string, and the two kinds of Supabase keys.
 _SECRET = re.compile(
     r"""(?<=://)[^\s"'<>]*@|(?<=\bpassword=)[^\s&"'<>]+"""
     r"""|\bsb_(?:secret|publishable)_[\w-]+|\beyJ[\w-]+\.[\w-]+\.[\w-]*"""
@@ -11,5 +11,5 @@ _SECRET = re.compile(
 
 
 def redact(text: str) -> str:
-    """Return `text` without URL credentials and API keys."""
+    """Return `text` without URL credentials and API keys; `…` stands for each."""
     return _SECRET.sub("…", text)

@@ -1,7 +1,12 @@
-"""What PostgreSQL's error codes mean to us, however they reach us: by driver or by REST."""
+"""SQLSTATEs: what PostgreSQL's error codes mean here, over any driver and over REST.
+
+This module alone knows the codes. Callers add the sentence that fits the place where they are: they
+ask `server_error` for the code, and compare it with the sets below.
+"""
 
 import re
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import Final
 
 from mirror.errors import (
     ConfigError,
@@ -21,11 +26,8 @@ from mirror.errors import (
 )
 from mirror.errors.redaction import redact
 
-if TYPE_CHECKING:
-    import psycopg
-
 # Raised on purpose by our SQL functions.
-_OURS: dict[str, type[MirrorError]] = {
+_OURS: Final[dict[str, type[MirrorError]]] = {
     "MR001": WrongMapping,
     "MR002": WrongSource,
     "MR003": WentBack,
@@ -33,70 +35,114 @@ _OURS: dict[str, type[MirrorError]] = {
     "MR011": UsageError,
     "MR012": WrongKey,
 }
+MIGRATION_REFUSED: Final = "MR010"
+"""Our SQL found a schema that it cannot work with."""
+NO_PRIVILEGE: Final = "42501"
+"""The role lacks a privilege."""
+UNKNOWN_ROLE: Final = "22023"
+"""A setting has an invalid value: among others, the role of a REST token does not exist."""
+
+_MISSING_OBJECT: Final = frozenset({"3F000", "42P01", "42883"})
+OUTDATED: Final = _MISSING_OBJECT | {"42703"}
+"""A schema, table, function or column is missing. In a statement that names our objects only, the
+database was not migrated, or by another version."""
+
 _OUR_OBJECTS = re.compile(
     r"schema \"mirror\"|mirror_\w+|mirror\.(outbox|claims|retries|state|runs|leases|heartbeats"
     r"|migrations|mappings|scopes|ledger_|apply|scope_|withdraw_|open_scopes|purge|rebase|describe"
     r"|admit|examine)"
 )
-# By SQLSTATE prefix, first match wins: our error, and what to say where PostgreSQL's own message
-# could hold a row's values.
-_MEANINGS: tuple[tuple[tuple[str, ...], type[MirrorError], str | None], ...] = (
+# By SQLSTATE prefix; the first match wins. Each has our error, and a text that replaces
+# PostgreSQL's own message where that could contain values of rows.
+_MEANINGS: Final[tuple[tuple[tuple[str, ...], type[MirrorError], str | None], ...]] = (
     (("57014", "53200", "53400"), TooSlow, "a statement ran into a limit of time or memory"),
-    # Authentication, no such database.
+    # Authentication failed, or the database does not exist.
     (("28", "3D"), Unreachable, None),
-    # Connection, resources, operator, system; deadlock, serialization, lock and idle timeouts;
-    # a server that is read-only while it fails over; a session or a pooler that lost its way.
+    # Connection, resources, operator, system; deadlock, serialization failure, lock and idle
+    # timeouts; a server that is read-only during a failover; a session or pooler in a wrong state.
     (("08", "53", "57P", "58", "40001", "40P01", "55P03", "25", "XX"), Transient, None),
-    # What a row's own values can cause: data, integrity, a raise in somebody's trigger, a limit.
+    # Caused by a row's own values: data, integrity, an exception in a user's trigger, a limit.
     (("22",), Rejected, "a value does not fit its type"),
     (("23", "21", "P0", "54"), Rejected, "a row was refused"),
-    # Missing objects and rights, syntax: no row's fault.
+    # Missing objects and privileges, syntax: the rows are not the cause.
     (("42", "3F", "0A", "MR"), Halted, None),
 )
+# Connections, resources, rollbacks by the server, operators. Wider than Transient above: a query
+# that only reads may also be repeated after it was cancelled.
+_PASSING_CLASSES: Final = ("08", "53", "40", "57")
 
 
-def explain(
-    state: str, told: str, *, role: str, hint: str | None = None, culprit: str | None = None
+@dataclass(frozen=True)
+class ServerError:
+    """An error of PostgreSQL, as a driver reports it."""
+
+    state: str
+    """The SQLSTATE; empty if the server sent none (the connection failed, for example)."""
+    message: str = ""
+    """The primary message; empty if the driver does not have it."""
+    hint: str | None = None
+    culprit: str | None = None
+    """The constraint or table at fault."""
+
+
+def server_error(error: BaseException | None) -> ServerError:
+    """Return the server's part of any driver's error."""
+    # psycopg and asyncpg call it sqlstate, psycopg2 pgcode.
+    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or ""
+    # psycopg and psycopg2 keep the rest in `diag`. SQLAlchemy wraps asyncpg's own error, which has
+    # it as attributes.
+    details = getattr(error, "diag", None) or getattr(error, "__cause__", None)
+    return ServerError(
+        state,
+        getattr(details, "message_primary", None) or getattr(details, "message", None) or "",
+        getattr(details, "message_hint", None) or getattr(details, "hint", None),
+        getattr(details, "constraint_name", None) or getattr(details, "table_name", None),
+    )
+
+
+def may_be_repeated(state: str) -> bool:
+    """Return whether a query that only reads may succeed if it is repeated after this SQLSTATE."""
+    return state.startswith(_PASSING_CLASSES)
+
+
+def classify(
+    state: str, message: str, *, role: str, hint: str | None = None, culprit: str | None = None
 ) -> MirrorError:
     """Return our error for one of PostgreSQL's.
 
-    The message holds no values of rows: PostgreSQL puts those into DETAIL and CONTEXT, which
-    never come here, and into the primary message of class 22, which is replaced.
+    Its message contains no values of rows. PostgreSQL puts those into DETAIL and CONTEXT, which are
+    not passed here, and into the primary messages of classes 22 and 23, which are replaced.
 
     Args:
         state: the SQLSTATE.
-        told: PostgreSQL's primary message.
-        role: the database that said it (`primary`, `target`).
+        message: PostgreSQL's primary message.
+        role: the database that raised it (`primary`, `target`).
         hint: PostgreSQL's hint; shown with errors that our functions raise.
-        culprit: the constraint or table at fault, if it was named.
+        culprit: the constraint or table at fault, if it is known.
     """
     if state in _OURS:
-        return _OURS[state](f"{role}: {told}" + (f". {hint}" if hint else ""))
-    if state in {"3F000", "42P01", "42883"} and _OUR_OBJECTS.search(told):
+        return _OURS[state](f"{role}: {message}" + (f". {hint}" if hint else ""))
+    if state in _MISSING_OBJECT and _OUR_OBJECTS.search(message):
         command = "primary" if role == "primary" else "supabase"
-        return NotMigrated(f"{role}: {told} [{state}]; run `mirror migrate {command}`")
-    for states, kind, what in _MEANINGS:
-        if state.startswith(states):
-            where = f" ({culprit})" if culprit and kind is Rejected else ""
-            return kind(f"{role}: {what or redact(told)} [{state}]{where}")
+        return NotMigrated(f"{role}: {message} [{state}]; run `mirror migrate {command}`")
+    for prefixes, error, replacement in _MEANINGS:
+        if state.startswith(prefixes):
+            where = f" ({culprit})" if culprit and error is Rejected else ""
+            return error(f"{role}: {replacement or redact(message)} [{state}]{where}")
     return Unexplained(f"{role}: an error that we do not know [{state}]")
 
 
-def translate(error: "psycopg.Error", role: str) -> MirrorError:
+def translate(error: BaseException, role: str) -> MirrorError:
     """Return our error for psycopg's, without values of rows; `role` names the database."""
-    state = error.sqlstate or ""
-    # Told by name: a backend that migrates with another driver need not have psycopg.
-    kinds = {kind.__name__ for kind in type(error).__mro__}
-    if not state and kinds & {"OperationalError", "InterfaceError"}:
+    found = server_error(error)
+    if found.state:
+        return classify(
+            found.state, found.message, role=role, hint=found.hint, culprit=found.culprit
+        )
+    # Compared by name, because a backend may not have psycopg.
+    if {kind.__name__ for kind in type(error).__mro__} & {"OperationalError", "InterfaceError"}:
         reason = (str(error).strip() or "no answer").splitlines()[0]
         return Unreachable(f"{role}: the database cannot be reached ({redact(reason)})")
-    if not state:
-        return ConfigError(f"{role}: the database's URL is malformed; percent-encode what it holds")
-    said = error.diag
-    return explain(
-        state,
-        said.message_primary or "",
-        role=role,
-        hint=said.message_hint,
-        culprit=said.constraint_name or said.table_name,
+    return ConfigError(
+        f"{role}: the database's URL is malformed; percent-encode special characters in its parts"
     )

@@ -1,7 +1,9 @@
-"""Model: what a team declares, and what follows from it. Runs in every process.
+"""Model: a team's declarations of mirrored data, and what follows from them.
 
-keys -> mapping -> query/ -> registry. Imports nothing of the library but `errors`. What SQLAlchemy
-keeps private about a SELECT is known in `query/` and in `capture/orm/` alone.
+Runs in every process. keys -> mapping -> query/ -> registry; it imports nothing of the library but
+`errors`. SQLAlchemy has no public way to some facts. These modules read private attributes, and no
+others: `model/query/` and `capture/orm/` (statements), `model/mapping.py` (printing literals) and
+`capture/transaction.py` (the state of a commit).
 """
 
 from mirror.model.mapping import Column, Mapping, Parent, Readable, Reference

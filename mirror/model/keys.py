@@ -1,8 +1,8 @@
 """Keys: the primary-key values of one target row, in one canonical form.
 
-Everywhere in this library a key is a tuple of strings, each the text that PostgreSQL prints
-for the value. That form needs no driver-specific types, compares equal exactly where the
-database's values do, and can be cast back by either database.
+In this library a key is always a tuple of strings; each is the text that PostgreSQL prints for the
+value. This form needs no driver's types, two of them are equal exactly where the database's values
+are, and either database can cast it back.
 """
 
 import re
@@ -20,7 +20,7 @@ _INTEGER_BITS: Final = {"smallint": 16, "integer": 32, "bigint": 64}
 KEY_TYPES: Final = ("uuid", "text", *_INTEGER_BITS)
 """The types a key column or a reference may have."""
 
-# Stricter than Python's own readers, which take underscores, blanks and any script's digits.
+# Stricter than int() and UUID(), which accept underscores, blanks and the digits of any script.
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}")
 _PRINTED_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _INTEGER: Final = re.compile(r"[+-]?[0-9]{1,40}")
@@ -28,7 +28,7 @@ _INTEGER: Final = re.compile(r"[+-]?[0-9]{1,40}")
 
 @dataclass(frozen=True)
 class KeyColumn:
-    """One column of a key, or a reference: its name and its PostgreSQL type."""
+    """One column of a key, or one reference: its name and its PostgreSQL type."""
 
     name: str
     type: str
@@ -54,7 +54,7 @@ class KeyColumn:
         return self._integer(value, where)
 
     def order(self, text: str) -> int | bytes:
-        """Return what sorts `text` as the databases do (text under COLLATE "C")."""
+        """Return a value that sorts as `text` does in the databases (text under COLLATE "C")."""
         return int(text) if self.type in _INTEGER_BITS else text.encode()
 
     @staticmethod
@@ -62,24 +62,24 @@ class KeyColumn:
         if isinstance(value, UUID):
             return str(value)
         if isinstance(value, str):
-            # As PostgreSQL prints it, and as nearly every event holds it: nothing to parse.
+            # The form that PostgreSQL prints and nearly every event has: no need to parse it.
             if _PRINTED_UUID.fullmatch(value):
                 return str.__str__(value)
             if _UUID.fullmatch(value):
                 return str(UUID(value))
-        raise InvalidKey(f"{where}: expected a UUID, got {_shape(value)}.")
+        raise InvalidKey(f"{where}: expected a UUID, got {_describe(value)}.")
 
     @staticmethod
     def _text(value: object, where: str) -> str:
         if not isinstance(value, str):
-            raise InvalidKey(f"{where}: expected text, got {_shape(value)}.")
+            raise InvalidKey(f"{where}: expected text, got {_describe(value)}.")
         try:
             value.encode()
         except UnicodeEncodeError:
             raise InvalidKey(f"{where}: the text is not valid Unicode.") from None
         if "\0" in value:
             raise InvalidKey(f"{where}: PostgreSQL text cannot hold a NUL character.")
-        # A member of a str enum is a str; its plain text is what the database holds.
+        # A member of a str enum is a str; the database holds its plain text.
         return str.__str__(value)
 
     def _integer(self, value: object, where: str) -> str:
@@ -87,7 +87,7 @@ class KeyColumn:
         if isinstance(value, str) and _INTEGER.fullmatch(value):
             value = int(value)
         if not isinstance(value, int) or isinstance(value, bool):
-            raise InvalidKey(f"{where}: expected {self.type}, got {_shape(value)}.")
+            raise InvalidKey(f"{where}: expected {self.type}, got {_describe(value)}.")
         if not -bound <= value < bound:
             raise InvalidKey(f"{where}: the number does not fit {self.type}.")
         return int.__repr__(value)
@@ -96,8 +96,8 @@ class KeyColumn:
 def canonical_key(columns: Sequence[KeyColumn], key: object, *, owner: str) -> Key:
     """Return `key` in canonical form.
 
-    `key` is a sequence (tuple, list, SQLAlchemy row) of as many values as there are columns; for
-    a one-column key the bare value will do.
+    `key` is a sequence (tuple, list, SQLAlchemy row) with one value for each column; for a key of
+    one column, the bare value is accepted, too.
 
     Raises:
         InvalidKey: wrong arity or type; names the mapping and the column.
@@ -119,8 +119,8 @@ def key_order(columns: Sequence[KeyColumn], key: Key) -> tuple[int | bytes, ...]
     return tuple(column.order(text) for column, text in zip(columns, key, strict=True))
 
 
-def _shape(value: object) -> str:
+def _describe(value: object) -> str:
     """Describe a bad value without repeating it: it may be personal data."""
     if isinstance(value, str):
-        return f"a string of {len(value)} characters that is none"
+        return f"an invalid string of {len(value)} characters"
     return f"a value of type {type(value).__name__}"

@@ -1,8 +1,8 @@
-"""Mapping: which rows of the primary become which rows of one target table.
+"""Mapping: declares which rows of the primary become which rows of one target table.
 
-A mapping is a declaration. It holds the SQLAlchemy Core query that yields the desired rows on
-the primary and everything the two databases must know to keep the target equal to it. Nothing
-here talks to a database; `mirror.model.registry` checks a set of mappings as a whole.
+It holds the SQLAlchemy Core query that returns the desired rows on the primary, and all that the
+two databases must know to keep the target equal to them. Nothing here connects to a database;
+`mirror.model.registry` checks a set of mappings as a whole.
 """
 
 import hashlib
@@ -22,33 +22,33 @@ from mirror.model.keys import Key, KeyColumn, canonical_key
 SelectQuery = Select[*tuple[object, ...]] | CompoundSelect[*tuple[object, ...]]
 
 EVERYTHING: Final = "*"
-"""The reference that means a whole mapping."""
+"""The reference of the scope that is a whole mapping."""
 
 
 @dataclass(frozen=True)
 class Column:
     """One column of a target table.
 
-    Every column that is not part of the key is nullable in the target: a value the primary
-    lacks must never be the reason why a revocation cannot be written.
+    Every column outside of the key is nullable in the target: a value that the primary lacks must
+    never prevent the write of a revocation.
     """
 
     name: str
     """Its name in the target table, and its label in the mapping's query."""
     type: str
-    """Its PostgreSQL type in the target, such as `uuid`, `text`, `bigint`, `timestamptz`."""
+    """Its PostgreSQL type in the target: `uuid`, `text`, `bigint`, `timestamptz`, ..."""
     descriptive: bool = False
-    """No policy decides by it: it says who or what, never who may. A change of nothing else
-    waits behind changes that may take access away."""
+    """No policy decides by it; it only describes, like a title. An event about descriptive columns
+    alone has the lane `grant`, so it waits behind possible revocations."""
 
 
 @dataclass(frozen=True)
 class Reference:
     """A source value that groups keys: "all memberships of trip 7".
 
-    A writer that changes a row of `table` cannot know every key it affects (another
-    transaction may be adding one), so it records the scope (mapping, reference, value) and
-    the drain looks the keys up after commit.
+    A writer that changes a row of `table` cannot know every affected key, because another
+    transaction may be adding one. So it records the scope (mapping, reference, value), and the
+    drain looks up the keys after commit.
     """
 
     name: str
@@ -58,16 +58,16 @@ class Reference:
     table: str | None = None
     """The primary's table whose rows it identifies (`trips`, `app.workspaces`), if any."""
     column: str | None = None
-    """The column of `table` that holds its value. None: the one that the query's joins and
-    conditions make equal to it; where there is none, a change of any row of `table` reads the
-    whole mapping again."""
+    """The column of `table` that holds its value. None: the column that the query's joins and
+    conditions make equal to it; if there is none, a change of any row of `table` has the whole
+    mapping read again."""
 
 
 @dataclass(frozen=True)
 class Parent:
-    """A mapping whose row must be in the target before this mapping's row can be.
+    """A mapping whose row must be in the target before a row of this mapping can be.
 
-    Becomes a foreign key in the target, ON DELETE CASCADE as a backstop.
+    It becomes a foreign key in the target, with ON DELETE CASCADE as a backstop.
     """
 
     mapping: str
@@ -78,19 +78,20 @@ class Parent:
 
 @dataclass(frozen=True)
 class Readable:
-    """What signed-in users may read of a target table, as column grants and one policy."""
+    """The part of a target table that signed-in users may read: column grants and one policy."""
 
     columns: tuple[str, ...]
     """Columns granted to `authenticated`."""
     using: str
     """The policy's USING expression; wrap function calls in (select …) so that they run once."""
     indexed: tuple[str, ...] = ()
-    """Columns by which that expression looks rows up, and which the key does not begin with."""
+    """Columns by which the expression looks up rows and that need an index, because the key does
+    not begin with them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mapping:
-    """One target table and the query that says what belongs in it."""
+    """One target table and the query for its rows."""
 
     name: str
     """Unique within its registry; events carry it."""
@@ -103,25 +104,25 @@ class Mapping:
     columns: tuple[Column, ...]
     """Every target column, the key's included."""
     query: SelectQuery
-    """Yields one row per key, each column and reference under its label. It may join, filter
-    and compute, but must depend on nothing but rows: no clock, no settings, no randomness."""
+    """Returns one row per key, each column and reference under its label. It may join, filter
+    and compute, but must depend on rows only: no clock, no settings, no randomness."""
     references: tuple[Reference, ...] = ()
-    """Values that group keys. A parent's column is one without being declared."""
+    """Values that group keys. A parent's column is a reference without being declared."""
     parents: tuple[Parent, ...] = ()
-    """Rows that must be there first."""
+    """Mappings whose rows must be in the target first."""
     active: MappingABC[str, frozenset[str]] = field(default_factory=dict)
-    """When a row grants access: each named column holds one of these values."""
+    """A row grants access only if each of these columns holds one of these values."""
     on_delete: Literal["delete", "retain"] = "delete"
-    """What becomes of a target row whose source is gone. `retain` keeps the bare key, for tables
-    of yours that reference it, and sets every other column to NULL."""
+    """The fate of a target row whose source row is gone. `retain` keeps the bare key, for your own
+    tables that reference it, and sets every other column to NULL."""
     expires: str | None = None
-    """A timestamptz column: a row past it is no row; NULL: never. Policies and helpers compare it
-    with now(), so it takes effect at that instant without any event; the row itself goes at the
-    next sweep, and never counts towards the bound on deletes of a reconcile."""
+    """A timestamptz column: expired rows count as absent; NULL never expires. Policies and helpers
+    compare it with now(), so expiry takes effect at that instant without an event. The next sweep
+    deletes the row; a reconcile never counts it towards its limit of deletes."""
     readable: Readable | None = None
-    """What clients may read of the table itself; None: nothing."""
+    """The part of the table that clients may read; None: nothing."""
     children: tuple[tuple[str, str], ...] = ()
-    """Who names this mapping as a parent, and by which column; the Registry fills it in."""
+    """The mappings that have this one as a parent, each with its column; Registry sets it."""
 
     @cached_property
     def key_columns(self) -> tuple[KeyColumn, ...]:
@@ -136,21 +137,21 @@ class Mapping:
 
     @cached_property
     def all_references(self) -> tuple[Reference, ...]:
-        """The declared references and those that the parents' columns are."""
+        """The declared references, and the parents' columns as references."""
         types = {column.name: column.type for column in self.columns}
         references = {reference.name: reference for reference in self.references}
         for parent in self.parents:
-            # The Registry refuses a parent's column that is none of ours; that comes later.
+            # An unknown column is ignored here; the Registry refuses it later.
             if parent.column not in references and parent.column in types:
                 references[parent.column] = Reference(parent.column, types[parent.column])
         return tuple(references.values())
 
     @cached_property
     def row_layout(self) -> tuple[tuple[str, str], ...]:
-        """(label, type) of each value in a row as it travels, in order.
+        """(label, type) of each value in a row that is sent to the target, in order.
 
-        The columns, then the references that are none. A parent's row may have one more value,
-        which says that its children come in the same call.
+        The columns come first, then the references that are not columns. A parent's row may have
+        one more value, which says that its children come in the same call.
         """
         columns = [(column.name, column.type) for column in self.columns]
         names = {name for name, _ in columns}
@@ -173,7 +174,7 @@ class Mapping:
         return KeyColumn(name, reference.type).canonical(value, owner=self.name)
 
     def declaration(self) -> dict[str, object]:
-        """Return everything that decides what the target holds, as plain JSON values."""
+        """Return all that decides the target's contents, as plain JSON values."""
         return {
             "name": self.name,
             "table": [self.schema, self.table],
@@ -181,7 +182,7 @@ class Mapping:
             "columns": [[column.name, column.type] for column in self.columns],
             "references": [[ref.name, ref.type] for ref in self.all_references],
             "parents": [[parent.mapping, parent.column] for parent in self.parents],
-            # Whoever writes a parent brings its children along, so it must know all of them.
+            # A call that writes a parent writes its children, so it must know all of them.
             "children": [list(child) for child in self.children],
             "active": {name: sorted(values) for name, values in sorted(self.active.items())},
             "on_delete": self.on_delete,
@@ -191,29 +192,29 @@ class Mapping:
 
     @cached_property
     def sql(self) -> str:
-        """The query as text, with its values in it; the same in every process.
+        """The query as SQL text with its values inline; the same in every process.
 
-        As psycopg takes it, with each % doubled.
+        Each % is doubled, as psycopg requires.
         """
-        return printed(self.query)
+        return sql_text(self.query)
 
     @cached_property
     def digest(self) -> str:
-        """Sixteen hex digits that change whenever the declaration does."""
+        """Sixteen hex digits that change whenever the declaration changes."""
         text = json.dumps(self.declaration(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def printed(clause: Any) -> str:
-    """Return a query or an expression as text, as `Mapping.sql` is."""
-    ordered = visitors.cloned_traverse(clause, {}, {"bindparam": _in_order})
+def sql_text(clause: Any) -> str:
+    """Return a query or an expression as SQL text, in the form of `Mapping.sql`."""
+    ordered = visitors.cloned_traverse(clause, {}, {"bindparam": _sort_values})
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
-    # Before it has seen a server, a dialect doubles backslashes, as servers of long ago did.
+    # Until a dialect has connected, it doubles backslashes, as PostgreSQL before 9.1 required.
     dialect._backslash_escapes = False  # noqa: SLF001 - there is no public way
     return str(ordered.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
 
 
-def _in_order(parameter: Any) -> None:
-    """Sort the values of an IN: a set's order differs from process to process."""
+def _sort_values(parameter: Any) -> None:
+    """Sort the values of an IN: the order of a set differs between processes."""
     if parameter.expanding and isinstance(parameter.value, list | tuple | set | frozenset):
         parameter.value = sorted(parameter.value, key=repr)

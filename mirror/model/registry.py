@@ -1,4 +1,4 @@
-"""Registry: one permission model, a set of mappings that has been checked as a whole."""
+"""Registry: holds one permission model, a set of mappings that was checked as a whole."""
 
 import importlib
 import re
@@ -18,24 +18,24 @@ from mirror.model.query.validate import check_query
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 
-# Names in the SQL that `mirror.schema.write_functions` prints; a column of that name would be
-# ambiguous there.
-_TAKEN = re.compile(
+# Names in the SQL that `mirror.schema.write_functions` prints. A column with one of these names
+# would be ambiguous there.
+_RESERVED = re.compile(
     r"alone|answer|applied_at|epoch|fence|held|i|newest|orphan|present|retained|stale|was_present"
     r"|whole|(p|gone|ref|child\d+)_\w+"
 )
 
 
 class Access(Protocol):
-    """Something that turns mirrored rows into decisions: helper functions for policies."""
+    """A declaration of helper functions, by which policies decide from mirrored rows."""
 
     def ddl(self, registry: "Registry") -> list[str]:
-        """Return the SQL blocks that install it in the target, each re-runnable."""
+        """Return the SQL blocks that install it in the target; each can run again."""
         ...
 
 
 class Guarding(Protocol):
-    """Policies on a table that is not the mirror's."""
+    """A declaration of policies on a table that is not the mirror's."""
 
     @property
     def relation(self) -> tuple[str, str]:
@@ -43,22 +43,22 @@ class Guarding(Protocol):
         ...
 
     def prepare(self, registry: "Registry") -> list[str]:
-        """Return the SQL blocks that look at the table, before any policy is touched."""
+        """Return the SQL blocks that check the table, before any policy is changed."""
         ...
 
     def ddl(self, registry: "Registry") -> list[str]:
-        """Return the SQL blocks that create the policies, after those of before were dropped."""
+        """Return the SQL blocks that create the policies, after the former ones were dropped."""
         ...
 
 
 class Registry:
-    """The mappings of one permission model, in an order that puts parents first.
+    """The mappings of one permission model, parents first.
 
-    `access` are the helpers that policies call; `guards` the policies on tables that belong to
-    others: yours, Realtime's and Storage's.
+    `access` declares the helper functions that policies call. `guards` declares the policies on
+    tables that are not the mirror's: your own, and those of Realtime and Storage.
 
     Raises:
-        MappingError: a declaration that cannot work; names the mapping and the remedy.
+        MappingError: a declaration cannot work; names the mapping and the remedy.
     """
 
     def __init__(
@@ -95,8 +95,8 @@ class Registry:
         for mapping, table in zip(mappings, tables, strict=True):
             if tables.count(table) > 1:
                 raise MappingError(
-                    f"mapping {mapping.name!r}: another mapping writes {'.'.join(table)} too; "
-                    f"give each mapping a table of its own, or make them one union query."
+                    f"mapping {mapping.name!r}: another mapping writes {'.'.join(table)}, too; "
+                    f"give each mapping its own table, or make them one union query."
                 )
         for mapping in mappings:
             children = tuple(
@@ -135,11 +135,11 @@ class Registry:
 
     @property
     def effects(self) -> MappingABC[str, tuple[Effect, ...]]:
-        """What a row means to the mappings, by the primary's table that it is in."""
+        """The effects of a row on the mappings, by the name of the primary's table."""
         return self._effects
 
     def children(self, mapping: Mapping) -> tuple[tuple[Mapping, Parent], ...]:
-        """Return each mapping that names `mapping` as a parent, with that declaration."""
+        """Return each child of `mapping`, with the Parent that it declares."""
         return self._children[mapping.name]
 
     @cached_property
@@ -159,9 +159,9 @@ class Registry:
         try:
             return list(TopologicalSorter(graph).static_order())
         except CycleError as error:
-            circle = " → ".join(error.args[1])
+            cycle = " → ".join(error.args[1])
             raise MappingError(
-                f"mapping {error.args[1][0]!r}: its parents form a circle ({circle}); "
+                f"mapping {error.args[1][0]!r}: its parents form a cycle ({cycle}); "
                 f"remove one of these parents."
             ) from None
 
@@ -190,7 +190,7 @@ def load_registry(module_name: str) -> Registry:
     """Import the module that MIRROR_MAPPINGS names and return its `registry`.
 
     Raises:
-        ConfigError: the module does not import, or holds no Registry of that name.
+        ConfigError: the module cannot be imported, or its `registry` is not a Registry.
         MappingError: its declarations cannot work.
     """
     remedy = "MIRROR_MAPPINGS must name an importable module with a `registry`"
@@ -210,7 +210,7 @@ def load_registry(module_name: str) -> Registry:
 
 
 def _effects(mappings: Sequence[Mapping]) -> dict[str, tuple[Effect, ...]]:
-    """Return what a row of each table means: a change of any that is read must lead to keys."""
+    """Return the effects of a row by table; refuse a table whose changes lead to no keys."""
     by_table: dict[str, tuple[Effect, ...]] = {}
     for mapping in mappings:
         for table, found in effects(mapping).items():
@@ -219,16 +219,16 @@ def _effects(mappings: Sequence[Mapping]) -> dict[str, tuple[Effect, ...]]:
 
 
 def _check_columns(mapping: Mapping) -> None:
-    who = f"mapping {mapping.name!r}"
+    owner = f"mapping {mapping.name!r}"
     if not _NAME.fullmatch(mapping.name):
-        raise MappingError(f"{who}: use a name of at most 40 lower-case letters, digits and _.")
+        raise MappingError(f"{owner}: use a name of at most 40 lower-case letters, digits and _.")
     _check_names(mapping)
     if not mapping.key:
-        raise MappingError(f"{who}: it has no key; name the columns that identify a row.")
+        raise MappingError(f"{owner}: it has no key; name the columns that identify a row.")
     if len(set(mapping.key)) != len(mapping.key):
-        raise MappingError(f"{who}: its key names a column twice; remove one.")
+        raise MappingError(f"{owner}: its key names a column twice; remove one.")
     types = {column.name: column.type for column in mapping.columns}
-    named = {
+    uses = {
         "key": mapping.key,
         "active": mapping.active,
         "readable": (
@@ -236,18 +236,18 @@ def _check_columns(mapping: Mapping) -> None:
         ),
         "expires": (mapping.expires,) if mapping.expires else (),
     }
-    for label, used in named.items():
+    for label, used in uses.items():
         for name in used:
             if name not in types:
                 raise MappingError(
-                    f"{who}: {label} names {name!r}, which is not among its columns; add it."
+                    f"{owner}: {label} names {name!r}, which is not among its columns; add it."
                 )
     for name, kind in [(name, types[name]) for name in mapping.key] + [
         (reference.name, reference.type) for reference in mapping.all_references
     ]:
         if kind not in KEY_TYPES:
             raise MappingError(
-                f"{who}: {name!r} is {kind}, but keys and references are one of "
+                f"{owner}: {name!r} is {kind}, but keys and references are one of "
                 f"{', '.join(KEY_TYPES)}; cast it in the query."
             )
 
@@ -262,15 +262,15 @@ def _check_expires(mapping: Mapping) -> None:
 
 
 def _check_names(mapping: Mapping) -> None:
-    who = f"mapping {mapping.name!r}"
+    owner = f"mapping {mapping.name!r}"
     names = [column.name for column in mapping.columns]
     if len(set(names)) != len(names):
-        raise MappingError(f"{who}: a column is declared twice; remove one.")
+        raise MappingError(f"{owner}: a column is declared twice; remove one.")
     for name in [*names, *(reference.name for reference in mapping.references)]:
-        if _TAKEN.fullmatch(name):
+        if _RESERVED.fullmatch(name):
             raise MappingError(
-                f"{who}: the functions that write its rows use the name {name!r} themselves; give "
-                f"the column another one, with .label() in the query."
+                f"{owner}: the functions that write its rows use the name {name!r} themselves; "
+                f"rename the column with .label() in the query."
             )
 
 
@@ -280,27 +280,27 @@ def _check_active(mapping: Mapping) -> None:
         if isinstance(allowed, str) or not values:
             raise MappingError(
                 f"mapping {mapping.name!r}: active[{name!r}] is {values!r}; give the set of values "
-                f"that grant, as in frozenset({{'ACTIVE'}})."
+                f"that grant access, as in frozenset({{'ACTIVE'}})."
             )
 
 
 def _check_references(mapping: Mapping) -> None:
-    who = f"mapping {mapping.name!r}"
+    owner = f"mapping {mapping.name!r}"
     types = {column.name: column.type for column in mapping.columns}
     names = [reference.name for reference in mapping.references]
     for reference in mapping.references:
         if not _NAME.fullmatch(reference.name) or reference.name == "lane":
             raise MappingError(
-                f"{who}: reference {reference.name!r}: use a name of at most 40 lower-case "
-                f"letters, digits and _, other than lane, which the hooks take for themselves."
+                f"{owner}: reference {reference.name!r}: use a name of at most 40 lower-case "
+                f"letters, digits and _; not lane, which is a parameter of the hooks."
             )
         if names.count(reference.name) > 1:
             raise MappingError(
-                f"{who}: reference {reference.name!r} is declared twice; remove one."
+                f"{owner}: reference {reference.name!r} is declared twice; remove one."
             )
         kind = types.get(reference.name, reference.type)
         if kind != reference.type:
             raise MappingError(
-                f"{who}: {reference.name!r} is {kind} as a column and {reference.type} as a "
+                f"{owner}: {reference.name!r} is {kind} as a column and {reference.type} as a "
                 f"reference; give both the same type."
             )

@@ -1,8 +1,8 @@
-"""Unions: rights that come from several sources, as one query.
+"""Strongest: one query for rights that come from several sources.
 
-Somebody may reach one thing in several ways: as a member of the company, by an invitation to the
-workspace. `strongest` keeps one row for each, so that what is taken away at one place leaves what
-another still grants.
+A user may have access to one resource from several sources, for example as a member of the company
+and by an invitation to the workspace. `strongest` keeps the strongest right for each key; when one
+source revokes its right, the rights from the others remain.
 """
 
 from collections.abc import Sequence
@@ -22,26 +22,27 @@ def strongest(
     groups: Sequence[str] = (),
     first: Sequence[str] = (),
 ) -> Select[*tuple[Any, ...]]:
-    """Return the query that yields, of all rows of the sources, the strongest of each key.
+    """Return the query that yields the strongest row of each key among all rows of the sources.
 
-    As a mapping's query, what changes in a source is traced to the references that it shows, which
-    may be columns of the key: declare those by which a source can be told, the narrowest first.
+    Used as a mapping's query, a change in a source affects the rows under one of the references
+    that the source selects. A reference may be a column of the key. Declare references for
+    all sources, the narrowest first.
 
     Args:
-        sources: each with the same columns, under the same labels, in the same order.
+        sources: all with the same columns, under the same labels, in the same order.
         key: labels of the mapping's key.
         level: label of the column that holds the level.
-        levels: from the weakest to the strongest; a row of any other level is none.
-        groups: labels of references that are the same in all rows of one key, whichever source
-            they are of: to be found by one of these, not all rows have to be read.
-        first: labels by which, ascending, a row is chosen among equally strong ones; what is NULL
-            comes last. Should several be left, the rest of the columns decides, so that two reads
-            of the same data never differ: each must be of a type that can be sorted.
+        levels: from the weakest to the strongest; rows with another level are ignored.
+        groups: labels of references whose values are equal in all rows of one key, from any
+            source. A read by one of them need not read all rows.
+        first: labels that choose among equally strong rows: the smallest value wins, NULL comes
+            last. If several rows remain, the other columns decide, so that two reads of the same
+            data are equal; therefore each column must be of a sortable type.
 
     Raises:
-        MappingError: a label that a source lacks, or other columns than the first has.
+        MappingError: a source lacks a label, or its columns differ from those of the first.
     """
-    # Not the collections themselves: over those, one iterates by column.
+    # A column collection iterates over columns; the labels are its keys.
     found = [list(map(str, source.selected_columns.keys())) for source in sources]
     labels = found[0] if found else []
     for number, others in enumerate(found, 1):
@@ -56,17 +57,17 @@ def strongest(
     if not levels or len(set(levels)) != len(levels):
         raise MappingError("strongest: name each level once, from the weakest to the strongest.")
     rows = union_all(*sources).subquery("source")
-    chosen = [rows.c[name] for name in dict.fromkeys((*key, *groups))]
+    distinct = [rows.c[name] for name in dict.fromkeys((*key, *groups))]
     rank = case({name: rank for rank, name in enumerate(levels)}, value=rows.c[level])
     rest = [name for name in (*first, *labels) if name not in {*key, *groups, level}]
     query = select(*(rows.c[name] for name in labels)).where(rows.c[level].in_(levels))
-    return _distinct_on(query, chosen).order_by(
-        *chosen, rank.desc(), *(rows.c[name].nulls_last() for name in dict.fromkeys(rest))
+    return _distinct_on(query, distinct).order_by(
+        *distinct, rank.desc(), *(rows.c[name].nulls_last() for name in dict.fromkeys(rest))
     )
 
 
 def _distinct_on(query: Select[*tuple[Any, ...]], columns: list[Any]) -> Select[*tuple[Any, ...]]:
-    # An extension since SQLAlchemy 2.1, which warns of what 2.0 has.
+    # SQLAlchemy 2.1 has it as an extension, and deprecates the method of 2.0.
     if hasattr(postgresql, "distinct_on"):
         return query.ext(postgresql.distinct_on(*columns))
     return query.distinct(*columns)

@@ -27,7 +27,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from mirror.errors import MirrorError, NotInTransaction, NotMigrated
-from mirror.errors.sqlstates import translate
+from mirror.errors.sqlstates import MIGRATION_REFUSED, NO_PRIVILEGE, server_error, translate
 from mirror.model.registry import Registry
 from mirror.schema.guards import guards_sql
 from mirror.schema.model_tables import model_sql
@@ -288,22 +288,20 @@ def _translated(side: Side) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        ours = _meaning(error.orig, "primary" if side == "primary" else "target")
+        ours = _own_error(error.orig, "primary" if side == "primary" else "target")
         if ours is None:
             raise
         raise ours from error
 
 
-def _meaning(error: BaseException | None, role: str) -> MirrorError | None:
-    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
-    # psycopg and psycopg2 tell more in .diag; asyncpg's own error is the cause of SQLAlchemy's.
-    told = getattr(error, "diag", None) or getattr(error, "__cause__", None)
-    message = getattr(told, "message_primary", None) or getattr(told, "message", None) or str(error)
-    hint = getattr(told, "message_hint", None) or getattr(told, "hint", None)
-    if state == "42501":
+def _own_error(error: BaseException | None, role: str) -> MirrorError | None:
+    """Return our error for a driver's; None if it has none."""
+    found = server_error(error)
+    hint = found.hint
+    if found.state == NO_PRIVILEGE:
         hint = "Migrate as the role that owns the database; on Supabase, as postgres."
-    if state in {"MR010", "42501"}:
-        return NotMigrated(f"{role}: {message}" + (f". {hint}" if hint else ""))
-    if type(error).__module__.partition(".")[0] == "psycopg":
-        return translate(error, role)  # type: ignore[arg-type]
+    if found.state in {MIGRATION_REFUSED, NO_PRIVILEGE}:
+        return NotMigrated(f"{role}: {found.message or error}" + (f". {hint}" if hint else ""))
+    if error is not None and type(error).__module__.partition(".")[0] == "psycopg":
+        return translate(error, role)
     return None

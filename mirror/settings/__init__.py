@@ -1,7 +1,7 @@
-"""Settings: what a worker and the `mirror` command read from the environment, and their logs.
+"""Settings: configuration of a worker and of the `mirror` command, and their logging.
 
-Imported by the worker, the commands and whatever runs in them; never by a backend, which loads no
-pydantic: its few settings are read where they are used (`mirror.capture.doorbell`).
+Runs in the worker and in the commands. A backend never imports it, because that would load
+pydantic; `mirror.capture.doorbell` reads the few settings of a backend itself.
 """
 
 from mirror.settings.environment import Settings, load_settings, variable

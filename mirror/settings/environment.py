@@ -1,8 +1,4 @@
-"""Settings: read from the environment once, validated once, then passed around.
-
-Used by the worker and the `mirror` command. Hooks need four of them only and read those
-themselves (`mirror.capture.doorbell`), so that a backend does not load pydantic.
-"""
+"""Environment: reads and validates the settings once; then they are passed around."""
 
 import re
 from typing import Annotated, Any, Literal, Self
@@ -25,7 +21,7 @@ from mirror.errors import ConfigError
 
 
 def _postgres_url(value: Any) -> Any:
-    """Accept what SQLAlchemy and libpq accept; keep the form that libpq understands."""
+    """Accept the URLs that SQLAlchemy and libpq accept; return the form that libpq understands."""
     if value is None or isinstance(value, SecretStr):
         return value
     scheme, rest = str(value).partition("://")[::2]
@@ -36,8 +32,10 @@ def _postgres_url(value: Any) -> Any:
     try:
         conninfo_to_dict(url)
     except ProgrammingError:
-        # Its message repeats parts of the URL.
-        raise ValueError("a malformed URL; percent-encode what its parts hold") from None
+        # The original message repeats parts of the URL.
+        raise ValueError(
+            "a malformed URL; percent-encode special characters in its parts"
+        ) from None
     return url
 
 
@@ -50,7 +48,7 @@ def _redis_url(value: Any) -> Any:
 
 
 def _project_url(value: Any) -> Any:
-    """Accept the address that a project's API is under, not one of those beside it."""
+    """Accept the address of a project's API; refuse those of its dashboard and its database."""
     if value is None:
         return value
     parts = urlsplit(str(value).strip())
@@ -72,11 +70,11 @@ ProjectUrl = Annotated[str, BeforeValidator(_project_url)]
 
 
 class Settings(BaseSettings):
-    """Everything a worker or a command may be told, with its default."""
+    """All settings of a worker or a command, with their defaults."""
 
     model_config = SettingsConfigDict(
         env_prefix="MIRROR_",
-        # `REDIS_URL=` in a compose file means that it is not set.
+        # `REDIS_URL=` in a compose file means: not set.
         env_ignore_empty=True,
         extra="ignore",
         hide_input_in_errors=True,
@@ -86,12 +84,12 @@ class Settings(BaseSettings):
     primary_database_url: PostgresUrl | None = Field(None, alias="PRIMARY_DATABASE_URL")
     """The primary. Never a replica: a fence orders reads of one server."""
     primary_listen_url: PostgresUrl | None = Field(None, alias="PRIMARY_LISTEN_URL")
-    """The primary again, for a relay that listens: direct, because no notification comes through a
-    transaction pooler. None: the relay polls."""
+    """A direct connection to the primary, for a relay that listens: notifications do not pass
+    through a transaction pooler. None: the relay polls."""
     supabase_db_url: PostgresUrl | None = Field(None, alias="SUPABASE_DB_URL")
-    """The target, as role `postgres`; direct or through the pooler."""
+    """The target's database, as role `postgres`; direct or through the pooler."""
     supabase_url: ProjectUrl | None = Field(None, alias="SUPABASE_URL")
-    """The target, over its project's API."""
+    """The address of the target's API."""
     supabase_secret_key: SecretStr | None = Field(
         None,
         validation_alias=AliasChoices("SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY"),
@@ -101,51 +99,52 @@ class Settings(BaseSettings):
         None,
         validation_alias=AliasChoices("SUPABASE_PUBLISHABLE_KEY", "SUPABASE_ANON_KEY"),
     )
-    """What the API asks for beside `writer_token`; grants nothing."""
+    """The API requires it beside `writer_token`; it grants nothing."""
     writer_token: SecretStr | None = None
-    """A JWT of the role mirror_writer: enough for the mirror, and for nothing else. Comes before
-    a secret key."""
+    """A JWT of the role mirror_writer, which may do only what the mirror needs. Takes precedence
+    over a secret key."""
     target: Literal["rest", "postgres"] | None = None
     """How to reach the target. Default: `postgres` if SUPABASE_DB_URL is set, else `rest`."""
     rest_bytes: int = Field(1_000_000, ge=10_000, le=100_000_000)
-    """How large the body of one REST call may be; a batch that exceeds it is split."""
+    """Maximum bytes in the body of one REST call; a batch that exceeds it is split."""
     redis_url: RedisUrl | None = Field(None, alias="REDIS_URL")
     """The Celery broker, which also holds the doorbell's key."""
 
     mappings: str = "mappings"
     """The module that holds the `registry`."""
     source_name: str | None = None
-    """What stands for the primary's address in its identity; set it where one primary is reached
-    under several host names. Default: the host in PRIMARY_DATABASE_URL."""
+    """The primary's name in its recorded identity; set it if one primary has several host names.
+    Default: the host in PRIMARY_DATABASE_URL."""
     batch_size: int = Field(500, ge=1, le=10_000)
     """Events claimed, and keys written, at once."""
     max_attempts: int = Field(5, ge=1, le=100)
-    """Attempts at an event of its own before it is buried."""
+    """Attempts at an event alone, before it is buried."""
     retry_seconds: float = Field(1.0, gt=0, le=3600)
-    """Wait after the first failed attempt; doubles with each further one."""
+    """Wait after the first failed attempt; doubles with each further attempt."""
     statement_seconds: float = Field(8.0, gt=0, le=600)
-    """Bound on each statement, on both databases."""
+    """Timeout of each statement, on both databases."""
     idle_seconds: float = Field(60.0, ge=5, le=3600)
-    """How long a claim's transaction may sit idle before the primary ends it."""
+    """Time that a claim's transaction may be idle before the primary ends it."""
     connect_seconds: int = Field(5, ge=2, le=60)
-    """Bound on connecting."""
+    """Timeout of connecting."""
     sweep_seconds: float = Field(30.0, ge=1, le=86_400)
-    """How often beat rings the doorbell, whoever else does."""
+    """Interval at which beat rings the doorbell, independent of all other rings."""
     relay_seconds: float = Field(0.2, ge=0.02, le=86_400)
-    """The longest pause between two looks of a relay that polls."""
+    """The longest pause between two queries of a relay that polls."""
     drain_seconds: float = Field(20.0, ge=1, le=3600)
-    """How long one Celery task goes on draining before it hands over to the next."""
+    """Time that one Celery task drains before it hands over to the next."""
     tombstone_days: int = Field(7, ge=1, le=3650)
-    """How long deleted keys are remembered; a write hung for longer is refused by its age."""
+    """Time that the target remembers deleted keys; it refuses any write that is older."""
     reconcile_cron: str = Field("40 3 * * *", pattern=r"^(off|[\d*/,-]+( [\d*/,a-zA-Z-]+){4})$")
-    """When beat reconciles, in UTC: minute, hour, day, month, weekday. `off`: never; for platforms
-    that start `mirror reconcile --scheduled` themselves."""
+    """When beat starts a reconcile, in UTC: minute, hour, day, month, weekday. `off`: never, for
+    platforms that start `mirror reconcile --scheduled` themselves."""
     reconcile_grace_seconds: float = Field(5.0, ge=0, le=60)
-    """Wait before what seems to differ is read again."""
+    """Wait before rows that seem to differ are read again."""
     reconcile_backlog: int = Field(10_000, ge=1)
-    """Events waiting from which on a reconcile pauses."""
+    """A reconcile pauses while at least this many events wait."""
     reconcile_latency_seconds: float = Field(2.0, gt=0, le=60)
-    """How long an answer of the target may take before a reconcile pauses for as long."""
+    """A reconcile pauses after an answer of the target that took longer than this, for as long as
+    that answer took."""
     log_format: Literal["auto", "json", "console"] = "auto"
     """`auto`: readable on a terminal, JSON elsewhere."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -161,7 +160,7 @@ class Settings(BaseSettings):
 
     @property
     def transport(self) -> Literal["rest", "postgres"]:
-        """How to reach the target: as told, else by what is configured."""
+        """How to reach the target: `target`, or else the way for which there are settings."""
         if self.target is not None:
             return self.target
         return "rest" if self.supabase_url and not self.supabase_db_url else "postgres"
@@ -175,12 +174,12 @@ class Settings(BaseSettings):
         value = getattr(self, name)
         if value is None:
             raise ConfigError(
-                f"{variable(name)} is not set; it is needed here.{_WAYS.get(name, '')}"
+                f"{variable(name)} is not set; it is needed here.{_REMEDIES.get(name, '')}"
             )
         return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
 
 
-_WAYS = {
+_REMEDIES = {
     "supabase_db_url": " (To mirror over REST instead, set SUPABASE_URL and SUPABASE_SECRET_KEY.)",
     "supabase_publishable_key": " It goes with MIRROR_WRITER_TOKEN.",
 }
@@ -190,13 +189,13 @@ def load_settings(**overrides: Any) -> Settings:
     """Read the settings from the environment; `overrides` (by field name) come first.
 
     Raises:
-        ConfigError: names each malformed variable and what was expected; never its value.
+        ConfigError: names each malformed variable and the expected form; never its value.
     """
     try:
         return Settings(**overrides)
     except ValidationError as error:
         faults = "; ".join(
-            # A fault of several settings together names them itself.
+            # The message of a fault between several settings names them itself.
             "".join(f"{variable(str(name))}: " for name in fault["loc"][:1])
             + fault["msg"].removeprefix("Value error, ")
             for fault in error.errors(include_input=False, include_context=False)

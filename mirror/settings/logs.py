@@ -1,4 +1,7 @@
-"""Logging: ids and counts, never values of rows and never a password."""
+"""Logs: sends records to one stream, redacted, as JSON or for a terminal.
+
+Records hold ids and counts, never values of rows and never a password.
+"""
 
 import logging
 import sys
@@ -11,7 +14,7 @@ from mirror.errors.redaction import redact
 
 
 class _Redacted:
-    """A renderer whose whole line is redacted: message, values, exception and traceback."""
+    """A renderer that redacts the whole line: message, values, exception and traceback."""
 
     def __init__(self, renderer: Any) -> None:
         self._renderer = renderer
@@ -44,7 +47,7 @@ def configure_logging(
     else:
         renderer = structlog.dev.ConsoleRenderer(
             colors=stream.isatty(),
-            # Its default, where rich is installed, prints every local variable.
+            # The default, if rich is installed, prints every local variable.
             exception_formatter=structlog.dev.plain_traceback,
         )
     structlog.configure(
@@ -63,7 +66,7 @@ def configure_logging(
             ],
         )
     )
-    # A line for every request, which says nothing that `drained` does not.
+    # They log each request; our own `drained` record says the same.
     for chatty in ("httpx", "httpcore", "hpack"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     root = logging.getLogger()

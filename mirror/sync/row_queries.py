@@ -7,7 +7,7 @@ from psycopg import sql
 
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
-from mirror.model.query.validate import dissolves
+from mirror.model.query.validate import is_pulled_up
 
 Row = tuple[str | None, ...]
 """A desired row as texts of the target's types: the columns, then references that are none."""
@@ -122,7 +122,7 @@ class RowQueries:
 
     def _dissolves(self, mapping: Mapping) -> bool:
         if mapping.name not in self._dissolve:
-            self._dissolve[mapping.name] = dissolves(mapping.query)
+            self._dissolve[mapping.name] = is_pulled_up(mapping.query)
         return self._dissolve[mapping.name]
 
 

@@ -122,7 +122,7 @@ $$;""",
                 noun="right",
                 via="rights",
                 levels=("has",),
-                ways=(by_job, lent),
+                paths=(by_job, lent),
                 helpers=(Helper("has_right", (), "has", each=True),),
             ),
         )

@@ -129,13 +129,13 @@ def test_keys_sort_as_postgresql_sorts_them(kind: str, connection: psycopg.Conne
 @pytest.mark.parametrize(
     ("kind", "value", "told"),
     [
-        ("uuid", "nonsense", "expected a UUID, got a string of 8 characters"),
+        ("uuid", "nonsense", "expected a UUID, got an invalid string of 8 characters"),
         ("uuid", 7, "expected a UUID, got a value of type int"),
         ("uuid", "\N{ARABIC-INDIC DIGIT ZERO}" * 32, "expected a UUID"),
         ("uuid", "1234_5678" * 4, "expected a UUID"),
         ("uuid", f"{ID}\n", "expected a UUID"),
         ("uuid", f"{ID}'; drop table trips; --", "expected a UUID"),
-        ("bigint", "seven", "expected bigint, got a string of 5 characters"),
+        ("bigint", "seven", "expected bigint, got an invalid string of 5 characters"),
         ("bigint", "1_000", "expected bigint"),
         ("bigint", "\N{ARABIC-INDIC DIGIT SEVEN}", "expected bigint"),
         ("bigint", " 7", "expected bigint"),

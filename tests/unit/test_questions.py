@@ -28,7 +28,7 @@ EXPIRING = Mapping(
 
 def test_a_role_includes_those_before_it() -> None:
     """An admin is a member."""
-    assert TRIP.grant(TRIP.ways[0], 0, trip_memberships, ROW).levels == {"MEMBER", "ADMIN"}
+    assert TRIP.grant(TRIP.paths[0], 0, trip_memberships, ROW).levels == {"MEMBER", "ADMIN"}
 
 
 @pytest.mark.parametrize(
@@ -36,12 +36,12 @@ def test_a_role_includes_those_before_it() -> None:
     [
         ({"status": "INVITED"}, "status is INVITED, and only ACTIVE counts"),
         ({"status": None}, "status is None, and only ACTIVE counts"),
-        ({"role": "KING"}, "its level is KING, which is none of MEMBER, ADMIN, OWNER"),
+        ({"role": "KING"}, "its level is KING, which is not one of MEMBER, ADMIN, OWNER"),
     ],
 )
 def test_what_grants_nothing_says_why(change: dict[str, str | None], says: str) -> None:
     """With the value that decides."""
-    grant = TRIP.grant(TRIP.ways[0], 0, trip_memberships, {**ROW, **change})
+    grant = TRIP.grant(TRIP.paths[0], 0, trip_memberships, {**ROW, **change})
     assert (grant.levels, grant.reason) == (frozenset(), says)
 
 

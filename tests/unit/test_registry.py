@@ -144,7 +144,7 @@ def test_names_are_plain(name: str) -> None:
             "reference 'role' is declared twice; remove one",
         ),
         ({"references": (Reference("*", "text"),)}, "reference '*': use a name"),
-        ({"references": (Reference("lane", "text"),)}, "other than lane, which the hooks take"),
+        ({"references": (Reference("lane", "text"),)}, "not lane, which is a parameter"),
         (
             {"parents": (Parent("teams", "team_id"),)},
             "parent column 'team_id' is not among its columns; add it",
@@ -154,7 +154,7 @@ def test_names_are_plain(name: str) -> None:
             "its parent 'companies' is not declared; add that mapping to registry 'some', or drop",
         ),
         ({"parents": (Parent("teams", "role"),)}, "a parent's key must be one column of the same"),
-        ({"parents": (Parent("seats", "id"),)}, "its parents form a circle (seats → seats)"),
+        ({"parents": (Parent("seats", "id"),)}, "its parents form a cycle (seats → seats)"),
     ],
 )
 def test_a_declaration_that_cannot_work_is_refused(change: dict[str, Any], told: str) -> None:
@@ -186,7 +186,7 @@ def test_two_mappings_have_two_names() -> None:
 
 def test_two_mappings_have_two_tables() -> None:
     """Each would delete the other's rows. The same name in another schema is another table."""
-    assert "another mapping writes public.seats too" in refused(SEATS, seats(name="chairs"))
+    assert "another mapping writes public.seats, too" in refused(SEATS, seats(name="chairs"))
     Registry("some", [SEATS, seats(name="chairs", schema="app")])
 
 
@@ -195,7 +195,7 @@ def test_parents_in_a_circle_are_named() -> None:
     one = seats(parents=(Parent("teams", "id"),))
     other = replace(TEAMS, parents=(Parent("seats", "id"),))
     message = refused(one, other)
-    assert "form a circle" in message
+    assert "form a cycle" in message
     assert "remove one of these parents" in message
 
 
@@ -224,7 +224,7 @@ def test_parents_in_a_circle_are_named() -> None:
 def test_a_query_asks_nothing_but_rows(condition: Any, found: str) -> None:
     """Equal fences must mean equal data: no clock, no chance, no settings, however deep."""
     message = refused(seats(query=select(SEAT.c.id, SEAT.c.role).where(condition)))
-    assert f"its query asks {found.lower()}, which rows do not decide" in message.lower()
+    assert f"its query depends on {found.lower()}, not on rows alone" in message.lower()
     assert "Mirror the column and compare it in the policy" in message
 
 
@@ -322,7 +322,7 @@ def test_a_table_that_is_read_is_tied_in_by_a_reference(how: str) -> None:
     """However the query reads it: a change of one of its rows must lead to keys."""
     query = READS_TEAMS[how]
     message = refused(seats(query=query))
-    assert "its query reads 'app.teams', but no reference ties that table in" in message
+    assert "its query reads 'app.teams', but no reference leads to that table" in message
     assert "Declare Reference(<label>, <type>, table='app.teams')" in message
     Registry(
         "some",

@@ -112,10 +112,10 @@ def test_helpers_that_could_not_work_are_refused(changes: dict[str, Any], told: 
 @pytest.mark.parametrize(
     ("guard", "told"),
     [
-        (replace(grants.data_tables, via="user_permissions"), "'' is none of its kinds"),
-        (replace(grants.data_tables, via="user_permissions:tea"), "'tea' is none of its kinds"),
+        (replace(grants.data_tables, via="user_permissions"), "'' is not one of its kinds"),
+        (replace(grants.data_tables, via="user_permissions:tea"), "'tea' is not one of its kinds"),
         (replace(grants.data_tables, via="rights:workspace"), "nor Grants; add them"),
-        (replace(grants.data_tables, read="boss"), "'boss' is none of the roles"),
+        (replace(grants.data_tables, read="boss"), "'boss' is not one of the roles"),
         (
             Topics(personal="user", tell=("user_permissions:company",)),
             "has no Membership of mapping",

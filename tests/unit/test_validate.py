@@ -16,7 +16,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import distinct_on
 
-from mirror.model.query.validate import dissolves
+from mirror.model.query.validate import is_pulled_up
 
 _a = table("a", column("id"), column("x"))
 _b = table("b", column("id"), column("a_id"))
@@ -36,7 +36,7 @@ _plain = select(_a.c.id, _a.c.x)
 )
 def test_plain_queries_dissolve(query: Any) -> None:
     """Joins, conditions and subqueries of columns."""
-    assert dissolves(query)
+    assert is_pulled_up(query)
 
 
 @pytest.mark.parametrize(
@@ -59,4 +59,4 @@ def test_plain_queries_dissolve(query: Any) -> None:
 )
 def test_what_stands_by_itself_does_not(query: Any) -> None:
     """Nor what may hide such a thing."""
-    assert not dissolves(query)
+    assert not is_pulled_up(query)

@@ -1,1 +1,1 @@
-"""What only a Supabase project has: Realtime's private channels, and folders in Storage."""
+"""Supabase: policies for the private channels of Realtime and for folders in Storage."""

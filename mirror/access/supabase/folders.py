@@ -1,4 +1,4 @@
-"""Folders: who may do what with files in Storage, by the path that they lie under."""
+"""Folders: prints policies on files in Storage, by the path of their folder."""
 
 import re
 from dataclasses import dataclass
@@ -14,51 +14,51 @@ from mirror.access.rules import (
     PolicyCondition,
     Role,
     Verb,
-    both,
+    all_of,
+    any_of,
     by_verb,
     check_roles,
-    either,
-    membership_over,
-    one_of,
-    permitted,
+    membership_for,
+    permission_condition,
     policy,
+    rules_condition,
 )
 from mirror.errors import MappingError
 from mirror.model.registry import Registry
 from mirror.schema.quoting import literal
 
-_PLACE = re.compile(r"\{(\w+)\}")
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _PLAIN = re.compile(r"[^{}/]+")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Folder:
-    """Files of one bucket under a path that names a membership's resource."""
+    """The access of users to files of one bucket, in folders that belong to resources."""
 
     bucket: str
-    """The bucket's id. It must be private: what is in a public one, anybody may download."""
+    """The bucket's id. The bucket must be private: everyone can download files of a public one."""
     path: str
-    """Such as `trips/{trip_id}` or `consultations/{id}/{user}`: `{user}` is the id of the user
-    whose files they are, for `Own`, any other word the resource's. Files lie below, at any
-    depth."""
+    """The folder's path: `trips/{trip_id}`, `consultations/{id}/{user}`. `{user}` stands for the id
+    of the user that owns the files, for `Own`; any other word for the resource's id. It covers all
+    files below the folder, at any depth."""
     via: str
     """Name of the mapping whose Membership decides, or with Grants `mapping:kind`."""
     read: Verb = None
-    """Who may list and download."""
+    """The rules for listing and downloading."""
     insert: Verb = None
-    """Who may upload."""
+    """The rules for uploading."""
     update: Verb = None
-    """Who may replace and move; needs `read` too."""
+    """The rules for replacing and moving; the user needs `read`, too."""
     delete: Verb = None
-    """Who may remove; needs `read` too."""
+    """The rules for removing; the user needs `read`, too."""
 
     @property
     def verbs(self) -> dict[str, Allow]:
-        """The rules by verb, without those that nobody passes."""
+        """The rules of each verb that is allowed."""
         return by_verb(self.read, self.insert, self.update, self.delete)
 
     def check(self, registry: Registry) -> None:
-        """Refuse what could not work.
+        """Refuse a declaration that cannot work.
 
         Raises:
             MappingError: names the folder and the remedy.
@@ -66,44 +66,46 @@ class Folder:
         if (
             len(self._resource) != 1
             or self._parts.count("{user}") > 1
-            or not all(_PLACE.fullmatch(part) or _PLAIN.fullmatch(part) for part in self._parts)
+            or not all(
+                _PLACEHOLDER.fullmatch(part) or _PLAIN.fullmatch(part) for part in self._parts
+            )
         ):
             raise MappingError(
-                f"{self._who}: a path is plain names, one {{id}}, and {{user}} at most once, "
-                f"joined by slashes, as in 'trips/{{id}}'."
+                f"{self._label}: a path is plain names, one {{id}}, and {{user}} at most once, "
+                f"separated by slashes, as in 'trips/{{id}}'."
             )
-        membership = membership_over(registry, self.via, self._who)
+        membership = membership_for(registry, self.via, self._label)
         for verb in self.verbs.values():
-            check_roles(registry, membership, verb, self._who)
+            check_roles(registry, membership, verb, self._label)
             if verb.columns:
-                raise MappingError(f"{self._who}: files have no columns to choose from.")
+                raise MappingError(f"{self._label}: files have no columns to choose from.")
             if (
                 any(isinstance(rule, Own | Others) for rule in verb.rules)
                 and "{user}" not in self._parts
             ):
                 raise MappingError(
-                    f"{self._who}: `Own` and `Others` need to know whose a file is; add /{{user}} "
-                    f"to the path."
+                    f"{self._label}: `Own` and `Others` need to know the owner of a file; add "
+                    f"/{{user}} to the path."
                 )
 
     def condition(self, registry: Registry, verb: str) -> PolicyCondition:
-        """Return what is true of the rows of `storage.objects` that one may `verb`."""
-        membership = membership_over(registry, self.via, self._who)
+        """Return the condition on the rows of `storage.objects` for a verb."""
+        membership = membership_for(registry, self.via, self._label)
         segments = {part: _segment(number) for number, part in enumerate(self._parts, 1)}
         resource = segments[self._resource[0]]
-        here = [PolicyCondition(f"bucket_id = {literal(self.bucket)}")]
-        here += [
+        in_folder = [PolicyCondition(f"bucket_id = {literal(self.bucket)}")]
+        in_folder += [
             PolicyCondition(f"{_segment(number)} = {literal(part)}")
             for number, part in enumerate(self._parts, 1)
-            if not _PLACE.fullmatch(part)
+            if not _PLACEHOLDER.fullmatch(part)
         ]
-        # A file, not the folder itself.
-        here.append(PolicyCondition(f"{_segment(len(self._parts) + 1)} <> ''"))
+        # A file in the folder, not the folder itself.
+        in_folder.append(PolicyCondition(f"{_segment(len(self._parts) + 1)} <> ''"))
 
-        def reaches(role: Role) -> PolicyCondition:
+        def has_role(role: Role) -> PolicyCondition:
             if isinstance(role, Permission):
-                return permitted(registry, role, self._who)
-            mine = membership.mine(role)
+                return permission_condition(registry, role, self._label)
+            mine = membership.my_resources(role)
             return PolicyCondition(
                 f"{resource} = any(array(\n  select id::text from unnest({mine}) as id\n))"
             )
@@ -111,9 +113,9 @@ class Folder:
         own = PolicyCondition(f"{segments.get('{user}')} = {CALLER}::text")
 
         def readable() -> PolicyCondition:
-            raise MappingError(f"{self._who}: `Readers` is for tables; name a role.")
+            raise MappingError(f"{self._label}: `Readers` is for tables; name a role.")
 
-        return both(*here, either(self.verbs[verb], own, reaches, readable))
+        return all_of(*in_folder, rules_condition(self.verbs[verb], own, has_role, readable))
 
     @property
     def _parts(self) -> list[str]:
@@ -121,30 +123,30 @@ class Folder:
 
     @property
     def _resource(self) -> list[str]:
-        return [part for part in self._parts if _PLACE.fullmatch(part) and part != "{user}"]
+        return [part for part in self._parts if _PLACEHOLDER.fullmatch(part) and part != "{user}"]
 
     @property
-    def _who(self) -> str:
+    def _label(self) -> str:
         return f"folder {self.path!r} of bucket {self.bucket!r}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Folders:
-    """Policies on `storage.objects`, where that exists; one for each verb.
+    """Policies on `storage.objects`, if that table exists; one for each verb.
 
-    A path that is not spelt as the ids are in the database, or not well formed, is nobody's.
+    A path grants nothing if it is malformed, or spells an id otherwise than the database does.
     """
 
     folders: tuple[Folder, ...]
-    """What is guarded; other files are left to other policies."""
+    """The guarded folders; other files are left to other policies."""
 
     @property
     def relation(self) -> tuple[str, str]:
-        """Where Storage asks."""
+        """The table that Storage reads and writes as the user."""
         return "storage", "objects"
 
     def prepare(self, registry: Registry) -> list[str]:
-        """Return nothing; refuse what could not work."""
+        """Return nothing; refuse declarations that cannot work."""
         for folder in self.folders:
             folder.check(registry)
         return []
@@ -155,7 +157,7 @@ class Folders:
         for verb in VERBS:
             found = [f.condition(registry, verb) for f in self.folders if verb in f.verbs]
             if found:
-                one = one_of(*found)
+                one = any_of(*found)
                 policies.append(policy(registry, "storage.objects", verb, one, one))
         if not policies:
             return []

@@ -1,8 +1,8 @@
-"""Notices: telling a user, on a private channel, that a membership of theirs has changed."""
+"""Notices: prints triggers that notify a user on a private channel when a membership changes."""
 
 from textwrap import indent
 
-from mirror.access.counting import in_force
+from mirror.access.conditions import row_conditions
 from mirror.access.membership import Membership
 from mirror.access.seats import Always, Seat
 from mirror.errors import MappingError
@@ -11,11 +11,11 @@ from mirror.model.registry import Registry
 from mirror.schema.quoting import identifier, literal
 
 
-def seats_over(registry: Registry, mapping: str, who: str) -> list[tuple[Membership, Seat]]:
-    """Return everything that rows of a mapping make somebody a member of.
+def seats_of(registry: Registry, mapping: str, owner: str) -> list[tuple[Membership, Seat]]:
+    """Return the memberships and their seats that are rows of a mapping.
 
     Raises:
-        MappingError: nothing; `who` asked.
+        MappingError: there is none; the message begins with `owner`.
     """
     found = [
         (access, seat)
@@ -26,26 +26,26 @@ def seats_over(registry: Registry, mapping: str, who: str) -> list[tuple[Members
     ]
     if not found:
         raise MappingError(
-            f"{who}: registry {registry.name!r} has no Membership of mapping {mapping!r}; add it "
+            f"{owner}: registry {registry.name!r} has no Membership of mapping {mapping!r}; add it "
             f"to the registry's access."
         )
     return found
 
 
 def notices(registry: Registry, mapping: Mapping, prefix: str) -> str:
-    """Return the block that makes the mirror's writes to a mapping's table tell its users.
+    """Return the block with the triggers that send a notice for each write to a mapping's table.
 
-    Statement by statement, and only while Realtime's table takes rows: whatever goes wrong, the
-    write itself must not.
+    They run once per statement, and only while Realtime's table accepts rows. An error in them
+    must never fail the write itself.
     """
     table = identifier(mapping.schema, mapping.table)
     function = identifier("mirror", f"tell_{mapping.name}")
-    tellers = [
-        _Teller(registry, mapping, membership, seat, prefix)
-        for membership, seat in seats_over(registry, mapping.name, "topics: tell")
+    seats = [
+        _NoticeStatements(registry, mapping, membership, seat, prefix)
+        for membership, seat in seats_of(registry, mapping.name, "topics: tell")
     ]
     inserted, deleted, updated = (
-        indent("\n".join(getattr(teller, verb)() for teller in tellers), "      ")
+        indent("\n".join(getattr(seat, verb)() for seat in seats), "      ")
         for verb in ("inserted", "deleted", "updated")
     )
     triggers = "\n\n".join(
@@ -88,8 +88,8 @@ revoke all on function {function}() from public, anon, authenticated, service_ro
 {triggers}"""
 
 
-class _Teller:
-    """The statements that tell of one seat."""
+class _NoticeStatements:
+    """The statements that send the notices of one seat."""
 
     def __init__(
         self,
@@ -105,13 +105,13 @@ class _Teller:
         self.seat = seat
         self.prefix = prefix
         self.key, self.user = identifier(seat.resource), identifier(seat.user)
-        # What tells one seat from another, and may change in a row that stays the same row's.
-        self.loose = [
+        # The columns of user and resource that may change without a change of the row's key.
+        self.changeable = [
             identifier(name) for name in (seat.user, seat.resource) if name not in mapping.key
         ]
 
     def inserted(self) -> str:
-        """Return what tells of rows that came."""
+        """Return the statement for inserted rows."""
         return (
             f"{self._tell('n', literal('membership_granted'))}\n"
             f"from new_rows as n\n"
@@ -119,7 +119,7 @@ class _Teller:
         )
 
     def deleted(self) -> str:
-        """Return what tells of rows that went, those included whose time was over."""
+        """Return the statement for deleted rows, expired ones included."""
         return (
             f"{self._tell('o', self._revoked('o'))}\n"
             f"from old_rows as o\n"
@@ -127,12 +127,12 @@ class _Teller:
         )
 
     def updated(self) -> str:
-        """Return what tells of rows that changed, and of seats that somebody else has now."""
+        """Return the statements for updated rows; a row may also pass to another user."""
         same = " and ".join(
             f"o.{identifier(name)} = n.{identifier(name)}" for name in self.mapping.key
         )
         was, remains = self._active("o"), self._active("n")
-        moved = " or ".join(f"o.{name} is distinct from n.{name}" for name in self.loose)
+        moved = " or ".join(f"o.{name} is distinct from n.{name}" for name in self.changeable)
         left = ""
         if moved:
             was = f"{was} and not ({moved})"
@@ -142,8 +142,8 @@ class _Teller:
                 f"join new_rows as n on {same}\n"
                 f"where ({moved}) and {self._active('o', expired=True)};\n"
             )
-        # Where the role never changes, nothing else of the row is of interest.
-        news = "<>" if isinstance(self.seat.role, Always) else "or"
+        # If the role never changes, a row that stays active is no news.
+        operator = "<>" if isinstance(self.seat.role, Always) else "or"
         event = (
             f"case\n"
             f"    when not was.active then 'membership_granted'\n"
@@ -161,18 +161,18 @@ cross join lateral (
 cross join lateral (
   select coalesce({remains}, false)
 ) as remains (active)
-where was.active {news} remains.active;"""
+where was.active {operator} remains.active;"""
 
     def _active(self, row: str, *, expired: bool = False) -> str:
-        conditions = in_force(self.mapping, row, expired=expired)
+        conditions = row_conditions(self.mapping, row, expired=expired)
         if not isinstance(self.seat.role, Always):
             roles = ", ".join(map(literal, self.membership.levels))
             conditions.append(f"{row}.{identifier(self.seat.role)} in ({roles})")
-        conditions += [f"{row}.{name} is not null" for name in self.loose]
+        conditions += [f"{row}.{name} is not null" for name in self.changeable]
         return " and ".join(conditions) or "true"
 
     def _revoked(self, row: str) -> str:
-        """Return the event: who belongs in another way still, joins anew and sees."""
+        """Return the event: `membership_changed` if the user still belongs by another seat."""
         if not self.membership.also:
             return literal("membership_revoked")
         belongs = f"{self.membership.belongs}({row}.{self.key}, {row}.{self.user})"
@@ -180,10 +180,10 @@ where was.active {news} remains.active;"""
 
     def _tell(self, row: str, event: str) -> str:
         role = self.seat.role
-        said = literal(role.role) if isinstance(role, Always) else f"{row}.{identifier(role)}"
-        # Not `id`: Realtime would take it for the message's own.
+        role_sql = literal(role.role) if isinstance(role, Always) else f"{row}.{identifier(role)}"
+        # Not `id`: Realtime would take it for the id of the message.
         return f"""\
 perform realtime.send(
-  jsonb_build_object({literal(self.membership.noun + "_id")}, {row}.{self.key}, 'role', {said}),
+  jsonb_build_object({literal(self.membership.noun + "_id")}, {row}.{self.key}, 'role', {role_sql}),
   {event}, {literal(self.prefix + ":")} || {row}.{self.user}, true
 )"""

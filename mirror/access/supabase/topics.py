@@ -1,4 +1,4 @@
-"""Topics: who may join and use Realtime's private channels, and who is told of a change."""
+"""Topics: prints policies on Realtime's private channels, and notices of changed memberships."""
 
 from dataclasses import dataclass
 from textwrap import indent
@@ -8,13 +8,13 @@ from mirror.access.rules import (
     Allow,
     MembershipLike,
     PolicyCondition,
-    both,
+    all_of,
+    any_of,
     check_roles,
-    membership_over,
-    one_of,
+    membership_for,
     policy,
 )
-from mirror.access.supabase.notices import notices, seats_over
+from mirror.access.supabase.notices import notices, seats_of
 from mirror.errors import MappingError
 from mirror.model.registry import Registry
 from mirror.schema.quoting import literal
@@ -24,83 +24,84 @@ from mirror.schema.quoting import literal
 class Topic:
     """Channels called `<prefix>:<id>`, one for each resource of a membership.
 
-    Each field is the weakest role that may; None: nobody. A channel can be joined by whoever may
-    `receive` or `watch`.
+    Each permission is the weakest role that has it; None: no user. Users that may `receive` or
+    `watch` may join a channel.
     """
 
     prefix: str
-    """What the topic begins with: `trip` for `trip:<id>`."""
+    """The first part of the topic: `trip` for `trip:<id>`."""
     via: str
     """Name of the mapping whose Membership decides, or with Grants `mapping:kind`."""
     receive: str | None = None
-    """Who gets broadcasts, those from the database included."""
+    """The role that receives broadcasts, including those from the database."""
     send: str | None = None
-    """Who may broadcast."""
+    """The role that may broadcast."""
     watch: str | None = None
-    """Who sees who is present."""
+    """The role that sees which users are present."""
     appear: str | None = None
-    """Who may be seen as present."""
+    """The role that may announce its own presence."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Topics:
-    """Policies on `realtime.messages`, where that exists; one for receiving, one for sending.
+    """Policies on `realtime.messages`, if that table exists; one to receive and one to send.
 
-    A topic that is not spelt as the ids are in the database, or not well formed, is nobody's.
+    A topic grants nothing if it is malformed, or spells an id otherwise than the database does.
     """
 
     topics: tuple[Topic, ...] = ()
     """The channels."""
     personal: str | None = None
-    """Also `<personal>:<user's id>`: that user may receive broadcasts there; clients never send."""
+    """The prefix of each user's own topic, `<personal>:<user's id>`: the user may receive
+    broadcasts there, and no client may send. None: no topics of this kind."""
     tell: tuple[str, ...] = ()
-    """Names of mappings: users are told on `personal` when a membership there was granted to
-    them, changed or revoked."""
+    """Names of mappings. When a membership in one of them is granted, changed or revoked, its user
+    receives a notice on `personal`."""
 
     @property
     def relation(self) -> tuple[str, str]:
-        """Where Realtime asks."""
+        """The table that Realtime reads and writes as the user."""
         return "realtime", "messages"
 
     def prepare(self, registry: Registry) -> list[str]:
-        """Return nothing; refuse what could not work.
+        """Return nothing; refuse declarations that cannot work.
 
         Raises:
-            MappingError: a role or mapping that is not there, or a prefix that tells nothing apart.
+            MappingError: a role or mapping is not declared, or a prefix is empty or not unique.
         """
         prefixes = [topic.prefix for topic in self.topics]
         prefixes += [] if self.personal is None else [self.personal]
         for prefix in prefixes:
             if not prefix or ":" in prefix or prefixes.count(prefix) > 1:
                 raise MappingError(
-                    f"topic {prefix!r}: give each a prefix of its own, not empty, without colon."
+                    f"topic {prefix!r}: give each a prefix of its own, not empty, without a colon."
                 )
         if self.tell and self.personal is None:
             raise MappingError("topics: `tell` needs `personal`, the prefix of each user's topic.")
         for topic in self.topics:
-            membership = membership_over(registry, topic.via, f"topic {topic.prefix!r}")
+            membership = membership_for(registry, topic.via, f"topic {topic.prefix!r}")
             for role in (topic.receive, topic.send, topic.watch, topic.appear):
                 if role is not None:
                     check_roles(registry, membership, Allow(role), f"topic {topic.prefix!r}")
         for mapping in self.tell:
-            seats_over(registry, mapping, "topics: tell")
+            seats_of(registry, mapping, "topics: tell")
         return []
 
     def ddl(self, registry: Registry) -> list[str]:
-        """Return the blocks that create the policies, and the triggers that tell."""
+        """Return the blocks that create the policies, and the triggers that send notices."""
         receive, send = [], []
         for topic in self.topics:
-            membership = membership_over(registry, topic.via, f"topic {topic.prefix!r}")
+            membership = membership_for(registry, topic.via, f"topic {topic.prefix!r}")
             receive += _extensions(membership, topic, topic.receive, topic.watch)
             send += _extensions(membership, topic, topic.send, topic.appear)
         if self.personal is not None:
             own = f"topic = {literal(self.personal + ':')} || {CALLER}"
-            receive.append(both(PolicyCondition("extension = 'broadcast'"), PolicyCondition(own)))
+            receive.append(all_of(PolicyCondition("extension = 'broadcast'"), PolicyCondition(own)))
         policies = [
             policy(registry, "realtime.messages", verb, one, one)
             for verb, found in (("read", receive), ("insert", send))
             if found
-            for one in [one_of(*found)]
+            for one in [any_of(*found)]
         ]
         if not policies:
             return []
@@ -128,14 +129,14 @@ $$;"""
 def _extensions(
     membership: MembershipLike, topic: Topic, broadcast: str | None, presence: str | None
 ) -> list[PolicyCondition]:
-    """Return the conditions for the two features, as one where the same role has both."""
-    asked = {"broadcast": broadcast, "presence": presence}
+    """Return the conditions for broadcast and presence; one for both if they have the same role."""
+    roles = {"broadcast": broadcast, "presence": presence}
     found = []
-    for role in dict.fromkeys(role for role in asked.values() if role is not None):
-        names = [f"'{name}'" for name, needed in asked.items() if needed == role]
-        mine = membership.mine(role)
+    for role in dict.fromkeys(role for role in roles.values() if role is not None):
+        names = [f"'{name}'" for name, needed in roles.items() if needed == role]
+        mine = membership.my_resources(role)
         found.append(
-            both(
+            all_of(
                 PolicyCondition(
                     f"extension = {names[0]}"
                     if len(names) == 1

@@ -114,7 +114,7 @@ def _draw(drain: Drain, question: AccessQuestion, count: int, chance: random.Ran
     pairs: set[Pair] = set()
     users: set[str] = set()
     resources: set[str] = set()
-    for way in question.ways:
+    for way in question.paths:
         for look in way.rows:
             places = {value: name for name, value in look.by.items() if isinstance(value, Given)}
             if not places:
@@ -178,7 +178,7 @@ def _primary(drain: Drain, question: AccessQuestion, pairs: Sequence[Pair]) -> I
     """Yield one moment of the primary, with the rows read at once that most pairs begin with."""
     with drain.source.snapshot() as snapshot:
         side = InPrimary(drain.registry, snapshot)
-        for way in question.ways:
+        for way in question.paths:
             given = [{Given.USER: user, Given.RESOURCE: resource} for user, resource in pairs]
             several = (resolve(way.rows[0], one, ()) for one in given)
             mapping = drain.registry[way.rows[0].mapping]

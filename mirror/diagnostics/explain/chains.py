@@ -79,7 +79,7 @@ def chains(
     given = {Given.USER: user, Given.RESOURCE: resource}
     found = [
         chain
-        for way in question.ways
+        for way in question.paths
         for chain in _follow(registry, question, side, given, way, ())
     ]
     # Of those that break off, the one that gets farthest tells most.

@@ -26,7 +26,7 @@ from sqlalchemy.sql import visitors
 from sqlalchemy.sql.elements import ColumnClause, Label
 
 from mirror.errors import Permanent
-from mirror.model.mapping import Mapping, printed
+from mirror.model.mapping import Mapping, sql_text
 from mirror.model.query.select_tree import (
     SelectNode,
     TableRef,
@@ -143,7 +143,7 @@ class _Probe:
             .where(and_(*self.matches, *clauses))
         )
         # Parameters, though there are none: the text has each % doubled.
-        return bool(self.database.execute(printed(select(exists(inner))), ())[0][0])
+        return bool(self.database.execute(sql_text(select(exists(inner))), ())[0][0])
 
 
 def _typed(value: str, kind: str) -> Any:
@@ -160,8 +160,8 @@ def _bare(column: Any) -> Any:
 def _read(scope: SelectNode, clause: Any) -> Iterator[TableRef]:
     """Yield what of a SELECT's FROM an expression reads, its subqueries' reads included."""
     for element in visitors.iterate(clause):
-        if isinstance(element, ColumnClause) and hash(element.table) in scope.sources:
-            yield scope.sources[hash(element.table)]
+        if isinstance(element, ColumnClause) and hash(element.table) in scope.tables:
+            yield scope.tables[hash(element.table)]
 
 
 def _name(source: TableRef) -> str:
@@ -169,4 +169,4 @@ def _name(source: TableRef) -> str:
 
 
 def _text(condition: WhereCondition) -> str:
-    return " ".join(printed(condition.clause).replace("%%", "%").split())
+    return " ".join(sql_text(condition.clause).replace("%%", "%").split())

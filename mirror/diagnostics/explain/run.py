@@ -86,7 +86,7 @@ def explain_key(
     """
     named = dict(zip(mapping.key, key, strict=True))
     for question in access_questions(drain.registry).values():
-        for way in question.ways:
+        for way in question.paths:
             by = {value: name for name, value in way.rows[0].by.items()}
             if way.rows[0].mapping == mapping.name and set(by.values()) == set(named):
                 given = {place: named.get(by.get(place, "")) for place in Given}
@@ -114,7 +114,7 @@ def canonical(
         InvalidKey: one is no id of its kind.
     """
     texts = {Given.USER: user, Given.RESOURCE: resource}
-    for way in question.ways:
+    for way in question.paths:
         for look in way.rows:
             mapping = registry[look.mapping]
             types = {column.name: column.type for column in mapping.columns}

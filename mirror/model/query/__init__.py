@@ -1,4 +1,5 @@
-"""Query: what the library reads out of a mapping's SELECT.
+"""Query: analyses a mapping's SELECT.
 
-select_tree -> equalities -> branches -> effects; `validate` refuses what fences cannot rely on.
+select_tree -> equalities -> branches -> effects; `validate` refuses queries that fences cannot rely
+on. These modules read private attributes of SQLAlchemy's SELECT.
 """

@@ -1,4 +1,4 @@
-"""Branches: what one SELECT of a mapping's query reads, and what its rows can be told by."""
+"""Branches: the tables that one SELECT of a mapping's query reads, and their link to its rows."""
 
 import re
 from collections import defaultdict
@@ -26,156 +26,154 @@ _SEVERAL_GROUPINGS = {"cube", "grouping_sets", "rollup"}
 
 
 class Branch:
-    """One SELECT of a mapping's query: the query itself, or a part of a union.
+    """One SELECT of a mapping's query: the query itself, or a member of its union.
 
-    An occurrence is one appearance of a table in it.
+    An occurrence is one appearance of a table in it. A row of an occurrence matters where it is
+    part of a result row, or keeps one out of the result.
 
     Raises:
-        Unclear: it is of a shape that is not looked into.
+        UnreadableQuery: this library does not analyse a query of its shape.
     """
 
     def __init__(self, mapping: Mapping, select: Select[Any]) -> None:
         self._root = select_node(select)
-        self._ties = equalities(self._root)
+        self._equalities = equalities(self._root)
         self._types = dict(mapping.row_layout)
-        # In a union, it is by their order that columns are put together.
+        # A union matches the columns of its members by position.
         names = list(mapping.query.selected_columns.keys())
         self._labels = dict(zip(names, select.selected_columns, strict=False))
-        self._adds_up = _only_unites(mapping.query)
+        self._in_plain_union = _only_unions(mapping.query)
         elements = list(visitors.iterate(select))
         self.occurrences = [
-            source
-            for scope in self._root.walk()
-            for source in scope.sources.values()
-            if source.table
+            table for node in self._root.walk() for table in node.tables.values() if table.table
         ]
         self.reads: dict[TableRef, set[str]] = defaultdict(set)
-        """The columns of each that are read."""
+        """The columns that the query reads, by occurrence."""
         self.decides: dict[TableRef, set[str]] = defaultdict(set)
-        """Those on which access may depend: read for more than columns declared as descriptive."""
-        self._read(mapping, names)
+        """Those on which access may depend: read for more than descriptive columns."""
+        self._note_columns(mapping, names)
         self.opaque = any(map(_hides_columns, elements))
-        """Something in it may read columns that cannot be seen."""
-        self.entangled = (
-            any(map(_entangles, elements))
-            # Here and in what unites it with others, a LIMIT picks rows by what others are there.
-            or any(map(_limits, [*elements, *visitors.iterate(mapping.query)]))
-            or any(distinct_on(s.select) for s in self._root.walk() if s is not self._root)
+        """It contains SQL text that may read columns, which this library cannot see."""
+        self.relates_rows = (
+            any(map(_relates_rows, elements))
+            # A LIMIT, here or around the union, chooses rows by which other rows exist.
+            or any(map(_has_limit, [*elements, *visitors.iterate(mapping.query)]))
+            or any(distinct_on(n.select) for n in self._root.walk() if n is not self._root)
             or not self._distinct_by_key(mapping)
         )
-        """A row of it may matter to rows with which it shares no value."""
+        """One of its rows may affect result rows with which it shares no value."""
 
     @property
-    def only_adds(self) -> bool:
-        """Whether a row that is inserted into any of its tables can only add result rows."""
+    def insert_only_adds(self) -> bool:
+        """Whether a new row in any of its tables can only add result rows, never remove one."""
         return (
-            self._adds_up
+            self._in_plain_union
             and not self._root.inner
-            and not self.entangled
+            and not self.relates_rows
             and not self._root.select._group_by_clauses  # noqa: SLF001 - there is no public way
             and not distinct_on(self._root.select)
-            and not any(source.optional for source in self._root.sources.values())
-            # A column that stands alone excludes aggregates; something must.
-            and any(self._shown(label) for label in self._labels)
+            and not any(table.optional for table in self._root.tables.values())
+            # A column outside of an aggregate, without GROUP BY, rules out aggregates.
+            and any(self._selected_column(label) for label in self._labels)
         )
 
-    def counts_each(self, occurrence: TableRef) -> bool:
-        """Whether two rows of an occurrence that matter never become, or decide, one result row."""
+    def keeps_rows_apart(self, occurrence: TableRef) -> bool:
+        """Return whether no two rows of an occurrence matter to the same result row."""
         select = self._root.select
         combined = (
             select._distinct  # noqa: SLF001 - there is no public way
             or select._group_by_clauses  # noqa: SLF001 - likewise
             or distinct_on(select)
         )
-        return not combined and occurrence.scope is self._root
+        return not combined and occurrence.node is self._root
 
-    def appearances(self, occurrence: TableRef) -> int:
-        """Return how often the table of an occurrence appears."""
+    def occurrence_count(self, occurrence: TableRef) -> int:
+        """Return how often the table of an occurrence occurs."""
         return [other.table for other in self.occurrences].count(occurrence.table)
 
-    def own(self, label: str, occurrence: TableRef) -> bool:
+    def is_own_column(self, label: str, occurrence: TableRef) -> bool:
         """Return whether a selected expression is itself a column of the occurrence."""
-        shown = self._shown(label)
-        return shown is not None and shown.source is occurrence
+        selected = self._selected_column(label)
+        return selected is not None and selected.table is occurrence
 
-    def tied(self, label: str, occurrence: TableRef, *, is_key: bool) -> str | None:
-        """Return the column by which each row that matters tells a selected value, if there is one.
+    def column_equal_to(self, label: str, occurrence: TableRef, *, is_key: bool) -> str | None:
+        """Return the occurrence's column that always equals a selected value, or None.
 
-        The value of each result row that the row is in, or that it keeps away. A result row
-        whose key is NULL is none.
+        It equals the value of each result row to which a row of the occurrence matters. No result
+        row has a NULL in its key.
         """
-        shown = self._shown(label)
-        if shown is None:
+        selected = self._selected_column(label)
+        if selected is None:
             return None
         # A row that completes a LEFT JOIN also replaces a result row that had NULL there.
-        if not is_key and shown.source.optional and shown.source in occurrence.around():
+        if not is_key and selected.table.optional and selected.table in occurrence.enclosing():
             return None
-        if shown.source is occurrence:
-            return shown.column
-        told = (
-            column_ref.column
-            for column_ref in self._equals(shown, occurrence)
-            if column_ref.source is occurrence and self._spells(column_ref, label)
+        if selected.table is occurrence:
+            return selected.column
+        equal = (
+            other.column
+            for other in self._equal_columns(selected, occurrence)
+            if other.table is occurrence and self._has_canonical_text(other, label)
         )
-        return min(told, default=None)
+        return min(equal, default=None)
 
     def never_null(self, label: str, occurrence: TableRef) -> bool:
-        """Return whether no row that matters has NULL where it tells a selected value."""
-        shown = self._shown(label)
-        equals = set() if shown is None else self._equals(shown, occurrence)
-        return any(column_ref.column in column_ref.source.required for column_ref in equals) or any(
-            tie.strict and equals & tie.places for tie in self._ties if tie.holds(occurrence)
+        """Return whether a selected value is not NULL wherever a row of the occurrence matters."""
+        selected = self._selected_column(label)
+        equal = set() if selected is None else self._equal_columns(selected, occurrence)
+        return any(column.column in column.table.not_null for column in equal) or any(
+            equality.not_null and equal & equality.columns
+            for equality in self._equalities
+            if equality.holds(occurrence)
         )
 
-    def _shown(self, label: str) -> ColumnRef | None:
-        """Return the place that a selected expression itself is."""
+    def _selected_column(self, label: str) -> ColumnRef | None:
+        """Return the column that a selected expression is; None if it is computed."""
         found = column_ref(self._labels[label], self._root)
-        return found if found is not None and self._spells(found, label) else None
+        return found if found is not None and self._has_canonical_text(found, label) else None
 
-    def _spells(self, found: ColumnRef, label: str) -> bool:
-        """Return whether the text in a place is, or is made, the canonical one of a value."""
-        return found.read_as is None or self._types.get(label) != "text"
+    def _has_canonical_text(self, column: ColumnRef, label: str) -> bool:
+        """Return whether the column's text is, or is made, the canonical text of the value."""
+        return column.cast_to is None or self._types.get(label) != "text"
 
-    def _equals(self, shown: ColumnRef, occurrence: TableRef) -> set[ColumnRef]:
-        """Return what equals a place wherever a row of the occurrence matters."""
-        holding = [tie.places for tie in self._ties if tie.holds(occurrence)]
+    def _equal_columns(self, column: ColumnRef, occurrence: TableRef) -> set[ColumnRef]:
+        """Return the columns that equal `column` wherever a row of the occurrence matters."""
+        holding = [e.columns for e in self._equalities if e.holds(occurrence)]
         reached: set[ColumnRef] = set()
-        new = {shown}
+        new = {column}
         while new:
             reached |= new
-            new = {
-                column_ref for places in holding if places & reached for column_ref in places
-            } - reached
+            new = {other for equal in holding if equal & reached for other in equal} - reached
         return reached
 
     def _distinct_by_key(self, mapping: Mapping) -> bool:
         """Return whether DISTINCT ON, if there is one, chooses among rows of one key only."""
-        chosen = [
+        distinct = [
             column_ref(expression, self._root) for expression in distinct_on(self._root.select)
         ]
-        shown = [self._shown(name) for name in mapping.key]
-        return not chosen or (
-            self._adds_up and all(key is not None and key in chosen for key in shown)
+        selected = [self._selected_column(name) for name in mapping.key]
+        return not distinct or (
+            self._in_plain_union and all(key is not None and key in distinct for key in selected)
         )
 
-    def _read(self, mapping: Mapping, names: list[str]) -> None:
-        """Note the columns that it reads."""
-        # What EXCEPT compares decides, and what DISTINCT ON may choose by, whatever it is.
-        plain = self._adds_up and not distinct_on(self._root.select)
+    def _note_columns(self, mapping: Mapping, names: list[str]) -> None:
+        """Fill `reads` and `decides`."""
+        # EXCEPT compares all columns, and DISTINCT ON may choose by any: all of them decide.
+        plain = self._in_plain_union and not distinct_on(self._root.select)
         descriptive = {c.name for c in mapping.columns if c.descriptive and plain}
-        for scope in self._root.walk():
-            for expression in scope.deciding():
-                self._note(expression, scope, decides=True)
-            for position, expression in enumerate(scope.select.selected_columns):
-                name = names[position] if scope is self._root and position < len(names) else None
-                self._note(expression, scope, decides=name not in descriptive)
+        for node in self._root.walk():
+            for expression in node.deciding_expressions():
+                self._note(expression, node, decides=True)
+            for position, expression in enumerate(node.select.selected_columns):
+                name = names[position] if node is self._root and position < len(names) else None
+                self._note(expression, node, decides=name not in descriptive)
 
-    def _note(self, expression: Any, scope: SelectNode, *, decides: bool) -> None:
+    def _note(self, expression: Any, node: SelectNode, *, decides: bool) -> None:
         for column in columns(expression):
-            source = scope.source_of(column)
-            self.reads[source].add(column.name)
+            table = node.table_of(column)
+            self.reads[table].add(column.name)
             if decides:
-                self.decides[source].add(column.name)
+                self.decides[table].add(column.name)
 
 
 def branches(mapping: Mapping) -> list[Branch]:
@@ -183,13 +181,13 @@ def branches(mapping: Mapping) -> list[Branch]:
     return [Branch(mapping, select) for select in parts(mapping.query)]
 
 
-def _only_unites(query: Any) -> bool:
-    """Return whether all branches of a query add up (EXCEPT and INTERSECT take away)."""
+def _only_unions(query: Any) -> bool:
+    """Return whether the query has no EXCEPT and no INTERSECT, which remove rows."""
     if isinstance(query, SelectStatementGrouping):
-        return _only_unites(query.element)
+        return _only_unions(query.element)
     if isinstance(query, CompoundSelect):
-        united = str(query.keyword.value).startswith("UNION")
-        return united and all(map(_only_unites, query.selects))
+        is_union = str(query.keyword.value).startswith("UNION")
+        return is_union and all(map(_only_unions, query.selects))
     return True
 
 
@@ -199,14 +197,13 @@ def _hides_columns(element: Any) -> bool:
     return isinstance(element, TextClause) and not _CONSTANT.fullmatch(element.text)
 
 
-def _entangles(element: Any) -> bool:
+def _relates_rows(element: Any) -> bool:
     if isinstance(element, FunctionElement):
-        # Each yields rows that lack what they are grouped by.
+        # Each returns rows that lack some of the grouping columns.
         return str(getattr(element, "name", "")).lower() in _SEVERAL_GROUPINGS
     return isinstance(element, Over) or (isinstance(element, CTE) and element.recursive)
 
 
-def _limits(select: Any) -> bool:
-    """Return whether which rows it yields depends on rows that it does not yield."""
+def _has_limit(select: Any) -> bool:
     names = ("_limit_clause", "_offset_clause", "_fetch_clause")
     return any(getattr(select, name, None) is not None for name in names)

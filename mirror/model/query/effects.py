@@ -1,7 +1,8 @@
-"""Effects: what a change of one row of the primary means to the mappings.
+"""Effects: the keys or scopes of a mapping that a change of one row of the primary affects.
 
-Derived from the declarations alone, and used by every way of capture: a row that shows a
-mapping's whole key names that key; any other row names a scope, by the value that ties it in.
+They follow from the declarations alone, and every kind of capture uses them. A row that has all
+values of a mapping's key affects that key. Any other row affects a scope: the rows under the value
+of a reference by which the query joins it.
 """
 
 from collections import defaultdict
@@ -19,32 +20,33 @@ from mirror.model.query.select_tree import TableRef, UnreadableQuery, columns, p
 
 @dataclass(frozen=True)
 class Effect:
-    """What a row of one table of the primary says about one mapping."""
+    """How a row of one table of the primary affects one mapping."""
 
     mapping: str
     reference: str | None
-    """None: the row shows a key. Otherwise it names a scope: the reference's name, or EVERYTHING
-    where what ties it in cannot be seen."""
+    """None: the row affects a key. Otherwise it affects a scope: the reference's name, or
+    EVERYTHING if the rows that it affects are unknown."""
     columns: tuple[str, ...]
-    """The table's columns that hold the key's values, or the scope's one; none for EVERYTHING."""
+    """The table's columns with the key's values, or the one with the scope's value; empty for
+    EVERYTHING."""
     reads: frozenset[str] | None
-    """The table's columns that the mapping's query reads. None: that cannot be seen."""
+    """The table's columns that the mapping's query reads. None: unknown."""
     decides: frozenset[str] | None
-    """Those by whose change access may be taken away; None: any."""
+    """Those whose change may take access away. None: unknown, so any may."""
     adds: bool
-    """A row that is inserted can take nothing away."""
+    """An inserted row cannot take access away."""
     unique: bool
-    """No two rows of the table that count at once name the same."""
+    """No two rows of the table that matter at the same time affect the same key."""
     nulls: bool = False
-    """A row that has NULL there may count all the same, and then means the whole mapping."""
+    """A row with NULL in `columns` may matter, too; it then affects the whole mapping."""
 
 
 def effects(mapping: Mapping) -> dict[str, tuple[Effect, ...]]:
-    """Return what each table that the mapping's query reads means to it, by the table's name.
+    """Return the effects on a mapping of each table that its query reads, by the table's name.
 
     Raises:
-        MappingError: a change of a table could not be traced to keys; names the table and the
-            declaration that is missing.
+        MappingError: changes of a table cannot be traced to keys; names the table and the missing
+            declaration.
     """
     try:
         several = branches(mapping)
@@ -53,8 +55,8 @@ def effects(mapping: Mapping) -> dict[str, tuple[Effect, ...]]:
     found: dict[str, list[Effect]] = defaultdict(list)
     for branch in several:
         for occurrence in branch.occurrences:
-            reference, names, nulls = _named(mapping, branch, occurrence)
-            # What ties a row in decides, even where the query does not read it.
+            reference, names, nulls = _identity_of(mapping, branch, occurrence)
+            # A reference's column decides even if the query does not read it.
             read = branch.reads[occurrence] | set(names)
             deciding = branch.decides[occurrence] | set(names)
             found[occurrence.table].append(
@@ -64,10 +66,10 @@ def effects(mapping: Mapping) -> dict[str, tuple[Effect, ...]]:
                     names,
                     reads=None if branch.opaque else frozenset(read),
                     decides=None if branch.opaque else frozenset(deciding),
-                    adds=branch.only_adds,
+                    adds=branch.insert_only_adds,
                     unique=reference is None
                     and len(several) == 1
-                    and branch.counts_each(occurrence),
+                    and branch.keeps_rows_apart(occurrence),
                     nulls=nulls,
                 )
             )
@@ -75,8 +77,8 @@ def effects(mapping: Mapping) -> dict[str, tuple[Effect, ...]]:
 
 
 def _everything(mapping: Mapping) -> dict[str, tuple[Effect, ...]]:
-    """Return the effects of a query that is not looked into: all of the mapping, each time."""
-    shown = [
+    """Return the effects of a query that we cannot analyse: always the whole mapping."""
+    selected = [
         table_name(column.table)
         for part in parts(mapping.query)
         for expression in part.selected_columns
@@ -84,36 +86,36 @@ def _everything(mapping: Mapping) -> dict[str, tuple[Effect, ...]]:
         if isinstance(column.table, TableClause)
     ]
     read = {table_name(e) for e in visitors.iterate(mapping.query) if isinstance(e, TableClause)}
-    for table in sorted(read.difference(shown)):
+    for table in sorted(read.difference(selected)):
         if all(reference.table != table for reference in mapping.references):
-            raise MappingError(_missing(mapping, table, several=False))
+            raise MappingError(_missing_reference(mapping, table, several=False))
     whole = Effect(mapping.name, EVERYTHING, (), None, None, adds=False, unique=False)
     return dict.fromkeys(sorted(read), (whole,))
 
 
-def _named(
+def _identity_of(
     mapping: Mapping, branch: Branch, occurrence: TableRef
 ) -> tuple[str | None, tuple[str, ...], bool]:
-    """Return what a row names: the reference (None for the key) and its columns.
+    """Return the reference (None: the key), its columns, and whether rows with NULL there matter.
 
-    And whether a row counts that has NULL there.
+    See the fields of Effect.
     """
-    key = [branch.tied(name, occurrence, is_key=True) for name in mapping.key]
-    ties = [
-        (reference, _tie(branch, occurrence, reference))
+    key = [branch.column_equal_to(name, occurrence, is_key=True) for name in mapping.key]
+    candidates = [
+        (reference, _column_for(branch, occurrence, reference))
         for reference in _by_preference(mapping, branch, occurrence)
     ]
-    tied = next(((reference, column) for reference, column in ties if column is not None), None)
-    if not all(key) and tied is None:
+    narrowest = next(((ref, column) for ref, column in candidates if column is not None), None)
+    if not all(key) and narrowest is None:
         if all(reference.table != occurrence.table for reference in mapping.references):
-            several = branch.appearances(occurrence) > 1
-            raise MappingError(_missing(mapping, occurrence.table, several=several))
+            several = branch.occurrence_count(occurrence) > 1
+            raise MappingError(_missing_reference(mapping, occurrence.table, several=several))
         return EVERYTHING, (), False
-    if branch.entangled:
+    if branch.relates_rows:
         return EVERYTHING, (), False
-    if tied is None or all(key):
+    if narrowest is None or all(key):
         return None, tuple(map(str, key)), False
-    reference, column = tied
+    reference, column = narrowest
     nulls = (
         reference.column is None
         and reference.name not in mapping.key
@@ -123,29 +125,29 @@ def _named(
 
 
 def _by_preference(mapping: Mapping, branch: Branch, occurrence: TableRef) -> list[Reference]:
-    """Return the references, the narrowest first, as far as a declaration tells.
+    """Return the references, the presumably narrowest first.
 
-    Those that were declared for the table; then those by which the query joins it, before its own
-    other values; then those that were declared at all, before parents' columns.
+    References that are declared for the table come first. Among the rest, those by which the query
+    joins the table come before its own columns, and declared ones before parents' columns.
     """
 
     def rank(reference: Reference) -> tuple[bool, bool, bool]:
-        own = branch.own(reference.name, occurrence)
+        own = branch.is_own_column(reference.name, occurrence)
         return reference.table != occurrence.table, own, reference not in mapping.references
 
     return sorted(mapping.all_references, key=rank)
 
 
-def _tie(branch: Branch, occurrence: TableRef, reference: Reference) -> str | None:
-    found = branch.tied(reference.name, occurrence, is_key=False)
-    # Of several occurrences, the declared column is true of one alone.
-    if reference.table == occurrence.table and branch.appearances(occurrence) == 1:
+def _column_for(branch: Branch, occurrence: TableRef, reference: Reference) -> str | None:
+    found = branch.column_equal_to(reference.name, occurrence, is_key=False)
+    # If the table occurs several times, the declared column is right for one occurrence only.
+    if reference.table == occurrence.table and branch.occurrence_count(occurrence) == 1:
         return reference.column or found
     return found
 
 
 def _merged(effects: Sequence[Effect]) -> tuple[Effect, ...]:
-    """Return one effect for each thing that a row names; one that names all says it alone."""
+    """Merge effects on the same keys or scope; EVERYTHING replaces all others."""
     if any(effect.reference == EVERYTHING for effect in effects):
         effects = [
             replace(e, reference=EVERYTHING, columns=(), unique=False, nulls=False) for e in effects
@@ -169,16 +171,16 @@ def _union(a: frozenset[str] | None, b: frozenset[str] | None) -> frozenset[str]
     return None if a is None or b is None else a | b
 
 
-def _missing(mapping: Mapping, table: str, *, several: bool) -> str:
+def _missing_reference(mapping: Mapping, table: str, *, several: bool) -> str:
     if several:
         return (
-            f"mapping {mapping.name!r}: its query reads {table!r} more than once, but the key "
-            f"names one of its rows only, so a change of the other would be missed. Declare "
+            f"mapping {mapping.name!r}: its query reads {table!r} more than once, but its key "
+            f"identifies only one of these rows, so a change of the other would be missed. Declare "
             f"Reference(<label>, <type>, table={table!r}) and select the value that points at "
             f"the other."
         )
     return (
-        f"mapping {mapping.name!r}: its query reads {table!r}, but no reference ties that "
-        f"table in, so a change of it would be missed. Declare Reference(<label>, <type>, "
+        f"mapping {mapping.name!r}: its query reads {table!r}, but no reference leads to that "
+        f"table, so a change of it would be missed. Declare Reference(<label>, <type>, "
         f"table={table!r}) and select the value that points at it."
     )

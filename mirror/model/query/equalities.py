@@ -1,9 +1,8 @@
-"""Ties: which values of a query are equal wherever a row matters.
+"""Equalities: the columns of a query that have equal values wherever a row matters.
 
-Columns that are equal wherever a row matters stand for each other there: `users.id` for
-`memberships.user_id` where the two are joined on that. Which ties hold depends on whose row it is:
-what an EXISTS demands holds for the rows inside it, what a LEFT JOIN demands for those of its
-right side.
+Two columns can stand for each other there: `users.id` for `memberships.user_id`, if the tables are
+joined on them. An equality holds for some rows only. A condition in an EXISTS holds for the rows
+inside it, a condition of a LEFT JOIN for the rows of its right side.
 """
 
 from collections.abc import Iterator
@@ -25,7 +24,8 @@ from sqlalchemy.sql.elements import (
 
 from mirror.model.query.select_tree import SelectNode, TableRef, WhereCondition, parts
 
-_STRICT = {
+# Comparisons that are never true of NULL.
+_NEVER_TRUE_OF_NULL = {
     operators.eq,
     operators.ne,
     operators.lt,
@@ -37,126 +37,132 @@ _STRICT = {
 
 
 class ColumnRef(NamedTuple):
-    """A column of one thing that a FROM names."""
+    """A column of one table or subquery in a FROM."""
 
-    source: TableRef
+    table: TableRef
     column: str
-    read_as: str | None = None
-    """The family of types that a cast makes of it, where the same value has several spellings."""
+    cast_to: str | None = None
+    """The type family that a text column is cast to, where one value has several spellings."""
 
 
 class Equality(NamedTuple):
-    """What is equal where a condition holds; one place alone is not NULL there."""
+    """Columns whose values are equal wherever a condition holds; a single one is only not NULL."""
 
-    places: frozenset[ColumnRef]
-    scope: SelectNode
-    """For what is in this SELECT."""
+    columns: frozenset[ColumnRef]
+    node: SelectNode
+    """It holds for the rows of this SELECT and of those that it contains."""
     side: TableRef | None = None
-    """For what is in this side of a LEFT JOIN only."""
-    strict: bool = True
-    """None of them is NULL."""
+    """It holds only for the rows of this right side of a LEFT JOIN."""
+    not_null: bool = True
+    """None of the columns is NULL."""
 
-    def holds(self, source: TableRef) -> bool:
-        """Return whether it does wherever a row of `source` matters."""
-        beneath = any(scope is self.scope for scope in source.scope.path())
-        return beneath and (self.side is None or self.side in source.around())
+    def holds(self, table: TableRef) -> bool:
+        """Return whether it holds wherever a row of `table` matters."""
+        contained = any(node is self.node for node in table.node.path_to_root())
+        return contained and (self.side is None or self.side in table.enclosing())
 
 
 def equalities(root: SelectNode) -> list[Equality]:
-    """Return all ties of a query."""
+    """Return all equalities in a query."""
     return [
-        tie
-        for scope in root.walk()
-        for found in (_handed_on(scope), *(_demanded(c, scope) for c in scope.conditions))
-        for tie in found
+        equality
+        for node in root.walk()
+        for found in (_of_subquery(node), *(_of_condition(c, node) for c in node.conditions))
+        for equality in found
     ]
 
 
-def column_ref(expression: Any, scope: SelectNode) -> ColumnRef | None:
-    """Return the place whose value an expression is; None: it is computed, or of other types.
+def column_ref(expression: Any, node: SelectNode) -> ColumnRef | None:
+    """Return the column whose value an expression has.
 
-    Only the texts of integers, of uuids and of texts tell values apart as = does.
+    None if the expression is computed, or of another type than integer, uuid and text: only for
+    those are two texts equal exactly where `=` is true.
     """
     if isinstance(expression, Label | Grouping):
-        return column_ref(expression.element, scope)
+        return column_ref(expression.element, node)
     if isinstance(expression, TypeCoerce):
-        return column_ref(expression.clause, scope)
+        return column_ref(expression.clause, node)
     family = _family(expression)
     if family is None:
         return None
     if isinstance(expression, Cast):
-        return _cast(expression, column_ref(expression.clause, scope))
+        return _after_cast(expression, column_ref(expression.clause, node))
     if isinstance(expression, ColumnClause) and expression.table is not None:
-        source = scope.source_of(expression)
-        return ColumnRef(source, expression.name if source.table else str(expression.key))
+        table = node.table_of(expression)
+        return ColumnRef(table, expression.name if table.table else str(expression.key))
     return None
 
 
-def _cast(cast: Cast[Any], found: ColumnRef | None) -> ColumnRef | None:
+def _after_cast(cast: Cast[Any], column: ColumnRef | None) -> ColumnRef | None:
     before, after = _family(cast.clause), _family(cast)
-    if found is None or getattr(cast.type, "length", None) is not None:
+    if column is None or getattr(cast.type, "length", None) is not None:
         return None
     if before == after or (after == "text" and before != "unknown"):
-        return found
-    if before == "text" and found.read_as is None:
-        return found._replace(read_as=after)
+        return column
+    if before == "text" and column.cast_to is None:
+        return column._replace(cast_to=after)
     return None
 
 
-def _handed_on(scope: SelectNode) -> Iterator[Equality]:
-    """Yield what a subquery's columns are in the SELECT that it is."""
-    if scope.source is None:
+def _of_subquery(node: SelectNode) -> Iterator[Equality]:
+    """Yield the equalities between a subquery's columns and the columns that it selects."""
+    if node.as_table is None:
         return
-    names = list(scope.source.element.c.keys())
-    for name, expression in zip(names, scope.select.selected_columns, strict=False):
-        yield from _equal(
-            ColumnRef(scope.source, name), column_ref(expression, scope), scope, strict=False
-        )
+    names = list(node.as_table.element.c.keys())
+    for name, expression in zip(names, node.select.selected_columns, strict=False):
+        outer = ColumnRef(node.as_table, name)
+        yield from _with_selected(outer, column_ref(expression, node), node, not_null=False)
 
 
-def _demanded(condition: WhereCondition, scope: SelectNode) -> Iterator[Equality]:
-    """Yield what is equal, and what is not NULL, by a condition."""
+def _of_condition(condition: WhereCondition, node: SelectNode) -> Iterator[Equality]:
+    """Yield the columns that a condition makes equal, or not NULL."""
     clause, side = condition
     if not isinstance(clause, BinaryExpression):
         return
-    left, right = column_ref(clause.left, scope), column_ref(clause.right, scope)
+    left, right = column_ref(clause.left, node), column_ref(clause.right, node)
     if _refuses_null(clause):
-        yield from (Equality(frozenset({found}), scope, side) for found in (left, right) if found)
+        yield from (Equality(frozenset({found}), node, side) for found in (left, right) if found)
     if clause.operator is operators.eq and _comparable(clause.left, clause.right):
         if left and right:
-            yield Equality(frozenset({left, right}), scope, side)
+            yield Equality(frozenset({left, right}), node, side)
     elif clause.operator is operators.in_op:
         query = clause.right
         while hasattr(query, "element"):
             query = query.element
         for part in parts(query):
-            chosen = [inner for inner in scope.inner if inner.select is part]
-            # Twice in one SELECT, it is two.
-            if len(chosen) == 1:
+            matches = [inner for inner in node.inner if inner.select is part]
+            # One object that occurs twice in a SELECT is two nodes.
+            if len(matches) == 1:
                 column = next(iter(part.selected_columns))
                 if _comparable(clause.left, column):
-                    yield from _equal(left, column_ref(column, chosen[0]), chosen[0], strict=True)
+                    selected = column_ref(column, matches[0])
+                    yield from _with_selected(left, selected, matches[0], not_null=True)
 
 
-def _equal(
-    outer: ColumnRef | None, inner: ColumnRef | None, scope: SelectNode, *, strict: bool
+def _with_selected(
+    outer: ColumnRef | None, inner: ColumnRef | None, node: SelectNode, *, not_null: bool
 ) -> Iterator[Equality]:
-    """Yield the tie of a value with what a subquery selects, unless a row may replace a NULL."""
-    if outer is not None and inner is not None and not inner.source.optional:
-        yield Equality(frozenset({outer, inner}), scope, strict=strict)
+    """Yield the equality with a column that a subquery selects, unless a LEFT JOIN may change it.
+
+    Where the inner table is optional, a new row of it replaces a NULL.
+    """
+    if outer is not None and inner is not None and not inner.table.optional:
+        yield Equality(frozenset({outer, inner}), node, not_null=not_null)
 
 
 def _refuses_null(clause: BinaryExpression[Any]) -> bool:
     if clause.operator is operators.is_not:
         return isinstance(clause.right, Null)
-    # Of no values at all, <> ALL is true.
-    return clause.operator in _STRICT and not isinstance(clause.right, CollectionAggregate)
+    # With an empty array, <> ALL is true, even of NULL.
+    return clause.operator in _NEVER_TRUE_OF_NULL and not isinstance(
+        clause.right, CollectionAggregate
+    )
 
 
 def _family(expression: Any) -> str | None:
-    """Return which types' texts tell values apart as = does; None for other types.
+    """Return the type family of an expression, if its texts are equal exactly where `=` is true.
 
-    What is not known is taken for one of those.
+    None for other types; "unknown" if the type is not declared, which is taken for one of those.
     """
     kind = expression.type
     while isinstance(kind, types.TypeDecorator):
@@ -167,13 +173,13 @@ def _family(expression: Any) -> str | None:
         return "integer"
     if isinstance(kind, types.Uuid):
         return "uuid"
-    # To some collations, and to the types whose blanks or cases do not count, two texts are one.
+    # Some collations, CHAR and CITEXT call two different texts equal.
     if isinstance(kind, types.String) and not isinstance(kind, types.CHAR | CITEXT):
         return None if kind.collation else "text"
     return None
 
 
 def _comparable(left: Any, right: Any) -> bool:
-    """Return whether what is equal has equal texts."""
+    """Return whether equal values of both expressions have equal texts."""
     families = {_family(left), _family(right)} - {"unknown"}
     return None not in families and len(families) < 2  # noqa: PLR2004 - that is, one

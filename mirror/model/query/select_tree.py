@@ -1,8 +1,8 @@
-"""Scopes: what each SELECT of a query names in its FROM, what it demands, and what is inside it.
+"""Select tree: the FROM, the conditions and the nested SELECTs of each SELECT in a query.
 
-SQLAlchemy tells little of this in public, so that private names are read here and nowhere else.
-A query of a rare shape raises `UnreadableQuery`: a change of any table that it reads then counts as
-a change of the whole mapping. That is always right, only slow.
+SQLAlchemy publishes little of this, so the modules of `mirror.model.query` read private attributes.
+A query of a rare shape raises `UnreadableQuery`. A change of any table that it reads then counts as
+a change of the whole mapping, which is always correct, only slow.
 """
 
 from collections.abc import Iterator
@@ -27,102 +27,105 @@ from mirror.errors import MappingError
 
 
 class UnreadableQuery(Exception):
-    """Raised for a query of a shape that is not looked into."""
+    """Raised for a query of a shape that this library does not analyse."""
 
 
 @dataclass(eq=False)
 class TableRef:
-    """One appearance of a table or a subquery in a FROM: the same table in two places is two."""
+    """One occurrence of a table or a subquery in a FROM; a table that occurs twice has two."""
 
     element: Any
-    """What SQLAlchemy calls it."""
-    scope: "SelectNode"
+    """SQLAlchemy's object for it."""
+    node: "SelectNode"
+    """The SELECT in whose FROM it occurs."""
     table: str = ""
-    """The table's name as declarations write it; none if it is a subquery."""
-    required: set[str] = field(default_factory=set)
-    """The table's columns that are never NULL, as far as it says so."""
+    """The table's name as declarations write it; empty for a subquery."""
+    not_null: set[str] = field(default_factory=set)
+    """The table's columns that its declaration says are never NULL."""
     optional: bool = False
-    """It is the right side of a LEFT JOIN: where it is missing, its columns are NULL."""
+    """It is the right side of a LEFT JOIN: where no row matches, its columns are NULL."""
 
-    def around(self) -> Iterator["TableRef"]:
-        """Yield it and the subqueries in a FROM that it is in."""
+    def enclosing(self) -> Iterator["TableRef"]:
+        """Yield it, and each subquery in a FROM that contains it, from the inside out."""
         yield self
-        for scope in self.scope.path():
-            if scope.source is not None:
-                yield scope.source
+        for node in self.node.path_to_root():
+            if node.as_table is not None:
+                yield node.as_table
 
 
 class WhereCondition(NamedTuple):
-    """Something that a SELECT demands of its rows, not made of several by AND."""
+    """A condition on the rows of a SELECT, from WHERE or from ON; never an AND of several."""
 
     clause: Any
     side: TableRef | None = None
-    """What is missing where it does not hold; None: the whole row."""
+    """The right side of a LEFT JOIN: a row of it is absent where the condition is false. None: the
+    whole result row is."""
 
 
 @dataclass(eq=False)
 class SelectNode:
-    """One SELECT, where it stands."""
+    """One SELECT of a query, at its place in the tree."""
 
     select: Any
     parent: "SelectNode | None" = None
-    """The SELECT that it is in."""
-    source: TableRef | None = None
-    """The subquery in that one's FROM which it is, or is a part of; None: it is a condition's."""
-    named: set[int] = field(default_factory=set)
-    """The hashes of what its FROM names, joins included, by which SQLAlchemy knows it again."""
-    sources: dict[int, TableRef] = field(default_factory=dict)
-    """What its FROM names, by hash."""
+    """The SELECT that contains it."""
+    as_table: TableRef | None = None
+    """The subquery in the parent's FROM that it is, or that it is one member of. None: it stands in
+    an expression."""
+    from_hashes: set[int] = field(default_factory=set)
+    """The hashes of the elements of its FROM, joins included. SQLAlchemy compares by them."""
+    tables: dict[int, TableRef] = field(default_factory=dict)
+    """The tables and subqueries of its FROM, by hash."""
     conditions: list[WhereCondition] = field(default_factory=list)
     inner: list["SelectNode"] = field(default_factory=list)
-    """The SELECTs in it, each part of a union as one."""
+    """The SELECTs that it contains; each member of a union is one."""
 
-    def path(self) -> Iterator["SelectNode"]:
-        """Yield it and all that it is in."""
+    def path_to_root(self) -> Iterator["SelectNode"]:
+        """Yield it and all SELECTs that contain it, from the inside out."""
         yield self
         if self.parent is not None:
-            yield from self.parent.path()
+            yield from self.parent.path_to_root()
 
     def walk(self) -> Iterator["SelectNode"]:
-        """Yield it and all that is in it."""
+        """Yield it and all SELECTs that it contains."""
         yield self
-        for scope in self.inner:
-            yield from scope.walk()
+        for node in self.inner:
+            yield from node.walk()
 
-    def deciding(self) -> Iterator[Any]:
-        """Yield the expressions on which it depends which rows it yields."""
+    def deciding_expressions(self) -> Iterator[Any]:
+        """Yield the expressions that decide which rows it returns."""
         yield from (condition.clause for condition in self.conditions)
         yield from self.select._group_by_clauses  # noqa: SLF001 - there is no public way
         yield from self.select._having_criteria  # noqa: SLF001 - likewise
         yield from distinct_on(self.select)
         yield from self.select._order_by_clauses  # noqa: SLF001 - likewise
 
-    def source_of(self, column: Any) -> TableRef:
-        """Return what a column is of: the innermost of that name."""
-        name = hash(column.table)
-        for scope in self.path():
-            if name in scope.sources:
-                return scope.sources[name]
+    def table_of(self, column: Any) -> TableRef:
+        """Return the table or subquery of a column; the innermost, if several have its name."""
+        key = hash(column.table)
+        for node in self.path_to_root():
+            if key in node.tables:
+                return node.tables[key]
         raise UnreadableQuery
 
 
 def select_node(
-    select: Any, parent: SelectNode | None = None, source: TableRef | None = None
+    select: Any, parent: SelectNode | None = None, as_table: TableRef | None = None
 ) -> SelectNode:
-    """Take in a SELECT and all that is in it."""
-    scope = SelectNode(select, parent, source)
-    for element in _own_froms(scope):
-        _take_from(element, scope)
+    """Build the tree of a SELECT and of all SELECTs that it contains."""
+    node = SelectNode(select, parent, as_table)
+    for element in _own_froms(node):
+        _add_from(element, node)
     if select.whereclause is not None:
-        scope.conditions += map(WhereCondition, _conjuncts(select.whereclause))
-    for expression in (*scope.deciding(), *select.selected_columns):
+        node.conditions += map(WhereCondition, _conjuncts(select.whereclause))
+    for expression in (*node.deciding_expressions(), *select.selected_columns):
         for query in subqueries(expression):
-            scope.inner += [select_node(part, scope) for part in parts(query)]
-    return scope
+            node.inner += [select_node(part, node) for part in parts(query)]
+    return node
 
 
 def parts(query: Any) -> Iterator[Any]:
-    """Yield the SELECTs that a union (an EXCEPT, an INTERSECT) is made of."""
+    """Yield the SELECTs of a UNION, EXCEPT or INTERSECT; the query itself if it is a SELECT."""
     if isinstance(query, SelectStatementGrouping):
         yield from parts(query.element)
     elif isinstance(query, CompoundSelect):
@@ -133,7 +136,7 @@ def parts(query: Any) -> Iterator[Any]:
 
 
 def elements(expression: Any) -> Iterator[Any]:
-    """Yield what an expression is made of, and each subquery in it as a whole."""
+    """Yield an expression and its elements; a subquery is one element."""
     yield expression
     if not isinstance(expression, Select | CompoundSelect):
         for child in expression.get_children():
@@ -150,7 +153,7 @@ def subqueries(expression: Any) -> Iterator[Any]:
 
 
 def columns(expression: Any) -> Iterator[Any]:
-    """Yield the columns that an expression reads outside of its subqueries."""
+    """Yield the columns that an expression reads, without those of its subqueries."""
     for element in elements(expression):
         if isinstance(element, ColumnClause) and not element.is_literal:
             yield element
@@ -162,8 +165,8 @@ def table_name(table: TableClause) -> str:
     for part in (schema, table.name):
         if part is not None and "." in part:
             raise MappingError(
-                f"a query reads {part!r}: a dot in the name of a table or a schema would be taken "
-                f"for the one between them; give the schema as schema=..., or rename it."
+                f"a query reads {part!r}: a dot in the name of a table or a schema cannot be told "
+                f"from the dot between the two; give the schema as schema=..., or rename it."
             )
     return f"{schema}.{table.name}" if schema else str(table.name)
 
@@ -179,55 +182,55 @@ def distinct_on(select: Any) -> list[Any]:
     ]
 
 
-def _own_froms(scope: SelectNode) -> list[Any]:
-    """Return what a SELECT names itself; the rest of what it reads is of those around it.
+def _own_froms(node: SelectNode) -> list[Any]:
+    """Return the elements of a SELECT's own FROM, without those that correlate to outer SELECTs.
 
-    As SQLAlchemy's compiler decides it.
+    It follows SQLAlchemy's compiler.
     """
-    select, parent = scope.select, scope.parent
+    select, parent = node.select, node.parent
     froms: list[Any] = list(select.get_final_froms())
     outer = set(map(hash, select._correlate))  # noqa: SLF001 - there is no public way
-    if select._correlate_except is not None or (outer and scope.source):  # noqa: SLF001 - likewise
+    if select._correlate_except is not None or (outer and node.as_table):  # noqa: SLF001 - likewise
         raise UnreadableQuery
-    if parent is not None and scope.source is None:
-        outer &= set().union(*(around.named for around in parent.path()))
+    if parent is not None and node.as_table is None:
+        outer &= set().union(*(ancestor.from_hashes for ancestor in parent.path_to_root()))
         if select._auto_correlate and len(froms) > 1:  # noqa: SLF001 - likewise
-            outer = parent.named
+            outer = parent.from_hashes
         return [element for element in froms if hash(element) not in outer]
     return froms
 
 
-def _take_from(element: Any, scope: SelectNode) -> None:
-    """Note what a FROM names, and what its joins demand."""
-    scope.named.add(hash(element))
+def _add_from(element: Any, node: SelectNode) -> None:
+    """Add an element of a FROM to a node, and the conditions of its joins."""
+    node.from_hashes.add(hash(element))
     if not isinstance(element, Join):
-        _name(element, scope)
+        _add_table(element, node)
         return
-    _take_from(element.left, scope)
-    _take_from(element.right, scope)
+    _add_from(element.left, node)
+    _add_from(element.right, node)
     side = None
     if element.isouter:
-        side = scope.sources[hash(element.right)]
+        side = node.tables[hash(element.right)]
         side.optional = True
     if element.full or (element.isouter and list(subqueries(element.onclause))):
         raise UnreadableQuery
-    scope.conditions += [WhereCondition(clause, side) for clause in _conjuncts(element.onclause)]
+    node.conditions += [WhereCondition(clause, side) for clause in _conjuncts(element.onclause)]
 
 
-def _name(element: Any, scope: SelectNode) -> None:
-    """Note one thing that a FROM names, and what is in it."""
+def _add_table(element: Any, node: SelectNode) -> None:
+    """Add a table or a subquery to a node, and the SELECTs that it contains."""
     inner = element
     while isinstance(inner, Alias | Subquery | CTE | SelectStatementGrouping):
         inner = inner.element
-    # Twice under one name, it cannot be seen whose column is meant.
-    if hash(element) in scope.sources:
+    # A repeated FROM element makes column names ambiguous.
+    if hash(element) in node.tables:
         raise UnreadableQuery
-    source = scope.sources[hash(element)] = TableRef(element, scope)
+    table = node.tables[hash(element)] = TableRef(element, node)
     if isinstance(inner, TableClause):
-        source.table = table_name(inner)
-        source.required = {c.name for c in inner.columns if not getattr(c, "nullable", True)}
+        table.table = table_name(inner)
+        table.not_null = {c.name for c in inner.columns if not getattr(c, "nullable", True)}
     elif isinstance(inner, Select | CompoundSelect):
-        scope.inner += [select_node(part, scope, source) for part in parts(inner)]
+        node.inner += [select_node(part, node, table) for part in parts(inner)]
     else:
         raise UnreadableQuery
 

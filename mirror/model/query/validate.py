@@ -1,6 +1,7 @@
-"""Queries: what a mapping's query may be, so that fences can be relied on.
+"""Validate: refuses a mapping's query whose result does not depend on rows alone.
 
-Equal fences mean equal data: so a query asks nothing but rows, no clock, no settings, no chance.
+Fences rely on it: two reads at equal fences must return equal data. So a query may not depend on
+the clock, on settings or on randomness.
 """
 
 import re
@@ -24,7 +25,7 @@ from mirror.errors import MappingError
 from mirror.model.mapping import Mapping, SelectQuery
 from mirror.model.query.select_tree import distinct_on
 
-# What stands by itself in a plan, or may hide something that does.
+# PostgreSQL plans these on their own, or they may contain something that it plans on its own.
 _BARRIERS = (CompoundSelect, CTE, FunctionElement, Over, TextClause)
 _UNSTABLE = re.compile(
     r"\b(now|(transaction|statement|clock)_timestamp|timeofday|current_(timestamp|date|time"
@@ -38,45 +39,46 @@ _SUBQUERY = re.compile(r"\bselect\b", re.IGNORECASE)
 
 
 def check_query(mapping: Mapping) -> None:
-    """Refuse a query that rows alone do not decide, or that does not yield what is declared.
+    """Refuse a query that depends on more than rows, or that lacks a declared column.
 
     Raises:
-        MappingError: names the mapping, what it found, and the remedy.
+        MappingError: names the mapping, the fault and the remedy.
     """
-    who = f"mapping {mapping.name!r}"
+    owner = f"mapping {mapping.name!r}"
     query: object = mapping.query
     if not isinstance(query, Select | CompoundSelect):
         raise MappingError(
-            f"{who}: its query is a {type(query).__name__}; use SQLAlchemy's select() or union()."
+            f"{owner}: its query is a {type(query).__name__}; use SQLAlchemy's select() or union()."
         )
     labels = set(mapping.query.selected_columns.keys())
-    wanted = [column.name for column in mapping.columns]
-    wanted += [reference.name for reference in mapping.all_references]
-    for name in wanted:
+    declared = [column.name for column in mapping.columns]
+    declared += [reference.name for reference in mapping.all_references]
+    for name in declared:
         if name not in labels:
             raise MappingError(
-                f"{who}: its query yields no {name!r}; add that column, or .label({name!r})."
+                f"{owner}: its query yields no {name!r}; add that column, or .label({name!r})."
             )
     for element in visitors.iterate(mapping.query):
-        _check_element(who, element)
+        _check_element(owner, element)
     for clause, name in (("_limit", "LIMIT"), ("_offset", "OFFSET"), ("_fetch", "FETCH")):
         if getattr(mapping.query, f"{clause}_clause", None) is not None:
             raise MappingError(
-                f"{who}: its query has {_a(name)}; which rows it yields would be chance. Remove it."
+                f"{owner}: its query has {_a(name)}; which rows it yields would be chance. "
+                f"Remove it."
             )
     try:
         _ = mapping.sql
     except (SQLAlchemyError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise MappingError(
-            f"{who}: its query cannot be printed as SQL ({reason}); give each value as "
+            f"{owner}: its query cannot be printed as SQL ({reason}); give each value as "
             f"text, cast to its type."
         ) from error
 
 
-def _check_element(who: str, element: visitors.ExternallyTraversible) -> None:
+def _check_element(owner: str, element: visitors.ExternallyTraversible) -> None:
     text = ""
-    # CURRENT_TIMESTAMP and its kin have classes of their own; their name is in .name too.
+    # CURRENT_TIMESTAMP and similar keywords have classes of their own; .name has their name, too.
     if isinstance(element, FunctionElement):
         text = str(getattr(element, "name", ""))
     elif isinstance(element, TextClause):
@@ -86,29 +88,31 @@ def _check_element(who: str, element: visitors.ExternallyTraversible) -> None:
     found = _UNSTABLE.search(_QUOTED.sub("''", text))
     if found:
         raise MappingError(
-            f"{who}: its query asks {found.group(0)}, which rows do not decide; two reads of "
+            f"{owner}: its query depends on {found.group(0)}, not on rows alone; two reads of "
             f"the same data could differ. Mirror the column and compare it in the policy."
         )
     if isinstance(element, BindParameter) and element.required:
-        raise MappingError(f"{who}: its query's parameter {element.key!r} has no value; give one.")
+        raise MappingError(
+            f"{owner}: its query's parameter {element.key!r} has no value; give one."
+        )
     if isinstance(element, TableSample):
-        raise MappingError(f"{who}: its query has a TABLESAMPLE; which rows it yields is chance.")
+        raise MappingError(f"{owner}: its query has a TABLESAMPLE; which rows it yields is chance.")
     if _SUBQUERY.search(text) or _reads_text(element):
         raise MappingError(
-            f"{who}: its query reads a table inside text(), where it cannot be seen that a change "
-            f"of it matters; write that part with table() and select()."
+            f"{owner}: its query reads a table inside text(), so changes of that table would be "
+            f"missed; write that part with table() and select()."
         )
     if isinstance(element, Select | CompoundSelect):
-        _check_select(who, element)
+        _check_select(owner, element)
 
 
-def _check_select(who: str, element: Any) -> None:
-    if element._for_update_arg is not None:  # noqa: SLF001 - nothing public tells
-        raise MappingError(f"{who}: its query locks rows, but reads are read-only; remove it.")
+def _check_select(owner: str, element: Any) -> None:
+    if element._for_update_arg is not None:  # noqa: SLF001 - there is no public way
+        raise MappingError(f"{owner}: its query locks rows, but reads are read-only; remove that.")
     if element._limit_clause is not None and not element._order_by_clauses:  # noqa: SLF001
         raise MappingError(
-            f"{who}: its query has a LIMIT without ORDER BY; which rows it yields would be "
-            f"chance. Order by something unique."
+            f"{owner}: its query has a LIMIT without ORDER BY; which rows it yields would be "
+            f"chance. Order by unique columns."
         )
 
 
@@ -122,15 +126,16 @@ def _a(name: str) -> str:
     return f"an {name}" if name[0] in "AEIOU" else f"a {name}"
 
 
-def dissolves(query: SelectQuery) -> bool:
-    """Whether PostgreSQL surely plans it as a part of the query around it.
+def is_pulled_up(query: SelectQuery) -> bool:
+    """Return whether PostgreSQL surely plans it, as a subquery, together with the outer query.
 
-    A join then reaches the tables below; into what groups, unites or counts, only constants do.
+    Then a join outside can use the indexes of the tables inside. Into a subquery that groups,
+    unites or counts, PostgreSQL pushes only comparisons with constants.
     """
-    return not any(map(_stands_alone, visitors.iterate(query)))
+    return not any(map(_prevents_pull_up, visitors.iterate(query)))
 
 
-def _stands_alone(element: Any) -> bool:
+def _prevents_pull_up(element: Any) -> bool:
     if isinstance(element, Select):
         return bool(
             element._group_by_clauses  # noqa: SLF001 - there is no public way

@@ -16,7 +16,7 @@ from mirror.errors import (
     Unreachable,
     WrongKey,
 )
-from mirror.errors.sqlstates import explain
+from mirror.errors.sqlstates import NO_PRIVILEGE, UNKNOWN_ROLE, classify
 
 MISSING = "PGRST202"
 """PostgREST does not know the function: not migrated, or its schema cache is stale."""
@@ -80,17 +80,17 @@ def explain_answer(
 
 
 def _from_postgresql(state: str, message: str, hint: str | None) -> MirrorError:
-    if state == "42501" and "function mirror_" in message:
+    if state == NO_PRIVILEGE and "function mirror_" in message:
         return WrongKey(
             "target: the key may not call the mirror's functions: a publishable (anon) key or a "
             "user's token may not. Take a secret key, or a token of mirror_writer [42501]"
         )
-    if state == "22023" and message.startswith('role "'):
+    if state == UNKNOWN_ROLE and message.startswith('role "'):
         return NotMigrated(
             "target: the token's role does not exist there; run `mirror migrate supabase` [22023]"
         )
     constraint = _CONSTRAINT.search(message)
-    return explain(state, message, role="target", hint=hint, culprit=constraint and constraint[1])
+    return classify(state, message, role="target", hint=hint, culprit=constraint and constraint[1])
 
 
 def no_json(status: int, content_type: str) -> MirrorError:
