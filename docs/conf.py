@@ -1,7 +1,7 @@
 """Sphinx's settings for the documentation's site. `make docs` builds it.
 
-The source is the repository itself, so that README, ARCHITECTURE and the pages in docs/ link to each
-other as they do on a code host.
+The source is the repository itself, so that README, ARCHITECTURE and the pages in docs/ link to
+each other as they do on a code host.
 """
 
 import tomllib

@@ -30,7 +30,7 @@ def world(request: pytest.FixtureRequest, make_world: MakeWorld) -> World:
 
 
 def unseen_by(world: World, *ways: str, why: str) -> None:
-    """Skip where no way that is on could see the change; the README says so."""
+    """Skip where no way that is on could see the change; docs/capture.md says so."""
     if world.ways <= set(ways):
         pytest.skip(why)
 
