@@ -9,7 +9,7 @@ NODE := tests/supabase/node_modules/.installed
 # mappings/ has an example of its name.
 MODELS := $(filter-out __init__ trips,$(basename $(notdir $(wildcard mappings/*.py))))
 
-.PHONY: help setup demo dev test test-fast bench bench-quick lint format docs lock model clean
+.PHONY: help setup demo dev test test-fast bench bench-quick lint format lock model clean
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -60,6 +60,7 @@ lint: $(INSTALLED) ## Check style, types, the direction of imports, spelling and
 	$(BIN)/codespell
 	$(BIN)/python tests/prose.py
 
+.PHONY: docs
 docs: $(INSTALLED) ## Build the documentation's site into docs/_build; a warning is an error.
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky --quiet --conf-dir docs . docs/_build
 	@echo "docs/_build/index.html"
