@@ -86,7 +86,7 @@ def test_a_token_of_mirror_writer_may_mirror(writer: RestTarget) -> None:
     everything(writer)
 
 
-def test_the_readmes_recipe_signs_a_token_of_mirror_writer(
+def test_the_recipe_of_the_docs_signs_a_token_of_mirror_writer(
     api: SupabaseLite, target: TestDatabase, targets: list[RestTarget]
 ) -> None:
     """Run as it stands there, with the project's secret."""
