@@ -51,11 +51,19 @@ bench: $(INSTALLED) $(NODE) ## Measure everything, as ratios of one run; half an
 bench-quick: $(INSTALLED) $(NODE) ## Find out whether the benchmarks run.
 	$(BIN)/python -m benchmarks --quick
 
-lint: $(INSTALLED) ## Check style, types and the direction of imports.
+lint: $(INSTALLED) ## Check style, types, the direction of imports, spelling and prose.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/validate-pyproject pyproject.toml
+	$(BIN)/codespell
+	$(BIN)/python tests/prose.py
+
+.PHONY: docs
+docs: $(INSTALLED) ## Build the documentation's site into docs/_build; a warning is an error.
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky --quiet --conf-dir docs . docs/_build
+	@echo "docs/_build/index.html"
 
 format: $(INSTALLED) ## Format the code.
 	$(BIN)/ruff check --fix .
@@ -76,4 +84,4 @@ lock: ## Pin the requirements anew, with hashes (needs uv).
 	  --upgrade --output-file requirements/dev.txt
 
 clean: ## Remove what the targets made.
-	rm -rf $(VENV) tests/supabase/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) docs/_build tests/supabase/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis

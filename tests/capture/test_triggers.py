@@ -425,7 +425,7 @@ def test_a_downgrade_leaves_no_trigger(office: TestDatabase) -> None:
 
 
 def test_a_writer_without_any_library_is_mirrored(make_world: MakeWorld) -> None:
-    """The README's example: plain SQL through psql, or a service in any language."""
+    """The example of docs/capture.md: plain SQL through psql, or a service in any language."""
     world = make_world("triggers")
     world.populate()
     script = """

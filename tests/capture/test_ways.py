@@ -31,7 +31,7 @@ def world(request: pytest.FixtureRequest, make_world: MakeWorld) -> CapturedBack
 
 
 def unseen_by(world: CapturedBackend, *ways: str, why: str) -> None:
-    """Skip where no way that is on could see the change; the README says so."""
+    """Skip where no way that is on could see the change; docs/capture.md says so."""
     if world.ways <= set(ways):
         pytest.skip(why)
 

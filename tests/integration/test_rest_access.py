@@ -22,7 +22,7 @@ from mirror.sync.targets.writing import ScopePage, Section
 from tests.support.databases import TestDatabase
 from tests.support.rest import ServeApi, SignUp
 
-README = (Path(__file__).parent.parent.parent / "README.md").read_text()
+PAGE = (Path(__file__).parent.parent.parent / "docs" / "target.md").read_text()
 USER = "0d0cf4a2-7f3a-4f5e-9a43-6b8f5d0f7a01"
 
 
@@ -86,11 +86,11 @@ def test_a_token_of_mirror_writer_may_mirror(writer: RestTarget) -> None:
     everything(writer)
 
 
-def test_the_readmes_recipe_signs_a_token_of_mirror_writer(
+def test_the_recipe_of_the_docs_signs_a_token_of_mirror_writer(
     api: SupabaseLite, target: TestDatabase, targets: list[RestTarget]
 ) -> None:
     """Run as it stands there, with the project's secret."""
-    (recipe,) = (b for b in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "jwt." in b)
+    (recipe,) = (b for b in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if "jwt." in b)
     done = subprocess.run(
         [sys.executable, "-c", recipe],
         env={"SUPABASE_JWT_SECRET": api.jwt_secret},

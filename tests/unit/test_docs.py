@@ -1,4 +1,4 @@
-"""Pages of docs/: what they name is there."""
+"""The pages, README and ARCHITECTURE included: the tests, files and links that they name exist."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 pytestmark = pytest.mark.fast
 
 ROOT = Path(__file__).parent.parent.parent
-PAGES = sorted((ROOT / "docs").rglob("*.md"))
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
 def page(path: Path) -> str:

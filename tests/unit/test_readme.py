@@ -1,4 +1,4 @@
-"""The README's tables name what there is, all of it and nothing else."""
+"""The tables of settings, commands and helpers name all that exist, and nothing else."""
 
 import re
 import sys
@@ -15,17 +15,15 @@ from mirror.model.registry import Registry
 from mirror.schema import guards_sql, model_sql
 from mirror.settings import Settings, variable
 
-README = (Path(__file__).parent.parent.parent / "README.md").read_text()
-
-
-def section(title: str) -> str:
-    """Return one section's text."""
-    return README.split(f"## {title}\n")[1].split("\n## ")[0]
+ROOT = Path(__file__).parent.parent.parent
+README = (ROOT / "README.md").read_text()
+SETTINGS = (ROOT / "docs" / "settings.md").read_text().split("| variable |")[1]
+COMMANDS = (ROOT / "docs" / "commands.md").read_text()
 
 
 def test_every_setting_is_in_the_table_and_no_other() -> None:
     """The doorbell's, which the backend reads for itself, included."""
-    named = set(re.findall(r"`([A-Z][A-Z_]+)`", section("Settings")))
+    named = set(re.findall(r"`([A-Z][A-Z_]+)`", SETTINGS))
     doorbell = {"DOORBELL", "DOORBELL_SECONDS", "DOORBELL_QUIET_SECONDS"}
     wanted = {variable(name) for name in Settings.model_fields}
     aliases = {"SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_ANON_KEY"}
@@ -35,7 +33,7 @@ def test_every_setting_is_in_the_table_and_no_other() -> None:
 
 def test_every_command_is_in_the_table_and_no_other() -> None:
     """By name."""
-    rows = [line.split("|")[1] for line in section("Commands").splitlines() if "`mirror " in line]
+    rows = [line.split("|")[1] for line in COMMANDS.splitlines() if line.startswith("|")]
     named = {name for row in rows for name in re.findall(r"`mirror (\w+)", row)}
     commands = {
         command.name or getattr(command.callback, "__name__", "")

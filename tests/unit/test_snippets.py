@@ -1,0 +1,107 @@
+"""The Python snippets of the README and of docs/ run, in the order in which a page shows them.
+
+Snippets that need a server or a web framework are skipped by name, with a comment before them:
+`<!-- skip: next -->`.
+"""
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from sqlalchemy import ForeignKey
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
+from sybil import Sybil
+from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
+
+from mappings.trips import registry
+
+pytestmark = pytest.mark.fast
+
+ROOT = Path(__file__).parent.parent.parent
+PAGES = [
+    path
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    if "```python" in path.read_text(encoding="utf-8")
+]
+SYBIL = Sybil(parsers=[PythonCodeBlockParser(), SkipParser()], path=str(ROOT))
+
+
+class Base(DeclarativeBase):
+    """The reader's own models."""
+
+
+class Workspace(Base):
+    """A row that projects join."""
+
+    __tablename__ = "workspaces"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    archived: Mapped[bool]
+
+
+class Project(Base):
+    """A mirrored entity."""
+
+    __tablename__ = "projects"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    title: Mapped[str]
+    workspace_id: Mapped[int] = mapped_column(ForeignKey("workspaces.id"))
+
+
+class Member(Base):
+    """A member of a project."""
+
+    __tablename__ = "members"
+    project_id: Mapped[int] = mapped_column(primary_key=True)
+    user_id: Mapped[int] = mapped_column(primary_key=True)
+    role: Mapped[str]
+    status: Mapped[str]
+
+
+class User(Base):
+    """A user whose id in Supabase is a column."""
+
+    __tablename__ = "users"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    supabase_id: Mapped[str | None]
+
+
+class Membership(Base):
+    """A user's part in a trip."""
+
+    __tablename__ = "trip_memberships"
+    trip_id: Mapped[str] = mapped_column(primary_key=True)
+    user_id: Mapped[int] = mapped_column(primary_key=True)
+    role: Mapped[str]
+
+
+@pytest.fixture
+def app(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reader's application, `app.models`, and the secret of their project."""
+    models: Any = ModuleType("app.models")
+    for model in (Workspace, Project, Member, User, Membership):
+        setattr(models, model.__name__, model)
+    monkeypatch.setitem(sys.modules, "app", ModuleType("app"))
+    monkeypatch.setitem(sys.modules, "app.models", models)
+    monkeypatch.setenv("SUPABASE_JWT_SECRET", "a secret of 32 bytes or more, made up")
+
+
+@pytest.mark.usefixtures("app")
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_snippets_of_a_page_run(path: Path) -> None:
+    """One after the other, in one namespace."""
+    document = SYBIL.parse(path)
+    document.namespace |= {"make_session": sessionmaker(), "registry": registry}
+    for example in document.examples():
+        example.evaluate()
+
+
+def test_a_snippet_that_fails_is_noticed(tmp_path: Path) -> None:
+    """With the page and the line."""
+    page = tmp_path / "page.md"
+    page.write_text("A page.\n\n```python\nfrom mirror import Nothing\n```\n")
+    (example,) = SYBIL.parse(page).examples()
+    with pytest.raises(ImportError, match="Nothing"):
+        example.evaluate()
+    assert example.line == 3
