@@ -1,12 +1,12 @@
 """Worker: the Celery app that drains.
 
-In your own repository, with your own mappings module named by MIRROR_MAPPINGS::
+Run it in your own repository; MIRROR_MAPPINGS names your mappings module::
 
     celery -A mirror.worker worker
     celery -A mirror.worker beat
 
-The broker is Redis, the queue is `mirror`, messages carry nothing. A task that dies takes
-nothing along: its claim rolls back, and beat rings again.
+The broker is Redis, the queue is `mirror`, and messages have no content. If a task crashes, no
+event is lost: its claim rolls back, and beat rings again.
 """
 
 import logging
@@ -31,45 +31,46 @@ from mirror.settings import Settings, load_settings
 from mirror.settings.logs import configure_logging
 from mirror.sync.drain import Drain
 from mirror.sync.heartbeats import Heartbeat
-from mirror.sync.schedule import PURGE_TASK, RECONCILE_TASK, SWEPT, beat_schedule
+from mirror.sync.schedule import FROM_BEAT, PURGE_TASK, RECONCILE_TASK, beat_schedule
 from mirror.sync.wiring import build_drain, build_target
 
-# A reconcile of a large target takes as long as it takes; this bounds one that hangs.
+# Longer than a reconcile of a large target takes; ends one that hangs.
 _RECONCILE_SECONDS = 6 * 3600
 
 log = structlog.stdlib.get_logger(__name__)
 
 
 class Worker:
-    """What one worker process holds on to between tasks; made after the fork, when first used."""
+    """The state of one worker process between tasks; created at first use, after the fork."""
 
     def __init__(self, load: Callable[[], Settings]) -> None:
         self._load = load
-        self._own = threading.local()
-        self._swept = Heartbeat("sweep")
+        self._thread = threading.local()
+        self._heartbeat = Heartbeat("sweep")
 
     @cached_property
     def settings(self) -> Settings:
         """The settings, read once per process."""
-        # The mappings module lies in the user's repository, which is where workers start.
+        # Workers start in the user's repository, where the mappings module is.
         if os.getcwd() not in sys.path:  # noqa: PTH109 - sys.path holds strings
             sys.path.insert(0, os.getcwd())  # noqa: PTH109 - likewise
         return self._load()
 
     @property
     def drain(self) -> Drain:
-        """This thread's drain with its connections, which stay open between tasks.
+        """The drain of this thread. Its connections stay open between tasks.
 
-        Two tasks must never share a claim's connection: one's commit would end the other's claim.
+        Two tasks must never share a claim's connection: the commit of one would end the claim of
+        the other.
         """
-        if not hasattr(self._own, "drain"):
-            self._own.drain = build_drain(self.settings)
-        drain: Drain = self._own.drain
+        if not hasattr(self._thread, "drain"):
+            self._thread.drain = build_drain(self.settings)
+        drain: Drain = self._thread.drain
         return drain
 
     @cached_property
     def doorbell(self) -> Doorbell:
-        """For calling other workers to a backlog."""
+        """Rings for other workers when there is a backlog."""
         return Doorbell(DoorbellSettings(redis_url=self.settings.need("redis_url"), mode="inline"))
 
     @cached_property
@@ -79,15 +80,16 @@ class Worker:
             self.settings.need("redis_url"), socket_timeout=5, socket_connect_timeout=5
         )
 
-    def run_drain(self, *, swept: bool = False) -> None:
-        """Drain until nothing is left; ask for help, or for a successor, when there is much.
+    def run_drain(self, *, from_beat: bool = False) -> None:
+        """Drain until no event is left or the time is up; ring for other workers at a backlog.
 
-        `swept`: it was beat that rang.
+        `from_beat` says that beat sent the message.
         """
         try:
             answered(self.redis)
         except redis.RedisError as error:
-            # Rings stay silent for a few seconds then; this drain and beat see to the events.
+            # The doorbell then suppresses rings for some seconds; this drain and beat's next ring
+            # take care of the events.
             log.warning("doorbell not answered", reason=type(error).__name__)
         try:
             done = self.drain.run(
@@ -98,32 +100,32 @@ class Worker:
         except (Halted, NotMigrated) as error:
             log.error("events wait until somebody acts", reason=str(error))  # noqa: TRY400 - no trace wanted
         except MirrorError as error:
-            # Without its trace, which could hold more than the message tells.
+            # Without the traceback, which could contain values of rows.
             log.error("events wait", reason=str(error))  # noqa: TRY400
         else:
             if done.full:
                 self.doorbell.ring()
             self._sweep()
-        if swept:
+        if from_beat:
             with suppress(Transient):
-                self._swept.beat(self.drain.queue.claims)
+                self._heartbeat.beat(self.drain.queue.claims)
 
     def _sweep(self) -> None:
-        """Remove what has expired, unless this thread has looked lately."""
+        """Delete expired rows from the target, unless this thread did so recently."""
         now = time.monotonic()
-        if now < getattr(self._own, "sweep_after", now):
+        if now < getattr(self._thread, "sweep_after", now):
             return
-        self._own.sweep_after = now + self.settings.sweep_seconds
+        self._thread.sweep_after = now + self.settings.sweep_seconds
         try:
-            swept = sweep(self.drain)
+            expired = sweep(self.drain)
         except MirrorError as error:
             log.warning("expired rows wait for the next sweep", reason=str(error))
         else:
-            if swept:
-                log.info("swept", expired=swept)
+            if expired:
+                log.info("swept", expired=expired)
 
     def run_purge(self) -> None:
-        """Forget old tombstones in the target."""
+        """Delete old tombstones in the target."""
         target = build_target(self.settings)
         try:
             log.info("purged", tombstones=target.purge(self.settings.tombstone_days))
@@ -133,7 +135,7 @@ class Worker:
             target.close()
 
     def run_reconcile(self) -> None:
-        """Compare the two sides and repair what differs."""
+        """Compare the two sides and repair the differences."""
         drain = build_drain(self.settings)
         try:
             report = run_reconcile(drain, self.settings, Options(), started_by="beat")
@@ -142,16 +144,16 @@ class Worker:
         except MirrorError as error:
             log.error("reconcile ended early", reason=str(error))  # noqa: TRY400 - no trace wanted
         else:
-            tell = log.info if report.exit_code == 0 else log.error
-            tell("reconciled", **report.as_json(keys=False))
+            write = log.info if report.exit_code == 0 else log.error
+            write("reconciled", **report.as_json(keys=False))
         finally:
             drain.close()
 
 
 class _App(Celery):  # type: ignore[misc]
-    """A Celery app that keeps to its own broker.
+    """A Celery app that always uses the mirror's broker.
 
-    CELERY_BROKER_URL, which the backend's own app may need, would come before any setting.
+    Celery prefers CELERY_BROKER_URL to any setting, and the backend's own app may need that.
     """
 
     def connection_for_read(self, url: str | None = None, **options: Any) -> Any:
@@ -171,13 +173,13 @@ def create_app(load: Callable[[], Settings] = load_settings) -> Celery:
 
     @app.task(name=TASK, bind=True)  # type: ignore[untyped-decorator]
     def drain(task: Any) -> None:
-        worker.run_drain(swept=bool(task.request.get(SWEPT)))
+        worker.run_drain(from_beat=bool(task.request.get(FROM_BEAT)))
 
     @app.task(name=PURGE_TASK)  # type: ignore[untyped-decorator]
     def purge() -> None:
         worker.run_purge()
 
-    # Acknowledged at once: Redis would hand a message that is held for so long to another worker.
+    # Acknowledged at the start: Redis delivers a message again that stays unacknowledged for long.
     @app.task(  # type: ignore[untyped-decorator]
         name=RECONCILE_TASK,
         acks_late=False,
@@ -189,9 +191,9 @@ def create_app(load: Callable[[], Settings] = load_settings) -> Celery:
 
     def setup_logging(**_: Any) -> None:
         configure_logging(style=worker.settings.log_format, level=worker.settings.log_level)
-        # Two lines for every ring, which say nothing that `drained` does not.
-        for chatty in ("celery.worker.strategy", "celery.app.trace", "celery.beat"):
-            logging.getLogger(chatty).setLevel(logging.WARNING)
+        # These log two lines for every ring, with nothing that our own `drained` does not say.
+        for name in ("celery.worker.strategy", "celery.app.trace", "celery.beat"):
+            logging.getLogger(name).setLevel(logging.WARNING)
 
     def check(*, drains: bool) -> None:
         try:
@@ -201,7 +203,7 @@ def create_app(load: Callable[[], Settings] = load_settings) -> Celery:
                 build_drain(worker.settings)
         except MirrorError as error:
             log.error("cannot start", reason=str(error))  # noqa: TRY400 - no trace wanted
-            # Celery logs a handler's exceptions and goes on; SystemExit it lets through.
+            # Celery logs other exceptions of a signal handler and goes on.
             raise SystemExit(error.exit_code) from error
 
     signals.setup_logging.connect(setup_logging, weak=False)
@@ -215,30 +217,30 @@ def _celery_settings(settings: Settings) -> dict[str, Any]:
     url = settings.redis_url and settings.need("redis_url")
     tls = bool(url and url.startswith("rediss:"))
     return {
-        # Left out if not set: `check` says so better than Celery would.
+        # May be None: then `check` fails with a clearer message than Celery's.
         "broker_url": url,
-        # Celery's default trusts any certificate; what the URL says comes first.
+        # Celery's default accepts any certificate. A setting in the URL overrides this one.
         "broker_use_ssl": {"ssl_cert_reqs": ssl.CERT_REQUIRED} if tls else None,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
-        # A message is worth no more than the next ring: redeliver what a lost worker held.
+        # Redis delivers the message of a lost worker again after this time.
         "broker_transport_options": {"visibility_timeout": int(longest * 4)},
         "result_backend": None,
         "task_ignore_result": True,
         "accept_content": ["json"],
         "task_serializer": "json",
-        # A queue of our own: a broker shared with another app must not mix the two.
+        # A queue of our own, so that the broker can be shared with another app.
         "task_default_queue": QUEUE,
         "task_acks_late": True,
         "task_reject_on_worker_lost": True,
-        # A drain in progress needs no broker; let it finish while Redis restarts.
+        # A drain does not need the broker, so it can finish while Redis restarts.
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_prefetch_multiplier": 1,
         "task_soft_time_limit": int(longest),
         "task_time_limit": int(longest * 2),
         "worker_hijack_root_logger": False,
         "timezone": "UTC",
-        # In memory: the schedule needs no file, because a missed ring is made up by the next.
+        # The schedule stays in memory: a missed ring does not matter, the next one follows.
         "beat_scheduler": "celery.beat:Scheduler",
         "beat_schedule": beat_schedule(settings),
     }

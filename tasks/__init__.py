@@ -1,7 +1,7 @@
-"""This repository's deployment of the worker: `celery -A tasks worker`, `celery -A tasks beat`.
+"""Tasks: this repository's deployment of the worker, `celery -A tasks worker` (or `beat`).
 
-The app, its tasks and its schedule are defined in `mirror.worker`, which the wheel ships; a
-deployment adds what is its own by changing `app.conf`.
+The wheel has the app, its tasks and its schedule in `mirror.worker`. A deployment changes
+`app.conf` for its own needs.
 """
 
 from mirror.worker import app

@@ -87,9 +87,9 @@ delete from mirror.claims where id = any(%s)
 -- `claim_events` may have seen a note that was older than its locks, so this asks again under the
 -- locks. A note that was withdrawn meanwhile is gone by now; one that the hint missed is found by
 -- the next claim.
-select id, array(select unnest(events) intersect select unnest(%(mine)s::bigint[]))
+select id, array(select unnest(events) intersect select unnest(%(claimed)s::bigint[]))
 from mirror.claims
-where events && %(mine)s::bigint[]
+where events && %(claimed)s::bigint[]
 
 -- remove_suspects_from_notes --
 -- The suspects move to the retries. Returns the notes that name no other event.
@@ -191,9 +191,9 @@ update mirror.retries set deaths = deaths - 1, due_at = now() where id = %s
 delete from mirror.retries where id = any(%s)
 
 
--- ==== The relay looks for events ================================================================
+-- ==== The relay polls for events =================================================================
 
--- look_for_events --
+-- poll_events --
 -- How many events wait, a sum of ids that changes when new ones come, and the seconds until the
 -- next retry is due. The first 500 stand for all: a new revocation is among them, and with so many
 -- a drain asks for more drains by itself. Events that a worker has claimed still count.

@@ -1,5 +1,6 @@
 """Sync: carries events from the outbox to the target. Runs in the worker, the relay, the commands.
 
-connections -> snapshot, targets/ -> claims, retries -> sync_pass -> drain -> wiring. `relay` and
-`schedule` decide when to drain; `orders` holds what operators can tell the mirror to do.
+`drain` claims events (`claims`, `retries`) and applies them in passes (`sync_pass`) from a
+`snapshot` of the primary to a target (`targets`). `relay` and `schedule` decide when to drain,
+`orders` are an operator's commands, and `wiring` builds it all from settings.
 """

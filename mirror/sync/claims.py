@@ -1,9 +1,12 @@
-"""Claims: taking events out of the outbox, and giving them back.
+"""Claims: takes waiting events out of the outbox, and gives them back after a failure.
 
-A claim deletes its events in a transaction that stays open until they are mirrored: a crash
-gives them back by itself. Beside it, a note of the claim is committed before what they name is
-read; whoever can lock an event that a note names knows that its last worker died on it. Such
-events, and those that failed for themselves, move to the retries (`mirror.retries`).
+A claim deletes its events in a transaction that stays open until they are applied to the target. If
+the worker crashes, the rollback makes them wait again.
+
+An event may itself cause the crash, so a second connection commits a note of the claim before the
+events are processed. A later claim that can lock an event with a note knows that the worker of the
+noted claim is gone: it sets the event apart (`mirror.sync.retries`), as it does with events that
+fail.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,61 +24,62 @@ from mirror.sync.floor import Floor
 from mirror.sync.heartbeats import Heartbeat
 from mirror.sync.retries import Attempt, ClaimedEvent, Retries, claimed_event
 
-# After so many events, a claim's way to the first one is worth being made shorter.
-_MANY: Final = 1_000
+# After this many claimed events, the floor is worth a query.
+_EVENTS_PER_FLOOR: Final = 1_000
 
 
 class Claim:
-    """Some events, held in an open transaction."""
+    """Claimed events, held in an open transaction until `acknowledge` or `release`."""
 
     def __init__(self, queue: "Queue", events: list[ClaimedEvent], *, full: bool) -> None:
         self._queue = queue
         self._note = uuid4()
         self.events = events
         self.full = full
-        """There may be more where these came from."""
+        """More events may be waiting."""
 
     @property
     def note(self) -> sql.Composed:
-        """Statements that commit which events this claim holds, once or again.
+        """Statements that commit the note of this claim; running them again changes nothing.
 
-        They go first on the connection that reads what the events name. Not waiting for the disk:
-        the note must survive the worker, not the server, whose crash ends both.
+        They run first on the connection that reads the rows of the events.
         """
         return sql.SQL(statement("note_claim")).format(
             sql.Literal(self._note), sql.Literal([event.id for event in self.events])
         )
 
-    def settle(
-        self, failed: Iterable[tuple[ClaimedEvent, MirrorError]] = (), more: Sequence[Event] = ()
+    def acknowledge(
+        self,
+        failed: Iterable[tuple[ClaimedEvent, MirrorError]] = (),
+        continuations: Sequence[Event] = (),
     ) -> None:
-        """Commit: the events are done, except `failed`, which move to the retries.
+        """Commit: `failed` events are set apart, all others are applied.
 
-        `more` are events to go on with, such as the rest of a large scope.
+        `continuations` are recorded as new events, such as for the rest of a large scope.
         """
         database = self._queue.claims
         for event, error in failed:
-            self._queue.retries.defer(event, attempts=1, error=error)
-        self._queue.record(more)
+            self._queue.retries.set_apart(event, attempts=1, error=error)
+        self._queue.record(continuations)
         database.together(
             sql.SQL(statement("delete_claim_note")).format(sql.Literal(self._note)),
-            # Not waiting for the disk: what a crash of the server takes back is delivered again.
+            # No wait for the disk: if the server crashes, the events are only delivered again.
             sql.SQL("set local synchronous_commit = off"),
             sql.SQL("commit"),
         )
 
     def release(self) -> None:
-        """Give the events back as they were; nothing is held against them."""
-        # The note first: whoever found it beside events that are free would hold it against them.
-        self._queue.withdraw(self._note)
+        """Roll back: the events wait again, without a failed attempt."""
+        # The note goes first. Beside events that are free again, it would mean a crashed worker.
+        self._queue.withdraw_notes(self._note)
         self._queue.claims.rollback()
 
 
 class Queue:
-    """The outbox as a worker sees it.
+    """The outbox as a worker uses it, over two connections to the primary.
 
-    Two connections to the primary: `claims` holds the open transaction, `notes` commits what
-    must last whatever becomes of it.
+    `claims` has the open transaction of a claim. `notes` commits what must survive a rollback of
+    the claim.
     """
 
     def __init__(
@@ -99,7 +103,7 @@ class Queue:
         self.idle_seconds = idle_seconds
         self._floor = Floor(claims)
         self._claimed = 0
-        """Events since the floor was found."""
+        """Claimed events since the floor was last found."""
         self._withdrawn: set[UUID] = set()
         self._heartbeat = Heartbeat("drain")
 
@@ -107,54 +111,64 @@ class Queue:
         """Close both connections; the next use opens others."""
         self.claims.close()
         self.notes.close()
-        self._floor.forget()
+        self._floor.reset()
 
     def claim(self, limit: int) -> Claim | None:
-        """Take up to `limit` events, revocations first; None if there are none to take.
+        """Claim up to `limit` waiting events, revocations first; None if no event is waiting.
 
-        Events whose last worker died are set apart on the way; a claim may come back empty.
+        Events whose worker crashed are set apart, so a claim may hold no events.
         """
-        self.withdraw()
+        self.withdraw_notes()
         self._heartbeat.beat(self.claims)
         try:
-            if self._claimed >= _MANY or self._floor.stale:
+            if self._claimed >= _EVENTS_PER_FLOOR or self._floor.stale:
                 self._floor.advance()
                 self._claimed = 0
             few = max(1, limit // 10)
-            values = {"floor": self._floor.value, "limit": limit, "few": few}
-            (taken,) = self.claims.begin(
+            (rows,) = self.claims.begin(
                 sql.SQL(statement("claim_events")).format(
-                    **{name: sql.Literal(value) for name, value in values.items()}
+                    floor=sql.Literal(self._floor.value),
+                    limit=sql.Literal(limit),
+                    few=sql.Literal(few),
                 ),
                 idle_seconds=self.idle_seconds,
             )
-            if not taken:
+            if not rows:
                 self.claims.rollback()
                 return None
-            events = [claimed_event(event) for *event, _ in taken]
+            events = [claimed_event(event) for *event, _ in rows]
             events.sort(key=lambda event: (event.lane, event.id))
             self._claimed += len(events)
-            *_, noted = taken[0]
-            suspects = self._set_suspects_apart([event.id for event in events]) if noted else set()
-            held = [event for event in events if event.id not in suspects]
+            *_, noted = rows[0]
+            suspects = self._find_suspects([event.id for event in events]) if noted else set()
             for event in events:
                 if event.id in suspects:
-                    self.retries.defer(event, attempts=0, error=None)
+                    self.retries.set_apart(event, attempts=0, error=None)
             grants = sum(event.lane is Lane.GRANT for event in events)
             full = len(events) == limit or (grants == few and grants < len(events))
-            return Claim(self, held, full=full)
+            return Claim(self, [event for event in events if event.id not in suspects], full=full)
         except BaseException:
             self.claims.rollback()
             raise
 
-    def touch(self) -> None:
-        """Keep the claim's transaction from being ended as idle."""
+    def _find_suspects(self, claimed: list[int]) -> set[int]:
+        """Return the events whose earlier worker crashed, and remove them from its notes."""
+        found = self.claims.execute(statement("find_suspects"), {"claimed": claimed})
+        suspects = {event for _, events in found for event in events}
+        if suspects:
+            parameters = {"suspects": sorted(suspects), "notes": [note for note, _ in found]}
+            emptied = self.claims.execute(statement("remove_suspects_from_notes"), parameters)
+            self.claims.execute(statement("delete_claim_notes"), [[note for (note,) in emptied]])
+        return suspects
+
+    def keep_alive(self) -> None:
+        """Run a statement, so that the server does not end the claim's transaction as idle."""
         self.claims.execute("select 1")
 
-    def withdraw(self, *notes: UUID) -> None:
-        """Delete notes of claims that ended without their worker's end.
+    def withdraw_notes(self, *notes: UUID) -> None:
+        """Delete the notes of claims that ended although their worker lives.
 
-        What cannot be deleted now, because the primary is down, is deleted before the next claim.
+        If the primary does not answer, they are deleted before the next claim.
         """
         self._withdrawn.update(notes)
         if not self._withdrawn:
@@ -164,10 +178,10 @@ class Queue:
             self._withdrawn.clear()
 
     def announce(self, events: Sequence[Event]) -> None:
-        """Add events to the outbox at once, whatever becomes of the claim.
+        """Record events at once, even if the claim is rolled back later.
 
-        Not those that wait already, or are in this very claim (which has not committed yet): each
-        attempt at an event may announce the same ones.
+        Skips events that are waiting already, the claim's own included (it has not committed):
+        each attempt at an event may announce the same events.
         """
         for event in events:
             parameters = {
@@ -178,28 +192,16 @@ class Queue:
             }
             self.notes.execute(statement("announce_event"), parameters)
 
-    def _set_suspects_apart(self, mine: list[int]) -> set[int]:
-        found = self.claims.execute(statement("find_suspects"), {"mine": mine})
-        suspects = {event for _, events in found for event in events}
-        if suspects:
-            parameters = {"suspects": sorted(suspects), "notes": [note for note, _ in found]}
-            empty = [
-                row[0]
-                for row in self.claims.execute(statement("remove_suspects_from_notes"), parameters)
-            ]
-            self.claims.execute(statement("delete_claim_notes"), [empty])
-        return suspects
-
     def record(self, events: Sequence[Event]) -> None:
-        """Add events to the outbox, in the claim's transaction."""
+        """Record events in the claim's transaction."""
         for event in events:
             self.claims.execute(
                 statement("record_event"),
                 [int(event.lane), event.mapping, event.reference, list(event.key)],
             )
 
-    def succeeded(self, attempt: Attempt, more: Sequence[Event] = ()) -> None:
-        """Forget an event whose retry went through; `more` are events to go on with."""
+    def complete_retry(self, attempt: Attempt, continuations: Sequence[Event] = ()) -> None:
+        """Delete an event that a retry applied, and record its continuations."""
         with self.claims.transaction():
-            self.record(more)
-            self.retries.forget(attempt)
+            self.record(continuations)
+            self.retries.delete(attempt)

@@ -1,8 +1,8 @@
-"""Connections to PostgreSQL with psycopg, and what its errors mean to us.
+"""Connections: PostgreSQL over psycopg, with its errors translated into ours.
 
-Everything here works behind a transaction pooler (Neon's, Supabase's): no prepared statements,
-no session settings, no session locks. Settings that must hold are SET LOCAL, sent along with
-BEGIN in one round trip.
+Everything here works behind a transaction pooler (Neon's, Supabase's): no prepared statements, no
+session settings, no session locks. Required settings are SET LOCAL, sent in one round trip with
+BEGIN.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,10 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 
 
 class Database:
-    """One connection, opened when needed and opened again after it broke."""
+    """One connection, opened when needed, and opened again after it was lost.
+
+    `role` names the database (primary, target) in error messages.
+    """
 
     def __init__(
         self, url: str, *, role: str, connect_seconds: int = 5, statement_seconds: float = 8.0
@@ -49,7 +52,7 @@ class Database:
                     prepare_threshold=None,
                     connect_timeout=self.connect_seconds,
                     application_name="permission-mirror",
-                    # A peer that vanished must not hold a claim for the two hours TCP would.
+                    # By default TCP notices a vanished server only after two hours.
                     keepalives=1,
                     keepalives_idle=10,
                     keepalives_interval=5,
@@ -67,26 +70,26 @@ class Database:
     def execute(
         self, query: str | sql.SQL | sql.Composed, parameters: Any = None, *, binary: bool = False
     ) -> list[Any]:
-        """Run one statement and return its rows (empty if it yields none).
+        """Run one statement and return its rows; an empty list if it returns none.
 
-        `binary`: they travel as such, which is half of what bytes take as text.
+        `binary` transfers the values in binary format: half the size of text for `bytea`.
         """
         with translated(self.role):
             cursor = self.connection.execute(query, parameters, binary=binary)
             return cursor.fetchall() if cursor.description is not None else []
 
     def column_types(self, query: sql.Composed, parameters: Any = None) -> list[int]:
-        """Run one statement and return the oid of each of its columns' types."""
+        """Run one statement and return the type oid of each of its columns."""
         with translated(self.role):
             described = self.connection.execute(query, parameters).description
             return [column.type_code for column in described or []]
 
     def call(self, query: str, arguments: Sequence[str], *, timeout_factor: int = 1) -> list[Any]:
-        """Run one statement with texts as its arguments; return its rows.
+        """Run one statement with texts for its placeholders (`{}`), and return its rows.
 
-        It may take `timeout_factor` times what a statement may take.
+        `timeout_factor` multiplies the statement timeout.
         """
-        # Two statements in one message are one transaction, so LOCAL lasts for both.
+        # Both statements are in one message, so they share a transaction, and SET LOCAL holds.
         found = self.together(
             sql.SQL("set local statement_timeout = {}").format(
                 sql.Literal(int(self.statement_seconds * 1000 * timeout_factor))
@@ -107,7 +110,7 @@ class Database:
                     return found
 
     def bound(self, query: sql.Composed, parameters: Any) -> sql.SQL:
-        """Return a statement with its parameters in it, to run together with others."""
+        """Return a statement with its parameters filled in, to send it together with others."""
         with translated(self.role):
             text = psycopg.ClientCursor(self.connection).mogrify(query, parameters)
         return sql.SQL(text)
@@ -116,14 +119,14 @@ class Database:
     def transaction(
         self, *, mode: str = "", idle_seconds: float = 60, timeout_factor: int = 1
     ) -> Iterator[None]:
-        """Run a block in one transaction with our bounds; roll back if it raises."""
+        """Run a block in one transaction with our timeouts; roll back if it raises."""
         with self.ending():
             self.begin(mode=mode, idle_seconds=idle_seconds, timeout_factor=timeout_factor)
             yield
 
     @contextmanager
     def ending(self) -> Iterator[None]:
-        """Run a block that begins a transaction; commit at its end, or roll back if it raises."""
+        """Run a block that begins a transaction; commit at the end, or roll back if it raises."""
         try:
             yield
             self.execute("commit")
@@ -139,14 +142,14 @@ class Database:
         idle_seconds: float = 60,
         timeout_factor: int = 1,
     ) -> list[list[Any]]:
-        """Begin a transaction; `mode` follows BEGIN.
+        """Begin a transaction, and return the rows of each statement that returns rows.
 
-        A statement in it may take `timeout_factor` times what one may take. In the same round trip,
-        transactions of their own go `before` it, and `first` begins it; returns the rows of each
-        statement that returns rows.
+        One round trip sends the statements `before` (transactions of their own), BEGIN with `mode`
+        after it, and the statements `first` of the new transaction. `timeout_factor` multiplies
+        the statement timeout.
 
-        A transaction that is open already is somebody's mistake: PostgreSQL would only warn, and
-        the next commit would end the other's too.
+        A transaction that is open already is a bug in the caller. PostgreSQL would only warn, and
+        the next commit would end both.
         """
         if self.connection.info.transaction_status is not TransactionStatus.IDLE:
             self.close()
@@ -168,13 +171,13 @@ class Database:
         )
 
     def cancel(self) -> None:
-        """End the statement that another thread runs, if there is one."""
+        """Cancel the statement that another thread runs, if there is one."""
         if self._connection is not None:
             with suppress(psycopg.Error):
                 self._connection.cancel_safe()
 
     def rollback(self) -> None:
-        """Roll back; a connection that cannot is closed, which does the same."""
+        """Roll back. If that fails, close the connection, which has the same effect."""
         if self._connection is None or self._connection.closed:
             return
         try:
@@ -185,9 +188,9 @@ class Database:
 
 @contextmanager
 def translated(role: str) -> Iterator[None]:
-    """Turn psycopg's errors into ours; `role` (primary, target) names the database."""
+    """Translate psycopg's errors into ours; `role` (primary, target) names the database."""
     try:
         yield
     except psycopg.Error as error:
-        # Its own message and traceback hold DETAIL and CONTEXT, and those the values of rows.
+        # Without the cause: its message has DETAIL and CONTEXT, which contain values of rows.
         raise translate(error, role) from None

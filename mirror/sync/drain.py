@@ -1,7 +1,8 @@
-"""Drain: carry events from the outbox to the target.
+"""Drain: carries events from the outbox to the target.
 
-Claim, mirror in rounds (`mirror.sync.sync_pass`), acknowledge. A crash anywhere before the end
-gives the events back; fences make the second delivery harmless.
+It claims a batch of waiting events, applies them in sync passes (`mirror.sync.sync_pass`) and
+acknowledges the claim. After a crash at any point the events wait again; fences make the second
+delivery harmless. An event that fails is set apart and retried alone (`mirror.sync.retries`).
 """
 
 import time
@@ -26,7 +27,7 @@ from mirror.errors import (
 from mirror.model.mapping import EVERYTHING
 from mirror.model.registry import Registry
 from mirror.sync.claims import Queue
-from mirror.sync.retries import Attempt, ClaimedEvent
+from mirror.sync.retries import WORKER_DIED, Attempt, ClaimedEvent
 from mirror.sync.snapshot import Snapshot, Source
 from mirror.sync.sync_pass import PendingKeys, SyncPass, pending_keys
 from mirror.sync.targets.base import Target
@@ -34,32 +35,36 @@ from mirror.sync.targets.writing import TooOld
 
 log = structlog.stdlib.get_logger(__name__)
 
-# What is wrong with one event, not with the mirror: such an event is isolated.
+# Errors of one event, not of the mirror: the event is isolated and set apart.
 ISOLATED = (Rejected, TooSlow, Unexplained, MappingError, InvalidKey)
 
-# The batch size of an event that by itself runs into a time limit.
-_NARROW = 10
+# The batch size for one event that runs into a time limit.
+_SLOW_EVENT_BATCH = 10
 
-# How long to look for the event that spoils a batch; then all that are left are set apart.
+# For so long the drain searches a batch for the event that fails; then it sets all events apart
+# that are left.
 _SEARCH_SECONDS = 20.0
 
-# A key can lose to a faster worker; to lose this often in a row means something else.
-_ATTEMPTS = 8
+# A key can lose to a faster worker; after this many losses in a row the drain gives up.
+_MAX_PASSES = 8
+
+_MAX_RETRIES = 20
+"""Retries for each batch, so that failed events do not delay new ones."""
 
 
 @dataclass
 class DrainResult:
-    """What one batch did."""
+    """The result of one batch, or of several."""
 
     events: int = 0
     failed: int = 0
-    """Events that moved to the retries, or stayed there."""
+    """Events that were set apart, or whose retry failed."""
     full: bool = False
-    """The batch was as large as allowed, so there may be more."""
+    """More events may be waiting."""
 
 
 class Drain:
-    """One worker's way from the outbox to the target."""
+    """Carries events from one primary's outbox to one target."""
 
     def __init__(
         self,
@@ -86,10 +91,10 @@ class Drain:
     def run(
         self, *, seconds: float = 20.0, on_full_batch: Callable[[], object] = lambda: None
     ) -> DrainResult:
-        """Drain until there is nothing left or `seconds` have passed.
+        """Drain until no event is left or `seconds` have passed.
 
-        `on_full_batch` is called after each batch that left more behind: others may help.
-        `full` in the result says that time ran out first.
+        `on_full_batch` is called after each batch that left events, so that other workers can help.
+        `full` in the result means that the time ran out first.
 
         Raises:
             Transient: a database does not answer; the events wait.
@@ -97,25 +102,24 @@ class Drain:
         """
         end = time.monotonic() + seconds
         total = DrainResult()
-        fresh = False
+        connected = False
         while True:
             try:
                 batch = self.once()
                 retried = self._retry()
             except BaseException as error:
-                # A server that went away took all of our connections to it along, and what was
-                # interrupted left them in the middle of something.
+                # The other connections to this server are lost too, or in an open transaction.
                 self.close()
-                # After an idle hour the first to use a connection finds it dead. That is no reason
-                # to let the events wait for the next ring.
-                if isinstance(error, Transient) and not fresh:
-                    fresh = True
+                # The first statement after an idle hour may find the connection dead. One new
+                # attempt keeps the events from waiting for the next ring.
+                if isinstance(error, Transient) and not connected:
+                    connected = True
                     continue
                 raise
-            fresh = True
+            connected = True
             total.events += batch.events + retried.events
             total.failed += batch.failed + retried.failed
-            # What came meanwhile need not wait for another ring.
+            # As long as there were events, others may have come meanwhile.
             if not batch.events and not batch.full and not retried.events:
                 return total
             if time.monotonic() > end:
@@ -124,16 +128,20 @@ class Drain:
             if batch.full:
                 on_full_batch()
 
+    # A batch
+
     def once(self) -> DrainResult:
-        """Mirror one batch of events."""
+        """Claim and apply one batch of events."""
         self._announced = False
         claim = self.queue.claim(self.batch_size)
         if claim is None:
             return DrainResult()
         started = time.monotonic()
         try:
-            more, failed = self._isolate(claim.events, claim.note, until=started + _SEARCH_SECONDS)
-            claim.settle(failed, more)
+            continuations, failed = self._isolate(
+                claim.events, claim.note, until=started + _SEARCH_SECONDS
+            )
+            claim.acknowledge(failed, continuations)
         except BaseException:
             claim.release()
             raise
@@ -148,48 +156,16 @@ class Drain:
                 failed=len(failed),
                 milliseconds=round((time.monotonic() - started) * 1000, 1),
             )
-        full = claim.full or bool(more) or self._announced
+        full = claim.full or bool(continuations) or self._announced
         return DrainResult(len(claim.events), len(failed), full=full)
-
-    def _retry(self, most: int = 20) -> DrainResult:
-        """Try events that failed before, each alone, so that none takes others along."""
-        done = DrainResult()
-        while done.events < most:
-            attempt = self.queue.retries.take()
-            if attempt is None:
-                break
-            done.events += 1
-            done.failed += not self._try_alone(attempt)
-        return done
-
-    def _try_alone(self, attempt: Attempt) -> bool:
-        event = attempt.event
-        error: MirrorError | None = None
-        if not attempt.exhausted:
-            try:
-                more = self._mirror_alone(event)
-            except ISOLATED as caught:
-                error = caught
-            except BaseException:
-                self.queue.retries.postponed(attempt)
-                raise
-            else:
-                self.queue.succeeded(attempt, more)
-                return True
-        buried = self.queue.retries.failed(attempt, error)
-        log.error(
-            "event buried" if buried else "event failed again",
-            event_id=event.id,
-            mapping=event.mapping,
-            attempts=attempt.number,
-            error=str(error or "its worker died"),
-        )
-        return False
 
     def _isolate(
         self, events: list[ClaimedEvent], note: sql.Composed, *, until: float
     ) -> tuple[list[Event], list[tuple[ClaimedEvent, MirrorError]]]:
-        """Mirror events; if one spoils the batch, halve it until that one stands alone."""
+        """Apply events; after a failure, halve them until the failing event is alone.
+
+        Returns continuations, and the events that failed with their errors.
+        """
         if not events:
             return [], []
         try:
@@ -198,45 +174,78 @@ class Drain:
             return self._mirror(events, note), []
         except ISOLATED as error:
             if len(events) == 1 and events[0].reference is not None:
-                return self._spell_out(events[0], error)
+                return self._split_scope(events[0], error)
             if len(events) == 1 or time.monotonic() > until:
                 return [], [(event, error) for event in events]
-        # What failed may have taken its time.
-        self.queue.touch()
+        # The failure may have taken long.
+        self.queue.keep_alive()
         middle = len(events) // 2
-        first, failed = self._isolate(events[:middle], note, until=until)
-        second, failed_too = self._isolate(events[middle:], note, until=until)
-        return first + second, failed + failed_too
+        first, first_failed = self._isolate(events[:middle], note, until=until)
+        second, second_failed = self._isolate(events[middle:], note, until=until)
+        return first + second, first_failed + second_failed
 
-    def _spell_out(
+    def _split_scope(
         self, event: ClaimedEvent, error: MirrorError
     ) -> tuple[list[Event], list[tuple[ClaimedEvent, MirrorError]]]:
-        """Replace a scope that one row spoils by its keys, so that this row stands alone.
+        """Replace a failing scope by events for its keys, so that the failing row is alone.
 
-        The scope itself stays among the retries: it would be announced again and again by keys
-        whose parent is what spoils it. All of a mapping is announced by nobody.
+        The scope itself is set apart too. If its parent's row is the one that fails, each key
+        announces the scope again, and `announce` skips events that are set apart. No key announces
+        the scope `*`.
         """
         failed = [] if event.reference == EVERYTHING else [(event, error)]
         try:
             (scope,) = pending_keys(self.registry, [event]).scopes
             with self.source.snapshot() as snapshot:
-                return self._round(snapshot).split_scope(scope), failed
+                return self._sync_pass(snapshot).split_scope(scope), failed
         except (*ISOLATED, TooOld):
             return [], [(event, error)]
 
-    def _round(self, snapshot: Snapshot, batch_size: int | None = None) -> SyncPass:
-        size = batch_size or self.batch_size
-        return SyncPass(self.registry, snapshot, self.target, self._announce, batch_size=size)
+    # Retries
 
-    def _announce(self, events: Sequence[Event]) -> None:
-        self.queue.announce(events)
-        self._announced = self._announced or bool(events)
+    def _retry(self, limit: int = _MAX_RETRIES) -> DrainResult:
+        """Retry events that were set apart, each alone, so that none fails because of another."""
+        done = DrainResult()
+        while done.events < limit:
+            attempt = self.queue.retries.lease()
+            if attempt is None:
+                break
+            done.events += 1
+            done.failed += not self._retry_event(attempt)
+        return done
+
+    def _retry_event(self, attempt: Attempt) -> bool:
+        """Retry one event; return whether it was applied."""
+        event = attempt.event
+        error: MirrorError | None = None
+        if not attempt.exhausted:
+            try:
+                continuations = self._mirror_alone(event)
+            except ISOLATED as caught:
+                error = caught
+            except BaseException:
+                self.queue.retries.postpone(attempt)
+                raise
+            else:
+                self.queue.complete_retry(attempt, continuations)
+                return True
+        buried = self.queue.retries.record_failure(attempt, error)
+        log.error(
+            "event buried" if buried else "event failed again",
+            event_id=event.id,
+            mapping=event.mapping,
+            attempts=attempt.number,
+            error=str(error or WORKER_DIED),
+        )
+        return False
+
+    # Syncing
 
     def _mirror_alone(self, event: Event, *before: sql.Composed) -> list[Event]:
-        """Mirror one event, in smaller pieces where it brings too much for one call.
+        """Apply one event; with a smaller batch size if it needs more than one call may hold.
 
-        A scope brings a page of keys, a parent its children: of more than a few they are announced
-        first, and come in calls of their own.
+        The batch size limits the keys on a scope's page, and the children that are sent along with
+        a parent. More children are announced as events and sent in later calls.
         """
         size = self.batch_size
         while True:
@@ -247,55 +256,66 @@ class Drain:
                     raise
                 size = max(1, size // 4)
             except TooSlow:
-                # That took its time; a scope is spelled out instead.
-                if event.reference is not None or size <= _NARROW:
+                # One more attempt at most, because this one took long. A scope is split instead.
+                if event.reference is not None or size <= _SLOW_EVENT_BATCH:
                     raise
-                size = _NARROW
+                size = _SLOW_EVENT_BATCH
 
     def _mirror(
         self, events: Iterable[Event], *before: sql.Composed, batch_size: int | None = None
     ) -> list[Event]:
-        """Bring everything these events name up to date; return what is left for later."""
+        """Apply events; return events to continue with."""
         return self.sync_keys(pending_keys(self.registry, events), *before, batch_size=batch_size)
 
     def sync_keys(
-        self, work: PendingKeys, *before: sql.Composed, batch_size: int | None = None
+        self, pending: PendingKeys, *before: sql.Composed, batch_size: int | None = None
     ) -> list[Event]:
-        """Bring keys and scopes up to date; return events for what is left for later.
+        """Bring keys and scopes up to date; return events to continue with.
 
-        `before` are the primary's to run before anything is read. A smaller `batch_size` is for
-        work that brings too much along for one call.
+        The statements `before` run on the primary before any row is read. `batch_size` replaces the
+        drain's own.
 
         Raises:
-            Transient: a database does not answer, or others were faster again and again.
-            Halted: nothing may be written until a person acts.
+            Transient: a database does not answer, or other workers were faster every time.
+            Halted: no write is allowed until a person acts.
         """
-        more: list[Event] = []
-        ahead = 0
-        for attempt in range(_ATTEMPTS):
-            keys = [(self.registry[name], list(some)) for name, some in work.keys.items() if some]
+        continuations: list[Event] = []
+        newest_fence = 0
+        for number in range(_MAX_PASSES):
+            keys = [
+                (self.registry[name], list(some)) for name, some in pending.keys.items() if some
+            ]
             with self.source.snapshot(*before, keys=keys) as snapshot:
-                if snapshot.stamp.fence < ahead:
+                if snapshot.stamp.fence < newest_fence:
                     raise WentBack(
                         "the primary is older than what the target has seen "
-                        f"(fence {snapshot.stamp.fence}, seen {ahead}): was it restored or failed "
-                        "over to a standby that lagged? Run `mirror rebase` if it is the truth now."
+                        f"(fence {snapshot.stamp.fence}, seen {newest_fence}): was it restored or "
+                        "failed over to a standby that lagged? Run `mirror rebase` if it is the "
+                        "truth now."
                     )
-                this = self._round(snapshot, batch_size)
+                sync_pass = self._sync_pass(snapshot, batch_size)
                 try:
-                    this.run(work)
+                    sync_pass.run(pending)
                 except TooOld as error:
-                    # This process slept for longer than the target remembers.
-                    ahead = max(ahead, error.horizon)
+                    # This process slept for longer than the target keeps tombstones.
+                    newest_fence = max(newest_fence, error.horizon)
                     continue
                 except WentBack:
-                    # A read from before a rebase that happened meanwhile; the next is of today.
-                    if attempt:
+                    # The snapshot may be from before a rebase; the next one is not.
+                    if number:
                         raise
                     continue
-            more += this.continuations
-            if not any(this.stale.values()):
-                return more
-            ahead = max(ahead, this.newest_fence)
-            work = PendingKeys(keys=this.stale, revoked=work.revoked)
+            continuations += sync_pass.continuations
+            if not any(sync_pass.stale.values()):
+                return continuations
+            newest_fence = max(newest_fence, sync_pass.newest_fence)
+            pending = PendingKeys(keys=sync_pass.stale, revoked=pending.revoked)
         raise Transient("target: other workers were faster again and again; the events wait")
+
+    def _sync_pass(self, snapshot: Snapshot, batch_size: int | None = None) -> SyncPass:
+        size = batch_size or self.batch_size
+        return SyncPass(self.registry, snapshot, self.target, self._announce, batch_size=size)
+
+    def _announce(self, events: Sequence[Event]) -> None:
+        self.queue.announce(events)
+        self._announced = self._announced or bool(events)

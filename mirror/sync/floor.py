@@ -1,9 +1,9 @@
-"""Floor: from where on to look for events.
+"""Floor: the transaction id from which on a reader searches the outbox.
 
-While somebody holds an old snapshot, the index of the outbox keeps the entries of all that was
-drained since, and each look from its beginning would pass them. A floor is a transaction id below
-which there are no events and will be none: every transaction below it has ended, and what it
-recorded is gone. Who finds a floor keeps it to itself; nothing is stored.
+While a session holds an old snapshot, the outbox's index keeps an entry of every event that was
+applied since, and a search from its start passes all of them. A floor is a transaction id below
+which there are no events and will be none: every transaction below it has ended, and its events
+are gone. Each process keeps its own floor in memory.
 """
 
 import time
@@ -13,32 +13,33 @@ from typing import Final
 from mirror.capture.statements import statement
 from mirror.sync.connections import Database
 
-# Rows that came with another server's transaction ids, by a dump, may lie below.
-_SECONDS: Final = 300.0
+# A dump that is loaded brings rows with another server's transaction ids, which may be below the
+# floor. So a floor counts only for this time.
+_STALE_SECONDS: Final = 300.0
 
 
 class Floor:
-    """What one reader of the outbox knows of where events begin."""
+    """One reader's floor."""
 
     def __init__(self, database: Database, clock: Callable[[], float] = time.monotonic) -> None:
         self.value = 0
-        """Transaction id; 0 is below all."""
+        """A transaction id; 0 is below all."""
         self._database = database
         self._clock = clock
-        self._begun = clock()
+        self._reset_at = clock()
 
     @property
     def stale(self) -> bool:
-        """Whether it is time to look from the beginning again."""
-        return self._clock() > self._begun + _SECONDS
+        """Whether the next `advance` must search from the start of the outbox."""
+        return self._clock() > self._reset_at + _STALE_SECONDS
 
     def advance(self) -> None:
-        """Find out how high it is by now; from the beginning, if it is stale."""
+        """Find the present floor: from the last one on, or from the start if that is stale."""
         if self.stale:
-            self.forget()
+            self.reset()
         self.value = self._database.execute(statement("find_floor"), {"floor": self.value})[0][0]
 
-    def forget(self) -> None:
-        """Look from the beginning again, such as after a server came back: it may be another."""
+    def reset(self) -> None:
+        """Start from zero, for example after a lost connection: the server may be another."""
         self.value = 0
-        self._begun = self._clock()
+        self._reset_at = self._clock()

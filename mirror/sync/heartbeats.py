@@ -1,4 +1,4 @@
-"""Heartbeats: the parts of the mirror note in the primary that they are at work."""
+"""Heartbeats: parts of the mirror record in the primary that they are running."""
 
 import time
 from collections.abc import Callable
@@ -15,25 +15,25 @@ _SECONDS = 60.0
 
 
 class Heartbeat:
-    """One part's note in one process, written at most once a minute."""
+    """One part's heartbeat in one process, written at most once a minute."""
 
     def __init__(self, part: Part, clock: Callable[[], float] = time.monotonic) -> None:
         self.part = part
         self._clock = clock
-        self._noted_at: float | None = None
+        self._written_at: float | None = None
 
     def beat(self, database: Database) -> None:
-        """Note it, over a connection that is in no transaction.
+        """Write the heartbeat, over a connection without an open transaction.
 
-        A primary that was migrated before there were notes gets none.
+        A primary that was migrated by an early version has no table for it; then this does nothing.
 
         Raises:
             Transient: the primary does not answer.
         """
         now = self._clock()
-        if self._noted_at is not None and now < self._noted_at + _SECONDS:
+        if self._written_at is not None and now < self._written_at + _SECONDS:
             return
-        self._noted_at = now
+        self._written_at = now
         with suppress(Permanent):
-            # With its bound in time: whoever locks the row must not hold up the events.
+            # `call` limits the time: a lock on the row must not delay the events.
             database.call(statement("beat"), [self.part])

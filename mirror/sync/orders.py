@@ -1,4 +1,4 @@
-"""Orders: what an operator can tell the mirror to do."""
+"""Orders: operations that an operator starts, such as retry, resync and rebase."""
 
 from mirror.capture.outbox import Event, Lane
 from mirror.capture.statements import statement
@@ -11,13 +11,13 @@ from mirror.sync.targets.base import Target
 
 
 def retry(queue: Queue, ids: list[int] | None) -> list[int]:
-    """Give buried events (all, for None) a new set of attempts, from now; return their ids."""
+    """Make buried events (None: all of them) due now, with all attempts again; return their ids."""
     rows = queue.notes.execute(statement("retry_buried"), [ids, ids])
     return [row[0] for row in rows]
 
 
 def resync(queue: Queue, registry: Registry, names: list[str]) -> list[str]:
-    """Record that everything in the named mappings (all, for none) may have changed.
+    """Record an event for everything in the named mappings (in all, if no name is given).
 
     Returns the mappings' names, parents first.
 
@@ -37,9 +37,9 @@ def _record_everything(queue: Queue, registry: Registry, names: list[str]) -> li
 
 
 def rebase(registry: Registry, source: Source, target: Target, queue: Queue) -> int:
-    """Take the primary as it is now for the truth, in a new epoch; return that epoch.
+    """Make the present primary the truth, in a new epoch; return that epoch.
 
-    Everything is recorded as changed, so that the next drains bring the target in line.
+    Records events for everything, so that the next drains bring the target up to date.
 
     Raises:
         MirrorError: a side does not answer, or is not migrated.

@@ -1,9 +1,9 @@
-"""Relay: rings for writers that cannot, such as triggers, psql and other languages.
+"""Relay: rings the doorbell for writers that cannot, such as triggers, psql and other languages.
 
-It looks whether anything waits in the primary, and rings the doorbell if so. Between two looks it
-sleeps, or, with an ear (LISTEN), waits to be told: then the looks are rare, for what an ear may
-miss. An ear is trusted once it has heard a notification that the relay sent itself by the other
-connection; behind a transaction pooler none arrives. Whatever happens to the ear, looks go on.
+It polls the primary for waiting events, and rings if there are any. With a listener (LISTEN) it
+polls rarely and waits for notifications instead. The listener counts as working once it has
+received a notification that the relay sent itself over the other connection; behind a transaction
+pooler none arrives. Polling goes on in any case, for notifications that get lost.
 """
 
 import time
@@ -23,46 +23,47 @@ from mirror.sync.heartbeats import Heartbeat
 
 log = structlog.stdlib.get_logger(__name__)
 
-# The first pause after something happened; each uneventful look doubles it.
-BRISK: Final = 0.05
-# Between two looks while an ear listens, and between two rings that nothing new asks for.
+# All in seconds.
+FAST: Final = 0.05
+"""The pause after a poll that found new events; each poll without news doubles it."""
 SLOW: Final = 10.0
-# How long the outbox's trigger notifies without hearing from us.
+"""The pause between polls while the listener works, and between rings without news."""
 LEASE: Final = 3 * SLOW
-# An ear that has not heard by then what was sent to it is deaf.
+"""The outbox's trigger notifies for this long after the relay's last renewal."""
+# If the relay's own notification has not arrived by then, LISTEN does not work here.
 _PROOF: Final = 5.0
-# Between two attempts at a primary, or at an ear, that is away.
+# The longest pause while the primary does not answer, and between attempts to listen.
 _AWAY: Final = 5.0
-_EAR_AWAY: Final = 60.0
-# Writers that commit in a burst cause one look among them.
-_BREATH: Final = 0.02
+_LISTEN_AWAY: Final = 60.0
+# After a notification: writers that commit in a burst cause one poll.
+_BURST: Final = 0.02
 
-_PROVE = "select pg_notify('mirror', '')"
+_NOTIFY = "select pg_notify('mirror', '')"
 
 
 class Listener:
-    """A connection that LISTENs; after an error it is closed, and opened again later."""
+    """A connection that LISTENs; an error closes it, and `open` opens it again later."""
 
     def __init__(self, database: Database, clock: Callable[[], float] = time.monotonic) -> None:
         self.database = database
-        self.hears = False
-        """It is open, and has heard something."""
-        self.deaf = False
-        """Nothing ever arrives by this URL; given up."""
-        # Kept here, because the database would replace it by one that does not listen.
+        self.works = False
+        """The connection is open and has received a notification."""
+        self.unusable = False
+        """Notifications never arrive over this URL; the listener has given up."""
+        # Kept here, because the database would replace a closed connection by one without LISTEN.
         self._connection: Connection | None = None
         self._clock = clock
         self._opened_at = 0.0
         self._next_attempt = 0.0
-        self._timeout_factor = 1.0
-        self._complained = False
+        self._pause = 1.0
+        self._warned = False
 
     def open(self) -> bool:
-        """Start to listen, unless that failed a moment ago; return whether it just began."""
-        if self._connection is not None or self.deaf or self._clock() < self._next_attempt:
+        """Start to listen, unless an attempt failed a moment ago; return whether it started."""
+        if self._connection is not None or self.unusable or self._clock() < self._next_attempt:
             return False
-        self._next_attempt = self._clock() + self._timeout_factor
-        self._timeout_factor = min(2 * self._timeout_factor, _EAR_AWAY)
+        self._next_attempt = self._clock() + self._pause
+        self._pause = min(2 * self._pause, _LISTEN_AWAY)
         try:
             self.database.execute("listen mirror")
         except MirrorError as error:
@@ -72,19 +73,19 @@ class Listener:
         return True
 
     def wait(self, seconds: float) -> bool:
-        """Return at the next notification, or after `seconds`; False at once if it is not open."""
+        """Wait for a notification, at most `seconds`; return False at once if not listening."""
         if self._connection is None:
             return False
         try:
-            heard = bool(list(self._connection.notifies(timeout=seconds, stop_after=1)))
+            notified = bool(list(self._connection.notifies(timeout=seconds, stop_after=1)))
         except psycopg.Error as error:
             self._lose(translate(error, self.database.role))
             return True
-        if heard and not self.hears:
-            self.hears, self._complained, self._timeout_factor = True, False, 1.0
+        if notified and not self.works:
+            self.works, self._warned, self._pause = True, False, 1.0
             log.info("listening")
-        elif not self.hears and self._clock() - self._opened_at > _PROOF:
-            self.deaf = True
+        elif not self.works and self._clock() - self._opened_at > _PROOF:
+            self.unusable = True
             self.close()
             log.warning(
                 "polling instead of listening: PRIMARY_LISTEN_URL brings no notifications; does it "
@@ -94,25 +95,26 @@ class Listener:
 
     def close(self) -> None:
         """Stop listening."""
-        self._connection, self.hears = None, False
+        self._connection, self.works = None, False
         self.database.close()
 
     def _lose(self, error: MirrorError) -> None:
         self.close()
-        if not self._complained:
-            self._complained = True
+        if not self._warned:
+            self._warned = True
             log.warning("polling until listening works again", reason=str(error))
 
 
 class Relay:
-    """Watches one primary.
+    """Rings a doorbell for the events of one primary.
 
     Args:
-        primary: may lead through a pooler.
-        doorbell: what to ring.
-        seconds: the longest pause between two looks without an ear.
-        ear: a connection that may not lead through a pooler; None: looks alone.
-        clock, sleep: the time in seconds, and how it passes.
+        primary: the connection for polling; it may lead through a transaction pooler.
+        doorbell: is rung when events wait.
+        seconds: the longest pause between polls without a working listener.
+        listener: its connection must not lead through a transaction pooler; None: only poll.
+        clock: returns the time in seconds.
+        sleep: pauses for some seconds.
     """
 
     def __init__(
@@ -121,23 +123,24 @@ class Relay:
         doorbell: Doorbell,
         *,
         seconds: float,
-        ear: Listener | None = None,
+        listener: Listener | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.primary = primary
         self.doorbell = doorbell
         self.seconds = seconds
-        self.ear = ear
+        self.listener = listener
         self._clock = clock
         self._sleep = sleep
-        self._pause = BRISK
-        self._looked_at = clock()
+        self._pause = FAST
+        self._polled_at = clock()
         self._floor = Floor(primary, clock)
         self._floor_at = clock()
         self._mark: Any = None
+        """Changes when new events come."""
         self._rung_at = clock()
-        self._ring_pause = BRISK
+        self._ring_pause = FAST
         self._renewed_at: float | None = None
         self._away = False
         self._heartbeat = Heartbeat("relay", clock)
@@ -145,30 +148,30 @@ class Relay:
     def close(self) -> None:
         """Close the connections."""
         self.primary.close()
-        if self.ear is not None:
-            self.ear.close()
+        if self.listener is not None:
+            self.listener.close()
 
     def run(self) -> None:
-        """Watch until interrupted.
+        """Poll and listen until interrupted.
 
         Raises:
-            MirrorError: what no waiting will mend, such as NotMigrated.
+            MirrorError: an error that does not pass by itself, such as NotMigrated.
         """
-        log.info("watching", interval=self.seconds, listens=self.ear is not None)
-        # Whatever waits; and the first ring takes longest, because it loads Celery.
+        log.info("watching", interval=self.seconds, listens=self.listener is not None)
+        # Events may be waiting already; and the first ring is slow, because it loads Celery.
         self.doorbell.ring()
         while True:
             self.turn()
 
     def turn(self) -> None:
-        """Look once, ring if there is reason to, and wait until it is time to look again."""
+        """Poll, ring if there is a reason, and wait until the next poll is due."""
         try:
             self._listen()
-            self._look()
+            self._poll()
         except (Transient, TooSlow, Unexplained) as error:
             self._pause = min(2 * self._pause, _AWAY)
             self.primary.close()
-            self._floor.forget()
+            self._floor.reset()
             if not self._away:
                 self._away = True
                 log.warning("waiting for the primary", reason=str(error))
@@ -179,66 +182,66 @@ class Relay:
         self._wait(self._pause)
 
     def _listen(self) -> None:
-        """Open the ear if need be, and have the outbox's trigger notify it."""
-        # Not while the primary is away: one complaint is enough.
-        if self.ear is None or self._away:
+        """Open the listener if needed, and renew the lease with which the trigger notifies."""
+        # Not while the primary does not answer: one warning is enough.
+        if self.listener is None or self._away:
             return
-        if self.ear.open():
+        if self.listener.open():
             self._renewed_at = None
             try:
-                self._ask(_PROVE)
+                self._query(_NOTIFY)
             except MirrorError:
-                self.ear.close()
+                self.listener.close()
                 raise
-        if not self.ear.hears:
+        if not self.listener.works:
             return
         if self._renewed_at is None or self._clock() - self._renewed_at >= SLOW:
-            self._ask(statement("renew_listening"), str(LEASE))
+            self._query(statement("renew_listening"), str(LEASE))
             if self._renewed_at is None:
-                # Writers under way may have found no lease. The pauses that grow from here find
-                # what they commit about as soon as they were late.
-                self._pause = BRISK / 2
+                # Transactions in progress may have found no lease and do not notify. The pauses
+                # grow from here, so that a commit N seconds later is found after about N more.
+                self._pause = FAST / 2
             self._renewed_at = self._clock()
 
-    def _look(self) -> None:
-        ((events, mark, due),) = self._ask(statement("look_for_events"), str(self._floor.value))
+    def _poll(self) -> None:
+        ((events, mark, due),) = self._query(statement("poll_events"), str(self._floor.value))
         self._heartbeat.beat(self.primary)
-        now = self._looked_at = self._clock()
+        now = self._polled_at = self._clock()
         if now > self._floor_at + SLOW:
             self._floor.advance()
             self._floor_at = now
         news = events > 0 and mark != self._mark
         self._mark = mark
         if news or self._away:
-            self._pause = self._ring_pause = BRISK
+            self._pause = self._ring_pause = FAST
         else:
-            self._pause = min(2 * self._pause, self._longest)
-        waits = events > 0 or (due is not None and due <= 0)
-        # What waits though it was rung for waits for something else, such as the target: a ring
-        # for each look would only fill the workers' logs. Retries that come due again and again,
-        # because they are postponed, are no news either.
-        if news or (waits and now - self._rung_at >= self._ring_pause):
-            self._ring_pause = BRISK if news else min(2 * self._ring_pause, SLOW)
+            self._pause = min(2 * self._pause, self._longest_pause)
+        waiting = events > 0 or (due is not None and due <= 0)
+        # Events that still wait after a ring wait for something else, such as the target: a ring
+        # for each poll would only fill the workers' logs. Retries that are postponed again and
+        # again are no news either.
+        if news or (waiting and now - self._rung_at >= self._ring_pause):
+            self._ring_pause = FAST if news else min(2 * self._ring_pause, SLOW)
             self._rung_at = now
             self.doorbell.ring()
         if due is not None and due > 0:
-            self._pause = min(self._pause, max(due, BRISK))
+            self._pause = min(self._pause, max(due, FAST))
 
     @property
-    def _longest(self) -> float:
-        if self.ear is None or self.ear.deaf:
+    def _longest_pause(self) -> float:
+        if self.listener is None or self.listener.unusable:
             return self.seconds
-        return SLOW if self.ear.hears else min(self.seconds, SLOW)
+        return SLOW if self.listener.works else min(self.seconds, SLOW)
 
-    def _ask(self, query: str, *arguments: str) -> list[Any]:
+    def _query(self, query: str, *arguments: str) -> list[Any]:
         try:
             return self.primary.call(query, arguments)
         except Transient:
-            # The connection may have sat idle for too long; a new one tells.
+            # The server may have closed an idle connection; a new connection shows whether.
             self.primary.close()
             return self.primary.call(query, arguments)
 
     def _wait(self, seconds: float) -> None:
-        if self.ear is not None and self.ear.wait(seconds):
-            seconds = max(0.0, self._looked_at + _BREATH - self._clock())
+        if self.listener is not None and self.listener.wait(seconds):
+            seconds = max(0.0, self._polled_at + _BURST - self._clock())
         self._sleep(seconds)

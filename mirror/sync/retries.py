@@ -1,7 +1,8 @@
-"""Retries: events that failed for themselves, or on which a worker died.
+"""Retries: events that were set apart, because they failed or their worker crashed.
 
-Each is retried alone under a lease, and in the end buried: after so many failures, or so many
-dead workers.
+Each is retried alone, under a lease. A retry applies the event and deletes it here, or postpones
+it. After too many failures or crashes the event is buried: dead until an operator runs
+`mirror retry`.
 """
 
 from collections.abc import Sequence
@@ -14,32 +15,35 @@ from mirror.capture.statements import statement
 from mirror.errors import MirrorError, TooSlow, Transient, Unexplained
 from mirror.sync.connections import Database
 
-_DIED = "its worker died"
+WORKER_DIED = "its worker died"
+"""Stands for the error of an event whose worker crashed."""
+
+_MAX_WAIT_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
 class ClaimedEvent(Event):
-    """An event as it stands in the outbox, or among the retries."""
+    """An event with its columns in the outbox or the retries."""
 
     id: int = 0
     transaction_id: int = 0
-    """Of the transaction that recorded it; 0 for none that anybody waits for."""
+    """The transaction that recorded it; 0 for an event that no receipt can wait for."""
     recorded_at: datetime | None = None
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One event, to be tried alone."""
+    """One retry of one event."""
 
     event: ClaimedEvent
     number: int
     """1 for the first attempt."""
     exhausted: bool
-    """It outlived as many workers as it may; no attempt is left."""
+    """The event's workers have crashed too often: it must be buried, not attempted."""
 
 
 class Retries:
-    """The events that were set apart, over one connection to the primary."""
+    """The events that are set apart, over one connection to the primary."""
 
     def __init__(
         self, database: Database, *, max_attempts: int, retry_seconds: float, lease_seconds: float
@@ -49,8 +53,8 @@ class Retries:
         self.retry_seconds = retry_seconds
         self.lease_seconds = lease_seconds
 
-    def defer(self, event: ClaimedEvent, *, attempts: int, error: MirrorError | None) -> None:
-        """Add an event that was claimed; None for an error means that its worker died."""
+    def set_apart(self, event: ClaimedEvent, *, attempts: int, error: MirrorError | None) -> None:
+        """Add a claimed event; `error` None means that its worker crashed."""
         self._database.execute(
             statement("set_event_apart"),
             [
@@ -63,53 +67,56 @@ class Retries:
                 list(event.key),
                 attempts,
                 self._wait(attempts) if error is not None else 0.0,
-                _told(error),
+                _error_text(error),
                 error is not None and self._buries(error, attempts),
             ],
         )
 
-    def take(self) -> Attempt | None:
-        """Lease the next event that is due for a retry."""
+    def lease(self) -> Attempt | None:
+        """Lease the next event that is due for a retry; None if no event is due."""
         rows = self._database.execute(statement("lease_retry"), [self.lease_seconds])
         if not rows:
             return None
         *event, number, deaths = rows[0]
         return Attempt(claimed_event(event), number, exhausted=deaths > self.max_attempts)
 
-    def forget(self, attempt: Attempt) -> None:
-        """Remove an event whose retry went through."""
+    def delete(self, attempt: Attempt) -> None:
+        """Delete an event that the retry applied."""
         self._database.execute(statement("delete_retries"), [[attempt.event.id]])
 
-    def failed(self, attempt: Attempt, error: MirrorError | None) -> bool:
-        """Note a failed retry and when the next is due; return whether it was buried.
+    def record_failure(self, attempt: Attempt, error: MirrorError | None) -> bool:
+        """Store the error and when the next retry is due; return whether the event was buried.
 
-        None for an error means that its worker died.
+        `error` None means that too many workers crashed.
         """
         buried = error is None or self._buries(error, attempt.number)
         self._database.execute(
             statement("note_failed_retry"),
-            [_told(error), self._wait(attempt.number), buried, attempt.event.id],
+            [_error_text(error), self._wait(attempt.number), buried, attempt.event.id],
         )
         return buried
 
-    def postponed(self, attempt: Attempt) -> None:
-        """Give back an attempt that ended for no fault of the event."""
-        # Where the primary is away too, this one counts as a death, and its lease must run out.
+    def postpone(self, attempt: Attempt) -> None:
+        """Make the event due again, after an attempt that ended without its fault."""
+        # If the primary does not answer either, the attempt counts as a crash, and its lease must
+        # expire first.
         with suppress(Transient):
             self._database.close()
             self._database.execute(statement("postpone_retry"), [attempt.event.id])
 
     def _wait(self, attempts: int) -> float:
-        return float(min(self.retry_seconds * 2 ** (attempts - 1), 300.0))
+        """Return the seconds until the next attempt: an exponential backoff."""
+        return float(min(self.retry_seconds * 2 ** (attempts - 1), _MAX_WAIT_SECONDS))
 
     def _buries(self, error: MirrorError, attempts: int) -> bool:
+        """Return whether this failure is the last; slow and unexplained ones never are."""
         return attempts >= self.max_attempts and not isinstance(error, TooSlow | Unexplained)
 
 
 def claimed_event(row: Sequence[object]) -> ClaimedEvent:
-    """Return an event from its columns, in the order of the table."""
+    """Return an event from its columns, in the table's order."""
     id_, transaction_id, lane, recorded_at, mapping, reference, key = row
-    assert isinstance(id_, int)  # noqa: S101 - the column's type, told to mypy
+    assert isinstance(id_, int)  # noqa: S101 - the column's type, for mypy
     assert isinstance(transaction_id, int)  # noqa: S101 - likewise
     assert isinstance(recorded_at, datetime)  # noqa: S101 - likewise
     return ClaimedEvent(
@@ -123,6 +130,6 @@ def claimed_event(row: Sequence[object]) -> ClaimedEvent:
     )
 
 
-def _told(error: MirrorError | None) -> str:
-    """Return what to keep of an error: its message names ids and codes, never values."""
-    return _DIED if error is None else f"{type(error).__name__}: {error}"
+def _error_text(error: MirrorError | None) -> str:
+    """Return the text to store; an error's message has ids and codes, never a row's values."""
+    return WORKER_DIED if error is None else f"{type(error).__name__}: {error}"

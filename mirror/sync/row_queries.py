@@ -1,4 +1,4 @@
-"""Desired: the rows that a mapping wants in the target, as queries for the primary."""
+"""Row queries: queries on the primary for the rows that a mapping wants in the target."""
 
 from collections.abc import Mapping as MappingABC
 from collections.abc import Sequence
@@ -10,21 +10,22 @@ from mirror.model.mapping import Mapping
 from mirror.model.query.validate import is_pulled_up
 
 Row = tuple[str | None, ...]
-"""A desired row as texts of the target's types: the columns, then references that are none."""
+"""A desired row as texts of the target's types: the columns, then references that are not columns.
+"""
 
 BoundQuery = tuple[sql.Composed, object]
-"""A statement, and its parameters."""
+"""A statement and its parameters."""
 
 
 class RowQueries:
-    """Makes queries for a mapping's rows. Each selects `values`."""
+    """Builds queries for a mapping's rows. Each selects `values`."""
 
     def __init__(self) -> None:
-        self._dissolve: dict[str, bool] = {}
+        self._flattened: dict[str, bool] = {}
         self._values: dict[str, sql.Composed] = {}
 
     def values(self, mapping: Mapping) -> sql.Composed:
-        """Return what a row `q` is made of, as texts."""
+        """Return the select list: the values of a row `q`, as texts."""
         if mapping.name not in self._values:
             self._values[mapping.name] = sql.SQL(", ").join(
                 sql.SQL("q.{}::{}::text").format(sql.Identifier(name), _type(kind))
@@ -33,9 +34,9 @@ class RowQueries:
         return self._values[mapping.name]
 
     def of_keys(self, mapping: Mapping, keys: Sequence[Key], *, expired: bool) -> BoundQuery:
-        """Return a query for the rows of some keys; `expired`: also for those that are."""
+        """Return a query for the rows of some keys; `expired` includes expired rows."""
         names = [sql.Identifier(name) for name in mapping.key]
-        # Named, so that each array is sent once.
+        # Named placeholders, so that each array is sent once.
         arrays = [
             sql.SQL("{}::text[]::{}[]").format(sql.Placeholder(f"k{number}"), _type(column.type))
             for number, column in enumerate(mapping.key_columns)
@@ -50,8 +51,9 @@ class RowQueries:
             same=sql.SQL(" and ").join(sql.SQL("q.{0} = k.{0}").format(name) for name in names),
         )
         if not self._dissolves(mapping):
-            # Says no more than the join, but also reaches below a DISTINCT, GROUP BY or UNION.
-            # Elsewhere it costs: it names all rows of a key's user before one of them is picked.
+            # The same condition as the join's, but the planner can move it below a DISTINCT, GROUP
+            # BY or UNION. Elsewhere it is slower: the planner then reads all rows of a key's user
+            # to keep one.
             statement += sql.SQL(" where ") + sql.SQL(" and ").join(
                 sql.SQL("q.{} = any({})").format(name, array)
                 for name, array in zip(names, arrays, strict=True)
@@ -71,7 +73,8 @@ class RowQueries:
     ) -> BoundQuery:
         """Return a query for the rows under any of a reference's values, in key order.
 
-        `reference` `*` means all rows. At most `limit`, those after key `after` if it is one.
+        `reference` `*` means all rows. At most `limit` rows, starting after key `after`; `()` for
+        the beginning.
         """
         conditions: list[sql.Composable] = [sql.SQL("true")]
         parameters: list[object] = []
@@ -108,7 +111,7 @@ class RowQueries:
     def holding(
         self, mapping: Mapping, values: MappingABC[str, str], *, limit: int, expired: bool
     ) -> BoundQuery:
-        """Return a query for at most `limit` rows in which these columns hold these values."""
+        """Return a query for at most `limit` rows in which these columns have these values."""
         types = {column.name: column.type for column in mapping.columns}
         statement = sql.SQL("select {values} from ({query}) as q where {same} limit %s").format(
             values=self.values(mapping),
@@ -121,16 +124,17 @@ class RowQueries:
         return statement, [*values.values(), limit]
 
     def _dissolves(self, mapping: Mapping) -> bool:
-        if mapping.name not in self._dissolve:
-            self._dissolve[mapping.name] = is_pulled_up(mapping.query)
-        return self._dissolve[mapping.name]
+        if mapping.name not in self._flattened:
+            self._flattened[mapping.name] = is_pulled_up(mapping.query)
+        return self._flattened[mapping.name]
 
 
 def row_query(mapping: Mapping, *, expired: bool = False) -> sql.Composable:
-    """Return the mapping's query without rows that have expired, by the primary's clock.
+    """Return the mapping's query without rows that have expired by the primary's clock.
 
-    The clock is no danger to fences, as it would be within the query: it only takes rows away. One
-    that an earlier read brings back is refused by now(), and swept again.
+    A clock inside the mapping's own query would break the fences, because two reads with equal
+    fences could differ. Here it only removes rows: if an earlier read brings an expired row back,
+    policies ignore that row by `now()`, and the next sweep removes it.
     """
     query = sql.SQL(mapping.sql)
     if mapping.expires is None or expired:
@@ -141,5 +145,5 @@ def row_query(mapping: Mapping, *, expired: bool = False) -> sql.Composable:
 
 
 def _type(name: str) -> sql.SQL:
-    """Return a declared type as SQL: a developer's word, not a user's."""
+    """Return a declared type as SQL. It comes from the declarations, not from a user."""
     return sql.SQL(name)

@@ -1,4 +1,4 @@
-"""Schedule: what beat rings for, and when."""
+"""Schedule: the messages that Celery beat sends, and when."""
 
 from datetime import timedelta
 from typing import Any
@@ -10,23 +10,23 @@ from mirror.errors import ConfigError
 from mirror.settings import Settings
 
 PURGE_TASK = "mirror.purge"
-SWEPT = "mirror_swept"
-"""The header of rings that are beat's."""
 RECONCILE_TASK = "mirror.reconcile"
+FROM_BEAT = "mirror_swept"
+"""A header that marks beat's rings."""
 
 
 def beat_schedule(settings: Settings) -> dict[str, Any]:
     """Return Celery beat's schedule.
 
     Raises:
-        ConfigError: the cron expression is none.
+        ConfigError: the cron expression is not valid.
     """
     schedule: dict[str, Any] = {
         "sweep": {
             "task": TASK,
             "schedule": timedelta(seconds=settings.sweep_seconds),
-            # A worker that was away must not find a heap of them.
-            "options": {"expires": settings.sweep_seconds, "headers": {SWEPT: True}},
+            # Messages must not pile up while no worker runs.
+            "options": {"expires": settings.sweep_seconds, "headers": {FROM_BEAT: True}},
         },
         "purge": {
             "task": PURGE_TASK,

@@ -1,8 +1,8 @@
-"""Round: bring keys and scopes up to date as of one snapshot of the primary.
+"""Sync pass: brings keys and scopes up to date from one snapshot of the primary.
 
-A round expands scopes to keys, reads the rows, writes them, and follows up what the target
-answers: parents that a row needs, children that come with a parent. Everything in it is of one
-fence; what the target has seen fresher is handed back, to be read again in the next round.
+A pass expands scopes to keys, reads the rows, writes them, and follows the target's answers:
+parents that a row needs, children that come with a new parent. All its writes carry one fence. Keys
+of which the target has a newer read are left to the caller, for a pass over a new snapshot.
 """
 
 from collections import defaultdict
@@ -19,12 +19,12 @@ from mirror.model.registry import Registry
 from mirror.sync.row_queries import Row
 from mirror.sync.snapshot import Snapshot
 from mirror.sync.targets.base import Target
-from mirror.sync.targets.writing import ScopePage, Section
+from mirror.sync.targets.writing import Answers, ScopePage, Section
 
 log = structlog.stdlib.get_logger(__name__)
 
 DesiredRows = dict[str, dict[Key, Row | None]]
-"""By mapping and key: the row as it should be, or None for no row."""
+"""By mapping and key: the desired row; None means that there must be no row."""
 
 MappingKey = tuple[str, Key]
 """A mapping's name and a key of it."""
@@ -32,45 +32,46 @@ MappingKey = tuple[str, Key]
 
 @dataclass
 class PendingKeys:
-    """What is to be mirrored: keys by mapping, and scopes."""
+    """Keys and scopes to bring up to date."""
 
     keys: dict[str, set[Key]] = field(default_factory=lambda: defaultdict(set))
+    """By mapping."""
     scopes: list[Event] = field(default_factory=list)
     """Without duplicates, in canonical form."""
     revoked: set[MappingKey] = field(default_factory=set)
-    """Parents of which something may have been taken away."""
+    """Keys of parents with a revocation."""
 
 
 def pending_keys(registry: Registry, events: Iterable[Event]) -> PendingKeys:
-    """Return the work that events name, each thing once.
+    """Return the keys and scopes of some events, without duplicates.
 
     Raises:
         MappingError: no such mapping or reference.
         InvalidKey: a key of the wrong arity or type.
     """
-    work = PendingKeys()
+    pending = PendingKeys()
     scopes: dict[tuple[str, str, Key], Event] = {}
     for event in events:
         mapping = registry[event.mapping]
         if event.reference is None:
             key = mapping.canonical(event.key)
-            work.keys[mapping.name].add(key)
+            pending.keys[mapping.name].add(key)
             if event.lane is Lane.REVOCATION and registry.children(mapping):
-                work.revoked.add((mapping.name, key))
+                pending.revoked.add((mapping.name, key))
             continue
         scope = _canonical_scope(mapping, event)
         name = (scope.mapping, event.reference, scope.key)
         known = scopes.setdefault(name, scope)
         if scope.lane < known.lane:
             scopes[name] = scope
-    work.scopes = list(scopes.values())
-    return work
+    pending.scopes = list(scopes.values())
+    return pending
 
 
 def _canonical_scope(mapping: Mapping, event: Event) -> Event:
-    """Return a scope event as the target's functions would print its values.
+    """Return a scope event with its values spelled as the target's functions spell them.
 
-    A scope is closed under its value's text: in another spelling it would close nothing.
+    The target stores a scope under its value's text; another spelling would be another scope.
     """
     value: Key = ()
     after = event.key
@@ -87,9 +88,9 @@ def _canonical_scope(mapping: Mapping, event: Event) -> Event:
 
 
 class SyncPass:
-    """One snapshot's way to the target. `run` it once, then read what it left.
+    """Writes the rows of one snapshot. Call `run` once, then read the attributes.
 
-    `announce` records events at once, whatever becomes of the claim.
+    `announce` records events at once, even if the claim is rolled back later.
     """
 
     def __init__(
@@ -102,63 +103,67 @@ class SyncPass:
         batch_size: int,
     ) -> None:
         self.stale: dict[str, set[Key]] = defaultdict(set)
-        """Keys of which the target has seen fresher reads."""
+        """Keys, by mapping, of which the target has a newer read."""
         self.newest_fence = 0
-        """The newest fence among those."""
+        """The newest fence of those reads."""
         self.continuations: list[Event] = []
-        """Events for later: the rest of large scopes."""
+        """Events to continue with: the rest of large scopes."""
         self._registry = registry
         self._snapshot = snapshot
         self._target = target
         self._announce = announce
         self._batch_size = batch_size
-        self._wanted: DesiredRows = defaultdict(dict)
+        self._queued: DesiredRows = defaultdict(dict)
+        """Rows for the next call."""
         self._with_children: set[MappingKey] = set()
+        """Queued parents whose children are queued too."""
         self._tried: set[MappingKey] = set()
         self._settled: dict[MappingKey, bool] = {}
-        """What was written, and whether there is a row."""
+        """Written keys, and whether each has a row."""
         self._orphans: dict[MappingKey, Row] = {}
 
-    def run(self, work: PendingKeys) -> None:
-        """Mirror `work`.
+    def run(self, pending: PendingKeys) -> None:
+        """Bring the pending keys and scopes up to date.
 
         Raises:
             TooOld: the snapshot is older than the target's horizon.
         """
-        for name, keys in work.keys.items():
+        for name, keys in pending.keys.items():
             self._queue(self._registry[name], keys)
-        self._expand([*work.scopes, *self._recreated(work)])
+        self._expand([*pending.scopes, *self._recreated(pending)])
         self._apply_all()
-        # A row whose parent is nowhere has no place here; nor has what an earlier row of its
-        # key, under another parent, may have left. A parent may also have come after its child.
-        for late in (True, False):
+        # A parent may have been written after its child, so orphans that now have all parents are
+        # sent again. The others must have no row in the target: an earlier row of the key, under
+        # another parent, is deleted. So is, in the second round, an orphan that was refused again.
+        for check_parents in (True, False):
             for (name, key), row in self._orphans.items():
                 if (name, key) not in self._settled and key not in self.stale[name]:
-                    there = late and self._has_parents(self._registry[name], row)
-                    self._wanted[name][key] = row if there else None
+                    has_parents = check_parents and self._has_parents(self._registry[name], row)
+                    self._queued[name][key] = row if has_parents else None
             self._apply_all()
 
     def _queue(self, mapping: Mapping, keys: Iterable[Key]) -> None:
-        missing = [key for key in keys if key not in self._wanted[mapping.name]]
+        missing = [key for key in keys if key not in self._queued[mapping.name]]
         rows = self._snapshot.rows(mapping, missing)
-        self._wanted[mapping.name].update({key: rows.get(key) for key in missing})
+        self._queued[mapping.name].update({key: rows.get(key) for key in missing})
 
-    def _recreated(self, work: PendingKeys) -> list[Event]:
-        """Return the scopes under parents that were revoked and are (again) there.
+    def _recreated(self, pending: PendingKeys) -> list[Event]:
+        """Return the scopes under parents that have a revocation and a row.
 
-        Had they been deleted and made anew, their children would be gone without a word.
+        The parent may have been deleted and created again: the primary then deleted its children
+        without an event for each.
         """
         return [
             Event(Lane.REVOCATION, child.name, key, parent.column)
-            for name, key in work.revoked
-            if self._wanted[name].get(key) is not None
+            for name, key in pending.revoked
+            if self._queued[name].get(key) is not None
             for child, parent in self._registry.children(self._registry[name])
         ]
 
     def split_scope(self, scope: Event) -> list[Event]:
-        """Return events for the keys on a scope's first page, and for the rest of the scope.
+        """Return events for the keys on a scope's first page, and one for the rest of the scope.
 
-        Among keys of their own, one that cannot be mirrored holds up no other.
+        As events of their own, keys that can be mirrored do not wait for one that cannot.
         """
         rows, last = self._page([scope])
         events = [Event(scope.lane, scope.mapping, key) for key in rows]
@@ -169,40 +174,43 @@ class SyncPass:
     # Writing
 
     def _apply_all(self) -> None:
-        while any(self._wanted.values()):
-            wanted, self._wanted = self._wanted, defaultdict(dict)
-            whole, self._with_children = self._with_children, set()
-            answers = self._target.apply(
-                self._snapshot.stamp, _sections(self._registry, wanted, whole)
-            )
-            for name, answer in answers.items():
-                refused = {*answer.stale, *answer.orphans, *answer.new_parents}
-                for key, row in wanted[name].items():
-                    self._tried.add((name, key))
-                    if key not in refused:
-                        self._settled[name, key] = row is not None
-                    elif row is not None and key in answer.orphans:
-                        self._orphans[name, key] = row
-                self.stale[name].update(answer.stale)
-                self.newest_fence = max(self.newest_fence, answer.newest_fence or 0)
-                for kind, held in answer.retained.items():
-                    log.warning("held back by a foreign key", mapping=kind, rows=len(held))
+        """Send the queued rows, then those that the answers ask for, until none is queued."""
+        while any(self._queued.values()):
+            sent, self._queued = self._queued, defaultdict(dict)
+            with_children, self._with_children = self._with_children, set()
+            sections = _sections(self._registry, sent, with_children)
+            answers = self._target.apply(self._snapshot.stamp, sections)
+            self._record(sent, answers)
             for name, answer in answers.items():
                 mapping = self._registry[name]
                 self._queue_with_children(
-                    mapping, {key: wanted[name][key] for key in answer.new_parents}
+                    mapping, {key: sent[name][key] for key in answer.new_parents}
                 )
                 for key in answer.orphans:
                     self._queue_parents(mapping, key)
 
+    def _record(self, sent: DesiredRows, answers: Answers) -> None:
+        for name, answer in answers.items():
+            refused = {*answer.stale, *answer.orphans, *answer.new_parents}
+            for key, row in sent[name].items():
+                self._tried.add((name, key))
+                if key not in refused:
+                    self._settled[name, key] = row is not None
+                elif row is not None and key in answer.orphans:
+                    self._orphans[name, key] = row
+            self.stale[name].update(answer.stale)
+            self.newest_fence = max(self.newest_fence, answer.newest_fence or 0)
+            for retained_in, keys in answer.retained.items():
+                log.warning("held back by a foreign key", mapping=retained_in, rows=len(keys))
+
     def _queue_parents(self, mapping: Mapping, key: Key) -> None:
-        """Want an orphan again, along with those of its parents that were not tried yet."""
+        """Queue an orphan again with its parents, if one of those was not tried yet."""
         row = self._orphans[mapping.name, key]
         for name, parent_key in _parents(mapping, row):
             if (name, parent_key) in self._tried:
                 continue
-            self._wanted[mapping.name][key] = row
-            if parent_key not in self._wanted[name]:
+            self._queued[mapping.name][key] = row
+            if parent_key not in self._queued[name]:
                 parent = self._registry[name]
                 self._queue_with_children(
                     parent, {parent_key: None} | self._snapshot.rows(parent, [parent_key])
@@ -212,21 +220,21 @@ class SyncPass:
         return all(self._settled.get(parent, False) for parent in _parents(mapping, row))
 
     def _queue_with_children(self, mapping: Mapping, rows: dict[Key, Row | None]) -> None:
-        """Want rows together with everything below them, all in one call.
+        """Queue rows with all their descendants, for one call.
 
-        A worker that died between the two would leave the parents there and their children out.
+        With two calls, a worker that crashed between them would leave parents without children.
         """
-        self._wanted[mapping.name].update(rows)
-        there = [key for key, row in rows.items() if row is not None]
-        self._with_children.update((mapping.name, key) for key in there)
-        if not there:
+        self._queued[mapping.name].update(rows)
+        parents = [key for key, row in rows.items() if row is not None]
+        self._with_children.update((mapping.name, key) for key in parents)
+        if not parents:
             return
-        values = [key[0] for key in there]
+        values = [key[0] for key in parents]
         limit = 4 * self._batch_size
         for child, parent in self._registry.children(mapping):
             found = self._snapshot.rows_in_scope(child, parent.column, values, limit=limit)
             if len(found) == limit:
-                # Too many: at least say so before the parents are there.
+                # Too many for one call: record events for them before the parents are written.
                 self._announce(
                     [Event(Lane.GRANT, child.name, (value,), parent.column) for value in values]
                 )
@@ -239,38 +247,39 @@ class SyncPass:
     # Expanding
 
     def _expand(self, scopes: list[Event]) -> None:
-        """Read what is, and what is known, under each scope, up to a bound, the rest for later."""
+        """Queue the keys of each scope; past a limit, leave the rest as continuations."""
         groups: dict[tuple[str, str, Key], list[Event]] = defaultdict(list)
         for event in scopes:
             value_count = 0 if event.reference == EVERYTHING else 1
             groups[event.mapping, str(event.reference), event.key[value_count:]].append(event)
-        pending = list(groups.values())
+        remaining = list(groups.values())
         read = 0
-        while pending:
-            events = pending.pop()
+        while remaining:
+            events = remaining.pop()
             if read >= 4 * self._batch_size:
                 self.continuations += events
                 continue
             rows, last = self._page(events)
             if last is not None and len(events) > 1:
                 middle = len(events) // 2
-                pending += [events[:middle], events[middle:]]
+                remaining += [events[:middle], events[middle:]]
                 continue
             read += len(rows)
-            self._wanted[events[0].mapping].update(rows)
+            self._queued[events[0].mapping].update(rows)
             if last is not None:
                 self.continuations.append(_next_page(events[0], last))
 
     def _page(self, events: list[Event]) -> tuple[dict[Key, Row | None], Key | None]:
-        """Return one page of a scope in key order, and its last key if there may be more.
+        """Return one page of scopes in key order, and its last key if there may be more.
 
-        The page holds the keys that the primary yields and those that the target's ledger
-        knows: what left the scope is in the ledger alone.
+        `events` differ only in the reference's value. The page has the keys that the primary has
+        in the scope and those that the target's ledger has there: a row that left the scope is in
+        the ledger alone.
         """
         mapping, reference = self._registry[events[0].mapping], str(events[0].reference)
-        whole = reference == EVERYTHING
-        values = ("",) if whole else tuple(event.key[0] for event in events)
-        after = events[0].key if whole else events[0].key[1:]
+        everything = reference == EVERYTHING
+        values = ("",) if everything else tuple(event.key[0] for event in events)
+        after = events[0].key if everything else events[0].key[1:]
         limit = self._batch_size
         page = ScopePage(mapping, reference, values, after)
         known = self._target.open_scopes(self._snapshot.stamp, [page], limit=limit)[0]
@@ -278,8 +287,8 @@ class SyncPass:
         merged = sorted({*known, *rows}, key=lambda key: key_order(mapping.key_columns, key))
         more = len(known) == limit or len(rows) == limit or len(merged) > limit
         keys = merged[:limit]
-        elsewhere = self._snapshot.rows(mapping, [key for key in keys if key not in rows])
-        found = {key: rows.get(key, elsewhere.get(key)) for key in keys}
+        moved = self._snapshot.rows(mapping, [key for key in keys if key not in rows])
+        found = {key: rows.get(key, moved.get(key)) for key in keys}
         return found, keys[-1] if more else None
 
 
@@ -289,23 +298,25 @@ def _next_page(scope: Event, last: Key) -> Event:
 
 
 def _parents(mapping: Mapping, row: Row) -> list[MappingKey]:
-    """Return the parents that a row names."""
+    """Return the parents that a row refers to."""
     names = [column.name for column in mapping.columns]
     values = [(parent.mapping, row[names.index(parent.column)]) for parent in mapping.parents]
     return [(name, (value,)) for name, value in values if value is not None]
 
 
-def _sections(registry: Registry, wanted: DesiredRows, whole: set[MappingKey]) -> list[Section]:
-    """Return what one call writes, parents first."""
+def _sections(
+    registry: Registry, rows: DesiredRows, with_children: set[MappingKey]
+) -> list[Section]:
+    """Return the sections of one call, parents first."""
     sections = []
     for mapping in registry:
-        if not wanted.get(mapping.name):
+        if not rows.get(mapping.name):
             continue
         section = Section(mapping)
-        for key, row in wanted[mapping.name].items():
+        for key, row in rows[mapping.name].items():
             if row is None:
                 section.deleted.append(key)
-            elif (mapping.name, key) in whole:
+            elif (mapping.name, key) in with_children:
                 section.with_children.append(row)
             else:
                 section.rows.append(row)

@@ -1,4 +1,4 @@
-"""Wiring: builds the parts of a worker from settings."""
+"""Wiring: builds the parts of a worker from settings. Nothing is connected before its first use."""
 
 from dataclasses import replace
 
@@ -15,12 +15,12 @@ from mirror.sync.targets.postgres import PostgresTarget
 
 
 def primary_database(settings: Settings) -> Database:
-    """Return a connection to the primary, not opened yet."""
+    """Return a connection to the primary."""
     return _database(settings, "primary_database_url", "primary")
 
 
 def listening_database(settings: Settings) -> Database | None:
-    """Return a connection that may LISTEN, not opened yet; None: none is configured."""
+    """Return the connection for LISTEN; None if PRIMARY_LISTEN_URL is not set."""
     if settings.primary_listen_url is None:
         return None
     return _database(settings, "primary_listen_url", "primary, to listen")
@@ -34,22 +34,22 @@ def build_source(settings: Settings) -> Source:
 
 
 def build_target(settings: Settings) -> Target:
-    """Return the target over the transport that is configured; nothing is connected yet.
+    """Return the target over the configured transport.
 
     Raises:
-        ConfigError: a setting that it needs is missing, or the key is of the wrong kind.
+        ConfigError: a required setting is missing, or the key is of the wrong kind.
     """
     if settings.transport == "postgres":
         return PostgresTarget(_database(settings, "supabase_db_url", "target"))
-    # Loads an HTTP stack that the other transport does without.
+    # Imported late: the other transport does not need the HTTP libraries.
     from mirror.sync.targets.http import HttpClient  # noqa: PLC0415
     from mirror.sync.targets.rest import RestTarget  # noqa: PLC0415
 
-    narrow = settings.writer_token is not None
+    as_writer = settings.writer_token is not None
     return RestTarget(
         settings.need("supabase_url"),
-        settings.need("supabase_publishable_key" if narrow else "supabase_secret_key"),
-        token=settings.need("writer_token") if narrow else None,
+        settings.need("supabase_publishable_key" if as_writer else "supabase_secret_key"),
+        token=settings.need("writer_token") if as_writer else None,
         http=HttpClient(
             connect_seconds=settings.connect_seconds,
             statement_seconds=settings.statement_seconds,
@@ -59,7 +59,7 @@ def build_target(settings: Settings) -> Target:
 
 
 def build_queue(settings: Settings) -> Queue:
-    """Return the outbox as a worker sees it, with two connections of its own."""
+    """Return the outbox as a worker uses it, with two connections of its own."""
     return Queue(
         primary_database(settings),
         primary_database(settings),
@@ -71,10 +71,10 @@ def build_queue(settings: Settings) -> Queue:
 
 
 def build_drain(settings: Settings, registry: Registry | None = None) -> Drain:
-    """Return a drain; nothing is connected before its first use.
+    """Return a drain; `registry` None means that of the configured mappings.
 
     Raises:
-        ConfigError: a setting it needs is missing.
+        ConfigError: a required setting is missing.
     """
     return Drain(
         registry or load_registry(settings.mappings),
@@ -86,18 +86,20 @@ def build_drain(settings: Settings, registry: Registry | None = None) -> Drain:
 
 
 def build_relay(settings: Settings) -> Relay:
-    """Return a relay; nothing is connected before it runs.
+    """Return a relay.
 
     Raises:
-        ConfigError: a setting it needs is missing or malformed.
+        ConfigError: a required setting is missing or malformed.
     """
-    bell = replace(
+    doorbell = replace(
         DoorbellSettings.from_environment(), redis_url=settings.need("redis_url"), mode="inline"
     )
-    listening = listening_database(settings)
-    ear = None if listening is None else Listener(listening)
+    database = listening_database(settings)
     return Relay(
-        primary_database(settings), Doorbell(bell), seconds=settings.relay_seconds, ear=ear
+        primary_database(settings),
+        Doorbell(doorbell),
+        seconds=settings.relay_seconds,
+        listener=None if database is None else Listener(database),
     )
 
 

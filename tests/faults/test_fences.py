@@ -1,6 +1,7 @@
 """A write is refused for a key if, and only if, something fresher is known of it."""
 
 import random
+from contextlib import closing
 from uuid import uuid4
 
 import pytest
@@ -144,8 +145,7 @@ def test_an_older_write_that_waited_for_a_newer_one_is_refused(
 ) -> None:
     """It judged by a ledger in which the newer one was not committed yet."""
     hand.apply(5, trip_memberships={MEMBER: member("OWNER")})
-    database = Database(target.url, role="target")
-    with database.transaction():
+    with closing(Database(target.url, role="target")) as database, database.transaction():
         Hand(PostgresTarget(database), hand.registry).apply(20, trip_memberships={MEMBER: None})
         second = Running(lambda: hand.apply(10, trip_memberships={MEMBER: member("OWNER")}))
         until(lambda: waiting(target))

@@ -27,7 +27,7 @@ def found(queue: Queue, limit: int = 100) -> list[tuple[str, ...]]:
     claim = queue.claim(limit)
     if claim is None:
         return []
-    claim.settle()
+    claim.acknowledge()
     return [event.key for event in claim.events]
 
 

@@ -151,13 +151,13 @@ def test_an_outage_during_a_retry_is_no_death(
     refuse(target, made[0], "raise check_violation")
     drain.run()
     primary.query("update mirror.retries set due_at = now()")
-    attempt = drain.queue.retries.take()
+    attempt = drain.queue.retries.lease()
     assert attempt is not None
     primary.query(
         "select pg_terminate_backend(pid) from pg_stat_activity"
         " where application_name = 'permission-mirror' and datname = current_database()"
     )
-    drain.queue.retries.postponed(attempt)
+    drain.queue.retries.postpone(attempt)
     assert primary.query("select attempts, deaths from mirror.retries") == [(1, 0)]
 
 

@@ -117,7 +117,7 @@ def test_a_worker_whose_claim_was_ended_by_the_primary_gives_up_its_batch(
         " where datname = current_database() and state = 'idle in transaction'"
     )
     with pytest.raises(MirrorError):
-        claim.settle()
+        claim.acknowledge()
     claim.release()
     assert waiting_events(primary) == (10, 0)
     assert drain.run().failed == 0

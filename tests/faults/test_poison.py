@@ -37,7 +37,7 @@ apply = drain.target.apply
 
 
 def deadly(stamp, sections):
-    if any(poison in str(section.rows + section.whole + section.gone) for section in sections):
+    if any(poison in str(section.rows + section.with_children + section.deleted) for section in sections):
         if deed == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         print("claimed", flush=True)

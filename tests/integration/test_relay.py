@@ -9,7 +9,7 @@ import pytest
 from mirror.capture.doorbell import Doorbell, DoorbellSettings
 from mirror.errors import NotMigrated
 from mirror.sync.connections import Database
-from mirror.sync.relay import BRISK, LEASE, SLOW, Listener, Relay
+from mirror.sync.relay import FAST, LEASE, SLOW, Listener, Relay
 from tests.support.databases import TestDatabase
 from tests.support.transaction_pooler import TransactionPooler
 from tests.support.waiting import until
@@ -53,14 +53,14 @@ class CountingDoorbell(Doorbell):
         self.rings += 1
 
 
-class TimelessEar(Listener):
+class TimelessListener(Listener):
     """Waits by the test's clock, but for what has arrived already."""
 
     clock: Clock
 
     def wait(self, seconds: float) -> bool:
-        """Hear what is there; else let the whole time pass."""
-        waited = super().wait(0.0 if self.hears else 0.05)
+        """Take a notification that has arrived; else let the whole time pass."""
+        waited = super().wait(0.0 if self.works else 0.05)
         if waited:
             self.clock.sleep(seconds)
         return waited
@@ -87,20 +87,22 @@ class Bench:
 
 
 def bench(url: str, *, seconds: float = 0.2, listen: str | None = None) -> Bench:
-    """Return a relay on a bench; `listen` is the URL of its ear."""
+    """Return a relay on a bench; `listen` is the URL of its listener."""
     clock, doorbell = Clock(), CountingDoorbell()
     primary = CountingDatabase(url, role="primary")
-    ear = None
+    listener = None
     if listen is not None:
-        ear = TimelessEar(Database(listen, role="primary, to listen"), clock)
-        ear.clock = clock
-    relay = Relay(primary, doorbell, seconds=seconds, ear=ear, clock=clock, sleep=clock.sleep)
+        listener = TimelessListener(Database(listen, role="primary, to listen"), clock)
+        listener.clock = clock
+    relay = Relay(
+        primary, doorbell, seconds=seconds, listener=listener, clock=clock, sleep=clock.sleep
+    )
     return Bench(relay, primary, doorbell, clock)
 
 
 @pytest.fixture
 def polling(primary: TestDatabase) -> Iterator[Bench]:
-    """A relay without an ear."""
+    """A relay without an listener."""
     made = bench(primary.url)
     yield made
     made.relay.close()
@@ -108,11 +110,11 @@ def polling(primary: TestDatabase) -> Iterator[Bench]:
 
 @pytest.fixture
 def listening(primary: TestDatabase) -> Iterator[Bench]:
-    """A relay whose ear hears."""
+    """A relay whose listener works."""
     made = bench(primary.url, listen=primary.url)
     made.run(SLOW)
-    assert made.relay.ear is not None
-    assert made.relay.ear.hears
+    assert made.relay.listener is not None
+    assert made.relay.listener.works
     yield made
     made.relay.close()
 
@@ -287,9 +289,9 @@ def test_a_pooler_in_place_of_a_direct_url_is_found_out(primary: TestDatabase) -
     with TransactionPooler(primary.url) as pooler:
         made = bench(pooler.url, listen=pooler.url)
         made.run(10)
-        ear = made.relay.ear
-        assert ear is not None
-        assert (ear.deaf, ear.hears) == (True, False)
+        listener = made.relay.listener
+        assert listener is not None
+        assert (listener.unusable, listener.works) == (True, False)
         record(primary)
         made.run(2 * 0.2)
         assert made.rung
@@ -319,19 +321,19 @@ def test_an_ear_whose_connection_ends_is_replaced(primary: TestDatabase, listeni
         "select pg_terminate_backend(pid) from pg_stat_activity"
         " where datname = current_database() and query like 'listen%'"
     )
-    assert listening.relay.ear is not None
-    ear = listening.relay.ear
+    assert listening.relay.listener is not None
+    listener = listening.relay.listener
 
     def lost() -> bool:
         listening.relay.turn()
-        return not ear.hears
+        return not listener.works
 
     until(lost)
     record(primary)
     listening.run(2 * 0.2)
     assert listening.rung
     listening.run(10 * SLOW)
-    assert ear.hears
+    assert listener.works
 
 
 def test_a_primary_that_is_away_is_asked_seldom() -> None:
@@ -339,7 +341,7 @@ def test_a_primary_that_is_away_is_asked_seldom() -> None:
     made = bench("postgresql://someone@127.0.0.1:9/nothing", seconds=0.02)
     made.run(600)
     assert made.asked <= 2 * (600 / 5 + 10)
-    assert made.relay._pause > BRISK
+    assert made.relay._pause > FAST
 
 
 def test_a_primary_that_is_not_migrated_ends_the_relay(
