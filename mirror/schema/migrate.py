@@ -94,8 +94,7 @@ def migrations(
     `triggers` adds those of the primary, `guards` those of the target.
     """
     if side == "primary":
-        files = sorted(directory().glob("primary/*.sql"))
-        steps = [Migration(path.stem, path.read_text(encoding="utf-8")) for path in files]
+        steps = [_written(path) for path in sorted(directory().glob("primary/*.sql"))]
         if triggers:
             if registry is None:
                 raise TypeError("the triggers need the registry")
@@ -103,14 +102,23 @@ def migrations(
         return steps
     if registry is None:
         raise TypeError("the target's migrations need the registry")
-    engine = (directory() / "supabase" / "0001_engine.sql").read_text(encoding="utf-8")
     steps = [
-        Migration("0001_engine", engine),
+        _written(directory() / "supabase" / "0001_engine"),
         Migration(f"model_{registry.name}", model_sql(registry)),
     ]
     if guards:
         steps.append(Migration(f"guards_{registry.name}", guards_sql(registry)))
     return steps
+
+
+def _written(path: Path) -> Migration:
+    """Return a hand-written migration: one file, or a folder of files that are read in name order.
+
+    Databases know a migration by the checksum of its text. So two blank lines stand between the
+    files of a folder, as they did when `0001_engine` was one file.
+    """
+    files = [path] if path.is_file() else sorted(path.glob("*.sql"))
+    return Migration(path.stem, "\n\n".join(file.read_text(encoding="utf-8") for file in files))
 
 
 def pending(connection: Connection, steps: list[Migration]) -> list[Migration]:
