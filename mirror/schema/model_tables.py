@@ -16,11 +16,11 @@ from mirror.schema.compare_functions import (
     lock_functions,
     rows_function,
 )
+from mirror.schema.names import ledger_column
 from mirror.schema.quoting import comma, identifier, literal
 from mirror.schema.survey_function import survey_function
 from mirror.schema.write_functions import (
     apply_function,
-    ledger_column,
     scope_function,
     withdraw_function,
 )

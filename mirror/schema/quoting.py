@@ -1,4 +1,11 @@
-"""Quoting for the SQL that declarations turn into (DDL takes no parameters)."""
+"""Quoting: identifiers and literals for SQL that is printed.
+
+Statements that psycopg runs are composed with `psycopg.sql`, so that the driver quotes their
+identifiers. Printed SQL cannot use it: `mappings` prints in the backend too, where psycopg may be
+missing; people read and review the text, so a name has quotes only where it needs them; and a
+deployed database knows the text by its checksum. In return, this quoter refuses names that
+PostgreSQL would cut.
+"""
 
 import re
 from collections.abc import Iterable
@@ -8,7 +15,7 @@ from sqlalchemy.dialects.postgresql.base import RESERVED_WORDS
 from mirror.errors import MappingError
 
 _PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
-# What SQLAlchemy's list lacks of the words that cannot name a column.
+# Further words that cannot name a column; SQLAlchemy's list lacks them.
 _RESERVED = RESERVED_WORDS | {"collation", "concurrently", "lateral", "system_user", "tablesample"}
 _LONGEST = 63
 
@@ -17,8 +24,8 @@ def identifier(*parts: str) -> str:
     """Return a dotted name, quoted where PostgreSQL needs it: `public."order"`.
 
     Raises:
-        MappingError: a part is longer than PostgreSQL keeps; it would be cut to what may be the
-            name of something else.
+        MappingError: a part is longer than PostgreSQL's limit. PostgreSQL would cut it, and the
+            result could be the name of something else.
     """
     for part in parts:
         if len(part.encode()) > _LONGEST:
@@ -36,11 +43,11 @@ def _quoted(name: str) -> str:
 
 
 def literal(value: str) -> str:
-    """Return a string literal, whatever standard_conforming_strings says."""
+    """Return a string literal that is correct with either value of standard_conforming_strings."""
     quoted = "'" + value.replace("'", "''") + "'"
     return f" E{quoted}".replace("\\", "\\\\") if "\\" in value else quoted
 
 
-def comma(names: Iterable[str]) -> str:
-    """Return names quoted and joined."""
-    return ", ".join(identifier(name) for name in names)
+def comma(names: Iterable[str], before: str = "", after: str = "") -> str:
+    """Return names quoted and joined, each with `before` and `after` it: `t.id::text, t.name::text`."""
+    return ", ".join(f"{before}{identifier(name)}{after}" for name in names)
