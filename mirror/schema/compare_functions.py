@@ -82,7 +82,7 @@ def expired_function(mapping: Mapping) -> list[str]:
     ]
 
 
-def lock_functions(mapping: Mapping) -> str:
+def revoke_compare_functions(mapping: Mapping) -> str:
     """Return the statement that lets only the engine call these functions."""
     return f"""\
 revoke all on function

@@ -49,5 +49,5 @@ def literal(value: str) -> str:
 
 
 def comma(names: Iterable[str], before: str = "", after: str = "") -> str:
-    """Return names quoted and joined, each with `before` and `after` it: `t.id::text, t.name::text`."""
+    """Return names quoted and joined; `before` and `after` go with each: `t.a::text, t.b::text`."""
     return ", ".join(f"{before}{identifier(name)}{after}" for name in names)

@@ -242,6 +242,17 @@ def scope_function(mapping: Mapping) -> str:
     )
 
 
+def revoke_write_functions(mapping: Mapping) -> str:
+    """Return the statement that lets only the engine call these functions."""
+    arrays = ", ".join(f"{column.type}[]" for column in mapping.key_columns)
+    return f"""\
+revoke all on function
+  {function_name("apply", mapping)}(integer, bigint, jsonb, jsonb),
+  {function_name("scope", mapping)}(text, text[], text[], integer),
+  {function_name("withdraw", mapping)}(integer, bigint, {arrays})
+from public, anon, authenticated, service_role;"""
+
+
 def _same_key(mapping: Mapping, one: str, other: str) -> str:
     return " and ".join(
         f"{one}.{identifier(name)} = {other}.{identifier(name)}" for name in mapping.key
