@@ -134,11 +134,14 @@ def _retire(registry: Registry) -> str:
 
 def _security(mapping: Mapping) -> str:
     table, policy = table_name(mapping), identifier(f"{mapping.table}_read")
-    using, grants, indexed = "using (false)", [], ()
+    using, grants, indexes = "using (false)", [], []
     if mapping.readable is not None:
         using = f"using ({_not_expired(mapping, mapping.readable.using)})"
         grants = [f"grant select ({comma(mapping.readable.columns)}) on {table} to authenticated;"]
-        indexed = mapping.readable.indexed
+        indexes = [
+            f"select mirror.add_index({literal(table)}, {literal(column)});"
+            for column in mapping.readable.indexed
+        ]
     return "\n".join(
         [
             f"-- {mapping.name}: the API's roles write nothing and read only what is granted here.",
@@ -149,7 +152,7 @@ def _security(mapping: Mapping) -> str:
             f"drop policy if exists {policy} on {table};",
             f"create policy {policy} on {table} for select to authenticated",
             f"{using};",
-            *(f"select mirror.add_index({literal(table)}, {literal(name)});" for name in indexed),
+            *indexes,
         ]
     )
 

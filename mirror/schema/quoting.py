@@ -17,7 +17,8 @@ from mirror.errors import MappingError
 _PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
 # Further words that cannot name a column; SQLAlchemy's list lacks them.
 _RESERVED = RESERVED_WORDS | {"collation", "concurrently", "lateral", "system_user", "tablesample"}
-_LONGEST = 63
+LONGEST = 63
+"""How many bytes of an identifier PostgreSQL keeps."""
 
 
 def identifier(*parts: str) -> str:
@@ -28,9 +29,9 @@ def identifier(*parts: str) -> str:
             result could be the name of something else.
     """
     for part in parts:
-        if len(part.encode()) > _LONGEST:
+        if len(part.encode()) > LONGEST:
             raise MappingError(
-                f"the name {part!r} is longer than the {_LONGEST} bytes that PostgreSQL keeps; "
+                f"the name {part!r} is longer than the {LONGEST} bytes that PostgreSQL keeps; "
                 f"shorten the names it is made of."
             )
     return ".".join(_quoted(part) for part in parts)
