@@ -1,4 +1,4 @@
-"""Names: how the tables and functions of a mapping are called in the target, as SQL."""
+"""Names: returns the SQL names of a mapping's tables and functions in the target."""
 
 from mirror.model.mapping import Mapping
 from mirror.schema.quoting import identifier

@@ -1,10 +1,13 @@
 """Quoting: identifiers and literals for SQL that is printed.
 
-Statements that psycopg runs are composed with `psycopg.sql`, so that the driver quotes their
-identifiers. Printed SQL cannot use it: `mappings` prints in the backend too, where psycopg may be
-missing; people read and review the text, so a name has quotes only where it needs them; and a
-deployed database knows the text by its checksum. In return, this quoter refuses names that
-PostgreSQL would cut.
+Statements that psycopg runs are composed with `psycopg.sql` instead: the driver quotes their
+identifiers, and text and values cannot be mixed up. Printed SQL needs a quoter of its own:
+
+- A backend imports it with its declarations, and prints in Alembic revisions; it may have another
+  driver.
+- People read and review the text, so a name has quotes only where it needs them. Deployed
+  databases know the text by its checksum, so that this cannot change.
+- A name that PostgreSQL would cut is refused.
 """
 
 import re
