@@ -5,9 +5,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NODE := tests/supabase/node_modules/.installed
-# Beside the trips, whose model is the migration that comes with the library: each module of
-# mappings/ has an example of its name.
-MODELS := $(filter-out __init__ trips,$(basename $(notdir $(wildcard mappings/*.py))))
 
 .PHONY: help setup demo dev test test-fast bench bench-quick lint format lock model clean
 
@@ -69,14 +66,9 @@ format: $(INSTALLED) ## Format the code.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-model: $(INSTALLED) ## Print each permission model, and its guards, into their checked-in files.
+model: $(INSTALLED) ## Print the trips model and its guards into their golden files.
 	MIRROR_MAPPINGS=mappings.trips $(BIN)/mirror ddl supabase > migrations/supabase/0002_trips.sql
 	MIRROR_MAPPINGS=mappings.trips $(BIN)/mirror ddl supabase --guards > examples/trip_chat/guards.sql
-	@set -e; for model in $(MODELS); do \
-	  export MIRROR_MAPPINGS=mappings.$$model; echo "$$MIRROR_MAPPINGS into examples/$$model"; \
-	  $(BIN)/mirror ddl supabase > examples/$$model/mirror.sql; \
-	  $(BIN)/mirror ddl supabase --guards > examples/$$model/guards.sql; \
-	done
 
 lock: ## Pin the requirements anew, with hashes (needs uv).
 	uv pip compile --quiet pyproject.toml --extra dev --universal --python-version 3.11 \

@@ -1,8 +1,8 @@
 -- The game's own tables on Supabase.
 --
 -- They belong to the game, not to the mirror: none references a mirrored table. Who may do what is
--- declared in mappings/campaigns.py; `mirror migrate supabase --guards` installs it, as guards.sql
--- beside this file shows.
+-- declared in mappings/campaigns.py; `mirror migrate supabase --guards` installs it, `mirror ddl
+-- supabase --guards` prints it.
 
 create table character_sheets (
   character_id bigint primary key,

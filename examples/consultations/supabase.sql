@@ -2,8 +2,8 @@
 --
 -- They belong to the chat, not to the mirror: no foreign key leads to a mirrored table, so that a
 -- consultation that goes does not take its messages along. Who may do what is declared in
--- mappings/consultations.py; `mirror migrate supabase --guards` installs it, as guards.sql beside
--- this file shows.
+-- mappings/consultations.py; `mirror migrate supabase --guards` installs it, `mirror ddl supabase
+-- --guards` prints it.
 
 
 -- Messages -----------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 -- The application's own tables on Supabase.
 --
 -- Who may do what to them is declared in mappings/grants.py, by the level at which a workspace or a
--- view is reached; `mirror migrate supabase --guards` installs it, as guards.sql beside this file
--- shows. None references a mirrored table: what is shared no more is not thrown away.
+-- view is reached; `mirror migrate supabase --guards` installs it, `mirror ddl supabase --guards`
+-- prints it. None references a mirrored table: what is shared no more is not thrown away.
 
 
 create table data_tables (

@@ -1,7 +1,7 @@
 -- The application's own tables on Supabase.
 --
 -- Who may do what to them is declared in mappings/rbac.py, by the names of permissions;
--- `mirror migrate supabase --guards` installs it, as guards.sql beside this file shows. None
+-- `mirror migrate supabase --guards` installs it, `mirror ddl supabase --guards` prints it. None
 -- references a mirrored table: a user who goes must not take reports along.
 
 

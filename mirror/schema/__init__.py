@@ -1,7 +1,8 @@
-"""Schema: the SQL that declarations turn into, and the migrations of both databases.
+"""Schema: prints SQL from declarations, and migrates both databases.
 
-Runs in `mirror migrate`, in Alembic revisions, and wherever text becomes SQL (`quoting`). SQL that
-people wrote lies in `migrations/`, at the top of the repository.
+`mirror migrate`, `mirror ddl` and Alembic revisions run it; `mirror.access` uses its quoting. The
+hand-written migrations are in `migrations/`, at the top of the repository. The printed functions
+have their SQL in `skeletons/`.
 """
 
 from mirror.schema.guards import guards_sql

@@ -1,4 +1,4 @@
-"""Connecting: a database as a migration reaches it."""
+"""Connecting: opens the SQLAlchemy connection in which `mirror migrate` runs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ def migrating(settings: Settings, side: Side) -> Iterator[Connection]:
     )
     url = settings.need(field).replace("postgresql://", "postgresql+psycopg://", 1)
     options = {"prepare_threshold": None, "connect_timeout": settings.connect_seconds}
-    # No pool: one connection, through poolers too.
+    # One connection, so no pool. No prepared statements: a pooler may be in between.
     engine = create_engine(url, poolclass=NullPool, connect_args=options)
     try:
         with engine.begin() as connection:

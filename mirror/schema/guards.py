@@ -1,7 +1,7 @@
-"""The guards of a registry: policies on tables in the target that are not the mirror's.
+"""Guards: prints the policies of a registry on the application's own tables in the target.
 
-Printed apart from the model, because they need those tables, which may need the model's. The
-policies carry the registry's name, so that what was printed before is found and replaced.
+They are a migration of their own: they need those tables, and those tables may need the model's.
+The policies carry the registry's name, so that a new version finds and replaces the old ones.
 """
 
 from mirror.errors import MappingError
@@ -23,20 +23,20 @@ def guards_sql(registry: Registry) -> str:
     """Return the migration that installs the guards in a target that has the model.
 
     Raises:
-        MappingError: a guard that cannot work; names the table and the remedy.
+        MappingError: a guard cannot work; the message names the table and the remedy.
     """
     mirrored = {(mapping.schema, mapping.table) for mapping in registry}
     relations = [guard.relation for guard in registry.guards]
     for relation in relations:
         if relation in mirrored:
             raise MappingError(
-                f"guard of {'.'.join(relation)}: nobody but the mirror writes that table; say what "
-                f"may be read as `readable` in its mapping."
+                f"guard of {'.'.join(relation)}: only the mirror writes that table; declare what "
+                f"users may read as `readable` in its mapping."
             )
         if relations.count(relation) > 1:
             raise MappingError(
-                f"guard of {'.'.join(relation)}: registry {registry.name!r} has another one of "
-                f"this table; make them one, with several rules."
+                f"guard of {'.'.join(relation)}: registry {registry.name!r} has another guard of "
+                f"this table; combine them into one with several rules."
             )
     blocks = [_HEADER.format(name=registry.name)]
     blocks += [block for guard in registry.guards for block in guard.prepare(registry)]

@@ -1,17 +1,19 @@
-"""Migrations: numbered SQL, each database with its own history in schema `mirror`.
+"""Migrate: brings each database up to date, with a history of its own in schema `mirror`.
 
-The primary has `migrations/primary/*.sql` and, for who wants them, the triggers of a registry, as
-`triggers_<registry>`. The target has `migrations/supabase/0001_engine.sql` and one migration
-printed from the declarations of a registry, as `model_<registry>`; and, once the tables that they
-are about exist, its guards, as `guards_<registry>`. Triggers and guards are asked for once; from
-then on they are kept up to date. Every statement can run again, so a file that also reaches the
-database another way (`supabase db push`, the SQL editor) does no harm.
+| side | name | source |
+| --- | --- | --- |
+| primary | `0001_outbox`, … | `migrations/primary/` |
+| primary | `triggers_<registry>`, optional | printed from the declarations |
+| target | `0001_engine` | `migrations/supabase/0001_engine/`, topical files in name order |
+| target | `model_<registry>` | printed from the declarations |
+| target | `guards_<registry>`, optional | printed; needs the tables that the guards name |
 
-`migrations/supabase/0002_trips.sql` is the model of `mappings.trips` as it prints, for people who
-read or paste SQL. The runner never reads it: it prints the model from the registry that it is
-given, and a test holds the file equal to that.
+A database that once got triggers or guards keeps getting their updates. Every statement can run
+again, so a file may also reach the database another way (`supabase db push`, the SQL editor). An
+upgrade runs in the caller's transaction: it applies everything or nothing.
 
-An upgrade runs in the caller's transaction: all of it is applied or nothing.
+`migrations/supabase/0002_trips.sql` is the printed model of `mappings.trips`, for readers and
+reviews. A test compares it with the printer; the runner and the wheel do not need it.
 """
 
 import hashlib
@@ -36,13 +38,13 @@ from mirror.schema.triggers import triggers_sql
 
 Side = Literal["primary", "supabase"]
 
-# A relation of somebody else's schema of our name, if there is one.
+# A relation in a schema `mirror` that another program made; NULL if there is none.
 _NOT_OURS = """
     select c.relname from pg_class as c
     where c.relnamespace = to_regnamespace('mirror') order by c.relname limit 1
 """
-# In AUTOCOMMIT mode the lock is gone as soon as it was taken. Asked of the server, because each
-# driver spells that mode differently.
+# False in AUTOCOMMIT mode, where a transaction's lock is gone at once. We ask the server because
+# each driver has another name for that mode.
 _STILL_LOCKED = """
     select exists (
       select from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()
@@ -53,20 +55,20 @@ _STILL_LOCKED = """
 
 @dataclass(frozen=True)
 class Migration:
-    """One step of one database's history."""
+    """One step in the history of one database."""
 
     name: str
-    """`0001_outbox`; `model_trips` for what is printed from declarations."""
+    """`0001_outbox`; `model_trips` if it is printed from declarations."""
     sql: str
 
     @property
     def checksum(self) -> str:
-        """Sixteen hex digits of the text."""
+        """Sixteen hex digits of the text's SHA-256; databases recognise a step's text by it."""
         return hashlib.sha256(self.sql.encode()).hexdigest()[:16]
 
     @property
     def script(self) -> str:
-        """The text and the statement that enters it into the history."""
+        """The text, and the statement that enters the step into the history."""
         return (
             f"{self.sql.rstrip()}\n\n\n"
             f"insert into mirror.migrations (name, checksum)\n"
@@ -76,7 +78,7 @@ class Migration:
 
 
 def directory() -> Path:
-    """Return where the SQL files lie: in the wheel inside the package, else in the checkout."""
+    """Return the directory of the SQL files: inside the installed package, or in the checkout."""
     package = Path(__file__).parent.parent
     packaged = package / "_migrations"
     return packaged if packaged.is_dir() else package.parent / "migrations"
@@ -89,13 +91,13 @@ def migrations(
     triggers: bool = False,
     guards: bool = False,
 ) -> list[Migration]:
-    """Return every migration of one side, in order; the target's and the triggers' need a registry.
+    """Return every migration of one side, in order.
 
-    `triggers` adds those of the primary, `guards` those of the target.
+    The target's migrations and the triggers need a registry. `triggers` adds the primary's
+    triggers, `guards` the target's guards.
     """
     if side == "primary":
-        files = sorted(directory().glob("primary/*.sql"))
-        steps = [Migration(path.stem, path.read_text(encoding="utf-8")) for path in files]
+        steps = [_written(path) for path in sorted(directory().glob("primary/*.sql"))]
         if triggers:
             if registry is None:
                 raise TypeError("the triggers need the registry")
@@ -103,9 +105,8 @@ def migrations(
         return steps
     if registry is None:
         raise TypeError("the target's migrations need the registry")
-    engine = (directory() / "supabase" / "0001_engine.sql").read_text(encoding="utf-8")
     steps = [
-        Migration("0001_engine", engine),
+        _written(directory() / "supabase" / "0001_engine"),
         Migration(f"model_{registry.name}", model_sql(registry)),
     ]
     if guards:
@@ -113,44 +114,55 @@ def migrations(
     return steps
 
 
+def _written(path: Path) -> Migration:
+    """Return a hand-written migration: one file, or a folder of files that are read in name order.
+
+    Databases know a migration by the checksum of its text. So two blank lines stand between the
+    files of a folder, as they did when `0001_engine` was one file.
+    """
+    files = [path] if path.is_file() else sorted(path.glob("*.sql"))
+    return Migration(path.stem, "\n\n".join(file.read_text(encoding="utf-8") for file in files))
+
+
 def pending(connection: Connection, steps: list[Migration]) -> list[Migration]:
-    """Return the steps that this database has not had, or had with another text.
+    """Return the steps that this database lacks or has with another text.
 
     Raises:
-        NotMigrated: the database is ahead: it has numbered migrations that we do not know; or
-            its schema `mirror` is somebody else's.
+        NotMigrated: the database has numbered migrations that this version does not know, or
+            another program made its schema `mirror`.
     """
     if connection.scalar(text("select to_regclass('mirror.migrations')")) is None:
         other = connection.scalar(text(_NOT_OURS))
         if other is not None:
             raise NotMigrated(
                 f"schema mirror exists and is not ours: it holds {other}. Rename that schema; "
-                f"ours has no other name."
+                f"ours cannot have another name."
             )
         return steps
     rows = connection.execute(text("select name, checksum from mirror.migrations"))
-    late, unknown = compare({row.name: row.checksum for row in rows}, steps)
+    missing, unknown = compare({row.name: row.checksum for row in rows}, steps)
     if unknown:
         raise NotMigrated(
             f"this database has migrations that this version does not know "
             f"({', '.join(unknown)}); install the newer permission-mirror."
         )
-    return late
+    return missing
 
 
 def compare(
     applied: Mapping[str, str], steps: list[Migration]
 ) -> tuple[list[Migration], list[str]]:
-    """Return the steps that a history lacks or has with another text, and names it is ahead by.
+    """Return the steps that a history lacks or has with another text, and unknown numbered names.
 
-    `applied` are checksums by name, as in mirror.migrations.
+    `applied` are checksums by name, as in mirror.migrations. A history with unknown names belongs
+    to a newer version.
     """
     known = {step.name for step in steps}
     unknown = sorted(name for name in applied if re.match(r"\d", name) and name not in known)
     return [step for step in steps if applied.get(step.name) != step.checksum], unknown
 
 
-def wanted(
+def _selected(
     connection: Connection,
     side: Side,
     registry: Registry | None = None,
@@ -158,7 +170,7 @@ def wanted(
     triggers: bool = False,
     guards: bool = False,
 ) -> list[Migration]:
-    """Return the migrations of a database: with triggers or guards, too, if it has had them."""
+    """Return the migrations of a database, including triggers or guards if it ever got them."""
     if registry is not None and side == "primary":
         triggers = triggers or _has_had(connection, f"triggers_{registry.name}")
     if registry is not None and side == "supabase":
@@ -169,8 +181,8 @@ def wanted(
 def _has_had(connection: Connection, name: str) -> bool:
     if connection.scalar(text("select to_regclass('mirror.migrations')")) is None:
         return False
-    asked = text("select exists (select from mirror.migrations where name = :name)")
-    return bool(connection.scalar(asked, {"name": name}))
+    query = text("select exists (select from mirror.migrations where name = :name)")
+    return bool(connection.scalar(query, {"name": name}))
 
 
 def due(
@@ -181,14 +193,14 @@ def due(
     triggers: bool = False,
     guards: bool = False,
 ) -> list[Migration]:
-    """Return what `upgrade` would apply.
+    """Return the steps that `upgrade` would apply.
 
-    Guards that are asked for are due in any case: Realtime's tables may have come since, and what
-    somebody has changed by hand is put right.
+    With `guards=True`, the guards are always due: Realtime may have created its tables since, and
+    manual changes of policies are reverted.
     """
-    steps = wanted(connection, side, registry, triggers=triggers, guards=guards)
-    late = pending(connection, steps)
-    return [step for step in steps if step in late or (guards and step is steps[-1])]
+    steps = _selected(connection, side, registry, triggers=triggers, guards=guards)
+    missing = pending(connection, steps)
+    return [step for step in steps if step in missing or (guards and step is steps[-1])]
 
 
 def upgrade(
@@ -199,7 +211,7 @@ def upgrade(
     triggers: bool = False,
     guards: bool = False,
 ) -> list[str]:
-    """Bring a database up to date, in the caller's transaction; return what was applied.
+    """Bring a database up to date in the caller's transaction; return the names of applied steps.
 
     `triggers` installs those of `registry` in the primary, `guards` those in the target.
 
@@ -207,12 +219,12 @@ def upgrade(
     `await connection.run_sync(upgrade)`.
 
     Raises:
-        NotMigrated: the database is ahead, is no Supabase project, holds a table of ours in
-            another shape or of another owner, or lacks what a guard is about; names it.
+        NotMigrated: the database is of a newer version, is no Supabase project, has a table of
+            ours with another shape or owner, or lacks a table or column that a guard names.
         NotInTransaction: the connection is in AUTOCOMMIT mode.
     """
     with _translated(side):
-        # One migrator at a time; a second one waits, then finds nothing to do.
+        # One migration at a time; a second one waits, then finds nothing to do.
         connection.execute(text("select pg_advisory_xact_lock(1835627122, 2)"))
         if not connection.scalar(text(_STILL_LOCKED)):
             raise NotInTransaction(
@@ -227,20 +239,20 @@ def upgrade(
 
 
 def downgrade(connection: Connection) -> None:
-    """Remove everything ours from the primary, in the caller's transaction; events are lost."""
+    """Drop schema `mirror` of the primary in the caller's transaction; waiting events are lost."""
     with _translated("primary"):
         _run(connection, "drop schema if exists mirror cascade")
 
 
 def write_files(into: Path, steps: list[Migration], *, now: datetime | None = None) -> list[Path]:
-    """Write steps as `<14 digits>_mirror_<name>.sql` for the Supabase CLI; return what is new.
+    """Write steps as `<14 digits>_mirror_<name>.sql` for the Supabase CLI; return the new files.
 
-    A step that lies there already with the same text is left alone. New files are stamped later
-    than everything in the directory, because the CLI refuses to push out of order.
+    A step that is already there with the same text gets no new file. The versions of new files are
+    higher than all in the directory, because the CLI refuses to push out of order.
     """
     into.mkdir(parents=True, exist_ok=True)
     existing = sorted(into.glob("*.sql"))
-    # Versions are numbers: not everybody's are times, and one second more may be no time.
+    # Count up from the newest version as a number: it need not be a valid time.
     version = int(f"{(now or datetime.now(UTC)).astimezone(UTC):%Y%m%d%H%M%S}")
     for path in existing:
         found = re.match(r"\d+(?=_)", path.name)
@@ -278,23 +290,23 @@ def statements(script: str) -> Iterator[str]:
 
 
 def _run(connection: Connection, statement: str) -> None:
-    """Run SQL as it stands: no parameters, so that `%` and `:` mean themselves."""
+    """Run SQL without parameters, so that `%` and `:` have no special meaning."""
     connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
 
 
 @contextmanager
 def _translated(side: Side) -> Iterator[None]:
-    """Turn the driver's errors into ours: all of psycopg's, and ours under any driver."""
+    """Translate a driver's errors: all of psycopg's; of other drivers, those our SQL raises."""
     try:
         yield
     except DBAPIError as error:
-        ours = _own_error(error.orig, "primary" if side == "primary" else "target")
-        if ours is None:
+        translated = _translation(error.orig, "primary" if side == "primary" else "target")
+        if translated is None:
             raise
-        raise ours from error
+        raise translated from error
 
 
-def _own_error(error: BaseException | None, role: str) -> MirrorError | None:
+def _translation(error: BaseException | None, role: str) -> MirrorError | None:
     """Return our error for a driver's; None if it has none."""
     found = server_error(error)
     hint = found.hint

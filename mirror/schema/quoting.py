@@ -1,4 +1,14 @@
-"""Quoting for the SQL that declarations turn into (DDL takes no parameters)."""
+"""Quoting: identifiers and literals for SQL that is printed.
+
+Statements that psycopg runs are composed with `psycopg.sql` instead: the driver quotes their
+identifiers, and text and values cannot be mixed up. Printed SQL needs a quoter of its own:
+
+- A backend imports it with its declarations, and prints in Alembic revisions; it may have another
+  driver.
+- People read and review the text, so a name has quotes only where it needs them. Deployed
+  databases know the text by its checksum, so that this cannot change.
+- A name that PostgreSQL would cut is refused.
+"""
 
 import re
 from collections.abc import Iterable
@@ -8,22 +18,23 @@ from sqlalchemy.dialects.postgresql.base import RESERVED_WORDS
 from mirror.errors import MappingError
 
 _PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
-# What SQLAlchemy's list lacks of the words that cannot name a column.
+# Further words that cannot name a column; SQLAlchemy's list lacks them.
 _RESERVED = RESERVED_WORDS | {"collation", "concurrently", "lateral", "system_user", "tablesample"}
-_LONGEST = 63
+LONGEST = 63
+"""How many bytes of an identifier PostgreSQL keeps."""
 
 
 def identifier(*parts: str) -> str:
     """Return a dotted name, quoted where PostgreSQL needs it: `public."order"`.
 
     Raises:
-        MappingError: a part is longer than PostgreSQL keeps; it would be cut to what may be the
-            name of something else.
+        MappingError: a part is longer than PostgreSQL's limit. PostgreSQL would cut it, and the
+            result could be the name of something else.
     """
     for part in parts:
-        if len(part.encode()) > _LONGEST:
+        if len(part.encode()) > LONGEST:
             raise MappingError(
-                f"the name {part!r} is longer than the {_LONGEST} bytes that PostgreSQL keeps; "
+                f"the name {part!r} is longer than the {LONGEST} bytes that PostgreSQL keeps; "
                 f"shorten the names it is made of."
             )
     return ".".join(_quoted(part) for part in parts)
@@ -36,11 +47,11 @@ def _quoted(name: str) -> str:
 
 
 def literal(value: str) -> str:
-    """Return a string literal, whatever standard_conforming_strings says."""
+    """Return a string literal that is correct with either value of standard_conforming_strings."""
     quoted = "'" + value.replace("'", "''") + "'"
     return f" E{quoted}".replace("\\", "\\\\") if "\\" in value else quoted
 
 
-def comma(names: Iterable[str]) -> str:
-    """Return names quoted and joined."""
-    return ", ".join(identifier(name) for name in names)
+def comma(names: Iterable[str], before: str = "", after: str = "") -> str:
+    """Return names quoted and joined; `before` and `after` go with each: `t.a::text, t.b::text`."""
+    return ", ".join(f"{before}{identifier(name)}{after}" for name in names)

@@ -1,7 +1,7 @@
-"""Transitions: the events that follow from a statement's old and new rows, as queries over them.
+"""Trigger events: queries for the events that follow from one statement on a table.
 
-Each yields rows (lane, mapping, reference, key) for `mirror.outbox`, from the transition tables
-`old_rows` and `new_rows` of a trigger.
+Each query reads the trigger's transition tables `old_rows` and `new_rows`, and returns rows (lane,
+mapping, reference, key) for `mirror.outbox`.
 """
 
 from collections.abc import Iterable
@@ -11,6 +11,8 @@ from mirror.model.mapping import EVERYTHING
 from mirror.model.query.effects import Effect
 from mirror.schema.quoting import identifier, literal
 
+_REVOCATION, _GRANT = 0, 1
+
 
 def inserted(effect: Effect) -> str:
     """Return a query for the events of inserted rows."""
@@ -19,41 +21,46 @@ def inserted(effect: Effect) -> str:
 
 def deleted(effect: Effect) -> str:
     """Return a query for the events of deleted rows."""
-    return _all(effect, "old_rows", lane=0)
+    return _all(effect, "old_rows", lane=_REVOCATION)
 
 
 def _lane(effect: Effect) -> int:
     """Return the lane of an inserted row."""
-    return 1 if effect.adds else 0
+    return _GRANT if effect.adds else _REVOCATION
 
 
 def _all(effect: Effect, rows: str, *, lane: int) -> str:
     """Return a query for the events of all rows of a transition table."""
     if effect.reference == EVERYTHING:
-        return f"select {lane}, {_what(effect)}, '{{}}'::text[]\nwhere exists (select from {rows})"
+        return (
+            f"select {lane}, {_target(effect)}, '{{}}'::text[]\nwhere exists (select from {rows})"
+        )
     distinct = "" if effect.unique else "distinct "
     values = [f"r.{identifier(column)}" for column in effect.columns]
     return (
-        f"select {distinct}{lane}, {_what(effect)}, {_texts(values)}\n"
+        f"select {distinct}{lane}, {_target(effect)}, {_texts(values)}\n"
         f"from {rows} as r\n"
         f"where {_and(f'{value} is not null' for value in values)}"
     )
 
 
 def untied(effect: Effect) -> dict[str, list[str]]:
-    """Return queries, by operation, for rows that count though they have NULL for what ties."""
+    """Return queries, by operation, for relevant rows with NULL in the column that ties them in.
+
+    Each of these rows means a change of the whole mapping.
+    """
     column = f"r.{identifier(effect.columns[0])}"
     return {
-        "INSERT": [_without(effect, "select * from new_rows", column, lane=_lane(effect))],
-        "DELETE": [_without(effect, "select * from old_rows", column, lane=0)],
+        "INSERT": [_null_rows(effect, "select * from new_rows", column, lane=_lane(effect))],
+        "DELETE": [_null_rows(effect, "select * from old_rows", column, lane=_REVOCATION)],
         "UPDATE": [
-            _without(effect, _difference(*sides, effect, effect.reads), "r.c1", lane=0)
+            _null_rows(effect, _difference(*sides, effect, effect.reads), "r.c1", lane=_REVOCATION)
             for sides in (("old", "new"), ("new", "old"))
         ],
     }
 
 
-def _without(effect: Effect, rows: str, value: str, *, lane: int) -> str:
+def _null_rows(effect: Effect, rows: str, value: str, *, lane: int) -> str:
     return (
         f"select {lane}, {literal(effect.mapping)}, {literal(EVERYTHING)}, '{{}}'::text[]\n"
         f"where exists (\n  select from (\n{indent(rows, '    ')}\n  ) as r\n"
@@ -65,43 +72,43 @@ def updated(effect: Effect) -> str:
     """Return a query for the events of rows that an UPDATE changed."""
     if effect.reference == EVERYTHING:
         return (
-            f"select 0, {_what(effect)}, '{{}}'::text[]\n"
+            f"select {_REVOCATION}, {_target(effect)}, '{{}}'::text[]\n"
             f"where exists (\n{indent(_difference('old', 'new', effect, effect.reads), '  ')}\n)"
         )
     return _paired(effect) if effect.unique else _differing(effect)
 
 
 def _paired(effect: Effect) -> str:
-    """Return a query for the events of rows that differ, each found by its key on both sides.
+    """Return a query for the events of rows that differ, where a key finds a row on each side.
 
-    Rows are compared as images, byte by byte: that works for every type.
+    It compares rows as images, byte by byte, because that works for every type.
     """
     names = [identifier(column) for column in effect.columns]
     same = _and(
-        # As bytes: to some collations, two keys are one.
-        f"{_text(f'o.{name}')} = {_text(f'n.{name}')}"
+        # As bytes: some collations take two different keys for equal.
+        f"{_bytes(f'o.{name}')} = {_bytes(f'n.{name}')}"
         for name in names
     )
-    first = names[0]
-    moved = f"o.{first} is null or n.{first} is null"
-    # Where all that is read decides, every event is a revocation: no row is compared twice.
+    moved = f"o.{names[0]} is null or n.{names[0]} is null"
+    # If every column that is read also decides, each event is a revocation: compare rows once.
     lane = (
-        "0"
+        f"{_REVOCATION}"
         if effect.decides == effect.reads
-        else f"case when {moved}{_differ(effect, effect.decides)} then 0 else 1 end"
+        else f"case when {moved}{_or_differ(effect, effect.decides)}"
+        f" then {_REVOCATION} else {_GRANT} end"
     )
     values = [f"coalesce(n.{name}, o.{name})" for name in names]
     return (
-        f"select {lane}, {_what(effect)},\n"
+        f"select {lane}, {_target(effect)},\n"
         f"  {_texts(values)}\n"
         f"from old_rows as o\n"
         f"full join new_rows as n on {same}\n"
-        f"where ({moved}{_differ(effect, effect.reads)})\n"
+        f"where ({moved}{_or_differ(effect, effect.reads)})\n"
         f"  and {_and(f'{value} is not null' for value in values)}"
     )
 
 
-def _differ(effect: Effect, columns: frozenset[str] | None) -> str:
+def _or_differ(effect: Effect, columns: frozenset[str] | None) -> str:
     if columns is None:
         return "\n  or o *<> n"
     names = sorted(columns - set(effect.columns))
@@ -112,12 +119,14 @@ def _differ(effect: Effect, columns: frozenset[str] | None) -> str:
 
 
 def _differing(effect: Effect) -> str:
-    """Return a query for what rows name of which the statement left more or fewer than before.
+    """Return a query for the keys or scopes that have other rows after the statement than before.
 
-    To the mapping's query, rows that agree in all it reads are one like the other.
+    Rows that agree in all columns that the mapping's query reads are interchangeable.
     """
     sides = (("old", "new"), ("new", "old"))
-    lanes = [(0, effect.decides)] + [(1, effect.reads)] * (effect.reads != effect.decides)
+    lanes = [(_REVOCATION, effect.decides)]
+    if effect.reads != effect.decides:
+        lanes.append((_GRANT, effect.reads))
     names = [f"c{number}" for number, _ in enumerate(effect.columns, 1)]
     found = "\nunion all\n".join(
         f"select {lane} as lane, {', '.join(names)} from (\n"
@@ -126,7 +135,7 @@ def _differing(effect: Effect) -> str:
         for pair in sides
     )
     return (
-        f"select min(f.lane), {_what(effect)}, array[{', '.join(f'f.{n}' for n in names)}]\n"
+        f"select min(f.lane), {_target(effect)}, array[{', '.join(f'f.{n}' for n in names)}]\n"
         f"from (\n{indent(found, '  ')}\n) as f\n"
         f"where {_and(f'f.{name} is not null' for name in names)}\n"
         f"group by {', '.join(f'f.{name}' for name in names)}"
@@ -134,9 +143,9 @@ def _differing(effect: Effect) -> str:
 
 
 def _difference(mine: str, other: str, effect: Effect, columns: frozenset[str] | None) -> str:
-    """Return a query for what one side has and the other has not, in the columns that matter."""
+    """Return a query for the rows of one side that the other lacks, by the given columns."""
     values = [
-        f"{_text(f'r.{identifier(name)}')} as c{i}" for i, name in enumerate(effect.columns, 1)
+        f"{_bytes(f'r.{identifier(name)}')} as c{i}" for i, name in enumerate(effect.columns, 1)
     ]
     if columns is None:
         values.append('(r.*)::text collate "C" as rest')
@@ -149,25 +158,26 @@ def _difference(mine: str, other: str, effect: Effect, columns: frozenset[str] |
     )
 
 
-def _what(effect: Effect) -> str:
+def _target(effect: Effect) -> str:
+    """Return the event's mapping and reference."""
     reference = "null" if effect.reference is None else literal(effect.reference)
     return f"{literal(effect.mapping)}, {reference}"
 
 
-def _text(value: str) -> str:
-    """Return a value as text that is compared by its bytes, whatever its type and collation."""
-    return f'(case when {value} is distinct from null then {_printed(value)} end) collate "C"'
+def _bytes(value: str) -> str:
+    """Return a value as text that PostgreSQL compares by bytes, for every type and collation."""
+    return f'(case when {value} is distinct from null then {_text(value)} end) collate "C"'
 
 
 def _texts(values: Iterable[str]) -> str:
-    return f"array[{', '.join(map(_printed, values))}]"
+    return f"array[{', '.join(map(_text, values))}]"
 
 
-def _printed(value: str) -> str:
+def _text(value: str) -> str:
     """Return a value's text as its type prints it.
 
-    A cast would call a function of whoever made the type, with the rights of whoever installed
-    this. What format() and a row's text call is the server's, or a superuser's.
+    A cast would call a function of the type's creator with the rights of the role that installed
+    the trigger. format() and a row's text call only functions of the server or of a superuser.
     """
     return f"format('%s', {value})"
 

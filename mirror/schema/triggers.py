@@ -1,9 +1,9 @@
-"""Trigger capture: the primary's side of a registry, printed from the declarations alone.
+"""Triggers: the primary's side of a registry, printed from the declarations alone.
 
-Each table that a mapping reads gets statement-level triggers, so that the cost of a change grows
-with its rows by a few set operations, and one function that writes the events. The function must
-never be the reason why a writer's transaction fails: what it does not understand any more, such
-as a column that is gone, it records as a change of everything.
+Each table that a mapping reads gets statement-level triggers and one function that writes the
+events, so that a change of many rows costs a few set operations. The function must never fail a
+writer's transaction. If it no longer fits its table, for example because a column is gone, it
+records a change of everything.
 """
 
 import re
@@ -14,7 +14,8 @@ from textwrap import indent
 from mirror.model.mapping import EVERYTHING
 from mirror.model.query.effects import Effect
 from mirror.model.registry import Registry
-from mirror.schema.quoting import identifier, literal
+from mirror.schema.quoting import LONGEST, identifier, literal
+from mirror.schema.skeletons import fill
 from mirror.schema.trigger_events import deleted, inserted, untied, updated
 
 _HEADER = """\
@@ -30,19 +31,20 @@ _OPERATIONS = {
     "delete": " referencing old table as old_rows",
     "truncate": "",
 }
+_RECORD = "insert into mirror.outbox (lane, mapping, reference, key)"
 
 
 def triggers_sql(registry: Registry) -> str:
-    """Return the SQL that makes the primary record every change that `registry` reads.
+    """Return the SQL that makes the primary record every change of a row that `registry` reads.
 
-    It replaces what an earlier version of the registry installed.
+    It replaces the triggers of an earlier version of the registry.
     """
     blocks = [_HEADER.format(name=registry.name)]
-    blocks += ["\n".join(_check(table, found) for table, found in registry.effects.items())]
+    blocks += ["\n".join(_check(table, effects) for table, effects in registry.effects.items())]
     blocks += [_lock(registry)]
-    for table, found in registry.effects.items():
-        blocks += [_function(registry, table, found), _triggers(registry, table)]
-    # Last: a trigger that got another function is no leftover.
+    for table, effects in registry.effects.items():
+        blocks += [_function(registry, table, effects), _triggers(registry, table)]
+    # Last: by now, no trigger in use calls an old function.
     blocks += [
         _drop(registry, keep=[_function_name(registry, table) for table in registry.effects])
     ]
@@ -50,7 +52,7 @@ def triggers_sql(registry: Registry) -> str:
 
 
 def removal_sql(registry: Registry) -> str:
-    """Return the SQL that takes the triggers away again."""
+    """Return the SQL that removes the triggers again."""
     return (
         f"{_drop(registry, keep=[])}\n\n\n"
         f"delete from mirror.migrations where name = {literal(f'triggers_{registry.name}')};\n"
@@ -58,18 +60,17 @@ def removal_sql(registry: Registry) -> str:
 
 
 def _check(table: str, effects: tuple[Effect, ...]) -> str:
-    named = {column for effect in effects for column in effect.columns}
-    read = {column for effect in effects for column in effect.reads or ()}
-    columns = ", ".join(map(literal, sorted(named | read)))
+    names = {name for effect in effects for name in (*effect.columns, *(effect.reads or ()))}
+    columns = ", ".join(map(literal, sorted(names)))
     return f"select mirror.check_source({literal(_quoted(table))}, array[{columns}]::text[]);"
 
 
 def _function_name(registry: Registry, table: str) -> str:
     name = f"capture_{registry.name}_{table}"
     plain = re.sub(r"[^a-z0-9_]", "_", name)
-    # Or the tables "c_d" of a registry "b" and "d" of "b_c" would have one function.
-    tells = plain == name and "_" not in registry.name
-    if tells and len(name) <= 63:  # noqa: PLR2004 - what PostgreSQL keeps
+    # Table "c_d" of a registry "b" and table "d" of a registry "b_c" must not share a function.
+    unambiguous = plain == name and "_" not in registry.name
+    if unambiguous and len(name) <= LONGEST:
         return name
     return f"{plain[:54]}_{sha256(f'{registry.name} {table}'.encode()).hexdigest()[:8]}"
 
@@ -78,79 +79,40 @@ def _quoted(table: str) -> str:
     return identifier(*table.split(".", 1))
 
 
-def _trigger_name(registry: Registry, operation: str) -> str:
-    return identifier(f"mirror_{registry.name}_{operation}")
-
-
 def _triggers(registry: Registry, table: str) -> str:
     function = identifier("mirror", _function_name(registry, table))
-    return "\n".join(
-        f"create or replace trigger {_trigger_name(registry, operation)}\n"
-        f"after {operation} on {_quoted(table)}{rows}\n"
-        f"for each statement execute function {function}();\n"
-        # Also what is written with session_replication_role = replica is a change.
-        f"alter table {_quoted(table)} enable always trigger {_trigger_name(registry, operation)};"
-        for operation, rows in _OPERATIONS.items()
-    )
+    triggers = []
+    for operation, rows in _OPERATIONS.items():
+        name = identifier(f"mirror_{registry.name}_{operation}")
+        triggers.append(
+            f"create or replace trigger {name}\n"
+            f"after {operation} on {_quoted(table)}{rows}\n"
+            f"for each statement execute function {function}();\n"
+            # ALWAYS: a write with session_replication_role = replica is a change, too.
+            f"alter table {_quoted(table)} enable always trigger {name};"
+        )
+    return "\n".join(triggers)
 
 
 def _lock(registry: Registry) -> str:
     first, *others = (_quoted(table) for table in registry.effects)
-    rest = (
-        f"\n      lock table {', '.join(others)} in share row exclusive mode nowait;"
-        if others
-        else ""
+    tables = ", ".join(others)
+    return fill(
+        "lock_tables",
+        first=first,
+        lock_others=f"lock table {tables} in share row exclusive mode nowait;" if others else "",
     )
-    return f"""\
--- Writers of these tables wait meanwhile. Who waits for one table while holding another could be
--- in a deadlock with a writer, and the writer would lose: so wait for the first one only.
-do $$
-declare
-  deadline constant timestamptz := clock_timestamp() + interval '10 seconds';
-begin
-  perform set_config('lock_timeout', '5s', true);
-  loop
-    begin
-      lock table {first} in share row exclusive mode;{rest}
-      return;
-    exception when lock_not_available then
-      if clock_timestamp() > deadline then
-        raise exception 'the tables that the mappings read are too busy to install triggers'
-          using errcode = '55P03', hint = 'Nothing has changed; try again.';
-      end if;
-      perform pg_sleep(0.05);
-    end;
-  end loop;
-end
-$$;"""
 
 
 def _drop(registry: Registry, *, keep: list[str]) -> str:
-    kept = f"\n      and f.proname <> all (array[{', '.join(map(literal, keep))}])" if keep else ""
-    return f"""\
-do $$
-declare
-  old record;
-begin
-  for old in
-    select t.tgname, t.tgrelid::regclass as source
-    from pg_trigger as t
-    join pg_proc as f on f.oid = t.tgfoid
-    where f.pronamespace = 'mirror'::regnamespace
-      and t.tgname ~ {literal(f"^mirror_{registry.name}_({'|'.join(_OPERATIONS)})$")}{kept}
-  loop
-    execute format('drop trigger %I on %s', old.tgname, old.source);
-  end loop;
-  for old in
-    select f.proname
-    from pg_proc as f
-    where f.pronamespace = 'mirror'::regnamespace
-      and obj_description(f.oid, 'pg_proc') = {literal(_comment(registry))}{kept}
-  loop
-    execute format('drop function mirror.%I()', old.proname);
-  end loop;
-end
-$$;"""
+    return fill(
+        "drop_triggers",
+        pattern=literal(f"^mirror_{registry.name}_({'|'.join(_OPERATIONS)})$"),
+        comment=literal(_comment(registry)),
+        and_not_kept=f"and f.proname <> all (array[{', '.join(map(literal, keep))}])"
+        if keep
+        else "",
+    )
 
 
 def _comment(registry: Registry) -> str:
@@ -158,7 +120,6 @@ def _comment(registry: Registry) -> str:
 
 
 def _function(registry: Registry, table: str, effects: tuple[Effect, ...]) -> str:
-    function = identifier("mirror", _function_name(registry, table))
     events = {
         "INSERT": [inserted(effect) for effect in effects],
         "UPDATE": [updated(effect) for effect in effects],
@@ -168,47 +129,20 @@ def _function(registry: Registry, table: str, effects: tuple[Effect, ...]) -> st
         if effect.nulls:
             for operation, queries in untied(effect).items():
                 events[operation] += queries
-    whole = ", ".join(
+    everything = ", ".join(
         f"(0, {literal(name)}, {literal(EVERYTHING)}, '{{}}')"
         for name in sorted({effect.mapping for effect in effects})
     )
-    everything = (
-        f"insert into mirror.outbox (lane, mapping, reference, key)\nvalues {whole};\nreturn null;"
+    return fill(
+        "capture",
+        function=identifier("mirror", _function_name(registry, table)),
+        record_everything=f"{_RECORD}\nvalues {everything};\nreturn null;",
+        trial=_by_operation(
+            events, lambda query: f"perform from (\n{indent(query, '  ')}\n  limit 0\n) as trial;"
+        ),
+        record=_by_operation(events, lambda query: f"{_RECORD}\n{query};"),
+        comment=literal(_comment(registry)),
     )
-    tried = _by_operation(
-        events, lambda query: f"perform from (\n{indent(query, '  ')}\n  limit 0\n) as trial;"
-    )
-    recorded = _by_operation(
-        events,
-        lambda query: f"insert into mirror.outbox (lane, mapping, reference, key)\n{query};",
-    )
-    return f"""\
-create or replace function {function}() returns trigger
-language plpgsql security definer set search_path = pg_catalog, pg_temp
-as $$
-begin
-  if tg_op = 'TRUNCATE' then
-{indent(everything, "    ")}
-  end if;
-
-  -- A trial, which costs next to nothing: the table may have changed since this was printed, and
-  -- the writer's transaction must not fail for that. It writes nothing, so that the block takes
-  -- no transaction id.
-  begin
-{indent(tried, "    ")}
-  exception when others then
-    raise warning 'permission-mirror: % has changed, so each write counts as a change of all (%)',
-      tg_relid::regclass, sqlerrm
-      using hint = 'Correct the mappings, then run `mirror migrate primary --triggers`.';
-{indent(everything, "    ")}
-  end;
-
-{indent(recorded, "  ")}
-  return null;
-end
-$$;
-comment on function {function}() is {literal(_comment(registry))};
-revoke all on function {function}() from public;"""
 
 
 def _by_operation(events: dict[str, list[str]], statement: Callable[[str], str]) -> str:

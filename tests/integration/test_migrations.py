@@ -4,6 +4,7 @@ import asyncio
 import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pkgutil import iter_modules
 from threading import Barrier
 from typing import Any
 
@@ -11,12 +12,16 @@ import pytest
 from sqlalchemy import Connection, NullPool, create_engine
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
+import mappings
 from examples.trip_chat import models
 from mappings.trips import registry
 from mirror.devstack import PostgresCluster
 from mirror.errors import NotInTransaction, NotMigrated
+from mirror.model.registry import load_registry
+from mirror.schema import guards_sql, model_sql, triggers_sql
 from mirror.schema.migrate import downgrade, migrations, pending, upgrade
 from tests.support.databases import TestDatabase
+from tests.support.example_model import model
 
 _numbers = itertools.count(1)
 
@@ -38,6 +43,9 @@ CATALOG = """
     union all
     select concat_ws(' ', conrelid::regclass, conname, pg_get_constraintdef(oid))
       from pg_constraint where connamespace in (table ours)
+    union all
+    select concat_ws(' ', tgrelid::regclass, tgname, tgenabled, tgfoid::regproc)
+      from pg_trigger where not tgisinternal
     order by 1
 """
 
@@ -92,6 +100,32 @@ def test_every_statement_on_the_primary_can_run_again(primary: TestDatabase) -> 
         assert upgrade(connection) == ["0001_outbox", "0002_runs", "0003_heartbeats"]
     assert primary.query(CATALOG) == before
     assert primary.value("select count(*) from mirror.outbox") == 1
+
+
+@pytest.mark.parametrize(
+    "name", [found.name for found in iter_modules(mappings.__path__) if found.name != "trips"]
+)
+def test_what_a_model_prints_installs_it_and_can_be_pasted_again(
+    name: str,
+    primary_cluster: PostgresCluster,
+    target_cluster: PostgresCluster,
+    project_template: str,
+) -> None:
+    """The model, its guards and its triggers, as `mirror ddl` prints them; again changes nothing.
+
+    The trips model has golden files, and the tests around this one.
+    """
+    declared = load_registry(f"mappings.{name}")
+    with model(primary_cluster, target_cluster, project_template, declared) as installed:
+        primary, target = installed.primary, installed.target
+        before = primary.query(CATALOG), target.query(CATALOG)
+        target.query(model_sql(declared))
+        target.query(guards_sql(declared))
+        primary.query(triggers_sql(declared))
+        assert (primary.query(CATALOG), target.query(CATALOG)) == before
+        assert {f"ledger_{mapping.name}" for mapping in declared} <= {
+            row[0].removeprefix("mirror.").split()[0] for row in before[1]
+        }
 
 
 def test_only_a_step_whose_text_changed_runs_again(target: TestDatabase) -> None:

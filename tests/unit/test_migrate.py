@@ -1,17 +1,14 @@
-"""Migrations as text: what is checked in, how it is split, which files the Supabase CLI gets."""
+"""Migrations as text: their checksums, how they are split, which files the Supabase CLI gets."""
 
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from pkgutil import iter_modules
 from subprocess import run
 
 import pytest
 
-import mappings
 from mappings.trips import registry
 from mirror.errors import MappingError
-from mirror.model.registry import load_registry
 from mirror.schema.migrate import Migration, directory, migrations, statements, write_files
 from mirror.schema.quoting import identifier
 
@@ -21,20 +18,28 @@ NOW = datetime(2026, 3, 1, 12, 0, 58, tzinfo=UTC)
 STEPS = [Migration("0001_engine", "select 1;\n"), Migration("model_trips", "select 2;\n")]
 
 
-def checked_in(model: str) -> tuple[Path, Path]:
-    """Return the files of a model and of its guards."""
-    examples = directory().parent / "examples"
-    if model == "trips":
-        return directory() / "supabase" / "0002_trips.sql", examples / "trip_chat" / "guards.sql"
-    return examples / model / "mirror.sql", examples / model / "guards.sql"
+# The checksums that deployed databases hold for the hand-written migrations.
+CHECKSUMS = {
+    "0001_outbox": "a59247de8db4057f",
+    "0002_runs": "720219b9ef0ca37b",
+    "0003_heartbeats": "8fa76498fde8b00d",
+    "0001_engine": "ff9d4fd4b50923cd",
+}
 
 
-@pytest.mark.parametrize("model", [found.name for found in iter_modules(mappings.__path__)])
-def test_what_is_checked_in_is_what_the_declarations_print(model: str) -> None:
-    """Whoever reads or pastes the files gets what the runner applies."""
-    steps = migrations("supabase", load_registry(f"mappings.{model}"), guards=True)[1:]
-    for path, step in zip(checked_in(model), steps, strict=True):
-        assert path.read_text(encoding="utf-8") == step.sql, "run `make model` and read the diff"
+def test_hand_written_migrations_keep_the_checksums_that_databases_know() -> None:
+    """A new checksum makes `mirror migrate` run the file again on every deployed database."""
+    steps = migrations("primary") + migrations("supabase", registry)[:1]
+    assert {step.name: step.checksum for step in steps} == CHECKSUMS
+
+
+def test_the_golden_files_are_what_the_declarations_print() -> None:
+    """A change of what is printed shows in a diff of the trips model and of its guards."""
+    root = directory().parent
+    files = ("migrations/supabase/0002_trips.sql", "examples/trip_chat/guards.sql")
+    for file, step in zip(files, migrations("supabase", registry, guards=True)[1:], strict=True):
+        printed = (root / file).read_text(encoding="utf-8")
+        assert printed == step.sql, "run `make model` and read the diff"
 
 
 def test_the_command_that_refreshes_the_model_prints_the_model() -> None:

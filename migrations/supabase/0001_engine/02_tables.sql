@@ -1,0 +1,50 @@
+-- Which of our migrations ran here. Kept apart from supabase_migrations.schema_migrations: a row
+-- there that the user's own repository lacks breaks their `supabase db push`.
+create table if not exists mirror.migrations (
+  name text primary key,
+  checksum text not null,
+  applied_at timestamptz not null default now()
+);
+
+
+-- One row: whose truth is mirrored here, and how far back a write may reach.
+create table if not exists mirror.state (
+  one boolean primary key default true check (one),
+  -- The primary's identity; null until the first write.
+  identity text,
+  -- Rises with every `mirror rebase`. Fences of different epochs do not compare.
+  epoch integer not null default 0,
+  -- Writes with an older fence are refused: what could contradict them has been purged.
+  horizon bigint not null default 0
+);
+insert into mirror.state default values on conflict do nothing;
+
+
+-- The declarations this database was migrated to. A worker with others is refused.
+create table if not exists mirror.mappings (
+  name text primary key,
+  -- The registry that declares it; several may live in one target.
+  model text not null,
+  -- Parents come before their children.
+  position integer not null,
+  digest text not null,
+  is_parent boolean not null,
+  declaration jsonb not null
+);
+
+
+-- When a scope ("all memberships of trip 7") was last read as a whole. A write for a key under it
+-- that was read earlier is refused even if that key was never seen here: it may have left the
+-- scope in between, and no ledger row would know.
+create table if not exists mirror.scopes (
+  mapping text not null,
+  -- The reference's name, or '*' for the whole mapping (value '').
+  reference text not null,
+  value text not null,
+  epoch integer not null,
+  fence bigint not null,
+  read_at timestamptz not null default now(),
+  primary key (mapping, reference, value)
+);
+
+revoke all on all tables in schema mirror from public, anon, authenticated, service_role;

@@ -1,0 +1,45 @@
+-- Note that these scopes are being read at this fence, and return the keys known under them.
+--
+-- request: {identity, epoch, fence, limit, sections: [{mapping, digest, reference, values, after}]}.
+-- Answers {horizon, sections: [[key, …], …]}: at most `limit` keys each, in key order, those after
+-- `after` if that is a key. Only the first page (no `after`) closes a scope to earlier reads: they
+-- may have missed what it was opened for. Later pages need not, and would make every other worker
+-- read again for as long as a large scope takes.
+create or replace function mirror.open_scopes(request jsonb) returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  section jsonb;
+  answer jsonb;
+  answers jsonb := '[]';
+  horizon bigint;
+begin
+  horizon := mirror.admit(request, exists (
+    select from jsonb_array_elements(request -> 'sections') as s
+    where jsonb_array_length(s -> 'after') = 0
+  ));
+  if (request ->> 'fence')::bigint < horizon then
+    return jsonb_build_object('horizon', horizon, 'sections', answers);
+  end if;
+
+  for section in select value from jsonb_array_elements(request -> 'sections') loop
+    insert into mirror.scopes as s (mapping, reference, value, epoch, fence)
+    select distinct section ->> 'mapping', section ->> 'reference', value,
+      (request ->> 'epoch')::integer, (request ->> 'fence')::bigint
+    from jsonb_array_elements_text(section -> 'values') as value
+    where jsonb_array_length(section -> 'after') = 0
+    on conflict (mapping, reference, value) do update
+    set epoch = excluded.epoch, fence = excluded.fence, read_at = now()
+    where (s.epoch, s.fence) < (excluded.epoch, excluded.fence);
+
+    execute format('select mirror.%I($1, $2, $3, $4)', 'scope_' || (section ->> 'mapping'))
+      into answer
+      using section ->> 'reference',
+        array(select jsonb_array_elements_text(section -> 'values')),
+        array(select jsonb_array_elements_text(section -> 'after')),
+        (request ->> 'limit')::integer;
+    answers := answers || jsonb_build_array(answer);
+  end loop;
+  return jsonb_build_object('horizon', null, 'sections', answers);
+end
+$$;

@@ -1,0 +1,18 @@
+-- What a worker and `mirror status` want to know first.
+create or replace function mirror.describe() returns jsonb
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_build_object(
+    'identity', s.identity,
+    'epoch', s.epoch,
+    'horizon', s.horizon,
+    'mappings', (select coalesce(jsonb_object_agg(name, digest), '{}') from mirror.mappings),
+    'migrations', (select coalesce(jsonb_object_agg(name, checksum), '{}') from mirror.migrations),
+    -- For the API, which may not have noticed yet.
+    'doors', (
+      select jsonb_agg(proname) from pg_proc
+      where pronamespace = 'public'::regnamespace and proname like 'mirror\_%'
+    )
+  )
+  from mirror.state as s
+$$;

@@ -1,0 +1,282 @@
+-- By which columns somebody may look for rows of a table through the doors below: those of its key,
+-- those that an index begins with, those that policies read. Null for a table that is none of the
+-- API's: not mirrored, not granted to signed-in users, without a policy of ours.
+create or replace function mirror.handles(wanted regclass) returns name[]
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select array(
+    select a.attname from pg_attribute as a
+    where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+      and (
+        exists (
+          select from pg_index as i
+          where i.indrelid = c.oid
+            and (i.indkey[0] = a.attnum or i.indisprimary and a.attnum = any (i.indkey))
+        )
+        or exists (
+          select from pg_policy as p
+          join pg_depend as d on d.classid = 'pg_policy'::regclass and d.objid = p.oid
+          where p.polrelid = c.oid and d.refclassid = 'pg_class'::regclass
+            and d.refobjid = c.oid and d.refobjsubid = a.attnum
+        )
+      )
+  )
+  from pg_class as c
+  where c.oid = wanted and c.relkind in ('r', 'p')
+    and (
+      has_any_column_privilege('authenticated', c.oid, 'select, insert, update')
+      or has_table_privilege('authenticated', c.oid, 'delete')
+      or exists (
+        select from mirror.mappings as m
+        where to_regclass(
+          format('%I.%I', m.declaration #>> '{table,0}', m.declaration #>> '{table,1}')
+        ) = c.oid
+      )
+      or exists (
+        select from mirror.mappings as m
+        join pg_policy as p on starts_with(p.polname::text, 'mirror_' || m.model || '_')
+        where p.polrelid = c.oid
+      )
+    )
+$$;
+
+
+-- What decides about one statement on a table: privileges, row-level security, the policies that
+-- apply to authenticated; and of the row that it is about no more than the columns that those read.
+--
+-- ask: {schema, table, verb, row: {column: text}, attempt}; the row that comes for an insert, else
+-- values that find one. Answers {there, table, privilege, change, types, rows, row, defaults,
+-- policies}.
+create or replace function mirror.deciding(ask jsonb) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  wanted constant regclass := to_regclass(format('%I.%I', ask ->> 'schema', ask ->> 'table'));
+  verb constant text := ask ->> 'verb';
+  given constant jsonb := ask -> 'row';
+  handles constant name[] := mirror.handles(wanted);
+  api constant name := 'authenticated';
+  policies jsonb;
+  read text[];
+  found jsonb := given;
+  rows bigint := 0;
+  wrong text;
+begin
+  if handles is null then
+    return jsonb_build_object('there', false);
+  end if;
+  select case
+    when a.attname is null then format('table %s has no column %I', wanted, g.name)
+    when verb <> 'insert' and (ask ->> 'attempt')::boolean and a.attname <> all (handles)
+      then format('rows of %s cannot be asked for by %I', wanted, g.name)
+  end
+  into wrong
+  from jsonb_object_keys(given) as g (name)
+  left join pg_attribute as a
+    on a.attrelid = wanted and a.attname = g.name and a.attnum > 0 and not a.attisdropped
+  order by 1
+  limit 1;
+  if wrong is not null then
+    raise exception '%', wrong using errcode = 'MR011', hint = format(
+      'Take some of %s.', array_to_string(handles, ', ')
+    );
+  end if;
+
+  -- Whoever changes or deletes a row has to see it.
+  select coalesce(jsonb_agg(jsonb_build_object(
+      'name', p.polname,
+      'verb', case p.polcmd when 'r' then 'select' when 'a' then 'insert' when 'w' then 'update'
+        when 'd' then 'delete' else 'all' end,
+      'permissive', p.polpermissive,
+      'using', case when verb <> 'insert' then pg_get_expr(p.polqual, p.polrelid) end,
+      'check', case when verb = 'insert' or verb = 'update' and p.polcmd in ('w', '*')
+        then pg_get_expr(coalesce(p.polwithcheck, p.polqual), p.polrelid) end
+    ) order by p.polname), '[]')
+  into policies
+  from pg_policy as p
+  where p.polrelid = wanted
+    and (
+      p.polcmd in ('*', case verb when 'select' then 'r' when 'insert' then 'a'
+        when 'update' then 'w' else 'd' end)
+      or p.polcmd = 'r' and verb in ('update', 'delete')
+    )
+    and exists (
+      select from unnest(p.polroles) as r (id)
+      where r.id = 0 or pg_has_role(api, r.id, 'usage')
+    );
+  select coalesce(array_agg(distinct a.attname), '{}') into read
+  from pg_policy as p
+  join pg_depend as d on d.classid = 'pg_policy'::regclass and d.objid = p.oid
+    and d.refclassid = 'pg_class'::regclass and d.refobjid = wanted
+  join pg_attribute as a on a.attrelid = wanted and a.attnum = d.refobjsubid and a.attnum > 0
+  where p.polrelid = wanted;
+
+  if verb <> 'insert' and (ask ->> 'attempt')::boolean then
+    execute format(
+      'select count(*), min(r.found::text)::jsonb from ('
+      ' select jsonb_build_object(%s) as found from %s as t where %s limit 2) as r',
+      (select string_agg(format('%L, to_jsonb(t.%I)', name, name), ', ') from unnest(read) as name),
+      wanted,
+      (
+        select string_agg(
+          format('t.%I = %L::%s', a.attname, g.value, format_type(a.atttypid, a.atttypmod)), ' and '
+        )
+        from jsonb_each_text(given) as g
+        join pg_attribute as a on a.attrelid = wanted and a.attname = g.key
+      )
+    ) into rows, found;
+  end if;
+
+  return jsonb_build_object(
+    'there', true,
+    'table', wanted::text,
+    'privilege', has_table_privilege(api, wanted, verb)
+      or case when verb <> 'delete' then has_any_column_privilege(api, wanted, verb) else false end,
+    -- For an update that changes nothing: a column, and what it can be set to. What may not be read
+    -- cannot be set to itself.
+    'change', (
+      select format('%I = %s', a.attname, case when r.readable then format('t.%I', a.attname)
+        else 'default' end)
+      from pg_attribute as a
+      cross join lateral has_column_privilege(api, wanted, a.attnum, 'select') as r (readable)
+      where a.attrelid = wanted and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
+        and has_column_privilege(api, wanted, a.attnum, 'update')
+      order by r.readable desc, a.attnum
+      limit 1
+    ),
+    'types', (
+      select coalesce(jsonb_object_agg(a.attname, format_type(a.atttypid, a.atttypmod)), '{}')
+      from pg_attribute as a where a.attrelid = wanted and given ? a.attname
+    ),
+    'rows', rows,
+    'row', found,
+    'defaults', (
+      select coalesce(jsonb_object_agg(a.attname, jsonb_build_object(
+        'value', pg_get_expr(d.adbin, d.adrelid), 'type', format_type(a.atttypid, a.atttypmod)
+      )), '{}')
+      from pg_attrdef as d
+      join pg_attribute as a on a.attrelid = d.adrelid and a.attnum = d.adnum
+      where d.adrelid = wanted and a.attname = any(read) and not given ? a.attname
+    ),
+    'policies', policies
+  );
+exception when data_exception then
+  raise exception 'a value given for table % does not fit its column', wanted
+    using errcode = 'MR011';
+end
+$$;
+
+
+-- Which of these values a column of a table holds, whoever may see it.
+create or replace function mirror.holding(ask jsonb, candidates jsonb) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  wanted constant regclass := to_regclass(format('%I.%I', ask ->> 'schema', ask ->> 'table'));
+  kind text;
+  answer jsonb;
+begin
+  select format_type(atttypid, atttypmod) into kind from pg_attribute
+  where attrelid = wanted and attname = ask ->> 'column' and attname = any (mirror.handles(wanted));
+  if kind is null then
+    return jsonb_build_object('there', false);
+  end if;
+  execute format(
+    'select coalesce(jsonb_agg(v), ''[]'') from jsonb_array_elements_text($1) as v'
+    ' where exists (select from %s as t where t.%I = v::%s)', wanted, ask ->> 'column', kind
+  ) into answer using candidates;
+  return jsonb_build_object('there', true, 'table', wanted::text, 'type', kind, 'values', answer);
+end
+$$;
+
+
+-- Keys of a mapping: of rows in which columns hold values, {column: text}; or, if those are null, of
+-- what was deleted last.
+create or replace function mirror.keys(mapping text, columns jsonb, most integer) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  wanted regclass;
+  key text;
+  answer jsonb;
+begin
+  select
+    to_regclass(format('%I.%I', m.declaration #>> '{table,0}', m.declaration #>> '{table,1}')),
+    (
+      select string_agg(format('l.%I::text', k.name), ', ' order by k.number)
+      from jsonb_array_elements_text(m.declaration -> 'key') with ordinality as k (name, number)
+    )
+  into wanted, key
+  from mirror.mappings as m where m.name = mapping;
+
+  execute format('select coalesce(jsonb_agg(jsonb_build_array(%s)), ''[]'') from (', key)
+    || case
+      when columns is null then format(
+        'select * from mirror.%I where not present order by applied_at desc', 'ledger_' || mapping
+      )
+      else format('select * from %s where ', wanted) || (
+        select string_agg(
+          format('%I = %L::%s', c.key, c.value, format_type(a.atttypid, a.atttypmod)), ' and '
+        )
+        from jsonb_each_text(columns) as c
+        join pg_attribute as a on a.attrelid = wanted and a.attname = c.key
+      )
+    end || ' limit $1) as l'
+  into answer using most;
+  return answer;
+end
+$$;
+
+
+-- What is known here beside a mapping's rows, for whoever follows a permission.
+--
+-- request: {scopes: [[mapping, reference, value], …], asks, values}, with asks as in mirror_ask; and,
+-- where they are of interest, user and keys: {mapping, columns, most}.
+-- Answers {identity, epoch, horizon, users, known, scopes: [[mapping, reference, value, epoch,
+-- fence], …], keys: [key, …], asks: [facts or null, …]}. `users`: whether Auth has any; `known`:
+-- whether it has this one; both null where that cannot be looked up.
+create or replace function mirror.trace(request jsonb) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  users boolean;
+  known boolean;
+begin
+  if request ? 'user' and to_regclass('auth.users') is not null
+     and has_schema_privilege('auth', 'usage') and has_table_privilege('auth.users', 'select')
+  then
+    execute 'select exists (select from auth.users),'
+      ' exists (select from auth.users where id = $1::uuid)'
+    into users, known using request ->> 'user';
+  end if;
+  return (
+    select jsonb_build_object(
+      'identity', s.identity,
+      'epoch', s.epoch,
+      'horizon', s.horizon,
+      'users', users,
+      'known', known,
+      'scopes', (
+        select coalesce(jsonb_agg(jsonb_build_array(
+          o.mapping, o.reference, o.value, o.epoch, o.fence
+        ) order by o.epoch desc, o.fence desc), '[]')
+        from jsonb_array_elements(request -> 'scopes') as w
+        join mirror.scopes as o
+          on o.mapping = w ->> 0 and o.reference = w ->> 1 and o.value = w ->> 2
+      ),
+      'keys', case when request ? 'keys' then mirror.keys(
+        request #>> '{keys,mapping}', nullif(request #> '{keys,columns}', 'null'),
+        (request #>> '{keys,most}')::integer
+      ) end,
+      'asks', (
+        select coalesce(jsonb_agg(case a.ask ->> 'kind'
+          when 'statement' then mirror.deciding(a.ask)
+          when 'rows' then mirror.holding(a.ask, request -> 'values')
+        end order by a.number), '[]')
+        from jsonb_array_elements(request -> 'asks') with ordinality as a (ask, number)
+      )
+    )
+    from mirror.state as s
+  );
+end
+$$;

@@ -1,0 +1,195 @@
+-- Say what this database's catalogs hold that `mirror doctor` judges. Nothing is locked or written.
+--
+-- request: {tables: [name as in SQL, …], types: [name, …]}. Answers {version, now, types, mirrored,
+-- tables, policies, functions}; the Catalog of mirror/targets/catalog.py says what they hold. With
+-- this search_path, every name in the answer has its schema.
+create or replace function mirror.examine(request jsonb) returns jsonb
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  with api as (
+    -- What PUBLIC may, these may.
+    select oid, rolname as name from pg_roles where rolname in ('anon', 'authenticated')
+  ), asked as (
+    select name, to_regclass(name)::oid as oid
+    from (select distinct jsonb_array_elements_text(request -> 'tables')) as t (name)
+  ), columns as (
+    select a.attrelid as relation, a.attnum, a.attname::text as name,
+      format_type(a.atttypid, null) as type, t.typtype = 'e' as enum,
+      a.attnotnull as required,
+      a.atthasdef or a.attidentity <> '' or a.attgenerated <> '' as filled
+    from pg_attribute as a
+    join pg_type as t on t.oid = a.atttypid
+    where a.attnum > 0 and not a.attisdropped
+  ), links as (
+    select c.oid, c.conname::text as name, c.conrelid, c.confrelid,
+      c.confdeltype::text as on_delete,
+      array(
+        select a.attname::text
+        from unnest(c.conkey) with ordinality as k (attnum, place)
+        join pg_attribute as a on a.attrelid = c.conrelid and a.attnum = k.attnum
+        order by k.place
+      ) as columns,
+      exists (
+        select from pg_index as i
+        where i.indrelid = c.conrelid and i.indisvalid and i.indpred is null
+          and i.indkey[0] = any (c.conkey)
+      ) as indexed
+    from pg_constraint as c
+    -- A partition's copy of a key says nothing that its parent's does not.
+    where c.contype = 'f' and c.conparentid = 0
+  ), words as (
+    -- What can be told from a function's text: nothing records what it refers to.
+    select lower(c.relname) as word from asked join pg_class as c on c.oid = asked.oid
+    union
+    select lower(a.name) from asked join columns as a on a.relation = asked.oid
+  ), conditions as (
+    select oid, polrelid, concat(polqual, polwithcheck) as tree from pg_policy
+  ), reached as (
+    -- The tables of a policy's subqueries, and the functions that it calls: its tree names them.
+    select c.oid, 'table' as kind, found[1]::oid as what
+    from conditions as c, regexp_matches(c.tree, ':relid (\d+)', 'g') as found
+    union
+    select c.oid, 'function', found[1]::oid
+    from conditions as c, regexp_matches(c.tree, ':funcid (\d+)', 'g') as found
+  )
+  select jsonb_build_object(
+    'version', current_setting('server_version_num')::integer,
+    'now', extract(epoch from clock_timestamp())::float8,
+    'types', (
+      select coalesce(jsonb_object_agg(t.name, format_type(to_regtype(t.name)::oid, null)), '{}')
+      from (select distinct jsonb_array_elements_text(request -> 'types')) as t (name)
+    ),
+    'mirrored', (
+      select coalesce(jsonb_agg(to_regclass(
+        format('%I.%I', m.declaration #>> '{table,0}', m.declaration #>> '{table,1}')
+      )::text), '[]')
+      from mirror.mappings as m
+    ),
+    'tables', (
+      select coalesce(jsonb_object_agg(asked.name, case when c.oid is not null then
+        jsonb_build_object(
+          'name', c.oid::regclass::text,
+          'rls', c.relrowsecurity,
+          'published', exists (
+            select from pg_publication_tables as p
+            where p.pubname = 'supabase_realtime'
+              and to_regclass(format('%I.%I', p.schemaname, p.tablename)) = c.oid
+          ),
+          'columns', (
+            select coalesce(jsonb_object_agg(a.name, jsonb_build_object(
+              'type', a.type, 'enum', a.enum, 'required', a.required, 'filled', a.filled
+            )), '{}')
+            from columns as a where a.relation = c.oid
+          ),
+          -- By role and privilege: the columns it reaches, '*' where it is the table's alone.
+          'grants', (
+            select coalesce(jsonb_object_agg(r.name, (
+              select coalesce(jsonb_object_agg(p.name, p.columns), '{}')
+              from (
+                select v.name, array(
+                  select a.name from columns as a
+                  where a.relation = c.oid and has_column_privilege(r.oid, c.oid, a.attnum, v.name)
+                  order by a.attnum
+                ) as columns
+                from unnest(array['select', 'insert', 'update']) as v (name)
+                union all
+                select v.name, array['*']
+                from unnest(array['delete', 'truncate']) as v (name)
+                where has_table_privilege(r.oid, c.oid, v.name)
+              ) as p
+              where p.columns <> '{}'
+            )), '{}')
+            from api as r
+          ),
+          'indexes', (
+            select coalesce(jsonb_agg(distinct a.attname::text), '[]')
+            from pg_index as i
+            join pg_attribute as a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
+            where i.indrelid = c.oid and i.indisvalid and i.indpred is null
+          ),
+          'triggers', (
+            select coalesce(jsonb_agg(t.tgname::text order by t.tgname), '[]')
+            from pg_trigger as t
+            where t.tgrelid = c.oid and not t.tgisinternal and t.tgenabled <> 'D'
+          ),
+          'references', (
+            select coalesce(jsonb_agg(jsonb_build_object(
+              'name', l.name, 'table', l.confrelid::regclass::text, 'columns', l.columns,
+              'on_delete', l.on_delete, 'indexed', l.indexed
+            ) order by l.name), '[]')
+            from links as l where l.conrelid = c.oid
+          ),
+          'referenced_by', (
+            select coalesce(jsonb_agg(jsonb_build_object(
+              'name', l.name, 'table', l.conrelid::regclass::text, 'columns', l.columns,
+              'on_delete', l.on_delete, 'indexed', l.indexed
+            ) order by l.conrelid::regclass::text, l.name), '[]')
+            from links as l where l.confrelid = c.oid
+          )
+        )
+      end), '{}')
+      from asked left join pg_class as c on c.oid = asked.oid
+    ),
+    'policies', (
+      select coalesce(jsonb_agg(jsonb_build_object(
+        'name', p.polname::text,
+        'table', p.polrelid::regclass::text,
+        'rls', t.relrowsecurity,
+        'permissive', p.polpermissive,
+        'command', p.polcmd::text,
+        'clients', p.polroles && array(select 0::oid union all select oid from api),
+        'conditions', jsonb_build_array(
+          pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid)
+        ),
+        'subqueries', c.tree like '%{SUBLINK%',
+        'reads', (
+          select coalesce(jsonb_agg(r.what::regclass::text), '[]')
+          from reached as r where r.oid = p.oid and r.kind = 'table'
+        ),
+        'columns', (
+          select coalesce(jsonb_agg(distinct
+            jsonb_build_array(d.refobjid::regclass::text, a.attname::text)
+          ), '[]')
+          from pg_depend as d
+          join pg_attribute as a on a.attrelid = d.refobjid and a.attnum = d.refobjsubid
+          where d.classid = 'pg_policy'::regclass and d.objid = p.oid
+            and d.refclassid = 'pg_class'::regclass and d.refobjsubid > 0
+        ),
+        'calls', (
+          select coalesce(jsonb_agg(jsonb_build_object(
+            'name', f.oid::regprocedure::text,
+            'words', array(
+              select distinct lower(word[1])
+              from regexp_matches(f.prosrc, '\w+', 'g') as word
+              where lower(word[1]) in (select word from words)
+            )
+          ) order by f.oid), '[]')
+          from reached as r
+          join pg_proc as f on f.oid = r.what
+          join pg_language as l on l.oid = f.prolang
+          where r.oid = p.oid and r.kind = 'function' and l.lanname in ('sql', 'plpgsql')
+            and f.pronamespace not in ('pg_catalog'::regnamespace, 'mirror'::regnamespace)
+            and f.pronamespace::regnamespace::text <> 'auth'
+        )
+      ) order by p.polrelid::regclass::text, p.polname), '[]')
+      from pg_policy as p
+      join conditions as c on c.oid = p.oid
+      join pg_class as t on t.oid = p.polrelid
+    ),
+    -- Ours that somebody else may call.
+    'functions', (
+      select coalesce(jsonb_object_agg(f.name, f.roles), '{}')
+      from (
+        select p.oid::regprocedure::text as name, array(
+          select r.name from api as r where has_function_privilege(r.oid, p.oid, 'execute')
+          order by r.name
+        ) as roles
+        from pg_proc as p
+        where p.pronamespace = 'mirror'::regnamespace
+          or (p.pronamespace = 'public'::regnamespace and p.proname like 'mirror\_%')
+      ) as f
+      where f.roles <> '{}'
+    )
+  )
+$$;
+revoke all on function mirror.examine(jsonb) from public, anon, authenticated, service_role;

@@ -1,0 +1,140 @@
+-- What the models' own migrations call.
+--
+-- Refuse a table that is not what we would create: a column too many or one that may not be null
+-- could make a revocation fail. Of a table that we did not create we refuse more: its policies
+-- could let people read, its constraints and triggers could hold a row back. Whoever adds one to
+-- a table of ours does so on purpose.
+create or replace function mirror.check_table(mapping text, name text, shape jsonb) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  wanted constant regclass := to_regclass(name);
+  ours constant boolean := exists (
+    select from mirror.mappings as m
+    where m.name = mapping and m.declaration -> 'table' = shape -> 'table'
+  );
+  wrong text;
+begin
+  select m.model into wrong from mirror.mappings as m
+  where m.name = mapping and m.model <> shape ->> 'model';
+  if found then
+    raise exception 'mapping % belongs to model % here', mapping, wrong
+      using errcode = 'MR010', hint = 'Give one of the two another name. If it is the model that '
+        'has a new name, enter that in mirror.mappings first.';
+  end if;
+  if wanted is null then
+    return;
+  end if;
+
+  select case
+    when relkind <> 'r' then 'is no plain table'
+    when pg_get_userbyid(relowner) <> current_user
+      then 'belongs to ' || pg_get_userbyid(relowner) || ', not to ' || current_user
+  end into wrong
+  from pg_class where oid = wanted;
+
+  if wrong is null and exists (
+    with have as (
+      select a.attname::text, a.atttypid, a.attnotnull, c.collname,
+        a.attgenerated = '' and a.attidentity = ''
+      from pg_attribute as a
+      left join pg_collation as c on c.oid = a.attcollation
+      where a.attrelid = wanted and a.attnum > 0 and not a.attisdropped
+    ), want as (
+      select w.key, t.oid, shape -> 'key' ? w.key,
+        -- Text keys sort by bytes.
+        case when w.value = 'text' and shape -> 'key' ? w.key then 'C' else c.collname end,
+        true
+      from jsonb_each_text(shape -> 'columns') as w
+      join pg_type as t on t.oid = w.value::regtype
+      left join pg_collation as c on c.oid = t.typcollation
+    )
+    select from (table have except table want) as excess
+    union all
+    -- What a table of ours lacks is added below.
+    select from (table want except table have) as lack (name, type, required)
+    where not ours or required or exists (select from have as h where h.attname = lack.name)
+  ) then
+    wrong := 'has other columns';
+  end if;
+
+  if wrong is null and shape -> 'key' is distinct from (
+    select jsonb_agg(a.attname order by k.ordinality)
+    from pg_constraint as c
+    cross join lateral unnest(c.conkey) with ordinality as k (attnum, ordinality)
+    join pg_attribute as a on a.attrelid = c.conrelid and a.attnum = k.attnum
+    where c.conrelid = wanted and c.contype = 'p'
+  ) then
+    wrong := 'has another primary key';
+  end if;
+
+  if wrong is null and not ours then
+    select coalesce(
+      (select 'has a policy ' || polname from pg_policy
+       where polrelid = wanted and polname <> shape ->> 'policy' limit 1),
+      (select 'has a trigger ' || tgname from pg_trigger
+       where tgrelid = wanted and not tgisinternal limit 1)
+    ) into wrong;
+    if wrong is null and exists (
+      with have as (
+        select c.contype = 'f' and c.confdeltype = 'c', a.attname::text, c.confrelid::oid
+        from pg_constraint as c
+        left join pg_attribute as a
+          on a.attrelid = c.conrelid and array[a.attnum] = c.conkey
+        where c.conrelid = wanted and c.contype not in ('p', 'n')
+      ), want as (
+        select true, key, to_regclass(value)::oid from jsonb_each_text(shape -> 'parents')
+      )
+      (table have except table want) union all (table want except table have)
+    ) then
+      wrong := 'has other foreign keys, unique or check constraints';
+    end if;
+  end if;
+
+  if wrong is not null then
+    raise exception 'table % exists and %', name, wrong
+      using errcode = 'MR010', hint = format(
+        'Move it out of the way, or give mapping %s another table.', mapping
+      );
+  end if;
+end
+$$;
+revoke all on function mirror.check_table(text, text, jsonb)
+from public, anon, authenticated, service_role;
+
+
+-- Add what a declaration has gained since a table of ours was created.
+create or replace function mirror.add_column(name text, col text, type text, more text default '')
+returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  have regtype;
+begin
+  select atttypid into have from pg_attribute
+  where attrelid = to_regclass(name) and attname = col and attnum > 0 and not attisdropped;
+  if have is null then
+    execute format('alter table %s add column %I %s %s', name, col, type, more);
+    raise notice '% has a new column %, which is null until the next `mirror resync`', name, col;
+  elsif have <> type::regtype then
+    raise exception 'table % exists and its column % is %, not %', name, col, have, type
+      using errcode = 'MR010', hint = 'Give the reference another name.';
+  end if;
+end
+$$;
+
+create or replace function mirror.add_constraint(name text, con text, definition text) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if not exists (
+    select from pg_constraint where conrelid = to_regclass(name) and conname = con
+  ) then
+    execute format('alter table %s add constraint %I %s', name, con, definition);
+  end if;
+end
+$$;
+revoke all on function
+  mirror.add_column(text, text, text, text),
+  mirror.add_constraint(text, text, text)
+from public, anon, authenticated, service_role;

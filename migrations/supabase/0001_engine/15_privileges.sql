@@ -1,0 +1,53 @@
+-- By name: Supabase's default privileges grant EXECUTE to each role, not only to PUBLIC.
+revoke all on function
+  mirror.lock(boolean),
+  mirror.admit(jsonb, boolean),
+  mirror.apply(jsonb),
+  mirror.open_scopes(jsonb),
+  mirror.digest(jsonb),
+  mirror.part_of(regclass, integer, integer),
+  mirror.survey(jsonb),
+  mirror.rows(jsonb),
+  mirror.expired(jsonb),
+  mirror.check_mapping(jsonb),
+  mirror.purge(interval),
+  mirror.rebase(text, integer),
+  mirror.describe(),
+  mirror.handles(regclass),
+  mirror.deciding(jsonb),
+  mirror.holding(jsonb, jsonb),
+  mirror.keys(text, jsonb, integer),
+  mirror.trace(jsonb)
+from public, anon, authenticated, service_role;
+
+revoke all on function
+  public.mirror_apply(text),
+  public.mirror_open_scopes(text),
+  public.mirror_digest(text),
+  public.mirror_survey(text),
+  public.mirror_rows(text),
+  public.mirror_expired(text),
+  public.mirror_purge(text),
+  public.mirror_rebase(text, text),
+  public.mirror_describe(),
+  public.mirror_trace(text),
+  public.mirror_ask(text)
+from public, anon, authenticated;
+
+grant execute on function
+  public.mirror_apply(text),
+  public.mirror_open_scopes(text),
+  public.mirror_digest(text),
+  public.mirror_survey(text),
+  public.mirror_rows(text),
+  public.mirror_expired(text),
+  public.mirror_purge(text),
+  public.mirror_rebase(text, text),
+  public.mirror_describe(),
+  public.mirror_trace(text),
+  public.mirror_ask(text)
+to service_role, mirror_writer;
+grant usage on schema public to mirror_writer;
+
+-- Supabase's API notices new functions by itself; elsewhere it has to be told.
+notify pgrst, 'reload schema';

@@ -1,0 +1,119 @@
+"""Ledger tables: the target's record of one mapping's keys, and its first rows."""
+
+import json
+from textwrap import indent
+
+from mirror.model.mapping import Mapping
+from mirror.schema.names import ledger_column, ledger_name, table_name, visible_references
+from mirror.schema.quoting import comma, identifier, literal
+
+
+def ledger_sql(mapping: Mapping) -> str:
+    """Return the statements that create a mapping's ledger, or add what a new declaration needs."""
+    ledger, name = ledger_name(mapping), f"ledger_{mapping.name}"
+    own = [ref for ref in mapping.all_references if ref.name not in mapping.key]
+    constraints = _constraints(mapping)
+    lines = [
+        f"{identifier(column.name)} {column_type(mapping, column.name, column.type)} not null"
+        for column in mapping.key_columns
+    ]
+    lines += [f"{identifier('ref_' + reference.name)} {reference.type}" for reference in own]
+    lines += [
+        "epoch integer not null",
+        "fence bigint not null",
+        "present boolean not null",
+        "applied_at timestamptz not null",
+        f"primary key ({comma(mapping.key)})",
+        *(f"constraint {identifier(con)}\n  {unique}" for con, unique in constraints.items()),
+    ]
+    body = indent(",\n".join(lines), "  ")
+    added = [add_column(ledger, f"ref_{ref.name}", ref.type) for ref in own]
+    added += _fill_references(mapping)
+    added += [
+        f"select mirror.add_constraint({literal(ledger)}, {literal(con)},\n  {literal(unique)}\n);"
+        for con, unique in constraints.items()
+    ]
+    return "\n".join(
+        [
+            f"-- {mapping.name}: what was last written for each key, and how fresh the read was.",
+            f"create table if not exists {ledger} (\n{body}\n);",
+            *added,
+            f"revoke all on {ledger} from public, anon, authenticated, service_role;\n",
+            # Not by age: each write changes that column, so its index would make writes dearer.
+            "-- Purging looks at tombstones alone.",
+            f"create unique index if not exists {identifier(f'{name}_tombstones')}",
+            f"on {ledger} ({comma(mapping.key)}) where not present;",
+        ]
+    )
+
+
+def adopt_sql(mapping: Mapping) -> str:
+    """Return the statement that enters the rows of a table that existed before the mirror.
+
+    A scope lists its keys from the ledger alone. The fence of these entries is older than any
+    read, so that the first read decides. The statement does nothing once the mapping is installed:
+    from then on, a foreign key may be holding back a row without an entry, and that row must not
+    count as present.
+    """
+    known = {name: name for name in mapping.key} | visible_references(mapping)
+    declared_table = json.dumps([mapping.schema, mapping.table])
+    return (
+        f"-- Rows of a table that is taken over: the next resync judges them.\n"
+        f"insert into {ledger_name(mapping)} ({comma(known)}, "
+        f"epoch, fence, present, applied_at)\n"
+        f"select {comma(known.values())}, 0, 0, true, now()\n"
+        f"from {table_name(mapping)}\n"
+        f"where not exists (\n  select from mirror.mappings\n  where name = {literal(mapping.name)}"
+        f" and declaration -> 'table' = {literal(declared_table)}\n)\n"
+        f"on conflict ({comma(mapping.key)}) do nothing;"
+    )
+
+
+def column_type(mapping: Mapping, name: str, kind: str) -> str:
+    """Return a column's type as SQL. Text keys sort by bytes, as every page of keys expects."""
+    return f'{kind} collate "C"' if kind == "text" and name in mapping.key else kind
+
+
+def add_column(table: str, name: str, kind: str, clause: str = "") -> str:
+    """Return the statement that adds a column, with a clause after its type, if it is missing."""
+    arguments = [table, name, kind, clause] if clause else [table, name, kind]
+    return f"select mirror.add_column({', '.join(map(literal, arguments))});"
+
+
+def led_by(mapping: Mapping, column: str) -> str:
+    """Return the columns of an index that starts with `column`.
+
+    The key follows. So the index alone answers "all trips of this user", and it may be unique,
+    which keeps Supabase's advisors from reporting it as unused.
+    """
+    return comma([column, *(name for name in mapping.key if name != column)])
+
+
+def _constraints(mapping: Mapping) -> dict[str, str]:
+    """Return the UNIQUE constraints, by name, that index the ledger by its references.
+
+    Two workers may insert one key at once; the second must update instead of failing. ON CONFLICT
+    takes care of every unique index on exactly the key's columns, in any order. A constraint with
+    another column must be deferrable, so that PostgreSQL checks the primary key first.
+    """
+    return {
+        f"ledger_{mapping.name}_by_{reference.name}": (
+            f"unique ({led_by(mapping, ledger_column(mapping, reference.name))})"
+            + ("" if reference.name in mapping.key else " deferrable")
+        )
+        for reference in mapping.all_references
+        if reference.name != mapping.key[0]
+    }
+
+
+def _fill_references(mapping: Mapping) -> list[str]:
+    """Return the statements that copy the values of columns that have become references."""
+    return [
+        f"update {ledger_name(mapping)} as l\n"
+        f"set {identifier(own)} = t.{identifier(name)}\n"
+        f"from {table_name(mapping)} as t\n"
+        f"where l.present and l.{identifier(own)} is null and t.{identifier(name)} is not null"
+        + "".join(f"\n  and l.{identifier(key)} = t.{identifier(key)}" for key in mapping.key)
+        + ";"
+        for own, name in visible_references(mapping).items()
+    ]

@@ -1,0 +1,83 @@
+create or replace function {apply}(
+  p_epoch integer, p_fence bigint, p_rows jsonb, p_gone jsonb
+) returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  answer jsonb;
+  {gone_declarations}
+begin
+  with incoming as materialized (
+    select
+      {row_values},
+      true as present
+    from jsonb_array_elements(p_rows) as r
+    union all
+    select {gone_values}, false
+    from jsonb_array_elements(p_gone) as g
+  ),
+  -- The newest read that this key, or a scope it would be in, is known to have had.
+  known as materialized (
+    select i.*,
+      {was_present} as was_present,
+      greatest(
+        case when l.epoch = p_epoch then l.fence end,
+        {scope_fences}
+      ) as newest
+    from incoming as i
+    -- LIMIT keeps this a look-up for each key: a plan from when the table was small would read all
+    -- of it for every batch of a first load.
+    left join lateral (
+      select * from {ledger} as s where {s_is_i} limit 1
+    ) as l on true
+  ),
+  judged as materialized (
+    select k.*,
+      coalesce(k.newest > p_fence, false) as stale,
+      {orphan} as orphan{alone}
+    from known as k
+  ),
+  -- Always advance the ledger, also where the row stays as it is or was never there: a write
+  -- that still hangs somewhere must find that it is older. Sorted, so that two never deadlock.
+  -- The conflict's WHERE takes in the tombstones' index beside the primary key.
+  admitted as (
+    insert into {ledger} as l ({ledger_columns}, epoch, fence, present, applied_at)
+    select {ledger_values}, p_epoch, p_fence, j.present, now()
+    from judged as j
+    where not j.stale and not j.orphan{and_not_alone}
+    order by {j_key}
+    on conflict ({key}) where not present do update
+    set {new_references}epoch = excluded.epoch, fence = excluded.fence,
+      present = excluded.present, applied_at = excluded.applied_at
+    where (l.epoch, l.fence) <= (excluded.epoch, excluded.fence)
+    returning {l_key}, l.present
+  ),
+  -- Touch the visible row only where it changes: no WAL and no Realtime message for nothing.
+  written as (
+    insert into {table} as t ({columns})
+    select {j_columns}
+    from judged as j
+    join admitted as a on {a_is_j}
+    where a.present
+    on conflict ({key}) {on_conflict}
+  )
+  select
+    jsonb_build_object(
+      'stale', coalesce(jsonb_agg({j_key_json})
+        filter (where a.{first_key} is null and not j.orphan{and_stale_or_not_alone}), '[]'),
+      'ahead', max(j.newest) filter (where j.stale),
+      'orphans', coalesce(jsonb_agg({j_key_json}) filter (where j.orphan), '[]'){appearing}
+    ),
+    {gone_arrays}
+  into answer, {gone}
+  from judged as j
+  left join admitted as a on {a_is_j};
+
+  if {first_gone} is not null then
+    answer := answer || jsonb_build_object('retained', {withdraw}(
+      p_epoch, p_fence, {gone}
+    ));
+  end if;
+  return answer;
+end
+$$;
