@@ -25,13 +25,15 @@ UV = UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX-$${PIP_INDEX_URL-$$($(BIN)/python -m 
 LOCK = $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-strip-extras \
   --no-emit-index-url --no-annotate --no-header $(UPGRADE)
 
-.PHONY: help setup demo dev test test-fast test-versions bench bench-quick lint format lock model \
-  clean
+.PHONY: help setup setup-demo demo dev test test-fast test-versions bench bench-quick lint format \
+  lock model clean
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(INSTALLED) ## Make the virtual environment.
+
+setup-demo: $(DEMO) ## Make it with what `demo` and `dev` need, and no more.
 
 # Any pip can install uv: one wheel, pinned, with its hash, that needs no other.
 $(INSTALLER): requirements/uv.txt $(BIN)/python
@@ -114,12 +116,12 @@ model: $(INSTALLED) ## Print each permission model, and its guards, into their c
 	  $(BIN)/mirror ddl supabase --guards > examples/$$model/guards.sql; \
 	done
 
-lock: $(INSTALLER) ## Pin what pyproject.toml asks for; UPGRADE=--upgrade moves all pins to the newest.
-	$(LOCK) pyproject.toml --extra embedded --group dev --constraint requirements/constraints.txt \
+lock: $(INSTALLER) ## Pin what pyproject.toml asks for; UPGRADE=--upgrade moves every pin.
+	@$(LOCK) pyproject.toml --extra embedded --group dev --constraint requirements/constraints.txt \
 	  --output-file requirements/dev.txt
-	$(LOCK) pyproject.toml --extra embedded --group editable --constraint requirements/dev.txt \
+	@$(LOCK) pyproject.toml --extra embedded --group editable --constraint requirements/dev.txt \
 	  --output-file requirements/demo.txt
-	echo uv | $(LOCK) - --output-file requirements/uv.txt
+	@$(if $(UPGRADE),echo uv | $(LOCK) - --output-file requirements/uv.txt)
 
 clean: ## Remove what the targets made.
 	rm -rf $(VENV) .venvs tests/supabase/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis
