@@ -12,7 +12,6 @@ import redis
 from sqlalchemy.orm import Session
 
 from mirror.devstack import PostgresCluster, RedisServer
-from mirror.devstack.account import Account
 from mirror.devstack.binaries import postgres_programs
 from mirror.doorbell import KEY, QUEUE
 from mirror.migrations import upgrade
@@ -301,7 +300,7 @@ def test_a_fix_typed_into_psql_reaches_the_target(
     seen = "select count(*) from trip_memberships where status = %s"
     until(lambda: target.value(seen, "ACTIVE") == 1)
     subprocess.run(
-        [postgres_programs(16, Account.for_servers()) / "psql", primary.url, "--quiet", "--file=-"],
+        [postgres_programs(16) / "psql", primary.url, "--quiet", "--file=-"],
         input=f"update trip_memberships set status = 'INACTIVE' where user_id = '{member.user_id}'",
         text=True,
         check=True,
