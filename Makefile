@@ -1,4 +1,4 @@
-# Every target does its own set-up. Needs Python 3.11 or newer and git; no root, no Docker.
+# Every target does its own set-up. Needs Python 3.11 or newer; no root, no Docker, no compiler.
 
 PYTHON ?= python3
 VENV := .venv
@@ -39,8 +39,9 @@ setup-demo: $(DEMO) ## Make it with what `demo` and `dev` need, and no more.
 $(INSTALLER): requirements/uv.txt $(BIN)/python
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; say which with: make PYTHON=python3.12" >&2; exit 2; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
-	  { echo "$(PYTHON) has no venv; on Debian and Ubuntu: apt install $(notdir $(PYTHON))-venv" >&2; exit 2; }
+	@$(PYTHON) -c 'import venv, ensurepip; ensurepip.version()' 2>/dev/null || \
+	  { echo "$(PYTHON) cannot make virtual environments;" \
+	  "on Debian and Ubuntu: apt install $(notdir $(PYTHON))-venv" >&2; exit 2; }
 	$(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -m pip --quiet --disable-pip-version-check install --no-user --no-deps \
 	  --no-compile --only-binary :all: --require-hashes --requirement requirements/uv.txt
@@ -88,8 +89,8 @@ test: $(INSTALLED) $(NODE) ## Run every test.
 test-fast: $(INSTALLED) ## Run what answers within half a minute.
 	$(BIN)/pytest tests/unit tests/integration/test_main_job.py
 
-test-versions: ## Run test-fast on each supported Python that this machine has.
-	@$(PYTHON) tests/versions.py
+test-versions: ## Run test-fast on each supported Python that this machine has; or VERSIONS=3.13.
+	@$(PYTHON) tests/versions.py $(VERSIONS)
 
 bench: $(INSTALLED) $(NODE) ## Measure everything, as ratios of one run; half an hour.
 	$(BIN)/python -m benchmarks --json benchmarks/last.json
