@@ -45,6 +45,9 @@ test: $(INSTALLED) $(NODE) ## Run every test.
 test-fast: $(INSTALLED) ## Run what answers within half a minute.
 	$(BIN)/pytest tests/unit tests/integration/test_main_job.py
 
+test-postgres: $(INSTALLED) $(NODE) ## Run what PostgreSQL's version decides on 14 to 18; or PRIMARY=14 TARGET=15.
+	$(BIN)/python -m tests.matrix $(PRIMARY:%=--primary=%) $(TARGET:%=--target=%)
+
 bench: $(INSTALLED) $(NODE) ## Measure everything, as ratios of one run; half an hour.
 	$(BIN)/python -m benchmarks --json benchmarks/last.json
 
@@ -76,4 +79,4 @@ lock: ## Pin the requirements anew, with hashes (needs uv).
 	  --upgrade --output-file requirements/dev.txt
 
 clean: ## Remove what the targets made.
-	rm -rf $(VENV) tests/supabase/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) tests/*/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis
