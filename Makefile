@@ -25,8 +25,8 @@ UV = UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX-$${PIP_INDEX_URL-$$($(BIN)/python -m 
 LOCK = $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-strip-extras \
   --no-emit-index-url --no-annotate --no-header $(UPGRADE)
 
-.PHONY: help setup setup-demo demo dev test test-fast test-versions bench bench-quick lint format \
-  lock model clean
+.PHONY: help setup setup-demo demo dev test test-fast test-versions test-postgres bench bench-quick \
+  lint format lock model clean
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -92,6 +92,9 @@ test-fast: $(INSTALLED) ## Run what answers within half a minute.
 test-versions: ## Run test-fast on each supported Python that this machine has; or VERSIONS=3.13.
 	@$(PYTHON) tests/versions.py $(VERSIONS)
 
+test-postgres: $(INSTALLED) $(NODE) ## Run what PostgreSQL's version decides on 14 to 18; or PRIMARY=14 TARGET=15.
+	$(BIN)/python -m tests.matrix $(PRIMARY:%=--primary=%) $(TARGET:%=--target=%)
+
 bench: $(INSTALLED) $(NODE) ## Measure everything, as ratios of one run; half an hour.
 	$(BIN)/python -m benchmarks --json benchmarks/last.json
 
@@ -125,4 +128,4 @@ lock: $(INSTALLER) ## Pin what pyproject.toml asks for; UPGRADE=--upgrade moves 
 	@$(if $(UPGRADE),echo uv | $(LOCK) - --output-file requirements/uv.txt)
 
 clean: ## Remove what the targets made.
-	rm -rf $(VENV) .venvs tests/supabase/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venvs tests/*/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis
