@@ -7,7 +7,8 @@
     │   ├── ConfigError       a setting is missing or malformed
     │   ├── MappingError      a declaration that cannot work
     │   ├── InvalidKey        a key of the wrong arity or type
-    │   └── NotInTransaction  a hook called where no transaction would carry its event
+    │   ├── NotInTransaction  a hook called where no transaction would carry its event
+    │   └── ServerTooOld      a database's PostgreSQL is older than what is supported
     ├── Transient             try again: nothing is wrong with the events
     │   ├── Unreachable       a database, the target's API or Redis does not answer
     │   ├── StaleCache        the target's API does not know yet what was migrated
@@ -58,6 +59,10 @@ class InvalidKey(UsageError):
 
 class NotInTransaction(UsageError):
     """Raised when a hook is called where no transaction would carry its event."""
+
+
+class ServerTooOld(UsageError):
+    """Raised when a database's PostgreSQL is older than what is supported; names both versions."""
 
 
 class Transient(MirrorError):

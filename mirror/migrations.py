@@ -27,12 +27,18 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from mirror.ddl import guards_sql, model_sql, triggers_sql
-from mirror.errors import MirrorError, NotInTransaction, NotMigrated
+from mirror.errors import MirrorError, NotInTransaction, NotMigrated, ServerTooOld
 from mirror.registry import Registry
 from mirror.sql import literal
 
 Side = Literal["primary", "supabase"]
 
+OLDEST: dict[Side, int] = {"primary": 14, "supabase": 15}
+"""The oldest major version of PostgreSQL that each side may run on; docs/versions.md says why."""
+
+_VERSION = (
+    "select current_setting('server_version_num')::integer, current_setting('server_version')"
+)
 # A relation of somebody else's schema of our name, if there is one.
 _NOT_OURS = """
     select c.relname from pg_class as c
@@ -169,6 +175,20 @@ def _has_had(connection: Connection, name: str) -> bool:
     return bool(connection.scalar(asked, {"name": name}))
 
 
+def check_version(connection: Connection, side: Side) -> None:
+    """Refuse a server that is too old, before its errors are about details.
+
+    Raises:
+        ServerTooOld: its PostgreSQL is older than `OLDEST` says.
+    """
+    number, version = connection.execute(text(_VERSION)).one()
+    if number < OLDEST[side] * 10_000:
+        raise ServerTooOld(
+            f"{_role(side)}: this is PostgreSQL {version}, and permission-mirror needs "
+            f"{OLDEST[side]} or newer there; nothing was changed."
+        )
+
+
 def due(
     connection: Connection,
     side: Side,
@@ -181,7 +201,12 @@ def due(
 
     Guards that are asked for are due in any case: Realtime's tables may have come since, and what
     somebody has changed by hand is put right.
+
+    Raises:
+        ServerTooOld: the database's PostgreSQL is older than `OLDEST` says.
+        NotMigrated: as `pending`.
     """
+    check_version(connection, side)
     steps = wanted(connection, side, registry, triggers=triggers, guards=guards)
     late = pending(connection, steps)
     return [step for step in steps if step in late or (guards and step is steps[-1])]
@@ -203,6 +228,7 @@ def upgrade(
     `await connection.run_sync(upgrade)`.
 
     Raises:
+        ServerTooOld: the database's PostgreSQL is older than `OLDEST` says.
         NotMigrated: the database is ahead, is no Supabase project, holds a table of ours in
             another shape or of another owner, or lacks what a guard is about; names it.
         NotInTransaction: the connection is in AUTOCOMMIT mode.
@@ -254,6 +280,10 @@ def write_files(into: Path, steps: list[Migration], *, now: datetime | None = No
     return written
 
 
+def _role(side: Side) -> str:
+    return "primary" if side == "primary" else "target"
+
+
 _TOKEN = re.compile(
     r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|(\$\w*\$).*?\1|;", re.DOTALL
 )
@@ -284,7 +314,7 @@ def _translated(side: Side) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        ours = _meaning(error.orig, "primary" if side == "primary" else "target")
+        ours = _meaning(error.orig, _role(side))
         if ours is None:
             raise
         raise ours from error

@@ -58,10 +58,14 @@ def removal_sql(registry: Registry) -> str:
 
 
 def _check(table: str, effects: tuple[Effect, ...]) -> str:
+    return f"select mirror.check_source({literal(_quoted(table))}, {_columns(effects)});"
+
+
+def _columns(effects: tuple[Effect, ...]) -> str:
+    """Return the columns that the events of a table name or depend on, as an array."""
     named = {column for effect in effects for column in effect.columns}
     read = {column for effect in effects for column in effect.reads or ()}
-    columns = ", ".join(map(literal, sorted(named | read)))
-    return f"select mirror.check_source({literal(_quoted(table))}, array[{columns}]::text[]);"
+    return f"array[{', '.join(map(literal, sorted(named | read)))}]::text[]"
 
 
 def _function_name(registry: Registry, table: str) -> str:
@@ -195,6 +199,13 @@ begin
   -- the writer's transaction must not fail for that. It writes nothing, so that the block takes
   -- no transaction id.
   begin
+    -- In a trigger, a virtual generated column is null, whatever it is to a reader.
+    if exists (
+      select from pg_attribute
+      where attrelid = tg_relid and attgenerated = 'v' and attname = any ({_columns(effects)})
+    ) then
+      raise exception 'a column that a mapping reads is now a virtual generated one';
+    end if;
 {indent(tried, "    ")}
   exception when others then
     raise warning 'permission-mirror: % has changed, so each write counts as a change of all (%)',

@@ -34,7 +34,8 @@ def _all(effect: Effect, rows: str, *, lane: int) -> str:
     distinct = "" if effect.unique else "distinct "
     values = [f"r.{identifier(column)}" for column in effect.columns]
     return (
-        f"select {distinct}{lane}, {_what(effect)}, {_texts(values)}\n"
+        # By their bytes: to some collations, values that differ are one.
+        f'select {distinct}{lane}, {_what(effect)}, {_texts(values)} collate "C"\n'
         f"from {rows} as r\n"
         f"where {_and(f'{value} is not null' for value in values)}"
     )

@@ -31,12 +31,12 @@ from mirror.errors import (
     Transient,
     WrongKey,
 )
+from mirror.migrations import OLDEST
 from mirror.registry import Registry
 from mirror.status import Status, read_primary_status
 from mirror.targets.base import Description
 from mirror.targets.catalog import Catalog
 
-_OLDEST = {"primary": 140_000, "target": 150_000}
 _DEFAULT = Limits()
 # What a model or guards that are due put right.
 _IMPLIED = {
@@ -186,7 +186,8 @@ def _judge_target(declared: Declared) -> Iterator[Finding]:
 
 def check_server(side: str, version: int, skew_seconds: float, limits: Limits) -> Iterator[Finding]:
     """Say whether a server is too old, or its clock off."""
-    if version < _OLDEST[side]:
+    oldest = OLDEST["primary" if side == "primary" else "supabase"]
+    if version < oldest * 10_000:
         yield finding(f"{side}-version", f"{side}: it is PostgreSQL {version // 10_000}")
     yield from check_clock(side, skew_seconds, limits)
 
