@@ -1,28 +1,72 @@
-# Every target does its own set-up. Needs Python 3.11 or newer and git; no root, no Docker.
+# Every target does its own set-up. Needs Python 3.11 or newer; no root, no Docker, no compiler.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# A step's stamp is touched when the step is done. The steps: uv, the demo's packages, all packages.
+INSTALLER := $(VENV)/.installer
+DEMO := $(VENV)/.demo
 INSTALLED := $(VENV)/.installed
 NODE := tests/supabase/node_modules/.installed
 
-.PHONY: help setup demo dev test test-fast bench bench-quick lint format lock model clean
+# uv installs what requirements/ pins, whatever a user's files or variables say for other projects.
+# The index and the certificates are those of the machine: pip's index, unless uv has another.
+export UV_NO_CONFIG := 1
+UV_SYSTEM_CERTS ?= 1
+export UV_SYSTEM_CERTS
+unexport UV_CONSTRAINT UV_EXCLUDE_NEWER UV_OVERRIDE UV_REQUIRE_HASHES UV_WORKING_DIR
+UV = UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX-$${PIP_INDEX_URL-$$($(BIN)/python -m pip config get \
+  global.index-url 2>/dev/null)}}" $(BIN)/uv --quiet
+
+# For every platform and Python, and with the extras, without which older pips refuse a pin.
+LOCK = $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-strip-extras \
+  --no-emit-index-url --no-annotate --no-header $(UPGRADE)
+
+.PHONY: help setup setup-demo demo dev test test-fast test-versions test-postgres bench bench-quick \
+  lint format lock model clean
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(INSTALLED) ## Make the virtual environment.
 
-# The environment is built beside its final stamp, so an interrupted install is done again.
-$(INSTALLED): requirements/dev.txt pyproject.toml
+setup-demo: $(DEMO) ## Make it with what `demo` and `dev` need, and no more.
+
+# Any pip can install uv: one wheel, pinned, with its hash, that needs no other.
+$(INSTALLER): requirements/uv.txt $(BIN)/python
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; say which with: make PYTHON=python3.12" >&2; exit 2; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  --require-hashes --requirement requirements/dev.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  --no-deps --no-build-isolation --editable .
-	touch $@
+	@$(PYTHON) -c 'import venv, ensurepip; ensurepip.version()' 2>/dev/null || \
+	  { echo "$(PYTHON) cannot make virtual environments;" \
+	  "on Debian and Ubuntu: apt install $(notdir $(PYTHON))-venv" >&2; exit 2; }
+	$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip --quiet --disable-pip-version-check install --no-user --no-deps \
+	  --no-compile --only-binary :all: --require-hashes --requirement requirements/uv.txt
+	@touch $@
+
+# Without a recipe: an environment whose interpreter is gone is made anew.
+$(BIN)/python:
+
+# $(call install,OPTIONS) installs what is pinned, and this checkout. It resolves nothing, so later
+# releases do not matter, and builds nothing, so no compiler is needed. If it is killed, the
+# installer's stamp is gone, and the next run begins with an empty environment.
+define install
+@mv $(INSTALLER) $(INSTALLER)-busy
+@$(UV) pip $(1) --python $(BIN)/python --no-build --require-hashes && \
+  $(UV) pip install --python $(BIN)/python --no-deps --no-build-isolation --editable .; \
+  code=$$?; mv $(INSTALLER)-busy $(INSTALLER); exit $$code
+endef
+
+$(DEMO): requirements/demo.txt pyproject.toml $(INSTALLER)
+	@echo "Installing what the demo needs (100 MB, once)"
+	$(call install,install --no-deps --requirement requirements/demo.txt)
+	@touch $@
+
+# In place of the demo's packages, not beside them: what is not pinned goes.
+$(INSTALLED): requirements/dev.txt $(DEMO)
+	@echo "Installing what the tests need"
+	$(call install,sync --compile-bytecode requirements/uv.txt requirements/dev.txt)
+	@touch $@
 
 # The stand-in for Supabase's API, its client and its CLI. Node comes from the virtual environment
 # where the machine has none.
@@ -30,10 +74,10 @@ $(NODE): tests/supabase/package-lock.json $(INSTALLED)
 	cd tests/supabase && PATH="$$PATH:$(CURDIR)/$(BIN)" npm ci --ignore-scripts --no-update-notifier
 	touch $@
 
-demo: $(INSTALLED) ## Play the example's story on real servers.
+demo: $(DEMO) ## Play the example's story on real servers.
 	$(BIN)/mirror demo
 
-dev: $(INSTALLED) ## Run the same servers until Ctrl-C.
+dev: $(DEMO) ## Run the same servers until Ctrl-C.
 	$(BIN)/mirror dev
 
 test: $(INSTALLED) $(NODE) ## Run every test.
@@ -41,6 +85,12 @@ test: $(INSTALLED) $(NODE) ## Run every test.
 
 test-fast: $(INSTALLED) ## Run what answers within half a minute.
 	$(BIN)/pytest tests/unit tests/integration/test_main_job.py
+
+test-versions: ## Run test-fast on each supported Python that this machine has; or VERSIONS=3.13.
+	@$(PYTHON) tests/versions.py $(VERSIONS)
+
+test-postgres: $(INSTALLED) $(NODE) ## Run what PostgreSQL's version decides on 14 to 18; or PRIMARY=14 TARGET=15.
+	$(BIN)/python -m tests.matrix $(PRIMARY:%=--primary=%) $(TARGET:%=--target=%)
 
 bench: $(INSTALLED) $(NODE) ## Measure everything, as ratios of one run; half an hour.
 	$(BIN)/python -m benchmarks --json benchmarks/last.json
@@ -70,10 +120,13 @@ model: $(INSTALLED) ## Print the trips model and its guards into their golden fi
 	MIRROR_MAPPINGS=mappings.trips $(BIN)/mirror ddl supabase > migrations/supabase/0002_trips.sql
 	MIRROR_MAPPINGS=mappings.trips $(BIN)/mirror ddl supabase --guards > examples/trip_chat/guards.sql
 
-lock: ## Pin the requirements anew, with hashes (needs uv).
-	uv pip compile --quiet pyproject.toml --extra dev --universal --python-version 3.11 \
-	  --generate-hashes --no-emit-index-url --no-annotate --no-header \
-	  --upgrade --output-file requirements/dev.txt
+lock: $(INSTALLER) ## Pin what pyproject.toml asks for; UPGRADE=--upgrade moves every pin.
+	@$(LOCK) pyproject.toml --extra embedded --group dev --constraint requirements/constraints.txt \
+	  --output-file requirements/dev.txt
+	@$(LOCK) pyproject.toml --extra embedded --group editable --constraint requirements/dev.txt \
+	  --output-file requirements/demo.txt
+	@$(if $(UPGRADE),echo uv | $(LOCK) - --output-file requirements/uv.txt)
 
 clean: ## Remove what the targets made.
-	rm -rf $(VENV) docs/_build tests/supabase/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venvs docs/_build tests/*/node_modules .mypy_cache .ruff_cache .pytest_cache \
+	  .hypothesis

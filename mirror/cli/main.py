@@ -1,7 +1,7 @@
 """The `mirror` command's entry point: options that all commands share, errors, exit codes.
 
-0 done · 1 something is wrong with the mirror · 2 usage or settings · 3 a reconcile held deletes
-back until somebody confirms them · 4 a database or Redis does
+0 done · 1 something is wrong with the mirror · 2 usage or settings, or a PostgreSQL that is too
+old · 3 a reconcile held deletes back until somebody confirms them · 4 a database or Redis does
 not answer, or is not migrated.
 """
 

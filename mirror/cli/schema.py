@@ -11,8 +11,8 @@ from mirror.errors import UsageError
 from mirror.model.registry import Registry, load_registry
 from mirror.schema import guards_sql, model_sql, removal_sql, triggers_sql
 from mirror.schema.connecting import migrating
-from mirror.schema.migrate import Side, due, migrations, upgrade, write_files
-from mirror.settings import load_settings
+from mirror.schema.migrate import Side, check_version, due, migrations, upgrade, write_files
+from mirror.settings import Settings, load_settings
 
 
 class Sides(StrEnum):
@@ -61,6 +61,8 @@ def migrate(
         raise UsageError("--guards: the guarded tables are in the target.")
     if triggers and side is Sides.SUPABASE:
         raise UsageError("--triggers: the triggers belong to the primary.")
+    if side is Sides.BOTH and not sql:
+        _check_versions(settings)
     for each in choice[side]:
         if sql:
             steps = migrations(each, registry, triggers=triggers, guards=guards)
@@ -76,6 +78,14 @@ def migrate(
         print(f"{each}: {what} {', '.join(names)}" if names else f"{each}: up to date")
         if each == "supabase" and f"model_{registry.name}" in names and not dry_run:
             print("supabase: deploy the workers with these declarations, then run `mirror resync`")
+
+
+def _check_versions(settings: Settings) -> None:
+    """Look at both servers beforehand, so that none is migrated if the other is refused."""
+    sides: tuple[Side, ...] = ("primary", "supabase")
+    for each in sides:
+        with migrating(settings, each) as connection:
+            check_version(connection, each)
 
 
 def _write(into: Path, registry: Registry, *, guards: bool) -> None:

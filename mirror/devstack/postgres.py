@@ -12,7 +12,7 @@ import psycopg
 from psycopg import sql
 
 from mirror.devstack.account import Account, remove_tree
-from mirror.devstack.binaries import postgres_programs
+from mirror.devstack.binaries import postgres_programs, usable_programs
 from mirror.devstack.process import ServerProcess, launch_on_free_port
 from mirror.errors import Unreachable
 
@@ -22,10 +22,10 @@ _SETTINGS = {
     "unix_socket_directories": "",
     "wal_level": "logical",
     "max_connections": "200",
-    # To stretch a random password of this length is of no use, and every connection pays for it.
-    "scram_iterations": "1",
     "timezone": "UTC",
 }
+# To stretch a random password of this length is of no use, and every connection pays for it.
+_SINCE_16 = {"scram_iterations": "1"}
 _NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
@@ -61,6 +61,7 @@ class PostgresCluster:
         directory: Path,
         *,
         version: int,
+        programs: Path | None = None,
         superuser: str = "postgres",
         durable: bool = True,
         settings: Mapping[str, str] | None = None,
@@ -70,7 +71,8 @@ class PostgresCluster:
         Args:
             directory: where its data goes; empty or new. If the account that the server runs
                 under cannot get there, it is a temporary directory: see `.directory`.
-            version: 16 or 18.
+            version: the major version; 16 or 18 are installed.
+            programs: the `bin` directory of a PostgreSQL of that version, instead of those.
             superuser: the name of the bootstrap superuser.
             durable: `False` trades crash safety for speed: after `kill`, the last commits
                 may be missing.
@@ -82,7 +84,7 @@ class PostgresCluster:
             Unreachable: the server does not start; with the end of its log.
         """
         account = Account.for_servers()
-        programs = postgres_programs(version, account)
+        programs = usable_programs(programs or postgres_programs(version), account)
         place = account.server_directory(directory)
         cluster = cls(
             place,
@@ -92,7 +94,8 @@ class PostgresCluster:
             superuser=superuser,
             durable=durable,
         )
-        wanted = _SETTINGS | ({} if durable else _NOT_DURABLE) | dict(settings or {})
+        wanted = _SETTINGS | cluster._own_settings | ({} if durable else _NOT_DURABLE)
+        wanted |= dict(settings or {})
         try:
             cluster._initialise(wanted)
             cluster.port, cluster._process = launch_on_free_port(cluster._launch)
@@ -152,8 +155,9 @@ class PostgresCluster:
         """
         statement = sql.SQL("create database {}").format(sql.Identifier(name))
         if template is not None:
-            # Faster than through the log, where nothing waits for a disk.
-            strategy = sql.SQL("" if self._durable else " strategy file_copy")
+            # Faster than through the log, where nothing waits for a disk; 14 has no other way.
+            files = not self._durable and self.version >= 15  # noqa: PLR2004
+            strategy = sql.SQL(" strategy file_copy" if files else "")
             statement += sql.SQL(" template {}").format(sql.Identifier(template)) + strategy
         if owner is not None:
             statement += sql.SQL(" owner {}").format(sql.Identifier(owner))
@@ -199,7 +203,7 @@ class PostgresCluster:
                 "--auth=scram-sha-256",
                 "--encoding=UTF8",
                 # The superuser's password is stored before the configuration is written.
-                f"--set=scram_iterations={_SETTINGS['scram_iterations']}",
+                *(f"--set={name}={value}" for name, value in self._own_settings.items()),
                 f"--locale={locale}",
                 # Only a crash of the whole machine could tell, and that ends the cluster.
                 "--no-sync",
@@ -237,6 +241,11 @@ class PostgresCluster:
     def _execute(self, statement: sql.Composed) -> None:
         with psycopg.connect(self.url(), autocommit=True) as connection:
             connection.execute(statement)
+
+    @property
+    def _own_settings(self) -> dict[str, str]:
+        """The settings that only this version's server has."""
+        return _SINCE_16 if self.version >= 16 else {}  # noqa: PLR2004
 
     @property
     def _data(self) -> Path:

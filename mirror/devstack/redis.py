@@ -1,4 +1,4 @@
-"""A Redis server of one's own, gone when it is no longer needed."""
+"""A server that speaks Redis's protocol, of one's own, gone when it is no longer needed."""
 
 import signal
 import socket
@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Self
 
 from mirror.devstack.account import Account, remove_tree
-from mirror.devstack.binaries import redis_program
+from mirror.devstack.binaries import valkey_program
 from mirror.devstack.process import ServerProcess, launch_on_free_port
 
 
 class RedisServer:
-    """A running Redis server and its append-only file; `start` makes one.
+    """A running Valkey server and its append-only file; `start` makes one.
 
     As a context manager it stops and deletes the data on leaving.
     """
@@ -36,7 +36,7 @@ class RedisServer:
             Unreachable: the server does not start; with the end of its log.
         """
         account = Account.for_servers()
-        program = redis_program(account)
+        program = valkey_program(account)
         place = account.server_directory(directory)
         server = cls(place, program=program, account=account)
         try:

@@ -7,7 +7,8 @@
     │   ├── ConfigError       a setting is missing or malformed
     │   ├── MappingError      a declaration cannot work
     │   ├── InvalidKey        a key has the wrong arity or type
-    │   └── NotInTransaction  a hook was called where no transaction would carry its event
+    │   ├── NotInTransaction  a hook was called where no transaction would carry its event
+    │   └── ServerTooOld      a database's PostgreSQL is older than the oldest supported version
     ├── Transient             try again: nothing is wrong with the events
     │   ├── Unreachable       a database, the target's API or Redis does not answer
     │   ├── StaleCache        the target's API has not noticed a migration yet
@@ -59,6 +60,10 @@ class InvalidKey(UsageError):
 
 class NotInTransaction(UsageError):
     """Raised when a hook is called where no transaction would carry its event."""
+
+
+class ServerTooOld(UsageError):
+    """Raised when a database's PostgreSQL is older than what is supported; names both versions."""
 
 
 class Transient(MirrorError):

@@ -28,7 +28,7 @@ from typing import Literal
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from mirror.errors import MirrorError, NotInTransaction, NotMigrated
+from mirror.errors import MirrorError, NotInTransaction, NotMigrated, ServerTooOld
 from mirror.errors.sqlstates import MIGRATION_REFUSED, NO_PRIVILEGE, server_error, translate
 from mirror.model.registry import Registry
 from mirror.schema.guards import guards_sql
@@ -37,6 +37,13 @@ from mirror.schema.quoting import literal
 from mirror.schema.triggers import triggers_sql
 
 Side = Literal["primary", "supabase"]
+
+OLDEST: dict[Side, int] = {"primary": 14, "supabase": 15}
+"""The oldest major version of PostgreSQL that each side may run on; docs/versions.md says why."""
+
+_VERSION = (
+    "select current_setting('server_version_num')::integer, current_setting('server_version')"
+)
 
 # A relation in a schema `mirror` that another program made; NULL if there is none.
 _NOT_OURS = """
@@ -185,6 +192,20 @@ def _has_had(connection: Connection, name: str) -> bool:
     return bool(connection.scalar(query, {"name": name}))
 
 
+def check_version(connection: Connection, side: Side) -> None:
+    """Refuse a server that is too old, before its errors are about details.
+
+    Raises:
+        ServerTooOld: its PostgreSQL is older than `OLDEST` says.
+    """
+    number, version = connection.execute(text(_VERSION)).one()
+    if number < OLDEST[side] * 10_000:
+        raise ServerTooOld(
+            f"{_role(side)}: this is PostgreSQL {version}, and permission-mirror needs "
+            f"{OLDEST[side]} or newer there; nothing was changed."
+        )
+
+
 def due(
     connection: Connection,
     side: Side,
@@ -197,7 +218,12 @@ def due(
 
     With `guards=True`, the guards are always due: Realtime may have created its tables since, and
     manual changes of policies are reverted.
+
+    Raises:
+        ServerTooOld: the database's PostgreSQL is older than `OLDEST` says.
+        NotMigrated: as `pending`.
     """
+    check_version(connection, side)
     steps = _selected(connection, side, registry, triggers=triggers, guards=guards)
     missing = pending(connection, steps)
     return [step for step in steps if step in missing or (guards and step is steps[-1])]
@@ -219,6 +245,7 @@ def upgrade(
     `await connection.run_sync(upgrade)`.
 
     Raises:
+        ServerTooOld: the database's PostgreSQL is older than `OLDEST` says.
         NotMigrated: the database is of a newer version, is no Supabase project, has a table of
             ours with another shape or owner, or lacks a table or column that a guard names.
         NotInTransaction: the connection is in AUTOCOMMIT mode.
@@ -270,6 +297,10 @@ def write_files(into: Path, steps: list[Migration], *, now: datetime | None = No
     return written
 
 
+def _role(side: Side) -> str:
+    return "primary" if side == "primary" else "target"
+
+
 _TOKEN = re.compile(
     r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|(\$\w*\$).*?\1|;", re.DOTALL
 )
@@ -300,7 +331,7 @@ def _translated(side: Side) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        translated = _translation(error.orig, "primary" if side == "primary" else "target")
+        translated = _translation(error.orig, _role(side))
         if translated is None:
             raise
         raise translated from error

@@ -38,7 +38,8 @@ def _all(effect: Effect, rows: str, *, lane: int) -> str:
     distinct = "" if effect.unique else "distinct "
     values = [f"r.{identifier(column)}" for column in effect.columns]
     return (
-        f"select {distinct}{lane}, {_target(effect)}, {_texts(values)}\n"
+        # By their bytes: some collations treat different values as equal.
+        f'select {distinct}{lane}, {_target(effect)}, {_texts(values)} collate "C"\n'
         f"from {rows} as r\n"
         f"where {_and(f'{value} is not null' for value in values)}"
     )

@@ -60,9 +60,13 @@ def removal_sql(registry: Registry) -> str:
 
 
 def _check(table: str, effects: tuple[Effect, ...]) -> str:
+    return f"select mirror.check_source({literal(_quoted(table))}, {_columns(effects)});"
+
+
+def _columns(effects: tuple[Effect, ...]) -> str:
+    """Return the columns that the events of a table name or depend on, as an SQL array."""
     names = {name for effect in effects for name in (*effect.columns, *(effect.reads or ()))}
-    columns = ", ".join(map(literal, sorted(names)))
-    return f"select mirror.check_source({literal(_quoted(table))}, array[{columns}]::text[]);"
+    return f"array[{', '.join(map(literal, sorted(names)))}]::text[]"
 
 
 def _function_name(registry: Registry, table: str) -> str:
@@ -140,6 +144,7 @@ def _function(registry: Registry, table: str, effects: tuple[Effect, ...]) -> st
         trial=_by_operation(
             events, lambda query: f"perform from (\n{indent(query, '  ')}\n  limit 0\n) as trial;"
         ),
+        columns=_columns(effects),
         record=_by_operation(events, lambda query: f"{_RECORD}\n{query};"),
         comment=literal(_comment(registry)),
     )

@@ -13,7 +13,6 @@ from sqlalchemy.orm import Session
 
 from mirror.capture.doorbell import KEY, QUEUE
 from mirror.devstack import PostgresCluster, RedisServer
-from mirror.devstack.account import Account
 from mirror.devstack.binaries import postgres_programs
 from mirror.schema.migrate import upgrade
 from tests.acceptance.conftest import HOME, Command, StartWorker
@@ -301,7 +300,7 @@ def test_a_fix_typed_into_psql_reaches_the_target(
     seen = "select count(*) from trip_memberships where status = %s"
     until(lambda: target.value(seen, "ACTIVE") == 1)
     subprocess.run(
-        [postgres_programs(16, Account.for_servers()) / "psql", primary.url, "--quiet", "--file=-"],
+        [postgres_programs(16) / "psql", primary.url, "--quiet", "--file=-"],
         input=f"update trip_memberships set status = 'INACTIVE' where user_id = '{member.user_id}'",
         text=True,
         check=True,

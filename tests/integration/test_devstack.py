@@ -29,7 +29,6 @@ from mirror.devstack import (
     prepare_cluster,
     prepare_database,
 )
-from mirror.devstack.account import Account
 from mirror.errors import ConfigError
 
 USER = UUID("6f9619ff-8b86-4d01-b42d-00cf4fc964ff")
@@ -384,7 +383,7 @@ def test_under_root_servers_run_from_a_virtualenv_that_others_cannot_enter(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Root's home is closed, PostgreSQL refuses root: a copy of the programs serves."""
-    packages = binaries.postgres_programs(18, Account.for_servers()).parents[2]
+    packages = binaries.postgres_programs(18).parents[2]
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)
         home.chmod(0o755)

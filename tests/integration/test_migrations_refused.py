@@ -9,8 +9,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from mappings.trips import registry
 from mirror.devstack import PostgresCluster
-from mirror.errors import NotMigrated
-from mirror.schema.migrate import upgrade
+from mirror.errors import NotMigrated, ServerTooOld
+from mirror.schema.migrate import OLDEST, Side, due, upgrade
 from tests.support.databases import TestDatabase
 
 USERS = "create table users (id uuid primary key, email text, username text);"
@@ -70,6 +70,17 @@ IN_THE_WAY = {
         USERS + MEMBERSHIPS.format(on_delete="restrict", key="trip_id, user_id"),
         "public.trip_memberships exists and has other foreign keys",
     ),
+    "a foreign key that old rows were not checked by": (
+        USERS
+        + MEMBERSHIPS.format(on_delete="cascade", key="trip_id, user_id")
+        + "alter table trip_memberships drop constraint trip_memberships_user_id_fkey,"
+        " add foreign key (user_id) references users on delete cascade not valid",
+        "public.trip_memberships exists and has other foreign keys",
+    ),
+    "a foreign key that is not enforced": (
+        USERS + MEMBERSHIPS.format(on_delete="cascade not enforced", key="trip_id, user_id"),
+        "public.trip_memberships exists and has other foreign keys",
+    ),
     "a foreign key to the project's own users": (
         "create table users (id uuid primary key references auth.users, email text, username text)",
         "public.users exists and has other foreign keys",
@@ -90,12 +101,18 @@ IN_THE_WAY = {
 }
 
 
+# What earlier versions of PostgreSQL cannot put in the way.
+SINCE = {"a foreign key that is not enforced": 18}
+
+
 @pytest.mark.parametrize("case", IN_THE_WAY)
 def test_a_table_that_is_not_what_we_would_create_is_refused_by_name(
-    project: TestDatabase, case: str
+    target_cluster: PostgresCluster, project: TestDatabase, case: str
 ) -> None:
     """And nothing is altered, nothing half applied."""
     statements, told = IN_THE_WAY[case]
+    if target_cluster.version < SINCE.get(case, 0):
+        pytest.skip(f"PostgreSQL {SINCE[case]} brought it")
     with project.connect() as connection:
         connection.execute(statements.encode())
     everything = (
@@ -109,6 +126,21 @@ def test_a_table_that_is_not_what_we_would_create_is_refused_by_name(
     assert str(caught.value).startswith(f"target: table {told}")
     assert "give mapping" in str(caught.value)
     assert project.query(everything) == before
+    assert project.value("select to_regnamespace('mirror')") is None
+
+
+@pytest.mark.parametrize("side", ["primary", "supabase"])
+def test_a_server_that_is_too_old_is_refused_before_anything_is_made(
+    project: TestDatabase, monkeypatch: pytest.MonkeyPatch, side: Side
+) -> None:
+    """By both versions; tests/acceptance/test_old_servers.py asks servers that really are."""
+    monkeypatch.setitem(OLDEST, side, 99)
+    for function in (due, upgrade):
+        with (
+            pytest.raises(ServerTooOld, match=r"this is PostgreSQL 1.*needs 99 or newer"),
+            project.migrating() as connection,
+        ):
+            function(connection, side, registry)
     assert project.value("select to_regnamespace('mirror')") is None
 
 

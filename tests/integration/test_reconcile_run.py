@@ -187,6 +187,8 @@ def test_a_target_of_another_primary_is_refused(
 def counters(database: TestDatabase) -> list[Any]:
     """Return how much was ever written to each table."""
     with database.connect() as connection:
+        if connection.info.server_version < 150_000:
+            pytest.skip("before PostgreSQL 15, the counters lag behind what was written")
         connection.execute("select pg_stat_force_next_flush()")
         rows = connection.execute(
             "select schemaname, relname, n_tup_ins, n_tup_upd, n_tup_del from pg_stat_user_tables"

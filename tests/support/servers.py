@@ -1,4 +1,4 @@
-"""Servers that a whole test run shares: real PostgreSQL 16 and 18, real Redis."""
+"""Servers that a whole test run shares: real PostgreSQL, by default 16 and 18, and Valkey."""
 
 import os
 import shutil
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mirror.devstack import PostgresCluster, RedisServer, prepare_cluster
+from tests.matrix import programs
 
 # Where files are memory, on Linux. A disk makes the copies of databases take half of a run.
 _MEMORY = Path("/dev/shm")  # noqa: S108 - in a directory of this run's own
@@ -32,18 +33,32 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield Path(directory)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let a run choose other servers; see tests.matrix.py."""
+    for name in ("primary", "target"):
+        parser.addoption(f"--{name}", type=int, help=f"the PostgreSQL version of the {name}")
+
+
 @pytest.fixture(scope="session")
-def primary_cluster(data: Path) -> Iterator[PostgresCluster]:
-    """PostgreSQL 16, as the backend's primary."""
-    with PostgresCluster.start(data / "primary", version=16, durable=False) as cluster:
+def primary_cluster(data: Path, pytestconfig: pytest.Config) -> Iterator[PostgresCluster]:
+    """PostgreSQL 16, or what the run chose, as the backend's primary."""
+    version = pytestconfig.getoption("primary")
+    with PostgresCluster.start(
+        data / "primary", version=version or 16, programs=programs(version), durable=False
+    ) as cluster:
         yield cluster
 
 
 @pytest.fixture(scope="session")
-def target_cluster(data: Path) -> Iterator[PostgresCluster]:
-    """PostgreSQL 18 with the roles of a Supabase project."""
+def target_cluster(data: Path, pytestconfig: pytest.Config) -> Iterator[PostgresCluster]:
+    """PostgreSQL 18, or what the run chose, with the roles of a Supabase project."""
+    version = pytestconfig.getoption("target")
     with PostgresCluster.start(
-        data / "target", version=18, superuser="supabase_admin", durable=False
+        data / "target",
+        version=version or 18,
+        programs=programs(version),
+        superuser="supabase_admin",
+        durable=False,
     ) as cluster:
         prepare_cluster(cluster)
         yield cluster

@@ -77,7 +77,9 @@ begin
     ) into wrong;
     if wrong is null and exists (
       with have as (
-        select c.contype = 'f' and c.confdeltype = 'c', a.attname::text, c.confrelid::oid
+        -- One that is NOT VALID, or NOT ENFORCED, may have let in rows without a parent.
+        select c.contype = 'f' and c.confdeltype = 'c' and c.convalidated,
+          a.attname::text, c.confrelid::oid
         from pg_constraint as c
         left join pg_attribute as a
           on a.attrelid = c.conrelid and array[a.attnum] = c.conkey

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from mirror.diagnostics.status import REMEDIES
+from mirror.schema.migrate import OLDEST
 
 
 class Severity(StrEnum):
@@ -74,7 +75,8 @@ CHECKS: dict[str, Check] = {
         "PRIMARY_DATABASE_URL leads to a standby", "Give it the primary: fences need one server."
     ),
     "primary-version": _error(
-        "the primary's PostgreSQL is older than 14", "Upgrade it to a version that is supported."
+        f"the primary's PostgreSQL is older than {OLDEST['primary']}",
+        "Upgrade it to a version that is supported.",
     ),
     "primary-behind": _error("the primary lacks migrations", "Run `mirror migrate primary`."),
     "primary-ahead": _error(
@@ -98,7 +100,8 @@ CHECKS: dict[str, Check] = {
         ' | psql -1 "$SUPABASE_DB_URL"`.',
     ),
     "target-version": _error(
-        "the target's PostgreSQL is older than 15", "Upgrade the project in its dashboard."
+        f"the target's PostgreSQL is older than {OLDEST['supabase']}",
+        "Upgrade the project in its dashboard.",
     ),
     "target-behind": _error(
         "the target lacks migrations, or has the model of other declarations",

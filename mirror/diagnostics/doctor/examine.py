@@ -31,11 +31,11 @@ from mirror.errors import (
     WrongKey,
 )
 from mirror.model.registry import Registry
+from mirror.schema.migrate import OLDEST
 from mirror.settings import Settings
 from mirror.sync.targets.catalog import Catalog, Description
 from mirror.sync.wiring import build_source, build_target
 
-_OLDEST = {"primary": 140_000, "target": 150_000}
 _DEFAULT = Limits()
 # What a model or guards that are due put right.
 _IMPLIED = {
@@ -185,7 +185,8 @@ def _judge_target(declared: DeclaredTarget) -> Iterator[Finding]:
 
 def check_server(side: str, version: int, skew_seconds: float, limits: Limits) -> Iterator[Finding]:
     """Say whether a server is too old, or its clock off."""
-    if version < _OLDEST[side]:
+    oldest = OLDEST["primary" if side == "primary" else "supabase"]
+    if version < oldest * 10_000:
         yield finding(f"{side}-version", f"{side}: it is PostgreSQL {version // 10_000}")
     yield from check_clock(side, skew_seconds, limits)
 

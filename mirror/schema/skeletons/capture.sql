@@ -10,6 +10,13 @@ begin
   -- the writer's transaction must not fail for that. It writes nothing, so that the block takes
   -- no transaction id.
   begin
+    -- In a trigger, a virtual generated column is null, whatever it is to a reader.
+    if exists (
+      select from pg_attribute
+      where attrelid = tg_relid and attgenerated = 'v' and attname = any ({columns})
+    ) then
+      raise exception 'a column that a mapping reads is now a virtual generated one';
+    end if;
     {trial}
   exception when others then
     raise warning 'permission-mirror: % has changed, so each write counts as a change of all (%)',

@@ -1,0 +1,102 @@
+"""PostgreSQL that is too old: named in one line, and left as it was."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import NullPool
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from mappings.trips import registry
+from mirror.devstack import PostgresCluster
+from mirror.errors import ConfigError, ServerTooOld
+from mirror.schema.migrate import OLDEST, Side, due, upgrade
+from tests.acceptance.conftest import Command
+from tests.matrix import programs
+from tests.support.databases import TestDatabase
+
+Old = Callable[[Side], TestDatabase]
+
+SIDES: list[Side] = ["primary", "supabase"]
+
+
+@pytest.fixture(scope="module")
+def old(data: Path) -> Iterator[Old]:
+    """Return a function that starts the newest server that a side refuses; skips if there is none.
+
+    Only npm has them: `make test-postgres` installs them.
+    """
+    started: dict[int, PostgresCluster] = {}
+
+    def start(side: Side) -> TestDatabase:
+        version = OLDEST[side] - 1
+        if version not in started:
+            try:
+                found = programs(version)
+            except ConfigError as error:
+                pytest.skip(str(error))
+            started[version] = PostgresCluster.start(
+                data / f"old-{version}", version=version, programs=found, durable=False
+            )
+        return TestDatabase(started[version].url())
+
+    yield start
+    for cluster in started.values():
+        cluster.discard()
+
+
+def untouched(database: TestDatabase) -> bool:
+    """Tell whether nothing of ours is there."""
+    return database.value("select to_regnamespace('mirror')") is None
+
+
+@pytest.mark.usefixtures("no_environment")
+@pytest.mark.parametrize("flags", [(), ("--dry-run",)])
+def test_migrate_names_the_version_found_and_the_version_needed(
+    mirror: Command, old: Old, flags: tuple[str, ...]
+) -> None:
+    """In one line, with exit code 2; a dry run says the same."""
+    primary, target = old("primary"), old("supabase")
+    done = mirror("migrate", "primary", *flags, PRIMARY_DATABASE_URL=primary.url)
+    assert done.code == 2
+    assert done.err.startswith("error: primary: this is PostgreSQL 13."), done.text
+    assert "needs 14 or newer" in done.err
+    assert done.text.count("\n") == 1
+    done = mirror("migrate", "supabase", *flags, SUPABASE_DB_URL=target.url)
+    assert done.code == 2
+    assert done.err.startswith("error: target: this is PostgreSQL 14."), done.text
+    assert "needs 15 or newer" in done.err
+    assert done.text.count("\n") == 1
+    assert untouched(primary)
+    assert untouched(target)
+
+
+@pytest.mark.usefixtures("no_environment")
+def test_the_primary_is_left_alone_if_the_target_is_too_old(
+    mirror: Command, old: Old, primary: TestDatabase
+) -> None:
+    """Both are looked at before either is migrated."""
+    primary.query("drop schema mirror cascade")
+    done = mirror("migrate", SUPABASE_DB_URL=old("supabase").url)
+    assert (done.code, done.out) == (2, ""), done.text
+    assert untouched(primary)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_an_upgrade_from_a_program_is_refused_over_any_driver(old: Old, side: Side) -> None:
+    """As from an Alembic revision, over a driver that is synchronous or not."""
+    database = old(side)
+    told = rf"PostgreSQL {OLDEST[side] - 1}\..*needs {OLDEST[side]} or newer"
+    for function in (due, upgrade):
+        with pytest.raises(ServerTooOld, match=told), database.migrating() as connection:
+            function(connection, side, registry)
+
+    async def migrate() -> None:
+        url = database.url.replace("postgresql://", "postgresql+asyncpg://", 1)
+        async with create_async_engine(url, poolclass=NullPool).begin() as connection:
+            await connection.run_sync(upgrade, side, registry)
+
+    with pytest.raises(ServerTooOld, match=told):
+        asyncio.run(migrate())
+    assert untouched(database)

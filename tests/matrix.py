@@ -1,0 +1,133 @@
+"""The tests that a server's version decides, on pairs of PostgreSQL versions.
+
+`python -m tests.matrix` runs all pairs; `--primary 14 --target 15` runs one. The servers come from
+the npm package that tests/postgres pins. `pytest --primary 14` runs any test on them, once they
+are installed.
+"""
+
+# ruff: noqa: T201 - it prints what came of each pair.
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from mirror.devstack.node import install
+from mirror.errors import ConfigError
+
+PACKAGE = Path(__file__).parent / "postgres"
+MODULES = PACKAGE / "node_modules"
+PLATFORM = "Linux x86_64"
+
+# The oldest together, the newest with the oldest, and each version in between on both sides.
+PAIRS = [(14, 15), (15, 16), (16, 17), (17, 18), (18, 15)]
+USUAL = (16, 18)
+
+# Capture, drain, reconcile and policies, and what else asks a server about itself.
+TESTS = [
+    "tests/acceptance/test_old_servers.py",
+    "tests/capture",
+    "tests/faults/test_claims.py",
+    "tests/faults/test_fences.py",
+    "tests/faults/test_floor.py",
+    "tests/faults/test_scopes.py",
+    "tests/integration/test_capture_orm.py",
+    "tests/integration/test_doctor.py",
+    "tests/integration/test_explain.py",
+    "tests/integration/test_guards.py",
+    "tests/integration/test_hooks.py",
+    "tests/integration/test_main_job.py",
+    "tests/integration/test_migrations.py",
+    "tests/integration/test_migrations_refused.py",
+    "tests/integration/test_receipts.py",
+    "tests/integration/test_reconcile_differ.py",
+    "tests/integration/test_reconcile_guard.py",
+    "tests/integration/test_reconcile_kinds.py",
+    "tests/integration/test_reconcile_run.py",
+    "tests/integration/test_rls_guards.py",
+    "tests/integration/test_rls_helpers.py",
+    "tests/integration/test_rls_matrix.py",
+    "tests/integration/test_rls_privileges.py",
+]
+
+
+def programs(version: int | None) -> Path | None:
+    """Return the `bin` directory of a PostgreSQL from npm; None for None.
+
+    Raises:
+        ConfigError: that version is not installed.
+    """
+    if version is None:
+        return None
+    found = MODULES / f"postgres-{version}" / "native" / "bin"
+    if not found.is_dir():
+        raise ConfigError(f"PostgreSQL {version} is not installed; `make test-postgres` does that.")
+    return found
+
+
+def fetch() -> None:
+    """Install every version.
+
+    Raises:
+        ConfigError: this platform has none, npm is missing, or it fails.
+    """
+    here = f"{platform.system()} {platform.machine()}"
+    if here != PLATFORM:
+        raise ConfigError(f"these servers are for {PLATFORM}, and this is {here}.")
+    install(PACKAGE)
+    # An npm package holds no symbolic links. A script that comes with each makes them, but no
+    # package's scripts are run here.
+    for package in MODULES.glob("postgres-*"):
+        for link in json.loads((package / "native" / "pg-symlinks.json").read_text()):
+            target = package / link["target"]
+            if not target.exists():
+                target.symlink_to(Path(link["source"]).name)
+
+
+def run(primary: int, target: int) -> bool:
+    """Run the tests on one pair; return whether they passed."""
+    command = [
+        "-m",
+        "pytest",
+        f"--primary={primary}",
+        f"--target={target}",
+        "-p",
+        "no:cacheprovider",
+    ]
+    parallel = ["--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile"]
+    done = subprocess.run([sys.executable, *command, *parallel, *TESTS], check=False)
+    return done.returncode == 0
+
+
+def main() -> int:
+    """Run the pairs that the command line asks for; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.matrix", description=__doc__)
+    parser.add_argument("--primary", type=int, help="the primary's version, 14 to 18")
+    parser.add_argument("--target", type=int, help="the target's version, 15 to 18")
+    asked = parser.parse_args()
+    pairs = PAIRS
+    if asked.primary or asked.target:
+        pairs = [(asked.primary or USUAL[0], asked.target or USUAL[1])]
+    try:
+        fetch()
+    except ConfigError as error:
+        for primary, target in pairs:
+            print(f"SKIPPED: primary {primary}, target {target}: NOTHING WAS TESTED.")
+        print(f"SKIPPED, because {error}")
+        return 1
+    lines = []
+    for primary, target in pairs:
+        began = time.monotonic()
+        passed = run(primary, target)
+        seconds = time.monotonic() - began
+        outcome = "passed" if passed else "FAILED"
+        lines.append(f"primary {primary}, target {target}: {outcome} in {seconds:.0f} s")
+    print("", *lines, sep="\n")
+    return int(any("FAILED" in line for line in lines))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""Run `make test-fast` on each Python that pyproject.toml promises: `make test-versions`.
+
+Interpreters are looked for, never downloaded: in PATH, among pyenv's, and among uv's. Each gets an
+environment of its own under `.venvs/`. Versions named as arguments are run in place of all.
+
+Exit codes: 0 if every version that is here passed; 1 if one failed; 2 if none was found.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def promised() -> list[str]:
+    """Return the versions that the classifiers name, as `3.12`."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    found = (re.search(r"Python :: (3\.\d+)$", line) for line in project["classifiers"])
+    return [match[1] for match in found if match]
+
+
+def candidates(version: str) -> Iterator[Path]:
+    """Yield programs that may be an interpreter of this version; some do not run."""
+    for directory in os.get_exec_path():
+        yield Path(directory) / f"python{version}"
+    home = Path.home()
+    pyenv = Path(os.environ.get("PYENV_ROOT", home / ".pyenv")) / "versions"
+    uv = Path(os.environ.get("UV_PYTHON_INSTALL_DIR", home / ".local/share/uv/python"))
+    for installed in (pyenv, uv):
+        yield from sorted(installed.glob(f"*/bin/python{version}"))
+
+
+def interpreter(version: str) -> Path | None:
+    """Return a program that is this version of CPython and can make environments."""
+    ask = "import ensurepip, sys; print(sys.implementation.name, *sys.version_info[:2])"
+    for program in candidates(version):
+        if shutil.which(program) is None:
+            continue
+        # A shim of pyenv runs, and fails, where its version is not chosen.
+        done = subprocess.run([program, "-c", ask], capture_output=True, text=True, check=False)
+        if done.stdout.split() == ["cpython", *version.split(".")]:
+            return program
+    return None
+
+
+def passes(version: str, program: Path) -> bool:
+    """Run the tests on this interpreter, in an environment of its own."""
+    print(f"\n== Python {version}: {program}", flush=True)
+    environment = f".venvs/{version}"
+    command = ["make", "--no-print-directory", f"VENV={environment}", f"PYTHON={program}"]
+    return subprocess.run([*command, "test-fast"], cwd=ROOT, check=False).returncode == 0
+
+
+def main(versions: list[str]) -> int:
+    """Run the tests on each version that is here; say how each went."""
+    found = {version: interpreter(version) for version in versions}
+    said = {
+        version: "is not on this machine: NOT TESTED"
+        if program is None
+        else "passed"
+        if passes(version, program)
+        else "FAILED"
+        for version, program in found.items()
+    }
+    print()
+    for version, outcome in said.items():
+        print(f"Python {version} {outcome}")
+    if not any(found.values()):
+        return 2
+    return 1 if "FAILED" in said.values() else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:] or promised()))
