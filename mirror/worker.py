@@ -24,7 +24,7 @@ import redis
 import structlog
 from celery import Celery, signals
 
-from mirror.capture.doorbell import QUEUE, TASK, Doorbell, DoorbellSettings, answered
+from mirror.capture.doorbell import QUEUE, TASK, Doorbell, DoorbellSettings, acknowledge_ring
 from mirror.errors import Halted, MirrorError, NotMigrated, Transient
 from mirror.reconcile import AlreadyRunning, Options, run_reconcile, sweep
 from mirror.settings import Settings, load_settings
@@ -85,7 +85,7 @@ class Worker:
         `swept`: it was beat that rang.
         """
         try:
-            answered(self.redis)
+            acknowledge_ring(self.redis)
         except redis.RedisError as error:
             # Rings stay silent for a few seconds then; this drain and beat see to the events.
             log.warning("doorbell not answered", reason=type(error).__name__)

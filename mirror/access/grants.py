@@ -142,7 +142,7 @@ to authenticated;""",
     def _types(self, registry: Registry) -> dict[str, str]:
         """Return the columns' types; refuse those that cannot work."""
         owner = f"grants of mapping {self.mapping!r}"
-        types = {column.name: column.type for column in registry[self.mapping].columns}
+        types = registry[self.mapping].types
         required = (
             (self.user, "uuid"),
             (self.kind, "text"),

@@ -172,12 +172,12 @@ class Permissions:
 
     @staticmethod
     def _type(mapping: Mapping, column: str) -> str:
-        for declared in mapping.columns:
-            if declared.name == column:
-                return declared.type
-        raise MappingError(
-            f"permissions: {column!r} is not among the columns of mapping {mapping.name!r}; add it."
-        )
+        if column not in mapping.types:
+            raise MappingError(
+                f"permissions: {column!r} is not among the columns of mapping {mapping.name!r}; "
+                f"add it."
+            )
+        return mapping.types[column]
 
     def _check_text(self, mapping: Mapping, column: str) -> None:
         if self._type(mapping, column) != "text":
