@@ -11,7 +11,7 @@ from benchmarks.measuring import Report
 from benchmarks.stage import Stage, stage, timed
 from benchmarks.throughput import change
 from mappings.trips import registry
-from mirror.capture.doorbell import Doorbell, DoorbellSettings, answered
+from mirror.capture.doorbell import Doorbell, DoorbellSettings, acknowledge_ring
 from mirror.schema import triggers_sql
 
 
@@ -55,7 +55,7 @@ def _alone(report: Report, here: Stage, times: int) -> None:
                 watch.taken.clear()
             change(here, 1)
             time.sleep(0.01)
-            answered(broker)
+            acknowledge_ring(broker)
             report.add("alone: a ring", "ms", timed(doorbell.ring) * 1000)
             report.add("alone: a drain", "ms", timed(drain.run) * 1000)
             for part, watch in parts.items():

@@ -1,7 +1,7 @@
-"""The permission models this repository declares, one module each.
+"""Mappings: the permission models that this repository declares, one module each.
 
-`registry` is the model that this repository deploys: MIRROR_MAPPINGS names this package where it
-is not set.
+`registry` is the model that this repository deploys; this package is the default of
+MIRROR_MAPPINGS.
 """
 
 from mappings.trips import registry

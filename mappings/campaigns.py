@@ -1,8 +1,8 @@
-"""Campaigns: permissions that follow from how things are, without a table of grants.
+"""Campaigns: permissions that follow from columns of the resources, without a table of grants.
 
-Who owns a character, who runs a campaign and which campaign a source belongs to are columns of
-those rows, on the primary as in the target. One is in a campaign by running it, by a character in
-it, or by a seat of one's own, whose role is a column and which may expire.
+The owner of a character, the game master of a campaign, and the campaign of a source are columns of
+those rows, in the primary and in the target. A user belongs to a campaign as its game master (DM),
+by a character in it, or by a membership with its own role, which may expire.
 """
 
 from sqlalchemy import BigInteger, Boolean, DateTime, Text, Uuid, column, select, table
@@ -97,9 +97,9 @@ campaign_members = Mapping(
     ),
 )
 
-# A character brings its owner into the campaign, and its sheet before the one who runs it. Both are
-# looked up where the character and the campaign are, so a change of either is one change there, and
-# one scope here.
+# A character in a campaign makes its owner a player, and lets the game master read its sheet. The
+# query joins both users from the tables of characters and campaigns, so a change of owner or game
+# master changes one row there, and is one scope here.
 campaign_characters = Mapping(
     name="campaign_characters",
     table="campaign_characters",
@@ -125,7 +125,7 @@ campaign_characters = Mapping(
     ),
 )
 
-# The campaign is no parent: a source outlives it.
+# The campaign is not a parent: a source stays when its campaign is deleted.
 sources = Mapping(
     name="sources",
     table="sources",
@@ -200,7 +200,7 @@ source_entries = Guard(
     table="source_entries",
     via="sources",
     on="source_id",
-    # Public ones too, of which nobody is a member.
+    # This includes public sources, to which no user belongs.
     read=Readers(),
     insert="OWNER",
     update=Allow("OWNER", columns=("body",)),
@@ -226,7 +226,7 @@ log_comments = Guard(
     insert=Allow(Own("SPECTATOR"), columns=("log_id", "body")),
     delete=Allow(Own(), "DM"),
 )
-# What the one who runs it thinks of a comment, for players.
+# Notes of the game master on a comment, for players.
 comment_notes = Guard(
     table="comment_notes",
     through="log_comments",
@@ -237,7 +237,7 @@ comment_notes = Guard(
     delete="DM",
 )
 
-# `campaign:<id>`, and `user:<id>`, which tells of each way in and out.
+# `campaign:<id>`, and `user:<id>`, which notifies the user of joining and leaving.
 channels = Topics(
     topics=(
         Topic(

@@ -1,7 +1,7 @@
-"""Consultations: a client, a lawyer, what they write to each other, and the files with it.
+"""Consultations: a client and a lawyer, their messages to each other, and attached files.
 
-The primary names columns in mixed case, and so does the target. Who takes part is said by two
-columns of the consultation itself; nobody is a member by a row of their own.
+The primary has column names in mixed case, and so does the target. Two columns of the consultation
+name its participants; there is no table of memberships.
 """
 
 from sqlalchemy import DateTime, Uuid, column, select, table
@@ -44,7 +44,7 @@ consultations = Mapping(
     ),
 )
 
-# No lawyer yet: NULL, which is nobody. A lawyer may whatever a client may.
+# A lawyer may do everything that a client may. NULL: there is no lawyer yet.
 participants = Membership(
     mapping="consultations",
     resource="id",
@@ -65,8 +65,8 @@ messages = Guard(
     read="CLIENT",
     insert=Allow(Own("CLIENT"), columns=("id", "consultationId", "content", "type")),
     update=(
-        # What one wrote is one's own to correct and to take back; whether it was read is for
-        # the other to say.
+        # The sender may correct and withdraw a message; the other side marks it as delivered and
+        # read.
         Allow(Own("CLIENT"), columns=("content", "deletedAt")),
         Allow(Others("CLIENT"), columns=("deliveredAt", "readAt")),
     ),
@@ -77,7 +77,7 @@ attachments = Guard(
     on="messageId",
     owner="senderId",
     read="CLIENT",
-    # That the message is the sender's own is a foreign key's business.
+    # A foreign key of the table ensures that the message is the sender's own.
     insert=Allow(
         Own("CLIENT"),
         columns=(
@@ -104,8 +104,8 @@ files = Folders(
         ),
     )
 )
-# `consultation:<id>`, where the other side is told of a message that was taken back; `user:<id>`
-# tells of a case that one has got, or has no more.
+# `consultation:<id>` announces withdrawn messages to the other side; `user:<id>` notifies the user
+# of consultations that were assigned or withdrawn.
 channels = Topics(
     topics=(
         Topic(

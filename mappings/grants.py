@@ -1,8 +1,9 @@
-"""Flat grants: who reaches which company, workspace or table view, as one table of rights.
+"""Flat grants: one table of users' rights to companies, workspaces and table views.
 
-The primary has no such table. Rights come from three places, and some from above: owners of a
-company reach all of its workspaces, and who is in a workspace reaches all of its views. Whoever is
-given a thing twice has the stronger of both, and keeps the weaker when that one goes.
+The primary does not have this table. Rights come from three tables, and some are inherited: owners
+of a company have access to all of its workspaces, and members of a workspace to all of its views.
+A user with two rights to one resource has the stronger one; when that is revoked, the weaker one
+remains.
 """
 
 from typing import Any
@@ -50,7 +51,7 @@ _views_given = _given("table_view_grants", "table_view_id", "permission")
 
 
 def _grants(given: Any, kind: str, resource: Any, level: Any, workspace: Any) -> Select[Any]:
-    """Return the rights that one source gives to things of one kind."""
+    """Return the rights to resources of one kind that one source gives."""
     return select(
         given.c.user_id,
         literal(kind, Text).label("resource_type"),
@@ -120,7 +121,7 @@ user_permissions = Mapping(
     references=(
         Reference("user_id", "uuid"),
         Reference("resource_id", "uuid"),
-        # What is made, moved or gone changes everybody's rights to it.
+        # A new, moved or deleted workspace or view changes the rights of all users to it.
         Reference("workspace_id", "uuid", table="workspaces"),
     ),
     readable=Readable(

@@ -1,7 +1,7 @@
-"""Role-based access: users with a role, roles with permissions such as `users.update`.
+"""Role-based access: users with a role, and roles with permissions like `users.update`.
 
-One row of `role_permissions` decides for everybody who has the role, and is one row here, too. A
-role that is deleted takes its permissions along; who had it keeps none.
+A row of `role_permissions` decides for all users with the role, and it is one row in the target,
+too. When a role is deleted, its permissions go with it, and its users have none.
 """
 
 from sqlalchemy import Text, Uuid, column, select, table
@@ -26,7 +26,7 @@ users = Mapping(
     columns=(
         Column("id", "uuid"),
         Column("name", "text", descriptive=True),
-        # No parent: a user whose role is deleted has none, and stays.
+        # Not a parent: when the role is deleted, the user stays, without a role.
         Column("role_id", "uuid"),
     ),
     query=select(_users.c.id, _users.c.name, _users.c.role_id),
@@ -50,7 +50,7 @@ permissions = Mapping(
     name="permissions",
     table="permissions",
     key=("id",),
-    # The name decides: policies ask for it.
+    # Not descriptive: policies decide by the name.
     columns=(Column("id", "uuid"), Column("name", "text")),
     query=select(_permissions.c.id, _permissions.c.name),
     readable=Readable(

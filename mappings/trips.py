@@ -1,7 +1,7 @@
-"""Users, trips and trip memberships: who may take part in a trip's chat.
+"""Trips: users, trips and memberships, which decide the access to a trip's chat.
 
-The primary soft-deletes: a row whose `deleted_at` is set is no row. Statuses and roles are
-whatever text or enum the primary uses; ACTIVE alone grants, OWNER > ADMIN > MEMBER.
+The primary soft-deletes: rows with a `deleted_at` count as absent. Statuses and roles may be text
+or an enum in the primary; only status ACTIVE grants access, and OWNER > ADMIN > MEMBER.
 """
 
 from sqlalchemy import DateTime, Text, Uuid, column, select, table
@@ -45,7 +45,7 @@ users = Mapping(
     query=select(_users.c.id, _users.c.email, _users.c.username).where(
         _users.c.deleted_at.is_(None)
     ),
-    # Members see each other's name; the e-mail address is granted to nobody.
+    # Members see each other's names; no user may read e-mail addresses.
     readable=Readable(("id", "username"), "id = any((select mirror.my_trip_companions())::uuid[])"),
 )
 
@@ -58,8 +58,8 @@ trips = Mapping(
         Column("name", "text", descriptive=True),
         Column("created_by", "uuid"),
     ),
-    # created_by is no parent and grants nothing: a deleted creator must not take along the
-    # trip and everybody's access to it.
+    # created_by is no parent and grants nothing: when the creator is deleted, the trip and the
+    # access of its members must stay.
     query=select(_trips.c.id, _trips.c.name, _trips.c.created_by).where(
         _trips.c.deleted_at.is_(None)
     ),
@@ -101,7 +101,7 @@ chat_messages = Guard(
     read="MEMBER",
     insert=Allow(Own("MEMBER"), columns=("id", "trip_id", "content")),
     update=Allow(Own("MEMBER"), columns=("content",)),
-    # One's own, while one is a member; anybody's, for those who moderate.
+    # Members may delete their own messages; those with role ADMIN may delete all.
     delete=Allow(Own("MEMBER"), "ADMIN"),
 )
 chat_reactions = Guard(
@@ -128,7 +128,7 @@ user_presence = Guard(
     update=Allow(Own("MEMBER"), columns=("status", "seen_at")),
     delete=Own("MEMBER"),
 )
-# `trip:<id>` for whoever is in the trip; `user:<id>` tells that user of joining and leaving.
+# `trip:<id>` is for the trip's members; `user:<id>` notifies the user of joining and leaving.
 channels = Topics(
     topics=(
         Topic(

@@ -24,7 +24,7 @@ import redis
 import structlog
 from celery import Celery, signals
 
-from mirror.capture.doorbell import QUEUE, TASK, Doorbell, DoorbellSettings, answered
+from mirror.capture.doorbell import QUEUE, TASK, Doorbell, DoorbellSettings, acknowledge_ring
 from mirror.errors import Halted, MirrorError, NotMigrated, Transient
 from mirror.reconcile import AlreadyRunning, Options, run_reconcile, sweep
 from mirror.settings import Settings, load_settings
@@ -86,7 +86,7 @@ class Worker:
         `from_beat` says that beat sent the message.
         """
         try:
-            answered(self.redis)
+            acknowledge_ring(self.redis)
         except redis.RedisError as error:
             # The doorbell then suppresses rings for some seconds; this drain and beat's next ring
             # take care of the events.

@@ -16,6 +16,7 @@ from mirror.access.questions import (
 from mirror.errors import MappingError
 from mirror.model.registry import Registry
 from mirror.schema.quoting import identifier, literal
+from mirror.schema.skeletons import fill
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,60 +90,32 @@ class Grants:
         """
         types = self._types(registry)
         mapping = registry[self.mapping]
-        table = identifier(mapping.schema, mapping.table)
-        type_ = types[self.resource]
-        user, kind, resource, level = (
-            "g." + identifier(name) for name in (self.user, self.kind, self.resource, self.level)
-        )
-        active = "".join(f"\n    and {condition}" for condition in grant_conditions(mapping, "g"))
-        levels = identifier("mirror", f"{self.noun}_levels")
-        mine = identifier("mirror", f"my_{self.noun}s")
-        check = identifier("mirror", self.check)
+        fragments = {
+            "noun": self.noun,
+            "type": types[self.resource],
+            "table": identifier(mapping.schema, mapping.table),
+            "user": f"g.{identifier(self.user)}",
+            "kind": f"g.{identifier(self.kind)}",
+            "resource": f"g.{identifier(self.resource)}",
+            "level": f"g.{identifier(self.level)}",
+            "and_active": "\n".join(f"and {c}" for c in grant_conditions(mapping, "g")),
+            "first_kind": literal(self.kinds[0]),
+            "weakest": literal(self.levels[0]),
+            "levels": identifier("mirror", f"{self.noun}_levels"),
+            "my_resources": identifier("mirror", f"my_{self.noun}s"),
+            "check": identifier("mirror", self.check),
+            "definer": DEFINER,
+        }
+        blocks = ("my_granted", "has_grant", "grants_privileges")
         return [
-            levels_function(levels, "min_level", self.levels),
-            f"""\
--- The {self.noun}s of a kind that the caller reaches with at least this level. For policies, as
--- `id = any((select {mine}({literal(self.kinds[0])}, {literal(self.levels[0])}))::{type_}[])`:
--- once per statement.
-create or replace function {mine}(kind text, min_level text) returns {type_}[]
-{DEFINER}
-as $$
-  select coalesce(array_agg({resource}), '{{}}')
-  from {table} as g
-  where {user} = (select auth.uid())
-    and {kind} = $1{active}
-    and {level} = any((select {levels}($2))::text[])
-$$;""",
-            f"""\
--- By number: a column of the table that is called like a parameter would win over it.
-create or replace function {check}(kind text, resource {type_}, min_level text) returns boolean
-{DEFINER}
-as $$
-  select exists (
-    select from {table} as g
-    where {user} = (select auth.uid())
-      and {kind} = $1
-      and {resource} = $2{active.replace(chr(10), chr(10) + "  ")}
-      and {level} = any((select {levels}($3))::text[])
-  )
-$$;""",
-            f"""\
-revoke all on function
-  {levels}(text),
-  {mine}(text, text),
-  {check}(text, {type_}, text)
-from public, anon, authenticated, service_role;
-
-grant execute on function
-  {mine}(text, text),
-  {check}(text, {type_}, text)
-to authenticated;""",
+            levels_function(fragments["levels"], "min_level", self.levels),
+            *(fill(f"access/{block}", **fragments) for block in blocks),
         ]
 
     def _types(self, registry: Registry) -> dict[str, str]:
         """Return the columns' types; refuse those that cannot work."""
         owner = f"grants of mapping {self.mapping!r}"
-        types = {column.name: column.type for column in registry[self.mapping].columns}
+        types = registry[self.mapping].types
         required = (
             (self.user, "uuid"),
             (self.kind, "text"),

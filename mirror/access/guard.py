@@ -280,8 +280,7 @@ class Guard:
         )
 
     def _kind(self, registry: Registry, membership: MembershipLike) -> str:
-        columns = registry[membership.mapping].columns
-        return next(column.type for column in columns if column.name == membership.resource)
+        return registry[membership.mapping].types[membership.resource]
 
     def _header(self, registry: Registry) -> str:
         membership = self.membership(registry)

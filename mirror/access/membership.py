@@ -1,6 +1,6 @@
 """Membership: prints helper functions over mappings of users' roles in resources."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from textwrap import indent
 
@@ -10,66 +10,9 @@ from mirror.access.seats import Always, Seat
 from mirror.errors import MappingError
 from mirror.model.registry import Registry
 from mirror.schema.quoting import identifier, literal
+from mirror.schema.skeletons import fill
 
-_MY_RESOURCES = """\
--- The {noun}s in which the caller is active with at least this role. For policies, as
--- `{resource} = any((select {my_resources}('{weakest}'))::{kind}[])`: once per statement.
-create or replace function {my_resources}(min_role text) returns {kind}[]
-{definer}
-as $$
-{my_resources_query}
-$$;"""
-
-_COMPANIONS = """\
--- Everybody who shares a {noun} with the caller, the caller included.
-create or replace function {companions}() returns uuid[]
-{definer}
-as $$
-{companions_query}
-$$;"""
-
-_HAS_ROLE = """\
--- By number: a column of the table that is called like a parameter would win over it.
-create or replace function {has_role}(resource {kind}, min_role text) returns boolean
-{definer}
-as $$
-  select exists (
-{seat_with_role}
-  )
-$$;"""
-
-_IS_MEMBER = """\
-create or replace function {is_member}(resource {kind}) returns boolean
-{definer}
-as $$ select {has_role}($1, {weakest_role}) $$;"""
-
-_PRIVILEGES = """\
-revoke all on function
-  {roles}(text),
-  {my_resources}(text),
-  {companions}(),
-  {has_role}({kind}, text),
-  {is_member}({kind})
-from public, anon, authenticated, service_role;
-
-grant execute on function
-  {my_resources}(text),
-  {companions}(),
-  {has_role}({kind}, text),
-  {is_member}({kind})
-to authenticated;"""
-
-_BELONGS = """\
--- Whether somebody belongs to a {noun} in any way; for telling what a row that goes means.
-create or replace function {belongs}(resource {kind}, person uuid) returns boolean
-{definer}
-as $$
-  select exists (
-{seat_of_person}
-  )
-$$;
-revoke all on function {belongs}({kind}, uuid)
-from public, anon, authenticated, service_role;"""
+_UNION_ALL = "\nunion all\n"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,13 +114,13 @@ class Membership:
             "seat_of_person": self._seats_of_person(registry),
             "weakest_role": literal(self.levels[0]),
         }
-        blocks = [_MY_RESOURCES, _COMPANIONS, _HAS_ROLE, _IS_MEMBER, _PRIVILEGES]
+        blocks = ["my_resources", "companions", "has_role", "is_member", "membership_privileges"]
         # Only notices call it, to see whether a user still belongs by another seat.
-        blocks += [_BELONGS] if self.also else []
+        blocks += ["belongs"] if self.also else []
         return [
             *self._indexes(registry),
             levels_function(names["roles"], "min_role", self.levels),
-            *(block.format(**names, **fragments) for block in blocks),
+            *(fill(f"access/{block}", **names, **fragments) for block in blocks),
         ]
 
     def _indexes(self, registry: Registry) -> list[str]:
@@ -216,7 +159,7 @@ class Membership:
 
     def _seats_with_role(self, registry: Registry, roles: str) -> str:
         """Return the query for the caller's seats in resource $1 with at least role $2."""
-        return _union_all(
+        return _UNION_ALL.join(
             seat.rows(
                 registry,
                 "",
@@ -232,7 +175,7 @@ class Membership:
     def _seats_of_person(self, registry: Registry) -> str:
         """Return the query for the seats of user $2 in resource $1, in any role."""
         levels = ", ".join(map(literal, self.levels))
-        return _union_all(
+        return _UNION_ALL.join(
             seat.rows(
                 registry,
                 "",
@@ -251,10 +194,6 @@ class Membership:
             only = self.seats[0]
             name = f"m.{identifier(only.resource if column == 'resource' else only.user)}"
             from_and_where = query(only).partition("\n")[2]
-            return indent(f"select {aggregate.format(name)}\n{from_and_where}", "  ")
-        union = indent("\nunion all\n".join(query(seat) for seat in self.seats), "    ")
-        return f"  select {aggregate.format('s.id')}\n  from (\n{union}\n  ) as s (id)"
-
-
-def _union_all(queries: Iterable[str]) -> str:
-    return "\n    union all\n".join(indent(query, "    ") for query in queries)
+            return f"select {aggregate.format(name)}\n{from_and_where}"
+        union = indent(_UNION_ALL.join(query(seat) for seat in self.seats), "  ")
+        return f"select {aggregate.format('s.id')}\nfrom (\n{union}\n) as s (id)"

@@ -17,39 +17,7 @@ from mirror.errors import MappingError
 from mirror.model.mapping import Mapping
 from mirror.model.registry import Registry
 from mirror.schema.quoting import identifier, literal
-
-_MY_PERMISSIONS = """\
--- The names of the caller's {noun}s. For policies on rows that name one, as
--- `name = any((select {my_permissions}())::text[])`: once per statement.
-create or replace function {my_permissions}() returns text[]
-{definer}
-as $$
-  select coalesce(array_agg(distinct {name}), '{{}}')
-  {rows}
-$$;"""
-
-_HAS_PERMISSION = """\
--- Whether the caller has this {noun}. For policies, in a `(select …)`: once per statement.
--- By number: a column that is called like a parameter would win over it.
-create or replace function {has_permission}(name text) returns boolean
-{definer}
-as $$
-  select exists (
-    select {rows_indented}
-      and {name} = $1
-  )
-$$;"""
-
-_PRIVILEGES = """\
-revoke all on function
-  {my_permissions}(),
-  {has_permission}(text)
-from public, anon, authenticated, service_role;
-
-grant execute on function
-  {my_permissions}(),
-  {has_permission}(text)
-to authenticated;"""
+from mirror.schema.skeletons import fill
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,18 +80,16 @@ class Permissions:
             MappingError: a column is missing, or two columns that are compared differ in type.
         """
         self._check(registry)
-        rows = "\n  ".join(self._rows(registry))
         fragments = {
             "noun": self.noun,
             "my_permissions": identifier("mirror", f"my_{self.noun}s"),
             "has_permission": identifier("mirror", f"has_{self.noun}"),
             "definer": DEFINER,
             "name": self._name_in_rows(),
-            "rows": rows,
-            "rows_indented": rows.replace("\n", "\n  "),
+            "rows": self._rows(registry),
         }
-        blocks = (_MY_PERMISSIONS, _HAS_PERMISSION, _PRIVILEGES)
-        return [block.format(**fragments) for block in blocks]
+        blocks = ("my_permissions", "has_permission", "permissions_privileges")
+        return [fill(f"access/{block}", **fragments) for block in blocks]
 
     def _name_in_rows(self) -> str:
         """Return the column with a permission's name, in the rows of `_rows`."""
@@ -131,8 +97,8 @@ class Permissions:
             return f"g.{identifier(self.permission)}"
         return f"p.{identifier(self.name)}"
 
-    def _rows(self, registry: Registry) -> list[str]:
-        """Return the lines of the FROM and WHERE that yield the caller's permissions."""
+    def _rows(self, registry: Registry) -> str:
+        """Return the FROM and WHERE that yield the caller's permissions."""
         tables = {"h": registry[self.holders], "g": registry[self.grants]}
         joins = {"g": f"g.{identifier(self.role)} = h.{identifier(self.role)}"}
         if self.permissions is not None:
@@ -143,11 +109,12 @@ class Permissions:
         conditions = [f"h.{identifier(self.user)} = (select auth.uid())"]
         for row, mapping in tables.items():
             conditions += grant_conditions(mapping, row)
-        return [
+        lines = [
             f"from {name['h']} as h",
             *(f"join {name[row]} as {row} on {condition}" for row, condition in joins.items()),
-            "where " + "\n    and ".join(conditions),
+            "where " + "\n  and ".join(conditions),
         ]
+        return "\n".join(lines)
 
     def _check(self, registry: Registry) -> None:
         """Refuse columns that cannot work."""
@@ -172,12 +139,12 @@ class Permissions:
 
     @staticmethod
     def _type(mapping: Mapping, column: str) -> str:
-        for declared in mapping.columns:
-            if declared.name == column:
-                return declared.type
-        raise MappingError(
-            f"permissions: {column!r} is not among the columns of mapping {mapping.name!r}; add it."
-        )
+        if column not in mapping.types:
+            raise MappingError(
+                f"permissions: {column!r} is not among the columns of mapping {mapping.name!r}; "
+                f"add it."
+            )
+        return mapping.types[column]
 
     def _check_text(self, mapping: Mapping, column: str) -> None:
         if self._type(mapping, column) != "text":

@@ -40,15 +40,15 @@ class Seat:
             MappingError: names the mapping and the remedy.
         """
         owner = f"membership of mapping {self.mapping!r}"
-        names = {column.name: column.type for column in registry[self.mapping].columns}
+        types = registry[self.mapping].types
         for column in (self.resource, self.user, self.role):
-            if isinstance(column, str) and column not in names:
+            if isinstance(column, str) and column not in types:
                 raise MappingError(
                     f"{owner}: {column!r} is not among the mapping's columns; add it."
                 )
-        if names[self.user] != "uuid":
+        if types[self.user] != "uuid":
             raise MappingError(
-                f"{owner}: {self.user!r} is {names[self.user]}, "
+                f"{owner}: {self.user!r} is {types[self.user]}, "
                 f"but auth.uid() is a uuid; mirror the id that Supabase Auth gave the user."
             )
         if isinstance(self.role, Always) and self.role.role not in levels:
@@ -64,8 +64,7 @@ class Seat:
 
     def kind(self, registry: Registry) -> str:
         """Return the type of the resource's id."""
-        columns = registry[self.mapping].columns
-        return next(column.type for column in columns if column.name == self.resource)
+        return registry[self.mapping].types[self.resource]
 
     def path(self, registry: Registry) -> AccessPath:
         """Return the lookup that decides, for explanations."""

@@ -1,8 +1,8 @@
-"""Capture: records changes as events in the transaction that makes them. Runs in the backend.
+"""Capture: records changes as events, in the transaction that makes them.
 
-outbox -> receipts, doorbell -> transaction -> recorder -> trips; `orm/` records what SQLAlchemy
-sessions change by themselves. A backend imports `mirror.hooks` and `attach`; the worker imports
-the events (`outbox`) and the doorbell.
+Runs in the backend; the worker imports only the events (`outbox`) and the doorbell. outbox ->
+receipts, doorbell -> transaction -> recorder -> trips; `orm/` records what SQLAlchemy sessions
+flush and execute. A backend imports `mirror.hooks`, and `attach` from here.
 """
 
 from mirror.capture.orm.listeners import Capture, attach

@@ -1,9 +1,9 @@
 """Doorbell: wakes a drain after a commit, off the request path.
 
-A ring is a Celery message that carries nothing. Rings coalesce: whoever sets a key in Redis
-publishes, everybody else relies on that message; the drain deletes the key before it claims,
-so that a change committed after the claim always rings again. A ring that fails is dropped:
-the events are in the outbox, and beat rings anyway.
+A ring is a Celery message without content. Rings coalesce by a key in Redis: the process that sets
+the key publishes a message, and all others rely on that message. The worker deletes the key before
+it claims events, so a change that commits after the claim always rings again. A ring that fails is
+dropped: the events are in the outbox, and beat rings anyway.
 """
 
 import atexit
@@ -25,7 +25,7 @@ from redis.retry import Retry
 from mirror.errors import ConfigError
 from mirror.errors.redaction import redact
 
-# Not structlog's: this runs in the backend, whose logging is its own.
+# The standard library's logger: this runs in the backend, which configures logging itself.
 log = logging.getLogger(__name__)
 
 TASK: Final = "mirror.drain"
@@ -41,22 +41,22 @@ class DoorbellSettings:
     """The few settings that a backend needs. Read with `from_environment`, once."""
 
     redis_url: str | None = field(default=None, repr=False)
-    """REDIS_URL; None: nobody is rung, beat alone wakes the drain."""
+    """REDIS_URL; None: never ring, beat alone wakes the drain."""
     mode: Mode = "thread"
-    """MIRROR_DOORBELL. `thread`: from a background thread. `inline`: in the committing thread,
-    for as long as `seconds` allows. `off`: never."""
+    """MIRROR_DOORBELL. `thread`: ring from a background thread. `inline`: ring in the committing
+    thread, within `seconds`. `off`: never ring."""
     seconds: float = 1.0
-    """MIRROR_DOORBELL_SECONDS: bound on connecting to Redis and on each answer."""
+    """MIRROR_DOORBELL_SECONDS: timeout of connecting to Redis and of each answer."""
     quiet_seconds: float = 10.0
-    """MIRROR_DOORBELL_QUIET_SECONDS: how long an unanswered ring silences others, in case its
-    message was lost."""
+    """MIRROR_DOORBELL_QUIET_SECONDS: how long a ring that no worker has acknowledged suppresses
+    others; then its message counts as lost."""
 
     @classmethod
     def from_environment(cls) -> "DoorbellSettings":
         """Read the settings.
 
         Raises:
-            ConfigError: names the variable that is malformed, never its value.
+            ConfigError: a variable is malformed; names it, never its value.
         """
         mode = os.environ.get("MIRROR_DOORBELL") or "thread"
         if mode not in {"thread", "inline", "off"}:
@@ -65,7 +65,7 @@ class DoorbellSettings:
         if url is not None and mode != "off" and not is_redis_url(url):
             raise ConfigError(
                 "REDIS_URL: expected redis://host:port/number or rediss://…; unset it, or set "
-                "MIRROR_DOORBELL=off, to leave waking the drain to beat."
+                "MIRROR_DOORBELL=off, if beat alone should wake the drain."
             )
         return cls(
             redis_url=url,
@@ -85,24 +85,23 @@ def is_redis_url(text: str) -> bool:
 
 
 class Doorbell:
-    """Rings for one process. Safe to share between threads, and to use after a fork."""
+    """Rings for one process. Threads may share it, and it works after a fork."""
 
     def __init__(self, settings: DoorbellSettings) -> None:
         self.settings = settings
-        # By process: neither threads nor locks nor sockets survive a fork.
+        # One for each process id, because threads, locks and sockets do not survive a fork.
         self._ringers: dict[int, _Ringer] = {}
 
     def ring(self, after: Committed | None = None) -> None:
-        """Wake a drain, soon; never raises and, but for mode `inline`, never waits.
+        """Wake a drain soon. Never raises; never waits, except in mode `inline`.
 
-        `after`, if given, is asked until it returns True: the commit that the ring is for may
-        still be on its way.
+        `after` returns whether the commit has ended. If given, the ring waits until it is True.
         """
         if self.settings.mode == "off" or self.settings.redis_url is None:
             return
         ringer = self._ringers.get(os.getpid())
         if ringer is None:
-            # Atomic, so that threads which come here at once share one ringer.
+            # setdefault is atomic, so concurrent threads share one ringer.
             ringer = self._ringers.setdefault(os.getpid(), _Ringer(self.settings))
         if self.settings.mode == "inline" and after is None:
             ringer.publish()
@@ -110,7 +109,7 @@ class Doorbell:
             ringer.request(after)
 
     def flush(self, seconds: float = 1.0) -> bool:
-        """Wait until no ring is outstanding; return whether that was so in time."""
+        """Wait until no ring is outstanding; return False if `seconds` pass before."""
         ringer = self._ringers.get(os.getpid())
         return ringer is None or ringer.idle.wait(seconds)
 
@@ -118,61 +117,61 @@ class Doorbell:
 class _Ringer:
     """The thread and the connections behind a doorbell, in one process."""
 
-    # A commit that takes longer than this is left to beat.
-    _PATIENCE = 60.0
-    # Between two rings: whoever commits hundreds of times a second rings once for some of them.
-    _PAUSE = 0.003
-    # What an exiting process allows besides the wait for Redis: loading Celery takes a while.
-    _LOADING = 4.0
+    # For a commit that takes longer, beat wakes the drain.
+    _MAX_COMMIT_SECONDS = 60.0
+    # Pause between two rings: one ring then serves several of hundreds of commits in a second.
+    _MIN_INTERVAL = 0.003
+    # At exit, the process waits this long in addition, because importing Celery takes time.
+    _IMPORT_SECONDS = 4.0
 
     def __init__(self, settings: DoorbellSettings) -> None:
         self.idle = threading.Event()
         self.idle.set()
         self._pid = os.getpid()
         self._settings = settings
-        # Guards the three that follow, and wakes the thread.
-        self._bell = threading.Condition()
-        self._wanted = False
-        self._under_way: list[tuple[float, Committed]] = []
+        # Protects the next three attributes, and wakes the thread.
+        self._condition = threading.Condition()
+        self._requested = False
+        self._commits: list[tuple[float, Committed]] = []
         self._thread: threading.Thread | None = None
-        # Guards the connections.
+        # Protects the attributes below.
         self._publishing = threading.Lock()
         self._redis: redis.Redis | None = None
         self._app: Any = None
         self._broker: Any = None
-        self._owed = False
-        self._complained: float | None = None
+        self._unconfirmed = False
+        self._warned_at: float | None = None
 
     def request(self, after: Committed | None) -> None:
         """Ask the thread for a ring."""
-        with self._bell:
+        with self._condition:
             try:
                 self._start()
-            except RuntimeError as error:  # No thread can start: too many, or at exit.
-                self._complain(error)
+            except RuntimeError as error:  # No thread can start: too many, or the process exits.
+                self._warn(error)
                 return
-            # One flag is enough however many ask; commits under way are few, and bounded.
-            if after is None or len(self._under_way) >= 1000:  # noqa: PLR2004 - a bound
-                self._wanted = True
+            # One flag serves any number of requests; commits in progress are few, and bounded.
+            if after is None or len(self._commits) >= 1000:  # noqa: PLR2004 - a bound
+                self._requested = True
             else:
-                self._under_way.append((time.monotonic() + self._PATIENCE, after))
+                self._commits.append((time.monotonic() + self._MAX_COMMIT_SECONDS, after))
             self.idle.clear()
-            self._bell.notify()
+            self._condition.notify()
 
     def publish(self) -> None:
-        """Set the key and publish the message, unless a message is on its way already."""
+        """Set the key and publish the message, unless a published message is outstanding."""
         with self._publishing:
             try:
                 if self._redis is not None:
-                    # Connections that have sat idle may be dead; new ones tell.
+                    # An idle connection may be dead; if so, try once more with new ones.
                     with suppress(Exception):
                         self._publish()
                         return
                     self._disconnect()
                 self._publish()
-            except Exception as error:  # noqa: BLE001 - may fail in any way but loudly
+            except Exception as error:  # noqa: BLE001 - no failure may reach the backend
                 self._disconnect()
-                self._complain(error)
+                self._warn(error)
 
     def _start(self) -> None:
         if self._thread is None:
@@ -183,35 +182,35 @@ class _Ringer:
 
     def _flush(self) -> None:
         if self._pid == os.getpid():
-            self.idle.wait(self._settings.seconds + self._LOADING)
+            self.idle.wait(self._settings.seconds + self._IMPORT_SECONDS)
 
     def _run(self) -> None:
         while True:
-            self._await()
+            self._wait_for_request()
             self.publish()
-            time.sleep(self._PAUSE)
+            time.sleep(self._MIN_INTERVAL)
 
-    def _await(self) -> None:
-        """Return when somebody is to be rung for."""
-        with self._bell:
+    def _wait_for_request(self) -> None:
+        """Return when a ring is due."""
+        with self._condition:
             while True:
                 now = time.monotonic()
-                under_way = []
-                for timeout_factor, committed in self._under_way:
+                commits = []
+                for deadline, committed in self._commits:
                     if committed():
-                        self._wanted = True
-                    elif now < timeout_factor:
-                        under_way.append((timeout_factor, committed))
-                self._under_way = under_way
-                if self._wanted:
-                    self._wanted = False
+                        self._requested = True
+                    elif now < deadline:
+                        commits.append((deadline, committed))
+                self._commits = commits
+                if self._requested:
+                    self._requested = False
                     return
-                if not under_way:
+                if not commits:
                     self.idle.set()
-                # Nothing tells of a commit's end: ask often at first, then less.
-                youngest = max((timeout_factor for timeout_factor, _ in under_way), default=now)
-                waited = self._PATIENCE - (youngest - now)
-                self._bell.wait(min(0.05, 0.001 + waited / 10) if under_way else None)
+                # A commit's end causes no notification, so poll: often at first, then less.
+                youngest = max((deadline for deadline, _ in commits), default=now)
+                waited = self._MAX_COMMIT_SECONDS - (youngest - now)
+                self._condition.wait(min(0.05, 0.001 + waited / 10) if commits else None)
 
     def _publish(self) -> None:
         if self._redis is None:
@@ -219,22 +218,22 @@ class _Ringer:
                 str(self._settings.redis_url),
                 socket_timeout=self._settings.seconds,
                 socket_connect_timeout=self._settings.seconds,
-                # Its default tries for seconds on end.
+                # By default, redis-py retries for seconds.
                 retry=Retry(NoBackoff(), 0),
             )
-        # While the outcome of a SET is unknown, nobody else may have published for it.
-        owed, self._owed = self._owed, True
+        # If the outcome of an earlier SET is unknown, its key may exist without a message.
+        unconfirmed, self._unconfirmed = self._unconfirmed, True
         quiet = int(self._settings.quiet_seconds * 1000)
-        if self._redis.set(KEY, "1", nx=True, px=quiet) or owed:
+        if self._redis.set(KEY, "1", nx=True, px=quiet) or unconfirmed:
             try:
                 self._send()
             except Exception:
                 self._redis.delete(KEY)
                 raise
-        self._owed = False
+        self._unconfirmed = False
 
     def _send(self) -> None:
-        # Late: importing Celery costs a backend that never rings nothing.
+        # Imported late, so that a backend which never rings does not pay for it.
         from celery import Celery  # noqa: PLC0415
 
         url = str(self._settings.redis_url)
@@ -247,16 +246,16 @@ class _Ringer:
                 broker_transport_options={
                     "socket_timeout": self._settings.seconds,
                     "socket_connect_timeout": self._settings.seconds,
-                    # Its default tries for ever.
+                    # By default, it retries for ever.
                     "max_retries": 1,
                     "interval_start": 0,
                 },
             )
             if url.startswith("rediss:"):
-                # Celery's default trusts any certificate; what the URL says comes first.
+                # Celery's default trusts any certificate; options in the URL take precedence.
                 self._app.conf.broker_use_ssl = {"ssl_cert_reqs": ssl.CERT_REQUIRED}
         if self._broker is None:
-            # Named here, because CELERY_BROKER_URL, the backend's own, would override the app's.
+            # Given explicitly, because the backend's own CELERY_BROKER_URL overrides the app's.
             self._broker = self._app.connection_for_write(url)
         self._app.send_task(
             TASK, queue=QUEUE, connection=self._broker, retry=False, ignore_result=True
@@ -272,17 +271,17 @@ class _Ringer:
             if broker is not None:
                 broker.release()
 
-    def _complain(self, error: Exception) -> None:
-        """Say so once a minute: the mirror is late now, but nothing is lost."""
+    def _warn(self, error: Exception) -> None:
+        """Log a failure at most once a minute: the mirror is late, but nothing is lost."""
         now = time.monotonic()
-        if self._complained is None or now - self._complained > 60:  # noqa: PLR2004 - seconds
-            self._complained = now
+        if self._warned_at is None or now - self._warned_at > 60:  # noqa: PLR2004 - seconds
+            self._warned_at = now
             reason = redact(f"{type(error).__name__}: {error}")
             log.warning("doorbell dropped, beat will wake the drain (%s)", reason)
 
 
-def answered(client: redis.Redis) -> None:
-    """Tell writers that their ring was heard, so that the next change rings again."""
+def acknowledge_ring(client: redis.Redis) -> None:
+    """Delete the doorbell's key, so that the next change rings again."""
     client.delete(KEY)
 
 

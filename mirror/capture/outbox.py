@@ -1,8 +1,8 @@
-"""The outbox as writers see it: events, and how they are recorded.
+"""Outbox: defines events, and records them in the caller's transaction.
 
-An event says that a key, or everything in a scope, may have changed. It never says how: the
-drain reads the present state, so order, duplicates and even events of a savepoint that rolled
-back do no harm.
+An event says that a key, or all keys of a scope, may have changed. It never says how: the drain
+reads the present state, so the order of events, duplicates, and events of a savepoint that rolled
+back are harmless.
 """
 
 import json
@@ -24,19 +24,19 @@ from mirror.model.registry import Registry
 OUTBOX: Final = table("outbox", schema="mirror")
 """For sessions of several databases: `Session(binds={..., OUTBOX: primary})`."""
 
-# Sessions that send reads to replicas know by an UPDATE that they must not.
+# A session that sends reads to replicas chooses the primary for an UPDATE.
 _WRITES = {"clause": update(OUTBOX)}
 
 
 class Lane(IntEnum):
-    """Which events go first."""
+    """The priority of an event; revocations go first."""
 
     REVOCATION = 0
     """May take access away: deletes, role and status changes."""
     GRANT = 1
 
     @classmethod
-    def named(cls, name: str) -> "Lane":
+    def parse(cls, name: str) -> "Lane":
         """Return the lane called `revocation` or `grant`."""
         try:
             return cls[name.upper()]
@@ -46,24 +46,24 @@ class Lane(IntEnum):
 
 @dataclass(frozen=True)
 class Event:
-    """Something about a key, or about a scope, may have changed."""
+    """A key, or all keys of a scope, may have changed."""
 
     lane: Lane
     mapping: str
     key: Key
-    """A key; for a scope its value, followed by the key after which to go on, if any."""
+    """A key. For a scope: its value, then the key after which a large scope continues, if any."""
     reference: str | None = None
-    """None: `key` is a key. Otherwise the scope's reference, or EVERYTHING."""
+    """None: the event is about a key. Otherwise the scope's reference, or EVERYTHING."""
 
 
 def key_event(registry: Registry, mapping: str, key: object, lane: str) -> Event:
     """Return the event of one key.
 
     Raises:
-        MappingError: no such mapping.
-        InvalidKey: the key has the wrong arity or type, or holds None.
+        MappingError: the mapping is not declared.
+        InvalidKey: the key has the wrong arity or type, or contains None.
     """
-    return Event(Lane.named(lane), mapping, registry[mapping].canonical(key))
+    return Event(Lane.parse(lane), mapping, registry[mapping].canonical(key))
 
 
 def scope_event(
@@ -72,7 +72,7 @@ def scope_event(
     """Return the event of all keys under one value of a reference.
 
     Raises:
-        MappingError: no such mapping, or it has no such reference.
+        MappingError: the mapping or its reference is not declared.
         InvalidKey: the value has the wrong type, or is None.
     """
     declared = registry[mapping]
@@ -82,7 +82,7 @@ def scope_event(
             f"mapping {mapping!r} has no reference {reference!r} (declared: {known})."
         )
     text = declared.canonical_reference(reference, value)
-    return Event(Lane.named(lane), mapping, (text,), reference)
+    return Event(Lane.parse(lane), mapping, (text,), reference)
 
 
 _RECORD = text(statement("record_events"))
@@ -92,7 +92,7 @@ def outbox_connection(session: Session) -> Connection:
     """Return the session's connection to the database that holds the outbox.
 
     Raises:
-        UsageError: the session does not say which database that is.
+        UsageError: the session has no bind for the outbox.
     """
     try:
         return session.connection(bind_arguments=dict(_WRITES))
@@ -107,8 +107,8 @@ def insert(connection: Connection, events: Iterable[Event]) -> None:
     """Record events in the connection's transaction.
 
     Raises:
-        NotMigrated: the primary has no outbox; the transaction cannot go on, because its change
-            would be lost to the mirror.
+        NotMigrated: the primary has no outbox. The transaction must fail, because the mirror would
+            miss its change.
     """
     rows = [[int(event.lane), event.mapping, event.reference, event.key] for event in events]
     try:

@@ -1,13 +1,14 @@
-"""Receipts: wait until what a transaction changed is what the target says.
+"""Receipts: wait until the changes of one transaction have reached the target.
 
-A receipt stands for a transaction, not for the hooks called in it, so that it covers events of
-triggers, too. When the session's events are written, the transaction's rows in the outbox are
-read back; after commit, `wait` looks until none of them is left, nor anything that they led to:
-the rest of a large scope, or the children of a parent that were too many to come along with it.
-Those are events of the worker's transactions and are known by what they name.
+A receipt stands for a transaction, not for the hooks called in it, so it also covers events that
+triggers record. Before commit, the session writes its events and reads back all of the
+transaction's rows in the outbox. After commit, `wait` polls until none of them is left. It also
+waits for the events that they led to: the rest of a large scope, or the children of a parent that
+were too many for the parent's call. Those belong to the worker's transactions; they are recognised
+by mapping, reference and value.
 
-The backend's role may not read the outbox. Two functions of the primary answer for it, with ids,
-and with hashes in the place of keys.
+The backend's role may not read the outbox. Two functions of the primary return ids, and hashes
+instead of keys.
 """
 
 import json
@@ -27,14 +28,14 @@ from mirror.errors.sqlstates import NO_PRIVILEGE, OUTDATED, may_be_repeated, ser
 from mirror.model.mapping import EVERYTHING
 from mirror.model.registry import Registry
 
-# Plenty where a worker runs; who has waited for this long had better answer.
+# Ample while a worker runs; a request that has waited this long should answer its client.
 DEFAULT_TIMEOUT: Final = 2.0
 
 _SHORTEST_PAUSE = 0.005
 _LONGEST_PAUSE = 0.1
 
-# How many ids a message names.
-_NAMED = 10
+# The number of ids in a message.
+_MAX_IDS = 10
 
 _READ_RECORDED = text(statement("read_recorded_events"))
 _READ_COMMITTED = text(statement("read_committed_events"))
@@ -42,7 +43,7 @@ _FIND_WAITING = text(statement("find_still_waiting"))
 
 
 class RecordedEvents:
-    """What one transaction recorded, and how much of it is known to wait still."""
+    """The events of one transaction, and those among them that still wait."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -54,17 +55,18 @@ class RecordedEvents:
         self._ids: set[int] = set()
         self._newest = 0
         self._following = 0
-        # Names of events to come: exactly these scopes, and any of these mappings' and references'.
+        # Events that may follow: of exactly these scopes (mapping, reference, hash of the value),
+        # and all events of these (mapping, reference).
         self._scopes: set[tuple[str, str, int]] = set()
         self._anywhere: set[tuple[str, str | None]] = set()
 
-    # In the transaction
+    # Within the transaction
 
     def read(self, connection: Connection) -> bool:
-        """Read what the connection's transaction has recorded so far; return if that is anything.
+        """Read the events that the transaction has recorded; return whether there are any.
 
         Raises:
-            NotMigrated: the primary cannot tell.
+            NotMigrated: the primary lacks the functions for it.
         """
         with _translated():
             transaction, events = connection.execute(_READ_RECORDED).one()
@@ -75,7 +77,7 @@ class RecordedEvents:
         return bool(self._ids)
 
     def end(self) -> None:
-        """Note that the transaction has ended; if nothing was read before, then not by commit."""
+        """Note that the transaction has ended. If `read` never ran, it rolled back."""
         self._ended = True
 
     def _add(self, events: str) -> None:
@@ -83,7 +85,7 @@ class RecordedEvents:
             self._ids.add(id_)
             self._newest = max(self._newest, id_)
             if reference == EVERYTHING:
-                # One that fails is replaced by its keys.
+                # If the drain fails at this event, it replaces it by events of keys.
                 self._anywhere |= {(mapping, EVERYTHING), (mapping, None)}
             elif reference is not None:
                 self._scopes.add((mapping, reference, value))
@@ -96,22 +98,22 @@ class RecordedEvents:
                     self._add_below(child)
 
     def _add_below(self, mapping: str) -> None:
-        """Add everything below a mapping, of which no key is known here."""
+        """Expect events of all descendants of a mapping; their keys are unknown here."""
         for child, column in self._children(mapping):
             self._anywhere.add((child, column))
             self._add_below(child)
 
     def _children(self, mapping: str) -> list[tuple[str, str]]:
-        # A trigger may have recorded for another model.
+        # A trigger may have recorded an event of another model.
         if mapping not in self._registry:
             return []
         found = self._registry.children(self._registry[mapping])
         return [(child.name, parent.column) for child, parent in found]
 
-    # After it
+    # After the transaction
 
     def engine(self) -> Engine | None:
-        """Return where to look; None if there is nothing to wait for.
+        """Return the engine of the primary; None if there is nothing to wait for.
 
         Raises:
             UsageError: the transaction has not committed.
@@ -122,17 +124,17 @@ class RecordedEvents:
             raise UsageError(_NOT_COMMITTED)
         return None if self._transaction is None else self._engine
 
-    def look(self, connection: Connection) -> bool:
-        """Ask the primary; return whether nothing waits any more.
+    def all_applied(self, connection: Connection) -> bool:
+        """Ask the primary whether no event waits any more.
 
         Raises:
             UsageError: the transaction has not committed.
             Buried: an event was given up.
         """
-        # A look is one statement: no transaction around it, nor a serializable one's conflicts.
+        # Each query is one statement; outside of a transaction, it causes no serialization failure.
         connection.execution_options(isolation_level="AUTOCOMMIT")
         if not self._committed:
-            self._look_first(connection)
+            self._check_commit(connection)
         if not (self._ids or self._scopes or self._anywhere):
             return True
         question = {
@@ -144,15 +146,15 @@ class RecordedEvents:
         }
         (answer,) = connection.execute(_FIND_WAITING, {"question": json.dumps(question)}).one()
         found = json.loads(answer)
-        # What is gone from outbox and retries does not come back.
+        # An event that is gone from outbox and retries does not come back.
         self._ids = {*found["waiting"], *found["buried"]}
         self._following = found["following"]
         if found["buried"]:
             raise _buried(found["buried"])
         return not self._ids and not self._following
 
-    def _look_first(self, connection: Connection) -> None:
-        """Make sure that the transaction has committed, and read what COMMIT itself recorded."""
+    def _check_commit(self, connection: Connection) -> None:
+        """Check that the transaction has committed; read the events that COMMIT itself recorded."""
         status, events = connection.execute(
             _READ_COMMITTED, {"transaction": self._transaction}
         ).one()
@@ -165,12 +167,12 @@ class RecordedEvents:
         self._carrier = None
 
     def still_waiting(self, seconds: float) -> StillWaiting:
-        """Return the error that says what waits."""
+        """Return the error for events that still wait."""
         pending = len(self._ids) + self._following
-        told = f" ({_list(self._ids)})" if self._ids else ", which others led to,"
+        which = f" ({_list(self._ids)})" if self._ids else " that others led to"
         return StillWaiting(
-            f"{pending} event(s){told} have not reached the target within {seconds:g} s and are "
-            f"still on their way. If that is usual, see `mirror status`: is a worker running?",
+            f"{pending} event(s){which} have not reached the target within {seconds:g} s; they "
+            f"are still waiting. If this happens often, run `mirror status`: is a worker running?",
             pending=pending,
             events=tuple(sorted(self._ids)),
         )
@@ -185,7 +187,7 @@ class Receipt:
 
 @dataclass(frozen=True, eq=False)
 class AsyncReceipt:
-    """The same for asyncio: `await hooks.wait(receipt)`."""
+    """Stands for the events of one asyncio transaction: `await hooks.wait(receipt)`."""
 
     recorded: RecordedEvents
 
@@ -199,15 +201,16 @@ def wait(
 ) -> Coroutine[Any, Any, None] | None:
     """Return once every event of the receipt's transaction has reached the target.
 
-    `timeout` is in seconds; zero or less looks once. Between looks no connection is held. It does
-    not bound what a look itself takes: the engine's own timeouts do. An AsyncReceipt is awaited.
+    It polls, and holds no connection between two queries. `timeout` is in seconds; zero or less
+    queries once. It does not limit the time of one query: the engine's own timeouts do. With an
+    AsyncReceipt, await the result.
 
     Raises:
-        StillWaiting: not within `timeout`; the events are still on their way.
-        Unreachable: the primary does not answer; the same may be true of the events.
+        StillWaiting: events still wait after `timeout`.
+        Unreachable: the primary does not answer; events may still wait.
         Buried: an event was given up.
         UsageError: the transaction has not committed, or was rolled back.
-        NotMigrated: the primary cannot tell.
+        NotMigrated: the primary lacks the functions for it.
     """
     if isinstance(receipt, AsyncReceipt):
         return _wait_async(receipt.recorded, timeout)
@@ -221,22 +224,23 @@ def _wait(recorded: RecordedEvents, seconds: float) -> None:
         return
     if engine.dialect.is_async:
         raise UsageError(
-            "this transaction was an AsyncSession's: take the receipt of that, and await the wait."
+            "this transaction belonged to an AsyncSession; pass that to receipt(), and await the "
+            "wait()."
         )
     pauses = _Pauses(recorded, seconds)
     while True:
-        trouble = None
+        failure = None
         try:
             with _translated(), engine.connect() as connection:
-                if recorded.look(connection):
+                if recorded.all_applied(connection):
                     return
         except Unreachable as error:
-            trouble = error
-        time.sleep(pauses.next(trouble))
+            failure = error
+        time.sleep(pauses.next(failure))
 
 
 async def _wait_async(recorded: RecordedEvents, seconds: float) -> None:
-    # Imported late: not every backend has greenlet, which this needs.
+    # Imported late: it needs greenlet, which not every backend has.
     import asyncio  # noqa: PLC0415
 
     from sqlalchemy.ext.asyncio import AsyncEngine  # noqa: PLC0415
@@ -246,19 +250,19 @@ async def _wait_async(recorded: RecordedEvents, seconds: float) -> None:
         return
     pauses = _Pauses(recorded, seconds)
     while True:
-        trouble = None
+        failure = None
         try:
             with _translated():
                 async with AsyncEngine(engine).connect() as connection:
-                    if await connection.run_sync(recorded.look):
+                    if await connection.run_sync(recorded.all_applied):
                         return
         except Unreachable as error:
-            trouble = error
-        await asyncio.sleep(pauses.next(trouble))
+            failure = error
+        await asyncio.sleep(pauses.next(failure))
 
 
 class _Pauses:
-    """How long to pause between looks: short at first, because most are there in milliseconds."""
+    """The pauses between two queries: short at first, because most events take milliseconds."""
 
     def __init__(self, recorded: RecordedEvents, seconds: float) -> None:
         self._recorded = recorded
@@ -266,11 +270,11 @@ class _Pauses:
         self._end = time.monotonic() + seconds
         self._pause = _SHORTEST_PAUSE
 
-    def next(self, trouble: Unreachable | None) -> float:
-        """Return the next pause; raise `trouble`, or what still waits, if time is up."""
+    def next(self, failure: Unreachable | None) -> float:
+        """Return the next pause; when time is up, raise `failure` or StillWaiting."""
         left = self._end - time.monotonic()
         if left <= 0:
-            raise trouble or self._recorded.still_waiting(self._seconds)
+            raise failure or self._recorded.still_waiting(self._seconds)
         pause = min(self._pause, left)
         self._pause = min(self._pause * 1.5, _LONGEST_PAUSE)
         return pause
@@ -281,7 +285,7 @@ _NOT_COMMITTED = (
     "after the outermost transaction has committed."
 )
 _ROLLED_BACK = (
-    "the transaction of this receipt was rolled back: there is nothing that could reach the target."
+    "the transaction of this receipt was rolled back: none of its changes can reach the target."
 )
 
 
@@ -294,8 +298,8 @@ def _buried(ids: list[int]) -> Buried:
 
 
 def _list(ids: set[int] | list[int]) -> str:
-    named = ", ".join(str(id_) for id_ in sorted(ids)[:_NAMED])
-    return named + (", …" if len(ids) > _NAMED else "")
+    listed = ", ".join(str(id_) for id_ in sorted(ids)[:_MAX_IDS])
+    return listed + (", …" if len(ids) > _MAX_IDS else "")
 
 
 @contextmanager

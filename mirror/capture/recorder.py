@@ -28,13 +28,13 @@ AnySession: TypeAlias = (
 
 
 class Hooks:
-    """Records events of one registry. The functions of `mirror.hooks` use `default()`."""
+    """Records events of one registry; the functions of `mirror.hooks` use `default()`."""
 
     def __init__(self, registry: Registry, doorbell: Doorbell) -> None:
         self.registry = registry
         self.doorbell = doorbell
-        # Keeps nothing alive: listeners and events go with their session or connection.
-        self._pending: WeakKeyDictionary[Session | Connection, TransactionEvents] = (
+        # Weak, so that listeners and events disappear with their session or connection.
+        self._transactions: WeakKeyDictionary[Session | Connection, TransactionEvents] = (
             WeakKeyDictionary()
         )
 
@@ -43,10 +43,10 @@ class Hooks:
     ) -> None:
         """Record that the row of `key` may have changed.
 
-        `lane="grant"` only where the change cannot take access away: revocations go first.
+        Revocations go first, so use `lane="grant"` only if the change cannot take access away.
 
         Raises:
-            MappingError: no mapping of that name.
+            MappingError: the mapping is not declared.
             InvalidKey: the key has the wrong arity or type, or a value is None (flush first).
             NotInTransaction: no transaction would carry the event.
         """
@@ -61,12 +61,12 @@ class Hooks:
         lane: LaneName = "revocation",
         **reference: Any,
     ) -> None:
-        """Record that every row under one value of a reference may have changed.
+        """Record that all rows under one value of a reference may have changed.
 
         `scope_changed(session, "trip_memberships", trip_id=trip.id)`
 
         Raises:
-            MappingError: no such mapping, or no such reference.
+            MappingError: the mapping or its reference is not declared.
             InvalidKey: the value has the wrong type, or is None.
             NotInTransaction: no transaction would carry the event.
         """
@@ -76,13 +76,13 @@ class Hooks:
         self.record(session, [scope_event(self.registry, mapping, name, value, lane)])
 
     def record(self, session: AnySession, events: Iterable[Event]) -> None:
-        """Record events that were made elsewhere, as the ORM capture makes them.
+        """Record events that the caller has built, as the ORM capture does.
 
         Raises:
             NotInTransaction: no transaction would carry them.
         """
-        place, pending = self._in_transaction(session)
-        pending.record(place, events)
+        owner, transaction = self._in_transaction(session)
+        transaction.record(owner, events)
 
     @overload
     def receipt(self, session: Session | scoped_session[Any] | Connection) -> Receipt: ...
@@ -91,15 +91,15 @@ class Hooks:
         self, session: "AsyncSession | async_scoped_session[Any] | AsyncConnection"
     ) -> AsyncReceipt: ...
     def receipt(self, session: AnySession) -> Receipt | AsyncReceipt:
-        """Return a receipt for everything that the transaction records; `wait` takes it.
+        """Return a receipt for all events that the transaction records; pass it to `wait`.
 
-        Call it before commit. The outermost transaction counts, whatever its savepoints do.
+        Call it before commit. It is for the outermost transaction, independent of savepoints.
 
         Raises:
             NotInTransaction: there is no transaction.
         """
-        place, pending = self._in_transaction(session)
-        recorded = pending.receipt(place, self.registry)
+        owner, transaction = self._in_transaction(session)
+        recorded = transaction.receipt(owner, self.registry)
         synchronous = isinstance(session, Session | scoped_session | Connection)
         return Receipt(recorded) if synchronous else AsyncReceipt(recorded)
 
@@ -110,47 +110,47 @@ class Hooks:
     def wait(
         self, receipt: Receipt | AsyncReceipt, timeout: float = DEFAULT_TIMEOUT
     ) -> Coroutine[Any, Any, None] | None:
-        """Return once everything has reached the target. See `mirror.hooks.wait`."""
+        """Return once all events have reached the target. See `mirror.hooks.wait`."""
         return wait(receipt, timeout)
 
     def _in_transaction(
         self, session: AnySession
     ) -> "tuple[Session | Connection, TransactionEvents]":
-        place = _unwrapped(session)
-        transaction = None if place is None else place.get_transaction()
-        if place is None or transaction is None or not transaction.is_active:
+        owner = _unwrapped(session)
+        current = None if owner is None else owner.get_transaction()
+        if owner is None or current is None or not current.is_active:
             raise NotInTransaction(
-                "there is no transaction to carry this event; call the hook where the change is "
-                "made, after it and before commit."
+                "there is no transaction to carry this event; call the hook after the change, in "
+                "the same transaction, before commit."
             )
-        pending = self._pending.get(place)
-        if pending is None:
-            if isinstance(place, Session):
-                pending = SessionEvents(self.doorbell, place)
+        events = self._transactions.get(owner)
+        if events is None:
+            if isinstance(owner, Session):
+                events = SessionEvents(self.doorbell, owner)
             else:
-                pending = ConnectionEvents(self.doorbell, place)
-            self._pending[place] = pending
-        return place, pending
+                events = ConnectionEvents(self.doorbell, owner)
+            self._transactions[owner] = events
+        return owner, events
 
 
 def _unwrapped(session: AnySession) -> Session | Connection | None:
-    """Return the synchronous session or connection that does the work, None before it starts."""
-    place: Any = session
-    # Where nobody imported SQLAlchemy's asyncio side, nothing is of it; it needs greenlet, which
-    # not every backend has.
+    """Return the synchronous session or connection; None for an AsyncConnection not yet started."""
+    owner: Any = session
+    # Not imported here, because it needs greenlet, which not every backend has. If the backend has
+    # not imported it either, no object is of its types.
     asyncio: Any = sys.modules.get("sqlalchemy.ext.asyncio")
-    if isinstance(place, scoped_session) or (
-        asyncio and isinstance(place, asyncio.async_scoped_session)
+    if isinstance(owner, scoped_session) or (
+        asyncio and isinstance(owner, asyncio.async_scoped_session)
     ):
-        place = place.registry()
-    if asyncio and isinstance(place, asyncio.AsyncSession):
-        place = place.sync_session
-    if asyncio and isinstance(place, asyncio.AsyncConnection):
-        place = place.sync_connection
-        if place is None:
+        owner = owner.registry()
+    if asyncio and isinstance(owner, asyncio.AsyncSession):
+        owner = owner.sync_session
+    if asyncio and isinstance(owner, asyncio.AsyncConnection):
+        owner = owner.sync_connection
+        if owner is None:
             return None
-    if isinstance(place, Session | Connection):
-        return place
+    if isinstance(owner, Session | Connection):
+        return owner
     raise UsageError(
         f"hooks take a SQLAlchemy session or connection, not {type(session).__name__}."
     )
@@ -158,13 +158,13 @@ def _unwrapped(session: AnySession) -> Session | Connection | None:
 
 @cache
 def default() -> Hooks:
-    """Return the hooks that the module's functions use, made at the first call.
+    """Return the hooks that the functions of `mirror.hooks` use; the first call makes them.
 
-    The registry is the one MIRROR_MAPPINGS names; the doorbell is set by REDIS_URL and
-    MIRROR_DOORBELL.
+    MIRROR_MAPPINGS names the registry's module; REDIS_URL and MIRROR_DOORBELL configure the
+    doorbell.
 
     Raises:
-        ConfigError: the module does not import, or a setting is malformed.
+        ConfigError: the module cannot be imported, or a setting is malformed.
         MappingError: a declaration cannot work.
     """
     module = os.environ.get("MIRROR_MAPPINGS") or "mappings"

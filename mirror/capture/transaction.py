@@ -1,7 +1,7 @@
-"""Pending: the events of a transaction that has not committed yet.
+"""Transaction: keeps the events of a transaction until it ends.
 
-They are kept in memory until the commit, written by one statement then, and forgotten when the
-transaction ends otherwise.
+They stay in memory until commit; then one statement writes them. On rollback, they are dropped.
+`SessionEvents` reads private attributes of SQLAlchemy's session, for the state of its commit.
 """
 
 from collections.abc import Iterable
@@ -22,78 +22,79 @@ class TransactionEvents:
 
     def __init__(self, doorbell: Doorbell) -> None:
         self.doorbell = doorbell
-        # A dict for its order and its keys: the same event twice is one.
+        # A dict keeps the order and drops duplicates.
         self.events: dict[Event, None] = {}
         self.recorded: RecordedEvents | None = None
 
-    def record(self, _place: Any, recorded: Iterable[Event]) -> None:
-        """Keep events until commit."""
-        self.events.update(dict.fromkeys(recorded))
+    def record(self, _owner: Any, events: Iterable[Event]) -> None:
+        """Keep events until commit; `_owner` is the session or connection."""
+        self.events.update(dict.fromkeys(events))
 
-    def receipt(self, _place: Any, registry: Registry) -> RecordedEvents:
-        """Return what the transaction's receipts share."""
+    def receipt(self, _owner: Any, registry: Registry) -> RecordedEvents:
+        """Return the record that all receipts of the transaction share."""
         if self.recorded is None:
             self.recorded = RecordedEvents(registry)
         return self.recorded
 
     def write(self, connection: Connection) -> RootTransaction | None:
-        """Record the events; return the transaction that carries them, None if there are none."""
+        """Write the events; return the transaction that carries them, None if there are none."""
         if not self.events and self.recorded is None:
             return None
         _refuse_autocommit(connection)
-        some = bool(self.events)
-        if some:
+        any_recorded = bool(self.events)
+        if any_recorded:
             insert(connection, self.events)
             self.events.clear()
         if self.recorded is not None:
-            # Triggers may have recorded others, for which somebody is going to wait.
-            some = self.recorded.read(connection) or some
-        return connection.get_transaction() if some else None
+            # The receipt also covers events that triggers have recorded.
+            any_recorded = self.recorded.read(connection) or any_recorded
+        return connection.get_transaction() if any_recorded else None
 
-    def forget(self) -> None:
-        """Start anew: the transaction has ended."""
+    def reset(self) -> None:
+        """Drop all events, because the transaction has ended."""
         self.events.clear()
         if self.recorded is not None:
             self.recorded.end()
             self.recorded = None
 
     def ring(self, carrier: RootTransaction) -> None:
-        """Ring once `carrier` has committed."""
+        """Ring when `carrier` has committed."""
         self.doorbell.ring(after=(lambda: not carrier.is_active) if carrier.is_active else None)
 
 
 class SessionEvents(TransactionEvents):
-    """Written when a session's outermost transaction commits.
+    """The events of a session, written when its outermost transaction commits.
 
-    Savepoints are not followed. Releasing one writes nothing yet, and the events of one that was
-    rolled back stay: they say too much, which does no harm.
+    Savepoints make no difference: releasing one writes nothing, and rolling one back drops nothing.
+    An event without a change is harmless.
     """
 
     def __init__(self, doorbell: Doorbell, session: Session) -> None:
         super().__init__(doorbell)
         self._carrier: RootTransaction | None = None
-        # A first hook may come from a listener, when the commit is under way and its before_commit
-        # is over or will not reach ours any more. Nothing public tells. (A savepoint's beginning
-        # flushes as well.)
+        # A listener may call the first hook during the commit. Then before_commit has passed, or
+        # SQLAlchemy will not call our listener any more. There is no public way to see that.
+        # `_current_fn` is the method that is changing the transaction's state. (`_begin` is the
+        # flush before a savepoint.)
         changing = getattr(session.get_transaction(), "_current_fn", SessionEvents)
         ending = changing is not None and changing.__name__ != "_begin"
-        # That listener may be one of the commit's own flush.
-        self._late: bool = ending and session._flushing  # noqa: SLF001
-        # Between before_commit and the end of that commit, a savepoint's or the outermost.
+        # The listener may belong to the flush within the commit.
+        self._late: bool = ending and session._flushing  # noqa: SLF001 - there is no public way
+        # True from before_commit to the end of that commit, of a savepoint or of the outermost.
         self._committing = ending and not self._late
         event.listen(session, "before_commit", self._before_commit)
         event.listen(session, "after_commit", self._after_commit)
         event.listen(session, "after_transaction_end", self._after_end)
 
-    def record(self, place: Any, recorded: Iterable[Event]) -> None:
-        """Keep events until commit; write them at once if that is past before_commit."""
-        super().record(place, recorded)
-        self._write_late(place)
+    def record(self, owner: Any, events: Iterable[Event]) -> None:
+        """Keep events until commit; write them at once if before_commit has passed."""
+        super().record(owner, events)
+        self._write_late(owner)
 
-    def receipt(self, place: Any, registry: Registry) -> RecordedEvents:
-        """Return what receipts share; read it at once if that is past before_commit."""
-        recorded = super().receipt(place, registry)
-        self._write_late(place)
+    def receipt(self, owner: Any, registry: Registry) -> RecordedEvents:
+        """Return the record that receipts share; read it at once if before_commit has passed."""
+        recorded = super().receipt(owner, registry)
+        self._write_late(owner)
         return recorded
 
     def _write_late(self, session: Session) -> None:
@@ -102,12 +103,12 @@ class SessionEvents(TransactionEvents):
 
     def _before_commit(self, session: Session) -> None:
         if session.in_nested_transaction() and not self._committing:
-            # A savepoint is released. Or the outermost transaction commits while one is open:
-            # then the savepoint's own before_commit follows at once.
+            # A savepoint is released. Or the outermost transaction commits while a savepoint is
+            # open; then the savepoint's own before_commit follows at once.
             self._committing = True
             return
         self._late = False
-        # Listeners of what this flushes may call hooks, too.
+        # Listeners of this flush may call hooks, too.
         session.flush()
         self._write(session)
         self._committing = True
@@ -120,16 +121,16 @@ class SessionEvents(TransactionEvents):
         if not session.in_nested_transaction():
             carrier, self._carrier = self._carrier, None
             if carrier is not None:
-                # Still active where the session has joined a transaction of its caller's.
+                # The carrier is still active if the session joined a transaction of its caller.
                 self.ring(carrier)
 
     def _after_end(self, session: Session, transaction: SessionTransaction) -> None:
         parent = transaction.parent
         if self._late and not transaction.nested and parent is not None and parent.is_active:
-            # The end of a flush that succeeded, which is a transaction to SQLAlchemy.
+            # A flush, which is a transaction to SQLAlchemy, has ended with success.
             self._write(session)
         if transaction.parent is None:
-            self.forget()
+            self.reset()
             self._carrier = None
             self._late = False
         if transaction.parent is None or transaction.nested:
@@ -137,7 +138,7 @@ class SessionEvents(TransactionEvents):
 
 
 class ConnectionEvents(TransactionEvents):
-    """Written when a connection's transaction commits."""
+    """The events of a connection, written when its transaction commits."""
 
     def __init__(self, doorbell: Doorbell, connection: Connection) -> None:
         super().__init__(doorbell)
@@ -146,20 +147,20 @@ class ConnectionEvents(TransactionEvents):
         event.listen(connection, "prepare_twophase", self._commit)
         event.listen(connection, "rollback_twophase", self._rollback)
 
-    def record(self, place: Any, recorded: Iterable[Event]) -> None:
+    def record(self, owner: Any, events: Iterable[Event]) -> None:
         """Keep events until commit."""
-        _refuse_autocommit(place)
-        super().record(place, recorded)
+        _refuse_autocommit(owner)
+        super().record(owner, events)
 
     def _commit(self, connection: Connection, *_: object) -> None:
         carrier = self.write(connection)
         if carrier is not None:
-            # SQLAlchemy tells before a connection's commit, not after it.
+            # SQLAlchemy calls this before a connection's commit; it has no event after it.
             self.ring(carrier)
-        self.forget()
+        self.reset()
 
     def _rollback(self, *_: object) -> None:
-        self.forget()
+        self.reset()
 
 
 def _refuse_autocommit(connection: Connection) -> None:

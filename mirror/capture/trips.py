@@ -1,4 +1,4 @@
-"""The trips model's own hooks, named for what happens to a user, a trip or a membership.
+"""Trips: the hooks of the trips model, named after events of users, trips and memberships.
 
 `mappings/trips.py` declares the model. Import these from `mirror.hooks`.
 """
@@ -23,12 +23,12 @@ def user_updated(session: AnySession, user_id: Any) -> None:
 
 
 def user_deleted(session: AnySession, user_id: Any) -> None:
-    """Record that a user was deleted, softly or not; all memberships go with it."""
+    """Record that a user was deleted or soft-deleted; all memberships of the user go with it."""
     _changed(session, "users", user_id)
 
 
 def trip_created(session: AnySession, trip_id: Any) -> None:
-    """Record that a trip was created. Its creator's membership is an event of its own."""
+    """Record that a trip was created; the creator's membership needs `member_added`."""
     _changed(session, "trips", trip_id, "grant")
 
 
@@ -38,12 +38,12 @@ def trip_updated(session: AnySession, trip_id: Any) -> None:
 
 
 def trip_deleted(session: AnySession, trip_id: Any) -> None:
-    """Record that a trip was deleted, softly or not; all memberships go with it."""
+    """Record that a trip was deleted or soft-deleted; all of its memberships go with it."""
     _changed(session, "trips", trip_id)
 
 
 def member_added(session: AnySession, trip_id: Any, user_id: Any) -> None:
-    """Record that a user became a member: joined, was invited, accepted, or created the trip."""
+    """Record a new membership: the user joined, was invited, accepted, or created the trip."""
     _changed(session, "trip_memberships", (trip_id, user_id), "grant")
 
 
@@ -53,5 +53,5 @@ def member_updated(session: AnySession, trip_id: Any, user_id: Any) -> None:
 
 
 def member_removed(session: AnySession, trip_id: Any, user_id: Any) -> None:
-    """Record that a user is no member any more."""
+    """Record that a user is no longer a member."""
     _changed(session, "trip_memberships", (trip_id, user_id))

@@ -125,10 +125,14 @@ class Mapping:
     """The mappings that have this one as a parent, each with its column; Registry sets it."""
 
     @cached_property
+    def types(self) -> dict[str, str]:
+        """The PostgreSQL type of each column, by name."""
+        return {column.name: column.type for column in self.columns}
+
+    @cached_property
     def key_columns(self) -> tuple[KeyColumn, ...]:
         """The key columns with their types."""
-        types = {column.name: column.type for column in self.columns}
-        return tuple(KeyColumn(name, types[name]) for name in self.key)
+        return tuple(KeyColumn(name, self.types[name]) for name in self.key)
 
     @cached_property
     def data_columns(self) -> tuple[Column, ...]:
@@ -138,12 +142,11 @@ class Mapping:
     @cached_property
     def all_references(self) -> tuple[Reference, ...]:
         """The declared references, and the parents' columns as references."""
-        types = {column.name: column.type for column in self.columns}
         references = {reference.name: reference for reference in self.references}
         for parent in self.parents:
             # An unknown column is ignored here; the Registry refuses it later.
-            if parent.column not in references and parent.column in types:
-                references[parent.column] = Reference(parent.column, types[parent.column])
+            if parent.column not in references and parent.column in self.types:
+                references[parent.column] = Reference(parent.column, self.types[parent.column])
         return tuple(references.values())
 
     @cached_property

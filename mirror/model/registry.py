@@ -166,20 +166,20 @@ class Registry:
             ) from None
 
     def _check_parents(self, mapping: Mapping) -> None:
-        names = {column.name: column.type for column in mapping.columns}
         for parent in mapping.parents:
             if parent.mapping not in self._by_name:
                 raise MappingError(
                     f"mapping {mapping.name!r}: its parent {parent.mapping!r} is not declared; "
                     f"add that mapping to registry {self.name!r}, or drop the parent."
                 )
-            if parent.column not in names:
+            if parent.column not in mapping.types:
                 raise MappingError(
                     f"mapping {mapping.name!r}: parent column {parent.column!r} is not among its "
                     f"columns; add it."
                 )
             target = self._by_name[parent.mapping]
-            if len(target.key) != 1 or names[parent.column] != target.key_columns[0].type:
+            key_types = [column.type for column in target.key_columns]
+            if key_types != [mapping.types[parent.column]]:
                 raise MappingError(
                     f"mapping {mapping.name!r}: column {parent.column!r} cannot point at parent "
                     f"{parent.mapping!r}; a parent's key must be one column of the same type."
@@ -227,7 +227,6 @@ def _check_columns(mapping: Mapping) -> None:
         raise MappingError(f"{owner}: it has no key; name the columns that identify a row.")
     if len(set(mapping.key)) != len(mapping.key):
         raise MappingError(f"{owner}: its key names a column twice; remove one.")
-    types = {column.name: column.type for column in mapping.columns}
     uses = {
         "key": mapping.key,
         "active": mapping.active,
@@ -238,11 +237,11 @@ def _check_columns(mapping: Mapping) -> None:
     }
     for label, used in uses.items():
         for name in used:
-            if name not in types:
+            if name not in mapping.types:
                 raise MappingError(
                     f"{owner}: {label} names {name!r}, which is not among its columns; add it."
                 )
-    for name, kind in [(name, types[name]) for name in mapping.key] + [
+    for name, kind in [(name, mapping.types[name]) for name in mapping.key] + [
         (reference.name, reference.type) for reference in mapping.all_references
     ]:
         if kind not in KEY_TYPES:
@@ -253,11 +252,10 @@ def _check_columns(mapping: Mapping) -> None:
 
 
 def _check_expires(mapping: Mapping) -> None:
-    types = {column.name: column.type for column in mapping.columns}
-    if mapping.expires is not None and types[mapping.expires] != "timestamptz":
+    if mapping.expires is not None and mapping.types[mapping.expires] != "timestamptz":
         raise MappingError(
             f"mapping {mapping.name!r}: expires names {mapping.expires!r}, which is "
-            f"{types[mapping.expires]}; declare it as timestamptz."
+            f"{mapping.types[mapping.expires]}; declare it as timestamptz."
         )
 
 
@@ -286,7 +284,6 @@ def _check_active(mapping: Mapping) -> None:
 
 def _check_references(mapping: Mapping) -> None:
     owner = f"mapping {mapping.name!r}"
-    types = {column.name: column.type for column in mapping.columns}
     names = [reference.name for reference in mapping.references]
     for reference in mapping.references:
         if not _NAME.fullmatch(reference.name) or reference.name == "lane":
@@ -298,7 +295,7 @@ def _check_references(mapping: Mapping) -> None:
             raise MappingError(
                 f"{owner}: reference {reference.name!r} is declared twice; remove one."
             )
-        kind = types.get(reference.name, reference.type)
+        kind = mapping.types.get(reference.name, reference.type)
         if kind != reference.type:
             raise MappingError(
                 f"{owner}: {reference.name!r} is {kind} as a column and {reference.type} as a "

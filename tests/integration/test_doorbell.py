@@ -21,7 +21,15 @@ from sqlalchemy.orm import Session
 
 from mappings.trips import registry
 from mirror import hooks
-from mirror.capture.doorbell import KEY, QUEUE, TASK, Doorbell, DoorbellSettings, _Ringer, answered
+from mirror.capture.doorbell import (
+    KEY,
+    QUEUE,
+    TASK,
+    Doorbell,
+    DoorbellSettings,
+    _Ringer,
+    acknowledge_ring,
+)
 from mirror.devstack import RedisServer
 from tests.support.databases import TestDatabase
 from tests.support.waiting import until
@@ -108,7 +116,7 @@ def test_rings_coalesce_until_the_drain_answers(
     assert len(messages(client)) == 1
     assert events(primary) == 15
 
-    answered(client)
+    acknowledge_ring(client)
     commit(one, engine)
     assert one.doorbell.flush(30)
     assert len(messages(client)) == 2
@@ -221,7 +229,7 @@ def test_rings_work_again_after_redis_hung(
     recorder = make(seconds=0.2)
     commit(recorder, engine)
     assert recorder.doorbell.flush(30)
-    answered(client)
+    acknowledge_ring(client)
     redis_server.pause()
     commit(recorder, engine)
     assert recorder.doorbell.flush(30)
@@ -250,7 +258,7 @@ def test_rings_work_again_after_redis_was_killed(
         assert recorder.doorbell.flush(30)
     redis_server.restart()
     with redis.Redis.from_url(redis_server.url) as client:
-        answered(client)
+        acknowledge_ring(client)
         before = len(messages(client))
         commit(recorder, engine)
         assert recorder.doorbell.flush(30)
@@ -267,7 +275,7 @@ def test_a_connection_that_died_in_silence_costs_no_ring(
     recorder = make()
     commit(recorder, engine)
     assert recorder.doorbell.flush(30)
-    answered(client)
+    acknowledge_ring(client)
     (ringer,) = recorder.doorbell._ringers.values()
 
     def silence(*_: object, **__: object) -> None:
@@ -428,7 +436,7 @@ def test_a_ring_comes_after_its_commit(
     # Had the slow one rung already, this would be silent, and the last one missing.
     commit(recorder, engine)
     until(lambda: len(messages(client)) == 1)
-    answered(client)
+    acknowledge_ring(client)
     slow_commit()
     until(lambda: len(messages(client)) == 2)
     assert primary.value("select count(*) from users") == 1
@@ -510,13 +518,13 @@ def test_threads_that_ring_first_at_once_share_one_thread(
 
 def test_commits_that_never_end_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """They neither pile up nor keep the thread busy for ever."""
-    monkeypatch.setattr(_Ringer, "_PATIENCE", 0.05)
+    monkeypatch.setattr(_Ringer, "_MAX_COMMIT_SECONDS", 0.05)
     ringer = _Ringer(DoorbellSettings(redis_url="redis://127.0.0.1:1/0"))
     for _ in range(3000):
         ringer.request(lambda: False)
-    assert len(ringer._under_way) <= 1000
+    assert len(ringer._commits) <= 1000
     assert ringer.idle.wait(30)
-    assert ringer._under_way == []
+    assert ringer._commits == []
 
 
 # Processes
@@ -552,7 +560,9 @@ def test_an_exit_does_not_wait_for_a_redis_that_hangs(
 ) -> None:
     """It hangs for good; the ring would wait for minutes, and is given half a second."""
     redis_server.pause()
-    monkey = "import mirror.capture.doorbell\nmirror.capture.doorbell._Ringer._LOADING = -299.5\n"
+    monkey = (
+        "import mirror.capture.doorbell\nmirror.capture.doorbell._Ringer._IMPORT_SECONDS = -299.5\n"
+    )
     script(
         COMMIT + monkey + "commit()",
         DATABASE=primary.sqlalchemy_url,
@@ -587,22 +597,22 @@ def test_a_forked_child_rings_with_a_thread_of_its_own(
     """Even where the parent's locks were taken at the moment of the fork."""
     forked = """
 import redis
-from mirror.capture.doorbell import answered
+from mirror.capture.doorbell import acknowledge_ring
 client = redis.Redis.from_url(os.environ["REDIS_URL"])
 commit()
 bell = hooks.default().doorbell
 assert bell.flush(30)
-answered(client)
+acknowledge_ring(client)
 engine.dispose()
 (ringer,) = bell._ringers.values()
-with ringer._bell, ringer._publishing:
+with ringer._condition, ringer._publishing:
     child = os.fork()
 if child == 0:
     commit()
     os._exit(0 if bell.flush(30) else 1)
 _, status = os.waitpid(child, 0)
 assert status == 0, status
-answered(client)
+acknowledge_ring(client)
 commit()
 assert bell.flush(30)
 """
@@ -682,11 +692,11 @@ def test_gunicorns_workers_ring_with_a_preloaded_app(
             holding = threading.Thread(target=lambda: pids.append(get("/hold")))
             holding.start()
             until((place / "held").exists)
-            answered(client)
+            acknowledge_ring(client)
             pids.append(get("/"))
             until(lambda: len(messages(client)) == 2)
 
-            answered(client)
+            acknowledge_ring(client)
             (place / "release").touch()
             holding.join()
             until(lambda: len(messages(client)) == 3)

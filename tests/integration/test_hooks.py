@@ -880,7 +880,7 @@ def test_nothing_remains_of_sessions_and_connections_that_are_gone(
             recorder.changed(connection, "users", uuid4())
     del session, connection
     gc.collect()
-    assert len(recorder._pending) == 0
+    assert len(recorder._transactions) == 0
     with engine.connect() as connection:
         assert not connection.info
     engine.dispose()

@@ -1,34 +1,35 @@
-"""Which columns a statement assigns to."""
+"""Assigned: finds the columns that a statement assigns values to."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sqlalchemy.orm import ColumnProperty, Mapper
 
-from mirror.capture.orm.plans import changing_by_themselves
+from mirror.capture.orm.plans import auto_updated_columns
 
 
 def assigned(statement: Any, parameters: Any, mapper: Mapper[Any] | None) -> frozenset[str] | None:
-    """Return the columns that an UPDATE sets, by name; None if that cannot be seen.
+    """Return the names of the columns that an UPDATE sets; None if they are unknown.
 
-    Those that change with any UPDATE are among them.
+    They include the columns that change with any UPDATE.
     """
-    # There is no public way to them; which of the two it is depends on SQLAlchemy's version.
+    # There is no public way; the version of SQLAlchemy decides which of the two has the values.
     keys = [*(statement._values or ())]  # noqa: SLF001
     keys += [key for key, _ in getattr(statement, "_ordered_values", None) or ()]
     names = _names(keys, statement, mapper)
     if names is None:
         return None
     if isinstance(parameters, Mapping):
-        # Others are the values of bindparam().
+        # Keys that name no column are parameters of bindparam().
         names |= {name for key in parameters if (name := _name(key, statement, mapper)) is not None}
-    return frozenset(names | changing_by_themselves(statement.table.c))
+    return frozenset(names | auto_updated_columns(statement.table.c))
 
 
 def on_conflict(statement: Any) -> frozenset[str] | None:
-    """Return the columns that an INSERT sets of a row that is there already; None: any.
+    """Return the columns that an INSERT sets in a row that already exists; None: any column.
 
-    Without those by which it was recognised, if they are set to what they are.
+    Columns of the conflict target are excluded if the statement sets them to the proposed values:
+    those are equal to the row's.
     """
     clause: Any = getattr(statement, "_post_values_clause", None)
     if clause is None:
@@ -36,15 +37,15 @@ def on_conflict(statement: Any) -> frozenset[str] | None:
     # Pairs before SQLAlchemy 2.1.
     pairs: dict[Any, Any] = dict(getattr(clause, "update_values_to_set", ()))
     names = _names(pairs, statement, None)
-    recognised = _names(clause.inferred_target_elements or (), statement, None)
+    target = _names(clause.inferred_target_elements or (), statement, None)
     if names is None:
         return None
-    same = {
+    set_as_proposed = {
         value.name
         for value in pairs.values()
         if getattr(getattr(value, "table", None), "name", None) == "excluded"
     }
-    return frozenset(names - (same & (recognised or set())))
+    return frozenset(names - (set_as_proposed & (target or set())))
 
 
 def _names(keys: Iterable[Any], statement: Any, mapper: Mapper[Any] | None) -> set[str] | None:
@@ -53,7 +54,7 @@ def _names(keys: Iterable[Any], statement: Any, mapper: Mapper[Any] | None) -> s
 
 
 def _name(key: Any, statement: Any, mapper: Mapper[Any] | None) -> str | None:
-    """Return a column's name in the database, by whatever a statement calls it."""
+    """Return a column's name in the database; `key` is a column, an attribute or their name."""
     if not isinstance(key, str):
         return getattr(key, "name", None)
     if mapper is not None and key in mapper.attrs:

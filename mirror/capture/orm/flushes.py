@@ -1,10 +1,10 @@
-"""Events of a flush: rows that the unit of work inserts, updates and deletes.
+"""Flushes: records events of the rows that a flush inserts, updates and deletes.
 
-What was loaded may be old: somebody else may have moved the row since. So where an event names
-columns that are not the object's identity, they are read under the lock that the UPDATE or DELETE
-is about to take, for all objects at once that are known beforehand. Which others there are is
-only certain when SQLAlchemy comes to them: cascades, orphans and foreign keys that a relationship
-sets are found on the way.
+The loaded values of an object may be old, because another transaction may have changed its row. So
+if an event names columns outside of the object's identity, they are read from the database, under
+the lock that the UPDATE or DELETE is about to take. This is one query for all objects that are
+known before the flush. SQLAlchemy finds further objects during the flush (cascades, orphans,
+foreign keys that a relationship sets); their rows are read then.
 """
 
 from collections import defaultdict
@@ -13,42 +13,45 @@ from typing import Any
 from sqlalchemy import Connection, inspect
 from sqlalchemy.orm import InstanceState, Mapper, Session
 
-from mirror.capture.orm.links import SecondaryTables
-from mirror.capture.orm.meaning import RowEvents, RowValues
 from mirror.capture.orm.plans import Plan, Plans
+from mirror.capture.orm.row_events import RowEvents, RowValues
+from mirror.capture.orm.secondary_tables import SecondaryTables
 from mirror.capture.outbox import Event
 
 State = InstanceState[Any]
-_Place = tuple[Plan, State]
+_Row = tuple[Plan, State]
 
 
 class Flush:
-    """What one flush has come to so far."""
+    """The rows that one flush has changed so far."""
 
-    def __init__(self, meaning: RowEvents, plans: Plans, links: SecondaryTables) -> None:
-        self._meaning = meaning
+    def __init__(
+        self, row_events: RowEvents, plans: Plans, secondary_tables: SecondaryTables
+    ) -> None:
+        self._row_events = row_events
         self._plans = plans
-        self._links = links
+        self._secondary_tables = secondary_tables
         self._connections: dict[Plan, Connection] = {}
-        self._inserted: list[_Place] = []
-        self._updated: dict[_Place, frozenset[str]] = {}
-        self._deleted: list[_Place] = []
-        self._old: dict[_Place, RowValues | None] = {}
-        """Known before the change; None where that could not be found out."""
-        self._linked: list[tuple[State, Connection, bool]] = []
-        # A state does not hold its object, and a flush is free to let go of one.
+        self._inserted: list[_Row] = []
+        self._updated: dict[_Row, frozenset[str]] = {}
+        self._deleted: list[_Row] = []
+        self._old: dict[_Row, RowValues | None] = {}
+        """The values before the change; None if they are unknown."""
+        self._with_secondary: list[tuple[State, Connection, bool]] = []
+        """States whose class has relationships over mirrored tables; True: deleted."""
+        # Keeps the objects alive: neither a state nor a flush refers to them strongly.
         self._objects: list[object] = []
 
     def prepare(self, session: Session) -> None:
-        """Read, under lock, the rows that are known to change beyond their identity."""
-        wanted: dict[tuple[Mapper[Any], Plan], list[State]] = defaultdict(list)
+        """Read and lock the rows that will change and whose identity does not suffice."""
+        to_lock: dict[tuple[Mapper[Any], Plan], list[State]] = defaultdict(list)
         for objects, deleted in ((session.dirty, False), (session.deleted, True)):
-            for one in objects:
-                state: State = inspect(one)
+            for instance in objects:
+                state: State = inspect(instance)
                 for plan in self._plans.of(state.mapper):
                     if plan.must_be_read(None if deleted else plan.changed(state)):
-                        wanted[state.mapper, plan].append(state)
-        for (mapper, plan), states in wanted.items():
+                        to_lock[state.mapper, plan].append(state)
+        for (mapper, plan), states in to_lock.items():
             self._lock(session.connection(bind_arguments={"mapper": mapper}), plan, states)
 
     def inserting(self, session: Session, connection: Connection, state: State) -> None:
@@ -64,63 +67,63 @@ class Flush:
         for plan in self._note(connection, state):
             changed = self._updated[plan, state] = plan.changed(state)
             if changed:
-                self._know(connection, plan, state, changed)
+                self._remember_old(connection, plan, state, changed)
 
     def deleting(self, connection: Connection, state: State) -> None:
         """Note a row that is about to be deleted."""
         for plan in self._note(connection, state, deleted=True):
             self._deleted.append((plan, state))
-            self._know(connection, plan, state, None)
+            self._remember_old(connection, plan, state, None)
 
     def events(self) -> list[Event]:
-        """Return the events of everything noted, after the rows were written."""
+        """Return the events of all noted rows, after the flush has written them."""
         found: list[Event] = []
-        meaning = self._meaning
-        # What other listeners have changed behind us counts as well.
-        for place, before in self._updated.items():
-            plan, state = place
-            self._updated[place] = before | plan.changed(state)
-        new = self._rows_now()
-        for place in self._deleted:
-            for effect in place[0].effects:
-                found += meaning.deleted(effect, self._old.get(place))
-        for place, changed in self._updated.items():
-            for effect in place[0].effects:
-                found += meaning.updated(effect, changed, self._old.get(place), new.get(place))
-        for place in self._inserted:
-            for effect in place[0].effects:
-                found += meaning.inserted(effect, new.get(place))
-        for state, connection, deleted in self._linked:
-            for link in self._links.of(state.mapper):
-                found += link.events(meaning, state, connection.dialect, deleted=deleted)
+        row_events = self._row_events
+        # Other listeners may have changed more columns after ours ran.
+        for row, before in self._updated.items():
+            plan, state = row
+            self._updated[row] = before | plan.changed(state)
+        new = self._new_values()
+        for row in self._deleted:
+            for effect in row[0].effects:
+                found += row_events.deleted(effect, self._old.get(row))
+        for row, changed in self._updated.items():
+            for effect in row[0].effects:
+                found += row_events.updated(effect, changed, self._old.get(row), new.get(row))
+        for row in self._inserted:
+            for effect in row[0].effects:
+                found += row_events.inserted(effect, new.get(row))
+        for state, connection, deleted in self._with_secondary:
+            for table in self._secondary_tables.of(state.mapper):
+                found += table.events(row_events, state, connection.dialect, deleted=deleted)
         return found
 
     def _note(
         self, connection: Connection, state: State, *, deleted: bool = False
     ) -> tuple[Plan, ...]:
         plans = self._plans.of(state.mapper)
-        links = self._links.of(state.mapper)
-        if plans or links:
+        secondary = self._secondary_tables.of(state.mapper)
+        if plans or secondary:
             self._objects.append(state.obj())
-        if links:
-            self._linked.append((state, connection, deleted))
+        if secondary:
+            self._with_secondary.append((state, connection, deleted))
         for plan in plans:
             self._connections[plan] = connection
         return plans
 
-    def _know(
+    def _remember_old(
         self, connection: Connection, plan: Plan, state: State, changed: frozenset[str] | None
     ) -> None:
-        """See to it that a row's old values are known, if the change is of interest."""
+        """Remember a row's old values: those in its identity, or read from the database."""
         if (plan, state) in self._old:
             return
         if state.key is None:
             return
-        shown = plan.by_identity(state.key[1], connection.dialect)
-        if plan.must_be_read(changed) or not shown.keys() >= plan.identity.keys():
+        values = plan.by_identity(state.key[1], connection.dialect)
+        if plan.must_be_read(changed) or not values.keys() >= plan.identity.keys():
             self._lock(connection, plan, [state])
         else:
-            self._old[plan, state] = shown
+            self._old[plan, state] = values
 
     def _lock(self, connection: Connection, plan: Plan, states: list[State]) -> None:
         identities = {state: state.key[1] for state in states if state.key is not None}
@@ -128,34 +131,34 @@ class Flush:
         for state, identity in identities.items():
             self._old[plan, state] = rows.get(identity)
 
-    def _rows_now(self) -> dict[_Place, RowValues]:
-        """Return the rows as they are, from the database where the objects do not show it."""
-        now: dict[_Place, RowValues] = {}
+    def _new_values(self) -> dict[_Row, RowValues]:
+        """Return the new values of rows; from the database if the objects lack some."""
+        new: dict[_Row, RowValues] = {}
         missing: dict[Plan, dict[State, Any]] = defaultdict(dict)
-        for place in (*self._inserted, *self._updated):
-            plan, state = place
-            changed = self._updated.get(place, plan.named)
+        for row in (*self._inserted, *self._updated):
+            plan, state = row
+            changed = self._updated.get(row, plan.named)
             if plan.named.isdisjoint(changed):
                 continue
-            row = plan.by_attribute(state.dict, self._connections[plan].dialect)
-            # What stayed is what was read before: truer than what was loaded some time ago.
-            old = self._old.get(place) or {}
-            row.update((name, text) for name, text in old.items() if name not in changed)
-            now[place] = row
+            values = plan.by_attribute(state.dict, self._connections[plan].dialect)
+            # For unchanged columns, the values read before the change are newer than loaded ones.
+            old = self._old.get(row) or {}
+            values.update((name, text) for name, text in old.items() if name not in changed)
+            new[row] = values
             instance = state.obj()
-            if instance is not None and not row.keys() >= plan.named:
+            if instance is not None and not values.keys() >= plan.named:
                 identity = state.mapper.primary_key_from_instance(instance)
                 missing[plan][state] = tuple(identity)
         for plan, identities in missing.items():
             rows = plan.read(self._connections[plan], list(identities.values()))
             for state, identity in identities.items():
                 if identity in rows:
-                    now[plan, state] = rows[identity]
-        return now
+                    new[plan, state] = rows[identity]
+        return new
 
 
 def _replaced(session: Session, state: State) -> State | None:
-    """Return the deleted object whose row a new one of the same identity takes over."""
+    """Return the deleted object whose row a new object with the same identity takes over."""
     instance = state.obj()
     if instance is None or not session.deleted:
         return None

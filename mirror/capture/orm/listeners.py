@@ -1,14 +1,14 @@
-"""ORM capture: a SQLAlchemy session's own changes become events, without a hook in sight.
+"""Listeners: record events for all changes of a SQLAlchemy session, without calls of hooks.
 
     from mirror.capture import attach
 
     make_session = sessionmaker(engine)
     attach(make_session, registry)
 
-It sees what sessions flush (cascades of relationships included) and the INSERT, UPDATE and DELETE
-statements that they execute; what that means, the mappings' queries decide. It does not see SQL as
-text, statements on a Connection, what the database does by itself (ON DELETE CASCADE, triggers),
-`session.bulk_save_objects()` and its kin, and statements inside a WITH.
+It sees the objects that sessions flush (including relationships' cascades) and the INSERT, UPDATE
+and DELETE statements that they execute. It does not see SQL as text, statements on a Connection,
+changes by the database itself (ON DELETE CASCADE, triggers), `session.bulk_save_objects()` and
+similar methods, and statements inside a WITH.
 """
 
 import sys
@@ -30,9 +30,9 @@ from sqlalchemy.orm import (
 from mirror.capture.doorbell import Doorbell, DoorbellSettings
 from mirror.capture.orm.bulk import execute
 from mirror.capture.orm.flushes import Flush
-from mirror.capture.orm.links import SecondaryTables
-from mirror.capture.orm.meaning import RowEvents
 from mirror.capture.orm.plans import Plans
+from mirror.capture.orm.row_events import RowEvents
+from mirror.capture.orm.secondary_tables import SecondaryTables
 from mirror.capture.recorder import Hooks, default
 from mirror.errors import ConfigError, UsageError
 from mirror.model.registry import Registry
@@ -45,7 +45,7 @@ SessionSource: TypeAlias = (
     " | scoped_session[Any] | async_sessionmaker[Any] | async_scoped_session[Any]"
 )
 
-# The flushes under way; each session may be watched by several captures.
+# The flushes in progress, by session; several captures may be attached to one session.
 _flushes: WeakKeyDictionary[Session, dict["Capture", Flush]] = WeakKeyDictionary()
 _attached: set[int] = set()
 
@@ -53,18 +53,19 @@ _attached: set[int] = set()
 def attach(
     target: SessionSource, registry: Registry | None = None, *, hooks: Hooks | None = None
 ) -> "Capture":
-    """Record what sessions of `target` change, until `detach()`.
+    """Record the changes of all sessions of `target`, until `detach()`.
 
-    `target` is a sessionmaker, a scoped_session, a subclass of Session (Session itself: all of the
-    process), a session, or the asyncio counterpart of one of these. Attach at start: sessions that
-    an async_sessionmaker has made before are not seen.
+    `target` is a sessionmaker, a scoped_session, a session, a subclass of Session, or the asyncio
+    counterpart of one of these. Session itself means all sessions of the process. Attach at start:
+    earlier sessions of an async_sessionmaker are not seen.
 
-    `registry` says what is mirrored; None: what MIRROR_MAPPINGS names. `hooks` are those that the
-    backend calls as well, if it made its own; None: those of the functions in `mirror.hooks`, if
-    they are of the same registry. An event of both is recorded once.
+    `registry` declares the mirrored data; None: the registry that MIRROR_MAPPINGS names. If the
+    backend calls its own Hooks, pass them as `hooks`; None: those of the functions in
+    `mirror.hooks`, if they have the same registry. An event that a hook and the capture both
+    record is recorded once.
 
     Raises:
-        UsageError: `target` is none of these, or `hooks` are of another registry.
+        UsageError: `target` has another type, or `hooks` have another registry.
         ConfigError, MappingError: as `mirror.hooks.default()`.
     """
     if hooks is None:
@@ -88,10 +89,10 @@ class Capture:
 
     def __init__(self, target: SessionSource, hooks: Hooks) -> None:
         self._hooks = hooks
-        self._meaning = RowEvents(hooks.registry)
-        self._plans = Plans(self._meaning)
-        self._links = SecondaryTables(self._meaning)
-        self._target, self._restore = _listened(target)
+        self._row_events = RowEvents(hooks.registry)
+        self._plans = Plans(self._row_events)
+        self._secondary_tables = SecondaryTables(self._row_events)
+        self._target, self._restore = _event_target(target)
         self._listeners: dict[str, Callable[..., Any]] = {
             "before_flush": self._before_flush,
             "after_flush": self._after_flush,
@@ -104,7 +105,7 @@ class Capture:
         self._is_attached = True
 
     def detach(self) -> None:
-        """Remove every listener. What was recorded before is still written at commit."""
+        """Remove every listener. Events that are already recorded are still written at commit."""
         if not self._is_attached:
             return
         self._is_attached = False
@@ -114,7 +115,7 @@ class Capture:
         _watch_rows_no_longer(self)
 
     def _before_flush(self, session: Session, *_: object) -> None:
-        flush = Flush(self._meaning, self._plans, self._links)
+        flush = Flush(self._row_events, self._plans, self._secondary_tables)
         flush.prepare(session)
         _flushes.setdefault(session, {})[self] = flush
 
@@ -125,11 +126,11 @@ class Capture:
             self._hooks.record(session, events)
 
     def _forget(self, session: Session, *_: object) -> None:
-        # A flush that failed never comes to its after_flush.
+        # A failed flush has no after_flush.
         _flushes.get(session, {}).pop(self, None)
 
     def _execute(self, state: ORMExecuteState) -> Any:
-        outcome = execute(state, self._meaning, self._plans)
+        outcome = execute(state, self._row_events, self._plans)
         if outcome is None:
             return None
         result, events = outcome
@@ -138,7 +139,7 @@ class Capture:
         return result
 
 
-# Which rows a flush writes, SQLAlchemy tells to listeners of mappers alone.
+# Only listeners on mappers see the rows that a flush writes.
 
 
 def _watch_rows(capture: Capture) -> None:
@@ -181,22 +182,22 @@ _ROW_LISTENERS: tuple[tuple[str, Callable[..., None]], ...] = (
 )
 
 
-def _listened(target: Any) -> tuple[Any, Callable[[], None]]:
-    """Return what listeners attach to, and how to undo what that took."""
+def _event_target(target: Any) -> tuple[Any, Callable[[], None]]:
+    """Return the object for event.listen(), and a function that undoes all changes to `target`."""
     asyncio: Any = sys.modules.get("sqlalchemy.ext.asyncio")
     if isinstance(target, scoped_session) or (
         asyncio and isinstance(target, asyncio.async_scoped_session)
     ):
-        return _listened(target.session_factory)
+        return _event_target(target.session_factory)
     if asyncio and isinstance(target, asyncio.AsyncSession):
-        return _listened(target.sync_session)
+        return _event_target(target.sync_session)
     if asyncio and isinstance(target, asyncio.async_sessionmaker):
         configured = target.kw.get("sync_session_class")
         if isinstance(configured, sessionmaker):
-            return _listened(configured)
+            return _event_target(configured)
         return _own_class(target.class_, target.kw)
     if asyncio and isinstance(target, type) and issubclass(target, asyncio.AsyncSession):
-        return _listened(Session) if target is asyncio.AsyncSession else _own_class(target, {})
+        return _event_target(Session) if target is asyncio.AsyncSession else _own_class(target, {})
     if isinstance(target, Session | sessionmaker) or (
         isinstance(target, type) and issubclass(target, Session)
     ):
@@ -210,7 +211,7 @@ def _listened(target: Any) -> tuple[Any, Callable[[], None]]:
 def _own_class(
     asynchronous: Any, options: dict[str, Any]
 ) -> tuple[type[Session], Callable[[], None]]:
-    """Give asyncio sessions a class of their own to work with: they share Session by default."""
+    """Give asyncio sessions their own synchronous class; by default, all share Session."""
     inherited = asynchronous.sync_session_class
     configured = options.get("sync_session_class")
     own: type[Session] = type("CapturedSession", (configured or inherited,), {})
@@ -220,7 +221,7 @@ def _own_class(
         asynchronous.sync_session_class = own
 
     def restore() -> None:
-        # Somebody may have put theirs on top of ours.
+        # Other code may have replaced our class since.
         if configured and options.get("sync_session_class") is own:
             options["sync_session_class"] = configured
         elif not configured and asynchronous.sync_session_class is own:

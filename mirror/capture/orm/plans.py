@@ -1,4 +1,4 @@
-"""How the rows of a mapped class are found, read and compared, per table that is mirrored."""
+"""Plans: find, read and compare the rows of a mapped class, for each mirrored table."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ from sqlalchemy.orm.exc import UnmappedColumnError
 from sqlalchemy.sql import ClauseElement
 from sqlalchemy.types import TypeEngine
 
-from mirror.capture.orm.meaning import RowEvents, RowValues, touches
+from mirror.capture.orm.row_events import RowEvents, RowValues, touches
 from mirror.model.query.effects import Effect
 
 _CHUNK = 500
@@ -36,24 +36,25 @@ _NO_EXPRESSION = TypeEngine.bind_expression
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """One mapped class and one of its tables that mappings read."""
+    """One mapped class and one of its tables, which mappings read."""
 
     table: Any
     effects: tuple[Effect, ...]
     columns: dict[str, Any]
-    """The table's columns by the names they have in the database."""
+    """The table's columns, by their names in the database."""
     attributes: dict[str, str]
-    """The class's attributes by those names."""
+    """The class's attributes, by the same names."""
     identity: dict[str, int]
-    """Where a column's value is in an object's identity, which is true even if all else is old."""
+    """The position of a column's value in an object's identity. The identity is right even if the
+    other loaded values are old."""
     where: tuple[Any, ...]
-    """The columns of the table that hold the identity; empty if some does not."""
-    by_itself: frozenset[str]
-    """Columns that change with any other: `onupdate`, and the version counter."""
+    """The columns of the table that hold the identity; empty if the table lacks one of them."""
+    auto_updated: frozenset[str]
+    """Columns that change with every UPDATE: those with `onupdate`, and the version counter."""
 
     @cached_property
     def named(self) -> frozenset[str]:
-        """The columns that events name."""
+        """The columns whose values are in events."""
         return frozenset(name for effect in self.effects for name in effect.columns)
 
     def changed(self, state: InstanceState[Any]) -> frozenset[str]:
@@ -72,12 +73,12 @@ class Plan:
         )
 
     def _with_others(self, names: set[str]) -> frozenset[str]:
-        return frozenset(names | self.by_itself) if names else frozenset()
+        return frozenset(names | self.auto_updated) if names else frozenset()
 
     def must_be_read(self, changed: frozenset[str] | None) -> bool:
-        """Tell whether such a change (None: a delete) concerns more than the identity tells.
+        """Return whether events of a change (None: a delete) need more than the identity.
 
-        Any other value may be one that somebody else has replaced since it was loaded.
+        Another transaction may have replaced any other value since it was loaded.
         """
         return any(
             not self.identity.keys() >= set(effect.columns)
@@ -86,35 +87,36 @@ class Plan:
         )
 
     def by_identity(self, identity: Any, dialect: Dialect) -> dict[str, str | None]:
-        """Return the columns that are in an object's identity; those of which we know the text."""
+        """Return the columns in an object's identity; without those whose text is unknown."""
         return self._texts(
             {name: identity[place] for name, place in self.identity.items()}, dialect
         )
 
     def by_attribute(self, values: Any, dialect: Dialect) -> dict[str, str | None]:
-        """Return the named columns that are among values by attribute."""
-        shown = {
+        """Return the columns in `named` from values by attribute."""
+        known = {
             name: values[key]
             for name, key in self.attributes.items()
             if name in self.named and key in values
         }
-        return self._texts(shown, dialect)
+        return self._texts(known, dialect)
 
     def read(
         self, connection: Connection, identities: Sequence[Any], *, lock: bool = False
     ) -> dict[Any, RowValues]:
-        """Return the named columns of rows as they are, by identity; those that are there.
+        """Read the columns in `named`; return them by identity, for the rows that exist.
 
-        `lock` as an UPDATE would: until the end of the transaction they stay what they are.
+        `lock` locks the rows as an UPDATE does, so that they stay unchanged until the transaction
+        ends.
         """
-        named = sorted(self.named)
-        if not self.where or any(name not in self.columns for name in named):
+        names = sorted(self.named)
+        if not self.where or any(name not in self.columns for name in names):
             return {}
-        wanted = select(*self.where, *(cast(self.columns[name], Text) for name in named)).order_by(
+        query = select(*self.where, *(cast(self.columns[name], Text) for name in names)).order_by(
             *self.where
         )
         if lock:
-            wanted = wanted.with_for_update(key_share=True)
+            query = query.with_for_update(key_share=True)
         rows: dict[Any, RowValues] = {}
         several = len(self.where) > 1
         for start in range(0, len(identities), _CHUNK):
@@ -124,9 +126,9 @@ class Plan:
                 if several
                 else self.where[0].in_([identity[0] for identity in chunk])
             )
-            for row in connection.execute(wanted.where(condition)):
+            for row in connection.execute(query.where(condition)):
                 identity = tuple(row[: len(self.where)])
-                rows[identity] = dict(zip(named, row[len(self.where) :], strict=True))
+                rows[identity] = dict(zip(names, row[len(self.where) :], strict=True))
         return rows
 
     def _texts(self, values: dict[str, Any], dialect: Dialect) -> dict[str, str | None]:
@@ -139,22 +141,22 @@ class Plan:
 
 
 class Plans:
-    """The plans of mapped classes, made when one is first seen."""
+    """The plans of mapped classes, made at the first use of a class."""
 
-    def __init__(self, meaning: RowEvents) -> None:
-        self.meaning = meaning
+    def __init__(self, row_events: RowEvents) -> None:
+        self.row_events = row_events
         self._made: WeakKeyDictionary[Mapper[Any], tuple[Plan, ...]] = WeakKeyDictionary()
 
     def of(self, mapper: Mapper[Any]) -> tuple[Plan, ...]:
-        """Return one plan for each mirrored table of a mapped class; for most there is none."""
-        made = self._made.get(mapper)
-        if made is None:
-            made = self._made[mapper] = tuple(self._make(mapper))
-        return made
+        """Return one plan for each mirrored table of a mapped class; most classes have none."""
+        plans = self._made.get(mapper)
+        if plans is None:
+            plans = self._made[mapper] = tuple(self._make(mapper))
+        return plans
 
     def _make(self, mapper: Mapper[Any]) -> Iterator[Plan]:
         for table in mapper.tables:
-            effects = self.meaning.of(table)
+            effects = self.row_events.of(table)
             if effects:
                 yield _plan(mapper, table, effects)
 
@@ -168,10 +170,10 @@ def _plan(mapper: Mapper[Any], table: Any, effects: tuple[Effect, ...]) -> Plan:
             continue
     keys = [mapper.get_property_by_column(column).key for column in mapper.primary_key]
     by_attribute = {key: name for name, key in attributes.items() if key in keys}
-    itself = changing_by_themselves(table.c)
+    auto_updated = auto_updated_columns(table.c)
     version = mapper.version_id_col
     if version is not None and version.table is table:
-        itself.add(version.name)
+        auto_updated.add(version.name)
     columns = {column.name: column for column in table.c}
     return Plan(
         table,
@@ -182,12 +184,12 @@ def _plan(mapper: Mapper[Any], table: Any, effects: tuple[Effect, ...]) -> Plan:
         where=tuple(columns[by_attribute[key]] for key in keys)
         if len(by_attribute) == len(keys)
         else (),
-        by_itself=frozenset(itself),
+        auto_updated=frozenset(auto_updated),
     )
 
 
-def changing_by_themselves(columns: Any) -> set[str]:
-    """Return the names of columns that change with any UPDATE."""
+def auto_updated_columns(columns: Any) -> set[str]:
+    """Return the names of columns that change with every UPDATE."""
     return {
         column.name
         for column in columns
@@ -197,11 +199,11 @@ def changing_by_themselves(columns: Any) -> set[str]:
 
 
 def text_of(kind: Any, value: Any, dialect: Dialect) -> str | None:
-    """Return the text that a value becomes in a column, or None where only the database knows."""
+    """Return the text of a value in a column; None if only the database knows it."""
     if isinstance(value, ClauseElement) or type(kind).bind_expression is not _NO_EXPRESSION:
         return None
     if isinstance(kind, Enum):
-        # What the database holds of a member is its name, or whatever values_callable says.
+        # The database holds a member's name, or the text from values_callable.
         process = kind.dialect_impl(dialect).bind_processor(dialect)
         value = process(value) if process else value
         return str.__str__(value) if isinstance(value, str) else None

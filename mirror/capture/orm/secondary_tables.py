@@ -1,6 +1,7 @@
-"""Events of many-to-many tables: rows that a relationship's `secondary` gains and loses.
+"""Secondary tables: records events of rows in the `secondary` table of a many-to-many relationship.
 
-They are nobody's object. What the relationship added and removed names them.
+No mapped object represents these rows. They follow from the objects that the relationship has
+gained and lost.
 """
 
 from collections.abc import Iterator
@@ -11,25 +12,25 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import Dialect
 from sqlalchemy.orm import InstanceState, Mapper, PassiveFlag
 
-from mirror.capture.orm.meaning import RowEvents, RowValues
 from mirror.capture.orm.plans import text_of
+from mirror.capture.orm.row_events import RowEvents, RowValues
 from mirror.capture.outbox import Event
 from mirror.model.query.effects import Effect
 
 
 @dataclass(frozen=True, eq=False)
 class SecondaryTable:
-    """A relationship whose `secondary` mappings read."""
+    """A relationship over a `secondary` table that mappings read."""
 
     attribute: str
     effects: tuple[Effect, ...]
     near: tuple[tuple[Any, Any], ...]
-    """Pairs of a column of the object's own table and one of the secondary's."""
+    """Pairs of a column of the object's own table and a column of the secondary table."""
     far: tuple[tuple[Any, Any], ...]
     """The same for the other side."""
 
     def events(
-        self, meaning: RowEvents, state: InstanceState[Any], dialect: Dialect, *, deleted: bool
+        self, row_events: RowEvents, state: InstanceState[Any], dialect: Dialect, *, deleted: bool
     ) -> Iterator[Event]:
         """Yield the events of one object's flushed changes."""
         history = state.get_history(self.attribute, PassiveFlag.PASSIVE_NO_INITIALIZE)
@@ -39,10 +40,10 @@ class SecondaryTable:
             state.mapper.get_property_by_column(column).key in state.committed_state
             for column, _ in self.near
         ):
-            # The object's own key has changed, and its links with it.
+            # The object's own key has changed, and with it all of its rows here.
             for effect in self.effects:
-                yield meaning.everything(effect)
-        for objects, derive in ((gone, meaning.deleted), (history.added, meaning.inserted)):
+                yield row_events.everything(effect)
+        for objects, derive in ((gone, row_events.deleted), (history.added, row_events.inserted)):
             for other in objects:
                 if other is not None:
                     row = {**near, **_row(_state(other), self.far, dialect)}
@@ -51,35 +52,35 @@ class SecondaryTable:
 
 
 class SecondaryTables:
-    """The links of mapped classes, found when one is first seen."""
+    """The secondary tables of mapped classes, found at the first use of a class."""
 
-    def __init__(self, meaning: RowEvents) -> None:
-        self._meaning = meaning
+    def __init__(self, row_events: RowEvents) -> None:
+        self._row_events = row_events
         self._found: WeakKeyDictionary[Mapper[Any], tuple[SecondaryTable, ...]] = (
             WeakKeyDictionary()
         )
 
     def of(self, mapper: Mapper[Any]) -> tuple[SecondaryTable, ...]:
-        """Return a mapped class's relationships over mirrored tables; for most there is none."""
+        """Return a mapped class's relationships over mirrored tables; most classes have none."""
         found = self._found.get(mapper)
         if found is None:
             found = self._found[mapper] = tuple(
                 SecondaryTable(
                     relationship.key,
-                    self._meaning.of(relationship.secondary),
+                    self._row_events.of(relationship.secondary),
                     tuple(relationship.synchronize_pairs),
                     tuple(relationship.secondary_synchronize_pairs or ()),
                 )
                 for relationship in mapper.relationships
                 if relationship.secondary is not None
                 and not relationship.viewonly
-                and self._meaning.of(relationship.secondary)
+                and self._row_events.of(relationship.secondary)
             )
         return found
 
 
 def _state(other: Any) -> InstanceState[Any]:
-    # A history of collections holds objects or their states, as the kind of relationship has it.
+    # The kind of relationship decides whether a collection's history has objects or their states.
     return other if isinstance(other, InstanceState) else other._sa_instance_state  # noqa: SLF001
 
 
@@ -87,7 +88,7 @@ def _row(
     state: InstanceState[Any], pairs: tuple[tuple[Any, Any], ...], dialect: Dialect
 ) -> RowValues:
     row: dict[str, str | None] = {}
-    for column, link in pairs:
+    for column, secondary_column in pairs:
         key = state.mapper.get_property_by_column(column).key
         primary = [state.mapper.get_property_by_column(c).key for c in state.mapper.primary_key]
         if key in state.dict:
@@ -98,5 +99,5 @@ def _row(
             continue
         text = text_of(column.type, value, dialect)
         if text is not None:
-            row[link.name] = text
+            row[secondary_column.name] = text
     return row

@@ -1,8 +1,8 @@
-"""What a changed row means, as events; for every way in which the ORM changes rows.
+"""Row events: turns changed rows into events.
 
-A row is its table's columns by name, as the text that PostgreSQL prints for them. None instead
-of a row, or a column that is missing in it, means that nobody can tell: then everything is read
-again, which is slow and right, where a guess would be fast and sometimes wrong.
+A row is a mapping from column names to the texts that PostgreSQL prints for the values. A row that
+is None, or lacks a column, is unknown. Then the event is about the whole mapping, which is slow but
+correct.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ _DEFAULT_SCHEMA = "public."
 
 
 class RowEvents:
-    """The effects of one registry, looked up by SQLAlchemy's tables."""
+    """The effects of one registry, by table, and the events of changed rows."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -32,7 +32,7 @@ class RowEvents:
             self._effects[name] = (*self._effects.get(name, ()), *effects)
 
     def of(self, table: Any) -> tuple[Effect, ...]:
-        """Return what a row of a table, or of an alias of one, means; nothing for most."""
+        """Return the effects of a table's rows; empty if no mapping reads the table."""
         while isinstance(table, Alias):
             table = table.element
         schema = getattr(table, "schema", None)
@@ -40,11 +40,11 @@ class RowEvents:
         return self._effects.get(name.removeprefix(_DEFAULT_SCHEMA), ())
 
     def inserted(self, effect: Effect, new: RowValues | None) -> Iterator[Event]:
-        """Yield the event of a row that is new."""
+        """Yield the event of an inserted row."""
         yield from self._event(effect, new, Lane.GRANT if effect.adds else Lane.REVOCATION)
 
     def deleted(self, effect: Effect, old: RowValues | None) -> Iterator[Event]:
-        """Yield the event of a row that is gone."""
+        """Yield the event of a deleted row."""
         yield from self._event(effect, old, Lane.REVOCATION)
 
     def updated(
@@ -54,7 +54,7 @@ class RowEvents:
         old: RowValues | None,
         new: RowValues | None,
     ) -> Iterator[Event]:
-        """Yield the events of a row of which some columns have changed; None: any may have."""
+        """Yield the events of an updated row; `changed` are its columns, None: unknown."""
         if not touches(changed, effect.reads):
             return
         moved = touches(changed, frozenset(effect.columns))
@@ -75,24 +75,24 @@ class RowEvents:
         else:
             values = [row[name] for name in effect.columns]
             if None not in values:
-                yield self._named(effect, values, lane)
+                yield self._event_of(effect, values, lane)
             elif effect.nulls:
                 yield Event(lane, effect.mapping, (), EVERYTHING)
 
-    def _named(self, effect: Effect, values: list[str | None], lane: Lane) -> Event:
+    def _event_of(self, effect: Effect, values: list[str | None], lane: Lane) -> Event:
         mapping = self._registry[effect.mapping]
         try:
             if effect.reference is None:
                 return Event(lane, effect.mapping, mapping.canonical(values))
             text = mapping.canonical_reference(effect.reference, values[0])
         except InvalidKey:
-            # The change itself is the backend's business, and may be fine.
+            # The value fits no key of ours, but the backend's change may be valid.
             return self.everything(effect)
         return Event(lane, effect.mapping, (text,), effect.reference)
 
 
 def touches(changed: frozenset[str] | None, columns: frozenset[str] | None) -> bool:
-    """Tell whether a change may be one of these columns; None: any column."""
+    """Return whether a change may affect one of these columns; None: any column."""
     if changed is None or columns is None:
         return changed is None or bool(changed)
     return not changed.isdisjoint(columns)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from mappings.trips import registry as trips
-from mirror.capture.orm.meaning import RowEvents
+from mirror.capture.orm.row_events import RowEvents
 from mirror.capture.outbox import Event, Lane
 from mirror.model.mapping import EVERYTHING
 
@@ -14,9 +14,9 @@ pytestmark = pytest.mark.fast
 
 def test_a_null_names_nothing_or_where_it_may_count_everything() -> None:
     """Rows that a query yields for a NULL have no value to be found by."""
-    meaning = RowEvents(trips)
+    row_events = RowEvents(trips)
     (effect,) = trips.effects["users"]
-    assert list(meaning.deleted(effect, {"id": None})) == []
+    assert list(row_events.deleted(effect, {"id": None})) == []
     counts = replace(effect, nulls=True)
     whole = Event(Lane.REVOCATION, "users", (), EVERYTHING)
-    assert list(meaning.deleted(counts, {"id": None})) == [whole]
+    assert list(row_events.deleted(counts, {"id": None})) == [whole]

@@ -1,0 +1,6 @@
+-- Everybody who shares a {noun} with the caller, the caller included.
+create or replace function {companions}() returns uuid[]
+{definer}
+as $$
+  {companions_query}
+$$;

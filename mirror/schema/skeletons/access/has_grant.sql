@@ -1,0 +1,13 @@
+-- By number: a column of the table that is called like a parameter would win over it.
+create or replace function {check}(kind text, resource {type}, min_level text) returns boolean
+{definer}
+as $$
+  select exists (
+    select from {table} as g
+    where {user} = (select auth.uid())
+      and {kind} = $1
+      and {resource} = $2
+      {and_active}
+      and {level} = any((select {levels}($3))::text[])
+  )
+$$;

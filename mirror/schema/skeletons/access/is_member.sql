@@ -1,0 +1,3 @@
+create or replace function {is_member}(resource {kind}) returns boolean
+{definer}
+as $$ select {has_role}($1, {weakest_role}) $$;
