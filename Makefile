@@ -53,7 +53,8 @@ $(BIN)/python:
 define install
 @mv $(INSTALLER) $(INSTALLER)-busy
 @$(UV) pip $(1) --python $(BIN)/python --no-build --require-hashes && \
-  $(UV) pip install --python $(BIN)/python --no-deps --no-build-isolation --editable .; \
+  $(BIN)/uv --quiet pip install --python $(BIN)/python --no-deps --no-build-isolation \
+  --editable .; \
   code=$$?; mv $(INSTALLER)-busy $(INSTALLER); exit $$code
 endef
 
