@@ -12,9 +12,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from examples.trip_chat.story import play, staged
-from mirror.cli.errors import reported
-from mirror.cli.stopping import interrupt_once
+from examples.trip_chat.story import play_story, running_app
+from mirror.cli.errors import reported_errors
+from mirror.cli.signals import interrupt_once
 from mirror.settings.logs import configure_logging
 
 app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
@@ -32,9 +32,9 @@ def demo(rest: _Rest = False) -> None:  # noqa: FBT002 - Typer turns it into a f
     also = ", Supabase's API" if rest else ""
     console.print(f"Starting PostgreSQL 16 and 18{also}, Redis and a Celery worker …", style="dim")
     held = True
-    with _told_to_stop(), staged(rest=rest) as stage:
+    with _told_to_stop(), running_app(rest=rest) as trip_chat:
         console.print(f"Everything is up after {time.monotonic() - started:.1f} s.", style="dim")
-        for step in play(stage):
+        for step in play_story(trip_chat):
             mark = "[green]✓[/]" if step.held else "[red]✗[/]"
             console.print(f"{mark} {step.what:<50} {step.seconds * 1000:>8,.0f} ms")
             held = held and step.held
@@ -49,8 +49,8 @@ def dev(rest: _Rest = False) -> None:  # noqa: FBT002 - Typer turns it into a fl
     """Run the servers and a worker until Ctrl-C, and print how to reach them."""
     interrupt_once()
     configure_logging(level="warning")
-    with _told_to_stop(), staged(rest=rest) as stage:
-        for name, value in stage.stack.environment().items():
+    with _told_to_stop(), running_app(rest=rest) as trip_chat:
+        for name, value in trip_chat.stack.environment().items():
             print(f"export {name}={value}", flush=True)  # noqa: T201 - for a shell to read
         console.print("A worker is draining. Ctrl-C stops everything and deletes the data.")
         with suppress(KeyboardInterrupt):
@@ -68,5 +68,5 @@ def _told_to_stop() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    with reported():
+    with reported_errors():
         app(prog_name="mirror")

@@ -47,7 +47,7 @@ class Step:
     """How long it took: for an effect, from the commit on."""
 
 
-class Stage:
+class TripChatApp:
     """The stack, migrated, with the example's tables on both sides and a worker running."""
 
     def __init__(
@@ -67,7 +67,7 @@ class Stage:
 
 
 @contextmanager
-def staged(*, rest: bool = False) -> Iterator[Stage]:
+def running_app(*, rest: bool = False) -> Iterator[TripChatApp]:
     """Start everything and stop it at the end, whatever happens in between.
 
     Raises:
@@ -99,7 +99,7 @@ def staged(*, rest: bool = False) -> Iterator[Stage]:
             settings = load_settings()
         with _people(stack) as people, WorkerProcess(environment, log=log) as worker:
             worker.wait_until_ready()
-            yield Stage(stack, worker, settings, people)
+            yield TripChatApp(stack, worker, settings, people)
 
 
 @contextmanager
@@ -112,12 +112,12 @@ def _people(stack: DevStack) -> Iterator[People]:
         yield people
 
 
-def play(stage: Stage) -> Iterator[Step]:
+def play_story(trip_chat: TripChatApp) -> Iterator[Step]:
     """Play the story; yield each step when it is done."""
-    roles, people = models.Role, stage.people
+    roles, people = models.Role, trip_chat.people
     owner, guest = people.sign_up("owner@example.com"), people.sign_up("guest@example.com")
 
-    with stage.backend() as session:
+    with trip_chat.backend() as session:
         services.sign_up(session, owner, "owner@example.com", "owner")
         services.sign_up(session, guest, "guest@example.com", "guest")
         session.flush()
@@ -128,50 +128,50 @@ def play(stage: Stage) -> Iterator[Step]:
     )
     yield _checked("a stranger reads nothing", lambda: people.read(guest, trip) == 0)
 
-    with stage.backend() as session:
+    with trip_chat.backend() as session:
         services.invite(session, trip, guest)
         services.accept_invitation(session, trip, guest)
     yield _awaited("member_added: the guest reads the chat", lambda: people.read(guest, trip) == 1)
     yield _checked("a member may not moderate", lambda: people.moderate(guest, trip) == 0)
 
-    with stage.backend() as session:
+    with trip_chat.backend() as session:
         services.change_role(session, trip, guest, roles.ADMIN)
     yield _awaited(
         "member_updated: as ADMIN the guest may", lambda: people.moderate(guest, trip) == 1
     )
 
-    with stage.backend() as session:
+    with trip_chat.backend() as session:
         services.remove_member(session, trip, guest)
     yield _awaited("member_removed: the guest reads nothing", lambda: people.read(guest, trip) == 0)
     yield _checked("… and writing is refused outright", lambda: people.write(guest, trip) == -1)
 
-    stage.stack.redis.kill()
+    trip_chat.stack.redis.kill()
     started = time.monotonic()
-    with stage.backend() as session:
-        services.invite(session, trip, guest_again := uuid4_user(stage, session))
+    with trip_chat.backend() as session:
+        services.invite(session, trip, guest_again := uuid4_user(trip_chat, session))
         services.accept_invitation(session, trip, guest_again)
     yield Step("Redis killed: the backend commits all the same", held=True, seconds=_since(started))
     yield _checked(
         "… and nothing reaches the chat yet", lambda: people.read(guest_again, trip) == 0
     )
-    stage.stack.redis.restart()
+    trip_chat.stack.redis.restart()
     yield _awaited("Redis restarted: nothing was lost", lambda: people.read(guest_again, trip) == 1)
 
-    with stage.backend() as session:
+    with trip_chat.backend() as session:
         services.delete_trip(session, trip)
     yield _awaited("trip_deleted: nobody reads", lambda: people.read(owner, trip) == 0)
-    with stage.backend() as session:
+    with trip_chat.backend() as session:
         services.restore_trip(session, trip)
     yield _awaited(
         "… restored: its members read again", lambda: people.read(guest_again, trip) == 1
     )
-    yield _awaited("nothing waits, nothing failed", lambda: _quiet(stage))
-    yield _checked("both sides are equal, row by row", lambda: _equal(stage))
+    yield _awaited("nothing waits, nothing failed", lambda: _quiet(trip_chat))
+    yield _checked("both sides are equal, row by row", lambda: _equal(trip_chat))
 
 
-def uuid4_user(stage: Stage, session: Session) -> UUID:
+def uuid4_user(trip_chat: TripChatApp, session: Session) -> UUID:
     """Sign up one more user and return the id."""
-    user = stage.people.sign_up(f"{uuid4()}@example.com")
+    user = trip_chat.people.sign_up(f"{uuid4()}@example.com")
     services.sign_up(session, user, f"{user}@example.com", "another")
     session.flush()
     return user
@@ -193,21 +193,21 @@ def _since(started: float) -> float:
     return time.monotonic() - started
 
 
-def _quiet(stage: Stage) -> bool:
+def _quiet(trip_chat: TripChatApp) -> bool:
     with (
-        closing(build_source(stage.settings)) as source,
-        closing(build_target(stage.settings)) as target,
+        closing(build_source(trip_chat.settings)) as source,
+        closing(build_target(trip_chat.settings)) as target,
     ):
         found = read_status(registry, source, target)
     waiting = found.revocations + found.grants + found.retrying
     return found.healthy and waiting == 0
 
 
-def _equal(stage: Stage) -> bool:
+def _equal(trip_chat: TripChatApp) -> bool:
     """Compare what each mapping's query yields with its table in the target."""
     with (
-        closing(build_source(stage.settings)) as source,
-        closing(Database(stage.stack.supabase_db_url, role="target")) as target,
+        closing(build_source(trip_chat.settings)) as source,
+        closing(Database(trip_chat.stack.supabase_db_url, role="target")) as target,
         source.snapshot() as snapshot,
     ):
         for mapping in registry:

@@ -11,7 +11,7 @@ from mirror.errors.redaction import redact
 
 
 @contextmanager
-def reported() -> Iterator[None]:
+def reported_errors() -> Iterator[None]:
     """Turn an error of ours into one line and its exit code."""
     try:
         yield

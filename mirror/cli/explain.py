@@ -10,7 +10,7 @@ from rich.console import Console
 from mirror.access.questions import access_questions
 from mirror.cli.reconcile import parse_key
 from mirror.diagnostics.explain import (
-    Page,
+    Explanation,
     StepStatus,
     explain_key,
     explain_resource,
@@ -95,7 +95,7 @@ def _ask(
     verb: Verb,
     row: list[str],
     show_values: bool,
-) -> Page:
+) -> Explanation:
     if resource is not None:
         noun, _, value = resource.partition(":")
         question = question_about(drain.registry, noun)
@@ -143,13 +143,13 @@ def _options(registry: Registry) -> str:
     return "".join(f"--{noun} ID, " for noun in access_questions(registry))
 
 
-def _print(page: Page) -> None:
+def _print(page: Explanation) -> None:
     console = Console(soft_wrap=True, highlight=False)
     console.print(page.question, style="bold", markup=False)
     for step in page.steps:
         console.print(
-            f"{_SIGNS[step.word]} {step.name}: {step.says}",
-            style=_STYLES.get(step.word),
+            f"{_SIGNS[step.status]} {step.name}: {step.says}",
+            style=_STYLES.get(step.status),
             markup=False,
         )
         for line in step.details:
@@ -161,7 +161,7 @@ def _print(page: Page) -> None:
     if first is None:
         console.print(f"{state}", style="bold", markup=False)
         return
-    if page.allowed and page.wanted is False:
+    if page.allowed and page.primary_grants is False:
         state = "allowed, though the primary grants nothing"
     console.print(f"{state}; first at: {first.name}", style="bold", markup=False)
     if first.remedy:

@@ -13,7 +13,7 @@ import typer
 
 from mirror import __version__
 from mirror.cli import doctor, explain, operate, reconcile, relay, schema, stack, verify
-from mirror.cli.errors import reported
+from mirror.cli.errors import reported_errors
 from mirror.settings.logs import configure_logging
 
 app = typer.Typer(
@@ -66,5 +66,5 @@ def _shared(
 
 def main() -> None:
     """Run the command; turn errors of ours into one line and their exit code."""
-    with reported():
+    with reported_errors():
         app()

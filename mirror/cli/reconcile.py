@@ -19,7 +19,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from mirror.cli.stopping import interrupt_once
+from mirror.cli.signals import interrupt_once
 from mirror.errors import UsageError
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping

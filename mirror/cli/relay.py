@@ -5,7 +5,7 @@ from contextlib import closing
 
 import typer
 
-from mirror.cli.stopping import interrupt_once
+from mirror.cli.signals import interrupt_once
 from mirror.settings import load_settings
 from mirror.settings.logs import configure_logging
 from mirror.sync.wiring import build_relay

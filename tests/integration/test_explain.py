@@ -13,7 +13,7 @@ from mappings.trips import registry
 from mirror.cli.main import app
 from mirror.devstack import PostgresCluster
 from mirror.diagnostics.explain import (
-    Page,
+    Explanation,
     StepStatus,
     explain_key,
     explain_resource,
@@ -36,12 +36,12 @@ FORGET = f"delete from mirror.ledger_trip_memberships {WHERE}"
 DELETE = f"delete from trip_memberships {WHERE}"
 
 
-def explained(world: World, member: Membership) -> Page:
+def explained(world: World, member: Membership) -> Explanation:
     """Ask about a member's trip."""
     return explain_resource(world.drain, TRIP, str(member.user_id), str(member.trip_id))
 
 
-def first(page: Page) -> tuple[str, str]:
+def first(page: Explanation) -> tuple[str, str]:
     """Return the first broken step's name, and what it says."""
     assert page.first is not None, page
     return page.first.name, page.first.says
@@ -51,7 +51,7 @@ def test_a_member_is_allowed(world: World) -> None:
     """Every step agrees."""
     page = explained(world, world.member())
     assert page.first is None, page.first
-    assert (page.wanted, page.allowed, page.exit_code) == (True, True, 0)
+    assert (page.primary_grants, page.allowed, page.exit_code) == (True, True, 0)
 
 
 def test_somebody_whom_the_app_does_not_know_has_another_id_there(world: World) -> None:
@@ -264,7 +264,7 @@ def message(world: World, member: Membership) -> UUID:
     return found
 
 
-def ask(world: World, member: Membership, table: str, verb: str, **row: object) -> Page:
+def ask(world: World, member: Membership, table: str, verb: str, **row: object) -> Explanation:
     """Ask about a statement."""
     values = {name: str(value) for name, value in row.items()}
     return explain_table(world.drain, table, verb, values, str(member.user_id))
@@ -368,7 +368,7 @@ def test_who_revokes_without_a_word_is_told_of_the_over_grant(world: World) -> N
     member = world.member()
     world.change("deleted_at = now()", member)
     page = explained(world, member)
-    assert (page.wanted, page.allowed) == (False, True)
+    assert (page.primary_grants, page.allowed) == (False, True)
     assert first(page)[0] == "ledger"
 
 
@@ -470,6 +470,6 @@ def test_it_asks_over_rest(world: World, serve_api: ServeApi) -> None:
             page = explain_resource(drain, TRIP, str(member.user_id), str(member.trip_id))
             assert page.exit_code == 0, page
             page = explain_table(drain, "chat_messages", "delete", theirs, str(member.user_id))
-            assert (page.allowed, page.steps[-1].word) == (False, StepStatus.NO)
+            assert (page.allowed, page.steps[-1].status) == (False, StepStatus.NO)
             # Who asked is again who calls.
             assert drain.target.describe().epoch == 0

@@ -22,8 +22,8 @@ from sqlalchemy import (
 
 from mirror.access.questions import AccessPath, AccessQuestion, FromRow, Given, Helper, Lookup
 from mirror.devstack import PostgresCluster
-from mirror.diagnostics.explain import Page, audit, explain_resource, question_about
-from mirror.diagnostics.explain.dropped import dropped
+from mirror.diagnostics.explain import Explanation, audit, explain_resource, question_about
+from mirror.diagnostics.explain.missing_row import missing_row_reasons
 from mirror.model.mapping import Column, Mapping, Reference, SelectQuery
 from mirror.model.registry import Registry
 from mirror.reconcile.drift import Direction
@@ -148,7 +148,7 @@ class Hospital:
     target: TestDatabase
     drain: Drain
 
-    def explain(self, user: str, right: str) -> Page:
+    def explain(self, user: str, right: str) -> Explanation:
         """Ask about a right."""
         return explain_resource(self.drain, RIGHT, user, right)
 
@@ -254,7 +254,7 @@ def test_an_over_grant_is_followed_along_what_the_target_has(hospital: Hospital)
     page = hospital.explain(GUEST, "prescribe")
     found = audit(hospital.drain, RIGHT, 60, random.Random(2))
     hospital.target.query("delete from jobs where user_id = %s", GUEST)
-    assert (page.wanted, page.allowed) == (False, True)
+    assert (page.primary_grants, page.allowed) == (False, True)
     assert page.first is not None
     assert page.first.says == "jobs: Somebody inserted the row by hand."
     assert {(one.direction, one.user, one.resource) for one in found.mismatches} == {
@@ -319,7 +319,9 @@ def test_what_drops_a_row_is_told_of_each_kind_of_query(
 ) -> None:
     """Filters, joins, subqueries, and each part of a union."""
     with closing(Database(hospital.primary.url, role="primary")) as database:
-        found = [str(part) for part in dropped(database, _left(query), {"user_id": user})]
+        found = [
+            str(part) for part in missing_row_reasons(database, _left(query), {"user_id": user})
+        ]
     assert len(found) == len(says)
     for part, wanted in zip(found, says, strict=True):
         assert wanted in part

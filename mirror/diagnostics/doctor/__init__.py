@@ -6,8 +6,8 @@ and the other checks go on.
 """
 
 from mirror.diagnostics.doctor.checks import CHECKS, Check, Severity
-from mirror.diagnostics.doctor.examine import Diagnosis, diagnose
+from mirror.diagnostics.doctor.diagnosis import Diagnosis, diagnose
 from mirror.diagnostics.doctor.findings import Finding
-from mirror.diagnostics.doctor.traffic import Limits
+from mirror.diagnostics.doctor.processing import Limits
 
 __all__ = ["CHECKS", "Check", "Diagnosis", "Finding", "Limits", "Severity", "diagnose"]

@@ -21,24 +21,24 @@ class Check:
     """One kind of finding."""
 
     severity: Severity
-    wrong: str
+    problem: str
     """What is the case."""
     remedy: str
     """What to do; words in braces are the thing's."""
 
     @property
-    def written(self) -> str:
+    def generic_remedy(self) -> str:
         """The remedy for no thing in particular: `create index on TABLE (COLUMN)`."""
         names = {name for _, name, *_ in string.Formatter().parse(self.remedy) if name}
         return self.remedy.format(**{name: name.upper() for name in names})
 
 
-def _error(wrong: str, remedy: str) -> Check:
-    return Check(Severity.ERROR, wrong, remedy)
+def _error(problem: str, remedy: str) -> Check:
+    return Check(Severity.ERROR, problem, remedy)
 
 
-def _warning(wrong: str, remedy: str) -> Check:
-    return Check(Severity.WARNING, wrong, remedy)
+def _warning(problem: str, remedy: str) -> Check:
+    return Check(Severity.WARNING, problem, remedy)
 
 
 CHECKS: dict[str, Check] = {

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from functools import cached_property
 
-from mirror.diagnostics.doctor.declared import DeclaredTarget
+from mirror.diagnostics.doctor.expected import ExpectedTarget
 from mirror.diagnostics.doctor.findings import Finding, finding
 from mirror.schema.quoting import identifier
 from mirror.sync.targets.catalog import Policy
@@ -21,7 +21,7 @@ _SELECT = re.compile(r"\s*SELECT\b", re.IGNORECASE)
 class Policies:
     """What a target's policies mean for what is mirrored and guarded."""
 
-    def __init__(self, declared: DeclaredTarget) -> None:
+    def __init__(self, declared: ExpectedTarget) -> None:
         self.declared = declared
 
     @cached_property
@@ -127,7 +127,7 @@ class Policies:
         return ()
 
 
-def check_grants(declared: DeclaredTarget) -> Iterator[Finding]:
+def check_grants(declared: ExpectedTarget) -> Iterator[Finding]:
     """Say who may do more, or less, than is declared."""
     for expected in declared.tables:
         if not expected.exclusive:
@@ -155,7 +155,7 @@ def check_grants(declared: DeclaredTarget) -> Iterator[Finding]:
                 yield finding("grant-missing", what, privilege=right, table=expected.name)
 
 
-def check_functions(declared: DeclaredTarget) -> Iterator[Finding]:
+def check_functions(declared: ExpectedTarget) -> Iterator[Finding]:
     """Say which of our functions somebody may execute who should not."""
     for function, roles in declared.catalog["functions"].items():
         name = function.partition("(")[0]

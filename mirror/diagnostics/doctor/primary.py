@@ -83,14 +83,14 @@ class SourceColumn:
 
 
 @dataclass
-class PrimaryFacts:
+class PrimaryState:
     """What the primary says."""
 
     version: int = 0
     replica: bool = False
     skew_seconds: float = 0.0
     """How far its clock is ahead of ours."""
-    open: list[OpenTransaction] = field(default_factory=list)
+    open_transactions: list[OpenTransaction] = field(default_factory=list)
     migrated: bool = False
     """It told its history."""
     applied: dict[str, str] = field(default_factory=dict)
@@ -107,7 +107,7 @@ class PrimaryFacts:
     """By mapping: columns that cannot be read as its types."""
 
 
-def ask_server(database: Database) -> PrimaryFacts:
+def read_server(database: Database) -> PrimaryState:
     """Return what the server says of itself, whether or not it was migrated.
 
     Raises:
@@ -116,10 +116,10 @@ def ask_server(database: Database) -> PrimaryFacts:
     began = time.time()
     version, replica, now = database.execute(_SERVER)[0]
     opened = [OpenTransaction(*row) for row in database.execute(_OPEN)]
-    return PrimaryFacts(version, replica, now - (began + time.time()) / 2, opened)
+    return PrimaryState(version, replica, now - (began + time.time()) / 2, opened)
 
 
-def ask_history(primary: PrimaryFacts, database: Database, registry: Registry) -> None:
+def read_installed(primary: PrimaryState, database: Database, registry: Registry) -> None:
     """Add what our own tables say, and which triggers there are.
 
     Raises:
@@ -138,7 +138,7 @@ def ask_history(primary: PrimaryFacts, database: Database, registry: Registry) -
         )
 
 
-def ask_columns(primary: PrimaryFacts, source: Source, registry: Registry) -> None:
+def read_columns(primary: PrimaryState, source: Source, registry: Registry) -> None:
     """Add what each mapping's query yields; no row of it is read.
 
     Raises:

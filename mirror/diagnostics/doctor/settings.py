@@ -21,7 +21,7 @@ from mirror.sync.wiring import listening_database
 _SOON = 14 * 86_400
 
 
-def needed(settings: Settings, side: str) -> list[str]:
+def missing_settings(settings: Settings, side: str) -> list[str]:
     """Return the settings that reaching a side takes and that are not set."""
     if side == "primary":
         names = ["primary_database_url"]
@@ -37,7 +37,7 @@ def needed(settings: Settings, side: str) -> list[str]:
 def check_settings(settings: Settings) -> Iterator[Finding]:
     """Say which settings are missing, malformed or of the wrong kind."""
     for side in ("primary", "target"):
-        for name in needed(settings, side):
+        for name in missing_settings(settings, side):
             what = f"{name} is not set; nothing was asked of the {side}"
             yield finding("setting-missing", what, variable=name)
     if settings.redis_url is None:
@@ -91,7 +91,7 @@ def check_broker(settings: Settings) -> Iterator[Finding]:
         client.close()
 
 
-def check_ear(settings: Settings, primary: Database, *, seconds: float) -> Iterator[Finding]:
+def check_listen_url(settings: Settings, primary: Database, *, seconds: float) -> Iterator[Finding]:
     """Say whether what the primary notifies of arrives by PRIMARY_LISTEN_URL."""
     ear = listening_database(settings)
     if ear is None:

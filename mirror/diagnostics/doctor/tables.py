@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from mirror.diagnostics.doctor.declared import DeclaredTarget, Expected
+from mirror.diagnostics.doctor.expected import ExpectedTable, ExpectedTarget
 from mirror.diagnostics.doctor.findings import Finding, finding
 from mirror.model.mapping import Mapping
 from mirror.schema.quoting import comma, identifier
@@ -11,7 +11,7 @@ from mirror.sync.targets.catalog import ForeignKey
 _DELETES = {"c": "takes along its rows", "n": "empties its column", "d": "alters its column"}
 
 
-def check_tables(declared: DeclaredTarget) -> Iterator[Finding]:
+def check_tables(declared: ExpectedTarget) -> Iterator[Finding]:
     """Say what is wrong with the tables that the mirror writes, and those that it guards."""
     for mapping, expected in declared.mirrored():
         if expected is None:
@@ -33,7 +33,7 @@ def check_tables(declared: DeclaredTarget) -> Iterator[Finding]:
 
 
 def _check_columns(
-    declared: DeclaredTarget, mapping: Mapping, expected: Expected
+    declared: ExpectedTarget, mapping: Mapping, expected: ExpectedTable
 ) -> Iterator[Finding]:
     table, have = expected.name, expected.table["columns"]
     wanted = {column.name: column.type for column in mapping.columns}
@@ -62,7 +62,7 @@ def _check_columns(
 
 
 def _check_references(
-    declared: DeclaredTarget, mapping: Mapping, expected: Expected
+    declared: ExpectedTarget, mapping: Mapping, expected: ExpectedTable
 ) -> Iterator[Finding]:
     parents = {parent.mapping for parent in mapping.parents}
     allowed = {
@@ -79,7 +79,7 @@ def _check_references(
 
 
 def _check_referenced(
-    declared: DeclaredTarget, mapping: Mapping, expected: Expected
+    declared: ExpectedTarget, mapping: Mapping, expected: ExpectedTable
 ) -> Iterator[Finding]:
     for link in expected.table["referenced_by"]:
         if link["table"] in declared.catalog["mirrored"]:
@@ -92,7 +92,7 @@ def _check_referenced(
             yield finding("index-missing", what, **names)
 
 
-def _held(mapping: Mapping, expected: Expected, link: ForeignKey) -> Finding:
+def _held(mapping: Mapping, expected: ExpectedTable, link: ForeignKey) -> Finding:
     by = f"{link['table']} ({comma(link['columns'])})"
     names = {
         "table": link["table"],
@@ -107,7 +107,7 @@ def _held(mapping: Mapping, expected: Expected, link: ForeignKey) -> Finding:
     return finding("delete-cascades", what, **names)
 
 
-def _check_indexes(declared: DeclaredTarget) -> Iterator[Finding]:
+def _check_indexes(declared: ExpectedTarget) -> Iterator[Finding]:
     """Say which column that rows are looked up by no index begins with."""
     indexes = {expected.name: expected.table["indexes"] for expected in declared.tables}
     for table, column in declared.indexed:
@@ -116,7 +116,7 @@ def _check_indexes(declared: DeclaredTarget) -> Iterator[Finding]:
             yield finding("index-missing", what, table=table, column=identifier(column))
 
 
-def _check_triggers(declared: DeclaredTarget) -> Iterator[Finding]:
+def _check_triggers(declared: ExpectedTarget) -> Iterator[Finding]:
     """Say which triggers of the guards are gone or disabled."""
     triggers = {expected.name: expected.table["triggers"] for expected in declared.tables}
     lacking: dict[str, list[str]] = {}

@@ -16,16 +16,16 @@ from typing import Any, Final
 
 from mirror.access import Guard
 from mirror.access.questions import AccessQuestion, Given, Grant
-from mirror.diagnostics.explain.chains import (
-    Chain,
-    InPrimary,
-    InTarget,
-    all_of,
-    chains,
-    key_of,
-    resolve,
+from mirror.diagnostics.explain.found_paths import (
+    FoundPath,
+    PrimaryRows,
+    TargetRows,
+    combined_grant,
+    find_paths,
+    key_from,
+    lookup_values,
 )
-from mirror.diagnostics.explain.facts import values
+from mirror.diagnostics.explain.key_state import values
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
 from mirror.model.registry import Registry
@@ -170,17 +170,22 @@ def _checks(registry: Registry, question: AccessQuestion) -> Iterator[_Check]:
 def _wanted(drain: Drain, question: AccessQuestion, pairs: Sequence[Pair]) -> dict[Pair, Grant]:
     """Return what the primary grants each pair."""
     with _primary(drain, question, pairs) as side:
-        return {pair: all_of(chains(drain.registry, question, side, *pair)) for pair in pairs}
+        return {
+            pair: combined_grant(find_paths(drain.registry, question, side, *pair))
+            for pair in pairs
+        }
 
 
 @contextmanager
-def _primary(drain: Drain, question: AccessQuestion, pairs: Sequence[Pair]) -> Iterator[InPrimary]:
+def _primary(
+    drain: Drain, question: AccessQuestion, pairs: Sequence[Pair]
+) -> Iterator[PrimaryRows]:
     """Yield one moment of the primary, with the rows read at once that most pairs begin with."""
     with drain.source.snapshot() as snapshot:
-        side = InPrimary(drain.registry, snapshot)
+        side = PrimaryRows(drain.registry, snapshot)
         for way in question.ways:
             given = [{Given.USER: user, Given.RESOURCE: resource} for user, resource in pairs]
-            several = (resolve(way.rows[0], one, ()) for one in given)
+            several = (lookup_values(way.rows[0], one, ()) for one in given)
             mapping = drain.registry[way.rows[0].mapping]
             side.fetch(mapping, [one for one in several if one is not None])
         yield side
@@ -239,14 +244,14 @@ def _settled(drain: Drain, question: AccessQuestion, pairs: Sequence[Pair]) -> l
 
 def _chains(
     drain: Drain, question: AccessQuestion, pairs: Sequence[Pair]
-) -> Iterator[tuple[Pair, Chain]]:
+) -> Iterator[tuple[Pair, FoundPath]]:
     """Yield what leads from user to resource in the primary, and in the target if it may differ."""
-    there = InTarget(drain.target)
+    there = TargetRows(drain.target)
     for place in range(0, len(pairs), _BATCH):
         batch = pairs[place : place + _BATCH]
         with _primary(drain, question, batch) as here:
-            found = {pair: chains(drain.registry, question, here, *pair) for pair in batch}
+            found = {pair: find_paths(drain.registry, question, here, *pair) for pair in batch}
         for pair, known in found.items():
-            unknown = (chain.missing and key_of(*chain.missing) is None for chain in known)
-            more = chains(drain.registry, question, there, *pair) if any(unknown) else []
+            unknown = (chain.missing and key_from(*chain.missing) is None for chain in known)
+            more = find_paths(drain.registry, question, there, *pair) if any(unknown) else []
             yield from ((pair, chain) for chain in [*known, *more])

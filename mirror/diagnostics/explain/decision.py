@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from mirror.access import Guard, Own
 from mirror.access.questions import AccessQuestion, Grant
 from mirror.access.rules import VERBS
-from mirror.diagnostics.explain.page import Step, StepStatus
+from mirror.diagnostics.explain.explanation import Step, StepStatus
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
 from mirror.sync.drain import Drain

@@ -35,7 +35,7 @@ limit 20
 
 
 @dataclass(frozen=True)
-class Waiting:
+class QueuedEvent:
     """One event."""
 
     id: int
@@ -72,9 +72,9 @@ class Waiting:
         return f"event {self.id} ({about}) {state}"
 
 
-def waiting(
+def queued_events(
     database: Database, keys: Iterable[MappingKey], scopes: Iterable[tuple[str, str, str]]
-) -> list[Waiting]:
+) -> list[QueuedEvent]:
     """Return the first twenty that are about one of these keys or scopes.
 
     A scope is (mapping, reference, value); `*` stands for all of a mapping.
@@ -84,7 +84,7 @@ def waiting(
     if not rows:
         return []
     return [
-        Waiting(number, mapping, reference, tuple(key), *rest)
+        QueuedEvent(number, mapping, reference, tuple(key), *rest)
         for number, mapping, reference, key, *rest in database.execute(
             _WAITING, [list(part) for part in zip(*rows, strict=True)]
         )

@@ -7,8 +7,8 @@ from mirror.access import Guard
 from mirror.access.questions import AccessQuestion, access_questions
 from mirror.access.rules import VERBS
 from mirror.diagnostics.explain.decision import MIGRATE, policy_lines, statement_step
-from mirror.diagnostics.explain.page import Page, Step, StepStatus
-from mirror.diagnostics.explain.run import explain_key, explain_resource
+from mirror.diagnostics.explain.explanation import Explanation, Step, StepStatus
+from mirror.diagnostics.explain.permission import explain_key, explain_resource
 from mirror.errors import UsageError
 from mirror.model.mapping import Mapping
 from mirror.model.registry import Registry
@@ -24,7 +24,7 @@ def explain_table(
     user: str,
     *,
     show_values: bool = False,
-) -> Page:
+) -> Explanation:
     """Follow one statement of a user on a guarded or mirrored table.
 
     `row` is what an insert brings, or values that find the row.
@@ -51,10 +51,12 @@ def explain_table(
     asked = f"May {user} {verb} this row of {relation.table}?"
     question, resource = _behind(drain, relation, user, {**told.row, **row})
     if question is None or resource is None:
-        return Page(question=asked, wanted=None, allowed=allowed, steps=(step,))
+        return Explanation(question=asked, primary_grants=None, allowed=allowed, steps=(step,))
     page = explain_resource(drain, question, user, resource, show_values=show_values)
     # Of the helpers and the other tables it is enough to know that they are not what is wrong.
-    others = (one for one in page.steps if one.name != "decision" or one.word is StepStatus.BROKEN)
+    others = (
+        one for one in page.steps if one.name != "decision" or one.status is StepStatus.BROKEN
+    )
     return replace(page, question=asked, allowed=allowed, steps=(*others, step))
 
 

@@ -3,9 +3,9 @@
 from psycopg import sql
 
 from mirror.access.questions import Grant
-from mirror.diagnostics.explain.dropped import dropped
-from mirror.diagnostics.explain.facts import KeyFacts
-from mirror.diagnostics.explain.page import Step, StepStatus
+from mirror.diagnostics.explain.explanation import Step, StepStatus
+from mirror.diagnostics.explain.key_state import KeyState
+from mirror.diagnostics.explain.missing_row import missing_row_reasons
 from mirror.model.mapping import Mapping
 from mirror.model.registry import Registry
 from mirror.reconcile.drift import Kind
@@ -16,7 +16,7 @@ from mirror.sync.targets.asking import Trace
 def user_step(
     trace: Trace,
     user: str,
-    of_user: KeyFacts | None,
+    of_user: KeyState | None,
     column: str,
     registry: Registry,
     database: Database,
@@ -41,7 +41,7 @@ def user_step(
         and parent is not None
         and of_user.parents.get((parent, (user,))) is False
     ):
-        found = dropped(database, registry[parent], {registry[parent].key[0]: user})
+        found = missing_row_reasons(database, registry[parent], {registry[parent].key[0]: user})
         if found and not any(part.there for part in found):
             return Step(
                 "user",
@@ -59,7 +59,7 @@ def user_step(
 
 
 def primary_step(
-    facts: KeyFacts, grant: Grant | None, registry: Registry, database: Database
+    facts: KeyState, grant: Grant | None, registry: Registry, database: Database
 ) -> Step:
     """Say what the primary says; `grant` is what its row grants, where somebody asks for that."""
     if facts.row is None or facts.lacking:
@@ -74,21 +74,25 @@ def primary_step(
 CHANGE = "If that is wrong, change it in the primary, or the mapping's query."
 
 
-def _why(facts: KeyFacts, registry: Registry, database: Database) -> str:
+def _why(facts: KeyState, registry: Registry, database: Database) -> str:
     """Say why the primary has no row for the key."""
     if facts.row is not None:
         name, key = facts.lacking[0]
-        found = dropped(database, registry[name], dict(zip(registry[name].key, key, strict=True)))
+        found = missing_row_reasons(
+            database, registry[name], dict(zip(registry[name].key, key, strict=True))
+        )
         said = "; ".join(map(str, found)) or f"the query of {name} does not yield it"
         return f"The row is there, but not its parent {name} {','.join(key)}: {said}."
-    return absent(facts.mapping, dict(zip(facts.mapping.key, facts.key, strict=True)), database)
+    return absence_reason(
+        facts.mapping, dict(zip(facts.mapping.key, facts.key, strict=True)), database
+    )
 
 
-def absent(mapping: Mapping, wanted: dict[str, str], database: Database) -> str:
+def absence_reason(mapping: Mapping, wanted: dict[str, str], database: Database) -> str:
     """Say why the primary yields no row with these values."""
     if mapping.expires is not None and _expired(mapping, wanted, database):
         return f"The row is there and grants nothing: its {mapping.expires} is past."
-    found = dropped(database, mapping, wanted)
+    found = missing_row_reasons(database, mapping, wanted)
     if not found:
         return (
             f"The query of {mapping.name} yields no such row; which condition drops it is unclear."
@@ -107,7 +111,7 @@ def _expired(mapping: Mapping, wanted: dict[str, str], database: Database) -> bo
     return bool(database.execute(query, [*wanted.values()]))
 
 
-def events_step(facts: KeyFacts) -> Step:
+def events_step(facts: KeyState) -> Step:
     """Say whether a change is on its way, was given up, or was never captured."""
     waits = [event for event in facts.events if not event.buried]
     buried = [event for event in facts.events if event.buried]
@@ -151,7 +155,7 @@ def events_step(facts: KeyFacts) -> Step:
     return Step("events", StepStatus.YES, "No event waits.", details=lines)
 
 
-def ledger_step(facts: KeyFacts) -> Step:
+def ledger_step(facts: KeyState) -> Step:
     """Say what the target remembers, and whether it would take what the primary says."""
     known, stamp, trace = facts.known, facts.stamp, facts.trace
     rebase = "If this primary is the truth, run `mirror rebase`; else correct PRIMARY_DATABASE_URL."
@@ -209,7 +213,7 @@ def ledger_step(facts: KeyFacts) -> Step:
     )
 
 
-def target_step(facts: KeyFacts, grant: Grant | None) -> Step:
+def target_step(facts: KeyState, grant: Grant | None) -> Step:
     """Say what row the target has; `grant` is what that grants."""
     known, name = facts.known, "target row"
     mend = f"`mirror sync {facts.name}` sets it right; find out who writes there."

@@ -7,20 +7,29 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mirror.diagnostics.doctor.checks import CHECKS, Severity
-from mirror.diagnostics.doctor.columns import check_columns
-from mirror.diagnostics.doctor.declared import DeclaredTarget, asked_tables, asked_types
+from mirror.diagnostics.doctor.expected import ExpectedTarget, declared_tables, declared_types
 from mirror.diagnostics.doctor.findings import Finding, finding
-from mirror.diagnostics.doctor.history import check_history, check_triggers, late_steps
+from mirror.diagnostics.doctor.migrations import (
+    check_migrations,
+    check_triggers,
+    missing_migrations,
+)
 from mirror.diagnostics.doctor.policies import Policies, check_functions, check_grants
 from mirror.diagnostics.doctor.primary import (
-    PrimaryFacts,
-    ask_columns,
-    ask_history,
-    ask_server,
+    PrimaryState,
+    read_columns,
+    read_installed,
+    read_server,
 )
-from mirror.diagnostics.doctor.settings import check_broker, check_ear, check_settings, needed
+from mirror.diagnostics.doctor.processing import Limits, check_clock, check_processing, check_status
+from mirror.diagnostics.doctor.settings import (
+    check_broker,
+    check_listen_url,
+    check_settings,
+    missing_settings,
+)
+from mirror.diagnostics.doctor.source_columns import check_columns
 from mirror.diagnostics.doctor.tables import check_tables
-from mirror.diagnostics.doctor.traffic import Limits, check_clock, check_status, check_traffic
 from mirror.diagnostics.status import Status, read_primary_status
 from mirror.errors import (
     ConfigError,
@@ -51,10 +60,10 @@ _IMPLIED = {
 
 
 @dataclass
-class Facts:
+class SystemState:
     """What both sides said; None: nothing, or it was not asked."""
 
-    primary: PrimaryFacts | None = None
+    primary: PrimaryState | None = None
     status: Status | None = None
     described: Description | None = None
     catalog: Catalog | None = None
@@ -79,13 +88,13 @@ class Diagnosis:
 
     findings: list[Finding]
     """Errors first, then in the order of CHECKS."""
-    blind: bool
+    no_side_answered: bool
     """Neither side could be asked."""
 
     @property
     def exit_code(self) -> int:
         """What `mirror doctor` returns: warnings alone are no failure."""
-        if self.blind:
+        if self.no_side_answered:
             return 4
         return int(any(found.severity is Severity.ERROR for found in self.findings))
 
@@ -103,81 +112,81 @@ def diagnose(settings: Settings, registry: Registry, limits: Limits = _DEFAULT) 
     Raises:
         ConfigError: neither side is configured.
     """
-    if needed(settings, "primary") and needed(settings, "target"):
+    if missing_settings(settings, "primary") and missing_settings(settings, "target"):
         settings.need("primary_database_url")
-    facts = Facts()
-    if not needed(settings, "target"):
-        _ask_target(facts, settings, registry)
+    facts = SystemState()
+    if not missing_settings(settings, "target"):
+        _read_target(facts, settings, registry)
     found: list[Finding] = []
-    if not needed(settings, "primary"):
-        found += _ask_primary(facts, settings, registry, limits)
+    if not missing_settings(settings, "primary"):
+        found += _read_primary(facts, settings, registry, limits)
     found += facts.failures
     found += check_settings(settings)
     found += check_broker(settings)
-    found += judge(facts, settings, registry, limits)
+    found += check_all(facts, settings, registry, limits)
     order = list(CHECKS)
     found.sort(key=lambda f: (f.severity is not Severity.ERROR, order.index(f.code)))
-    return Diagnosis(found, blind=facts.primary is None and facts.described is None)
+    return Diagnosis(found, no_side_answered=facts.primary is None and facts.described is None)
 
 
-def _ask_target(facts: Facts, settings: Settings, registry: Registry) -> None:
+def _read_target(facts: SystemState, settings: Settings, registry: Registry) -> None:
     with facts.trying(settings, "target"), closing(build_target(settings)) as target:
         facts.described = target.describe()
-        late = late_steps("supabase", facts.described.migrations, registry)
+        late = missing_migrations("supabase", facts.described.migrations, registry)
         with facts.trying(settings, "target", known="0001_engine" in late):
             began = time.time()
-            facts.catalog = target.examine(asked_tables(registry), asked_types(registry))
+            facts.catalog = target.examine(declared_tables(registry), declared_types(registry))
             facts.skew_seconds = facts.catalog["now"] - (began + time.time()) / 2
 
 
-def _ask_primary(
-    facts: Facts, settings: Settings, registry: Registry, limits: Limits
+def _read_primary(
+    facts: SystemState, settings: Settings, registry: Registry, limits: Limits
 ) -> list[Finding]:
     found: list[Finding] = []
     with facts.trying(settings, "primary"), closing(build_source(settings)) as source:
-        facts.primary = ask_server(source.database)
+        facts.primary = read_server(source.database)
         with facts.trying(settings, "primary"):
-            ask_history(facts.primary, source.database, registry)
-            late = late_steps("primary", facts.primary.applied, registry)
+            read_installed(facts.primary, source.database, registry)
+            late = missing_migrations("primary", facts.primary.applied, registry)
             with facts.trying(settings, "primary", known=bool(late)):
                 facts.status = read_primary_status(registry, source, facts.described)
         with facts.trying(settings, "primary"):
-            ask_columns(facts.primary, source, registry)
-        found += check_ear(settings, source.database, seconds=limits.hearing)
+            read_columns(facts.primary, source, registry)
+        found += check_listen_url(settings, source.database, seconds=limits.notification_seconds)
     return found
 
 
-def judge(
-    facts: Facts, settings: Settings, registry: Registry, limits: Limits
+def check_all(
+    facts: SystemState, settings: Settings, registry: Registry, limits: Limits
 ) -> Iterator[Finding]:
     """Say what is wrong by what both sides said; asks nobody."""
     primary, described, catalog = facts.primary, facts.described, facts.catalog
     # Migrations printed from the declarations that the target has not had.
-    printed: list[str] = []
+    printed_migrations: list[str] = []
     if primary is not None:
         yield from check_server("primary", primary.version, primary.skew_seconds, limits)
         if primary.replica:
             yield finding("primary-replica", "primary: it is a standby, in recovery")
         if primary.migrated:
-            yield from check_history("primary", primary.applied, registry)
+            yield from check_migrations("primary", primary.applied, registry)
             yield from check_triggers(primary, registry)
         yield from check_columns(primary, registry)
-        yield from check_traffic(settings, registry, primary, facts.status, limits)
+        yield from check_processing(settings, registry, primary, facts.status, limits)
     if described is not None:
-        yield from check_history("supabase", described.migrations, registry)
-        late = late_steps("supabase", described.migrations, registry)
-        printed = [name for name in late if name != "0001_engine"]
-    model_late = f"model_{registry.name}" in printed
+        yield from check_migrations("supabase", described.migrations, registry)
+        late = missing_migrations("supabase", described.migrations, registry)
+        printed_migrations = [name for name in late if name != "0001_engine"]
+    model_late = f"model_{registry.name}" in printed_migrations
     yield from check_status(registry, facts.status, described, model_late=model_late)
     if catalog is not None and described is not None:
         yield from check_server("target", catalog["version"], facts.skew_seconds, limits)
         guarded = f"guards_{registry.name}" in described.migrations
-        for found in _judge_target(DeclaredTarget(registry, catalog, guarded=guarded)):
-            if not printed or found.code not in _IMPLIED:
+        for found in _check_target(ExpectedTarget(registry, catalog, guarded=guarded)):
+            if not printed_migrations or found.code not in _IMPLIED:
                 yield found
 
 
-def _judge_target(declared: DeclaredTarget) -> Iterator[Finding]:
+def _check_target(declared: ExpectedTarget) -> Iterator[Finding]:
     yield from check_tables(declared)
     yield from Policies(declared).check()
     yield from check_grants(declared)

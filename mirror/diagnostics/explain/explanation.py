@@ -24,7 +24,7 @@ class Step:
 
     name: str
     """`user`, `primary`, `events`, `ledger`, `target row`, or `decision`."""
-    word: StepStatus
+    status: StepStatus
     says: str
     """What was found, in one sentence; ids, and the values that decide, but no others."""
     remedy: str | None = None
@@ -34,13 +34,19 @@ class Step:
     values: dict[str, Any] = field(default_factory=dict)
     """The row, if values were asked for."""
 
+    def as_json(self) -> dict[str, Any]:
+        """Return plain JSON values; `status` keeps its first name there, `word`."""
+        return {
+            ("word" if name == "status" else name): value for name, value in asdict(self).items()
+        }
+
 
 @dataclass(frozen=True)
-class Page:
+class Explanation:
     """The whole way."""
 
     question: str
-    wanted: bool | None
+    primary_grants: bool | None
     """Whether the primary grants it; None where it does not decide."""
     allowed: bool
     """Whether the target allows it."""
@@ -53,9 +59,9 @@ class Page:
         Where the primary grants nothing and the target allows nothing, it is what the primary
         says. Where the target allows it all the same, it is what is wrong further on.
         """
-        over = self.allowed and self.wanted is False
+        over = self.allowed and self.primary_grants is False
         words = {StepStatus.BROKEN} if over else {StepStatus.BROKEN, StepStatus.NO}
-        return next((step for step in self.steps if step.word in words), None)
+        return next((step for step in self.steps if step.status in words), None)
 
     @property
     def exit_code(self) -> int:
@@ -66,9 +72,9 @@ class Page:
         """Return plain JSON values."""
         return {
             "question": self.question,
-            "primary_grants": self.wanted,
+            "primary_grants": self.primary_grants,
             "target_allows": self.allowed,
             "first": self.first and self.first.name,
             "remedy": self.first and self.first.remedy,
-            "steps": [asdict(step) for step in self.steps],
+            "steps": [step.as_json() for step in self.steps],
         }

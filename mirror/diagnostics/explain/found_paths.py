@@ -14,7 +14,7 @@ from mirror.access.questions import (
     Lookup,
     Values,
 )
-from mirror.diagnostics.explain.facts import values
+from mirror.diagnostics.explain.key_state import values
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
 from mirror.model.registry import Registry
@@ -26,20 +26,20 @@ from mirror.sync.targets.base import Target
 _MOST: Final = 100
 """How many rows of one look are followed."""
 
-Wanted = dict[str, str]
+ColumnValues = dict[str, str]
 """What columns have to hold."""
 
 
 class RowReader(Protocol):
     """One of the two databases, for looking rows up."""
 
-    def rows(self, mapping: Mapping, wanted: Wanted) -> dict[Key, Values]:
+    def rows(self, mapping: Mapping, wanted: ColumnValues) -> dict[Key, Values]:
         """Return the rows that count there, in which columns hold these values."""
         ...
 
 
 @dataclass(frozen=True)
-class ChainLink:
+class FoundRow:
     """One row of a chain."""
 
     mapping: Mapping
@@ -48,33 +48,35 @@ class ChainLink:
 
 
 @dataclass(frozen=True)
-class Chain:
+class FoundPath:
     """One way, and the rows of it that are there; the first that is not ends it."""
 
     way: AccessPath
-    links: tuple[ChainLink, ...]
+    links: tuple[FoundRow, ...]
     grant: Grant
-    missing: tuple[Mapping, Wanted] | None = None
+    missing: tuple[Mapping, ColumnValues] | None = None
     """Where the next row should be."""
 
     @property
     def keys(self) -> tuple[tuple[Mapping, Key], ...]:
         """Each row's key, that of the missing one too, if what it is looked for by tells it."""
         known = tuple((link.mapping, link.key) for link in self.links)
-        absent = self.missing and key_of(*self.missing)
+        absence_reason = self.missing and key_from(*self.missing)
         return (
-            known if self.missing is None or absent is None else (*known, (self.missing[0], absent))
+            known
+            if self.missing is None or absence_reason is None
+            else (*known, (self.missing[0], absence_reason))
         )
 
 
-def key_of(mapping: Mapping, wanted: Wanted) -> Key | None:
+def key_from(mapping: Mapping, wanted: ColumnValues) -> Key | None:
     """Return the key that these values make, if they hold all of it."""
     return tuple(wanted[name] for name in mapping.key) if set(mapping.key) <= set(wanted) else None
 
 
-def chains(
+def find_paths(
     registry: Registry, question: AccessQuestion, side: RowReader, user: str, resource: str
-) -> list[Chain]:
+) -> list[FoundPath]:
     """Return every chain on one side, those that break off included; the strongest first."""
     given = {Given.USER: user, Given.RESOURCE: resource}
     found = [
@@ -86,8 +88,8 @@ def chains(
     return sorted(found, key=lambda c: (len(c.grant.levels), len(c.links)), reverse=True)
 
 
-def all_of(found: Iterable[Chain]) -> Grant:
-    """Return what several chains grant together; the reason is that of the first."""
+def combined_grant(found: Iterable[FoundPath]) -> Grant:
+    """Return what several paths grant together; the reason is that of the first."""
     grants = [chain.grant for chain in found]
     levels = frozenset(level for grant in grants for level in grant.levels)
     return Grant(levels, None if levels else next((grant.reason for grant in grants), None))
@@ -99,11 +101,11 @@ def _follow(
     side: RowReader,
     given: dict[Given, str],
     way: AccessPath,
-    links: tuple[ChainLink, ...],
-) -> Iterator[Chain]:
+    links: tuple[FoundRow, ...],
+) -> Iterator[FoundPath]:
     look = way.rows[len(links)]
     mapping = registry[look.mapping]
-    wanted = resolve(look, given, links)
+    wanted = lookup_values(look, given, links)
     found = {} if wanted is None else side.rows(mapping, wanted)
     if not found:
         found_by = ", ".join(look.by)
@@ -112,18 +114,20 @@ def _follow(
             if wanted is not None
             else f"a row of {mapping.name} is found by {found_by}, and one of them is NULL"
         )
-        yield Chain(way, links, reason, None if wanted is None else (mapping, wanted))
+        yield FoundPath(way, links, reason, None if wanted is None else (mapping, wanted))
         return
     for key, row in found.items():
         grant = question.grant(way, len(links), mapping, row)
-        reached = (*links, ChainLink(mapping, key, row))
+        reached = (*links, FoundRow(mapping, key, row))
         if len(reached) == len(way.rows) or not grant.levels:
-            yield Chain(way, reached, grant)
+            yield FoundPath(way, reached, grant)
         else:
             yield from _follow(registry, question, side, given, way, reached)
 
 
-def resolve(look: Lookup, given: dict[Given, str], links: tuple[ChainLink, ...]) -> Wanted | None:
+def lookup_values(
+    look: Lookup, given: dict[Given, str], links: tuple[FoundRow, ...]
+) -> ColumnValues | None:
     """Return what a row's columns have to hold; None where a row before has NULL there."""
     wanted = {}
     for name, value in look.by.items():
@@ -137,7 +141,7 @@ def resolve(look: Lookup, given: dict[Given, str], links: tuple[ChainLink, ...])
     return wanted
 
 
-class InPrimary:
+class PrimaryRows:
     """The rows that belong in the target, as one snapshot of the primary has them."""
 
     def __init__(self, registry: Registry, snapshot: Snapshot) -> None:
@@ -145,7 +149,7 @@ class InPrimary:
         self._snapshot = snapshot
         self._known: dict[tuple[str, tuple[tuple[str, str], ...]], dict[Key, Values]] = {}
 
-    def rows(self, mapping: Mapping, wanted: Wanted) -> dict[Key, Values]:
+    def rows(self, mapping: Mapping, wanted: ColumnValues) -> dict[Key, Values]:
         """Return the rows that count there, in which columns hold these values."""
         name = (mapping.name, tuple(sorted(wanted.items())))
         if name not in self._known:
@@ -153,9 +157,9 @@ class InPrimary:
             self._known[name] = self._counting(mapping, found)
         return self._known[name]
 
-    def fetch(self, mapping: Mapping, several: Iterable[Wanted]) -> None:
+    def fetch(self, mapping: Mapping, several: Iterable[ColumnValues]) -> None:
         """Read rows that will be asked for in one go, where what they are asked by is a key."""
-        names = {key_of(mapping, wanted): wanted for wanted in several}
+        names = {key_from(mapping, wanted): wanted for wanted in several}
         keys = {key: wanted for key, wanted in names.items() if key is not None}
         rows = self._counting(mapping, self._snapshot.rows(mapping, list(keys)))
         for key, wanted in keys.items():
@@ -173,13 +177,13 @@ class InPrimary:
         return {key: row for key, row in named.items() if row is not None}
 
 
-class InTarget:
+class TargetRows:
     """The rows that the target has."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
 
-    def rows(self, mapping: Mapping, wanted: Wanted) -> dict[Key, Values]:
+    def rows(self, mapping: Mapping, wanted: ColumnValues) -> dict[Key, Values]:
         """Return the rows that count there, in which columns hold these values."""
         keys = self._target.keys(mapping, wanted, most=_MOST)
         known = self._target.rows(mapping, keys) if keys else {}

@@ -4,13 +4,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mirror.access.questions import AccessQuestion, Given, Grant, Values, access_questions
-from mirror.diagnostics.explain.chains import Chain, InPrimary, InTarget, all_of, chains
 from mirror.diagnostics.explain.decision import ask_question, ask_row
-from mirror.diagnostics.explain.facts import KeyFacts, gather
-from mirror.diagnostics.explain.page import Page, Step, StepStatus
+from mirror.diagnostics.explain.explanation import Explanation, Step, StepStatus
+from mirror.diagnostics.explain.found_paths import (
+    FoundPath,
+    PrimaryRows,
+    TargetRows,
+    combined_grant,
+    find_paths,
+)
+from mirror.diagnostics.explain.key_state import KeyState, read_key_state
 from mirror.diagnostics.explain.steps import (
     CHANGE,
-    absent,
+    absence_reason,
     events_step,
     ledger_step,
     primary_step,
@@ -41,7 +47,7 @@ def question_about(registry: Registry, noun: str) -> AccessQuestion:
 
 def explain_resource(
     drain: Drain, question: AccessQuestion, user: str, resource: str, *, show_values: bool = False
-) -> Page:
+) -> Explanation:
     """Follow what a user may do with a resource.
 
     Raises:
@@ -51,19 +57,19 @@ def explain_resource(
     registry = drain.registry
     user, resource = canonical(registry, question, user, resource)
     with drain.source.snapshot() as snapshot:
-        there = chains(
-            registry, question, InPrimary(registry, snapshot.with_expired()), user, resource
+        there = find_paths(
+            registry, question, PrimaryRows(registry, snapshot.with_expired()), user, resource
         )
-    here = chains(registry, question, InTarget(drain.target), user, resource)
-    wanted, held = all_of(there), all_of(here)
+    here = find_paths(registry, question, TargetRows(drain.target), user, resource)
+    wanted, held = combined_grant(there), combined_grant(here)
     # The way by which it is granted; else the one that gets farthest.
     chosen = here[0] if held.levels and not wanted.levels else there[0]
 
-    facts = [gather(drain, mapping, key, user) for mapping, key in chosen.keys]
+    facts = [read_key_state(drain, mapping, key, user) for mapping, key in chosen.keys]
     allowed, decided = ask_question(drain, question, user, resource, held, chosen.keys)
-    return Page(
+    return Explanation(
         question=f"Does {user} have access to {question.noun} {resource}?",
-        wanted=bool(wanted.levels),
+        primary_grants=bool(wanted.levels),
         allowed=allowed,
         steps=(
             _user(drain, chosen, facts, user),
@@ -75,7 +81,7 @@ def explain_resource(
 
 def explain_key(
     drain: Drain, mapping: Mapping, key: Key, user: str, *, show_values: bool = False
-) -> Page:
+) -> Explanation:
     """Follow one mirrored row, and whether a user may read it.
 
     Where that row decides what this user may do with a resource, that is followed.
@@ -95,11 +101,11 @@ def explain_key(
                     return explain_resource(
                         drain, question, user, resource, show_values=show_values
                     )
-    facts = gather(drain, mapping, key, user)
+    facts = read_key_state(drain, mapping, key, user)
     step, allowed = ask_row(drain, mapping, key, user)
-    return Page(
+    return Explanation(
         question=f"May {user} read {facts.name}?",
-        wanted=facts.wanted is not None,
+        primary_grants=facts.wanted is not None,
         allowed=allowed,
         steps=(*_rows(drain, [facts], [None], show_values=show_values), step),
     )
@@ -125,7 +131,7 @@ def canonical(
     return texts[Given.USER], texts[Given.RESOURCE]
 
 
-def _user(drain: Drain, chosen: Chain, facts: Sequence[KeyFacts], user: str) -> Step:
+def _user(drain: Drain, chosen: FoundPath, facts: Sequence[KeyState], user: str) -> Step:
     """Return the step about the user, from the row by which the way knows the user."""
     trace = facts[0].trace if facts else drain.target.trace(user, [])
     for one, look in zip(facts, chosen.way.rows, strict=False):
@@ -139,9 +145,9 @@ def _user(drain: Drain, chosen: Chain, facts: Sequence[KeyFacts], user: str) -> 
 def _chain(
     drain: Drain,
     question: AccessQuestion,
-    chosen: Chain,
-    facts: Sequence[KeyFacts],
-    there: Sequence[Chain],
+    chosen: FoundPath,
+    facts: Sequence[KeyState],
+    there: Sequence[FoundPath],
     *,
     show_values: bool,
 ) -> list[Step]:
@@ -157,9 +163,9 @@ def _chain(
     ]
     steps = _rows(drain, facts, granted, show_values=show_values)
     if chosen.missing is not None and len(facts) == len(chosen.links):
-        said = absent(*chosen.missing, drain.source.database)
+        said = absence_reason(*chosen.missing, drain.source.database)
         steps.append(Step("primary", StepStatus.NO, said, CHANGE))
-    elif not chosen.grant.levels and all(step.word is not StepStatus.NO for step in steps):
+    elif not chosen.grant.levels and all(step.status is not StepStatus.NO for step in steps):
         # A row that cannot be looked for at all.
         steps.append(Step("primary", StepStatus.NO, f"{chosen.grant.reason}.", CHANGE))
     if not any(chain.grant.levels for chain in there):
@@ -168,7 +174,7 @@ def _chain(
             for chain in there
             if chain.way != chosen.way
         )
-        ends = next((step for step in steps if step.word is StepStatus.NO), steps[0])
+        ends = next((step for step in steps if step.status is StepStatus.NO), steps[0])
         place = steps.index(ends)
         steps[place] = replace(ends, details=(*ends.details, *others))
     return steps
@@ -176,7 +182,7 @@ def _chain(
 
 def _rows(
     drain: Drain,
-    facts: Sequence[KeyFacts],
+    facts: Sequence[KeyState],
     grants: Sequence[tuple[Grant, Grant] | None],
     *,
     show_values: bool,

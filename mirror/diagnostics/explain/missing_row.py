@@ -1,4 +1,4 @@
-"""Dropped: why a mapping's query yields no row of a key, or of other values.
+"""Missing row: why a mapping's query yields no row of a key, or of other values.
 
 The conditions of the query are tried on the rows that have them: first those that speak of
 nothing else, then one by one those that need rows of other tables.
@@ -47,7 +47,7 @@ _TYPES: Final[dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Dropped:
+class MissingRowReason:
     """Why one SELECT of a query yields no row for some values."""
 
     tables: tuple[str, ...]
@@ -71,7 +71,9 @@ class Dropped:
         return f"{tables} has it, but the query drops it: not true is {demands}"
 
 
-def dropped(database: Database, mapping: Mapping, wanted: MappingABC[str, str]) -> list[Dropped]:
+def missing_row_reasons(
+    database: Database, mapping: Mapping, wanted: MappingABC[str, str]
+) -> list[MissingRowReason]:
     """Say it of each SELECT that the mapping's query unites; empty where it cannot be told.
 
     `wanted` are the values of columns: of a key, or of others that tell a row.
@@ -84,7 +86,7 @@ def dropped(database: Database, mapping: Mapping, wanted: MappingABC[str, str]) 
 
 def _part(
     database: Database, mapping: Mapping, wanted: MappingABC[str, str], query: Select[Any]
-) -> Dropped:
+) -> MissingRowReason:
     scope = select_node(query)
     names = list(mapping.query.selected_columns.keys())
     labels = dict(zip(names, query.selected_columns, strict=False))
@@ -97,13 +99,13 @@ def _part(
     tables = tuple(map(_name, holders))
     probe = _Probe(database, matches, holders)
     if not probe.holds(()):
-        return Dropped(tables, there=False)
+        return MissingRowReason(tables, there=False)
 
     demands = [condition for condition in scope.conditions if condition.side is None]
     own = [c for c in demands if set(_read(scope, c.clause)) <= set(holders)]
     failing = tuple(_text(c) for c in own if not probe.holds([c.clause]))
     if failing:
-        return Dropped(tables, there=True, conditions=failing)
+        return MissingRowReason(tables, there=True, conditions=failing)
 
     taken = [condition.clause for condition in own]
     rest = [condition for condition in demands if condition not in own]
@@ -123,9 +125,9 @@ def _part(
         probe.sources += new
         if not probe.holds([*taken, nearest.clause]):
             lacks = _name(new[0]) if new else None
-            return Dropped(tables, there=True, conditions=(_text(nearest),), lacks=lacks)
+            return MissingRowReason(tables, there=True, conditions=(_text(nearest),), lacks=lacks)
         taken.append(nearest.clause)
-    return Dropped(tables, there=True)
+    return MissingRowReason(tables, there=True)
 
 
 @dataclass

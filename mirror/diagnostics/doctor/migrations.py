@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 
 from mirror.diagnostics.doctor.findings import Finding, finding
-from mirror.diagnostics.doctor.primary import PrimaryFacts
+from mirror.diagnostics.doctor.primary import PrimaryState
 from mirror.model.registry import Registry
 from mirror.schema.migrate import Migration, Side, compare, migrations
 
@@ -12,7 +12,7 @@ _OPERATIONS = ("insert", "update", "delete", "truncate")
 
 
 @lru_cache(maxsize=8)
-def printed(side: Side, registry: Registry, *, extra: bool) -> list[Migration]:
+def printed_migrations(side: Side, registry: Registry, *, extra: bool) -> list[Migration]:
     """Return a side's migrations; `extra`: with the triggers, or the guards.
 
     Kept, because several checks read them and printing takes longer than asking.
@@ -21,12 +21,14 @@ def printed(side: Side, registry: Registry, *, extra: bool) -> list[Migration]:
     return migrations(side, registry, triggers=triggers, guards=guards)
 
 
-def late_steps(side: Side, applied: Mapping[str, str], registry: Registry) -> list[str]:
+def missing_migrations(side: Side, applied: Mapping[str, str], registry: Registry) -> list[str]:
     """Return the names of the migrations that a side has not had as they are now."""
     return [step.name for step in _compare(side, applied, registry)[0]]
 
 
-def check_history(side: Side, applied: Mapping[str, str], registry: Registry) -> Iterator[Finding]:
+def check_migrations(
+    side: Side, applied: Mapping[str, str], registry: Registry
+) -> Iterator[Finding]:
     """Say what a side lacks, and what it has that we do not know."""
     name = "primary" if side == "primary" else "target"
     late, unknown = _compare(side, applied, registry)
@@ -44,7 +46,7 @@ def check_history(side: Side, applied: Mapping[str, str], registry: Registry) ->
         yield finding("guards-missing", f"target: nothing guards {tables}")
 
 
-def check_triggers(primary: PrimaryFacts, registry: Registry) -> Iterator[Finding]:
+def check_triggers(primary: PrimaryState, registry: Registry) -> Iterator[Finding]:
     """Say which triggers are gone or disabled, where triggers were installed."""
     if f"triggers_{registry.name}" not in primary.applied:
         return
@@ -62,4 +64,4 @@ def _compare(
     side: Side, applied: Mapping[str, str], registry: Registry
 ) -> tuple[list[Migration], list[str]]:
     extra = f"triggers_{registry.name}" if side == "primary" else f"guards_{registry.name}"
-    return compare(applied, printed(side, registry, extra=extra in applied))
+    return compare(applied, printed_migrations(side, registry, extra=extra in applied))

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mirror.diagnostics.doctor.findings import Finding, finding
-from mirror.diagnostics.doctor.primary import PrimaryFacts
+from mirror.diagnostics.doctor.primary import PrimaryState
 from mirror.diagnostics.status import Status, digest_states
 from mirror.model.registry import Registry
 from mirror.settings import Settings
@@ -15,15 +15,15 @@ from mirror.sync.targets.base import Description
 class Limits:
     """From when on something is worth a finding, in seconds."""
 
-    lately: float = 180.0
+    heartbeat_seconds: float = 180.0
     """A part of the mirror has to show itself within this, or three of its turns."""
-    waiting: float = 300.0
+    waiting_seconds: float = 300.0
     """An event may wait for this long."""
-    open: float = 300.0
+    open_seconds: float = 300.0
     """Something may be open on the primary for this long."""
-    skew: float = 30.0
+    clock_seconds: float = 30.0
     """Clocks may differ by this."""
-    hearing: float = 2.0
+    notification_seconds: float = 2.0
     """A notification has to arrive within this."""
 
 
@@ -58,22 +58,22 @@ def check_status(
             yield finding(fault, whats[fault])
 
 
-def check_traffic(
+def check_processing(
     settings: Settings,
     registry: Registry,
-    primary: PrimaryFacts,
+    primary: PrimaryState,
     status: Status | None,
     limits: Limits,
 ) -> Iterator[Finding]:
     """Say what waits for whom, and what is in the way."""
     oldest = status.oldest_seconds if status is not None else None
-    if oldest is not None and oldest > max(limits.waiting, 3 * settings.sweep_seconds):
+    if oldest is not None and oldest > max(limits.waiting_seconds, 3 * settings.sweep_seconds):
         what = f"primary: the oldest event has waited for {_ago(oldest)}"
         yield finding("outbox-late", what)
     if primary.heartbeats is not None:
         yield from _check_heartbeats(settings, registry, primary, primary.heartbeats, limits)
-    for held in primary.open:
-        if held.seconds is None or held.seconds > limits.open:
+    for held in primary.open_transactions:
+        if held.seconds is None or held.seconds > limits.open_seconds:
             since = "" if held.seconds is None else f" for {_ago(held.seconds)}"
             what = f"primary: {held.what} has held back vacuum{since}"
             yield finding("transaction-open", what, command=held.command)
@@ -82,7 +82,7 @@ def check_traffic(
 def _check_heartbeats(
     settings: Settings,
     registry: Registry,
-    primary: PrimaryFacts,
+    primary: PrimaryState,
     heartbeats: dict[str, float],
     limits: Limits,
 ) -> Iterator[Finding]:
@@ -98,7 +98,7 @@ def _check_heartbeats(
     ]
     for name, code, turn, needed in parts:
         age = heartbeats.get(name)
-        if needed and (age is None or age > max(limits.lately, 3 * turn)):
+        if needed and (age is None or age > max(limits.heartbeat_seconds, 3 * turn)):
             last = "was never seen" if age is None else f"was last seen {_ago(age)} ago"
             who = {"drain": "a consumer", "sweep": "beat", "relay": "a relay"}[name]
             yield finding(code, f"primary: {who} {last}")
@@ -106,7 +106,7 @@ def _check_heartbeats(
 
 def check_clock(side: str, skew_seconds: float, limits: Limits) -> Iterator[Finding]:
     """Say by how much a server's clock is off, if it matters."""
-    if abs(skew_seconds) > limits.skew:
+    if abs(skew_seconds) > limits.clock_seconds:
         way = "ahead of" if skew_seconds > 0 else "behind"
         what = f"{side}: its clock is {_ago(abs(skew_seconds))} {way} ours"
         yield finding("clock-skew", what)

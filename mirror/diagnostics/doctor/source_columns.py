@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from mirror.access import Membership
 from mirror.diagnostics.doctor.findings import Finding, finding
-from mirror.diagnostics.doctor.primary import PrimaryFacts, SourceColumn
+from mirror.diagnostics.doctor.primary import PrimaryState, SourceColumn
 from mirror.model.mapping import Mapping
 from mirror.model.registry import Registry
 
@@ -24,7 +24,7 @@ _WIDER = {
 _TEXT = {"text", "character varying"}
 
 
-def check_columns(primary: PrimaryFacts, registry: Registry) -> Iterator[Finding]:
+def check_columns(primary: PrimaryState, registry: Registry) -> Iterator[Finding]:
     """Say which mappings do not fit the primary's tables any more."""
     for mapping in registry:
         refused = primary.refused.get(mapping.name)
@@ -65,7 +65,7 @@ def _check_labels(mapping: Mapping, columns: dict[str, SourceColumn]) -> Iterato
             yield finding("enum-label", what, mapping=mapping.name)
 
 
-def _check_roles(primary: PrimaryFacts, registry: Registry) -> Iterator[Finding]:
+def _check_roles(primary: PrimaryState, registry: Registry) -> Iterator[Finding]:
     for access in registry.access:
         if isinstance(access, Membership):
             for seat in access.seats:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from mirror.access.questions import Values
-from mirror.diagnostics.explain.events import Waiting, waiting
+from mirror.diagnostics.explain.events import QueuedEvent, queued_events
 from mirror.model.keys import Key
 from mirror.model.mapping import EVERYTHING, Mapping
 from mirror.model.registry import Registry
@@ -21,7 +21,7 @@ from mirror.sync.targets.reading import UNKNOWN, KnownRow
 
 
 @dataclass(frozen=True)
-class KeyFacts:
+class KeyState:
     """What is known of one key of a mapping."""
 
     mapping: Mapping
@@ -39,7 +39,7 @@ class KeyFacts:
     """How the two differ, if nothing is under way that would explain it."""
     under_way: bool
     """They differ, and something is."""
-    events: tuple[Waiting, ...]
+    events: tuple[QueuedEvent, ...]
     """What waits, or is buried, that bears on the key."""
 
     @property
@@ -84,18 +84,18 @@ def values(mapping: Mapping, row: Row | None) -> Values | None:
     return dict(zip((column.name for column in mapping.columns), row, strict=False))
 
 
-def gather(drain: Drain, mapping: Mapping, key: Key, user: str) -> KeyFacts:
+def read_key_state(drain: Drain, mapping: Mapping, key: Key, user: str) -> KeyState:
     """Read everything about a key, on both sides.
 
     Raises:
         MirrorError: one of them does not answer, is not migrated, or holds other declarations.
     """
-    facts = _gather(drain, mapping, key, user)
+    facts = _read_key_state(drain, mapping, key, user)
     # A change that was mirrored in between looks like a primary that went back; once more tells.
-    return _gather(drain, mapping, key, user) if facts.newer else facts
+    return _read_key_state(drain, mapping, key, user) if facts.newer else facts
 
 
-def _gather(drain: Drain, mapping: Mapping, key: Key, user: str) -> KeyFacts:
+def _read_key_state(drain: Drain, mapping: Mapping, key: Key, user: str) -> KeyState:
     registry, source, target = drain.registry, drain.source, drain.target
     before = target.rows(mapping, [key]).get(key, UNKNOWN)
     with source.snapshot() as snapshot:
@@ -104,11 +104,11 @@ def _gather(drain: Drain, mapping: Mapping, key: Key, user: str) -> KeyFacts:
         parents = dict(_parents(registry, snapshot, mapping, key, rows))
         scopes = [(mapping.name, *scope) for scope in references_of(mapping, key, rows)]
         scopes += [(name, EVERYTHING, "") for name in {mapping.name, *(p[0] for p in parents)}]
-        events = waiting(source.database, [(mapping.name, key), *parents], scopes)
+        events = queued_events(source.database, [(mapping.name, key), *parents], scopes)
         stamp = snapshot.stamp
     verdict = Judge(registry, source, target).judge(mapping, [key])
     own = [scope for scope in scopes if scope[0] == mapping.name]
-    return KeyFacts(
+    return KeyState(
         mapping=mapping,
         key=key,
         stamp=stamp,

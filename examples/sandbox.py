@@ -32,13 +32,13 @@ class Unexpected(Exception):
 
 
 @dataclass(frozen=True)
-class Stage:
+class Sandbox:
     """A backend's database, and the project that answers its users."""
 
     primary_url: str
     target_url: str
     drain: Drain
-    said: list[str] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
     """The story so far."""
 
     def backend(self, statement: str, *parameters: Any) -> Any:
@@ -67,11 +67,13 @@ class Stage:
         """
         if got != wanted:
             raise Unexpected(f"{what}: {got!r} instead of {wanted!r}")
-        self.said.append(what)
+        self.log.append(what)
 
 
 @contextmanager
-def staged(primary_url: str, target_url: str, registry: Registry, folder: Path) -> Iterator[Stage]:
+def open_sandbox(
+    primary_url: str, target_url: str, registry: Registry, folder: Path
+) -> Iterator[Sandbox]:
     """Put a model, and the tables of the example in `folder`, into two empty databases."""
     _tables(primary_url, folder)
     _migrate(primary_url, "primary", registry, triggers=True)
@@ -80,19 +82,19 @@ def staged(primary_url: str, target_url: str, registry: Registry, folder: Path) 
     _migrate(target_url, "supabase", registry, guards=True)
     settings = load_settings(primary_database_url=primary_url, supabase_db_url=target_url)
     with closing(build_drain(settings, registry)) as drain:
-        yield Stage(primary_url, target_url, drain)
+        yield Sandbox(primary_url, target_url, drain)
 
 
-def play(story: Callable[[Stage], None], registry: Registry, folder: Path) -> None:
+def run_story(story: Callable[[Sandbox], None], registry: Registry, folder: Path) -> None:
     """Start servers, play a story on them, and print it."""
     configure_logging(level="warning")
     with DevStack.start(durable=False) as stack:
         prepare_services(stack.target, "postgres")
-        with staged(stack.primary_url, stack.supabase_db_url, registry, folder) as stage:
+        with open_sandbox(stack.primary_url, stack.supabase_db_url, registry, folder) as sandbox:
             try:
-                story(stage)
+                story(sandbox)
             finally:
-                sys.stdout.write("".join(f"{line}\n" for line in stage.said))
+                sys.stdout.write("".join(f"{line}\n" for line in sandbox.log))
 
 
 def _tables(url: str, folder: Path) -> None:

@@ -11,7 +11,7 @@ from functools import cached_property
 
 from mirror.access import Guard
 from mirror.access.rules import VERBS
-from mirror.diagnostics.doctor.history import printed
+from mirror.diagnostics.doctor.migrations import printed_migrations
 from mirror.model.mapping import Mapping
 from mirror.model.registry import Registry
 from mirror.schema.quoting import identifier
@@ -29,7 +29,7 @@ _EXECUTE = re.compile(r"grant execute on function([^;]*?)to authenticated;")
 
 
 @dataclass(frozen=True)
-class Expected:
+class ExpectedTable:
     """One table that is declared and is there."""
 
     table: Table
@@ -53,12 +53,12 @@ class Expected:
         return self.mapping is not None or self.guard is not None
 
 
-class DeclaredTarget:
+class ExpectedTarget:
     """A registry beside what the target's catalogs say.
 
     Args:
         registry: the declarations.
-        catalog: what the target answered to `asked_tables` and `asked_types`.
+        catalog: what the target answered to `declared_tables` and `declared_types`.
         guarded: the guards were installed there.
     """
 
@@ -68,23 +68,23 @@ class DeclaredTarget:
         self.guarded = guarded
 
     @cached_property
-    def tables(self) -> list[Expected]:
+    def tables(self) -> list[ExpectedTable]:
         """The tables that are there, mirrored ones first."""
         return [
             *(expected for _, expected in self.mirrored() if expected is not None),
             *(expected for _, expected in self.guards() if expected is not None),
         ]
 
-    def mirrored(self) -> Iterator[tuple[Mapping, Expected | None]]:
+    def mirrored(self) -> Iterator[tuple[Mapping, ExpectedTable | None]]:
         """Yield each mapping with its table; None: it is gone."""
         for mapping in self.registry:
-            table = self.catalog["tables"].get(table_of(mapping))
+            table = self.catalog["tables"].get(table_name(mapping))
             grants = {"select": mapping.readable.columns} if mapping.readable else {}
             policies = frozenset({f"{mapping.table}_read"})
-            found = table and Expected(table, mapping, policies=policies, grants=grants)
+            found = table and ExpectedTable(table, mapping, policies=policies, grants=grants)
             yield mapping, found or None
 
-    def guards(self) -> Iterator[tuple[str, Expected | None]]:
+    def guards(self) -> Iterator[tuple[str, ExpectedTable | None]]:
         """Yield each guarded table's name with what is declared; None: it is gone."""
         for guard in self.registry.guards if self.guarded else ():
             name = identifier(*guard.relation)
@@ -94,9 +94,9 @@ class DeclaredTarget:
                 continue
             if isinstance(guard, Guard):
                 grants = {VERBS[verb]: allow.columns for verb, allow in guard.verbs.items()}
-                yield name, Expected(table, None, guard, self._policies_on(name), grants)
+                yield name, ExpectedTable(table, None, guard, self._policies_on(name), grants)
             else:
-                yield name, Expected(table, policies=self._policies_on(name))
+                yield name, ExpectedTable(table, policies=self._policies_on(name))
 
     @cached_property
     def functions(self) -> dict[str, bool]:
@@ -115,7 +115,7 @@ class DeclaredTarget:
     def indexed(self) -> list[tuple[str, str]]:
         """(table as in SQL, column) of each column that helpers, policies or scopes ask for."""
         found = [
-            (table_of(mapping), parent.column)
+            (table_name(mapping), parent.column)
             for mapping in self.registry
             for parent in mapping.parents
         ]
@@ -139,20 +139,23 @@ class DeclaredTarget:
 
     @cached_property
     def _printed(self) -> dict[str, str]:
-        return {step.name: step.sql for step in printed("supabase", self.registry, extra=True)}
+        return {
+            step.name: step.sql
+            for step in printed_migrations("supabase", self.registry, extra=True)
+        }
 
 
-def table_of(mapping: Mapping) -> str:
+def table_name(mapping: Mapping) -> str:
     """Return a mapping's table as in SQL."""
     return identifier(mapping.schema, mapping.table)
 
 
-def asked_tables(registry: Registry) -> list[str]:
+def declared_tables(registry: Registry) -> list[str]:
     """Return the tables that a target is asked for."""
     guarded = [identifier(*guard.relation) for guard in registry.guards]
-    return [*(table_of(mapping) for mapping in registry), *guarded]
+    return [*(table_name(mapping) for mapping in registry), *guarded]
 
 
-def asked_types(registry: Registry) -> list[str]:
+def declared_types(registry: Registry) -> list[str]:
     """Return the types that a target is asked for."""
     return [column.type for mapping in registry for column in mapping.columns]
