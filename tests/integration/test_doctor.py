@@ -262,7 +262,7 @@ def test_the_exit_code_says_how_bad_it_is(clinic: Clinic, run: Run) -> None:
     code, said = run()
     assert code == 1
     assert said == (
-        "error rls-off: public.trips: row-level security is off, so no policy counts\n"
+        "error rls-off: public.trips: row-level security is off, so its policies have no effect\n"
         "  alter table public.trips enable row level security;\n"
     )
 
@@ -279,8 +279,8 @@ def test_json_holds_what_the_page_says(clinic: Clinic, run: Run) -> None:
             {
                 "code": "index-missing",
                 "severity": "warning",
-                "what": "public.trip_memberships (user_id) has no index, and rows are looked up by "
-                "it",
+                "what": "public.trip_memberships (user_id) has no index, although rows are found "
+                "by it",
                 "remedy": "create index concurrently on public.trip_memberships (user_id);",
             }
         ],

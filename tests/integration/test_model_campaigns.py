@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from uuid import uuid4
 
 import pytest
-from tests.waiting import until
 from typer.testing import CliRunner
 
 from examples.campaigns.story import story
@@ -18,6 +17,7 @@ from mirror.worker import Worker
 from tests.fix_rest import ServeApi
 from tests.models import Model, model
 from tests.people import DENIED, Matrix, Outcome, check_that_it_is_whole
+from tests.waiting import until
 
 # By running it, by a seat with a role, by a character, by a seat that expires.
 DMS = ("dm", "co_dm")

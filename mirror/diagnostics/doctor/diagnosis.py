@@ -1,4 +1,4 @@
-"""Examination: ask both sides, then let every check look at what they said."""
+"""Diagnosis: reads the state of both sides and runs all checks on it."""
 
 import time
 from collections.abc import Iterator
@@ -14,14 +14,19 @@ from mirror.diagnostics.doctor.migrations import (
     check_triggers,
     missing_migrations,
 )
-from mirror.diagnostics.doctor.policies import Policies, check_functions, check_grants
+from mirror.diagnostics.doctor.policies import PolicyChecks, check_functions, check_grants
 from mirror.diagnostics.doctor.primary import (
     PrimaryState,
     read_columns,
     read_installed,
     read_server,
 )
-from mirror.diagnostics.doctor.processing import Limits, check_clock, check_processing, check_status
+from mirror.diagnostics.doctor.processing import (
+    Limits,
+    check_clock,
+    check_processing,
+    check_status,
+)
 from mirror.diagnostics.doctor.settings import (
     check_broker,
     check_listen_url,
@@ -45,10 +50,10 @@ from mirror.sync.targets.base import Description
 from mirror.sync.targets.catalog import Catalog
 from mirror.sync.wiring import build_source, build_target
 
-_OLDEST = {"primary": 140_000, "target": 150_000}
+_OLDEST_VERSION = {"primary": 140_000, "target": 150_000}
 _DEFAULT = Limits()
-# What a model or guards that are due put right.
-_IMPLIED = {
+# A missing migration of the model or of the guards causes these, so it hides them.
+_CAUSED_BY_MIGRATION = {
     "table-missing",
     "column-missing",
     "index-missing",
@@ -61,39 +66,44 @@ _IMPLIED = {
 
 @dataclass
 class SystemState:
-    """What both sides said; None: nothing, or it was not asked."""
+    """The state of both sides; None: not read."""
 
     primary: PrimaryState | None = None
     status: Status | None = None
     described: Description | None = None
     catalog: Catalog | None = None
     skew_seconds: float = 0.0
-    """How far the target's clock is ahead of ours."""
+    """How far the target's clock is ahead of this machine's."""
     failures: list[Finding] = field(default_factory=list)
-    """Why something was not said."""
+    """Why a part could not be read."""
 
     @contextmanager
-    def trying(self, settings: Settings, side: str, *, known: bool = False) -> Iterator[None]:
-        """Turn an error into a finding; not one whose reason is `known` by another."""
+    def collecting_errors(
+        self, settings: Settings, side: str, *, ignore_not_migrated: bool = False
+    ) -> Iterator[None]:
+        """Turn an error of the block into a finding.
+
+        `ignore_not_migrated`: another finding already reports the missing migration.
+        """
         try:
             yield
         except MirrorError as error:
-            if not (known and isinstance(error, NotMigrated)):
+            if not (ignore_not_migrated and isinstance(error, NotMigrated)):
                 self.failures.append(_failure(settings, side, error))
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Everything that was found."""
+    """All findings of one run."""
 
     findings: list[Finding]
     """Errors first, then in the order of CHECKS."""
     no_side_answered: bool
-    """Neither side could be asked."""
+    """Neither side could be read."""
 
     @property
     def exit_code(self) -> int:
-        """What `mirror doctor` returns: warnings alone are no failure."""
+        """The exit code of `mirror doctor`: 4 if no side answered, 1 for errors, 0 for warnings."""
         if self.no_side_answered:
             return 4
         return int(any(found.severity is Severity.ERROR for found in self.findings))
@@ -107,62 +117,64 @@ class Diagnosis:
 
 
 def diagnose(settings: Settings, registry: Registry, limits: Limits = _DEFAULT) -> Diagnosis:
-    """Look at both sides; what cannot be looked at is a finding.
+    """Read both sides and run all checks; a side that cannot be read is a finding.
 
     Raises:
         ConfigError: neither side is configured.
     """
     if missing_settings(settings, "primary") and missing_settings(settings, "target"):
         settings.need("primary_database_url")
-    facts = SystemState()
+    state = SystemState()
     if not missing_settings(settings, "target"):
-        _read_target(facts, settings, registry)
-    found: list[Finding] = []
+        _read_target(state, settings, registry)
+    findings: list[Finding] = []
     if not missing_settings(settings, "primary"):
-        found += _read_primary(facts, settings, registry, limits)
-    found += facts.failures
-    found += check_settings(settings)
-    found += check_broker(settings)
-    found += check_all(facts, settings, registry, limits)
+        findings += _read_primary(state, settings, registry, limits)
+    findings += state.failures
+    findings += check_settings(settings)
+    findings += check_broker(settings)
+    findings += check_all(state, settings, registry, limits)
     order = list(CHECKS)
-    found.sort(key=lambda f: (f.severity is not Severity.ERROR, order.index(f.code)))
-    return Diagnosis(found, no_side_answered=facts.primary is None and facts.described is None)
+    findings.sort(key=lambda f: (f.severity is not Severity.ERROR, order.index(f.code)))
+    unread = state.primary is None and state.described is None
+    return Diagnosis(findings, no_side_answered=unread)
 
 
-def _read_target(facts: SystemState, settings: Settings, registry: Registry) -> None:
-    with facts.trying(settings, "target"), closing(build_target(settings)) as target:
-        facts.described = target.describe()
-        late = missing_migrations("supabase", facts.described.migrations, registry)
-        with facts.trying(settings, "target", known="0001_engine" in late):
+def _read_target(state: SystemState, settings: Settings, registry: Registry) -> None:
+    with state.collecting_errors(settings, "target"), closing(build_target(settings)) as target:
+        state.described = target.describe()
+        missing = missing_migrations("supabase", state.described.migrations, registry)
+        old_engine = "0001_engine" in missing
+        with state.collecting_errors(settings, "target", ignore_not_migrated=old_engine):
             began = time.time()
-            facts.catalog = target.examine(declared_tables(registry), declared_types(registry))
-            facts.skew_seconds = facts.catalog["now"] - (began + time.time()) / 2
+            state.catalog = target.examine(declared_tables(registry), declared_types(registry))
+            state.skew_seconds = state.catalog["now"] - (began + time.time()) / 2
 
 
 def _read_primary(
-    facts: SystemState, settings: Settings, registry: Registry, limits: Limits
+    state: SystemState, settings: Settings, registry: Registry, limits: Limits
 ) -> list[Finding]:
-    found: list[Finding] = []
-    with facts.trying(settings, "primary"), closing(build_source(settings)) as source:
-        facts.primary = read_server(source.database)
-        with facts.trying(settings, "primary"):
-            read_installed(facts.primary, source.database, registry)
-            late = missing_migrations("primary", facts.primary.applied, registry)
-            with facts.trying(settings, "primary", known=bool(late)):
-                facts.status = read_primary_status(registry, source, facts.described)
-        with facts.trying(settings, "primary"):
-            read_columns(facts.primary, source, registry)
-        found += check_listen_url(settings, source.database, seconds=limits.notification_seconds)
-    return found
+    findings: list[Finding] = []
+    with state.collecting_errors(settings, "primary"), closing(build_source(settings)) as source:
+        state.primary = read_server(source.database)
+        with state.collecting_errors(settings, "primary"):
+            read_installed(state.primary, source.database, registry)
+            missing = bool(missing_migrations("primary", state.primary.applied, registry))
+            with state.collecting_errors(settings, "primary", ignore_not_migrated=missing):
+                state.status = read_primary_status(registry, source, state.described)
+        with state.collecting_errors(settings, "primary"):
+            read_columns(state.primary, source, registry)
+        findings += check_listen_url(settings, source.database, seconds=limits.notification_seconds)
+    return findings
 
 
 def check_all(
-    facts: SystemState, settings: Settings, registry: Registry, limits: Limits
+    state: SystemState, settings: Settings, registry: Registry, limits: Limits
 ) -> Iterator[Finding]:
-    """Say what is wrong by what both sides said; asks nobody."""
-    primary, described, catalog = facts.primary, facts.described, facts.catalog
-    # Migrations printed from the declarations that the target has not had.
-    printed_migrations: list[str] = []
+    """Run all checks on a state that was read; sends no query."""
+    primary, described, catalog = state.primary, state.described, state.catalog
+    # Migrations printed from the declarations that the target does not have.
+    missing_printed: list[str] = []
     if primary is not None:
         yield from check_server("primary", primary.version, primary.skew_seconds, limits)
         if primary.replica:
@@ -171,39 +183,40 @@ def check_all(
             yield from check_migrations("primary", primary.applied, registry)
             yield from check_triggers(primary, registry)
         yield from check_columns(primary, registry)
-        yield from check_processing(settings, registry, primary, facts.status, limits)
+        yield from check_processing(settings, registry, primary, state.status, limits)
     if described is not None:
         yield from check_migrations("supabase", described.migrations, registry)
-        late = missing_migrations("supabase", described.migrations, registry)
-        printed_migrations = [name for name in late if name != "0001_engine"]
-    model_late = f"model_{registry.name}" in printed_migrations
-    yield from check_status(registry, facts.status, described, model_late=model_late)
+        missing = missing_migrations("supabase", described.migrations, registry)
+        missing_printed = [name for name in missing if name != "0001_engine"]
+    model_late = f"model_{registry.name}" in missing_printed
+    yield from check_status(registry, state.status, described, model_late=model_late)
     if catalog is not None and described is not None:
-        yield from check_server("target", catalog["version"], facts.skew_seconds, limits)
+        yield from check_server("target", catalog["version"], state.skew_seconds, limits)
         guarded = f"guards_{registry.name}" in described.migrations
         for found in _check_target(ExpectedTarget(registry, catalog, guarded=guarded)):
-            if not printed_migrations or found.code not in _IMPLIED:
+            if not missing_printed or found.code not in _CAUSED_BY_MIGRATION:
                 yield found
 
 
-def _check_target(declared: ExpectedTarget) -> Iterator[Finding]:
-    yield from check_tables(declared)
-    yield from Policies(declared).check()
-    yield from check_grants(declared)
-    yield from check_functions(declared)
+def _check_target(target: ExpectedTarget) -> Iterator[Finding]:
+    yield from check_tables(target)
+    yield from PolicyChecks(target).check()
+    yield from check_grants(target)
+    yield from check_functions(target)
 
 
 def check_server(side: str, version: int, skew_seconds: float, limits: Limits) -> Iterator[Finding]:
-    """Say whether a server is too old, or its clock off."""
-    if version < _OLDEST[side]:
-        yield finding(f"{side}-version", f"{side}: it is PostgreSQL {version // 10_000}")
+    """Yield a finding if a server is too old, and one if its clock is wrong."""
+    if version < _OLDEST_VERSION[side]:
+        yield finding(f"{side}-version", f"{side}: it runs PostgreSQL {version // 10_000}")
     yield from check_clock(side, skew_seconds, limits)
 
 
 def _failure(settings: Settings, side: str, error: MirrorError) -> Finding:
+    """Return the finding for an error that kept a side from being read."""
     if isinstance(error, ConfigError):
-        keys = side == "target" and settings.transport == "rest"
-        return finding("key-kind" if keys else "setting-malformed", str(error))
+        rest_target = side == "target" and settings.transport == "rest"
+        return finding("key-kind" if rest_target else "setting-malformed", str(error))
     if isinstance(error, WrongKey):
         return finding("key-refused", str(error))
     if isinstance(error, StaleCache):

@@ -1,7 +1,7 @@
-"""What the declarations say of the target, in the words of its catalogs.
+"""Expected: the target's tables, policies, triggers, indexes and functions, as declared.
 
-Policies, triggers, indexes and functions are taken from the SQL that the declarations print, so
-that every kind of access and guard counts, whoever wrote it.
+Names are written as in the target's catalogs. Policies, triggers, indexes and functions are parsed
+from the SQL that the declarations print, so a new kind of access or guard needs no change here.
 """
 
 import re
@@ -30,36 +30,37 @@ _EXECUTE = re.compile(r"grant execute on function([^;]*?)to authenticated;")
 
 @dataclass(frozen=True)
 class ExpectedTable:
-    """One table that is declared and is there."""
+    """A declared table that exists in the target: what is declared for it, and what it is."""
 
-    table: Table
+    actual: Table
+    """The table in the target's catalogs."""
     mapping: Mapping | None = None
-    """What it is the table of; None: it is guarded."""
+    """The mapping that writes the table; None: the table is guarded, not mirrored."""
     guard: Guard | None = None
-    """None: it is mirrored, or shared with others, as Realtime's and Storage's are."""
+    """None: the table is mirrored, or other applications use it too (Realtime's, Storage's)."""
     policies: frozenset[str] = frozenset()
-    """The policies that are declared for it."""
+    """Names of the policies declared for it."""
     grants: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """What `authenticated` may, by privilege; no columns: all of them."""
+    """The columns that `authenticated` may use, by privilege; empty: all columns."""
 
     @property
     def name(self) -> str:
-        """As in SQL."""
-        return self.table["name"]
+        """The name with its schema, quoted as in SQL."""
+        return self.actual["name"]
 
     @property
     def exclusive(self) -> bool:
-        """Nobody else has a say in who may do what with it."""
+        """Only the declarations decide about access to the table."""
         return self.mapping is not None or self.guard is not None
 
 
 class ExpectedTarget:
-    """A registry beside what the target's catalogs say.
+    """A registry's declarations, matched with the target's catalogs.
 
     Args:
         registry: the declarations.
-        catalog: what the target answered to `declared_tables` and `declared_types`.
-        guarded: the guards were installed there.
+        catalog: the target's answer for `declared_tables` and `declared_types`.
+        guarded: whether the guards are installed in the target.
     """
 
     def __init__(self, registry: Registry, catalog: Catalog, *, guarded: bool) -> None:
@@ -69,51 +70,51 @@ class ExpectedTarget:
 
     @cached_property
     def tables(self) -> list[ExpectedTable]:
-        """The tables that are there, mirrored ones first."""
+        """The declared tables that exist, mirrored ones first."""
         return [
-            *(expected for _, expected in self.mirrored() if expected is not None),
-            *(expected for _, expected in self.guards() if expected is not None),
+            *(table for _, table in self.mirrored() if table is not None),
+            *(table for _, table in self.guards() if table is not None),
         ]
 
     def mirrored(self) -> Iterator[tuple[Mapping, ExpectedTable | None]]:
-        """Yield each mapping with its table; None: it is gone."""
+        """Yield each mapping with its table; None: the table does not exist."""
         for mapping in self.registry:
-            table = self.catalog["tables"].get(table_name(mapping))
+            actual = self.catalog["tables"].get(table_name(mapping))
             grants = {"select": mapping.readable.columns} if mapping.readable else {}
             policies = frozenset({f"{mapping.table}_read"})
-            found = table and ExpectedTable(table, mapping, policies=policies, grants=grants)
-            yield mapping, found or None
+            table = actual and ExpectedTable(actual, mapping, policies=policies, grants=grants)
+            yield mapping, table or None
 
     def guards(self) -> Iterator[tuple[str, ExpectedTable | None]]:
-        """Yield each guarded table's name with what is declared; None: it is gone."""
+        """Yield each guarded table's name with the table; None: the table does not exist."""
         for guard in self.registry.guards if self.guarded else ():
             name = identifier(*guard.relation)
-            table = self.catalog["tables"].get(name)
-            if table is None:
+            actual = self.catalog["tables"].get(name)
+            if actual is None:
                 yield name, None
                 continue
             if isinstance(guard, Guard):
                 grants = {VERBS[verb]: allow.columns for verb, allow in guard.verbs.items()}
-                yield name, ExpectedTable(table, None, guard, self._policies_on(name), grants)
+                yield name, ExpectedTable(actual, None, guard, self._policies_on(name), grants)
             else:
-                yield name, ExpectedTable(table, policies=self._policies_on(name))
+                yield name, ExpectedTable(actual, policies=self._policies_on(name))
 
     @cached_property
     def functions(self) -> dict[str, bool]:
-        """Names of our functions as in SQL, and whether `authenticated` may execute them."""
-        texts = "\n".join(self._printed.values())
-        granted = " ".join(_EXECUTE.findall(texts))
-        return {name: f"{name}(" in granted for name in _FUNCTION.findall(texts)}
+        """The mirror's functions, as in SQL, and whether `authenticated` may execute them."""
+        scripts = "\n".join(self._printed.values())
+        granted = " ".join(_EXECUTE.findall(scripts))
+        return {name: f"{name}(" in granted for name in _FUNCTION.findall(scripts)}
 
     @cached_property
     def triggers(self) -> list[tuple[str, str]]:
         """The guards' triggers: (table as in SQL, trigger)."""
         found = _TRIGGER.findall(self._guards) if self.guarded else []
-        return [(self._called(table), name.strip('"')) for name, table in found]
+        return [(self._catalog_name(table), name.strip('"')) for name, table in found]
 
     @cached_property
     def indexed(self) -> list[tuple[str, str]]:
-        """(table as in SQL, column) of each column that helpers, policies or scopes ask for."""
+        """(table as in SQL, column) for each column that helpers, policies or scopes search by."""
         found = [
             (table_name(mapping), parent.column)
             for mapping in self.registry
@@ -121,12 +122,12 @@ class ExpectedTarget:
         ]
         found += _INDEX.findall(self._printed[f"model_{self.registry.name}"])
         found += _INDEX.findall(self._guards) if self.guarded else []
-        return list(dict.fromkeys((self._called(table), column) for table, column in found))
+        return list(dict.fromkeys((self._catalog_name(table), column) for table, column in found))
 
-    def _called(self, table: str) -> str:
-        """Return a table's name as the catalog has it."""
-        found = self.catalog["tables"].get(table)
-        return table if found is None else found["name"]
+    def _catalog_name(self, table: str) -> str:
+        """Return a table's name as the catalog spells it."""
+        actual = self.catalog["tables"].get(table)
+        return table if actual is None else actual["name"]
 
     def _policies_on(self, table: str) -> frozenset[str]:
         return frozenset(
@@ -139,6 +140,7 @@ class ExpectedTarget:
 
     @cached_property
     def _printed(self) -> dict[str, str]:
+        """The target's migrations with the guards: SQL by name."""
         return {
             step.name: step.sql
             for step in printed_migrations("supabase", self.registry, extra=True)
@@ -146,16 +148,16 @@ class ExpectedTarget:
 
 
 def table_name(mapping: Mapping) -> str:
-    """Return a mapping's table as in SQL."""
+    """Return the name of a mapping's table as in SQL."""
     return identifier(mapping.schema, mapping.table)
 
 
 def declared_tables(registry: Registry) -> list[str]:
-    """Return the tables that a target is asked for."""
+    """Return the names of all mirrored and guarded tables."""
     guarded = [identifier(*guard.relation) for guard in registry.guards]
     return [*(table_name(mapping) for mapping in registry), *guarded]
 
 
 def declared_types(registry: Registry) -> list[str]:
-    """Return the types that a target is asked for."""
+    """Return the types of all mirrored columns."""
     return [column.type for mapping in registry for column in mapping.columns]

@@ -1,4 +1,4 @@
-"""Migrations and triggers: is what was installed what this version and these declarations print?"""
+"""Migrations: compares installed migrations and triggers with those that this version prints."""
 
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -13,51 +13,51 @@ _OPERATIONS = ("insert", "update", "delete", "truncate")
 
 @lru_cache(maxsize=8)
 def printed_migrations(side: Side, registry: Registry, *, extra: bool) -> list[Migration]:
-    """Return a side's migrations; `extra`: with the triggers, or the guards.
+    """Return a side's migrations; `extra` adds the triggers or the guards.
 
-    Kept, because several checks read them and printing takes longer than asking.
+    Cached, because several checks need them and printing takes longer than a query.
     """
     triggers, guards = (extra, False) if side == "primary" else (False, extra)
     return migrations(side, registry, triggers=triggers, guards=guards)
 
 
 def missing_migrations(side: Side, applied: Mapping[str, str], registry: Registry) -> list[str]:
-    """Return the names of the migrations that a side has not had as they are now."""
+    """Return the names of migrations that a side does not have in their present form."""
     return [step.name for step in _compare(side, applied, registry)[0]]
 
 
 def check_migrations(
     side: Side, applied: Mapping[str, str], registry: Registry
 ) -> Iterator[Finding]:
-    """Say what a side lacks, and what it has that we do not know."""
+    """Yield a side's missing migrations, and those that this version does not know."""
     name = "primary" if side == "primary" else "target"
-    late, unknown = _compare(side, applied, registry)
+    missing, unknown = _compare(side, applied, registry)
     behind: dict[str, list[str]] = {}
-    for step in late:
+    for step in missing:
         kind = step.name.partition("_")[0]
         code = f"{kind if kind in {'triggers', 'guards'} else name}-behind"
         behind.setdefault(code, []).append(step.name)
     for code, steps in behind.items():
-        yield finding(code, f"{name}: it lacks {', '.join(steps)} as this version prints it")
+        yield finding(code, f"{name}: {', '.join(steps)} is missing or differs from this version")
     if unknown:
-        yield finding(f"{name}-ahead", f"{name}: it has {', '.join(unknown)}")
+        yield finding(f"{name}-ahead", f"{name}: {', '.join(unknown)} is unknown to this version")
     if side == "supabase" and registry.guards and f"guards_{registry.name}" not in applied:
         tables = ", ".join(".".join(guard.relation) for guard in registry.guards)
-        yield finding("guards-missing", f"target: nothing guards {tables}")
+        yield finding("guards-missing", f"target: no guards are installed on {tables}")
 
 
 def check_triggers(primary: PrimaryState, registry: Registry) -> Iterator[Finding]:
-    """Say which triggers are gone or disabled, where triggers were installed."""
+    """Yield tables with missing or disabled triggers, if triggers were installed."""
     if f"triggers_{registry.name}" not in primary.applied:
         return
-    # A table that is gone is told of by the mapping that reads it.
-    for table, have in sorted(primary.triggers.items()):
-        wanted = [f"mirror_{registry.name}_{operation}" for operation in _OPERATIONS]
-        # Enabled ALWAYS: also what is written as a replica is a change.
-        lacking = [trigger for trigger in wanted if have.get(trigger) != "A"]
-        if lacking:
-            what = f"primary: {table} lacks, or has disabled, {', '.join(lacking)}"
-            yield finding("trigger-missing", what)
+    # A table that does not exist is a finding of the mapping that reads it.
+    for table, installed in sorted(primary.triggers.items()):
+        expected = [f"mirror_{registry.name}_{operation}" for operation in _OPERATIONS]
+        # "A": enabled ALWAYS, because rows written by replication are changes, too.
+        missing = [trigger for trigger in expected if installed.get(trigger) != "A"]
+        if missing:
+            message = f"primary: on {table}, missing or disabled: {', '.join(missing)}"
+            yield finding("trigger-missing", message)
 
 
 def _compare(

@@ -1,4 +1,4 @@
-"""Traffic: does anybody carry the events, and can they?"""
+"""Processing: checks that events are processed in time, and that nothing stands in the way."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from mirror.sync.targets.base import Description
 
 @dataclass(frozen=True)
 class Limits:
-    """From when on something is worth a finding, in seconds."""
+    """How long something may take before it is a finding, in seconds."""
 
     heartbeat_seconds: float = 180.0
-    """A part of the mirror has to show itself within this, or three of its turns."""
+    """Age of a heartbeat; three intervals of that process, if those are longer."""
     waiting_seconds: float = 300.0
-    """An event may wait for this long."""
+    """Age of the oldest waiting event."""
     open_seconds: float = 300.0
-    """Something may be open on the primary for this long."""
+    """Age of a transaction that is open on the primary."""
     clock_seconds: float = 30.0
-    """Clocks may differ by this."""
+    """Difference between two clocks."""
     notification_seconds: float = 2.0
-    """A notification has to arrive within this."""
+    """Time until a notification arrives."""
 
 
 def check_status(
@@ -34,28 +34,29 @@ def check_status(
     *,
     model_late: bool,
 ) -> Iterator[Finding]:
-    """Say what `mirror status` says; either side may be missing.
+    """Yield the faults that `mirror status` reports; either side may be unknown (None).
 
-    `model_late`: that the target has other declarations is known already.
+    `model_late`: a missing migration already reports that the target has other declarations.
     """
     states = digest_states(registry, described) if described is not None else {}
-    other = sorted(name for name, state in states.items() if state != "current")
-    if other and not model_late:
-        what = f"target: it holds another version of {', '.join(other)}"
-        yield finding("mapping-digest", what)
+    outdated = sorted(name for name, state in states.items() if state != "current")
+    if outdated and not model_late:
+        message = f"target: it was migrated to another version of {', '.join(outdated)}"
+        yield finding("mapping-digest", message)
     if status is None:
         return
-    whats = {
+    messages = {
         "wrong-source": f"target: it expects {status.target_source}, epoch {status.target_epoch};"
         f" this primary is {status.source}, epoch {status.epoch}",
         "buried": f"primary: {status.buried} event(s) are buried",
-        "last-reconcile": "primary: the last reconcile ended with"
-        f" {status.last_run.outcome if status.last_run else 'nothing'!r}",
-        "two-schedulers": "primary: within a week, both beat and the platform have reconciled",
+        "last-reconcile": "primary: the last reconcile ended with outcome"
+        f" {status.last_run.outcome if status.last_run else 'none'!r}",
+        "two-schedulers": "primary: within a week, both beat and the platform's scheduler have"
+        " started reconciles",
     }
     for fault in status.faults:
-        if fault in whats:
-            yield finding(fault, whats[fault])
+        if fault in messages:
+            yield finding(fault, messages[fault])
 
 
 def check_processing(
@@ -65,18 +66,18 @@ def check_processing(
     status: Status | None,
     limits: Limits,
 ) -> Iterator[Finding]:
-    """Say what waits for whom, and what is in the way."""
+    """Yield late events, silent processes, and transactions that hold back vacuum."""
     oldest = status.oldest_seconds if status is not None else None
     if oldest is not None and oldest > max(limits.waiting_seconds, 3 * settings.sweep_seconds):
-        what = f"primary: the oldest event has waited for {_ago(oldest)}"
-        yield finding("outbox-late", what)
+        message = f"primary: the oldest event has been waiting for {_duration(oldest)}"
+        yield finding("outbox-late", message)
     if primary.heartbeats is not None:
         yield from _check_heartbeats(settings, registry, primary, primary.heartbeats, limits)
-    for held in primary.open_transactions:
-        if held.seconds is None or held.seconds > limits.open_seconds:
-            since = "" if held.seconds is None else f" for {_ago(held.seconds)}"
-            what = f"primary: {held.what} has held back vacuum{since}"
-            yield finding("transaction-open", what, command=held.command)
+    for transaction in primary.open_transactions:
+        if transaction.seconds is None or transaction.seconds > limits.open_seconds:
+            since = "" if transaction.seconds is None else f" for {_duration(transaction.seconds)}"
+            message = f"primary: {transaction.name} has held back vacuum{since}"
+            yield finding("transaction-open", message, command=transaction.command)
 
 
 def _check_heartbeats(
@@ -86,33 +87,29 @@ def _check_heartbeats(
     heartbeats: dict[str, float],
     limits: Limits,
 ) -> Iterator[Finding]:
-    parts = [
-        ("drain", "consumer-missing", settings.sweep_seconds, True),
-        ("sweep", "beat-missing", settings.sweep_seconds, settings.redis_url is not None),
-        (
-            "relay",
-            "relay-missing",
-            settings.relay_seconds,
-            f"triggers_{registry.name}" in primary.applied,
-        ),
+    """Yield the processes that are needed and have noted no heartbeat lately."""
+    has_triggers = f"triggers_{registry.name}" in primary.applied
+    processes = [
+        ("drain", "a worker", "consumer-missing", settings.sweep_seconds, True),
+        ("sweep", "beat", "beat-missing", settings.sweep_seconds, settings.redis_url is not None),
+        ("relay", "a relay", "relay-missing", settings.relay_seconds, has_triggers),
     ]
-    for name, code, turn, needed in parts:
+    for name, process, code, interval, needed in processes:
         age = heartbeats.get(name)
-        if needed and (age is None or age > max(limits.heartbeat_seconds, 3 * turn)):
-            last = "was never seen" if age is None else f"was last seen {_ago(age)} ago"
-            who = {"drain": "a consumer", "sweep": "beat", "relay": "a relay"}[name]
-            yield finding(code, f"primary: {who} {last}")
+        if needed and (age is None or age > max(limits.heartbeat_seconds, 3 * interval)):
+            seen = "has never run" if age is None else f"last ran {_duration(age)} ago"
+            yield finding(code, f"primary: {process} {seen}")
 
 
 def check_clock(side: str, skew_seconds: float, limits: Limits) -> Iterator[Finding]:
-    """Say by how much a server's clock is off, if it matters."""
+    """Yield a finding if a server's clock is too far from this machine's; positive: ahead."""
     if abs(skew_seconds) > limits.clock_seconds:
-        way = "ahead of" if skew_seconds > 0 else "behind"
-        what = f"{side}: its clock is {_ago(abs(skew_seconds))} {way} ours"
-        yield finding("clock-skew", what)
+        direction = "ahead of" if skew_seconds > 0 else "behind"
+        message = f"{side}: its clock is {_duration(abs(skew_seconds))} {direction} this machine's"
+        yield finding("clock-skew", message)
 
 
-def _ago(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"

@@ -1,4 +1,4 @@
-"""The mappings beside the primary: does what their queries yield fit what they declare?"""
+"""Source columns: compares the columns that each mapping's query yields with its declaration."""
 
 from collections.abc import Iterator
 
@@ -8,8 +8,8 @@ from mirror.diagnostics.doctor.primary import PrimaryState, SourceColumn
 from mirror.model.mapping import Mapping
 from mirror.model.registry import Registry
 
-# What loses nothing and always fits, beside text, which takes everything.
-_WIDER = {
+# (source, declared): every value of the first type fits the second, and nothing is lost.
+_SAFE_CASTS = {
     ("smallint", "integer"),
     ("smallint", "bigint"),
     ("integer", "bigint"),
@@ -21,63 +21,68 @@ _WIDER = {
     ("date", "timestamp without time zone"),
     ("date", "timestamp with time zone"),
 }
+# Every type can be cast to these.
 _TEXT = {"text", "character varying"}
 
 
 def check_columns(primary: PrimaryState, registry: Registry) -> Iterator[Finding]:
-    """Say which mappings do not fit the primary's tables any more."""
+    """Yield a finding for each mapping that no longer fits the primary's tables."""
     for mapping in registry:
-        refused = primary.refused.get(mapping.name)
-        if refused is not None:
+        error = primary.refused.get(mapping.name)
+        if error is not None:
             yield finding(
                 "source-query",
-                f"mapping {mapping.name!r}: its query does not run: {refused}",
+                f"mapping {mapping.name!r}: its query fails: {error}",
                 mapping=mapping.name,
             )
             continue
         columns = primary.columns.get(mapping.name, {})
         uncastable = primary.uncastable.get(mapping.name, [])
-        for name, kind in mapping.row_layout:
+        for name, declared_type in mapping.row_layout:
             if name not in columns:
                 continue
-            have = columns[name]
+            column = columns[name]
             if name in uncastable:
                 code = "source-type"
             elif (
-                have.type != have.declared
-                and have.declared not in _TEXT
-                and (have.type, have.declared) not in _WIDER
+                column.type != column.declared
+                and column.declared not in _TEXT
+                and (column.type, column.declared) not in _SAFE_CASTS
             ):
                 code = "source-cast"
             else:
                 continue
-            what = f"mapping {mapping.name!r}: column {name} is {have.type} there, {kind} here"
-            yield finding(code, what, mapping=mapping.name)
-        yield from _check_labels(mapping, columns)
+            message = (
+                f"mapping {mapping.name!r}: column {name} is {column.type} in the primary and"
+                f" {declared_type} in the mapping"
+            )
+            yield finding(code, message, mapping=mapping.name)
+        yield from _check_active_values(mapping, columns)
     yield from _check_roles(primary, registry)
 
 
-def _check_labels(mapping: Mapping, columns: dict[str, SourceColumn]) -> Iterator[Finding]:
+def _check_active_values(mapping: Mapping, columns: dict[str, SourceColumn]) -> Iterator[Finding]:
+    """Yield the values of `active` that are not labels of the column's enum."""
     for name, values in sorted(mapping.active.items()):
         labels = columns[name].labels if name in columns else ()
         for value in sorted(values.difference(labels)) if labels else ():
-            what = f"mapping {mapping.name!r}: {name} = {value!r} is none of {_listed(labels)}"
-            yield finding("enum-label", what, mapping=mapping.name)
+            message = (
+                f"mapping {mapping.name!r}: `active` has {name} = {value!r}, but the primary's enum"
+                f" has only {', '.join(labels)}"
+            )
+            yield finding("enum-label", message, mapping=mapping.name)
 
 
 def _check_roles(primary: PrimaryState, registry: Registry) -> Iterator[Finding]:
+    """Yield the labels of role enums that are not levels of their membership."""
     for access in registry.access:
         if isinstance(access, Membership):
             for seat in access.seats:
                 column = primary.columns.get(seat.mapping, {}).get(str(seat.role))
                 for label in column.labels if column is not None else ():
                     if label not in access.levels:
-                        what = (
-                            f"mapping {seat.mapping!r}: role {label!r} is none of the levels"
-                            f" {_listed(access.levels)}"
+                        message = (
+                            f"mapping {seat.mapping!r}: role {label!r} is not one of the levels"
+                            f" {', '.join(access.levels)}"
                         )
-                        yield finding("role-unknown", what, mapping=seat.mapping)
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    return ", ".join(names)
+                        yield finding("role-unknown", message, mapping=seat.mapping)
