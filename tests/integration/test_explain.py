@@ -61,7 +61,7 @@ def test_somebody_whom_the_app_does_not_know_has_another_id_there(world: World) 
     page = explain_resource(world.drain, TRIP, str(user), str(world.member().trip_id))
     name, says = first(page)
     assert name == "user"
-    assert "users in the primary has nobody of this id" in says
+    assert "users in the primary has no row with this id" in says
 
 
 def test_a_stranger_is_not_in_the_primary(world: World) -> None:
@@ -166,8 +166,18 @@ def not_auths(world: World, member: Membership) -> None:
 @pytest.mark.parametrize(
     ("breaks", "step", "says", "remedy"),
     [
-        (filtered_out, "primary", "not true is trip_memberships.deleted_at IS NULL", "change it"),
-        (without_its_trip, "primary", "not true is trips.deleted_at IS NULL", "change it"),
+        (
+            filtered_out,
+            "primary",
+            "does not satisfy the condition trip_memberships.deleted_at IS NULL",
+            "change it",
+        ),
+        (
+            without_its_trip,
+            "primary",
+            "does not satisfy the condition trips.deleted_at IS NULL",
+            "change it",
+        ),
         (inactive, "primary", "status is INACTIVE, and only ACTIVE counts", "change it"),
         (never_captured, "events", "Never captured", "mirror sync trip_memberships"),
         (pending, "events", "The change waits: 1 event(s)", "mirror drain"),
@@ -176,7 +186,7 @@ def not_auths(world: World, member: Membership) -> None:
         (promoted_without_a_word, "ledger", "Stale", "mirror sync trip_memberships"),
         (went_back, "ledger", "went back in time", "mirror rebase"),
         (deleted_by_hand, "target row", "Missing", "mirror sync trip_memberships"),
-        (demoted_by_hand, "target row", "edited the row by hand", "mirror sync trip_memberships"),
+        (demoted_by_hand, "target row", "edited by hand", "mirror sync trip_memberships"),
         (not_auths, "user", "the app's id is not Auth's", "mirror Auth's beside them"),
     ],
 )
@@ -218,17 +228,17 @@ READ = f"for select to authenticated {USING}"
         (
             "drop policy mirror_trips_read on chat_messages",
             f"create policy mirror_trips_read on chat_messages {READ}",
-            "chat_messages: no policy for select is there",
+            "chat_messages: it has no policy for select",
         ),
         (
             "drop policy trip_memberships_read on trip_memberships",
             f"create policy trip_memberships_read on trip_memberships {READ}",
-            "trip_memberships: no policy for select is there",
+            "trip_memberships: it has no policy for select",
         ),
         (
             "alter policy mirror_trips_read on chat_messages using (false)",
             f"alter policy mirror_trips_read on chat_messages {USING}",
-            "chat_messages: its policies refuse to select, though what is declared allows it",
+            "chat_messages: its policies refuse select, but the declarations allow it",
         ),
         (
             "revoke delete on chat_messages from authenticated",
@@ -238,7 +248,7 @@ READ = f"for select to authenticated {USING}"
         (
             "revoke execute on function mirror.my_trips(text) from authenticated",
             "grant execute on function mirror.my_trips(text) to authenticated",
-            "mirror.my_trips('OWNER') does not answer what the row in the target says",
+            "mirror.my_trips('OWNER') does not answer as the row in the target says",
         ),
     ],
 )
@@ -296,7 +306,7 @@ def test_a_statement_is_tried_and_undone(world: World) -> None:
     assert "by mirror_trips_insert" in page.steps[-1].says
     # A content may not be empty; row-level security comes before that.
     page = ask(world, member, "chat_messages", "insert", trip_id=member.trip_id, content="")
-    assert "a constraint refuses the row as it is given [23514]" in page.steps[-1].says
+    assert "a constraint refuses this row [23514]" in page.steps[-1].says
     assert world.target.value("select count(*) from chat_messages") == 2
     # Nor does what was tried first hide anything from what is tried next.
     row = {"id": str(own)}
@@ -313,7 +323,7 @@ def test_a_refused_statement_names_its_policies_and_follows_the_row(world: World
     assert page.steps[-1].says == "chat_reactions: insert is allowed, by mirror_trips_insert."
     assert page.exit_code == 0
     page = ask(world, member, "chat_reactions", "update", message_id=theirs)
-    assert page.steps[-1].says.endswith("update is refused; the guard declares it for nobody.")
+    assert page.steps[-1].says.endswith("update is refused; the guard does not declare it.")
     filtered_out(world, member)
     page = ask(world, member, "chat_reactions", "insert", message_id=theirs, emoji="!")
     assert first(page)[0] == "primary"
@@ -415,7 +425,7 @@ def test_the_command_prints_a_page(world: World, command: Callable[..., Result])
         (["--trip", SOMEBODY], "is not understood"),
         ([SOMEBODY, "--trip", SOMEBODY, "--resource", "trip:7"], "one thing"),
         ([SOMEBODY], "--trip ID, --mapping with --key, or --table"),
-        ([SOMEBODY, "--boat", SOMEBODY], "decides about no 'boat', only about trip"),
+        ([SOMEBODY, "--boat", SOMEBODY], "no access declaration for 'boat', only for trip"),
         ([SOMEBODY, "--mapping", "boats", "--key", "7"], "'boats' is not declared"),
         ([SOMEBODY, "--mapping", "trips"], "--mapping and --key belong together"),
         ([SOMEBODY, "--table", "boats", "--row", "id=7"], "neither a mapping nor a guard"),

@@ -1,4 +1,4 @@
-"""Explain: follow one permission from the primary's row to what row-level security answers."""
+"""Explain: follows one permission from the primary's row to the answer of row-level security."""
 
 from mirror.diagnostics.explain.audit import Audit, Mismatch, audit
 from mirror.diagnostics.explain.explanation import Explanation, Step, StepStatus

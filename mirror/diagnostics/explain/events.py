@@ -1,4 +1,4 @@
-"""Events: what waits, or was given up, that bears on a key."""
+"""Events: reads the waiting and buried events that concern a key."""
 
 import json
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from mirror.sync.connections import Database
 
 MappingKey = tuple[str, Key]
 
-# A worker that holds an event has deleted it in a transaction that is open still, so it is here.
+# A worker deletes claimed events in a transaction that is still open, so they are visible here.
 _WAITING: Final = """
 select e.id, e.mapping, e.reference, e.key, e.lane, e.age, e.attempts, e.error, e.buried,
   exists (select from mirror.claims as c where e.id = any(c.events)) as claimed
@@ -36,7 +36,7 @@ limit 20
 
 @dataclass(frozen=True)
 class QueuedEvent:
-    """One event."""
+    """An event in the outbox, or one that failed."""
 
     id: int
     mapping: str
@@ -48,13 +48,13 @@ class QueuedEvent:
     error: str | None
     buried: bool
     claimed: bool
-    """A worker has it, or died with it."""
+    """A worker is processing it, or crashed while processing it."""
 
     def __str__(self) -> str:
-        about = (
+        subject = (
             ",".join(self.key)
             if self.reference is None
-            else f"all under {self.reference} {','.join(self.key)}"
+            else f"scope {self.reference} {','.join(self.key)}"
             if self.reference != EVERYTHING
             else "everything"
         )
@@ -63,21 +63,23 @@ class QueuedEvent:
             if self.buried
             else f"tried {self.attempts} time(s): {self.error}"
             if self.attempts
-            else "a worker has it"
+            else "is claimed by a worker"
             if self.claimed
             else "waits"
         )
         lane = "grant" if self.lane else "revocation"
-        about = f"{self.mapping} {about}, {lane}, {self.age_seconds:.0f} s old"
-        return f"event {self.id} ({about}) {state}"
+        return (
+            f"event {self.id} ({self.mapping} {subject}, {lane}, {self.age_seconds:.0f} s old) "
+            f"{state}"
+        )
 
 
 def queued_events(
     database: Database, keys: Iterable[MappingKey], scopes: Iterable[tuple[str, str, str]]
 ) -> list[QueuedEvent]:
-    """Return the first twenty that are about one of these keys or scopes.
+    """Return the first twenty events for one of these keys or scopes, revocations first.
 
-    A scope is (mapping, reference, value); `*` stands for all of a mapping.
+    A scope is (mapping, reference, value); the reference `*` means the whole mapping.
     """
     rows: list[tuple[str, str | None, str]] = [(m, None, json.dumps(list(k))) for m, k in keys]
     rows += list(scopes)

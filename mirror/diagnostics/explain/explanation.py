@@ -1,4 +1,4 @@
-"""Page: what was found at each step on the way of one permission, and where the way ends."""
+"""Explanation: the steps that a permission passes, and the first step that stops it."""
 
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -6,66 +6,65 @@ from typing import Any
 
 
 class StepStatus(StrEnum):
-    """What a step says of the permission."""
+    """The result of a step."""
 
     YES = "yes"
-    """It passes here."""
+    """The permission passes this step."""
     NO = "no"
-    """It ends here, and rightly so: there is none."""
+    """The permission is denied here, as it should be."""
     BROKEN = "broken"
     """Something is wrong here."""
     UNKNOWN = "unknown"
-    """It cannot be told, or does not matter."""
+    """The result cannot be determined, or does not matter."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One place on the way."""
+    """One step between the primary's row and the target's answer."""
 
     name: str
     """`user`, `primary`, `events`, `ledger`, `target row`, or `decision`."""
     status: StepStatus
     says: str
-    """What was found, in one sentence; ids, and the values that decide, but no others."""
+    """The result in one sentence. It contains ids and deciding values, no other values of rows."""
     remedy: str | None = None
-    """What to do about it."""
+    """Instructions; None: there is nothing to do."""
     details: tuple[str, ...] = ()
-    """Lines that lead to it: events, policies."""
+    """Lines that support the result: events, policies."""
     values: dict[str, Any] = field(default_factory=dict)
-    """The row, if values were asked for."""
+    """The row's values by column, if they were requested."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain JSON values; `status` keeps its first name there, `word`."""
-        return {
-            ("word" if name == "status" else name): value for name, value in asdict(self).items()
-        }
+        """Return plain JSON values; the key of `status` is `word`, for programs that read it."""
+        values = asdict(self)
+        return {"name": values.pop("name"), "word": values.pop("status"), **values}
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """The whole way."""
+    """All steps of one permission."""
 
     question: str
     primary_grants: bool | None
-    """Whether the primary grants it; None where it does not decide."""
+    """Whether the primary grants the permission; None: it does not decide about it."""
     allowed: bool
     """Whether the target allows it."""
     steps: tuple[Step, ...]
 
     @property
     def first(self) -> Step | None:
-        """The first step that breaks the chain; None: the permission passes, and rightly so.
+        """The first step that stops the permission; None: it passes every step.
 
-        Where the primary grants nothing and the target allows nothing, it is what the primary
-        says. Where the target allows it all the same, it is what is wrong further on.
+        If the target allows a permission that the primary does not grant, this is the first step
+        that is wrong.
         """
-        over = self.allowed and self.primary_grants is False
-        words = {StepStatus.BROKEN} if over else {StepStatus.BROKEN, StepStatus.NO}
-        return next((step for step in self.steps if step.status in words), None)
+        over_grant = self.allowed and self.primary_grants is False
+        stops = {StepStatus.BROKEN} if over_grant else {StepStatus.BROKEN, StepStatus.NO}
+        return next((step for step in self.steps if step.status in stops), None)
 
     @property
     def exit_code(self) -> int:
-        """0: allowed, and every step agrees; else 1."""
+        """0: the permission is allowed and passes every step; otherwise 1."""
         return 0 if self.allowed and self.first is None else 1
 
     def as_json(self) -> dict[str, Any]:

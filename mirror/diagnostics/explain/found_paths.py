@@ -1,4 +1,8 @@
-"""Chains: the rows on one side by which a user reaches a resource, as far as they are there."""
+"""Found paths: follows a question's access paths through the rows of one database.
+
+An access path is a sequence of rows that together grant a user access to a resource. A found path
+holds the rows of it that exist, up to the first that is missing.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -14,7 +18,7 @@ from mirror.access.questions import (
     Lookup,
     Values,
 )
-from mirror.diagnostics.explain.key_state import values
+from mirror.diagnostics.explain.key_state import values_by_column
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
 from mirror.model.registry import Registry
@@ -23,74 +27,74 @@ from mirror.sync.row_queries import Row
 from mirror.sync.snapshot import Snapshot
 from mirror.sync.targets.base import Target
 
-_MOST: Final = 100
-"""How many rows of one look are followed."""
+_MAX_ROWS: Final = 100
+"""How many rows of one lookup are followed."""
 
-ColumnValues = dict[str, str]
-"""What columns have to hold."""
+Filter = dict[str, str]
+"""Values that a row must have, as texts by column."""
 
 
 class RowReader(Protocol):
-    """One of the two databases, for looking rows up."""
+    """Finds rows in one of the two databases."""
 
-    def rows(self, mapping: Mapping, wanted: ColumnValues) -> dict[Key, Values]:
-        """Return the rows that count there, in which columns hold these values."""
+    def rows(self, mapping: Mapping, filter_: Filter) -> dict[Key, Values]:
+        """Return the mirrored rows with these values, at most `_MAX_ROWS`."""
         ...
 
 
 @dataclass(frozen=True)
 class FoundRow:
-    """One row of a chain."""
+    """One row of a found path."""
 
     mapping: Mapping
     key: Key
-    row: Values
+    values: Values
 
 
 @dataclass(frozen=True)
 class FoundPath:
-    """One way, and the rows of it that are there; the first that is not ends it."""
+    """An access path, and the rows of it that exist before the first missing one."""
 
-    way: AccessPath
-    links: tuple[FoundRow, ...]
+    path: AccessPath
+    rows: tuple[FoundRow, ...]
     grant: Grant
-    missing: tuple[Mapping, ColumnValues] | None = None
-    """Where the next row should be."""
+    missing: tuple[Mapping, Filter] | None = None
+    """Where the next row was searched; None: no row is missing, or it cannot be searched for."""
 
     @property
     def keys(self) -> tuple[tuple[Mapping, Key], ...]:
-        """Each row's key, that of the missing one too, if what it is looked for by tells it."""
-        known = tuple((link.mapping, link.key) for link in self.links)
-        absence_reason = self.missing and key_from(*self.missing)
-        return (
-            known
-            if self.missing is None or absence_reason is None
-            else (*known, (self.missing[0], absence_reason))
-        )
+        """The key of each row, and of the missing one if its filter contains the whole key."""
+        known = tuple((row.mapping, row.key) for row in self.rows)
+        if self.missing is None:
+            return known
+        missing_key = key_from(*self.missing)
+        return known if missing_key is None else (*known, (self.missing[0], missing_key))
 
 
-def key_from(mapping: Mapping, wanted: ColumnValues) -> Key | None:
-    """Return the key that these values make, if they hold all of it."""
-    return tuple(wanted[name] for name in mapping.key) if set(mapping.key) <= set(wanted) else None
+def key_from(mapping: Mapping, filter_: Filter) -> Key | None:
+    """Return the key in these values; None: they do not contain all of it."""
+    return (
+        tuple(filter_[name] for name in mapping.key) if set(mapping.key) <= set(filter_) else None
+    )
 
 
 def find_paths(
-    registry: Registry, question: AccessQuestion, side: RowReader, user: str, resource: str
+    registry: Registry, question: AccessQuestion, reader: RowReader, user: str, resource: str
 ) -> list[FoundPath]:
-    """Return every chain on one side, those that break off included; the strongest first."""
+    """Return every path in one database, incomplete ones included; the strongest grant first."""
     given = {Given.USER: user, Given.RESOURCE: resource}
     found = [
-        chain
-        for way in question.ways
-        for chain in _follow(registry, question, side, given, way, ())
+        one
+        for path in question.ways
+        for one in _follow(registry, question, reader, given, path, ())
     ]
-    # Of those that break off, the one that gets farthest tells most.
-    return sorted(found, key=lambda c: (len(c.grant.levels), len(c.links)), reverse=True)
+    # Among incomplete paths, the longest one explains most.
+    return sorted(found, key=lambda one: (len(one.grant.levels), len(one.rows)), reverse=True)
 
 
-def combined_grant(found: Iterable[FoundPath]) -> Grant:
-    """Return what several paths grant together; the reason is that of the first."""
-    grants = [chain.grant for chain in found]
+def combined_grant(paths: Iterable[FoundPath]) -> Grant:
+    """Return the sum of the grants; if it is empty, with the reason of the first path."""
+    grants = [path.grant for path in paths]
     levels = frozenset(level for grant in grants for level in grant.levels)
     return Grant(levels, None if levels else next((grant.reason for grant in grants), None))
 
@@ -98,94 +102,101 @@ def combined_grant(found: Iterable[FoundPath]) -> Grant:
 def _follow(
     registry: Registry,
     question: AccessQuestion,
-    side: RowReader,
+    reader: RowReader,
     given: dict[Given, str],
-    way: AccessPath,
-    links: tuple[FoundRow, ...],
+    path: AccessPath,
+    before: tuple[FoundRow, ...],
 ) -> Iterator[FoundPath]:
-    look = way.rows[len(links)]
-    mapping = registry[look.mapping]
-    wanted = lookup_values(look, given, links)
-    found = {} if wanted is None else side.rows(mapping, wanted)
+    """Yield the found paths that begin with these rows."""
+    lookup = path.rows[len(before)]
+    mapping = registry[lookup.mapping]
+    filter_ = lookup_filter(lookup, given, before)
+    found = {} if filter_ is None else reader.rows(mapping, filter_)
     if not found:
-        found_by = ", ".join(look.by)
         reason = Grant(
-            reason=f"there is no row of {mapping.name}"
-            if wanted is not None
-            else f"a row of {mapping.name} is found by {found_by}, and one of them is NULL"
+            reason=f"{mapping.name} has no such row"
+            if filter_ is not None
+            else f"a row of {mapping.name} is found by {', '.join(lookup.by)}, and one of these "
+            f"values is NULL"
         )
-        yield FoundPath(way, links, reason, None if wanted is None else (mapping, wanted))
+        yield FoundPath(path, before, reason, None if filter_ is None else (mapping, filter_))
         return
-    for key, row in found.items():
-        grant = question.grant(way, len(links), mapping, row)
-        reached = (*links, FoundRow(mapping, key, row))
-        if len(reached) == len(way.rows) or not grant.levels:
-            yield FoundPath(way, reached, grant)
+    for key, values in found.items():
+        grant = question.grant(path, len(before), mapping, values)
+        rows = (*before, FoundRow(mapping, key, values))
+        if len(rows) == len(path.rows) or not grant.levels:
+            yield FoundPath(path, rows, grant)
         else:
-            yield from _follow(registry, question, side, given, way, reached)
+            yield from _follow(registry, question, reader, given, path, rows)
 
 
-def lookup_values(
-    look: Lookup, given: dict[Given, str], links: tuple[FoundRow, ...]
-) -> ColumnValues | None:
-    """Return what a row's columns have to hold; None where a row before has NULL there."""
-    wanted = {}
-    for name, value in look.by.items():
-        if isinstance(value, Given):
-            text: str | None = given[value]
+def lookup_filter(
+    lookup: Lookup, given: dict[Given, str], before: tuple[FoundRow, ...]
+) -> Filter | None:
+    """Return the values to search by; None: one comes from an earlier row and is NULL."""
+    filter_ = {}
+    for name, source in lookup.by.items():
+        if isinstance(source, Given):
+            value: str | None = given[source]
+        elif isinstance(source, FromRow):
+            value = before[source.row].values[source.column]
         else:
-            text = links[value.row].row[value.column] if isinstance(value, FromRow) else value.value
-        if text is None:
+            value = source.value
+        if value is None:
             return None
-        wanted[name] = text
-    return wanted
+        filter_[name] = value
+    return filter_
 
 
-class PrimaryRows:
-    """The rows that belong in the target, as one snapshot of the primary has them."""
+class PrimaryRowReader:
+    """Finds the rows that belong in the target, in one snapshot of the primary."""
 
     def __init__(self, registry: Registry, snapshot: Snapshot) -> None:
         self._registry = registry
         self._snapshot = snapshot
-        self._known: dict[tuple[str, tuple[tuple[str, str], ...]], dict[Key, Values]] = {}
+        self._cache: dict[tuple[str, tuple[tuple[str, str], ...]], dict[Key, Values]] = {}
 
-    def rows(self, mapping: Mapping, wanted: ColumnValues) -> dict[Key, Values]:
-        """Return the rows that count there, in which columns hold these values."""
-        name = (mapping.name, tuple(sorted(wanted.items())))
-        if name not in self._known:
-            found = self._snapshot.rows_with(mapping, wanted, limit=_MOST)
-            self._known[name] = self._counting(mapping, found)
-        return self._known[name]
+    def rows(self, mapping: Mapping, filter_: Filter) -> dict[Key, Values]:
+        """Return the mirrored rows with these values, at most `_MAX_ROWS`."""
+        name = (mapping.name, tuple(sorted(filter_.items())))
+        if name not in self._cache:
+            found = self._snapshot.rows_with(mapping, filter_, limit=_MAX_ROWS)
+            self._cache[name] = self._with_parents(mapping, found)
+        return self._cache[name]
 
-    def fetch(self, mapping: Mapping, several: Iterable[ColumnValues]) -> None:
-        """Read rows that will be asked for in one go, where what they are asked by is a key."""
-        names = {key_from(mapping, wanted): wanted for wanted in several}
-        keys = {key: wanted for key, wanted in names.items() if key is not None}
-        rows = self._counting(mapping, self._snapshot.rows(mapping, list(keys)))
-        for key, wanted in keys.items():
-            row = rows.get(key)
-            same = row is not None and all(row[name] == text for name, text in wanted.items())
-            name = (mapping.name, tuple(sorted(wanted.items())))
-            self._known[name] = {key: row} if row is not None and same else {}
+    def prefetch(self, mapping: Mapping, filters: Iterable[Filter]) -> None:
+        """Read the rows of those filters that contain a key, in one query, into the cache."""
+        by_key = {key_from(mapping, filter_): filter_ for filter_ in filters}
+        filters_by_key = {key: filter_ for key, filter_ in by_key.items() if key is not None}
+        found = self._with_parents(mapping, self._snapshot.rows(mapping, list(filters_by_key)))
+        for key, filter_ in filters_by_key.items():
+            row = found.get(key)
+            matches = row is not None and all(row[name] == text for name, text in filter_.items())
+            name = (mapping.name, tuple(sorted(filter_.items())))
+            self._cache[name] = {key: row} if row is not None and matches else {}
 
-    def _counting(self, mapping: Mapping, found: dict[Key, Row]) -> dict[Key, Values]:
-        """Leave out those whose parents are not there."""
-        lacking = missing_ancestors(
-            self._registry, self._snapshot, mapping, found, (), defaultdict(set)
+    def _with_parents(self, mapping: Mapping, rows: dict[Key, Row]) -> dict[Key, Values]:
+        """Return the rows without those whose parents are missing."""
+        orphans = missing_ancestors(
+            self._registry, self._snapshot, mapping, rows, (), defaultdict(set)
         )
-        named = {key: values(mapping, row) for key, row in found.items() if key not in lacking}
-        return {key: row for key, row in named.items() if row is not None}
+        return {
+            key: values_by_column(mapping, row) for key, row in rows.items() if key not in orphans
+        }
 
 
-class TargetRows:
-    """The rows that the target has."""
+class TargetRowReader:
+    """Finds rows in the target."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
 
-    def rows(self, mapping: Mapping, wanted: ColumnValues) -> dict[Key, Values]:
-        """Return the rows that count there, in which columns hold these values."""
-        keys = self._target.keys(mapping, wanted, most=_MOST)
+    def rows(self, mapping: Mapping, filter_: Filter) -> dict[Key, Values]:
+        """Return the mirrored rows with these values, at most `_MAX_ROWS`."""
+        keys = self._target.keys(mapping, filter_, most=_MAX_ROWS)
         known = self._target.rows(mapping, keys) if keys else {}
-        named = {key: values(mapping, one.row) for key, one in known.items()}
-        return {key: row for key, row in named.items() if row is not None}
+        return {
+            key: values_by_column(mapping, one.row)
+            for key, one in known.items()
+            if one.row is not None
+        }

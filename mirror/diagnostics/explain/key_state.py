@@ -1,4 +1,4 @@
-"""Facts: what both sides know of one key, read once for all steps."""
+"""Key state: everything that both sides know about one key, read once for all steps."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -22,80 +22,81 @@ from mirror.sync.targets.reading import UNKNOWN, KnownRow
 
 @dataclass(frozen=True)
 class KeyState:
-    """What is known of one key of a mapping."""
+    """The state of one key of a mapping on both sides."""
 
     mapping: Mapping
     key: Key
     stamp: Stamp
-    """Of the primary's snapshot."""
+    """The stamp of the primary's snapshot."""
     row: Row | None
-    """What the mapping's query yields, whether its parents are there or not."""
+    """The row that the mapping's query yields, even if its parents are missing."""
     parents: dict[MappingKey, bool]
-    """Its parents, and their own: whether the primary yields them."""
+    """Its parents and their parents: whether the primary yields them."""
     known: KnownRow
-    """What the target knows."""
+    """The row and the ledger row of the target."""
     trace: Trace
     drift: Drift | None
-    """How the two differ, if nothing is under way that would explain it."""
-    under_way: bool
-    """They differ, and something is."""
+    """How the sides differ; None: they do not, or a change that explains it is in flight."""
+    in_flight: bool
+    """The sides differ, and a change that explains it is in flight."""
     events: tuple[QueuedEvent, ...]
-    """What waits, or is buried, that bears on the key."""
+    """Waiting and buried events that concern the key."""
 
     @property
     def name(self) -> str:
-        """The key as commands take it."""
+        """The mapping and the key, as commands take them."""
         return f"{self.mapping.name} {','.join(self.key)}"
 
     @property
-    def lacking(self) -> tuple[MappingKey, ...]:
-        """The parents that keep the row out, if it is there itself."""
+    def missing_parents(self) -> tuple[MappingKey, ...]:
+        """The parents whose absence keeps an existing row out of the target."""
         if self.row is None:
             return ()
-        return tuple(name for name, there in self.parents.items() if not there)
+        return tuple(parent for parent, exists in self.parents.items() if not exists)
 
     @property
-    def wanted(self) -> Values | None:
-        """The row that belongs in the target."""
-        return None if self.lacking else values(self.mapping, self.row)
+    def primary_values(self) -> Values | None:
+        """The values that belong in the target; None: no row belongs there."""
+        if self.row is None or self.missing_parents:
+            return None
+        return values_by_column(self.mapping, self.row)
 
     @property
-    def held(self) -> Values | None:
-        """The row that the target has."""
-        return values(self.mapping, self.known.row)
+    def target_values(self) -> Values | None:
+        """The values that the target has; None: it has no row."""
+        return None if self.known.row is None else values_by_column(self.mapping, self.known.row)
 
     @property
-    def differ(self) -> bool:
-        """Whether the two differ."""
-        return self.under_way or self.drift is not None
+    def differs(self) -> bool:
+        """Whether the two sides differ."""
+        return self.in_flight or self.drift is not None
 
     @property
-    def newer(self) -> bool:
-        """Whether the target knows a read of this key, or of a scope of it, newer than this one."""
+    def target_is_newer(self) -> bool:
+        """Whether the target knows a newer read of the key, or of a scope of it, than this one."""
         fences = [scope[3:] for scope in self.trace.scopes]
         newest = max([(self.known.epoch, self.known.fence), *fences])
         return newest > (self.stamp.epoch, self.stamp.fence)
 
 
-def values(mapping: Mapping, row: Row | None) -> Values | None:
+def values_by_column(mapping: Mapping, row: Row) -> Values:
     """Return a row's values by column."""
-    if row is None:
-        return None
     return dict(zip((column.name for column in mapping.columns), row, strict=False))
 
 
 def read_key_state(drain: Drain, mapping: Mapping, key: Key, user: str) -> KeyState:
-    """Read everything about a key, on both sides.
+    """Read the state of a key on both sides, and what Auth knows about the user.
 
     Raises:
-        MirrorError: one of them does not answer, is not migrated, or holds other declarations.
+        MirrorError: a side does not answer, is not migrated, or has other declarations.
     """
-    facts = _read_key_state(drain, mapping, key, user)
-    # A change that was mirrored in between looks like a primary that went back; once more tells.
-    return _read_key_state(drain, mapping, key, user) if facts.newer else facts
+    state = _read(drain, mapping, key, user)
+    # A change mirrored between the two reads looks like a primary that was restored to an earlier
+    # time. A second read tells the two apart.
+    return _read(drain, mapping, key, user) if state.target_is_newer else state
 
 
-def _read_key_state(drain: Drain, mapping: Mapping, key: Key, user: str) -> KeyState:
+def _read(drain: Drain, mapping: Mapping, key: Key, user: str) -> KeyState:
     registry, source, target = drain.registry, drain.source, drain.target
     before = target.rows(mapping, [key]).get(key, UNKNOWN)
     with source.snapshot() as snapshot:
@@ -107,7 +108,7 @@ def _read_key_state(drain: Drain, mapping: Mapping, key: Key, user: str) -> KeyS
         events = queued_events(source.database, [(mapping.name, key), *parents], scopes)
         stamp = snapshot.stamp
     verdict = Judge(registry, source, target).judge(mapping, [key])
-    own = [scope for scope in scopes if scope[0] == mapping.name]
+    own_scopes = [scope for scope in scopes if scope[0] == mapping.name]
     return KeyState(
         mapping=mapping,
         key=key,
@@ -115,10 +116,10 @@ def _read_key_state(drain: Drain, mapping: Mapping, key: Key, user: str) -> KeyS
         row=row,
         parents=parents,
         known=target.rows(mapping, [key]).get(key, UNKNOWN),
-        trace=target.trace(user, own),
-        # A row whose time is over grants nothing, and goes with the next sweep.
+        trace=target.trace(user, own_scopes),
+        # An expired row grants nothing, and the next sweep deletes it: that is no drift.
         drift=next((drift for drift in verdict.drifts if not drift.expired), None),
-        under_way=bool(verdict.in_flight),
+        in_flight=bool(verdict.in_flight),
         events=tuple(events),
     )
 
@@ -126,15 +127,16 @@ def _read_key_state(drain: Drain, mapping: Mapping, key: Key, user: str) -> KeyS
 def _parents(
     registry: Registry, snapshot: Snapshot, mapping: Mapping, key: Key, rows: Iterable[Row]
 ) -> Iterator[tuple[MappingKey, bool]]:
-    """Yield each parent, and its own, with whether the primary yields it."""
+    """Yield each parent, and its parents, with whether the primary yields it."""
     names = [column.name for column in mapping.columns]
     for parent in mapping.parents:
-        other = registry[parent.mapping]
-        found = {row[names.index(parent.column)] for row in rows}
+        parent_mapping = registry[parent.mapping]
+        values = {row[names.index(parent.column)] for row in rows}
         if parent.column in mapping.key:
-            found.add(key[mapping.key.index(parent.column)])
-        above = [(value,) for value in found if value is not None]
-        there = snapshot.rows(other, above)
-        for one in above:
-            yield (other.name, one), one in there
-            yield from _parents(registry, snapshot, other, one, filter(None, [there.get(one)]))
+            values.add(key[mapping.key.index(parent.column)])
+        parent_keys = [(value,) for value in values if value is not None]
+        found = snapshot.rows(parent_mapping, parent_keys)
+        for parent_key in parent_keys:
+            yield (parent_mapping.name, parent_key), parent_key in found
+            parent_rows = filter(None, [found.get(parent_key)])
+            yield from _parents(registry, snapshot, parent_mapping, parent_key, parent_rows)

@@ -1,7 +1,7 @@
-"""Missing row: why a mapping's query yields no row of a key, or of other values.
+"""Missing row: finds out why a mapping's query yields no row with some values.
 
-The conditions of the query are tried on the rows that have them: first those that speak of
-nothing else, then one by one those that need rows of other tables.
+It runs the conditions of the query on the rows that have these values: first together with no other
+table, then with each further table that a condition needs, one condition at a time.
 """
 
 from collections.abc import Iterator, Sequence
@@ -48,126 +48,129 @@ _TYPES: Final[dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class MissingRowReason:
-    """Why one SELECT of a query yields no row for some values."""
+    """Why one SELECT of a query yields no row with some values."""
 
     tables: tuple[str, ...]
-    """The tables that would hold them."""
-    there: bool
-    """They have such rows."""
+    """The tables whose columns have the values."""
+    exists: bool
+    """These tables have rows with the values."""
     conditions: tuple[str, ...] = ()
-    """What those rows do not satisfy."""
-    lacks: str | None = None
-    """The table that has no row which the last of them would accept."""
+    """Conditions of the query that these rows do not satisfy."""
+    joined_table: str | None = None
+    """The table in which no row satisfies the condition together with these rows."""
 
     def __str__(self) -> str:
         tables = ", ".join(self.tables)
-        if not self.there:
+        if not self.exists:
             return f"{tables} has no such row"
         if not self.conditions:
-            return f"{tables} has it, but what the query makes of several rows drops it"
-        demands = " and ".join(self.conditions)
-        if self.lacks is not None:
-            return f"{tables} has it, but {self.lacks} has no row for which {demands}"
-        return f"{tables} has it, but the query drops it: not true is {demands}"
+            return f"{tables} has the row, but GROUP BY, DISTINCT or LIMIT of the query drops it"
+        conditions = " and ".join(self.conditions)
+        if self.joined_table is not None:
+            return f"{tables} has the row, but {self.joined_table} has no row with {conditions}"
+        return f"{tables} has the row, but it does not satisfy the condition {conditions}"
 
 
 def missing_row_reasons(
-    database: Database, mapping: Mapping, wanted: MappingABC[str, str]
+    database: Database, mapping: Mapping, values: MappingABC[str, str]
 ) -> list[MissingRowReason]:
-    """Say it of each SELECT that the mapping's query unites; empty where it cannot be told.
+    """Return the reason for each SELECT that the mapping's query unites.
 
-    `wanted` are the values of columns: of a key, or of others that tell a row.
+    `values` are texts by column: a key, or others that identify a row. The result is empty for a
+    query of a form that is not analysed.
     """
     try:
-        return [_part(database, mapping, wanted, part) for part in parts(mapping.query)]
+        return [_reason(database, mapping, values, select_) for select_ in parts(mapping.query)]
     except (UnreadableQuery, Permanent):
         return []
 
 
-def _part(
-    database: Database, mapping: Mapping, wanted: MappingABC[str, str], query: Select[Any]
+def _reason(
+    database: Database, mapping: Mapping, values: MappingABC[str, str], query: Select[Any]
 ) -> MissingRowReason:
-    scope = select_node(query)
+    node = select_node(query)
     names = list(mapping.query.selected_columns.keys())
-    labels = dict(zip(names, query.selected_columns, strict=False))
+    expressions = dict(zip(names, query.selected_columns, strict=False))
     matches = [
-        _bare(labels[column.name]) == _typed(wanted[column.name], column.type)
+        _unlabelled(expressions[column.name]) == _typed(values[column.name], column.type)
         for column in mapping.columns
-        if column.name in wanted
+        if column.name in values
     ]
-    holders = list(dict.fromkeys(source for match in matches for source in _read(scope, match)))
-    tables = tuple(map(_name, holders))
-    probe = _Probe(database, matches, holders)
-    if not probe.holds(()):
-        return MissingRowReason(tables, there=False)
+    own_tables = list(dict.fromkeys(table for match in matches for table in _tables(node, match)))
+    names_of_tables = tuple(map(_name, own_tables))
+    probe = _Probe(database, matches, own_tables)
+    if not probe.has_row(()):
+        return MissingRowReason(names_of_tables, exists=False)
 
-    demands = [condition for condition in scope.conditions if condition.side is None]
-    own = [c for c in demands if set(_read(scope, c.clause)) <= set(holders)]
-    failing = tuple(_text(c) for c in own if not probe.holds([c.clause]))
+    conditions = [condition for condition in node.conditions if condition.side is None]
+    own = [c for c in conditions if set(_tables(node, c.clause)) <= set(own_tables)]
+    failing = tuple(_text(c) for c in own if not probe.has_row([c.clause]))
     if failing:
-        return MissingRowReason(tables, there=True, conditions=failing)
+        return MissingRowReason(names_of_tables, exists=True, conditions=failing)
 
-    taken = [condition.clause for condition in own]
-    rest = [condition for condition in demands if condition not in own]
-    while rest:
-        # What ties the next table to those that were looked at comes before what it has to be.
-        nearest = min(
-            rest,
+    satisfied = [condition.clause for condition in own]
+    remaining = [condition for condition in conditions if condition not in own]
+    while remaining:
+        # A condition that joins a new table to those already tried comes before conditions on the
+        # new table alone, so that a join without a matching row is reported as such.
+        condition = min(
+            remaining,
             key=lambda c: (
-                not set(_read(scope, c.clause)) & set(probe.sources),
-                len(set(_read(scope, c.clause)) - set(probe.sources)),
+                not set(_tables(node, c.clause)) & set(probe.tables),
+                len(set(_tables(node, c.clause)) - set(probe.tables)),
             ),
         )
-        rest.remove(nearest)
-        new = [one for one in _read(scope, nearest.clause) if one not in probe.sources]
-        if any(source.optional for source in new):
+        remaining.remove(condition)
+        new = [table for table in _tables(node, condition.clause) if table not in probe.tables]
+        if any(table.optional for table in new):
             raise UnreadableQuery
-        probe.sources += new
-        if not probe.holds([*taken, nearest.clause]):
-            lacks = _name(new[0]) if new else None
-            return MissingRowReason(tables, there=True, conditions=(_text(nearest),), lacks=lacks)
-        taken.append(nearest.clause)
-    return MissingRowReason(tables, there=True)
+        probe.tables += new
+        if not probe.has_row([*satisfied, condition.clause]):
+            joined_table = _name(new[0]) if new else None
+            return MissingRowReason(names_of_tables, True, (_text(condition),), joined_table)
+        satisfied.append(condition.clause)
+    return MissingRowReason(names_of_tables, exists=True)
 
 
 @dataclass
 class _Probe:
-    """Whether there are rows of the key that satisfy some conditions."""
+    """Tells whether rows with the values satisfy given conditions."""
 
     database: Database
     matches: Sequence[Any]
-    sources: list[TableRef]
+    tables: list[TableRef]
 
-    def holds(self, clauses: Sequence[Any]) -> bool:
+    def has_row(self, clauses: Sequence[Any]) -> bool:
         inner = (
             select(literal(1))
-            .select_from(*(source.element for source in self.sources))
+            .select_from(*(table.element for table in self.tables))
             .where(and_(*self.matches, *clauses))
         )
-        # Parameters, though there are none: the text has each % doubled.
+        # Parameters, although there are none: `printed` doubles each %, and only they undo it.
         return bool(self.database.execute(printed(select(exists(inner))), ())[0][0])
 
 
-def _typed(value: str, kind: str) -> Any:
-    known = _TYPES.get(kind)
-    if known is None:
+def _typed(value: str, type_: str) -> Any:
+    """Return a text as an expression of a column's type."""
+    sql_type = _TYPES.get(type_)
+    if sql_type is None:
         raise UnreadableQuery
-    return cast(literal(value, Text()), known())
+    return cast(literal(value, Text()), sql_type())
 
 
-def _bare(column: Any) -> Any:
+def _unlabelled(column: Any) -> Any:
     return column.element if isinstance(column, Label) else column
 
 
-def _read(scope: SelectNode, clause: Any) -> Iterator[TableRef]:
-    """Yield what of a SELECT's FROM an expression reads, its subqueries' reads included."""
+def _tables(node: SelectNode, clause: Any) -> Iterator[TableRef]:
+    """Yield the tables of a SELECT's FROM that an expression reads, also inside subqueries."""
     for element in visitors.iterate(clause):
-        if isinstance(element, ColumnClause) and hash(element.table) in scope.sources:
-            yield scope.sources[hash(element.table)]
+        if isinstance(element, ColumnClause) and hash(element.table) in node.sources:
+            yield node.sources[hash(element.table)]
 
 
-def _name(source: TableRef) -> str:
-    return source.table or str(getattr(source.element, "name", "a subquery"))
+def _name(table: TableRef) -> str:
+    return table.table or str(getattr(table.element, "name", "a subquery"))
 
 
 def _text(condition: WhereCondition) -> str:

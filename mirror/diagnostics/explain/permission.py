@@ -1,4 +1,4 @@
-"""Run: the pages that can be asked for: a resource, and a key."""
+"""Permission: explains whether a user has access to a resource, or may read one mirrored row."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,8 +8,8 @@ from mirror.diagnostics.explain.decision import ask_question, ask_row
 from mirror.diagnostics.explain.explanation import Explanation, Step, StepStatus
 from mirror.diagnostics.explain.found_paths import (
     FoundPath,
-    PrimaryRows,
-    TargetRows,
+    PrimaryRowReader,
+    TargetRowReader,
     combined_grant,
     find_paths,
 )
@@ -31,50 +31,51 @@ from mirror.sync.drain import Drain
 
 
 def question_about(registry: Registry, noun: str) -> AccessQuestion:
-    """Return what decides about resources that are called so.
+    """Return the access question for resources of this kind.
 
     Raises:
-        UsageError: nothing does; names what is decided about.
+        UsageError: there is none; the message lists the known kinds.
     """
-    known = access_questions(registry)
-    if noun not in known:
+    questions = access_questions(registry)
+    if noun not in questions:
         raise UsageError(
-            f"registry {registry.name!r} decides about no {noun!r}, only about "
-            f"{', '.join(sorted(known)) or 'nothing'}."
+            f"registry {registry.name!r} has no access declaration for {noun!r}, only for "
+            f"{', '.join(sorted(questions)) or 'nothing'}."
         )
-    return known[noun]
+    return questions[noun]
 
 
 def explain_resource(
     drain: Drain, question: AccessQuestion, user: str, resource: str, *, show_values: bool = False
 ) -> Explanation:
-    """Follow what a user may do with a resource.
+    """Explain whether a user has access to a resource.
 
     Raises:
-        InvalidKey: the user or the resource is no id of its kind.
-        MirrorError: a side does not answer, or what is connected may not act as a user.
+        InvalidKey: the user or the resource is not a valid id of its type.
+        MirrorError: a side does not answer, or the login may not act as a user.
     """
     registry = drain.registry
-    user, resource = canonical(registry, question, user, resource)
+    user, resource = canonical_ids(registry, question, user, resource)
     with drain.source.snapshot() as snapshot:
-        there = find_paths(
-            registry, question, PrimaryRows(registry, snapshot.with_expired()), user, resource
-        )
-    here = find_paths(registry, question, TargetRows(drain.target), user, resource)
-    wanted, held = combined_grant(there), combined_grant(here)
-    # The way by which it is granted; else the one that gets farthest.
-    chosen = here[0] if held.levels and not wanted.levels else there[0]
+        primary_reader = PrimaryRowReader(registry, snapshot.with_expired())
+        primary_paths = find_paths(registry, question, primary_reader, user, resource)
+    target_reader = TargetRowReader(drain.target)
+    target_paths = find_paths(registry, question, target_reader, user, resource)
+    primary_grant, target_grant = combined_grant(primary_paths), combined_grant(target_paths)
+    # An over-grant is explained by the target's rows; everything else by the primary's.
+    over_grant = target_grant.levels and not primary_grant.levels
+    path = target_paths[0] if over_grant else primary_paths[0]
 
-    facts = [read_key_state(drain, mapping, key, user) for mapping, key in chosen.keys]
-    allowed, decided = ask_question(drain, question, user, resource, held, chosen.keys)
+    states = [read_key_state(drain, mapping, key, user) for mapping, key in path.keys]
+    allowed, decisions = ask_question(drain, question, user, resource, target_grant, path.keys)
     return Explanation(
         question=f"Does {user} have access to {question.noun} {resource}?",
-        primary_grants=bool(wanted.levels),
+        primary_grants=bool(primary_grant.levels),
         allowed=allowed,
         steps=(
-            _user(drain, chosen, facts, user),
-            *_chain(drain, question, chosen, facts, there, show_values=show_values),
-            *decided,
+            _user_step(drain, path, states, user),
+            *_path_steps(drain, question, path, states, primary_paths, show_values=show_values),
+            *decisions,
         ),
     )
 
@@ -82,129 +83,128 @@ def explain_resource(
 def explain_key(
     drain: Drain, mapping: Mapping, key: Key, user: str, *, show_values: bool = False
 ) -> Explanation:
-    """Follow one mirrored row, and whether a user may read it.
+    """Explain one mirrored row, and whether a user may read it.
 
-    Where that row decides what this user may do with a resource, that is followed.
+    If the row alone decides about this user's access to a resource, explain that access.
 
     Raises:
-        InvalidKey: the user is no id of Auth's kind.
-        MirrorError: a side does not answer, or what is connected may not act as a user.
+        InvalidKey: the user is not a valid id of Auth.
+        MirrorError: a side does not answer, or the login may not act as a user.
     """
-    named = dict(zip(mapping.key, key, strict=True))
+    values = dict(zip(mapping.key, key, strict=True))
     for question in access_questions(drain.registry).values():
-        for way in question.ways:
-            by = {value: name for name, value in way.rows[0].by.items()}
-            if way.rows[0].mapping == mapping.name and set(by.values()) == set(named):
-                given = {place: named.get(by.get(place, "")) for place in Given}
+        for path in question.ways:
+            columns = {source: name for name, source in path.rows[0].by.items()}
+            if path.rows[0].mapping == mapping.name and set(columns.values()) == set(values):
+                given = {place: values.get(columns.get(place, "")) for place in Given}
                 resource = given[Given.RESOURCE]
-                if len(way.rows) == 1 and given[Given.USER] == user and resource is not None:
+                if len(path.rows) == 1 and given[Given.USER] == user and resource is not None:
                     return explain_resource(
                         drain, question, user, resource, show_values=show_values
                     )
-    facts = read_key_state(drain, mapping, key, user)
+    state = read_key_state(drain, mapping, key, user)
     step, allowed = ask_row(drain, mapping, key, user)
     return Explanation(
-        question=f"May {user} read {facts.name}?",
-        primary_grants=facts.wanted is not None,
+        question=f"May {user} read {state.name}?",
+        primary_grants=state.primary_values is not None,
         allowed=allowed,
-        steps=(*_rows(drain, [facts], [None], show_values=show_values), step),
+        steps=(*_row_steps(drain, [state], [None], show_values=show_values), step),
     )
 
 
-def canonical(
+def canonical_ids(
     registry: Registry, question: AccessQuestion, user: str, resource: str
 ) -> tuple[str, str]:
-    """Return both as the database prints them.
+    """Return the ids of user and resource as the database prints them.
 
     Raises:
-        InvalidKey: one is no id of its kind.
+        InvalidKey: one is not a valid id of its type.
     """
-    texts = {Given.USER: user, Given.RESOURCE: resource}
-    for way in question.ways:
-        for look in way.rows:
-            mapping = registry[look.mapping]
+    ids = {Given.USER: user, Given.RESOURCE: resource}
+    for path in question.ways:
+        for lookup in path.rows:
+            mapping = registry[lookup.mapping]
             types = {column.name: column.type for column in mapping.columns}
-            for name, value in look.by.items():
-                if isinstance(value, Given):
+            for name, source in lookup.by.items():
+                if isinstance(source, Given):
                     column = KeyColumn(name, types[name])
-                    texts[value] = column.canonical(texts[value], owner=mapping.name)
-    return texts[Given.USER], texts[Given.RESOURCE]
+                    ids[source] = column.canonical(ids[source], owner=mapping.name)
+    return ids[Given.USER], ids[Given.RESOURCE]
 
 
-def _user(drain: Drain, chosen: FoundPath, facts: Sequence[KeyState], user: str) -> Step:
-    """Return the step about the user, from the row by which the way knows the user."""
-    trace = facts[0].trace if facts else drain.target.trace(user, [])
-    for one, look in zip(facts, chosen.way.rows, strict=False):
-        for column, value in look.by.items():
-            if value is Given.USER:
-                database = drain.source.database
-                return user_step(trace, user, one, column, drain.registry, database)
-    return user_step(trace, user, None, "", drain.registry, drain.source.database)
+def _user_step(drain: Drain, path: FoundPath, states: Sequence[KeyState], user: str) -> Step:
+    """Return the step about the user, from the first row that is found by the user's id."""
+    trace = states[0].trace if states else drain.target.trace(user, [])
+    database = drain.source.database
+    for state, lookup in zip(states, path.path.rows, strict=False):
+        for column, source in lookup.by.items():
+            if source is Given.USER:
+                return user_step(trace, user, state, column, drain.registry, database)
+    return user_step(trace, user, None, "", drain.registry, database)
 
 
-def _chain(
+def _path_steps(
     drain: Drain,
     question: AccessQuestion,
-    chosen: FoundPath,
-    facts: Sequence[KeyState],
-    there: Sequence[FoundPath],
+    path: FoundPath,
+    states: Sequence[KeyState],
+    primary_paths: Sequence[FoundPath],
     *,
     show_values: bool,
 ) -> list[Step]:
     """Return the steps from the primary's rows to the target's."""
 
-    def grant(place: int, row: Values | None) -> Grant:
-        if row is None:
+    def grant(position: int, values: Values | None) -> Grant:
+        if values is None:
             return Grant(reason="there is no row")
-        return question.grant(chosen.way, place, facts[place].mapping, row)
+        return question.grant(path.path, position, states[position].mapping, values)
 
-    granted = [
-        (grant(place, one.wanted), grant(place, one.held)) for place, one in enumerate(facts)
+    grants = [
+        (grant(position, state.primary_values), grant(position, state.target_values))
+        for position, state in enumerate(states)
     ]
-    steps = _rows(drain, facts, granted, show_values=show_values)
-    if chosen.missing is not None and len(facts) == len(chosen.links):
-        said = absence_reason(*chosen.missing, drain.source.database)
-        steps.append(Step("primary", StepStatus.NO, said, CHANGE))
-    elif not chosen.grant.levels and all(step.status is not StepStatus.NO for step in steps):
-        # A row that cannot be looked for at all.
-        steps.append(Step("primary", StepStatus.NO, f"{chosen.grant.reason}.", CHANGE))
-    if not any(chain.grant.levels for chain in there):
+    steps = _row_steps(drain, states, grants, show_values=show_values)
+    if path.missing is not None and len(states) == len(path.rows):
+        says = absence_reason(*path.missing, drain.source.database)
+        steps.append(Step("primary", StepStatus.NO, says, CHANGE))
+    elif not path.grant.levels and all(step.status is not StepStatus.NO for step in steps):
+        # A value to search by is NULL, so there is no key whose state could be read.
+        steps.append(Step("primary", StepStatus.NO, f"{path.grant.reason}.", CHANGE))
+    if not any(one.grant.levels for one in primary_paths):
         others = tuple(
-            f"nor by {' and '.join(look.mapping for look in chain.way.rows)}: {chain.grant.reason}"
-            for chain in there
-            if chain.way != chosen.way
+            f"nor by {' and '.join(lookup.mapping for lookup in one.path.rows)}: {one.grant.reason}"
+            for one in primary_paths
+            if one.path != path.path
         )
-        ends = next((step for step in steps if step.status is StepStatus.NO), steps[0])
-        place = steps.index(ends)
-        steps[place] = replace(ends, details=(*ends.details, *others))
+        stop = next((step for step in steps if step.status is StepStatus.NO), steps[0])
+        steps[steps.index(stop)] = replace(stop, details=(*stop.details, *others))
     return steps
 
 
-def _rows(
+def _row_steps(
     drain: Drain,
-    facts: Sequence[KeyState],
+    states: Sequence[KeyState],
     grants: Sequence[tuple[Grant, Grant] | None],
     *,
     show_values: bool,
 ) -> list[Step]:
-    """Return the steps of each row: first what the primary says of all of them, and so on."""
-    primary, events, ledger, target = [], [], [], []
-    for one, pair in zip(facts, grants, strict=True):
-        wanted, held = pair or (None, None)
-        first = primary_step(one, wanted, drain.registry, drain.source.database)
-        last = target_step(one, held)
+    """Return the steps of all rows: `primary` of each row first, then `events`, and so on.
+
+    `grants` has the grant in the primary and in the target for each state; None: irrelevant.
+    """
+    by_row = []
+    for state, pair in zip(states, grants, strict=True):
+        primary_grant, target_grant = pair or (None, None)
+        first = primary_step(state, primary_grant, drain.registry, drain.source.database)
+        last = target_step(state, target_grant)
         if show_values:
-            first = replace(first, values=dict(one.wanted or {}))
-            last = replace(last, values=dict(one.held or {}))
-        primary.append(first)
-        events.append(events_step(one))
-        ledger.append(ledger_step(one))
-        target.append(last)
-    stages = (primary, events, ledger, target)
-    if len(facts) == 1:
-        return [steps[0] for steps in stages]
+            first = replace(first, values=dict(state.primary_values or {}))
+            last = replace(last, values=dict(state.target_values or {}))
+        by_row.append((first, events_step(state), ledger_step(state), last))
+    if len(states) == 1:
+        return list(by_row[0])
     return [
-        replace(step, says=f"{one.mapping.name}: {step.says}")
-        for steps in stages
-        for one, step in zip(facts, steps, strict=True)
+        replace(step, says=f"{state.mapping.name}: {step.says}")
+        for steps in zip(*by_row, strict=True)
+        for state, step in zip(states, steps, strict=True)
     ]
