@@ -1,14 +1,14 @@
-"""Stopping: how a command that runs for long is told to end."""
+"""Signals: stops a long-running command in order."""
 
 import signal
 from types import FrameType
 
 
 def interrupt_once() -> list[int]:
-    """Let SIGTERM unwind like Ctrl-C; return a list that will hold the signal that came.
+    """Make SIGTERM raise KeyboardInterrupt like Ctrl-C; return a list that receives the signal.
 
-    Only the first one raises KeyboardInterrupt: a second one would tear up what the first one has
-    begun to put in order, while other threads still use it.
+    Only the first signal raises it: a second exception would interrupt the cleanup that the first
+    one has started, while other threads still use its objects.
     """
     received: list[int] = []
 
@@ -17,7 +17,7 @@ def interrupt_once() -> list[int]:
             received.append(number)
             raise KeyboardInterrupt
 
-    # SIGINT too is set here: a shell starts what it puts into the background with it ignored.
+    # SIGINT is set, too, because a shell starts background programs with SIGINT ignored.
     signal.signal(signal.SIGTERM, interrupt)
     signal.signal(signal.SIGINT, interrupt)
     return received

@@ -402,7 +402,10 @@ def test_the_command_prints_a_page(world: World, command: Callable[..., Result])
     assert (told.exit_code, told.stdout.splitlines()[-1]) == (0, "allowed")
     deleted_by_hand(world, member)
     told = command("--trip", trip, user)
-    assert (told.exit_code, told.stdout.splitlines()[-2]) == (1, "refused; first at: target row")
+    assert (told.exit_code, told.stdout.splitlines()[-2]) == (
+        1,
+        "refused; decisive step: target row",
+    )
     told = command(f"--trip={trip}", user)
     assert told.exit_code == 1
     told = command(user, "--resource", f"trip:{trip}", "--json")
@@ -418,16 +421,16 @@ def test_the_command_prints_a_page(world: World, command: Callable[..., Result])
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [
-        (["nobody", "--trip", SOMEBODY], "USER is the uuid"),
+        (["nobody", "--trip", SOMEBODY], "USER must be the UUID"),
         ([SOMEBODY, "--trip", "7"], "expected a UUID"),
-        ([SOMEBODY, "--trip"], "is not understood"),
-        ([SOMEBODY, SOMEBODY], "is not understood"),
-        (["--trip", SOMEBODY], "is not understood"),
-        ([SOMEBODY, "--trip", SOMEBODY, "--resource", "trip:7"], "one thing"),
+        ([SOMEBODY, "--trip"], "cannot parse"),
+        ([SOMEBODY, SOMEBODY], "cannot parse"),
+        (["--trip", SOMEBODY], "cannot parse"),
+        ([SOMEBODY, "--trip", SOMEBODY, "--resource", "trip:7"], "one resource"),
         ([SOMEBODY], "--trip ID, --mapping with --key, or --table"),
         ([SOMEBODY, "--boat", SOMEBODY], "no access declaration for 'boat', only for trip"),
         ([SOMEBODY, "--mapping", "boats", "--key", "7"], "'boats' is not declared"),
-        ([SOMEBODY, "--mapping", "trips"], "--mapping and --key belong together"),
+        ([SOMEBODY, "--mapping", "trips"], "--mapping and --key need each other"),
         ([SOMEBODY, "--table", "boats", "--row", "id=7"], "neither a mapping nor a guard"),
         ([SOMEBODY, "--table", "chat_messages"], "--row column=value"),
         ([SOMEBODY, "--table", "chat_messages", "--row", "colour=7"], "has no column colour"),
