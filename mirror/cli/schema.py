@@ -44,7 +44,7 @@ def migrate(
     into: Annotated[
         Path | None,
         typer.Option(
-            help="Instead write files for the Supabase CLI into this directory (supabase/migrations)."
+            help="Instead write Supabase CLI files into this directory (supabase/migrations)."
         ),
     ] = None,
 ) -> None:
