@@ -1,4 +1,4 @@
-"""Play the story on servers of its own: `python -m examples.campaigns`."""
+"""Run the story on temporary servers: `python -m examples.campaigns`."""
 
 from examples.campaigns.story import FOLDER, story
 from examples.sandbox import run_story

@@ -15,7 +15,7 @@ _SEAT = "insert into campaign_members values (%s, %s, %s, now() + interval '1 da
 
 
 def story(sandbox: Sandbox) -> None:
-    """Play it."""
+    """Run the story: each step changes something and checks the effect."""
     dm, player, watcher, buyer = uuid4(), uuid4(), uuid4(), uuid4()
     campaign = sandbox.backend(
         "insert into campaigns (dm_id, name) values (%s, 'The Keep') returning id", dm
@@ -23,22 +23,22 @@ def story(sandbox: Sandbox) -> None:
     hero = sandbox.backend(
         "insert into characters (owner_id, name) values (%s, 'Ayla') returning id", player
     )
-    made = sandbox.user(player, "insert into character_sheets values (%s)", hero)
-    sandbox.expect("A player makes a character, and writes its sheet.", made, 1)
+    created = sandbox.user(player, "insert into character_sheets values (%s)", hero)
+    sandbox.expect("A player makes a character, and writes its sheet.", created, 1)
     opened = sandbox.user(dm, _WRITE, campaign, "It rains.")
-    sandbox.expect("Somebody opens a campaign, and runs it.", opened, 1)
+    sandbox.expect("The dungeon master opens a campaign, and runs it.", opened, 1)
     seen = sandbox.user(player, _READ, campaign), sandbox.user(dm, _SHEET, hero)
-    sandbox.expect("Neither sees anything of the other yet.", seen, (0, 0))
+    sandbox.expect("Player and dungeon master see nothing of each other yet.", seen, (0, 0))
 
     sandbox.backend("insert into campaign_characters values (%s, %s)", campaign, hero)
     seen = sandbox.user(player, _READ, campaign), sandbox.user(dm, _SHEET, hero)
-    sandbox.expect("The character joins; now they do.", seen, (1, 1))
+    sandbox.expect("The character joins; now they see each other's data.", seen, (1, 1))
     wrote = sandbox.user(player, _WRITE, campaign, "Ayla enters.")
     sandbox.expect("The player writes in the log.", wrote, 1)
 
     sandbox.backend(_SEAT, campaign, watcher, "SPECTATOR")
     did = sandbox.user(watcher, _READ, campaign), sandbox.user(watcher, _WRITE, campaign, "Boo!")
-    sandbox.expect("Somebody may watch for a day, and says nothing.", did, (2, REFUSED))
+    sandbox.expect("A watcher may read for a day, and may not write.", did, (2, REFUSED))
 
     source = sandbox.backend(
         "insert into sources (owner_id, campaign_id, title) values (%s, %s, 'Maps') returning id",
@@ -47,11 +47,11 @@ def story(sandbox: Sandbox) -> None:
     )
     sandbox.user(dm, "insert into source_entries (source_id, body) values (%s, 'Cellar')", source)
     seen = sandbox.user(player, _ENTRIES, source), sandbox.user(buyer, _ENTRIES, source)
-    sandbox.expect("The campaign's maps are private, to whoever is in it.", seen, (1, 0))
+    sandbox.expect("The campaign's maps are private: only its members read them.", seen, (1, 0))
     sandbox.backend("update sources set is_private = false where id = %s", source)
     seen_by_all = sandbox.user(buyer, _ENTRIES, source)
-    sandbox.expect("They are published, and anybody reads them.", seen_by_all, 1)
+    sandbox.expect("The maps are published, and every user reads them.", seen_by_all, 1)
 
     sandbox.backend("update characters set owner_id = %s where id = %s", buyer, hero)
     seen = sandbox.user(player, _READ, campaign), sandbox.user(buyer, _READ, campaign)
-    sandbox.expect("The character is sold; its seat goes along.", seen, (0, 2))
+    sandbox.expect("The character is sold, and its seat with it.", seen, (0, 2))

@@ -1,4 +1,4 @@
-"""Play the story on servers of its own: `python -m examples.consultations`."""
+"""Run the story on temporary servers: `python -m examples.consultations`."""
 
 from examples.consultations.story import FOLDER, story
 from examples.sandbox import run_story

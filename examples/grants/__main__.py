@@ -1,4 +1,4 @@
-"""Play the story on servers of its own: `python -m examples.grants`."""
+"""Run the story on temporary servers: `python -m examples.grants`."""
 
 from examples.grants.story import FOLDER, story
 from examples.sandbox import run_story

@@ -1,4 +1,4 @@
-"""A guest is invited, comes to own what was shared, and leaves the company; the share stays."""
+"""A guest is invited, becomes an owner of the company, and leaves it; the invitation remains."""
 
 from pathlib import Path
 from uuid import uuid4
@@ -28,7 +28,7 @@ _COMMENT = "insert into view_comments (table_view_id, content) values (%s, 'Look
 
 
 def story(sandbox: Sandbox) -> None:
-    """Play it."""
+    """Run the story: each step changes something and checks the effect."""
     gus = uuid4()
     sandbox.backend(_USER, gus, "gus@example.com")
     company = sandbox.backend(_COMPANY)
@@ -42,16 +42,22 @@ def story(sandbox: Sandbox) -> None:
 
     sandbox.backend(_INVITE, workspace, gus)
     got = sandbox.user(gus, _RIGHTS), sandbox.user(gus, _COMMENT, view)
-    sandbox.expect("Invited to its workspace, he reaches both, and writes.", got, (2, 1))
+    sandbox.expect(
+        "He is invited to its workspace: he has rights on both, and writes.", got, (2, 1)
+    )
     sandbox.expect("He adds a table.", sandbox.user(gus, _TABLE, workspace), 1)
-    sandbox.expect("Clearing up is not for editors.", sandbox.user(gus, _CLEAR, workspace), 0)
+    sandbox.expect("Editors may not delete tables.", sandbox.user(gus, _CLEAR, workspace), 0)
 
     sandbox.backend(_JOIN, company, gus)
     owner = sandbox.user(gus, _RIGHTS), sandbox.user(gus, _CLEAR, workspace)
-    sandbox.expect("As an owner of the company he is the admin of all of it.", owner, (3, 1))
+    sandbox.expect(
+        "He becomes an owner of the company, and so an admin of all its workspaces.", owner, (3, 1)
+    )
 
     sandbox.backend(_LEAVE, gus)
     got = sandbox.user(gus, _RIGHTS), sandbox.user(gus, _TABLE, workspace)
-    sandbox.expect("Out of the company, he still is the editor that he was.", got, (2, 1))
+    sandbox.expect("He leaves the company, and is still an editor of the workspace.", got, (2, 1))
     sandbox.backend("delete from workspaces where id = %s", workspace)
-    sandbox.expect("The workspace goes, and with it everything.", sandbox.user(gus, _RIGHTS), 0)
+    sandbox.expect(
+        "The workspace is deleted, and all his rights with it.", sandbox.user(gus, _RIGHTS), 0
+    )

@@ -1,4 +1,4 @@
-"""Play the story on servers of its own: `python -m examples.rbac`."""
+"""Run the story on temporary servers: `python -m examples.rbac`."""
 
 from examples.rbac.story import FOLDER, story
 from examples.sandbox import run_story
