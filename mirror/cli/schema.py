@@ -12,7 +12,7 @@ from mirror.model.registry import Registry, load_registry
 from mirror.schema import guards_sql, model_sql, removal_sql, triggers_sql
 from mirror.schema.connecting import migrating
 from mirror.schema.migrate import Side, due, migrations, upgrade, write_files
-from mirror.settings import load_settings
+from mirror.settings import Settings, load_settings
 
 
 class Sides(StrEnum):
@@ -73,17 +73,24 @@ def migrate(
         if sql:
             steps = migrations(each, registry, triggers=triggers, guards=guards)
             print("\n\n".join(step.script for step in steps))
-            continue
-        with migrating(settings, each) as connection:
+        else:
             flags = {"triggers": triggers} if each == "primary" else {"guards": guards}
-            if dry_run:
-                names = [step.name for step in due(connection, each, registry, **flags)]
-            else:
-                names = upgrade(connection, each, registry, **flags)
-        verb = "would apply" if dry_run else "applied"
-        print(f"{each}: {verb} {', '.join(names)}" if names else f"{each}: up to date")
-        if each == "supabase" and f"model_{registry.name}" in names and not dry_run:
-            print("supabase: deploy the workers with these declarations, then run `mirror resync`")
+            _migrate(settings, each, registry, flags, dry_run=dry_run)
+
+
+def _migrate(
+    settings: Settings, side: Side, registry: Registry, flags: dict[str, bool], *, dry_run: bool
+) -> None:
+    """Migrate one database, or with `dry_run` print the migrations that it needs."""
+    with migrating(settings, side) as connection:
+        if dry_run:
+            names = [step.name for step in due(connection, side, registry, **flags)]
+        else:
+            names = upgrade(connection, side, registry, **flags)
+    verb = "would apply" if dry_run else "applied"
+    print(f"{side}: {verb} {', '.join(names)}" if names else f"{side}: up to date")
+    if side == "supabase" and f"model_{registry.name}" in names and not dry_run:
+        print("supabase: deploy the workers with these declarations, then run `mirror resync`")
 
 
 def _write(into: Path, registry: Registry, *, guards: bool) -> None:
