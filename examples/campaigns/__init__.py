@@ -1,1 +1,1 @@
-"""A game's backend, and what its players write on Supabase."""
+"""A game's backend, and the data that its players write on Supabase."""

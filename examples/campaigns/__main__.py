@@ -1,8 +1,8 @@
-"""Play the story on servers of its own: `python -m examples.campaigns`."""
+"""Run the story on temporary servers: `python -m examples.campaigns`."""
 
 from examples.campaigns.story import FOLDER, story
-from examples.stage import play
+from examples.sandbox import run_story
 from mappings.campaigns import registry
 
 if __name__ == "__main__":
-    play(story, registry, FOLDER)
+    run_story(story, registry, FOLDER)

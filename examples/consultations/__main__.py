@@ -1,8 +1,8 @@
-"""Play the story on servers of its own: `python -m examples.consultations`."""
+"""Run the story on temporary servers: `python -m examples.consultations`."""
 
 from examples.consultations.story import FOLDER, story
-from examples.stage import play
+from examples.sandbox import run_story
 from mappings.consultations import registry
 
 if __name__ == "__main__":
-    play(story, registry, FOLDER)
+    run_story(story, registry, FOLDER)

@@ -1,1 +1,1 @@
-"""A backend of companies, workspaces and table views, whose clients sync what they may see."""
+"""A backend of companies, workspaces and table views, and clients that sync their own rows."""

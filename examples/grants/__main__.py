@@ -1,8 +1,8 @@
-"""Play the story on servers of its own: `python -m examples.grants`."""
+"""Run the story on temporary servers: `python -m examples.grants`."""
 
 from examples.grants.story import FOLDER, story
-from examples.stage import play
+from examples.sandbox import run_story
 from mappings.grants import registry
 
 if __name__ == "__main__":
-    play(story, registry, FOLDER)
+    run_story(story, registry, FOLDER)

@@ -1,6 +1,6 @@
-"""The backend's own tables: three places where somebody is given something, and no list of rights.
+"""Models: the backend's own tables. Three of them grant rights, and no table lists all rights.
 
-Nothing in them knows of Supabase or Electric.
+They contain nothing about Supabase or Electric.
 """
 
 from datetime import datetime
@@ -15,7 +15,7 @@ class Base(DeclarativeBase):
 
 
 class User(Base):
-    """Somebody who signed up; `id` is the id that Supabase Auth gave."""
+    """A user who signed up; `id` is the id that Supabase Auth assigned."""
 
     __tablename__ = "users"
 
@@ -24,7 +24,7 @@ class User(Base):
 
 
 class Company(Base):
-    """Whoever pays."""
+    """A paying customer."""
 
     __tablename__ = "companies"
 
@@ -33,7 +33,7 @@ class Company(Base):
 
 
 class Workspace(Base):
-    """Where a company's people work together, and guests with them."""
+    """A place where members of a company and guests work together."""
 
     __tablename__ = "workspaces"
 
@@ -45,7 +45,7 @@ class Workspace(Base):
 
 
 class TableView(Base):
-    """A part of a workspace's data that can be shown to somebody alone."""
+    """A part of a workspace's data that can be shared without the rest."""
 
     __tablename__ = "table_views"
 
@@ -56,15 +56,15 @@ class TableView(Base):
     name: Mapped[str] = mapped_column(Text)
 
 
-class Granted:
-    """When something was given, and by whom, if that is known."""
+class GrantColumns:
+    """The time of a grant, and the user who made it; None: unknown."""
 
     granted_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     granted_by: Mapped[UUID | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"))
 
 
-class CompanyMember(Granted, Base):
-    """Somebody of a company: `owner`, `admin` or `member`."""
+class CompanyMember(GrantColumns, Base):
+    """A user's role in a company: `owner`, `admin` or `member`."""
 
     __tablename__ = "company_members"
 
@@ -77,8 +77,8 @@ class CompanyMember(Granted, Base):
     role: Mapped[str] = mapped_column(Text, default="member")
 
 
-class WorkspaceMember(Granted, Base):
-    """Somebody in a workspace: `owner`, `editor` or `viewer`."""
+class WorkspaceMember(GrantColumns, Base):
+    """A user's role in a workspace: `owner`, `editor` or `viewer`."""
 
     __tablename__ = "workspace_members"
 
@@ -91,8 +91,8 @@ class WorkspaceMember(Granted, Base):
     role: Mapped[str] = mapped_column(Text, default="viewer")
 
 
-class ViewGrant(Granted, Base):
-    """Somebody who may see a view, or change what is in it: `read` or `write`."""
+class ViewGrant(GrantColumns, Base):
+    """A user's permission to `read` or `write` the data of a view."""
 
     __tablename__ = "table_view_grants"
 

@@ -1,8 +1,8 @@
-"""Play the story on servers of its own: `python -m examples.rbac`."""
+"""Run the story on temporary servers: `python -m examples.rbac`."""
 
 from examples.rbac.story import FOLDER, story
-from examples.stage import play
+from examples.sandbox import run_story
 from mappings.rbac import registry
 
 if __name__ == "__main__":
-    play(story, registry, FOLDER)
+    run_story(story, registry, FOLDER)

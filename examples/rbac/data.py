@@ -1,19 +1,19 @@
-"""A small company: three roles, nine permissions, four users."""
+"""Data: a small company with three roles, nine permissions and four users."""
 
 from sqlalchemy.orm import Session
 
 from examples.rbac.models import Permission, Role, RolePermission, User
 
 PERMISSIONS = {
-    "users.create": "Sign somebody up",
-    "users.read": "See everybody",
-    "users.update": "Change what is known of somebody",
-    "users.delete": "Remove somebody",
-    "roles.manage": "Say what each role may do",
-    "profile.read": "See one's own profile",
-    "profile.update": "Change one's own profile",
-    "dashboard.view": "Read the reports",
-    "reports.generate": "Write a report",
+    "users.create": "Create users",
+    "users.read": "See all users",
+    "users.update": "Change users",
+    "users.delete": "Delete users",
+    "roles.manage": "Change roles and their permissions",
+    "profile.read": "See the own profile",
+    "profile.update": "Change the own profile",
+    "dashboard.view": "Read reports",
+    "reports.generate": "Write reports",
 }
 ROLES = {
     "admin": tuple(PERMISSIONS),
@@ -29,8 +29,10 @@ USERS = {
 
 
 def populate(session: Session) -> None:
-    """Add all of it; the caller commits."""
-    permissions = {name: Permission(name=name, description=d) for name, d in PERMISSIONS.items()}
+    """Add all rows; the caller commits."""
+    permissions = {
+        name: Permission(name=name, description=text) for name, text in PERMISSIONS.items()
+    }
     roles = {name: Role(name=name) for name in ROLES}
     session.add_all([*permissions.values(), *roles.values()])
     session.flush()

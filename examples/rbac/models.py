@@ -1,4 +1,4 @@
-"""The backend's own tables. Nothing in them knows of Supabase or PowerSync."""
+"""Models: the backend's own tables. They contain nothing about Supabase or PowerSync."""
 
 from datetime import datetime
 from uuid import UUID, uuid4
@@ -11,8 +11,8 @@ class Base(DeclarativeBase):
     """The backend's metadata."""
 
 
-class Named(Base):
-    """What every table here has that is more than a link."""
+class Entity(Base):
+    """The columns of every table except the link table."""
 
     __abstract__ = True
 
@@ -23,8 +23,8 @@ class Named(Base):
     )
 
 
-class Role(Named):
-    """What several users are."""
+class Role(Entity):
+    """A role of users."""
 
     __tablename__ = "roles"
 
@@ -32,8 +32,8 @@ class Role(Named):
     description: Mapped[str | None] = mapped_column(Text)
 
 
-class Permission(Named):
-    """Something that may be done, by a name such as `users.update`."""
+class Permission(Entity):
+    """An action that a role can allow, for example `users.update`."""
 
     __tablename__ = "permissions"
 
@@ -41,8 +41,8 @@ class Permission(Named):
     description: Mapped[str | None] = mapped_column(Text)
 
 
-class User(Named):
-    """Somebody who signed up; `id` is the id that Supabase Auth gave."""
+class User(Entity):
+    """A user who signed up; `id` is the id that Supabase Auth assigned."""
 
     __tablename__ = "users"
 
@@ -54,7 +54,7 @@ class User(Named):
 
 
 class RolePermission(Base):
-    """That a role is granted a permission. PowerSync needs one id per row."""
+    """A permission granted to a role. PowerSync needs one id per row."""
 
     __tablename__ = "role_permissions"
     __table_args__ = (UniqueConstraint("role_id", "permission_id"),)

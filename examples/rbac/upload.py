@@ -1,9 +1,9 @@
-"""What clients changed while they were offline: checked, written, and recorded for the mirror.
+"""Upload: checks and writes changes that clients made offline, and records them for the mirror.
 
-A client that syncs sends each of its transactions as one list of operations (`PUT` a row, `PATCH`
-some columns of one, `DELETE` one) and repeats it until it is answered. So the list is taken as a
-whole or not at all, may come twice, and what is refused is answered, too: an error would keep the
-client sending it for ever, and everything behind it.
+A syncing client sends each of its transactions as one list of operations (`PUT` a row, `PATCH` some
+columns, `DELETE` a row) and repeats the list until it is answered. So a list is written completely
+or not at all, it may arrive twice, and a refusal is a successful answer: after an error the client
+would send the list again for ever, and its later changes would wait.
 """
 
 import json
@@ -27,22 +27,22 @@ TABLES: dict[str, tuple[type[Any], frozenset[str]]] = {
     "permissions": (Permission, frozenset({"name", "description"})),
     "role_permissions": (RolePermission, frozenset({"role_id", "permission_id"})),
 }
-"""What clients may write. When a row was made and changed, the database says."""
+"""The tables and columns that clients may write; the database sets the times of changes."""
 
 _FOR_USERS = {"PUT": "users.create", "PATCH": "users.update", "DELETE": "users.delete"}
 
 
 class Malformed(Exception):
-    """Raised for a body that no client of ours sends."""
+    """Raised for a body that a correct client never sends."""
 
 
 class Refused(Exception):
-    """Raised for a list that the client must not repeat; the message is for its user."""
+    """Raised for a list that the client must not repeat; the message is for the user."""
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One change of one row, as far as its form can be trusted."""
+    """One change of one row, with a valid table, columns and types."""
 
     op: str
     table: str
@@ -53,8 +53,8 @@ class Operation:
 def answer(make_session: Callable[[], Session], caller: UUID, body: bytes) -> tuple[int, str]:
     """Return the status and body of the answer to `POST /api/sync`.
 
-    `caller` is the subject of a token that was verified. 400 is for a client with a bug; a
-    database that is down is an exception, which the framework answers with 500: try again later.
+    `caller` is the subject of a verified token. 400 means that the client has a bug. If the
+    database is down, this raises, and the framework answers 500, so the client tries again later.
     """
     try:
         operations = parse(body)
@@ -69,33 +69,33 @@ def answer(make_session: Callable[[], Session], caller: UUID, body: bytes) -> tu
 
 
 def parse(body: bytes) -> list[Operation]:
-    """Return the operations that a body holds.
+    """Return the operations in a body.
 
     Raises:
-        Malformed: another shape, table, column, or type.
+        Malformed: the body has an invalid form, table, column, or type.
     """
     try:
         entries = json.loads(body)
     except ValueError:
-        raise Malformed("JSON is expected") from None
+        raise Malformed("the body must be JSON") from None
     if not isinstance(entries, list):
-        raise Malformed("a list of operations is expected")
+        raise Malformed("the body must be a list of operations")
     return [_operation(entry) for entry in entries]
 
 
 def upload(session: Session, caller: UUID, operations: list[Operation]) -> None:
-    """Write what a client changed, in the caller's transaction.
+    """Write a client's changes in the session's transaction.
 
     Raises:
-        Refused: the caller may not, or the data does not allow it; roll back.
+        Refused: the caller lacks a permission, or the data forbids a change; roll back.
     """
     try:
         for operation in operations:
             _apply(session, caller, operation)
-            # Each is judged by what those before it have left.
+            # The next operation is checked against the result of this one.
             session.flush()
     except IntegrityError as error:
-        raise Refused("another row is in the way, or one is missing") from error
+        raise Refused("another row conflicts with it, or a referenced row is missing") from error
 
 
 def _apply(session: Session, caller: UUID, operation: Operation) -> None:
@@ -108,15 +108,15 @@ def _apply(session: Session, caller: UUID, operation: Operation) -> None:
             session.delete(row)
         return
     if row is None and operation.op == "PATCH":
-        raise Refused(f"{operation.table}: the row is gone")
-    # Sent again after a lost answer, or made by somebody else meanwhile: then it is a change.
+        raise Refused(f"{operation.table}: the row does not exist any more")
+    # A PUT of an existing row is a change: it was sent again, or another client made the row.
     new = row is None
     _check(session, caller, operation, "PUT" if new else "PATCH")
     if row is None:
         row = model(id=operation.id)
         session.add(row)
     else:
-        # What it was, where that is part of the key.
+        # Record the old key, too: the change may alter columns of the key.
         _record(session, row)
     for name, value in operation.data.items():
         setattr(row, name, value)
@@ -125,19 +125,19 @@ def _apply(session: Session, caller: UUID, operation: Operation) -> None:
 
 
 def _record(session: Session, row: Row) -> None:
-    """Say that a row changes: these lines alone know of the mirror."""
+    """Record the change of a row; only these lines know about the mirror."""
     if isinstance(row, RolePermission):
         hooks.changed(session, "role_permissions", (row.role_id, row.permission_id))
     else:
         hooks.changed(session, row.__tablename__, row.id)
     if isinstance(row, Role):
-        # Whoever has a role that is deleted has none then, by the database's own doing.
+        # When a role is deleted, the database sets the role of its users to NULL.
         hooks.scope_changed(session, "users", role_id=row.id)
 
 
 def _check(session: Session, caller: UUID, operation: Operation, kind: str = "DELETE") -> None:
-    """Refuse what the caller may not do, by what the primary says now."""
-    held = set(
+    """Refuse an operation that the caller's permissions in the primary do not allow."""
+    permissions = set(
         session.scalars(
             select(Permission.name)
             .join(RolePermission, RolePermission.permission_id == Permission.id)
@@ -147,28 +147,30 @@ def _check(session: Session, caller: UUID, operation: Operation, kind: str = "DE
     )
     if operation.table == "users":
         own_name = operation.id == caller and kind == "PATCH" and set(operation.data) == {"name"}
-        if not (own_name and "profile.update" in held) and _FOR_USERS[kind] not in held:
+        allowed = own_name and "profile.update" in permissions
+        if not allowed and _FOR_USERS[kind] not in permissions:
             raise Refused(f"users: needs {_FOR_USERS[kind]}")
-    # Who may change users may not make themself an administrator.
-    if (operation.table != "users" or "role_id" in operation.data) and "roles.manage" not in held:
+    # Otherwise a user with users.update could make themselves an administrator.
+    changes_roles = operation.table != "users" or "role_id" in operation.data
+    if changes_roles and "roles.manage" not in permissions:
         raise Refused(f"{operation.table}: needs roles.manage")
 
 
 def _operation(entry: object) -> Operation:
     if not isinstance(entry, dict):
-        raise Malformed("an operation is an object")
+        raise Malformed("an operation must be an object")
     op, table, data = str(entry.get("op")), str(entry.get("type")), entry.get("data") or {}
     if op not in _FOR_USERS:
-        raise Malformed("an operation is a PUT, a PATCH or a DELETE")
+        raise Malformed("an operation must be a PUT, a PATCH or a DELETE")
     if table not in TABLES:
-        raise Malformed("no such table")
+        raise Malformed("clients cannot write this table")
     if not isinstance(data, dict):
-        raise Malformed("data is an object")
+        raise Malformed("data must be an object")
     model, allowed = TABLES[table]
-    # Clients repeat the id there.
+    # Clients repeat the id in the data.
     values = {} if op == "DELETE" else {name: data[name] for name in data if name != "id"}
     if not allowed.issuperset(values):
-        raise Malformed("a column that is not for clients to write")
+        raise Malformed("clients cannot write this column")
     for name, value in values.items():
         values[name] = _value(name, model.__table__.columns[name], value)
     return Operation(op, table, _uuid("id", entry.get("id")), values)
@@ -179,10 +181,10 @@ def _value(name: str, column: Column[Any], value: object) -> str | UUID | None:
         return None
     if not isinstance(column.type, String):
         return _uuid(name, value)
-    longest = column.type.length or 2000
-    # Nothing that PostgreSQL's text cannot hold.
-    if not isinstance(value, str) or len(value) > longest or re.search("[\0\ud800-\udfff]", value):
-        raise Malformed(f"{name}: text of at most {longest} characters")
+    limit = column.type.length or 2000
+    # PostgreSQL's text cannot contain NUL or surrogates.
+    if not isinstance(value, str) or len(value) > limit or re.search("[\0\ud800-\udfff]", value):
+        raise Malformed(f"{name} must be a text of at most {limit} characters")
     return value
 
 
@@ -190,4 +192,4 @@ def _uuid(name: str, value: object) -> UUID:
     try:
         return UUID(str(value))
     except ValueError:
-        raise Malformed(f"{name}: a UUID is expected") from None
+        raise Malformed(f"{name} must be a UUID") from None

@@ -1,1 +1,1 @@
-"""A backend whose trips live in its own PostgreSQL and whose chat lives on Supabase."""
+"""A backend with trips in its own PostgreSQL, and their chat on Supabase."""

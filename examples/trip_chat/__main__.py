@@ -1,6 +1,6 @@
-"""`python -m examples.trip_chat demo` plays the story; `dev` runs the same servers until Ctrl-C.
+"""`python -m examples.trip_chat demo` runs the story; `dev` runs the same servers until Ctrl-C.
 
-`mirror demo` and `mirror dev` start this.
+`mirror demo` and `mirror dev` run this program.
 """
 
 import signal
@@ -12,9 +12,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from examples.trip_chat.story import play, staged
-from mirror.cli.errors import reported
-from mirror.cli.stopping import interrupt_once
+from examples.trip_chat.story import play_story, running_app
+from mirror.cli.errors import reported_errors
+from mirror.cli.signals import interrupt_once
 from mirror.settings.logs import configure_logging
 
 app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
@@ -24,24 +24,25 @@ _Rest = Annotated[bool, typer.Option("--rest")]
 
 @app.command()
 def demo(rest: _Rest = False) -> None:  # noqa: FBT002 - Typer turns it into a flag
-    """Play the story, check every expectation, clean up."""
+    """Run the story, check every expectation, and clean up."""
     interrupt_once()
-    # Killing Redis is part of the story; the warning that it caused is not.
+    # The story kills Redis, so warnings about it are expected.
     configure_logging(level="error")
     started = time.monotonic()
     also = ", Supabase's API" if rest else ""
     console.print(f"Starting PostgreSQL 16 and 18{also}, Redis and a Celery worker …", style="dim")
-    held = True
-    with _told_to_stop(), staged(rest=rest) as stage:
-        console.print(f"Everything is up after {time.monotonic() - started:.1f} s.", style="dim")
-        for step in play(stage):
+    all_held = True
+    with _interruptible(), running_app(rest=rest) as trip_chat:
+        console.print(f"All servers run after {time.monotonic() - started:.1f} s.", style="dim")
+        for step in play_story(trip_chat):
             mark = "[green]✓[/]" if step.held else "[red]✗[/]"
-            console.print(f"{mark} {step.what:<50} {step.seconds * 1000:>8,.0f} ms")
-            held = held and step.held
-    if not held:
+            console.print(f"{mark} {step.text:<50} {step.seconds * 1000:>8,.0f} ms")
+            all_held = all_held and step.held
+    if not all_held:
         console.print("Not every expectation held.", style="bold red")
         raise typer.Exit(1)
-    console.print(f"All held, in {time.monotonic() - started:.1f} s; everything is cleaned up.")
+    seconds = time.monotonic() - started
+    console.print(f"All expectations held, in {seconds:.1f} s; everything is cleaned up.")
 
 
 @app.command()
@@ -49,17 +50,17 @@ def dev(rest: _Rest = False) -> None:  # noqa: FBT002 - Typer turns it into a fl
     """Run the servers and a worker until Ctrl-C, and print how to reach them."""
     interrupt_once()
     configure_logging(level="warning")
-    with _told_to_stop(), staged(rest=rest) as stage:
-        for name, value in stage.stack.environment().items():
+    with _interruptible(), running_app(rest=rest) as trip_chat:
+        for name, value in trip_chat.stack.environment().items():
             print(f"export {name}={value}", flush=True)  # noqa: T201 - for a shell to read
-        console.print("A worker is draining. Ctrl-C stops everything and deletes the data.")
+        console.print("A worker is running. Ctrl-C stops everything and deletes the data.")
         with suppress(KeyboardInterrupt):
             signal.pause()
 
 
 @contextmanager
-def _told_to_stop() -> Iterator[None]:
-    """End with the code of an interrupted program, once everything is cleaned up."""
+def _interruptible() -> Iterator[None]:
+    """After Ctrl-C or SIGTERM, exit with code 130 when everything is cleaned up."""
     try:
         yield
     except KeyboardInterrupt:
@@ -68,5 +69,5 @@ def _told_to_stop() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    with reported():
+    with reported_errors():
         app(prog_name="mirror")

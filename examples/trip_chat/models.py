@@ -1,4 +1,4 @@
-"""The backend's own tables. Nothing in them knows of Supabase."""
+"""Models: the backend's own tables. They contain nothing about Supabase."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -9,7 +9,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
 class Role(StrEnum):
-    """What a member may do."""
+    """The role of a member, which decides about the allowed actions."""
 
     OWNER = "OWNER"
     ADMIN = "ADMIN"
@@ -17,7 +17,7 @@ class Role(StrEnum):
 
 
 class Status(StrEnum):
-    """Whether a member may do it now."""
+    """The status of a membership; only ACTIVE grants access."""
 
     ACTIVE = "ACTIVE"
     INVITED = "INVITED"
@@ -29,7 +29,7 @@ class Base(DeclarativeBase):
 
 
 class User(Base):
-    """Somebody who signed up; `id` is the id that Supabase Auth gave."""
+    """A user who signed up; `id` is the id that Supabase Auth assigned."""
 
     __tablename__ = "users"
 
@@ -53,7 +53,7 @@ class Trip(Base):
 
 
 class Membership(Base):
-    """Who takes part in which trip."""
+    """A user's membership in a trip."""
 
     __tablename__ = "trip_memberships"
 

@@ -1,4 +1,4 @@
-"""The demo's people: how they sign up, and what row-level security lets them do in the chat."""
+"""People: signs users up, and runs their actions in the chat under row-level security."""
 
 from typing import Any, Protocol
 from uuid import UUID, uuid4
@@ -15,10 +15,10 @@ _MESSAGE = "Who is in?"
 
 
 class People(Protocol):
-    """What a person can do; each says how many rows were let through, -1 for refused outright."""
+    """Users and their actions; each action returns the number of rows, or -1 if it is refused."""
 
     def sign_up(self, email: str) -> UUID:
-        """Become a user; returns the id that policies see."""
+        """Sign a user up; return the id that policies see."""
         ...
 
     def read(self, user: UUID, trip: UUID) -> int:
@@ -26,22 +26,22 @@ class People(Protocol):
         ...
 
     def write(self, user: UUID, trip: UUID) -> int:
-        """Write one that stays."""
+        """Write a message and keep it."""
         ...
 
     def moderate(self, user: UUID, trip: UUID) -> int:
-        """Delete a trip's messages, which are there again afterwards."""
+        """Delete a trip's messages, and restore them afterwards."""
         ...
 
 
 class PeopleInSql:
-    """Sets the role and the claims that PostgREST would set."""
+    """Acts with SQL, with the role and the claims that PostgREST sets."""
 
     def __init__(self, url: str) -> None:
         self._url = url
 
-    def sign_up(self, email: str) -> UUID:  # noqa: ARG002 - nobody is asked
-        """Make up an id."""
+    def sign_up(self, email: str) -> UUID:  # noqa: ARG002 - there is no Auth here
+        """Return a new id."""
         return uuid4()
 
     def read(self, user: UUID, trip: UUID) -> int:
@@ -49,7 +49,7 @@ class PeopleInSql:
         return self._try(user, "select from chat_messages where trip_id = %s", trip)
 
     def write(self, user: UUID, trip: UUID) -> int:
-        """Write one that stays."""
+        """Write a message and keep it."""
         statement = "insert into chat_messages (trip_id, content) values (%s, %s)"
         return self._try(user, statement, trip, _MESSAGE, keep=True)
 
@@ -69,20 +69,20 @@ class PeopleInSql:
 
 
 class PeopleOverRest:
-    """Signs up through the Auth API, and uses supabase-py with the token that it returns."""
+    """Signs up through the Auth API, and acts through supabase-py with the returned token."""
 
     def __init__(self, api: SupabaseLite) -> None:
         self._api = api
         self._clients: dict[UUID, supabase.Client] = {}
 
     def close(self) -> None:
-        """Close everybody's connections."""
+        """Close the connections of all users."""
         for client in self._clients.values():
             client.postgrest.aclose()
 
     def sign_up(self, email: str) -> UUID:
         """Sign up with a password."""
-        # Not with supabase-py, which cannot read what Lite answers to a sign-up.
+        # supabase-py cannot parse Lite's answer to a sign-up.
         answer = httpx.post(
             f"{self._api.url}/auth/v1/signup",
             json={"email": email, "password": f"{uuid4()}"},
@@ -104,12 +104,12 @@ class PeopleOverRest:
         return self._try(self._messages(user).select("id").eq("trip_id", str(trip)))
 
     def write(self, user: UUID, trip: UUID) -> int:
-        """Write one that stays."""
+        """Write a message and keep it."""
         message: Any = {"trip_id": str(trip), "content": _MESSAGE}
         return self._try(self._messages(user).insert(message))
 
     def moderate(self, user: UUID, trip: UUID) -> int:
-        """Delete a trip's messages, and write one anew."""
+        """Delete a trip's messages, and write a new one."""
         deleted = self._try(self._messages(user).delete().eq("trip_id", str(trip)))
         if deleted > 0:
             self.write(user, trip)

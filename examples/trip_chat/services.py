@@ -1,6 +1,6 @@
-"""What the backend does, each in the caller's transaction, each with its hook.
+"""Services: the backend's actions, each in the session's transaction and with its hook.
 
-The hooks are the only lines here that know of the mirror.
+Only the hooks know about the mirror.
 """
 
 from datetime import UTC, datetime
@@ -13,7 +13,7 @@ from mirror import hooks
 
 
 def sign_up(session: Session, user_id: UUID, email: str, username: str) -> User:
-    """Keep a user whom Supabase Auth has just created."""
+    """Add a user whom Supabase Auth has just created."""
     user = User(id=user_id, email=email, username=username)
     session.add(user)
     hooks.user_created(session, user_id)
@@ -27,7 +27,7 @@ def delete_user(session: Session, user_id: UUID) -> None:
 
 
 def create_trip(session: Session, creator_id: UUID, name: str) -> Trip:
-    """Create a trip; its creator owns it, which is a membership like any other."""
+    """Create a trip, and the membership that makes its creator the owner."""
     trip = Trip(name=name, created_by=creator_id)
     session.add(trip)
     session.flush()
@@ -56,7 +56,7 @@ def restore_trip(session: Session, trip_id: UUID) -> None:
 
 
 def invite(session: Session, trip_id: UUID, user_id: UUID, role: Role = Role.MEMBER) -> None:
-    """Invite somebody; an invitation grants nothing yet."""
+    """Invite a user; an invitation grants nothing yet."""
     session.add(Membership(trip_id=trip_id, user_id=user_id, role=role, status=Status.INVITED))
     hooks.member_added(session, trip_id, user_id)
 

@@ -1,9 +1,9 @@
-"""The story of the trip chat on real servers, with every expectation checked: `mirror demo`.
+"""Story: runs the trip chat on real servers and checks every expectation: `mirror demo`.
 
-Primary, Supabase stand-in, Redis and a Celery worker run on this machine. The backend's service
-functions change the primary; the chat is read and written as its users, through row-level
-security: with SQL, or over REST, where the worker too reaches the target by its API alone. Nothing
-is simulated but the network in between.
+Primary, Supabase stand-in, Redis and a Celery worker run on this machine. The backend's services
+change the primary. Users read and write the chat through row-level security: with SQL, or over
+REST, where the worker, too, uses only the target's API. Only the network between the servers is
+simulated.
 """
 
 import os
@@ -39,16 +39,16 @@ _TIMEOUT = 30.0  # seconds that the demo waits for any one effect
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that the demo did or expected."""
+    """One expectation of the demo, and whether it held."""
 
-    what: str
+    text: str
     held: bool
     seconds: float
-    """How long it took: for an effect, from the commit on."""
+    """The time until it held; for the effect of a change, since the commit."""
 
 
-class Stage:
-    """The stack, migrated, with the example's tables on both sides and a worker running."""
+class TripChatApp:
+    """The running application: migrated servers with the example's tables, users, and a worker."""
 
     def __init__(
         self, stack: DevStack, worker: WorkerProcess, settings: Settings, people: People
@@ -61,17 +61,17 @@ class Stage:
 
     @contextmanager
     def backend(self) -> Iterator[Session]:
-        """One request of the backend: a session that commits at the end."""
+        """Yield a session for one request of the backend; it commits at the end."""
         with Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
 
 
 @contextmanager
-def staged(*, rest: bool = False) -> Iterator[Stage]:
-    """Start everything and stop it at the end, whatever happens in between.
+def running_app(*, rest: bool = False) -> Iterator[TripChatApp]:
+    """Start the application, and stop it at the end, also after an error.
 
     Raises:
-        ConfigError: the embedded servers are not installed; for `rest`, Node.
+        ConfigError: the embedded servers, or with `rest` Node, are not installed.
     """
     with DevStack.start(api=_LITE if rest else None) as stack:
         environment = stack.environment() | {
@@ -80,7 +80,7 @@ def staged(*, rest: bool = False) -> Iterator[Stage]:
             "MIRROR_LOG_FORMAT": "json",
             "PYTHONPATH": str(_HOME),
         }
-        # The hooks of the example read their settings from the environment, like any backend's.
+        # The example's hooks read their settings from the environment, as in every backend.
         os.environ.update(environment)
         settings = load_settings()
         with migrating(settings, "primary") as connection:
@@ -94,12 +94,12 @@ def staged(*, rest: bool = False) -> Iterator[Stage]:
             upgrade(connection, "supabase", registry, guards=True)
         log = stack.redis.directory.parent / "worker.log"
         if rest:
-            # The database's URL is for migrating; neither worker nor story need it from here on.
+            # Only migrations need the database's URL; worker and story use the API from here on.
             del environment["SUPABASE_DB_URL"], os.environ["SUPABASE_DB_URL"]
             settings = load_settings()
         with _people(stack) as people, WorkerProcess(environment, log=log) as worker:
             worker.wait_until_ready()
-            yield Stage(stack, worker, settings, people)
+            yield TripChatApp(stack, worker, settings, people)
 
 
 @contextmanager
@@ -112,12 +112,12 @@ def _people(stack: DevStack) -> Iterator[People]:
         yield people
 
 
-def play(stage: Stage) -> Iterator[Step]:
-    """Play the story; yield each step when it is done."""
-    roles, people = models.Role, stage.people
+def play_story(trip_chat: TripChatApp) -> Iterator[Step]:
+    """Run the story; yield each step when it is done."""
+    roles, people = models.Role, trip_chat.people
     owner, guest = people.sign_up("owner@example.com"), people.sign_up("guest@example.com")
 
-    with stage.backend() as session:
+    with trip_chat.backend() as session:
         services.sign_up(session, owner, "owner@example.com", "owner")
         services.sign_up(session, guest, "guest@example.com", "guest")
         session.flush()
@@ -128,98 +128,95 @@ def play(stage: Stage) -> Iterator[Step]:
     )
     yield _checked("a stranger reads nothing", lambda: people.read(guest, trip) == 0)
 
-    with stage.backend() as session:
+    with trip_chat.backend() as session:
         services.invite(session, trip, guest)
         services.accept_invitation(session, trip, guest)
     yield _awaited("member_added: the guest reads the chat", lambda: people.read(guest, trip) == 1)
     yield _checked("a member may not moderate", lambda: people.moderate(guest, trip) == 0)
 
-    with stage.backend() as session:
+    with trip_chat.backend() as session:
         services.change_role(session, trip, guest, roles.ADMIN)
     yield _awaited(
         "member_updated: as ADMIN the guest may", lambda: people.moderate(guest, trip) == 1
     )
 
-    with stage.backend() as session:
+    with trip_chat.backend() as session:
         services.remove_member(session, trip, guest)
     yield _awaited("member_removed: the guest reads nothing", lambda: people.read(guest, trip) == 0)
-    yield _checked("… and writing is refused outright", lambda: people.write(guest, trip) == -1)
+    yield _checked("… and may not write", lambda: people.write(guest, trip) == -1)
 
-    stage.stack.redis.kill()
+    trip_chat.stack.redis.kill()
     started = time.monotonic()
-    with stage.backend() as session:
-        services.invite(session, trip, guest_again := uuid4_user(stage, session))
-        services.accept_invitation(session, trip, guest_again)
-    yield Step("Redis killed: the backend commits all the same", held=True, seconds=_since(started))
-    yield _checked(
-        "… and nothing reaches the chat yet", lambda: people.read(guest_again, trip) == 0
-    )
-    stage.stack.redis.restart()
-    yield _awaited("Redis restarted: nothing was lost", lambda: people.read(guest_again, trip) == 1)
+    with trip_chat.backend() as session:
+        services.invite(session, trip, newcomer := _sign_up_another(trip_chat, session))
+        services.accept_invitation(session, trip, newcomer)
+    yield Step("Redis killed: the backend still commits", held=True, seconds=_since(started))
+    yield _checked("… and nothing reaches the chat yet", lambda: people.read(newcomer, trip) == 0)
+    trip_chat.stack.redis.restart()
+    yield _awaited("Redis restarted: nothing was lost", lambda: people.read(newcomer, trip) == 1)
 
-    with stage.backend() as session:
+    with trip_chat.backend() as session:
         services.delete_trip(session, trip)
-    yield _awaited("trip_deleted: nobody reads", lambda: people.read(owner, trip) == 0)
-    with stage.backend() as session:
+    yield _awaited("trip_deleted: the owner reads nothing", lambda: people.read(owner, trip) == 0)
+    with trip_chat.backend() as session:
         services.restore_trip(session, trip)
-    yield _awaited(
-        "… restored: its members read again", lambda: people.read(guest_again, trip) == 1
-    )
-    yield _awaited("nothing waits, nothing failed", lambda: _quiet(stage))
-    yield _checked("both sides are equal, row by row", lambda: _equal(stage))
+    yield _awaited("… restored: its members read again", lambda: people.read(newcomer, trip) == 1)
+    yield _awaited("no event waits, none failed", lambda: _is_idle(trip_chat))
+    yield _checked("both sides are equal, row by row", lambda: _is_equal(trip_chat))
 
 
-def uuid4_user(stage: Stage, session: Session) -> UUID:
+def _sign_up_another(trip_chat: TripChatApp, session: Session) -> UUID:
     """Sign up one more user and return the id."""
-    user = stage.people.sign_up(f"{uuid4()}@example.com")
+    user = trip_chat.people.sign_up(f"{uuid4()}@example.com")
     services.sign_up(session, user, f"{user}@example.com", "another")
     session.flush()
     return user
 
 
-def _checked(what: str, holds: Callable[[], bool]) -> Step:
+def _checked(text: str, holds: Callable[[], bool]) -> Step:
     started = time.monotonic()
-    return Step(what, holds(), _since(started))
+    return Step(text, holds(), _since(started))
 
 
-def _awaited(what: str, holds: Callable[[], bool]) -> Step:
+def _awaited(text: str, holds: Callable[[], bool]) -> Step:
     started = time.monotonic()
     while not (held := holds()) and _since(started) < _TIMEOUT:
         time.sleep(0.002)
-    return Step(what, held, _since(started))
+    return Step(text, held, _since(started))
 
 
 def _since(started: float) -> float:
     return time.monotonic() - started
 
 
-def _quiet(stage: Stage) -> bool:
+def _is_idle(trip_chat: TripChatApp) -> bool:
+    """Return whether no event waits, is retried or is buried."""
     with (
-        closing(build_source(stage.settings)) as source,
-        closing(build_target(stage.settings)) as target,
+        closing(build_source(trip_chat.settings)) as source,
+        closing(build_target(trip_chat.settings)) as target,
     ):
-        found = read_status(registry, source, target)
-    waiting = found.revocations + found.grants + found.retrying
-    return found.healthy and waiting == 0
+        status = read_status(registry, source, target)
+    waiting = status.revocations + status.grants + status.retrying
+    return status.healthy and waiting == 0
 
 
-def _equal(stage: Stage) -> bool:
-    """Compare what each mapping's query yields with its table in the target."""
+def _is_equal(trip_chat: TripChatApp) -> bool:
+    """Return whether the rows of each mapping's query are those of its table in the target."""
     with (
-        closing(build_source(stage.settings)) as source,
-        closing(Database(stage.stack.supabase_db_url, role="target")) as target,
+        closing(build_source(trip_chat.settings)) as source,
+        closing(Database(trip_chat.stack.supabase_db_url, role="target")) as target,
         source.snapshot() as snapshot,
     ):
         for mapping in registry:
-            wanted = snapshot.rows_in_scope(mapping, "*", [""], limit=1_000_000)
-            found = target.execute(_texts(mapping))
-            if set(found) != {row[: len(mapping.columns)] for row in wanted.values()}:
+            source_rows = snapshot.rows_in_scope(mapping, "*", [""], limit=1_000_000)
+            target_rows = target.execute(_select_texts(mapping))
+            if set(target_rows) != {row[: len(mapping.columns)] for row in source_rows.values()}:
                 return False
     return True
 
 
-def _texts(mapping: Mapping) -> sql.Composed:
-    """Select a target table's rows as texts, as the source's rows are."""
+def _select_texts(mapping: Mapping) -> sql.Composed:
+    """Return a SELECT of the target table's rows as texts, like the primary's rows."""
     texts = [sql.SQL("{}::text").format(sql.Identifier(c.name)) for c in mapping.columns]
     table = sql.Identifier(mapping.schema, mapping.table)
     return sql.SQL("select {} from {}").format(sql.SQL(", ").join(texts), table)

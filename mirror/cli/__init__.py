@@ -1,4 +1,7 @@
-"""The `mirror` command, one file per group of commands."""
+"""CLI: the `mirror` command, one module per group of commands; no other room imports it.
+
+`errors` and `signals` are shared by the commands.
+"""
 
 from mirror.cli.main import main
 

@@ -1,4 +1,4 @@
-"""`mirror doctor`: is everything around the mirror as it has to be?"""
+"""`mirror doctor`: checks everything that the mirror depends on."""
 
 import json
 from typing import Annotated
@@ -14,9 +14,11 @@ from mirror.settings import load_settings
 
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Fail on warnings, too.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with code 1 for warnings, too.")
+    ] = False,
 ) -> None:
-    """Check both sides and what runs between them; say what is wrong, and the remedy."""
+    """Check both sides and the processes between them; print each problem with its remedy."""
     settings = load_settings()
     diagnosis = diagnose(settings, load_registry(settings.mappings))
     if as_json:

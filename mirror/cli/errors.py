@@ -1,4 +1,4 @@
-"""Errors: how a command ends when something raises."""
+"""Errors: prints the library's errors and ends the command with their exit codes."""
 
 import sys
 from collections.abc import Iterator
@@ -11,8 +11,8 @@ from mirror.errors.redaction import redact
 
 
 @contextmanager
-def reported() -> Iterator[None]:
-    """Turn an error of ours into one line and its exit code."""
+def reported_errors() -> Iterator[None]:
+    """Print a MirrorError as one line, without secrets, and exit with its code."""
     try:
         yield
     except MirrorError as error:

@@ -1,4 +1,4 @@
-"""`mirror explain`: follow one permission from the primary's row to the policy's answer."""
+"""`mirror explain`: explains one permission, from the primary's row to the policies."""
 
 import json
 from contextlib import closing
@@ -10,7 +10,7 @@ from rich.console import Console
 from mirror.access.questions import access_questions
 from mirror.cli.reconcile import parse_key
 from mirror.diagnostics.explain import (
-    Page,
+    Explanation,
     StepStatus,
     explain_key,
     explain_resource,
@@ -37,55 +37,60 @@ Verb = Literal["select", "insert", "update", "delete"]
 
 def explain(
     context: typer.Context,
-    user: Annotated[str, typer.Argument(help="The user's id, as Supabase Auth knows it.")],
+    user: Annotated[str, typer.Argument(help="The user's id in Supabase Auth.")],
     resource: Annotated[
         str | None,
-        typer.Option(help="What it is about, as trip:ID. `--trip ID` is the same."),
+        typer.Option(help="The resource, as trip:ID. `--trip ID` means the same."),
     ] = None,
     mapping: Annotated[
-        str | None, typer.Option(help="Or a mirrored row: its mapping, with --key.")
+        str | None, typer.Option(help="Instead: the mapping of one mirrored row, with --key.")
     ] = None,
-    key: Annotated[str | None, typer.Option(help="Values joined by commas, or JSON.")] = None,
+    key: Annotated[
+        str | None, typer.Option(help="With --mapping: values joined by commas, or a JSON list.")
+    ] = None,
     table: Annotated[
-        str | None, typer.Option(help="Or a statement on a table that is guarded or mirrored.")
+        str | None,
+        typer.Option(help="Instead: a guarded or mirrored table, with --verb and --row."),
     ] = None,
-    verb: Annotated[Verb, typer.Option(help="With --table: which statement.")] = "select",
+    verb: Annotated[Verb, typer.Option(help="With --table: the statement.")] = "select",
     row: Annotated[
         list[str] | None,
         typer.Option(help="With --table: column=value; may be repeated."),
     ] = None,
     show_values: Annotated[
-        bool, typer.Option("--show-values", help="Print the rows, personal data included.")
+        bool, typer.Option("--show-values", help="Print the rows, including personal data.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say why somebody is allowed or refused, and which step breaks the chain first."""
+    """Explain why a user is allowed or refused, and name the first step that decides it."""
     settings = load_settings()
     registry = load_registry(settings.mappings)
-    user, named = _sorted([user, *context.args])
-    if named is not None and resource is not None:
-        raise UsageError("ask about one thing: either --resource, or an option of its noun.")
-    resource = resource or named
+    user, noun_option = _parse_arguments([user, *context.args])
+    if noun_option is not None and resource is not None:
+        raise UsageError("give one resource: use either --resource or the option of its noun.")
+    resource = resource or noun_option
     try:
         user = KeyColumn("id", "uuid").canonical(user, owner="auth.users")
     except InvalidKey:
-        raise InvalidKey("USER is the uuid that Supabase Auth gave; this is none.") from None
+        raise InvalidKey("USER must be the UUID that Supabase Auth assigned.") from None
     if sum(one is not None for one in (resource, mapping, table)) != 1:
         raise UsageError(
-            f"say what it is about: {_options(registry)}--mapping with --key, or --table."
+            f"give exactly one subject: {_noun_options(registry)}--mapping with --key, or --table."
         )
     if (mapping is None) != (key is None):
-        raise UsageError("--mapping and --key belong together.")
+        raise UsageError("--mapping and --key need each other.")
     with closing(build_drain(settings, registry)) as drain:
-        page = _ask(drain, user, resource, mapping, key, table, verb, row or [], show_values)
+        explanation = _explain(
+            drain, user, resource, mapping, key, table, verb, row or [], show_values
+        )
     if as_json:
-        print(json.dumps(page.as_json(), indent=2))
+        print(json.dumps(explanation.as_json(), indent=2))
     else:
-        _print(page)
-    raise typer.Exit(page.exit_code)
+        _print(explanation)
+    raise typer.Exit(explanation.exit_code)
 
 
-def _ask(
+def _explain(
     drain: Drain,
     user: str,
     resource: str | None,
@@ -95,74 +100,76 @@ def _ask(
     verb: Verb,
     row: list[str],
     show_values: bool,
-) -> Page:
+) -> Explanation:
     if resource is not None:
         noun, _, value = resource.partition(":")
         question = question_about(drain.registry, noun)
         return explain_resource(drain, question, user, value, show_values=show_values)
     if mapping is not None:
         declared = drain.registry[mapping]
-        named = parse_key(declared, key or "")
-        return explain_key(drain, declared, named, user, show_values=show_values)
-    values = dict(_pair(one) for one in row)
+        parsed = parse_key(declared, key or "")
+        return explain_key(drain, declared, parsed, user, show_values=show_values)
+    values = dict(_column_value(one) for one in row)
     if not values:
-        raise UsageError("--table needs --row column=value, as often as it takes to find the row.")
+        raise UsageError("--table needs --row column=value, for each column that finds the row.")
     return explain_table(drain, table or "", verb, values, user, show_values=show_values)
 
 
-def _pair(text: str) -> tuple[str, str]:
+def _column_value(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name:
-        raise UsageError("--row takes column=value.")
+        raise UsageError("--row needs the form column=value.")
     return name, value
 
 
-def _sorted(words: list[str]) -> tuple[str, str | None]:
-    """Return the user, and noun:ID if that is given as an option called by the noun.
+def _parse_arguments(arguments: list[str]) -> tuple[str, str | None]:
+    """Return the user, and `noun:ID` if an option `--noun ID` is given.
 
-    Which nouns there are is known too late for them to be options like others, so they come here
-    in whatever order they were typed.
+    The registry's nouns are unknown when Typer parses the options, so these arrive here with the
+    user, in any order.
     """
-    rest = list(words)
-    users, named = [], []
+    rest = list(arguments)
+    users, resources = [], []
     while rest:
-        word = rest.pop(0)
-        if not word.startswith("--"):
-            users.append(word)
+        argument = rest.pop(0)
+        if not argument.startswith("--"):
+            users.append(argument)
             continue
-        noun, equals, value = word[2:].partition("=")
+        noun, equals, value = argument[2:].partition("=")
         if not equals and rest:
             value = rest.pop(0)
-        named.append(f"{noun}:{value}")
-    if len(users) != 1 or len(named) > 1 or any(one.endswith(":") for one in named):
-        raise UsageError(f"{' '.join(words)!r} is not understood; see `mirror explain --help`.")
-    return users[0], named[0] if named else None
+        resources.append(f"{noun}:{value}")
+    if len(users) != 1 or len(resources) > 1 or any(one.endswith(":") for one in resources):
+        raise UsageError(
+            f"cannot parse {' '.join(arguments)!r}; see `mirror explain --help` for the usage."
+        )
+    return users[0], resources[0] if resources else None
 
 
-def _options(registry: Registry) -> str:
+def _noun_options(registry: Registry) -> str:
     return "".join(f"--{noun} ID, " for noun in access_questions(registry))
 
 
-def _print(page: Page) -> None:
+def _print(explanation: Explanation) -> None:
     console = Console(soft_wrap=True, highlight=False)
-    console.print(page.question, style="bold", markup=False)
-    for step in page.steps:
+    console.print(explanation.question, style="bold", markup=False)
+    for step in explanation.steps:
         console.print(
-            f"{_SIGNS[step.word]} {step.name}: {step.says}",
-            style=_STYLES.get(step.word),
+            f"{_SIGNS[step.status]} {step.name}: {step.says}",
+            style=_STYLES.get(step.status),
             markup=False,
         )
         for line in step.details:
             console.print(f"    {line}", markup=False)
         for name, value in step.values.items():
             console.print(f"    {name} = {value}", markup=False)
-    state = "allowed" if page.allowed else "refused"
-    first = page.first
+    answer = "allowed" if explanation.allowed else "refused"
+    first = explanation.first
     if first is None:
-        console.print(f"{state}", style="bold", markup=False)
+        console.print(answer, style="bold", markup=False)
         return
-    if page.allowed and page.wanted is False:
-        state = "allowed, though the primary grants nothing"
-    console.print(f"{state}; first at: {first.name}", style="bold", markup=False)
+    if explanation.allowed and explanation.primary_grants is False:
+        answer = "allowed, but the primary grants nothing"
+    console.print(f"{answer}; decisive step: {first.name}", style="bold", markup=False)
     if first.remedy:
         console.print(first.remedy, markup=False)

@@ -1,8 +1,8 @@
-"""The `mirror` command's entry point: options that all commands share, errors, exit codes.
+"""Main: the entry point of the `mirror` command, with shared options, errors and exit codes.
 
-0 done · 1 something is wrong with the mirror · 2 usage or settings, or a PostgreSQL that is too
-old · 3 a reconcile held deletes back until somebody confirms them · 4 a database or Redis does
-not answer, or is not migrated.
+0 success · 1 something is wrong with the mirror · 2 usage or settings, or a PostgreSQL that is too
+old · 3 a reconcile waits for a confirmation before it deletes rows · 4 a database or Redis does not
+answer, or is not migrated.
 """
 
 import os
@@ -13,7 +13,7 @@ import typer
 
 from mirror import __version__
 from mirror.cli import doctor, explain, operate, reconcile, relay, schema, stack, verify
-from mirror.cli.errors import reported
+from mirror.cli.errors import reported_errors
 from mirror.settings.logs import configure_logging
 
 app = typer.Typer(
@@ -36,7 +36,7 @@ app.command()(operate.purge)
 app.command()(reconcile.reconcile)
 app.command("sync")(reconcile.sync_)
 app.command()(verify.verify)
-# An option for each noun of the registry, which is not known before the command runs.
+# `--trip ID` and the like: the registry's nouns are unknown before the command runs.
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
     explain.explain
 )
@@ -44,27 +44,27 @@ app.command()(stack.demo)
 app.command()(stack.dev)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         print(__version__)
         raise typer.Exit
 
 
 @app.callback()
-def _shared(
-    _wanted: Annotated[
+def _shared_options(
+    _version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_version, is_eager=True, help="Print the version and exit."
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
         ),
     ] = False,
 ) -> None:
-    # The mappings module lies in the user's repository, which is where they stand.
+    # The mappings module is in the user's repository, which is the working directory.
     sys.path.insert(0, os.getcwd())  # noqa: PTH109 - sys.path holds strings
     configure_logging(level="warning")
 
 
 def main() -> None:
-    """Run the command; turn errors of ours into one line and their exit code."""
-    with reported():
+    """Run the command; print the library's errors as one line and exit with their codes."""
+    with reported_errors():
         app()

@@ -1,4 +1,4 @@
-"""Commands for the person who runs the mirror."""
+"""Operate: `drain`, `status`, `retry`, `resync`, `rebase` and `purge`."""
 
 import json
 import sys
@@ -20,50 +20,51 @@ from mirror.sync.wiring import build_drain, build_queue, build_source, build_tar
 def drain(
     seconds: Annotated[float, typer.Option(min=1, help="Stop after this long.")] = 3600.0,
 ) -> None:
-    """Mirror what waits, here and now, without Celery."""
-    with closing(build_drain(load_settings())) as here:
-        done = here.run(seconds=seconds)
-        swept = sweep(here)
-    left = "; more is waiting" if done.full else ""
+    """Mirror the waiting events now, in this process, without Celery."""
+    with closing(build_drain(load_settings())) as worker:
+        done = worker.run(seconds=seconds)
+        swept = sweep(worker)
+    more = "; more events are waiting" if done.full else ""
     expired = f", {swept} expired row(s) swept" if swept else ""
-    print(f"{done.events - done.failed} event(s) mirrored, {done.failed} set apart{expired}{left}")
+    print(f"{done.events - done.failed} event(s) mirrored, {done.failed} set apart{expired}{more}")
     raise typer.Exit(1 if done.failed else 0)
 
 
 def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what waits, what failed, and whether the target is the one that we write."""
+    """Print waiting and failed events, and whether target and primary belong together."""
     settings = load_settings()
     registry = load_registry(settings.mappings)
     with closing(build_source(settings)) as source, closing(build_target(settings)) as target:
-        found = read_status(registry, source, target)
+        current = read_status(registry, source, target)
     if as_json:
-        print(json.dumps(found.as_json(), indent=2))
+        print(json.dumps(current.as_json(), indent=2))
     else:
-        _print_status(found)
-    raise typer.Exit(0 if found.healthy else 1)
+        _print_status(current)
+    raise typer.Exit(0 if current.healthy else 1)
 
 
-def _print_status(found: Status) -> None:
+def _print_status(current: Status) -> None:
     console = Console()
     table = Table(show_header=False, box=None)
-    oldest = "" if found.oldest_seconds is None else f", oldest {found.oldest_seconds:.1f} s"
-    table.add_row("waiting", f"{found.revocations} revocations, {found.grants} grants{oldest}")
-    table.add_row("set apart", f"{found.retrying} retrying, {found.buried} buried")
-    table.add_row("source", f"{found.source}, epoch {found.epoch}")
-    expected = found.target_source or "nothing written yet"
-    table.add_row("target expects", f"{expected}, epoch {found.target_epoch}")
-    if found.last_run is not None:
-        run = found.last_run
+    oldest = "" if current.oldest_seconds is None else f", oldest {current.oldest_seconds:.1f} s"
+    table.add_row("waiting", f"{current.revocations} revocations, {current.grants} grants{oldest}")
+    table.add_row("failed", f"{current.retrying} retrying, {current.buried} buried")
+    table.add_row("primary is", f"{current.source}, epoch {current.epoch}")
+    expected = current.target_source or "no primary yet"
+    table.add_row("target expects", f"{expected}, epoch {current.target_epoch}")
+    if current.last_run is not None:
+        run = current.last_run
         table.add_row(
             "reconciled",
             f"{run.age_seconds / 3600:.1f} h ago by {run.started_by}: {run.outcome}, "
             f"{run.over_grants} over-grants, {run.under_grants} under-grants",
         )
-    table.add_row("mappings", ", ".join(f"{name} {state}" for name, state in found.digests.items()))
+    digests = ", ".join(f"{name} {state}" for name, state in current.digests.items())
+    table.add_row("mappings", digests)
     console.print(table, highlight=False)
-    for failure in found.failures:
+    for failure in current.failures:
         state = "buried" if failure.buried else "retrying"
         console.print(
             f"  event {failure.id} ({failure.mapping}) {state} after {failure.attempts} "
@@ -71,23 +72,23 @@ def _print_status(found: Status) -> None:
             highlight=False,
             markup=False,
         )
-    for remedy in found.remedies:
+    for remedy in current.remedies:
         console.print(remedy, style="bold", highlight=False, markup=False)
 
 
 def retry(
     ids: Annotated[
-        list[int] | None, typer.Argument(help="Events, by the number that `status` shows.")
+        list[int] | None, typer.Argument(help="Numbers of events, as `mirror status` prints them.")
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help="All that are buried.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="All buried events.")] = False,
 ) -> None:
-    """Give buried events another set of attempts."""
+    """Retry buried events, with a full set of attempts."""
     if bool(ids) == every:
-        raise typer.BadParameter("name events, or say --all")
+        raise typer.BadParameter("give either the numbers of events, or --all")
     with closing(build_queue(load_settings())) as queue:
-        found = orders.retry(queue, None if every else ids)
-    print(f"{len(found)} event(s) will be tried again")
-    unknown = sorted(set(ids or []) - set(found))
+        retried = orders.retry(queue, None if every else ids)
+    print(f"{len(retried)} event(s) will be retried")
+    unknown = sorted(set(ids or []) - set(retried))
     if unknown:
         print(f"not buried: {', '.join(map(str, unknown))}; see `mirror status`", file=sys.stderr)
         raise typer.Exit(1)
@@ -95,36 +96,38 @@ def retry(
 
 def resync(
     mappings: Annotated[
-        list[str] | None, typer.Argument(help="Mappings; all of them by default.")
+        list[str] | None, typer.Argument(help="Names of mappings; all of them by default.")
     ] = None,
 ) -> None:
-    """Record everything as changed: the first load of a new target, or after doubt."""
+    """Record all rows as changed: to load a new target, or to mirror everything again."""
     settings = load_settings()
     registry = load_registry(settings.mappings)
     with closing(build_queue(settings)) as queue:
         chosen = orders.resync(queue, registry, mappings or [])
-    print(f"recorded as changed: {', '.join(chosen)}; workers, or `mirror drain`, do the rest")
+    print(f"recorded as changed: {', '.join(chosen)}; workers, or `mirror drain`, mirror them")
 
 
 def rebase(
     yes: Annotated[
-        bool, typer.Option("--yes", help="Yes, PRIMARY_DATABASE_URL is the truth from now on.")
+        bool,
+        typer.Option("--yes", help="Do not ask: PRIMARY_DATABASE_URL is the truth from now on."),
     ] = False,
 ) -> None:
-    """Accept a primary that was restored, failed over or moved."""
+    """Accept a primary that was restored, moved, or replaced after a failover."""
     settings = load_settings()
     if not yes:
         typer.confirm(
-            "Everything the target holds will be made equal to this primary. Go on?", abort=True
+            "This makes all mirrored rows in the target equal to this primary. Continue?",
+            abort=True,
         )
-    with closing(build_drain(settings)) as here:
-        epoch = orders.rebase(here.registry, here.source, here.target, here.queue)
-    print(f"epoch {epoch}; everything is recorded as changed")
+    with closing(build_drain(settings)) as worker:
+        epoch = orders.rebase(worker.registry, worker.source, worker.target, worker.queue)
+    print(f"epoch {epoch}; all rows are recorded as changed")
 
 
 def purge() -> None:
-    """Forget tombstones older than MIRROR_TOMBSTONE_DAYS (beat does so daily)."""
+    """Delete tombstones older than MIRROR_TOMBSTONE_DAYS (beat does this daily)."""
     settings = load_settings()
     with closing(build_target(settings)) as target:
         count = target.purge(settings.tombstone_days)
-    print(f"{count} tombstone(s) forgotten")
+    print(f"{count} tombstone(s) deleted")

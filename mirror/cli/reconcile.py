@@ -1,4 +1,4 @@
-"""Commands that repair what differs: `mirror reconcile`, `mirror sync`."""
+"""`mirror reconcile` and `mirror sync`: repair rows that differ between the two sides."""
 
 import json
 import sys
@@ -19,18 +19,18 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from mirror.cli.stopping import interrupt_once
+from mirror.cli.signals import interrupt_once
 from mirror.errors import UsageError
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
 from mirror.model.registry import load_registry
 from mirror.reconcile import AlreadyRunning, Cause, Options, Report, run_reconcile, sync
-from mirror.reconcile import Progress as Tell
+from mirror.reconcile import Progress as ProgressCallback
 from mirror.reconcile.judge import Verdict
 from mirror.settings import load_settings
 from mirror.sync.wiring import build_drain
 
-_EVERY_SECONDS = 10.0
+_SECONDS_BETWEEN_LINES = 10.0
 
 
 def reconcile(
@@ -38,30 +38,36 @@ def reconcile(
         list[str] | None, typer.Option("--mapping", help="Only this one; may be repeated.")
     ] = None,
     since_key: Annotated[
-        str | None, typer.Option(help="Begin at this key; with one --mapping.")
+        str | None, typer.Option(help="Start at this key; needs exactly one --mapping.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Compare, change nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Compare only; change nothing.")
+    ] = False,
     max_deletes: Annotated[
         int | None,
-        typer.Option(min=0, help="Delete no row of a mapping with more than so many to delete."),
+        typer.Option(min=0, help="Delete no rows of a mapping if more than this many would go."),
     ] = None,
     confirm: Annotated[
         list[str] | None,
-        typer.Option(help="Delete whatever the primary lacks of this mapping; may be repeated."),
+        typer.Option(help="Allow all deletes in this mapping; may be repeated."),
     ] = None,
-    keys: Annotated[int, typer.Option(min=0, help="How many keys to name per mapping.")] = 20,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait while another one runs.")] = False,
+    keys: Annotated[
+        int, typer.Option(min=0, help="How many differing keys to print per mapping.")
+    ] = 20,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait for another reconcile to finish.")
+    ] = False,
     scheduled: Annotated[
-        bool, typer.Option("--scheduled", help="Say that your platform's scheduler runs this.")
+        bool, typer.Option("--scheduled", help="Record that your platform's scheduler runs this.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Compare both sides and repair what differs: nightly, after doubt, or as the first load."""
+    """Compare both sides and repair all differences; also loads a new target."""
     settings = load_settings()
     registry = load_registry(settings.mappings)
     chosen = [registry[name] for name in mappings or []]
     if since_key is not None and len(chosen) != 1:
-        raise UsageError("--since-key belongs to one --mapping; name it.")
+        raise UsageError("--since-key needs exactly one --mapping.")
     options = Options(
         mappings=tuple(mapping.name for mapping in chosen),
         since_key=None if since_key is None else parse_key(chosen[0], since_key),
@@ -71,13 +77,13 @@ def reconcile(
         keys=keys,
     )
     started_by = "schedule" if scheduled else "hand"
-    with closing(build_drain(settings, registry)) as drain, _stoppable(), _progress() as tell:
+    with closing(build_drain(settings, registry)) as drain, _stoppable(), _progress() as progress:
         try:
             report = run_reconcile(
-                drain, settings, options, started_by=started_by, wait=wait, progress=tell
+                drain, settings, options, started_by=started_by, wait=wait, progress=progress
             )
-        except AlreadyRunning as busy:
-            print(busy, file=sys.stderr)
+        except AlreadyRunning as error:
+            print(error, file=sys.stderr)
             raise typer.Exit(0) from None
     if as_json:
         print(json.dumps(report.as_json(), indent=2))
@@ -88,31 +94,34 @@ def reconcile(
 
 def sync_(
     mapping: Annotated[str, typer.Argument(help="The mapping's name.")],
-    keys: Annotated[list[str], typer.Argument(help="Keys; values joined by commas, or JSON.")],
+    keys: Annotated[
+        list[str], typer.Argument(help="Keys: values joined by commas, or JSON lists.")
+    ],
 ) -> None:
-    """Bring named keys up to date now."""
+    """Mirror the rows with these keys now."""
     settings = load_settings()
     registry = load_registry(settings.mappings)
     declared = registry[mapping]
-    wanted = [parse_key(declared, key) for key in keys]
+    parsed = [parse_key(declared, key) for key in keys]
     with closing(build_drain(settings, registry)) as drain:
-        verdict = sync(drain, declared, wanted)
+        verdict = sync(drain, declared, parsed)
     print_verdict(verdict)
-    print(f"{len(wanted)} key(s) brought up to date, {len(verdict.drifts)} had drifted")
+    print(f"{len(parsed)} key(s) brought up to date, {len(verdict.drifts)} had drifted")
 
 
 def parse_key(mapping: Mapping, text: str) -> Key:
-    """Return a key as somebody types it: values joined by commas, or a JSON list.
+    """Return the key in a command's argument: values joined by commas, or a JSON list.
 
     Raises:
-        InvalidKey: it is none of this mapping.
+        UsageError: the text is not valid JSON.
+        InvalidKey: the values do not fit the mapping's key.
     """
     values: object = text
     if text.startswith("["):
         try:
             values = json.loads(text)
         except ValueError:
-            raise UsageError(f"mapping {mapping.name!r}: the key is no JSON list.") from None
+            raise UsageError(f"mapping {mapping.name!r}: the key is not valid JSON.") from None
     elif len(mapping.key) > 1:
         values = text.split(",")
     return mapping.canonical(values)
@@ -145,8 +154,9 @@ def _print_report(report: Report) -> None:
             console.print(f"  {kind} ({direction}) {','.join(key)}", markup=False)
         if part.keys and part.drifted > len(part.keys):
             console.print(f"  … and {part.drifted - len(part.keys)} more", markup=False)
-        for told in filter(None, (part.held, None if part.held else part.error)):
-            console.print(f"{part.mapping}: {told}", style="bold red", markup=False)
+        problem = part.held or part.error
+        if problem:
+            console.print(f"{part.mapping}: {problem}", style="bold red", markup=False)
     rows = sum(part.rows for part in report.mappings)
     console.print(
         f"{report.outcome}{', nothing was changed' if report.dry_run else ''}: {rows:,} rows "
@@ -163,20 +173,18 @@ def print_verdict(verdict: Verdict) -> None:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """Let SIGTERM end a run like Ctrl-C: its lease is given back, its record says so."""
+    """Let SIGTERM end a run like Ctrl-C, so that it releases its lease and records its end."""
     interrupt_once()
     try:
         yield
     except KeyboardInterrupt:
-        print(
-            "stopped; what was repaired stays repaired, run it again for the rest", file=sys.stderr
-        )
+        print("stopped; repairs so far are kept, run it again for the rest", file=sys.stderr)
         raise typer.Exit(130) from None
 
 
 @contextmanager
-def _progress() -> Iterator[Tell]:
-    """Yield what to tell progress to: a bar on a terminal, else a line now and then."""
+def _progress() -> Iterator[ProgressCallback]:
+    """Yield a callback that shows progress: bars on a terminal, otherwise a line now and then."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _lines(console)
@@ -191,30 +199,30 @@ def _progress() -> Iterator[Tell]:
     with Progress(*columns, console=console, transient=True) as bars:
         tasks: dict[str, TaskID] = {}
 
-        def tell(phase: str, mapping: str, rows: int, total: int) -> None:
+        def advance(phase: str, mapping: str, rows: int, total: int) -> None:
             name = f"{phase} {mapping}"
             if name not in tasks:
                 tasks[name] = bars.add_task(name, total=total or None, rate="")
             task = bars.tasks[tasks[name]]
             rate = f"{task.speed:,.0f} rows/s" if task.speed else ""
-            # What the planner thinks of a query may be far too little.
+            # `total` is the planner's estimate, which may be far too small.
             total = max(total, int(task.completed) + rows)
             bars.update(tasks[name], advance=rows, total=total, rate=rate)
 
-        yield tell
+        yield advance
 
 
-def _lines(console: Console) -> Tell:
+def _lines(console: Console) -> ProgressCallback:
     done: dict[str, int] = {}
-    told = time.monotonic()
+    printed_at = time.monotonic()
 
-    def tell(phase: str, mapping: str, rows: int, total: int) -> None:
-        nonlocal told
+    def advance(phase: str, mapping: str, rows: int, total: int) -> None:
+        nonlocal printed_at
         name = f"{phase} {mapping}"
         done[name] = done.get(name, 0) + rows
-        if time.monotonic() > told + _EVERY_SECONDS:
-            told = time.monotonic()
-            of = f" of about {total:,}" if total > done[name] else ""
-            console.print(f"{name}: {done[name]:,} rows{of}", highlight=False, markup=False)
+        if time.monotonic() > printed_at + _SECONDS_BETWEEN_LINES:
+            printed_at = time.monotonic()
+            estimate = f" of about {total:,}" if total > done[name] else ""
+            console.print(f"{name}: {done[name]:,} rows{estimate}", highlight=False, markup=False)
 
-    return tell
+    return advance

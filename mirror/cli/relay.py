@@ -1,25 +1,25 @@
-"""`mirror relay`: ring for writers that cannot reach Redis."""
+"""`mirror relay`: rings the doorbell for writers that cannot reach Redis."""
 
 import signal
 from contextlib import closing
 
 import typer
 
-from mirror.cli.stopping import interrupt_once
+from mirror.cli.signals import interrupt_once
 from mirror.settings import load_settings
 from mirror.settings.logs import configure_logging
 from mirror.sync.wiring import build_relay
 
 
 def relay() -> None:
-    """Watch the outbox, and wake the workers for what nobody rang for; until stopped."""
+    """Watch the outbox and wake the workers when events arrive, until stopped."""
     settings = load_settings()
-    # A service like the worker, and not a command that somebody watches.
+    # The relay is a service like the worker, so it logs as its settings say.
     configure_logging(style=settings.log_format, level=settings.log_level)
     received = interrupt_once()
     try:
-        with closing(build_relay(settings)) as here:
-            here.run()
+        with closing(build_relay(settings)) as watcher:
+            watcher.run()
     except KeyboardInterrupt:
-        # Process managers stop what they started with SIGTERM, and take 0 for an orderly end.
+        # Process managers stop a service with SIGTERM and expect 0 after an orderly end.
         raise typer.Exit(130 if signal.SIGINT in received else 0) from None

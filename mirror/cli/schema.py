@@ -1,4 +1,4 @@
-"""`mirror migrate` and `mirror ddl`: the databases' own side of the mirror."""
+"""`mirror migrate` and `mirror ddl`: apply or print the SQL that the mirror needs."""
 
 import sys
 from enum import StrEnum
@@ -16,7 +16,7 @@ from mirror.settings import Settings, load_settings
 
 
 class Sides(StrEnum):
-    """Which database."""
+    """The databases to migrate."""
 
     BOTH = "both"
     PRIMARY = "primary"
@@ -28,21 +28,27 @@ def migrate(
     sql: Annotated[
         bool, typer.Option("--sql", help="Print the SQL instead; connects to nothing.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be applied.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the migrations that would be applied.")
+    ] = False,
     triggers: Annotated[
         bool,
-        typer.Option("--triggers", help="Also record changes by triggers on your tables."),
+        typer.Option(
+            "--triggers", help="Also install triggers that record changes of your tables."
+        ),
     ] = False,
     guards: Annotated[
         bool,
-        typer.Option("--guards", help="Also put the declared policies on your own tables."),
+        typer.Option("--guards", help="Also install the declared policies on your own tables."),
     ] = False,
     into: Annotated[
         Path | None,
-        typer.Option(help="Write files for the Supabase CLI here (supabase/migrations) instead."),
+        typer.Option(
+            help="Instead write Supabase CLI files into this directory (supabase/migrations)."
+        ),
     ] = None,
 ) -> None:
-    """Install or update schema `mirror`, and the mirrored tables in Supabase."""
+    """Install or update schema `mirror`, and the mirrored tables in the target."""
     settings = load_settings()
     registry = load_registry(settings.mappings)
     choice: dict[Sides, list[Side]] = {
@@ -53,35 +59,44 @@ def migrate(
     if into is not None:
         if side is not Sides.SUPABASE or sql or dry_run or triggers:
             raise UsageError(
-                "--into goes with `mirror migrate supabase`, and with no other flag but --guards."
+                "--into works only with `mirror migrate supabase` and the option --guards."
             )
         _write(into, registry, guards=guards)
         return
     if guards and side is Sides.PRIMARY:
-        raise UsageError("--guards: the guarded tables are in the target.")
+        raise UsageError(
+            "--guards does not apply to the primary: guarded tables are in the target."
+        )
     if triggers and side is Sides.SUPABASE:
-        raise UsageError("--triggers: the triggers belong to the primary.")
+        raise UsageError("--triggers does not apply to the target: triggers are in the primary.")
     if side is Sides.BOTH and not sql:
         _check_versions(settings)
     for each in choice[side]:
         if sql:
             steps = migrations(each, registry, triggers=triggers, guards=guards)
             print("\n\n".join(step.script for step in steps))
-            continue
-        with migrating(settings, each) as connection:
+        else:
             flags = {"triggers": triggers} if each == "primary" else {"guards": guards}
-            if dry_run:
-                names = [step.name for step in due(connection, each, registry, **flags)]
-            else:
-                names = upgrade(connection, each, registry, **flags)
-        what = "would apply" if dry_run else "applied"
-        print(f"{each}: {what} {', '.join(names)}" if names else f"{each}: up to date")
-        if each == "supabase" and f"model_{registry.name}" in names and not dry_run:
-            print("supabase: deploy the workers with these declarations, then run `mirror resync`")
+            _migrate(settings, each, registry, flags, dry_run=dry_run)
+
+
+def _migrate(
+    settings: Settings, side: Side, registry: Registry, flags: dict[str, bool], *, dry_run: bool
+) -> None:
+    """Migrate one database, or with `dry_run` print the migrations that it needs."""
+    with migrating(settings, side) as connection:
+        if dry_run:
+            names = [step.name for step in due(connection, side, registry, **flags)]
+        else:
+            names = upgrade(connection, side, registry, **flags)
+    verb = "would apply" if dry_run else "applied"
+    print(f"{side}: {verb} {', '.join(names)}" if names else f"{side}: up to date")
+    if side == "supabase" and f"model_{registry.name}" in names and not dry_run:
+        print("supabase: deploy the workers with these declarations, then run `mirror resync`")
 
 
 def _check_versions(settings: Settings) -> None:
-    """Look at both servers beforehand, so that none is migrated if the other is refused."""
+    """Check both servers first, so that neither is migrated if the other is refused."""
     sides: tuple[Side, ...] = ("primary", "supabase")
     for each in sides:
         with migrating(settings, each) as connection:
@@ -89,7 +104,7 @@ def _check_versions(settings: Settings) -> None:
 
 
 def _write(into: Path, registry: Registry, *, guards: bool) -> None:
-    # Once written, they are kept up to date.
+    # Guards that were written once are updated without the option.
     guards = guards or any(into.glob(f"*_mirror_guards_{registry.name}.sql"))
     try:
         written = write_files(into, migrations("supabase", registry, guards=guards))
@@ -106,21 +121,21 @@ def ddl(
         Sides, typer.Argument(help="primary: the triggers; supabase: tables and policies.")
     ],
     remove: Annotated[
-        bool, typer.Option("--remove", help="Print what removes the triggers instead.")
+        bool, typer.Option("--remove", help="Print the SQL that removes the triggers instead.")
     ] = False,
     guards: Annotated[
         bool, typer.Option("--guards", help="Print the policies on your own tables instead.")
     ] = False,
 ) -> None:
-    """Print the SQL that the mappings turn into; connects to nothing."""
+    """Print the SQL of the declarations; connects to nothing."""
     registry = load_registry(load_settings().mappings)
     if side is Sides.BOTH:
-        raise UsageError("mirror ddl prints one side: primary or supabase.")
+        raise UsageError("`mirror ddl` prints one side: say primary or supabase.")
     if side is Sides.SUPABASE:
         if remove:
-            raise UsageError("--remove goes with `mirror ddl primary`.")
+            raise UsageError("--remove works only with `mirror ddl primary`.")
         sys.stdout.write(guards_sql(registry) if guards else model_sql(registry))
     elif guards:
-        raise UsageError("--guards goes with `mirror ddl supabase`.")
+        raise UsageError("--guards works only with `mirror ddl supabase`.")
     else:
         sys.stdout.write(removal_sql(registry) if remove else triggers_sql(registry))

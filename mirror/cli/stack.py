@@ -1,7 +1,7 @@
 """`mirror demo` and `mirror dev`: the whole mirror on this machine.
 
-Both hand over to the trip chat example, an application of its own: in a checkout the one there,
-else the copy that the wheel carries.
+Both commands run the trip chat example, which is a separate application: the one in the checkout,
+or the copy in the wheel.
 """
 
 import os
@@ -15,32 +15,34 @@ from mirror.errors import ConfigError
 
 _Rest = Annotated[
     bool,
-    typer.Option("--rest", help="Reach the target by its REST API alone (a checkout, npm)."),
+    typer.Option(
+        "--rest", help="Use only the target's REST API (needs a checkout, and Node with npm)."
+    ),
 ]
 
 
 def demo(rest: _Rest = False) -> None:
-    """Play the trip chat example on real servers, check every expectation, clean up."""
-    _become("demo", rest=rest)
+    """Run the trip chat example on real servers, check every expectation, and clean up."""
+    _run_example("demo", rest=rest)
 
 
 def dev(rest: _Rest = False) -> None:
-    """Run the same stack until Ctrl-C, and print how to reach it."""
-    _become("dev", rest=rest)
+    """Run the same servers and a worker until Ctrl-C, and print their URLs."""
+    _run_example("dev", rest=rest)
 
 
-def _become(command: str, *, rest: bool) -> NoReturn:
-    """Replace this process by the example's, so that signals and exit codes are its own."""
+def _run_example(command: str, *, rest: bool) -> NoReturn:
+    """Replace this process with the example's, which handles signals and sets the exit code."""
     package = Path(__file__).parent.parent
     home = package.parent
     if not (home / "examples" / "trip_chat" / "story.py").is_file():
         home = package / "_demo"
         if rest:
-            raise ConfigError("--rest takes the npm package of a checkout; run it there.")
+            raise ConfigError("--rest needs an npm package of a checkout; run the command there.")
     paths = [str(home), *filter(None, [os.environ.get("PYTHONPATH")])]
-    # -P: a module of the user's that is called `examples` is not this one.
+    # -P keeps Python from importing a module `examples` from the user's working directory.
     arguments = ["-P", "-m", "examples.trip_chat", command, *(["--rest"] if rest else [])]
-    os.execve(  # noqa: S606 - our own interpreter
+    os.execve(  # noqa: S606 - this interpreter
         sys.executable,
         [sys.executable, *arguments],
         os.environ | {"PYTHONPATH": os.pathsep.join(paths)},

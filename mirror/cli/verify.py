@@ -1,4 +1,4 @@
-"""`mirror verify`: look at a sample, and change nothing."""
+"""`mirror verify`: compares a random sample of rows or permissions; changes nothing."""
 
 import json
 import random
@@ -20,65 +20,68 @@ from mirror.sync.wiring import build_drain
 
 def verify(
     mapping: Annotated[
-        str | None, typer.Argument(help="The mapping's name; with --access it may be left out.")
+        str | None, typer.Argument(help="The mapping's name; optional with --access.")
     ] = None,
-    count: Annotated[int, typer.Option("--sample", min=1, max=100_000, help="How many.")] = 100,
+    count: Annotated[
+        int, typer.Option("--sample", min=1, max=100_000, help="Size of the sample.")
+    ] = 100,
     seed: Annotated[
-        int | None, typer.Option(help="Draw the same again, as long as the keys are the same.")
+        int | None, typer.Option(help="Draw the same sample again, while the keys are the same.")
     ] = None,
     access: Annotated[
-        bool, typer.Option("--access", help="Ask the target as users, what it lets them do.")
+        bool, typer.Option("--access", help="Compare permissions: ask the target as its users.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --access: print JSON.")] = False,
 ) -> None:
-    """Read rows drawn at random on both sides again; change nothing."""
+    """Compare a random sample of rows on both sides; change nothing."""
     settings = load_settings()
     registry = load_registry(settings.mappings)
-    chance = random.Random(seed)  # noqa: S311 - a sample is no secret
+    rng = random.Random(seed)  # noqa: S311 - a sample is no secret
     declared = None if mapping is None else registry[mapping]
     with closing(build_drain(settings, registry)) as drain:
         if access:
-            raise typer.Exit(_audit(drain, mapping, count, chance, as_json=as_json))
+            raise typer.Exit(_audit(drain, mapping, count, rng, as_json=as_json))
         if declared is None:
-            raise UsageError("name a mapping, or say --access.")
-        drawn, verdict = sample(drain, declared, count, chance)
+            raise UsageError("name a mapping, or use --access.")
+        drawn, verdict = sample(drain, declared, count, rng)
     print_verdict(verdict)
-    under_way = f", {len(verdict.in_flight)} under way" if verdict.in_flight else ""
+    in_flight = f", {len(verdict.in_flight)} in flight" if verdict.in_flight else ""
     print(
-        f"{drawn} row(s) of {mapping} read on both sides: {len(verdict.drifts)} drifted{under_way}"
+        f"{drawn} row(s) of {mapping} compared on both sides: {len(verdict.drifts)} drifted"
+        f"{in_flight}"
     )
     raise typer.Exit(1 if verdict.drifts else 0)
 
 
 def _audit(
-    drain: Drain, mapping: str | None, count: int, chance: random.Random, *, as_json: bool
+    drain: Drain, mapping: str | None, count: int, rng: random.Random, *, as_json: bool
 ) -> int:
-    """Compare what people may do; return the exit code."""
+    """Compare permissions on both sides, print the mismatches, and return the exit code."""
     chosen = [
         question
         for question in access_questions(drain.registry).values()
-        if mapping is None or any(mapping == way.rows[-1].mapping for way in question.paths)
+        if mapping is None or any(mapping == path.rows[-1].mapping for path in question.paths)
     ]
     if not chosen:
         raise UsageError(
-            f"nothing in the registry's `access` decides by "
-            f"{'any mapping' if mapping is None else repr(mapping)}."
+            "the registry's `access` has no declaration that uses "
+            f"{'any mapping' if mapping is None else f'mapping {mapping!r}'}."
         )
-    found = {one.noun: audit(drain, one, count, chance) for one in chosen}
+    audits = {question.noun: audit(drain, question, count, rng) for question in chosen}
     if as_json:
-        print(json.dumps({noun: part.as_json() for noun, part in found.items()}, indent=2))
+        print(json.dumps({noun: part.as_json() for noun, part in audits.items()}, indent=2))
     else:
-        for noun, part in found.items():
+        for noun, part in audits.items():
             _print_audit(noun, part)
-    return 1 if any(part.mismatches for part in found.values()) else 0
+    return 1 if any(part.mismatches for part in audits.values()) else 0
 
 
-def _print_audit(noun: str, found: Audit) -> None:
-    for one in found.mismatches:
+def _print_audit(noun: str, result: Audit) -> None:
+    for one in result.mismatches:
         print(f"{one.direction}: {one.user} {one.noun} {one.resource}, {one.by}")
-    under_way = f", {found.under_way} under way" if found.under_way else ""
+    in_flight = f", {result.under_way} in flight" if result.under_way else ""
+    differing = {(one.user, one.resource) for one in result.mismatches}
     print(
-        f"{found.pairs} pair(s) of user and {noun}, {found.granted} of them granted: "
-        f"{len({(one.user, one.resource) for one in found.mismatches})} decided otherwise"
-        f"{under_way}"
+        f"{result.pairs} pair(s) of user and {noun}, {result.granted} of them granted: "
+        f"{len(differing)} differ in the target{in_flight}"
     )

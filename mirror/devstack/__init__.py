@@ -1,6 +1,7 @@
-"""Embedded, throw-away servers for `mirror demo`, `mirror dev` and the tests.
+"""Devstack: embedded, temporary servers for `mirror demo`, `mirror dev` and the tests.
 
-Needs no Docker, no root and no system packages, only `permission-mirror[embedded]`.
+It needs no Docker, no root and no system packages, only `permission-mirror[embedded]`. Each module
+builds on those before it:
 
     account  ->  binaries, process  ->  postgres, redis  ->  supabase, lite  ->  stack
 """

@@ -1,8 +1,8 @@
-"""The account that embedded servers run under.
+"""Account: chooses the operating system account of the embedded servers.
 
-PostgreSQL refuses to run as root, and a Redis without a password must not run as root:
-whoever reaches its port could write files as root. Under root the servers therefore run as
-`nobody`, otherwise as the caller. No account is created and nobody's home is opened up.
+PostgreSQL refuses to run as root. Redis without a password must not run as root, because every
+program that reaches its port could write files as root. If the caller is root, the servers run as
+`nobody`, otherwise as the caller. No account is created, and no home directory is opened to others.
 """
 
 import os
@@ -16,14 +16,14 @@ from typing import Any, Literal
 
 from mirror.errors import ConfigError
 
-# A server gets no more of the caller's environment than it needs: the caller's may hold
-# secrets, and PG* or LC_* variables would change what starts.
+# The servers get these variables only: the caller's environment may contain secrets, and PG* or
+# LC_* variables would change the servers' behaviour.
 _ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 
 
 @dataclass(frozen=True)
 class Account:
-    """An operating system account; `switched` says that it is not the caller's own."""
+    """An operating system account; `switched`: it is not the caller's own."""
 
     uid: int
     gid: int
@@ -31,7 +31,7 @@ class Account:
 
     @classmethod
     def for_servers(cls) -> "Account":
-        """The account to run servers under.
+        """Return the account to run servers under.
 
         Raises:
             ConfigError: the caller is root and the system has no account `nobody`.
@@ -48,15 +48,15 @@ class Account:
         return cls(nobody.pw_uid, nobody.pw_gid, switched=True)
 
     def popen_options(self) -> dict[str, Any]:
-        """Keyword arguments that make `subprocess` run a program under this account."""
-        # The caller's working directory may be closed to the account.
+        """Return the keyword arguments that make `subprocess` run a program under this account."""
+        # The account may have no access to the caller's working directory.
         options: dict[str, Any] = {"cwd": "/", "env": dict(_ENVIRONMENT)}
         if self.switched:
             options |= {"user": self.uid, "group": self.gid, "extra_groups": []}
         return options
 
     def runs(self, program: Path) -> bool:
-        """Whether the account can execute `program`, libraries included."""
+        """Return whether the account can execute `program` and load its libraries."""
         try:
             done = subprocess.run(
                 [program, "--version"], check=False, capture_output=True, **self.popen_options()
@@ -66,8 +66,8 @@ class Account:
         return done.returncode == 0
 
     def can(self, access: Literal["-r", "-w", "-x"], path: Path) -> bool:
-        """Whether the account has this access to `path`; `-x` on a directory is traversal."""
-        # Asking the kernel as that account beats adding up mode bits, ACLs and mount options.
+        """Return whether the account has this access to `path`; `-x` on a directory: traverse."""
+        # Running `test` as the account accounts for mode bits, ACLs and mount options alike.
         done = subprocess.run(
             ["/bin/sh", "-c", 'test "$1" "$2"', "sh", access, str(path)],
             check=False,
@@ -81,49 +81,51 @@ class Account:
             os.chown(path, self.uid, self.gid)
 
     def temp_directory(self) -> Path:
-        """The first temporary directory that the account can traverse.
+        """Return the first temporary directory that the account can traverse.
 
         Raises:
             ConfigError: there is none.
         """
-        # TMPDIR often points into a home directory, which is of no use to another account.
+        # TMPDIR is often inside a home directory, which another account cannot traverse.
         usual = ("/tmp", "/var/tmp")  # noqa: S108  # Only unique or checked names are used there.
         for candidate in map(Path, (tempfile.gettempdir(), *usual)):
             if candidate.is_dir() and self.can("-x", candidate):
                 return candidate
         raise ConfigError(
-            "No temporary directory is open to the account that embedded servers run under; "
-            "set TMPDIR to one that every user can traverse."
+            "The account of the embedded servers has no access to any temporary directory; "
+            "set TMPDIR to a directory that every user can traverse."
         )
 
-    def server_directory(self, wanted: Path) -> Path:
-        """Make an empty directory, mode 0700, for one server.
+    def server_directory(self, requested: Path) -> Path:
+        """Create an empty directory with mode 0700 for one server.
 
         Returns:
-            `wanted`, or a new directory among the temporary files where the account cannot
-            get to `wanted` (root's home, or pytest's `tmp_path` as root).
+            `requested`; or a new temporary directory if the account has no access to it (root's
+            home, or pytest's `tmp_path` as root).
 
         Raises:
-            ConfigError: `wanted` holds files already; servers here never adopt old data.
+            ConfigError: `requested` is not empty; the servers never use existing data.
         """
-        wanted = wanted.absolute()
-        wanted.parent.mkdir(parents=True, exist_ok=True)
-        if self.can("-x", wanted.parent):
-            wanted.mkdir(exist_ok=True)
-            if any(wanted.iterdir()):
+        requested = requested.absolute()
+        requested.parent.mkdir(parents=True, exist_ok=True)
+        if self.can("-x", requested.parent):
+            requested.mkdir(exist_ok=True)
+            if any(requested.iterdir()):
                 raise ConfigError(
-                    f"{wanted} is not empty; embedded servers start from nothing, "
+                    f"{requested} is not empty; embedded servers start without data, "
                     "so name a directory that does not exist yet."
                 )
-            place = wanted
+            directory = requested
         else:
-            place = Path(tempfile.mkdtemp(prefix="permission-mirror-", dir=self.temp_directory()))
-        place.chmod(0o700)
-        self.give(place)
-        return place
+            directory = Path(
+                tempfile.mkdtemp(prefix="permission-mirror-", dir=self.temp_directory())
+            )
+        directory.chmod(0o700)
+        self.give(directory)
+        return directory
 
 
 def remove_tree(directory: Path) -> None:
-    """Delete `directory` with all it holds; one that is gone already is fine."""
+    """Delete `directory` and its contents; do nothing if it does not exist."""
     if directory.exists():
         shutil.rmtree(directory)

@@ -89,7 +89,7 @@ def _version(programs: Path) -> int | None:
 
 
 def _for_account(package: Path, tree: str, program: str, account: Account) -> Path:
-    """`package / tree`, or a copy of it, such that `account` can run its `program`."""
+    """Return `package / tree`, or a copy of it, so that `account` can run its `program`."""
     original = package / tree
     if account.runs(original / program):
         return original
@@ -112,11 +112,11 @@ def _for_account(package: Path, tree: str, program: str, account: Account) -> Pa
 
 
 def _cache(account: Account) -> Path:
-    """The directory for copies, which only the caller can write to."""
+    """Return the directory for copies, which only the caller can write to."""
     cache = account.temp_directory() / f"permission-mirror-{os.geteuid()}"
     cache.mkdir(exist_ok=True)
     state = cache.lstat()
-    # The name is predictable: somebody else may have made it, to have their programs run.
+    # The name is predictable, so another user may have created it to have their programs run.
     if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.geteuid():
         raise ConfigError(f"{cache} belongs to somebody else; remove it, then try again.")
     cache.chmod(0o755)
@@ -124,7 +124,7 @@ def _cache(account: Account) -> Path:
 
 
 def _copy(package: Path, tree: str, copy: Path) -> None:
-    """Copy one tree and the libraries that its wheel put beside the package to `copy`."""
+    """Copy a tree, and the libraries that its wheel put beside the package, to `copy`."""
     making = Path(tempfile.mkdtemp(prefix=f".{copy.name}-", dir=copy.parent))
     try:
         unneeded = shutil.ignore_patterns("include", "*.a", "pgxs", "__pycache__")
@@ -137,12 +137,12 @@ def _copy(package: Path, tree: str, copy: Path) -> None:
         for path in (making, *making.rglob("*")):
             if not path.is_symlink():
                 mode = path.stat().st_mode
-                # A virtualenv made under umask 077 is closed file by file, too.
+                # In a virtualenv made under umask 077, the account cannot read any file.
                 path.chmod(mode | 0o044 | (0o011 if mode & 0o100 else 0))
         remove_tree(copy)
         making.rename(copy)
     except OSError:
-        # Somebody else's copy, finished in the meantime, serves as well; the caller checks it.
+        # Another process may have finished the same copy; the caller checks that it runs.
         if not copy.exists():
             raise
     finally:

@@ -1,4 +1,4 @@
-"""Asking the target as one of its users, the way PostgREST does."""
+"""Caller: opens connections to the target as one of its users, as PostgREST does."""
 
 import json
 from collections.abc import Iterator
@@ -14,10 +14,10 @@ from psycopg import sql
 def acting_as(
     url: str, user: UUID | str | None, *, role: str = "authenticated"
 ) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
-    """Yield a connection with this user's JWT claims and role, in a transaction.
+    """Yield a connection in a transaction with this user's JWT claims and role.
 
-    What is done is rolled back at the end, unless the block commits. None as the user means a
-    token without a subject; `role` may also be `anon` or `service_role`.
+    The transaction is rolled back at the end, unless the block commits it. None as the user means
+    a token without a subject; `role` may also be `anon` or `service_role`.
     """
     claims = {"role": role} | ({} if user is None else {"sub": str(user)})
     with psycopg.connect(url) as connection:

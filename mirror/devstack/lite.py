@@ -1,4 +1,4 @@
-"""A stand-in for a Supabase project's API: @supabase/lite in front of an embedded PostgreSQL."""
+"""Lite: a stand-in for a Supabase project's API, @supabase/lite on an embedded PostgreSQL."""
 
 import base64
 import hashlib
@@ -19,9 +19,9 @@ from mirror.errors import Unreachable
 
 
 class SupabaseLite:
-    """REST and Auth over one database of a prepared cluster; `start` makes one.
+    """REST and Auth for one database of a prepared cluster; create it with `start`.
 
-    As a context manager it stops on leaving.
+    Leaving the context manager stops it.
     """
 
     def __init__(self, cluster: PostgresCluster, *, package: Path, log: Path) -> None:
@@ -36,17 +36,17 @@ class SupabaseLite:
 
     @classmethod
     def start(cls, cluster: PostgresCluster, *, package: Path, log: Path) -> Self:
-        """Start on a free port of 127.0.0.1; `serve` says which database.
+        """Start on a free port of 127.0.0.1; `serve` selects the database.
 
         Args:
             cluster: a PostgreSQL with the roles of a project.
-            package: the npm package that pins it (`tests/supabase` of the repository); installed
-                if need be.
-            log: the file for its output.
+            package: the npm package that pins @supabase/lite (`tests/supabase` of the repository);
+                it is installed if necessary.
+            log: the file for the program's output.
 
         Raises:
             ConfigError: Node or npm is missing, or the package cannot be installed.
-            Unreachable: it does not start; with the end of its log.
+            Unreachable: the program does not start; the message has the end of its log.
         """
         install(package)
         lite = cls(cluster, package=package, log=log)
@@ -55,27 +55,27 @@ class SupabaseLite:
 
     @property
     def url(self) -> str:
-        """The project's URL, as SUPABASE_URL takes it."""
+        """The project's URL, for SUPABASE_URL."""
         return f"http://127.0.0.1:{self.port}"
 
     def token(self, **claims: Any) -> str:
-        """Sign a JWT with the project's secret: a legacy key, a user's or a writer's token."""
+        """Return a JWT signed with the project's secret: a legacy key, or a user's token."""
         head, body = (_base64(json.dumps(part)) for part in ({"alg": "HS256"}, claims))
         signed = hmac.digest(self.jwt_secret.encode(), f"{head}.{body}".encode(), hashlib.sha256)
         return f"{head}.{body}.{_base64(signed)}"
 
     def serve(self, database: str | None) -> None:
-        """Serve this database from now on, as it is now; none for None.
+        """Serve this database from now on; None: no database.
 
-        What its schema holds is read here and now: do this again after a migration.
+        The API reads the schema only now, so call this again after a migration.
 
         Raises:
-            Unreachable: it cannot; its log says why.
+            Unreachable: the API cannot serve the database; its log has the reason.
         """
         address = f"{self.url}/serve/{quote(database or '', safe='')}"
-        request = Request(address, method="PUT", headers={"apikey": self.secret_key})  # noqa: S310 - ours
+        request = Request(address, method="PUT", headers={"apikey": self.secret_key})  # noqa: S310 - this server
         try:
-            urlopen(request, timeout=30).close()  # noqa: S310 - ours
+            urlopen(request, timeout=30).close()  # noqa: S310 - this server
         except OSError as error:
             raise Unreachable(f"the API does not serve {database}; see {self._log}") from error
 

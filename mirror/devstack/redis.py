@@ -13,7 +13,7 @@ from mirror.devstack.process import ServerProcess, launch_on_free_port
 class RedisServer:
     """A running Valkey server and its append-only file; `start` makes one.
 
-    As a context manager it stops and deletes the data on leaving.
+    Leaving the context manager stops the server and deletes its data.
     """
 
     def __init__(self, directory: Path, *, program: Path, account: Account) -> None:
@@ -28,12 +28,12 @@ class RedisServer:
         """Start a server on a free port of 127.0.0.1.
 
         Args:
-            directory: where its data goes; empty or new. If the account that the server runs
-                under cannot get there, it is a temporary directory: see `.directory`.
+            directory: the directory for its data, empty or new. If the server's account has no
+                access to it, the server uses a temporary directory: see `.directory`.
 
         Raises:
-            ConfigError: the embedded servers are not installed, or the directory holds files.
-            Unreachable: the server does not start; with the end of its log.
+            ConfigError: the embedded servers are not installed, or the directory is not empty.
+            Unreachable: the server does not start; the message has the end of its log.
         """
         account = Account.for_servers()
         program = valkey_program(account)
@@ -56,25 +56,25 @@ class RedisServer:
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Go down at once, as in a crash; what was acknowledged is in the append-only file."""
+        """Stop at once, as in a crash; the append-only file has all acknowledged commands."""
         self._end(signal.SIGKILL)
 
     def restart(self) -> None:
-        """Start again, same port, same data; stops first if it runs.
+        """Start again with the same port and data; stop first if the server runs.
 
         Raises:
-            Unreachable: the server does not start; with the end of its log.
+            Unreachable: the server does not start; the message has the end of its log.
         """
         self.stop()
         self._process = self._launch(self.port)
 
     def pause(self) -> None:
-        """Hang: connections are still accepted by the kernel, and nothing answers."""
+        """Pause the process: connections are still accepted, but the server does not answer."""
         if self._process is not None:
             self._process.send(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Go on after `pause`, with what has piled up in the meantime."""
+        """Continue after `pause`, with the commands that arrived in the meantime."""
         if self._process is not None:
             self._process.send(signal.SIGCONT)
 
@@ -95,8 +95,8 @@ class RedisServer:
             "bind": "127.0.0.1",
             "port": str(port),
             "dir": str(self.directory),
-            # Every command is written to the file before it is acknowledged, and synced each
-            # second: a killed server loses nothing, only a crashed machine would.
+            # Every command is written to the file before it is acknowledged, and the file is
+            # synced each second: a killed server loses nothing, a crashed machine up to a second.
             "appendonly": "yes",
             "appendfsync": "everysec",
             "save": "",
@@ -112,7 +112,7 @@ class RedisServer:
         return process
 
     def _answers(self) -> bool:
-        # Any complete answer but PONG means that it is still loading its file.
+        # Any answer except PONG means that the server is still loading its file.
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=2) as connection:
                 connection.sendall(b"PING\r\n")

@@ -1,4 +1,4 @@
-"""Everything that the mirror connects, on this machine: primary, target and Redis."""
+"""Stack: starts all servers that the mirror connects: primary, target, Redis, optionally an API."""
 
 import atexit
 import tempfile
@@ -15,14 +15,13 @@ from mirror.devstack.redis import RedisServer
 
 
 class DevStack:
-    """A primary (PostgreSQL 16), a stand-in for Supabase (18) and Redis; `start` makes one.
+    """A primary (PostgreSQL 16), a stand-in for Supabase (18) and Redis; create it with `start`.
 
-    With an API in front of the stand-in, if that is asked for: tell it to `serve` the database
-    "postgres" once that is migrated.
+    The API in front of the stand-in is optional: call its `serve` with the database "postgres" once
+    that is migrated.
 
-    As a context manager it stops all of them and deletes their data on leaving. Where neither
-    that nor `stop` happens, the end of the Python process does it; after SIGKILL the servers
-    still go, and only files stay, among the temporary ones.
+    Leaving the context manager, or `stop`, stops all servers and deletes their data. Otherwise the
+    end of the Python process does. After SIGKILL the servers end, too, but temporary files remain.
     """
 
     def __init__(
@@ -43,82 +42,61 @@ class DevStack:
     def start(
         cls, directory: Path | None = None, *, durable: bool = True, api: Path | None = None
     ) -> Self:
-        """Start the servers side by side.
+        """Start the servers in parallel.
 
         Args:
-            directory: where their data goes, in `primary`, `target` and `redis`, which must
-                not hold files yet; removed at the end if it was made here. `None` for a
-                temporary directory.
-            durable: `False` trades crash safety of the databases for speed.
-            api: the npm package that pins @supabase/lite, to start that too.
+            directory: the directory for their data, in the subdirectories `primary`, `target` and
+                `redis`, which must be empty or new. It is deleted at the end if this call has
+                created it. None: a temporary directory.
+            durable: False trades crash safety of the databases for speed.
+            api: the npm package that pins @supabase/lite; None: start no API.
 
         Raises:
-            ConfigError: the embedded servers are not installed, or a directory holds files.
-            Unreachable: a server does not start; with the end of its log.
+            ConfigError: the embedded servers are not installed, or a directory is not empty.
+            Unreachable: a server does not start; the message has the end of its log.
         """
-        # Cleans up what has started when something else fails.
+        # If a server fails to start, this stops the others.
         with ExitStack() as cleanup:
             home = _temporary_directory(cleanup) if directory is None else directory
             if not home.exists():
                 home.mkdir(parents=True)
                 cleanup.callback(remove_tree, home)
-
-            def start_primary() -> PostgresCluster:
-                return PostgresCluster.start(home / "primary", version=16, durable=durable)
-
-            def start_target() -> PostgresCluster:
-                target = PostgresCluster.start(
-                    home / "target", version=18, superuser=supabase.SUPERUSER, durable=durable
-                )
-                try:
-                    supabase.prepare_cluster(target)
-                    supabase.prepare_database(target, "postgres")
-                except BaseException:
-                    target.discard()
-                    raise
-                return target
-
-            def start_redis() -> RedisServer:
-                return RedisServer.start(home / "redis")
-
-            def discard(server: Future[PostgresCluster] | Future[RedisServer]) -> None:
-                if server.exception() is None:
-                    server.result().discard()
-
             with ThreadPoolExecutor(3) as pool:
-                primary = pool.submit(start_primary)
-                target = pool.submit(start_target)
-                redis = pool.submit(start_redis)
-                # Leaving the pool waits for all three, also when Ctrl-C makes it leave.
+                primary = pool.submit(
+                    PostgresCluster.start, home / "primary", version=16, durable=durable
+                )
+                target = pool.submit(_start_target, home / "target", durable=durable)
+                redis = pool.submit(RedisServer.start, home / "redis")
+                # The end of this block waits for all three, even after Ctrl-C.
                 for server in (primary, target, redis):
-                    cleanup.callback(discard, server)
+                    cleanup.callback(_discard, server)
             lite = None
             if api is not None:
                 log = home / "api.log"
                 lite = SupabaseLite.start(target.result(), package=api, log=log)
                 cleanup.callback(lite.stop)
-            parts = (primary.result(), target.result(), redis.result())
-            stack = cls(*parts, cleanup.pop_all(), lite)
+            servers = (primary.result(), target.result(), redis.result())
+            stack = cls(*servers, cleanup.pop_all(), lite)
         atexit.register(stack.stop)
         return stack
 
     @property
     def primary_url(self) -> str:
-        """The primary's database, as its superuser `postgres`."""
+        """The URL of the primary's database, for its superuser `postgres`."""
         return self.primary.url()
 
     @property
     def supabase_db_url(self) -> str:
-        """The target's database, as `postgres`, which is no superuser there."""
+        """The URL of the target's database, for `postgres`, which is not a superuser there."""
         return self.target.url(user=supabase.OWNER)
 
     @property
     def redis_url(self) -> str:
-        """Database 0 of Redis."""
+        """The URL of Redis, database 0."""
         return self.redis.url
 
     def environment(self) -> dict[str, str]:
-        """The settings that point the mirror at this stack, by environment variable."""
+        """Return the environment variables that connect the mirror to this stack."""
         api = {}
         if self.api is not None:
             api = {
@@ -135,7 +113,7 @@ class DevStack:
         }
 
     def stop(self) -> None:
-        """Stop all of them at once and delete their data; idempotent."""
+        """Stop all servers and delete their data; idempotent."""
         atexit.unregister(self.stop)
         self._cleanup.close()
 
@@ -146,12 +124,31 @@ class DevStack:
         self.stop()
 
 
+def _start_target(directory: Path, *, durable: bool) -> PostgresCluster:
+    """Start the stand-in for a Supabase project."""
+    target = PostgresCluster.start(
+        directory, version=18, superuser=supabase.SUPERUSER, durable=durable
+    )
+    try:
+        supabase.prepare_cluster(target)
+        supabase.prepare_database(target, "postgres")
+    except BaseException:
+        target.discard()
+        raise
+    return target
+
+
+def _discard(server: Future[PostgresCluster] | Future[RedisServer]) -> None:
+    if server.exception() is None:
+        server.result().discard()
+
+
 def _temporary_directory(cleanup: ExitStack) -> Path:
-    """A new directory in which the servers' account can get to its own, removed by `cleanup`."""
+    """Create a directory that the servers' account can traverse; `cleanup` deletes it."""
     account = Account.for_servers()
     path = Path(tempfile.mkdtemp(prefix="permission-mirror-", dir=account.temp_directory()))
     cleanup.callback(remove_tree, path)
     if account.switched:
-        # To pass through, not to look around; each server's directory is its own alone.
+        # Others may traverse it but not list it; each server's directory has mode 0700.
         path.chmod(0o711)
     return path

@@ -1,10 +1,10 @@
-"""A cluster dressed up as a Supabase project: its roles, grants and the schema auth.
+"""Supabase: prepares a cluster like a Supabase project: its roles, grants and the schema auth.
 
-The facts are those of the public repositories supabase/postgres, supabase/auth, supabase/realtime
-and supabase/storage. What a project can do beyond plain PostgreSQL is missing: PostgREST, Realtime
-and Storage but for what policies see of their tables (`prepare_services`), pg_safeupdate (which
-refuses UPDATE and DELETE without WHERE from the API), and supautils, which lets `postgres` do a few
-things that otherwise take a superuser.
+The details follow the public repositories supabase/postgres, supabase/auth, supabase/realtime and
+supabase/storage. These parts of a project are missing: PostgREST; Realtime and Storage, except the
+tables that policies refer to (`prepare_services`); pg_safeupdate, which refuses UPDATE and DELETE
+without WHERE from the API; and supautils, which allows `postgres` a few actions that otherwise
+need a superuser.
 """
 
 from importlib.resources import files
@@ -16,16 +16,16 @@ from mirror.devstack.postgres import PostgresCluster
 from mirror.errors import ConfigError
 
 SUPERUSER = "supabase_admin"
-"""What the cluster's bootstrap superuser must be called."""
+"""The required name of the cluster's bootstrap superuser."""
 
 OWNER = "postgres"
-"""The role that migrations run as and that owns the database; no superuser."""
+"""The role that runs migrations and owns the database; not a superuser."""
 
 _LOGIN_ROLES = (OWNER, "authenticator", "supabase_auth_admin")
 
 
 def prepare_cluster(cluster: PostgresCluster) -> None:
-    """Create the roles, once per cluster; those that log in share the superuser's password.
+    """Create the roles, once per cluster; login roles have the superuser's password.
 
     Raises:
         ConfigError: the bootstrap superuser is not `supabase_admin`.
@@ -33,7 +33,7 @@ def prepare_cluster(cluster: PostgresCluster) -> None:
     if cluster.superuser != SUPERUSER:
         raise ConfigError(
             f"A stand-in for Supabase needs a cluster started with superuser={SUPERUSER!r}, "
-            f"not {cluster.superuser!r}: there, {OWNER!r} is an ordinary role."
+            f"not {cluster.superuser!r}: in a project, {OWNER!r} is an ordinary role."
         )
     with psycopg.connect(cluster.url()) as connection:
         connection.execute(_statements("supabase_roles.sql"))
@@ -44,10 +44,10 @@ def prepare_cluster(cluster: PostgresCluster) -> None:
 
 
 def prepare_database(cluster: PostgresCluster, database: str) -> None:
-    """Give `database` to `postgres` and fill it; it must be new, the cluster prepared.
+    """Make `postgres` the owner of a new database and create a project's schemas in it.
 
-    A copy made with `create_database(..., template=database, owner="postgres")` needs no
-    preparation of its own.
+    The cluster must be prepared. A copy made with `create_database(..., template=database,
+    owner="postgres")` needs no further preparation.
     """
     with psycopg.connect(cluster.url(database)) as connection:
         connection.execute(
@@ -59,9 +59,9 @@ def prepare_database(cluster: PostgresCluster, database: str) -> None:
 
 
 def prepare_services(cluster: PostgresCluster, database: str) -> None:
-    """Add what Realtime and Storage make in a database; apart, because plain PostgreSQL has none.
+    """Create the tables of Realtime and Storage in a prepared database.
 
-    `database` must be prepared.
+    Separate, because a target does not need these services.
     """
     with psycopg.connect(cluster.url(database)) as connection:
         connection.execute(_statements("supabase_services.sql"))

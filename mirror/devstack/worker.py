@@ -1,4 +1,4 @@
-"""A real Celery worker, with beat, in a process of its own."""
+"""Worker: runs a real Celery worker, with beat, in a separate process."""
 
 import os
 import signal
@@ -15,14 +15,14 @@ from mirror.devstack.process import ServerProcess
 
 
 class WorkerProcess:
-    """`celery worker` of an app of ours; as a context manager it stops it on leaving.
+    """A running `celery worker`; leaving the context manager stops it.
 
     Args:
-        settings: environment variables that the worker gets on top of this process's.
+        settings: environment variables for the worker, in addition to this process's.
         log: the file that receives its output.
-        app: the Celery app's module.
-        concurrency: how many processes drain.
-        beat: whether it rings by the clock, too.
+        app: the module of the Celery app.
+        concurrency: number of worker processes.
+        beat: whether it also runs beat.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class WorkerProcess:
         self._redis_url = settings["REDIS_URL"]
         self._process = ServerProcess(
             [sys.executable, "-m", "celery", "-A", app, "worker", f"--concurrency={concurrency}"]
-            # Neither gossip nor mingling: it need not know of other workers to start.
+            # Without gossip and mingling it starts at once, and does not wait for other workers.
             + ["--without-gossip", "--without-mingle", "--without-heartbeat"]
             + (["--beat"] if beat else []),
             log=log,
@@ -47,14 +47,15 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """The parent process; its children drain."""
+        """The id of the parent process; its children process the events."""
         return self._process.pid
 
     def wait_until_ready(self) -> Self:
-        """Return once it answers the doorbell.
+        """Return when the worker has answered a doorbell message.
 
         Raises:
-            Unreachable: it ended, or did not within a minute; with the end of its log.
+            Unreachable: the worker ended, or has not answered within a minute; the message has the
+                end of its log.
         """
         doorbell = Doorbell(DoorbellSettings(redis_url=self._redis_url, mode="inline"))
         doorbell.ring()
@@ -63,11 +64,11 @@ class WorkerProcess:
         return self
 
     def stop(self) -> None:
-        """Let it finish what it does, then end it."""
+        """Let the worker finish its current task, then end it."""
         self._process.end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it and its children at once, in the middle of whatever they do."""
+        """End the worker and its children at once, in the middle of their work."""
         if self._process.alive:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.end(signal.SIGKILL)

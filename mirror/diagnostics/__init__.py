@@ -1,5 +1,5 @@
-"""Diagnostics: what the mirror says of itself. Reads both sides and writes nothing.
+"""Diagnostics: reads the state of both sides and explains it; writes nothing.
 
-Runs in the commands: `status`, `doctor/` (is everything around the mirror as it has to be?) and
-`explain/` (why is one person allowed or refused?).
+Runs in commands: `status`, `doctor/` (checks everything around the mirror) and `explain/` (explains
+why one user is allowed or refused).
 """

@@ -1,4 +1,4 @@
-"""Status: what waits, what failed, what the target says of itself, and what to do about it."""
+"""Status: waiting and failed events, the versions on both sides, and the remedy for each fault."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,67 +10,68 @@ from mirror.sync.targets.base import Target
 from mirror.sync.targets.catalog import Description
 
 REMEDIES = {
-    "mapping-digest": "Run `mirror migrate supabase`, deploy the workers, then `mirror resync`.",
-    "wrong-source": "The target mirrors another primary, or this one was restored: nothing is "
-    "written. If this primary is the truth now, run `mirror rebase`.",
-    "buried": "Mend what buried events say, then run `mirror retry --all`.",
-    "last-reconcile": "The last reconcile did not repair everything; run `mirror reconcile`.",
-    "two-schedulers": "Both beat and the platform's scheduler reconcile. Set "
+    "mapping-digest": "The target was migrated to other declarations. Run `mirror migrate "
+    "supabase`, deploy the workers, then run `mirror resync`.",
+    "wrong-source": "The target mirrors another primary, or this primary was restored, so nothing "
+    "is written. If this primary is the truth now, run `mirror rebase`.",
+    "buried": "Events are buried: fix the errors that they report, then run `mirror retry --all`.",
+    "last-reconcile": "The last reconcile did not repair everything. Run `mirror reconcile`.",
+    "two-schedulers": "Both beat and the platform's scheduler start reconciles. Set "
     "MIRROR_RECONCILE_CRON=off, or remove the platform's job.",
 }
-"""What a person should do about each fault; `mirror doctor` says the same."""
+"""The remedy for each fault, also shown by `mirror doctor`."""
 
 
 @dataclass(frozen=True)
 class LastRun:
-    """The reconcile that ended last."""
+    """The last reconcile that finished."""
 
     outcome: str
     started_by: str
     age_seconds: float
     over_grants: int
-    """Rows that allowed more than the primary, in all mappings."""
+    """Rows in all mappings that allowed more than the primary."""
     under_grants: int
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An event that failed."""
+    """A failed event."""
 
     id: int
     mapping: str
     attempts: int
     error: str
     buried: bool
-    """Given up until `mirror retry`."""
+    """No longer retried, until `mirror retry`."""
     age_seconds: float
 
 
 @dataclass(frozen=True)
 class Status:
-    """What an operator wants to know first."""
+    """The state of the mirror as an operator needs it first."""
 
     revocations: int
-    """Events waiting in that lane."""
+    """Number of events waiting in this lane; likewise `grants`."""
     grants: int
     oldest_seconds: float | None
     """Age of the oldest waiting event; None if none waits."""
     retrying: int
     buried: int
     failures: list[Failure]
-    """The first hundred of both."""
+    """At most a hundred events, those being retried first."""
     epoch: int
     source: str
     """The primary's identity."""
     target_source: str | None
-    """The identity the target expects; None before the first write, or if nobody asked it."""
+    """The identity the target expects; None before the first write, or if it was not asked."""
     target_epoch: int
     digests: dict[str, str]
-    """By mapping: `current`, `missing` or `different` in the target."""
+    """By mapping name: `current`, `missing` or `different` in the target."""
     last_run: LastRun | None = None
-    """None: no reconcile has ended yet."""
+    """None: no reconcile has finished yet."""
     two_schedulers: bool = False
-    """Both beat and the platform started one within a week."""
+    """Both beat and the platform's scheduler started a reconcile within the last week."""
 
     def as_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -78,8 +79,8 @@ class Status:
 
     @property
     def faults(self) -> list[str]:
-        """What is wrong, as keys of REMEDIES."""
-        wrong = {
+        """The faults found, as keys of REMEDIES."""
+        checks = {
             "mapping-digest": any(state != "current" for state in self.digests.values()),
             "wrong-source": self.target_source not in {None, self.source}
             or self.target_epoch > self.epoch,
@@ -88,24 +89,24 @@ class Status:
             and self.last_run.outcome in {"held back", "drift", "failed"},
             "two-schedulers": self.two_schedulers,
         }
-        return [fault for fault, found in wrong.items() if found]
+        return [fault for fault, found in checks.items() if found]
 
     @property
     def remedies(self) -> list[str]:
-        """What a person should do; empty if nothing is wrong."""
+        """The remedy for each fault; empty if there is none."""
         return [REMEDIES[fault] for fault in self.faults]
 
     @property
     def healthy(self) -> bool:
-        """Nothing is buried, and the target is the one that this worker writes."""
+        """There is no fault."""
         return not self.remedies
 
 
 def read_status(registry: Registry, source: Source, target: Target) -> Status:
-    """Ask both sides.
+    """Read the status of both sides.
 
     Raises:
-        MirrorError: one of them does not answer, or is not migrated.
+        MirrorError: a side does not answer, or is not migrated.
     """
     return read_primary_status(registry, source, target.describe())
 
@@ -113,7 +114,7 @@ def read_status(registry: Registry, source: Source, target: Target) -> Status:
 def read_primary_status(
     registry: Registry, source: Source, described: Description | None
 ) -> Status:
-    """Ask the primary, with what the target said of itself; None: it says nothing.
+    """Read the primary's status and add the target's description; None: the target is unknown.
 
     Raises:
         MirrorError: the primary does not answer, or is not migrated.
@@ -144,11 +145,11 @@ def read_primary_status(
 
 
 def digest_states(registry: Registry, described: Description) -> dict[str, str]:
-    """Return whether the target has each mapping: `current`, `missing` or `different`."""
+    """Return by mapping name what the target has: `current`, `missing` or `different`."""
     states = {}
     for mapping in registry:
-        known = described.digests.get(mapping.name)
+        digest = described.digests.get(mapping.name)
         states[mapping.name] = (
-            "missing" if known is None else "current" if known == mapping.digest else "different"
+            "missing" if digest is None else "current" if digest == mapping.digest else "different"
         )
     return states

@@ -43,7 +43,7 @@ def test_the_demo_shows_every_expectation_held(
     lines = done.stdout.splitlines()
     assert sum(line.startswith("✓") for line in lines) == 14
     assert not any(line.startswith("✗") for line in lines)
-    assert lines[-1].startswith("All held")
+    assert lines[-1].startswith("All expectations held")
 
 
 @contextmanager

@@ -211,7 +211,7 @@ def test_the_wheel_alone_plays_the_demo(installed: Installed) -> None:
     (installed.home / "examples.py").write_text("raise SystemExit('the wrong examples')\n")
     told = installed.run("mirror", "demo").splitlines()
     assert sum(line.startswith("✓") for line in told) == 14
-    assert told[-1].startswith("All held")
+    assert told[-1].startswith("All expectations held")
 
 
 def test_from_the_wheel_the_demo_over_rest_asks_for_a_checkout(installed: Installed) -> None:

@@ -173,7 +173,7 @@ def test_the_command_says_it_with_its_exit_code(
     """And draws the same again with the same seed."""
     told = command("--access", "--seed", "7", "--sample", "150")
     assert told.exit_code == 0
-    assert told.stdout.splitlines()[-1].endswith("8 of them granted: 0 decided otherwise")
+    assert told.stdout.splitlines()[-1].endswith("8 of them granted: 0 differ in the target")
     world.target.query("update trip_memberships set status = 'ACTIVE', role = 'OWNER'")
     told = command("--access", "--seed", "7", "--sample", "150", "trip_memberships")
     assert told.exit_code == 1
@@ -185,8 +185,8 @@ def test_the_command_says_it_with_its_exit_code(
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [
-        ([], "name a mapping, or say --access"),
-        (["--access", "users"], "decides by 'users'"),
+        ([], "name a mapping, or use --access"),
+        (["--access", "users"], "no declaration that uses mapping 'users'"),
         (["--access", "boats"], "'boats' is not declared"),
     ],
 )

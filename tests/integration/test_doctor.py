@@ -16,8 +16,8 @@ from mirror.access import Guard
 from mirror.cli.doctor import doctor
 from mirror.devstack import SupabaseLite
 from mirror.diagnostics.doctor import CHECKS, Limits, diagnose
-from mirror.diagnostics.doctor.examine import Facts, judge
-from mirror.diagnostics.doctor.primary import PrimaryFacts
+from mirror.diagnostics.doctor.diagnosis import SystemState, check_all
+from mirror.diagnostics.doctor.primary import PrimaryState
 from mirror.errors import ConfigError
 from mirror.model.mapping import Readable
 from mirror.model.registry import Registry
@@ -84,7 +84,7 @@ def test_a_setting_that_leads_nowhere_is_found_alone(
     """The other side is looked at all the same; no secret is told."""
     diagnosis = clinic.diagnose(**changes)
     assert [found.code for found in diagnosis.findings] == [code]
-    assert not diagnosis.blind
+    assert not diagnosis.no_side_answered
     assert "hunter2" not in str(diagnosis)
 
 
@@ -99,7 +99,7 @@ def test_checks_of_one_side_go_on_while_the_other_is_away(clinic: DoctorPair) ->
 def test_notifications_that_a_pooler_swallows_are_missed(clinic: DoctorPair) -> None:
     """A transaction pooler takes LISTEN and brings nothing."""
     with TransactionPooler(clinic.primary.url) as pooler:
-        limits = Limits(hearing=0.05)
+        limits = Limits(notification_seconds=0.05)
         assert clinic.codes(limits, primary_listen_url=pooler.url) == ["listen-deaf"]
 
 
@@ -107,9 +107,9 @@ def test_a_transaction_that_is_held_open_is_found(clinic: DoctorPair) -> None:
     """With what ends it; one that holds back nothing is nobody's business."""
     with psycopg.connect(clinic.primary.url) as holding:
         holding.execute("select 1")
-        assert clinic.codes(Limits(open=0)) == []
+        assert clinic.codes(Limits(open_seconds=0)) == []
         holding.execute("insert into mirror.claims (id, events) values (gen_random_uuid(), '{}')")
-        (found,) = clinic.diagnose(Limits(open=0)).findings
+        (found,) = clinic.diagnose(Limits(open_seconds=0)).findings
         assert found.code == "transaction-open"
         assert f"pg_terminate_backend({holding.info.backend_pid})" in found.remedy
         assert clinic.codes() == []
@@ -134,10 +134,10 @@ def test_a_primary_that_is_older_than_the_doctor_is_only_behind(clinic: DoctorPa
     assert clinic.codes() == ["primary-behind"]
 
 
-def server(**facts: object) -> Facts:
+def server(**facts: object) -> SystemState:
     """Return what a server that is like no server here says."""
-    primary = replace(PrimaryFacts(version=160_000), **facts)  # type: ignore[arg-type]
-    return Facts(primary=primary)
+    primary = replace(PrimaryState(version=160_000), **facts)  # type: ignore[arg-type]
+    return SystemState(primary=primary)
 
 
 UNREAL = [
@@ -149,10 +149,10 @@ UNREAL = [
 
 @pytest.mark.parametrize(("code", "facts"), UNREAL)
 def test_what_no_server_here_says_of_itself_is_judged(
-    clinic: DoctorPair, code: str, facts: Facts
+    clinic: DoctorPair, code: str, facts: SystemState
 ) -> None:
     """Too old, a standby, another time."""
-    found = list(judge(facts, clinic.settings(), registry, Limits()))
+    found = list(check_all(facts, clinic.settings(), registry, Limits()))
     assert [one.code for one in found] == [code]
 
 
@@ -165,8 +165,8 @@ def test_an_old_project_is_found(clinic: DoctorPair) -> None:
     catalog = target.examine([*tables, *guarded], ["uuid", "text"])
     target.close()
     catalog["version"] = 140_000
-    facts = Facts(described=described, catalog=catalog)
-    found = list(judge(facts, clinic.settings(), registry, Limits()))
+    facts = SystemState(described=described, catalog=catalog)
+    found = list(check_all(facts, clinic.settings(), registry, Limits()))
     assert [one.code for one in found] == ["target-version"]
 
 
@@ -264,7 +264,7 @@ def test_the_exit_code_says_how_bad_it_is(clinic: DoctorPair, run: Run) -> None:
     code, said = run()
     assert code == 1
     assert said == (
-        "error rls-off: public.trips: row-level security is off, so no policy counts\n"
+        "error rls-off: public.trips: row-level security is off, so its policies have no effect\n"
         "  alter table public.trips enable row level security;\n"
     )
 
@@ -281,8 +281,8 @@ def test_json_holds_what_the_page_says(clinic: DoctorPair, run: Run) -> None:
             {
                 "code": "index-missing",
                 "severity": "warning",
-                "what": "public.trip_memberships (user_id) has no index, and rows are looked up by "
-                "it",
+                "what": "public.trip_memberships (user_id) has no index, although rows are found "
+                "by it",
                 "remedy": "create index concurrently on public.trip_memberships (user_id);",
             }
         ],

@@ -13,7 +13,7 @@ from mappings.trips import registry
 from mirror.cli.main import app
 from mirror.devstack import PostgresCluster
 from mirror.diagnostics.explain import (
-    Page,
+    Explanation,
     StepStatus,
     explain_key,
     explain_resource,
@@ -36,12 +36,12 @@ FORGET = f"delete from mirror.ledger_trip_memberships {WHERE}"
 DELETE = f"delete from trip_memberships {WHERE}"
 
 
-def explained(world: SharedPair, member: Membership) -> Page:
+def explained(world: SharedPair, member: Membership) -> Explanation:
     """Ask about a member's trip."""
     return explain_resource(world.drain, TRIP, str(member.user_id), str(member.trip_id))
 
 
-def first(page: Page) -> tuple[str, str]:
+def first(page: Explanation) -> tuple[str, str]:
     """Return the first broken step's name, and what it says."""
     assert page.first is not None, page
     return page.first.name, page.first.says
@@ -51,7 +51,7 @@ def test_a_member_is_allowed(world: SharedPair) -> None:
     """Every step agrees."""
     page = explained(world, world.member())
     assert page.first is None, page.first
-    assert (page.wanted, page.allowed, page.exit_code) == (True, True, 0)
+    assert (page.primary_grants, page.allowed, page.exit_code) == (True, True, 0)
 
 
 def test_somebody_whom_the_app_does_not_know_has_another_id_there(world: SharedPair) -> None:
@@ -61,7 +61,7 @@ def test_somebody_whom_the_app_does_not_know_has_another_id_there(world: SharedP
     page = explain_resource(world.drain, TRIP, str(user), str(world.member().trip_id))
     name, says = first(page)
     assert name == "user"
-    assert "users in the primary has nobody of this id" in says
+    assert "users in the primary has no row with this id" in says
 
 
 def test_a_stranger_is_not_in_the_primary(world: SharedPair) -> None:
@@ -166,8 +166,18 @@ def not_auths(world: SharedPair, member: Membership) -> None:
 @pytest.mark.parametrize(
     ("breaks", "step", "says", "remedy"),
     [
-        (filtered_out, "primary", "not true is trip_memberships.deleted_at IS NULL", "change it"),
-        (without_its_trip, "primary", "not true is trips.deleted_at IS NULL", "change it"),
+        (
+            filtered_out,
+            "primary",
+            "does not satisfy the condition trip_memberships.deleted_at IS NULL",
+            "change it",
+        ),
+        (
+            without_its_trip,
+            "primary",
+            "does not satisfy the condition trips.deleted_at IS NULL",
+            "change it",
+        ),
         (inactive, "primary", "status is INACTIVE, and only ACTIVE counts", "change it"),
         (never_captured, "events", "Never captured", "mirror sync trip_memberships"),
         (pending, "events", "The change waits: 1 event(s)", "mirror drain"),
@@ -176,7 +186,7 @@ def not_auths(world: SharedPair, member: Membership) -> None:
         (promoted_without_a_word, "ledger", "Stale", "mirror sync trip_memberships"),
         (went_back, "ledger", "went back in time", "mirror rebase"),
         (deleted_by_hand, "target row", "Missing", "mirror sync trip_memberships"),
-        (demoted_by_hand, "target row", "edited the row by hand", "mirror sync trip_memberships"),
+        (demoted_by_hand, "target row", "edited by hand", "mirror sync trip_memberships"),
         (not_auths, "user", "the app's id is not Auth's", "mirror Auth's beside them"),
     ],
 )
@@ -218,17 +228,17 @@ READ = f"for select to authenticated {USING}"
         (
             "drop policy mirror_trips_read on chat_messages",
             f"create policy mirror_trips_read on chat_messages {READ}",
-            "chat_messages: no policy for select is there",
+            "chat_messages: it has no policy for select",
         ),
         (
             "drop policy trip_memberships_read on trip_memberships",
             f"create policy trip_memberships_read on trip_memberships {READ}",
-            "trip_memberships: no policy for select is there",
+            "trip_memberships: it has no policy for select",
         ),
         (
             "alter policy mirror_trips_read on chat_messages using (false)",
             f"alter policy mirror_trips_read on chat_messages {USING}",
-            "chat_messages: its policies refuse to select, though what is declared allows it",
+            "chat_messages: its policies refuse select, but the declarations allow it",
         ),
         (
             "revoke delete on chat_messages from authenticated",
@@ -238,7 +248,7 @@ READ = f"for select to authenticated {USING}"
         (
             "revoke execute on function mirror.my_trips(text) from authenticated",
             "grant execute on function mirror.my_trips(text) to authenticated",
-            "mirror.my_trips('OWNER') does not answer what the row in the target says",
+            "mirror.my_trips('OWNER') does not answer as the row in the target says",
         ),
     ],
 )
@@ -264,7 +274,7 @@ def message(world: SharedPair, member: Membership) -> UUID:
     return found
 
 
-def ask(world: SharedPair, member: Membership, table: str, verb: str, **row: object) -> Page:
+def ask(world: SharedPair, member: Membership, table: str, verb: str, **row: object) -> Explanation:
     """Ask about a statement."""
     values = {name: str(value) for name, value in row.items()}
     return explain_table(world.drain, table, verb, values, str(member.user_id))
@@ -296,7 +306,7 @@ def test_a_statement_is_tried_and_undone(world: SharedPair) -> None:
     assert "by mirror_trips_insert" in page.steps[-1].says
     # A content may not be empty; row-level security comes before that.
     page = ask(world, member, "chat_messages", "insert", trip_id=member.trip_id, content="")
-    assert "a constraint refuses the row as it is given [23514]" in page.steps[-1].says
+    assert "a constraint refuses this row [23514]" in page.steps[-1].says
     assert world.target.value("select count(*) from chat_messages") == 2
     # Nor does what was tried first hide anything from what is tried next.
     row = {"id": str(own)}
@@ -313,7 +323,7 @@ def test_a_refused_statement_names_its_policies_and_follows_the_row(world: Share
     assert page.steps[-1].says == "chat_reactions: insert is allowed, by mirror_trips_insert."
     assert page.exit_code == 0
     page = ask(world, member, "chat_reactions", "update", message_id=theirs)
-    assert page.steps[-1].says.endswith("update is refused; the guard declares it for nobody.")
+    assert page.steps[-1].says.endswith("update is refused; the guard does not declare it.")
     filtered_out(world, member)
     page = ask(world, member, "chat_reactions", "insert", message_id=theirs, emoji="!")
     assert first(page)[0] == "primary"
@@ -368,7 +378,7 @@ def test_who_revokes_without_a_word_is_told_of_the_over_grant(world: SharedPair)
     member = world.member()
     world.change("deleted_at = now()", member)
     page = explained(world, member)
-    assert (page.wanted, page.allowed) == (False, True)
+    assert (page.primary_grants, page.allowed) == (False, True)
     assert first(page)[0] == "ledger"
 
 
@@ -392,7 +402,10 @@ def test_the_command_prints_a_page(world: SharedPair, command: Callable[..., Res
     assert (told.exit_code, told.stdout.splitlines()[-1]) == (0, "allowed")
     deleted_by_hand(world, member)
     told = command("--trip", trip, user)
-    assert (told.exit_code, told.stdout.splitlines()[-2]) == (1, "refused; first at: target row")
+    assert (told.exit_code, told.stdout.splitlines()[-2]) == (
+        1,
+        "refused; decisive step: target row",
+    )
     told = command(f"--trip={trip}", user)
     assert told.exit_code == 1
     told = command(user, "--resource", f"trip:{trip}", "--json")
@@ -408,16 +421,16 @@ def test_the_command_prints_a_page(world: SharedPair, command: Callable[..., Res
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [
-        (["nobody", "--trip", SOMEBODY], "USER is the uuid"),
+        (["nobody", "--trip", SOMEBODY], "USER must be the UUID"),
         ([SOMEBODY, "--trip", "7"], "expected a UUID"),
-        ([SOMEBODY, "--trip"], "is not understood"),
-        ([SOMEBODY, SOMEBODY], "is not understood"),
-        (["--trip", SOMEBODY], "is not understood"),
-        ([SOMEBODY, "--trip", SOMEBODY, "--resource", "trip:7"], "one thing"),
+        ([SOMEBODY, "--trip"], "cannot parse"),
+        ([SOMEBODY, SOMEBODY], "cannot parse"),
+        (["--trip", SOMEBODY], "cannot parse"),
+        ([SOMEBODY, "--trip", SOMEBODY, "--resource", "trip:7"], "one resource"),
         ([SOMEBODY], "--trip ID, --mapping with --key, or --table"),
-        ([SOMEBODY, "--boat", SOMEBODY], "decides about no 'boat', only about trip"),
+        ([SOMEBODY, "--boat", SOMEBODY], "no access declaration for 'boat', only for trip"),
         ([SOMEBODY, "--mapping", "boats", "--key", "7"], "'boats' is not declared"),
-        ([SOMEBODY, "--mapping", "trips"], "--mapping and --key belong together"),
+        ([SOMEBODY, "--mapping", "trips"], "--mapping and --key need each other"),
         ([SOMEBODY, "--table", "boats", "--row", "id=7"], "neither a mapping nor a guard"),
         ([SOMEBODY, "--table", "chat_messages"], "--row column=value"),
         ([SOMEBODY, "--table", "chat_messages", "--row", "colour=7"], "has no column colour"),
@@ -470,6 +483,6 @@ def test_it_asks_over_rest(world: SharedPair, serve_api: ServeApi) -> None:
             page = explain_resource(drain, TRIP, str(member.user_id), str(member.trip_id))
             assert page.exit_code == 0, page
             page = explain_table(drain, "chat_messages", "delete", theirs, str(member.user_id))
-            assert (page.allowed, page.steps[-1].word) == (False, StepStatus.NO)
+            assert (page.allowed, page.steps[-1].status) == (False, StepStatus.NO)
             # Who asked is again who calls.
             assert drain.target.describe().epoch == 0

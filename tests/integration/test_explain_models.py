@@ -22,8 +22,8 @@ from sqlalchemy import (
 
 from mirror.access.questions import AccessPath, AccessQuestion, FromRow, Given, Helper, Lookup
 from mirror.devstack import PostgresCluster
-from mirror.diagnostics.explain import Page, audit, explain_resource, question_about
-from mirror.diagnostics.explain.dropped import dropped
+from mirror.diagnostics.explain import Explanation, audit, explain_resource, question_about
+from mirror.diagnostics.explain.missing_row import missing_row_reasons
 from mirror.model.mapping import Column, Mapping, Reference, SelectQuery
 from mirror.model.registry import Registry
 from mirror.reconcile.drift import Direction
@@ -148,7 +148,7 @@ class Hospital:
     target: TestDatabase
     drain: Drain
 
-    def explain(self, user: str, right: str) -> Page:
+    def explain(self, user: str, right: str) -> Explanation:
         """Ask about a right."""
         return explain_resource(self.drain, RIGHT, user, right)
 
@@ -203,14 +203,18 @@ def hospital(
         (NURSE, "read", None),
         (NURSE, "prescribe", None),
         (DOCTOR, "prescribe", None),
-        (DOCTOR, "operate", "rights: Not in the primary's rows: rights has no such row."),
+        (DOCTOR, "operate", "rights: The primary yields no such row: rights has no such row."),
         (GUEST, "read", "until is past"),
-        (GUEST, "operate", "people has it, but jobs has no row for which"),
-        (IDLE, "read", "a row of rights is found by role_id, name, and one of them is NULL"),
+        (GUEST, "operate", "people has the row, but jobs has no row with"),
+        (
+            IDLE,
+            "read",
+            "a row of rights is found by role_id, name, and one of these values is NULL",
+        ),
         (
             GONE,
             "prescribe",
-            "people has it, but the query drops it: not true is people.left_on IS NULL",
+            "people has the row, but it does not satisfy the condition people.left_on IS NULL",
         ),
     ],
 )
@@ -254,9 +258,9 @@ def test_an_over_grant_is_followed_along_what_the_target_has(hospital: Hospital)
     page = hospital.explain(GUEST, "prescribe")
     found = audit(hospital.drain, RIGHT, 60, random.Random(2))
     hospital.target.query("delete from jobs where user_id = %s", GUEST)
-    assert (page.wanted, page.allowed) == (False, True)
+    assert (page.primary_grants, page.allowed) == (False, True)
     assert page.first is not None
-    assert page.first.says == "jobs: Somebody inserted the row by hand."
+    assert page.first.says == "jobs: The row was inserted by hand."
     assert {(one.direction, one.user, one.resource) for one in found.mismatches} == {
         (Direction.OVER, GUEST, "prescribe")
     }
@@ -286,23 +290,27 @@ _BASE = select(_people.c.user_id)
 @pytest.mark.parametrize(
     ("query", "user", "says"),
     [
-        (_BASE.where(_people.c.left_on.is_(None)), GONE, ["not true is people.left_on IS NULL"]),
+        (
+            _BASE.where(_people.c.left_on.is_(None)),
+            GONE,
+            ["does not satisfy the condition people.left_on IS NULL"],
+        ),
         (_BASE.where(_people.c.left_on.is_(None)), str(UUID(int=7)), ["people has no such row"]),
         (
             _BASE.join(_jobs, _jobs.c.person_id == _people.c.id),
             GUEST,
-            ["people has it, but jobs has no row for which jobs.person_id = people.id"],
+            ["people has the row, but jobs has no row with jobs.person_id = people.id"],
         ),
         (
             # As an old join, with a condition on the other table.
             _BASE.where(_jobs.c.person_id == _people.c.id, _jobs.c.role_id == 7),
             NURSE,
-            ["not true is jobs.role_id = 7"],
+            ["does not satisfy the condition jobs.role_id = 7"],
         ),
         (
             _BASE.where(exists().where(_loans.c.user_id == _people.c.user_id)),
             DOCTOR,
-            ["not true is EXISTS"],
+            ["does not satisfy the condition EXISTS"],
         ),
         (
             union_all(
@@ -310,7 +318,10 @@ _BASE = select(_people.c.user_id)
                 select(_loans.c.user_id).where(_loans.c.name == "50%"),
             ),
             GUEST,
-            ["not true is people.id > 100", "not true is loans.name = '50%'"],
+            [
+                "does not satisfy the condition people.id > 100",
+                "does not satisfy the condition loans.name = '50%'",
+            ],
         ),
     ],
 )
@@ -319,7 +330,9 @@ def test_what_drops_a_row_is_told_of_each_kind_of_query(
 ) -> None:
     """Filters, joins, subqueries, and each part of a union."""
     with closing(Database(hospital.primary.url, role="primary")) as database:
-        found = [str(part) for part in dropped(database, _left(query), {"user_id": user})]
+        found = [
+            str(part) for part in missing_row_reasons(database, _left(query), {"user_id": user})
+        ]
     assert len(found) == len(says)
     for part, wanted in zip(found, says, strict=True):
         assert wanted in part

@@ -389,10 +389,10 @@ def test_explain_follows_each_way_into_a_campaign(world: InstalledModel) -> None
     )
     for person in INSIDE:
         page = world.explain(person, "campaign", here)
-        assert (page.wanted, page.allowed, page.first) == (True, True, None), person
+        assert (page.primary_grants, page.allowed, page.first) == (True, True, None), person
     for person in OUTSIDE:
         page = world.explain(person, "campaign", here)
-        assert (page.wanted, page.allowed) == (False, False), person
+        assert (page.primary_grants, page.allowed) == (False, False), person
         assert page.first is not None
         assert page.first.name == "primary"
     # Whether or not it was swept.
@@ -400,10 +400,10 @@ def test_explain_follows_each_way_into_a_campaign(world: InstalledModel) -> None
         page = world.explain("expired", "campaign", here)
         assert page.first is not None
         assert "its expires_at is past" in page.first.says
-        assert [step for step in page.steps if step.word is StepStatus.BROKEN] == []
+        assert [step for step in page.steps if step.status is StepStatus.BROKEN] == []
         sweep(world.stage.drain)
     page = world.explain("dm", "character", world.values["hero"])
-    assert (page.wanted, page.allowed) == (True, True)
+    assert (page.primary_grants, page.allowed) == (True, True)
 
 
 @pytest.mark.parametrize("table", ["sources", "campaign_members", "campaign_log"])
@@ -665,4 +665,4 @@ def test_a_seat_that_ends_at_another_time_is_found_with_its_direction(
 def test_the_story_goes_as_it_is_told(world: InstalledModel) -> None:
     """The example's, on the same databases."""
     story(world.stage)
-    assert len(world.stage.said) > 5
+    assert len(world.stage.log) > 5

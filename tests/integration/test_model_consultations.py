@@ -398,15 +398,15 @@ def test_explain_follows_whichever_column_one_belongs_by(world: InstalledModel) 
     )
     for person in PARTIES:
         page = world.explain(person, "consultation", here)
-        assert (page.wanted, page.allowed, page.first) == (True, True, None)
+        assert (page.primary_grants, page.allowed, page.first) == (True, True, None)
     page = world.explain("first_lawyer", "consultation", here)
-    assert (page.wanted, page.allowed) == (False, False)
+    assert (page.primary_grants, page.allowed) == (False, False)
     assert page.first is not None
     assert page.first.name == "primary"
     plant = 'update consultations set "lawyerId" = %s where id = %s'
     world.target.query(plant, world.people["stranger"], here)
     page = world.explain("stranger", "consultation", here)
-    assert (page.wanted, page.allowed) == (False, True)
+    assert (page.primary_grants, page.allowed) == (False, True)
     world.target.query(plant, world.people["lawyer"], here)
 
 
@@ -428,4 +428,4 @@ def test_a_lawyer_that_somebody_planted_is_found_and_removed(world: InstalledMod
 def test_the_story_goes_as_it_is_told(world: InstalledModel) -> None:
     """The example's, on the same databases."""
     story(world.stage)
-    assert len(world.stage.said) > 5
+    assert len(world.stage.log) > 5

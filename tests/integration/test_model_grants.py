@@ -590,7 +590,7 @@ def test_explain_and_audits_ask_for_a_thing_by_its_kind(pair: ModelPair) -> None
     question = question_about(pair.registry, "workspace")
     ed, design = str(known("ed")), str(known("design"))
     page = explain_resource(pair.drain, question, ed, design)
-    assert (page.exit_code, page.wanted, page.allowed) == (0, True, True)
+    assert (page.exit_code, page.primary_grants, page.allowed) == (0, True, True)
     assert any(step.says.startswith("data_tables: as declared") for step in page.steps)
     pair.target.query(
         "update user_permissions set permission_level = 'admin'"
@@ -603,7 +603,7 @@ def test_explain_and_audits_ask_for_a_thing_by_its_kind(pair: ModelPair) -> None
     found = audit(pair.drain, question, 200, Random(1)).mismatches
     assert {(one.direction, one.user) for one in found} == {(Direction.OVER, ed)}
     nobody = explain_resource(pair.drain, question, str(known("nora")), design)
-    assert (nobody.wanted, nobody.allowed) == (False, False)
+    assert (nobody.primary_grants, nobody.allowed) == (False, False)
 
 
 def test_a_sample_may_draw_any_key_also_one_of_a_user_with_many(
@@ -625,7 +625,7 @@ def test_the_story_of_the_example_goes_as_it_is_told(made: ModelPair) -> None:
     """On databases that were empty before."""
     made.start(lambda _: None, *OWN)
     story(made.model.stage)
-    assert len(made.model.stage.said) > 5
+    assert len(made.model.stage.log) > 5
 
 
 # Other ways of capture; from here on there are no triggers.

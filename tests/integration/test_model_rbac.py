@@ -209,7 +209,7 @@ def test_explain_names_the_row_that_is_missing_and_the_one_that_was_planted(
     assert explain_resource(pair.drain, question, str(manager), "users.read").exit_code == 0
     page = explain_resource(pair.drain, question, str(john), "users.read")
     assert page.first is not None
-    assert (page.wanted, page.allowed, page.first.name) == (False, False, "primary")
+    assert (page.primary_grants, page.allowed, page.first.name) == (False, False, "primary")
     assert "role_permissions" in page.first.says
     assert audit(pair.drain, question, 60, Random(1)).mismatches == []
 
@@ -220,7 +220,7 @@ def test_explain_names_the_row_that_is_missing_and_the_one_that_was_planted(
     )
     page = explain_resource(pair.drain, question, str(john), "users.read")
     assert page.first is not None
-    assert (page.wanted, page.allowed, page.first.name) == (False, True, "target row")
+    assert (page.primary_grants, page.allowed, page.first.name) == (False, True, "target row")
     found = audit(pair.drain, question, 60, Random(1)).mismatches
     assert {one.direction for one in found} == {Direction.OVER}
     assert {one.resource for one in found} <= ALL - set(data.ROLES["customer"])
@@ -230,7 +230,7 @@ def test_the_story_of_the_example_goes_as_it_is_told(made: ModelPair) -> None:
     """On databases that were empty before."""
     made.start(lambda _: None, *OWN)
     story(made.model.stage)
-    assert len(made.model.stage.said) > 5
+    assert len(made.model.stage.log) > 5
 
 
 # Tables. Whoever may not is refused by the missing grant, or finds no row.

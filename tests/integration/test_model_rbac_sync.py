@@ -200,10 +200,10 @@ def test_what_the_caller_may_not_is_refused_as_a_whole_and_answered(pair: ModelP
         ("Manager User", drop("roles", roles["admin"]), "needs roles.manage"),
         ("John Customer", patch("users", john, email="a@b"), "needs users.update"),
         ("John Customer", patch("users", admin, name="x"), "needs users.update"),
-        ("Admin User", patch("users", str(uuid4()), name="x"), "the row is gone"),
-        ("Admin User", patch("users", john, role_id=str(uuid4())), "another row is in the way"),
-        ("Admin User", patch("users", john, email="admin@example.com"), "another row is in"),
-        ("Admin User", put("users", str(uuid4()), name="x"), "another row is in the way"),
+        ("Admin User", patch("users", str(uuid4()), name="x"), "the row does not exist any more"),
+        ("Admin User", patch("users", john, role_id=str(uuid4())), "another row conflicts"),
+        ("Admin User", patch("users", john, email="admin@example.com"), "another row conflicts"),
+        ("Admin User", put("users", str(uuid4()), name="x"), "another row conflicts"),
     ]
     before = pair.wanted()
     for who, operation, why in refusals:

@@ -57,12 +57,12 @@ PRIMARY = [
     ),
     Fault(
         "trigger-missing",
-        "trips lacks, or has disabled, mirror_trips_delete",
+        "on trips, missing or disabled: mirror_trips_delete",
         "drop trigger mirror_trips_delete on trips",
     ),
     Fault(
         "trigger-missing",
-        "users lacks, or has disabled, mirror_trips_update",
+        "on users, missing or disabled: mirror_trips_update",
         "alter table users disable trigger mirror_trips_update",
     ),
     Fault(
@@ -266,7 +266,7 @@ TARGET = [
     ),
     Fault(
         "delete-cascades",
-        "public.diaries (trip_id): it takes along",
+        "public.diaries (trip_id) refers to public.trips: deleting a row there also deletes",
         """
         create table diaries (trip_id uuid primary key
           references trips (id) on delete cascade);
@@ -275,7 +275,7 @@ TARGET = [
     ),
     Fault(
         "delete-cascades",
-        "public.diaries (trip_id): it empties",
+        "public.diaries (trip_id) refers to public.trips: deleting a row there also sets",
         """
         create table diaries (trip_id uuid unique
           references trips (id) on delete set null)
@@ -283,7 +283,7 @@ TARGET = [
     ),
     Fault(
         "delete-blocked",
-        "public.diaries (trip_id) holds back rows of public.trips",
+        "public.diaries (trip_id) keeps rows of public.trips",
         "create table diaries (trip_id uuid unique references trips (id))",
     ),
     Fault(
@@ -383,7 +383,7 @@ TARGET = [
     ),
     Fault(
         "guard-trigger-missing",
-        "public.trip_memberships lacks, or has disabled, mirror_trips_told_delete",
+        "on public.trip_memberships, missing or disabled: mirror_trips_told_delete",
         "alter table trip_memberships disable trigger mirror_trips_told_delete",
     ),
     Fault(

@@ -157,8 +157,8 @@ def clinic(
     healthy: DoctorPair, no_environment: None, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[DoctorPair]:
     """The same, whatever the test before has broken."""
-    monkeypatch.setattr("mirror.diagnostics.doctor.examine.build_source", healthy.build_source)
-    monkeypatch.setattr("mirror.diagnostics.doctor.examine.build_target", healthy.build_target)
+    monkeypatch.setattr("mirror.diagnostics.doctor.diagnosis.build_source", healthy.build_source)
+    monkeypatch.setattr("mirror.diagnostics.doctor.diagnosis.build_target", healthy.build_target)
     healthy.mend()
     yield healthy
     healthy.mend()

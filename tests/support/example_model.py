@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from examples.stage import Stage, staged
+from examples.sandbox import Sandbox, open_sandbox
 from mirror.devstack import PostgresCluster, prepare_services
-from mirror.diagnostics.explain import Page, explain_resource, question_about
+from mirror.diagnostics.explain import Explanation, explain_resource, question_about
 from mirror.model.registry import Registry
 from mirror.reconcile import Options, Report, Throttle, reconcile
 from tests.support.databases import EXAMPLES, TestDatabase
@@ -19,7 +19,7 @@ from tests.support.policy_matrix import Outcome, attempts
 class InstalledModel:
     """Both sides, and everybody who acts on them."""
 
-    stage: Stage
+    stage: Sandbox
     primary: TestDatabase
     target: TestDatabase
     people: dict[str, UUID] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class InstalledModel:
             {who: (user, here | {"me": user}) for who, user in users.items()},
         )
 
-    def explain(self, person: str, noun: str, resource: object) -> Page:
+    def explain(self, person: str, noun: str, resource: object) -> Explanation:
         """Follow what a person may do with a resource."""
         question = question_about(self.stage.drain.registry, noun)
         user = str(self.people[person])
@@ -67,7 +67,7 @@ def model(
     target.create_database(name, template=project, owner="postgres")
     prepare_services(target, name)
     here, there = primary.url(name), target.url(name, user="postgres")
-    with staged(here, there, registry, EXAMPLES / registry.name) as stage:
+    with open_sandbox(here, there, registry, EXAMPLES / registry.name) as stage:
         yield InstalledModel(stage, TestDatabase(here), TestDatabase(there))
     primary.drop_database(name)
     target.drop_database(name)

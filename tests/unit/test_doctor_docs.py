@@ -14,7 +14,7 @@ PAGE = Path(__file__).parent.parent.parent / "docs" / "doctor.md"
 def test_the_page_lists_every_check_as_it_is_told() -> None:
     """Code, severity, what is the case, and the remedy; print this to bring the page up to date."""
     rows = [
-        f"| `{code}` | {check.severity.value} | {check.wrong} | {check.written} |".replace(
+        f"| `{code}` | {check.severity.value} | {check.problem} | {check.generic_remedy} |".replace(
             " | psql", r" \| psql"
         )
         for code, check in CHECKS.items()

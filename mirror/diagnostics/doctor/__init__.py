@@ -1,13 +1,13 @@
-"""Doctor: is everything around the mirror as it has to be?
+"""Doctor: checks everything that the mirror depends on, and names a remedy for each problem.
 
-Facts are gathered first, a few round trips to each side (`examine`); checks are functions of facts
-and declarations that yield findings, and ask nobody. What could not be asked is a finding itself,
-and the other checks go on.
+`diagnose` first reads the state of both sides in a few round trips. The checks are functions of
+that state and of the declarations: they yield findings and send no query. A side that cannot be
+read is itself a finding, and the remaining checks still run.
 """
 
 from mirror.diagnostics.doctor.checks import CHECKS, Check, Severity
-from mirror.diagnostics.doctor.examine import Diagnosis, diagnose
+from mirror.diagnostics.doctor.diagnosis import Diagnosis, diagnose
 from mirror.diagnostics.doctor.findings import Finding
-from mirror.diagnostics.doctor.traffic import Limits
+from mirror.diagnostics.doctor.processing import Limits
 
 __all__ = ["CHECKS", "Check", "Diagnosis", "Finding", "Limits", "Severity", "diagnose"]

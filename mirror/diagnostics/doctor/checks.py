@@ -1,4 +1,4 @@
-"""Checks: everything that the doctor looks for, with how bad it is and the remedy."""
+"""Checks: every kind of problem that the doctor looks for, with its severity and its remedy."""
 
 import string
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ class Severity(StrEnum):
     """How bad a finding is."""
 
     ERROR = "error"
-    """Permissions are wrong, late or lost, or will be with the next change."""
+    """Permissions are wrong, late or lost, or will be after the next change."""
     WARNING = "warning"
-    """It works today; it is slow, or one step from an error."""
+    """The mirror works today, but it is slow or one step away from an error."""
 
 
 @dataclass(frozen=True)
@@ -22,262 +22,289 @@ class Check:
     """One kind of finding."""
 
     severity: Severity
-    wrong: str
-    """What is the case."""
+    problem: str
+    """The problem and its effect, without the name of a table or setting."""
     remedy: str
-    """What to do; words in braces are the thing's."""
+    """Instructions; words in braces are filled in with the names of a finding."""
 
     @property
-    def written(self) -> str:
-        """The remedy for no thing in particular: `create index on TABLE (COLUMN)`."""
+    def generic_remedy(self) -> str:
+        """The remedy with placeholders in capitals: `create index on TABLE (COLUMN)`."""
         names = {name for _, name, *_ in string.Formatter().parse(self.remedy) if name}
         return self.remedy.format(**{name: name.upper() for name in names})
 
 
-def _error(wrong: str, remedy: str) -> Check:
-    return Check(Severity.ERROR, wrong, remedy)
+def _error(problem: str, remedy: str) -> Check:
+    return Check(Severity.ERROR, problem, remedy)
 
 
-def _warning(wrong: str, remedy: str) -> Check:
-    return Check(Severity.WARNING, wrong, remedy)
+def _warning(problem: str, remedy: str) -> Check:
+    return Check(Severity.WARNING, problem, remedy)
 
 
 CHECKS: dict[str, Check] = {
     # Settings
-    "setting-missing": _error("a setting is not set", "Set {variable}."),
-    "setting-malformed": _error("a setting is malformed", "Correct it."),
+    "setting-missing": _error("a required setting is not set", "Set {variable}."),
+    "setting-malformed": _error("a setting has an invalid value", "Correct the value."),
     "redis-not-set": _warning(
-        "REDIS_URL is not set, so the broker and beat are not looked at",
-        "Set REDIS_URL to the workers' broker.",
+        "REDIS_URL is not set, so the doctor checks neither the broker nor beat",
+        "Set REDIS_URL to the broker of the workers.",
     ),
     "key-kind": _error(
-        "an API key is of the wrong kind, another project's, or expired",
-        "Take a secret key from the project's settings, or sign a token of mirror_writer.",
+        "an API key is of the wrong kind, belongs to another project, or has expired",
+        "Copy a secret key from the project's settings, or sign a token for mirror_writer.",
     ),
     "key-expiring": _warning(
-        "an API key expires within two weeks", "Make another, and give it to the workers."
+        "an API key expires within two weeks", "Create a new key and give it to the workers."
     ),
     "listen-deaf": _warning(
-        "PRIMARY_LISTEN_URL brings no notifications: a transaction pooler, or another database",
-        "Give it the primary's direct URL; until then the relay polls.",
+        "PRIMARY_LISTEN_URL delivers no notifications: it leads to a transaction pooler or to"
+        " another database",
+        "Set it to the direct URL of the primary. Until then the relay polls.",
     ),
     # Either side as a whole
     "primary-unreachable": _error(
-        "the primary does not answer; nothing there was looked at",
-        "Start it, or correct PRIMARY_DATABASE_URL.",
+        "the primary does not answer, so nothing there was checked",
+        "Start the primary, or correct PRIMARY_DATABASE_URL.",
     ),
     "primary-refused": _error(
-        "the primary refuses what the mirror asks",
-        "Give the role of PRIMARY_DATABASE_URL the right.",
+        "the primary refuses a query of the mirror",
+        "Grant the missing privilege to the role in PRIMARY_DATABASE_URL.",
     ),
-    "primary-not-migrated": _error("the primary lacks the outbox", "Run `mirror migrate primary`."),
+    "primary-not-migrated": _error(
+        "the primary has no outbox: it was never migrated", "Run `mirror migrate primary`."
+    ),
     "primary-replica": _error(
-        "PRIMARY_DATABASE_URL leads to a standby", "Give it the primary: fences need one server."
+        "PRIMARY_DATABASE_URL leads to a standby, and fences need the primary server",
+        "Set it to the URL of the primary server.",
     ),
     "primary-version": _error(
-        f"the primary's PostgreSQL is older than {OLDEST['primary']}",
-        "Upgrade it to a version that is supported.",
+        f"PostgreSQL on the primary is older than {OLDEST['primary']}",
+        "Upgrade it to a supported version.",
     ),
-    "primary-behind": _error("the primary lacks migrations", "Run `mirror migrate primary`."),
+    "primary-behind": _error(
+        "the primary is missing migrations of this version", "Run `mirror migrate primary`."
+    ),
     "primary-ahead": _error(
-        "the primary has migrations that this version does not know",
-        "Install the newer permission-mirror.",
+        "the primary has migrations of a newer version",
+        "Install the newer version of permission-mirror here.",
     ),
     "target-unreachable": _error(
-        "the target does not answer; nothing there was looked at",
+        "the target does not answer, so nothing there was checked",
         "Restore the project, or correct SUPABASE_DB_URL or SUPABASE_URL.",
     ),
     "target-refused": _error(
-        "the target refuses what the mirror asks",
-        "Connect as postgres, or with a secret key or a token of mirror_writer.",
+        "the target refuses a query of the mirror",
+        "Connect as postgres, or with a secret key or a token for mirror_writer.",
     ),
     "key-refused": _error(
-        "the target's API refuses the key", "Take a key of the project that SUPABASE_URL names."
+        "the target's API rejects the key",
+        "Use a key of the project that SUPABASE_URL names.",
     ),
     "target-not-migrated": _error(
-        "the target lacks the mirror, or a function of it",
-        "Run `mirror migrate supabase`; if that finds nothing to do, `mirror migrate supabase --sql"
-        ' | psql -1 "$SUPABASE_DB_URL"`.',
+        "the target is missing schema mirror or one of its functions",
+        "Run `mirror migrate supabase`. If it has nothing to apply, run `mirror migrate supabase"
+        ' --sql | psql -1 "$SUPABASE_DB_URL"`.',
     ),
     "target-version": _error(
-        f"the target's PostgreSQL is older than {OLDEST['supabase']}",
+        f"PostgreSQL in the target is older than {OLDEST['supabase']}",
         "Upgrade the project in its dashboard.",
     ),
     "target-behind": _error(
-        "the target lacks migrations, or has the model of other declarations",
-        "Run `mirror migrate supabase`, deploy the workers, then `mirror resync`.",
+        "the target is missing migrations, or was migrated from other declarations",
+        "Run `mirror migrate supabase`, deploy the workers, then run `mirror resync`.",
     ),
     "target-ahead": _error(
-        "the target has migrations that this version does not know",
-        "Install the newer permission-mirror.",
+        "the target has migrations of a newer version",
+        "Install the newer version of permission-mirror here.",
     ),
     "api-stale": _error(
-        "the project's API has not noticed what was migrated",
+        "the project's API has not noticed the last migration",
         "Run `notify pgrst, 'reload schema'` in the target.",
     ),
     "clock-skew": _warning(
-        "a server's clock and ours differ by more than 30 seconds, so tokens and expiries do, too",
-        "Set the clocks by NTP.",
+        "the clocks of a server and of this machine differ by more than 30 seconds, so tokens and"
+        " rows expire at the wrong time",
+        "Synchronise the clocks with NTP.",
     ),
-    # Who mirrors what
+    # Source and declarations
     "mapping-digest": _error(
-        "the target holds another version of a mapping", REMEDIES["mapping-digest"]
+        "the target was migrated to another version of a mapping, so it refuses all writes",
+        REMEDIES["mapping-digest"],
     ),
     "wrong-source": _error(
-        "the target mirrors another primary, or this one went back in time",
+        "the target mirrors another primary, or this primary was restored to an earlier time",
         REMEDIES["wrong-source"],
     ),
-    # The mappings and the primary
+    # The mappings and the primary's tables
     "source-query": _error(
-        "a mapping's query does not run: a table or column is missing, or may not be read",
+        "the query of a mapping fails: a table or column is missing, or the mirror may not read it",
         "Correct mapping {mapping}, or migrate your tables first.",
     ),
     "source-type": _error(
-        "a column of the primary cannot be read as the mapping's type",
-        "Correct the type in mapping {mapping}, or cast in its query.",
+        "a column of the primary cannot be cast to the type in the mapping",
+        "Correct the type in mapping {mapping}, or add a cast to its query.",
     ),
     "source-cast": _warning(
-        "a column of the primary has values that may not fit the mapping's type",
-        "Use the same type in mapping {mapping}, or text.",
+        "a column of the primary can hold values that do not fit the type in the mapping",
+        "Use the primary's type in mapping {mapping}, or text.",
     ),
     "enum-label": _error(
-        "a value that grants access is none of the primary's enum",
+        "`active` of a mapping lists a value that the primary's enum does not have, so no row"
+        " can have it",
         "Correct `active` in mapping {mapping}.",
     ),
     "role-unknown": _warning(
-        "a role of the primary's enum is no level of the membership, so it counts for nothing",
-        "Add it to the levels over mapping {mapping}, if it should count.",
+        "the primary's enum has a role that is not a level of the membership, so this role grants"
+        " nothing",
+        "If the role should grant access, add it to the levels of the membership over mapping"
+        " {mapping}.",
     ),
     "triggers-behind": _error(
-        "the triggers are older than the mappings", "Run `mirror migrate primary`."
+        "the triggers were installed from older mappings", "Run `mirror migrate primary`."
     ),
     "trigger-missing": _error(
-        "a trigger is missing or disabled, so changes are lost until a reconcile",
+        "a trigger is missing or disabled, so changes are lost until the next reconcile",
         'Run `mirror ddl primary | psql -1 "$PRIMARY_DATABASE_URL"`, then `mirror resync`.',
     ),
     # The target's tables
     "table-missing": _error(
-        "a mirrored or guarded table is gone",
-        "Restore it, then run `mirror migrate supabase` and `mirror resync`.",
+        "a mirrored or guarded table does not exist",
+        "Restore the table, then run `mirror migrate supabase` and `mirror resync`.",
     ),
     "column-missing": _error(
-        "a mirrored table lacks a column",
-        "alter table {table} add column {column} {type}; then `mirror resync`.",
+        "a mirrored table is missing a column of its mapping",
+        "Run `alter table {table} add column {column} {type}`, then `mirror resync`.",
     ),
     "column-type": _error(
-        "a mirrored table's column has another type than the mapping",
+        "a column of a mirrored table has another type than in the mapping",
         "alter table {table} alter column {column} type {type} using {column}::{type};",
     ),
     "column-required": _error(
-        "a mirrored table demands a value that the mirror may not have, so rows are refused",
+        "a mirrored table requires a value that the mirror may not have, so the target refuses"
+        " rows",
         "alter table {table} alter column {column} drop not null;",
     ),
     "column-extra": _warning(
-        "a mirrored table has a column that the mapping lacks; the next migration refuses that",
-        "Drop it: alter table {table} drop column {column}; or mirror it.",
+        "a mirrored table has a column that is not in the mapping, and the next migration will"
+        " refuse to run",
+        "Run `alter table {table} drop column {column}`, or add the column to the mapping.",
     ),
     "reference-outside": _error(
-        "a mirrored table refers to one that is not mirrored (auth.users), so rows are refused"
-        " that are missing there",
+        "a mirrored table has a foreign key to a table that is not mirrored (auth.users), so the"
+        " target refuses rows without a counterpart there",
         "alter table {table} drop constraint {constraint};",
     ),
     "delete-cascades": _error(
-        "a mirrored row that goes takes along, or alters, rows that are not the mirror's",
-        'Drop constraint {constraint} of {table}; or say on_delete="retain" in mapping {mapping}.',
+        "a foreign key deletes or changes rows of a table that is not mirrored when the mirror"
+        " deletes a row",
+        'Drop constraint {constraint} of {table}, or declare on_delete="retain" in mapping'
+        " {mapping}.",
     ),
     "delete-blocked": _warning(
-        "a mirrored row is held back by rows that are not the mirror's; it stays as a bare key",
-        'Say on_delete="retain" in mapping {mapping}; or drop constraint {constraint} of {table}.',
+        "a foreign key of a table that is not mirrored keeps the mirror from deleting rows; they"
+        " stay with their key alone and grant nothing",
+        'Declare on_delete="retain" in mapping {mapping}, or drop constraint {constraint} of'
+        " {table}.",
     ),
     "index-missing": _warning(
-        "a column that policies, scopes or deletes look rows up by has no index",
+        "policies, scopes or deletes find rows by a column that has no index, so they are slow",
         "create index concurrently on {table} ({column});",
     ),
     "published": _error(
-        "a mirrored table is in the publication supabase_realtime, which tells every subscriber the"
-        " keys of rows that go, whatever the policies",
+        "a mirrored table is in the publication supabase_realtime, which sends the keys of deleted"
+        " rows to every subscriber and ignores the policies",
         "alter publication supabase_realtime drop table {table};",
     ),
-    # Who may do what in the target
+    # Privileges and policies in the target
     "rls-off": _error(
-        "row-level security is off on a mirrored or guarded table",
+        "row-level security is off on a mirrored or guarded table, so policies have no effect",
         "alter table {table} enable row level security;",
     ),
     "grant-excess": _error(
-        "anon or authenticated may do more with a mirrored or guarded table than is declared",
-        "revoke {privilege} on {table} from public, {role}; then run what is declared:"
-        ' `mirror ddl supabase | psql -1 "$SUPABASE_DB_URL"`, with `--guards` for guarded tables.',
+        "anon or authenticated has a privilege on a mirrored or guarded table that is not declared",
+        "Run `revoke {privilege} on {table} from public, {role}`, then grant the declared"
+        ' privileges again: `mirror ddl supabase | psql -1 "$SUPABASE_DB_URL"`, with `--guards`'
+        " for guarded tables.",
     ),
     "grant-missing": _warning(
-        "authenticated may not do what is declared, so clients are refused",
+        "authenticated is missing a declared privilege, so the target refuses clients",
         "grant {privilege} on {table} to authenticated;",
     ),
     "function-executable": _error(
-        "anon or authenticated may execute a function that is not theirs",
+        "anon or authenticated can execute a function that only the mirror may call",
         "revoke execute on function {function} from public, {role};",
     ),
     "guards-missing": _warning(
-        "guards are declared that were never installed",
+        "guards are declared but were never installed",
         "Run `mirror migrate supabase --guards`.",
     ),
     "guards-behind": _error(
-        "the guards are older than their declarations", "Run `mirror migrate supabase`."
+        "the guards were installed from older declarations", "Run `mirror migrate supabase`."
     ),
     "policy-missing": _error(
-        "a declared policy is gone, so clients are refused",
+        "a declared policy does not exist, so the target refuses clients",
         "Run `mirror migrate supabase --guards`; for a mirrored table, run"
         ' `mirror ddl supabase | psql -1 "$SUPABASE_DB_URL"`.',
     ),
     "guard-trigger-missing": _error(
-        "a trigger of the guards is gone or disabled, so nobody is told, or columns stand open",
+        "a trigger of the guards is missing or disabled, so clients get no message when their"
+        " access changes, or can write protected columns",
         "Run `mirror migrate supabase --guards`.",
     ),
     "policy-permissive": _error(
-        "a mirrored or guarded table has another permissive policy: policies are alternatives, so"
-        " it lets in whom ours keep out",
-        "drop policy {policy} on {table}; or make it restrictive.",
+        "a mirrored or guarded table has a permissive policy that is not declared; one permissive"
+        " policy is enough to allow a user, so it opens rows that the declared policies protect",
+        "Run `drop policy {policy} on {table}`, or make the policy restrictive.",
     ),
     "policy-recursive": _error(
         "policies read each other's tables in a circle, so statements fail with 42P17",
-        "Read through a SECURITY DEFINER function, such as the mirror's helpers.",
+        "Read the table through a SECURITY DEFINER function, for example a helper of the mirror.",
     ),
     "policy-ignores-status": _error(
-        "a policy reads a membership table without its status, so who left still counts",
-        "Call the mirror's helpers instead, or add the condition on {column}.",
+        "a policy reads a membership table without its status, so former members keep access",
+        "Call a helper of the mirror instead, or add the condition on {column}.",
     ),
     "policy-unwrapped": _warning(
-        "a policy calls auth.uid() or a helper for each row",
-        "Write (select {call}), which runs once per statement.",
+        "a policy calls auth.uid() or a helper once per row, which is slow",
+        "Write `(select {call})`, which PostgreSQL runs once per statement.",
     ),
-    # Traffic
+    # Processing of events
     "outbox-late": _error(
-        "events wait for long",
-        "Start workers, and read in their log what keeps them.",
+        "an event has been waiting for too long",
+        "Start more workers, and look in their log for the reason.",
     ),
     "consumer-missing": _error(
-        "nobody has asked the outbox for events lately",
+        "no worker has read the outbox lately, so changes do not reach the target",
         "Start a worker: `celery -A mirror.worker worker`.",
     ),
     "beat-missing": _warning(
-        "beat has not rung lately: lost rings wait, nothing is purged or reconciled",
-        "Start one: `celery -A mirror.worker beat`.",
+        "beat has not run lately, so events whose doorbell message was lost wait, and nothing is"
+        " purged or reconciled",
+        "Start beat: `celery -A mirror.worker beat`.",
     ),
     "relay-missing": _warning(
-        "triggers record changes, and no relay has looked lately: they wait for beat",
-        "Start one: `mirror relay`.",
+        "triggers record changes but no relay has run lately, so these events wait for beat",
+        "Start a relay: `mirror relay`.",
     ),
     "broker-unreachable": _error(
-        "Redis does not answer", "Start it, or correct REDIS_URL; until then nothing rings."
+        "Redis does not answer, so no doorbell message wakes the workers",
+        "Start Redis, or correct REDIS_URL.",
     ),
     "transaction-open": _warning(
-        "something on the primary has been open for long: dead events of the outbox cannot be"
-        " vacuumed",
+        "a transaction or replication slot on the primary has been open for too long, so vacuum"
+        " cannot remove dead rows of the outbox",
         "End it: {command}",
     ),
-    "buried": _error("events were given up", REMEDIES["buried"]),
+    "buried": _error(
+        "events are buried: the mirror stopped retrying them after repeated failures",
+        REMEDIES["buried"],
+    ),
     "last-reconcile": _error(
         "the last reconcile did not repair everything", REMEDIES["last-reconcile"]
     ),
-    "two-schedulers": _warning("both beat and the platform reconcile", REMEDIES["two-schedulers"]),
+    "two-schedulers": _warning(
+        "both beat and the platform's scheduler start reconciles", REMEDIES["two-schedulers"]
+    ),
 }
-"""By code, in the order in which they are told."""
+"""By code, in the order in which the doctor prints findings."""

@@ -1,4 +1,4 @@
-"""Findings: what a check says is wrong, and what to do."""
+"""Findings: one problem in one place, and its remedy."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -8,12 +8,12 @@ from mirror.diagnostics.doctor.checks import CHECKS, Severity
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong. It names tables, functions and settings; no value of a row."""
+    """One problem. It names tables, functions and settings, and no value of a row."""
 
     code: str
     severity: Severity
     what: str
-    """What is wrong with which thing."""
+    """The place and the problem, as one sentence."""
     remedy: str
 
     def as_json(self) -> dict[str, Any]:
@@ -21,7 +21,7 @@ class Finding:
         return asdict(self)
 
 
-def finding(code: str, what: str, **names: str) -> Finding:
-    """Return a finding of a check; `names` fill in its remedy."""
+def finding(code: str, message: str, **names: str) -> Finding:
+    """Return a finding of the check `code`; `names` fill the placeholders of its remedy."""
     check = CHECKS[code]
-    return Finding(code, check.severity, what, check.remedy.format(**names))
+    return Finding(code, check.severity, message, check.remedy.format(**names))

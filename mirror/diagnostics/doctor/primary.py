@@ -1,4 +1,4 @@
-"""The primary: what is asked of it."""
+"""Primary: reads the primary's state for the checks."""
 
 import time
 from dataclasses import dataclass, field
@@ -19,8 +19,9 @@ select current_setting('server_version_num')::integer, pg_is_in_recovery(),
   extract(epoch from clock_timestamp())::float8
 """
 
-# Whatever keeps vacuum from removing what died since it began. Sessions of other roles show
-# nothing of themselves to a role that is no member of pg_read_all_stats.
+# Everything with an old snapshot or transaction id: vacuum keeps all rows that died since then.
+# A role that is not a member of pg_read_all_stats does not see these columns of other roles'
+# sessions.
 _OPEN = """
 select format('session %s of role %s (%s)', pid, usename, coalesce(state, backend_type)),
   extract(epoch from now() - xact_start)::float8, format('select pg_terminate_backend(%s);', pid)
@@ -34,7 +35,7 @@ select format('prepared transaction %L', gid), extract(epoch from now() - prepar
 from pg_prepared_xacts
 where database = current_database()
 union all
-select format('replication slot %I, which nobody uses,', slot_name), null,
+select format('the inactive replication slot %I', slot_name), null,
   format('select pg_drop_replication_slot(%L);', slot_name)
 from pg_replication_slots
 where not active and xmin is not null
@@ -54,75 +55,76 @@ from pg_type as t
 where t.oid = any(%s::oid[])
 """
 
-_SAME = (
+_SERVER_TYPE_NAMES = (
     "select d.name, format_type(to_regtype(d.name)::oid, null) from unnest(%s::text[]) as d (name)"
 )
 
 
 @dataclass(frozen=True)
 class OpenTransaction:
-    """Something that keeps vacuum from its work."""
+    """A session, prepared transaction or replication slot that holds back vacuum."""
 
-    what: str
+    name: str
     seconds: float | None
-    """How long it has been open; None: that is not known."""
+    """How long it has been open; None: unknown."""
     command: str
-    """What ends it."""
+    """The SQL statement that ends it."""
 
 
 @dataclass(frozen=True)
 class SourceColumn:
-    """A column of a mapping's query, as the primary yields it."""
+    """A column of a mapping's query in the primary."""
 
     type: str
+    """The type as the server spells it."""
     labels: tuple[str, ...]
-    """An enum's values."""
+    """The values of an enum; empty for other types."""
     declared: str | None
-    """What the primary calls the mapping's type; None: it has none."""
+    """The mapping's type as the server spells it; None: the server does not have this type."""
 
 
 @dataclass
-class PrimaryFacts:
-    """What the primary says."""
+class PrimaryState:
+    """The primary's state; parts that could not be read keep their defaults."""
 
     version: int = 0
     replica: bool = False
     skew_seconds: float = 0.0
-    """How far its clock is ahead of ours."""
-    open: list[OpenTransaction] = field(default_factory=list)
+    """How far its clock is ahead of this machine's."""
+    open_transactions: list[OpenTransaction] = field(default_factory=list)
     migrated: bool = False
-    """It told its history."""
+    """Its table of migrations could be read."""
     applied: dict[str, str] = field(default_factory=dict)
-    """Its migrations: checksums by name."""
+    """Applied migrations: checksums by name."""
     triggers: dict[str, dict[str, str]] = field(default_factory=dict)
-    """By table as the mappings call it: pg_trigger's `tgenabled` by trigger."""
+    """By table as in the mappings: pg_trigger's `tgenabled` by trigger name."""
     heartbeats: dict[str, float] | None = None
-    """Seconds since each part was last at work; None: the primary keeps none."""
+    """Seconds since the last heartbeat, by process; None: the table does not exist yet."""
     columns: dict[str, dict[str, SourceColumn]] = field(default_factory=dict)
-    """By mapping and label."""
+    """By mapping name and column name."""
     refused: dict[str, MirrorError] = field(default_factory=dict)
-    """By mapping: why its query does not run."""
+    """By mapping name: why its query fails."""
     uncastable: dict[str, list[str]] = field(default_factory=dict)
-    """By mapping: columns that cannot be read as its types."""
+    """By mapping name: columns that cannot be cast to the declared types."""
 
 
-def ask_server(database: Database) -> PrimaryFacts:
-    """Return what the server says of itself, whether or not it was migrated.
+def read_server(database: Database) -> PrimaryState:
+    """Return the server's version, role, clock and open transactions; needs no migration.
 
     Raises:
-        MirrorError: it does not answer.
+        MirrorError: the server does not answer.
     """
     began = time.time()
     version, replica, now = database.execute(_SERVER)[0]
-    opened = [OpenTransaction(*row) for row in database.execute(_OPEN)]
-    return PrimaryFacts(version, replica, now - (began + time.time()) / 2, opened)
+    open_transactions = [OpenTransaction(*row) for row in database.execute(_OPEN)]
+    return PrimaryState(version, replica, now - (began + time.time()) / 2, open_transactions)
 
 
-def ask_history(primary: PrimaryFacts, database: Database, registry: Registry) -> None:
-    """Add what our own tables say, and which triggers there are.
+def read_installed(primary: PrimaryState, database: Database, registry: Registry) -> None:
+    """Add migrations, triggers and heartbeats.
 
     Raises:
-        MirrorError: they are not there, or may not be read.
+        MirrorError: the mirror's tables do not exist, or may not be read.
     """
     primary.applied = dict(database.execute(statement("read_migrations")))
     primary.migrated = True
@@ -133,8 +135,8 @@ def ask_history(primary: PrimaryFacts, database: Database, registry: Registry) -
         primary.heartbeats = dict(database.execute(statement("read_heartbeats")))
 
 
-def ask_columns(primary: PrimaryFacts, source: Source, registry: Registry) -> None:
-    """Add what each mapping's query yields; no row of it is read.
+def read_columns(primary: PrimaryState, source: Source, registry: Registry) -> None:
+    """Add the columns that each mapping's query yields; reads no row.
 
     Raises:
         Transient: the primary does not answer any more.
@@ -146,41 +148,44 @@ def ask_columns(primary: PrimaryFacts, source: Source, registry: Registry) -> No
             sql.SQL("q.{}").format(sql.Identifier(name)) for name, _ in mapping.row_layout
         )
         try:
-            primary.columns[mapping.name] = _describe(database, mapping, _none_of(plain, query))
-            with_types = _none_of(values, query)
+            primary.columns[mapping.name] = _describe(database, mapping, _limited(plain, query))
+            with_casts = _limited(values, query)
         except Permanent as error:
             primary.refused[mapping.name] = error
             continue
         try:
-            database.execute(with_types, [0])
+            database.execute(with_casts, [0])
         except Permanent:
             primary.uncastable[mapping.name] = [
                 name
-                for name, kind in mapping.row_layout
-                if not _casts(database, primary.columns[mapping.name][name].type, kind)
+                for name, declared_type in mapping.row_layout
+                if not _can_cast(database, primary.columns[mapping.name][name].type, declared_type)
             ]
 
 
-def _none_of(values: sql.Composed, query: sql.Composable) -> sql.Composed:
+def _limited(values: sql.Composed, query: sql.Composable) -> sql.Composed:
+    """Return a SELECT that takes its LIMIT as a parameter; with 0 it reads no row."""
     return sql.SQL("select {} from ({}) as q limit %s").format(values, query)
 
 
 def _describe(
     database: Database, mapping: Mapping, statement: sql.Composed
 ) -> dict[str, SourceColumn]:
+    """Return the columns that a SELECT of a mapping's columns yields, by name."""
     oids = database.column_types(statement, [0])
     types = {oid: (name, tuple(labels)) for oid, name, labels in database.execute(_TYPES, [oids])}
-    declared = dict(database.execute(_SAME, [[kind for _, kind in mapping.row_layout]]))
+    declared_types = [type_ for _, type_ in mapping.row_layout]
+    server_names = dict(database.execute(_SERVER_TYPE_NAMES, [declared_types]))
     return {
-        name: SourceColumn(*types[oid], declared=declared[kind])
-        for (name, kind), oid in zip(mapping.row_layout, oids, strict=True)
+        name: SourceColumn(*types[oid], declared=server_names[type_])
+        for (name, type_), oid in zip(mapping.row_layout, oids, strict=True)
     }
 
 
-def _casts(database: Database, kind: str, wanted: str) -> bool:
+def _can_cast(database: Database, type_: str, declared_type: str) -> bool:
     try:
-        # Types as the server and the declarations spell them: a developer's words.
-        database.execute(f"select null::{kind}::{wanted}::text")
+        # Both types come from the server and from the declarations, so they are no user input.
+        database.execute(f"select null::{type_}::{declared_type}::text")
     except Permanent:
         return False
     return True

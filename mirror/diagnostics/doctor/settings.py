@@ -1,4 +1,4 @@
-"""Settings: what can be said of them before anybody is asked, and whether they lead anywhere."""
+"""Settings: checks that settings are present and valid, and that their URLs lead to a server."""
 
 import time
 from collections.abc import Iterator
@@ -18,11 +18,11 @@ from mirror.sync.connections import Database
 from mirror.sync.targets.api_keys import check_publishable_key, expires_at
 from mirror.sync.wiring import listening_database
 
-_SOON = 14 * 86_400
+_EXPIRES_SOON = 14 * 86_400  # seconds
 
 
-def needed(settings: Settings, side: str) -> list[str]:
-    """Return the settings that reaching a side takes and that are not set."""
+def missing_settings(settings: Settings, side: str) -> list[str]:
+    """Return the variables needed to connect to a side (`primary`, `target`) that are not set."""
     if side == "primary":
         names = ["primary_database_url"]
     elif settings.transport == "postgres":
@@ -35,14 +35,14 @@ def needed(settings: Settings, side: str) -> list[str]:
 
 
 def check_settings(settings: Settings) -> Iterator[Finding]:
-    """Say which settings are missing, malformed or of the wrong kind."""
+    """Yield the settings that are missing, invalid or of the wrong kind."""
     for side in ("primary", "target"):
-        for name in needed(settings, side):
-            what = f"{name} is not set; nothing was asked of the {side}"
-            yield finding("setting-missing", what, variable=name)
+        for name in missing_settings(settings, side):
+            message = f"{name} is not set, so the {side} was not checked"
+            yield finding("setting-missing", message, variable=name)
     if settings.redis_url is None:
         yield finding("redis-not-set", "REDIS_URL is not set")
-    # Loads Celery, for which the other commands need not wait.
+    # Imported here because it loads Celery, which is slow and which other commands do not need.
     from mirror.sync.schedule import beat_schedule  # noqa: PLC0415
 
     for read in (DoorbellSettings.from_environment, lambda: beat_schedule(settings)):
@@ -65,13 +65,12 @@ def _check_keys(settings: Settings) -> Iterator[Finding]:
     if getattr(settings, name) is not None:
         expires = expires_at(settings.need(name))
         left = None if expires is None else expires - time.time()
-        if left is not None and 0 < left < _SOON:
-            what = f"{variable(name)} expires in {left / 86_400:.0f} day(s)"
-            yield finding("key-expiring", what)
+        if left is not None and 0 < left < _EXPIRES_SOON:
+            yield finding("key-expiring", f"{variable(name)} expires in {left / 86_400:.0f} day(s)")
 
 
 def check_broker(settings: Settings) -> Iterator[Finding]:
-    """Say whether Redis answers."""
+    """Yield a finding if Redis does not answer."""
     if settings.redis_url is None:
         return
     seconds = settings.connect_seconds
@@ -79,7 +78,7 @@ def check_broker(settings: Settings) -> Iterator[Finding]:
         settings.need("redis_url"),
         socket_timeout=seconds,
         socket_connect_timeout=seconds,
-        # Its default tries for seconds on end.
+        # By default the client retries for several seconds.
         retry=Retry(NoBackoff(), 0),
     )
     try:
@@ -91,21 +90,22 @@ def check_broker(settings: Settings) -> Iterator[Finding]:
         client.close()
 
 
-def check_ear(settings: Settings, primary: Database, *, seconds: float) -> Iterator[Finding]:
-    """Say whether what the primary notifies of arrives by PRIMARY_LISTEN_URL."""
-    ear = listening_database(settings)
-    if ear is None:
+def check_listen_url(settings: Settings, primary: Database, *, seconds: float) -> Iterator[Finding]:
+    """Yield a finding if a notification of the primary does not reach PRIMARY_LISTEN_URL."""
+    listener = listening_database(settings)
+    if listener is None:
         return
     channel = f"mirror_doctor_{uuid4().hex}"
     try:
-        ear.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
+        listener.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
         primary.execute("select pg_notify(%s, '')", [channel])
-        heard = bool(list(ear.connection.notifies(timeout=seconds, stop_after=1)))
+        received = list(listener.connection.notifies(timeout=seconds, stop_after=1))
     except (MirrorError, Error) as error:
         reason = str(error) if isinstance(error, MirrorError) else type(error).__name__
         yield finding("listen-deaf", f"PRIMARY_LISTEN_URL: {reason}")
     else:
-        if not heard:
-            yield finding("listen-deaf", "PRIMARY_LISTEN_URL: no notification came through")
+        if not received:
+            message = f"PRIMARY_LISTEN_URL: a test notification did not arrive within {seconds:g} s"
+            yield finding("listen-deaf", message)
     finally:
-        ear.close()
+        listener.close()

@@ -1,128 +1,141 @@
-"""The target's tables: their columns, foreign keys, indexes, and the publication."""
+"""Tables: checks the target's tables: columns, foreign keys, indexes, triggers, the publication."""
 
 from collections.abc import Iterator
 
-from mirror.diagnostics.doctor.declared import DeclaredTarget, Expected
+from mirror.diagnostics.doctor.expected import ExpectedTable, ExpectedTarget
 from mirror.diagnostics.doctor.findings import Finding, finding
 from mirror.model.mapping import Mapping
 from mirror.schema.quoting import comma, identifier
 from mirror.sync.targets.catalog import ForeignKey
 
-_DELETES = {"c": "takes along its rows", "n": "empties its column", "d": "alters its column"}
+# By pg_constraint.confdeltype; other values refuse the delete.
+_DELETE_EFFECTS = {
+    "c": "deletes the referring rows",
+    "n": "sets this column to NULL",
+    "d": "sets this column to its default",
+}
 
 
-def check_tables(declared: DeclaredTarget) -> Iterator[Finding]:
-    """Say what is wrong with the tables that the mirror writes, and those that it guards."""
-    for mapping, expected in declared.mirrored():
-        if expected is None:
-            what = f"target: the table of mapping {mapping.name!r} is gone"
-            yield finding("table-missing", what)
+def check_tables(target: ExpectedTarget) -> Iterator[Finding]:
+    """Yield the problems of mirrored and guarded tables."""
+    for mapping, table in target.mirrored():
+        if table is None:
+            message = f"target: the table of mapping {mapping.name!r} does not exist"
+            yield finding("table-missing", message)
             continue
-        yield from _check_columns(declared, mapping, expected)
-        yield from _check_references(declared, mapping, expected)
-        yield from _check_referenced(declared, mapping, expected)
-        if expected.table["published"]:
-            what = f"{expected.name} is in the publication supabase_realtime"
-            yield finding("published", what, table=expected.name)
-    for name, guarded in declared.guards():
-        # Realtime's and Storage's appear when those are first used.
+        yield from _check_columns(target, mapping, table)
+        yield from _check_references(target, mapping, table)
+        yield from _check_referencing(target, mapping, table)
+        if table.actual["published"]:
+            message = f"{table.name} is in the publication supabase_realtime"
+            yield finding("published", message, table=table.name)
+    for name, guarded in target.guards():
+        # Supabase creates the tables of Realtime and Storage when they are first used.
         if guarded is None and not name.startswith(("realtime.", "storage.")):
-            yield finding("table-missing", f"target: guarded table {name} is gone")
-    yield from _check_indexes(declared)
-    yield from _check_triggers(declared)
+            yield finding("table-missing", f"target: guarded table {name} does not exist")
+    yield from _check_indexes(target)
+    yield from _check_triggers(target)
 
 
 def _check_columns(
-    declared: DeclaredTarget, mapping: Mapping, expected: Expected
+    target: ExpectedTarget, mapping: Mapping, table: ExpectedTable
 ) -> Iterator[Finding]:
-    table, have = expected.name, expected.table["columns"]
-    wanted = {column.name: column.type for column in mapping.columns}
-    for name, kind in wanted.items():
-        names = {"table": table, "column": identifier(name), "type": kind}
-        column = have.get(name)
+    actual = table.actual["columns"]
+    declared = {column.name: column.type for column in mapping.columns}
+    for name, type_ in declared.items():
+        names = {"table": table.name, "column": identifier(name), "type": type_}
+        column = actual.get(name)
         if column is None:
-            yield finding("column-missing", f"{table} has no column {name} ({kind})", **names)
+            yield finding("column-missing", f"{table.name} has no column {name} ({type_})", **names)
             continue
-        if column["type"] != declared.catalog["types"].get(kind):
+        if column["type"] != target.catalog["types"].get(type_):
             enum = ", an enum" if column["enum"] else ""
-            what = f"{table}: column {name} is {column['type']}{enum}, not {kind}"
-            yield finding("column-type", what, **names)
+            message = f"{table.name}: column {name} is {column['type']}{enum}, not {type_}"
+            yield finding("column-type", message, **names)
         if column["required"] and name not in mapping.key:
-            what = f"{table}: column {name} is NOT NULL; what the primary lacks cannot be written"
-            yield finding("column-required", what, **names)
-    for name, column in have.items():
-        if name in wanted:
+            message = (
+                f"{table.name}: column {name} is NOT NULL, so rows that have NULL in the primary"
+                " cannot be written"
+            )
+            yield finding("column-required", message, **names)
+    for name, column in actual.items():
+        if name in declared:
             continue
-        names = {"table": table, "column": identifier(name)}
+        names = {"table": table.name, "column": identifier(name)}
         if column["required"] and not column["filled"]:
-            what = f"{table}: column {name} is NOT NULL, has no default, and is not mirrored"
-            yield finding("column-required", what, **names)
+            message = (
+                f"{table.name}: column {name} is NOT NULL, has no default, and is not mirrored"
+            )
+            yield finding("column-required", message, **names)
         else:
-            yield finding("column-extra", f"{table}: column {name} is not mirrored", **names)
+            yield finding("column-extra", f"{table.name}: column {name} is not mirrored", **names)
 
 
 def _check_references(
-    declared: DeclaredTarget, mapping: Mapping, expected: Expected
+    target: ExpectedTarget, mapping: Mapping, table: ExpectedTable
 ) -> Iterator[Finding]:
+    """Yield the foreign keys that lead from a mirrored table to one that is not its parent."""
     parents = {parent.mapping for parent in mapping.parents}
     allowed = {
-        other.name for parent, other in declared.mirrored() if other and parent.name in parents
+        other.name for parent, other in target.mirrored() if other and parent.name in parents
     }
-    for link in expected.table["references"]:
-        if link["table"] not in allowed:
-            what = (
-                f"{expected.name} ({comma(link['columns'])}) refers to {link['table']}: what has"
-                f" no row there is refused"
+    for key in table.actual["references"]:
+        if key["table"] not in allowed:
+            message = (
+                f"{table.name} ({comma(key['columns'])}) refers to {key['table']}, so the target"
+                " refuses rows without a row there"
             )
-            names = {"table": expected.name, "constraint": identifier(link["name"])}
-            yield finding("reference-outside", what, **names)
+            names = {"table": table.name, "constraint": identifier(key["name"])}
+            yield finding("reference-outside", message, **names)
 
 
-def _check_referenced(
-    declared: DeclaredTarget, mapping: Mapping, expected: Expected
+def _check_referencing(
+    target: ExpectedTarget, mapping: Mapping, table: ExpectedTable
 ) -> Iterator[Finding]:
-    for link in expected.table["referenced_by"]:
-        if link["table"] in declared.catalog["mirrored"]:
+    """Yield the foreign keys that lead from tables that are not mirrored to a mirrored table."""
+    for key in table.actual["referenced_by"]:
+        if key["table"] in target.catalog["mirrored"]:
             continue
         if mapping.on_delete == "delete":
-            yield _held(mapping, expected, link)
-        if not link["indexed"]:
-            what = f"{link['table']} refers to {expected.name} by columns without an index"
-            names = {"table": link["table"], "column": comma(link["columns"])}
-            yield finding("index-missing", what, **names)
+            yield _delete_finding(mapping, table, key)
+        if not key["indexed"]:
+            message = f"{key['table']} refers to {table.name} by columns without an index"
+            names = {"table": key["table"], "column": comma(key["columns"])}
+            yield finding("index-missing", message, **names)
 
 
-def _held(mapping: Mapping, expected: Expected, link: ForeignKey) -> Finding:
-    by = f"{link['table']} ({comma(link['columns'])})"
+def _delete_finding(mapping: Mapping, table: ExpectedTable, key: ForeignKey) -> Finding:
+    """Return the finding about a foreign key that is affected by the mirror's deletes."""
+    source = f"{key['table']} ({comma(key['columns'])})"
     names = {
-        "table": link["table"],
-        "constraint": identifier(link["name"]),
+        "table": key["table"],
+        "constraint": identifier(key["name"]),
         "mapping": mapping.name,
     }
-    effect = _DELETES.get(link["on_delete"])
+    effect = _DELETE_EFFECTS.get(key["on_delete"])
     if effect is None:
-        what = f"{by} holds back rows of {expected.name} that the primary has deleted"
-        return finding("delete-blocked", what, **names)
-    what = f"deleting from {expected.name} reaches {by}: it {effect}"
-    return finding("delete-cascades", what, **names)
+        message = f"{source} keeps rows of {table.name} that the primary has deleted"
+        return finding("delete-blocked", message, **names)
+    message = f"{source} refers to {table.name}: deleting a row there also {effect}"
+    return finding("delete-cascades", message, **names)
 
 
-def _check_indexes(declared: DeclaredTarget) -> Iterator[Finding]:
-    """Say which column that rows are looked up by no index begins with."""
-    indexes = {expected.name: expected.table["indexes"] for expected in declared.tables}
-    for table, column in declared.indexed:
+def _check_indexes(target: ExpectedTarget) -> Iterator[Finding]:
+    """Yield the columns used to find rows that are the first column of no index."""
+    indexes = {table.name: table.actual["indexes"] for table in target.tables}
+    for table, column in target.indexed:
         if column not in indexes.get(table, [column]):
-            what = f"{table} ({column}) has no index, and rows are looked up by it"
-            yield finding("index-missing", what, table=table, column=identifier(column))
+            message = f"{table} ({column}) has no index, although rows are found by it"
+            yield finding("index-missing", message, table=table, column=identifier(column))
 
 
-def _check_triggers(declared: DeclaredTarget) -> Iterator[Finding]:
-    """Say which triggers of the guards are gone or disabled."""
-    triggers = {expected.name: expected.table["triggers"] for expected in declared.tables}
-    lacking: dict[str, list[str]] = {}
-    for table, trigger in declared.triggers:
+def _check_triggers(target: ExpectedTarget) -> Iterator[Finding]:
+    """Yield the tables on which triggers of the guards are missing or disabled."""
+    triggers = {table.name: table.actual["triggers"] for table in target.tables}
+    missing: dict[str, list[str]] = {}
+    for table, trigger in target.triggers:
         if trigger not in triggers.get(table, [trigger]):
-            lacking.setdefault(table, []).append(trigger)
-    for table, names in lacking.items():
-        what = f"{table} lacks, or has disabled, {', '.join(names)}"
-        yield finding("guard-trigger-missing", what)
+            missing.setdefault(table, []).append(trigger)
+    for table, names in missing.items():
+        message = f"on {table}, missing or disabled: {', '.join(names)}"
+        yield finding("guard-trigger-missing", message)

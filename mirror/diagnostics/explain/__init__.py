@@ -1,14 +1,14 @@
-"""Explain: follow one permission from the primary's row to what row-level security answers."""
+"""Explain: follows one permission from the primary's row to the answer of row-level security."""
 
 from mirror.diagnostics.explain.audit import Audit, Mismatch, audit
-from mirror.diagnostics.explain.page import Page, Step, StepStatus
-from mirror.diagnostics.explain.run import explain_key, explain_resource, question_about
+from mirror.diagnostics.explain.explanation import Explanation, Step, StepStatus
+from mirror.diagnostics.explain.permission import explain_key, explain_resource, question_about
 from mirror.diagnostics.explain.statement import explain_table
 
 __all__ = [
     "Audit",
+    "Explanation",
     "Mismatch",
-    "Page",
     "Step",
     "StepStatus",
     "audit",

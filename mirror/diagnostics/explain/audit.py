@@ -1,9 +1,9 @@
-"""Audit: whether row-level security lets people do what the primary says, drawn at random.
+"""Audit: compares the access that the primary grants with the access that the target allows.
 
-People who have something, who lost it lately, and strangers, each asked about the resources of
-others too. What the primary says follows from its rows, by the registry's `access`; what the target
-lets through is asked as each user. What differs is looked at again, so that a change on its way
-between the two is not taken for a hole.
+It draws users and resources at random: pairs that a row names, pairs of recently deleted rows, and
+users with resources of others. The primary's rows and the registry's `access` say what each pair is
+granted; the target is asked as each user. Pairs that differ are compared a second time, and pairs
+with a change in flight are dropped, so that a change that is just being mirrored is not reported.
 """
 
 import random
@@ -16,16 +16,16 @@ from typing import Any, Final
 
 from mirror.access import Guard
 from mirror.access.questions import AccessQuestion, Given, Grant
-from mirror.diagnostics.explain.chains import (
-    Chain,
-    InPrimary,
-    InTarget,
-    all_of,
-    chains,
-    key_of,
-    resolve,
+from mirror.diagnostics.explain.found_paths import (
+    FoundPath,
+    PrimaryRowReader,
+    TargetRowReader,
+    combined_grant,
+    find_paths,
+    key_from,
+    lookup_filter,
 )
-from mirror.diagnostics.explain.facts import values
+from mirror.diagnostics.explain.key_state import values_by_column
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
 from mirror.model.registry import Registry
@@ -35,10 +35,10 @@ from mirror.reconcile.judge import Judge
 from mirror.sync.drain import Drain
 from mirror.sync.targets.asking import Ask, AskHelper, AskResult, AskRows
 
-_OTHERS: Final = 5
-"""How many resources of somebody else each user is asked about."""
+_OTHER_RESOURCES: Final = 5
+"""How many resources, drawn at random, each user is also asked about."""
 _BATCH: Final = 100
-_LOOKS: Final = 2
+_ATTEMPTS: Final = 2
 
 Pair = tuple[str, str]
 """A user and a resource."""
@@ -46,26 +46,26 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True, order=True)
 class Mismatch:
-    """Somebody who is let in, or kept out, against what the primary says."""
+    """A user who is allowed or refused access, contrary to the primary."""
 
     direction: Direction
     user: str
     noun: str
     resource: str
     by: str
-    """What lets in or keeps out: a helper, or the policies of a table."""
+    """The helper, or the table whose policies, that allowed or refused it."""
 
 
 @dataclass
 class Audit:
-    """What an audit found."""
+    """The result of an audit."""
 
     pairs: int = 0
-    """How many pairs of user and resource were compared."""
+    """Number of pairs of user and resource that were compared."""
     granted: int = 0
-    """Of those, how many the primary grants something."""
+    """Number of these pairs to which the primary grants something."""
     under_way: int = 0
-    """How many differed, and had a change on its way."""
+    """Number of pairs that differed while a change was in flight."""
     mismatches: list[Mismatch] = field(default_factory=list)
     """Over-grants first."""
 
@@ -76,79 +76,81 @@ class Audit:
 
 @dataclass(frozen=True)
 class _Check:
-    """One thing to ask, and the level that it takes to be let through."""
+    """One thing to ask the target, and the level that is needed for it."""
 
     ask: Ask
     level: str
     by: str
 
 
-def audit(drain: Drain, question: AccessQuestion, count: int, chance: random.Random) -> Audit:
-    """Compare about `count` pairs that a question is or was about, and others at random.
+def audit(drain: Drain, question: AccessQuestion, count: int, rng: random.Random) -> Audit:
+    """Compare about `count` pairs named by rows of a question, and others at random.
 
     Raises:
-        MirrorError: a side does not answer, or what is connected may not act as a user.
+        MirrorError: a side does not answer, or the login may not act as a user.
     """
     checks = list(_checks(drain.registry, question))
-    pairs = _draw(drain, question, count, chance)
-    found = Audit(pairs=len(pairs))
+    pairs = _draw(drain, question, count, rng)
+    result = Audit(pairs=len(pairs))
     suspects = pairs
-    for look in range(_LOOKS):
+    for attempt in range(_ATTEMPTS):
         wrong: dict[Pair, list[Mismatch]] = {}
-        for place in range(0, len(suspects), _BATCH):
-            wanted = _wanted(drain, question, suspects[place : place + _BATCH])
-            if look == 0:
-                found.granted += sum(bool(grant.levels) for grant in wanted.values())
-            wrong |= _compare(drain, question, checks, wanted)
-        suspects = _settled(drain, question, list(wrong))
-        found.under_way = len(wrong) - len(suspects)
-        # By name, over-grants come before under-grants.
-        found.mismatches = sorted(one for pair in suspects for one in wrong[pair])
+        for start in range(0, len(suspects), _BATCH):
+            grants = _primary_grants(drain, question, suspects[start : start + _BATCH])
+            if attempt == 0:
+                result.granted += sum(bool(grant.levels) for grant in grants.values())
+            wrong |= _compare(drain, question, checks, grants)
+        suspects = _without_changes(drain, question, list(wrong))
+        result.under_way = len(wrong) - len(suspects)
+        # "over-grant" sorts before "under-grant".
+        result.mismatches = sorted(one for pair in suspects for one in wrong[pair])
         if not suspects:
             break
-    return found
+    return result
 
 
-def _draw(drain: Drain, question: AccessQuestion, count: int, chance: random.Random) -> list[Pair]:
-    """Return pairs that rows on either side name, or named before they were deleted; and others."""
+def _draw(drain: Drain, question: AccessQuestion, count: int, rng: random.Random) -> list[Pair]:
+    """Return pairs named by rows of either side or by deleted keys, and each user with others."""
     pairs: set[Pair] = set()
     users: set[str] = set()
     resources: set[str] = set()
-    for way in question.paths:
-        for look in way.rows:
-            places = {value: name for name, value in look.by.items() if isinstance(value, Given)}
-            if not places:
+    for path in question.paths:
+        for lookup in path.rows:
+            columns = {
+                source: name for name, source in lookup.by.items() if isinstance(source, Given)
+            }
+            if not columns:
                 continue
-            for row in _rows(drain, drain.registry[look.mapping], count, chance):
-                user, resource = (row.get(places.get(place, "")) for place in Given)
+            for row in _sample_rows(drain, drain.registry[lookup.mapping], count, rng):
+                user, resource = (row.get(columns.get(place, "")) for place in Given)
                 users.update(filter(None, [user]))
                 resources.update(filter(None, [resource]))
                 if user and resource:
                     pairs.add((user, resource))
-    several = sorted(resources)
+    candidates = sorted(resources)
     for user in sorted(users):
-        few = chance.sample(several, min(_OTHERS, len(several)))
-        pairs |= {(user, resource) for resource in few}
+        sample = rng.sample(candidates, min(_OTHER_RESOURCES, len(candidates)))
+        pairs |= {(user, resource) for resource in sample}
     return sorted(pairs)
 
 
-def _rows(
-    drain: Drain, mapping: Mapping, count: int, chance: random.Random
+def _sample_rows(
+    drain: Drain, mapping: Mapping, count: int, rng: random.Random
 ) -> Iterator[MappingABC[str, str | None]]:
-    """Yield rows of both sides, and what the keys tell of those that were deleted last."""
-    keys = draw(drain, mapping, count, chance)
-    for place in range(0, len(keys), _BATCH):
-        batch = keys[place : place + _BATCH]
+    """Yield rows of both sides by column, and the key columns of rows that were deleted last."""
+    keys = draw(drain, mapping, count, rng)
+    for start in range(0, len(keys), _BATCH):
+        batch = keys[start : start + _BATCH]
         with drain.source.snapshot() as snapshot:
             rows = list(snapshot.rows(mapping, batch).values())
-        rows += [one.row for one in drain.target.rows(mapping, batch).values() if one.row]
-        yield from filter(None, (values(mapping, row) for row in rows))
+        rows += [known.row for known in drain.target.rows(mapping, batch).values() if known.row]
+        yield from (values_by_column(mapping, row) for row in rows)
     for key in drain.target.keys(mapping, None, limit=max(1, count // 4)):
         yield dict(zip(mapping.key, key, strict=True))
 
 
 def _checks(registry: Registry, question: AccessQuestion) -> Iterator[_Check]:
-    """Yield what to ask of whom: helpers, and tables where only a level decides who may read."""
+    """Yield the helpers, and the tables for which a level alone decides about reading."""
     for helper in question.helpers:
         ask: Ask = AskHelper(helper.function, helper.arguments, helper.each)
         yield _Check(ask, helper.level, helper.call("…"))
@@ -167,86 +169,96 @@ def _checks(registry: Registry, question: AccessQuestion) -> Iterator[_Check]:
             yield _Check(ask, min(levels, key=question.levels.index), f"reading {guard.table}")
 
 
-def _wanted(drain: Drain, question: AccessQuestion, pairs: Sequence[Pair]) -> dict[Pair, Grant]:
-    """Return what the primary grants each pair."""
-    with _primary(drain, question, pairs) as side:
-        return {pair: all_of(chains(drain.registry, question, side, *pair)) for pair in pairs}
+def _primary_grants(
+    drain: Drain, question: AccessQuestion, pairs: Sequence[Pair]
+) -> dict[Pair, Grant]:
+    """Return the grant of the primary's rows for each pair."""
+    with _primary_reader(drain, question, pairs) as reader:
+        return {
+            pair: combined_grant(find_paths(drain.registry, question, reader, *pair))
+            for pair in pairs
+        }
 
 
 @contextmanager
-def _primary(drain: Drain, question: AccessQuestion, pairs: Sequence[Pair]) -> Iterator[InPrimary]:
-    """Yield one moment of the primary, with the rows read at once that most pairs begin with."""
+def _primary_reader(
+    drain: Drain, question: AccessQuestion, pairs: Sequence[Pair]
+) -> Iterator[PrimaryRowReader]:
+    """Yield a reader on one snapshot that has prefetched the first row of each path."""
+    given = [{Given.USER: user, Given.RESOURCE: resource} for user, resource in pairs]
     with drain.source.snapshot() as snapshot:
-        side = InPrimary(drain.registry, snapshot)
-        for way in question.paths:
-            given = [{Given.USER: user, Given.RESOURCE: resource} for user, resource in pairs]
-            several = (resolve(way.rows[0], one, ()) for one in given)
-            mapping = drain.registry[way.rows[0].mapping]
-            side.fetch(mapping, [one for one in several if one is not None])
-        yield side
+        reader = PrimaryRowReader(drain.registry, snapshot)
+        for path in question.paths:
+            lookup = path.rows[0]
+            filters = (lookup_filter(lookup, one, ()) for one in given)
+            reader.prefetch(
+                drain.registry[lookup.mapping], [one for one in filters if one is not None]
+            )
+        yield reader
 
 
 def _compare(
-    drain: Drain, question: AccessQuestion, checks: Sequence[_Check], wanted: dict[Pair, Grant]
+    drain: Drain, question: AccessQuestion, checks: Sequence[_Check], grants: dict[Pair, Grant]
 ) -> dict[Pair, list[Mismatch]]:
-    """Ask as each user, and return what is not as wanted."""
+    """Ask the target as each user; return the pairs whose answers differ from the grants."""
     by_user: dict[str, list[str]] = defaultdict(list)
-    for user, resource in wanted:
+    for user, resource in grants:
         by_user[user].append(resource)
-    answers = drain.target.ask([check.ask for check in checks], list(by_user.items()))
+    results_by_user = drain.target.ask([check.ask for check in checks], list(by_user.items()))
     wrong: dict[Pair, list[Mismatch]] = {}
-    for (user, resources), told in zip(by_user.items(), answers, strict=True):
+    for (user, resources), results in zip(by_user.items(), results_by_user, strict=True):
         for resource in resources:
-            differing = _differing(resource, wanted[user, resource], checks, told)
-            if differing:
+            differences = _differences(resource, grants[user, resource], checks, results)
+            if differences:
                 wrong[user, resource] = [
                     Mismatch(direction, user, question.noun, resource, by)
-                    for direction, by in differing
+                    for direction, by in differences
                 ]
     return wrong
 
 
-def _differing(
-    resource: str, grant: Grant, checks: Sequence[_Check], told: Iterable[AskResult]
+def _differences(
+    resource: str, grant: Grant, checks: Sequence[_Check], results: Iterable[AskResult]
 ) -> list[tuple[Direction, str]]:
+    """Return the direction of each check that differs from the grant, and its name."""
     found = []
-    for check, answer in zip(checks, told, strict=True):
-        should, let = check.level in grant.levels, resource in answer.values
-        # Where there is no row, nothing could be seen.
-        if isinstance(check.ask, AskRows) and resource not in answer.existing:
+    for check, result in zip(checks, results, strict=True):
+        expected, allowed = check.level in grant.levels, resource in result.values
+        # A table without rows of the resource shows nothing to any user.
+        if isinstance(check.ask, AskRows) and resource not in result.existing:
             continue
-        by = check.by + (f" [{answer.state}]" if answer.state else "")
-        if let != should:
-            found.append((Direction.OVER if let else Direction.UNDER, by))
+        by = check.by + (f" [{result.state}]" if result.state else "")
+        if allowed != expected:
+            found.append((Direction.OVER if allowed else Direction.UNDER, by))
     return found
 
 
-def _settled(drain: Drain, question: AccessQuestion, pairs: Sequence[Pair]) -> list[Pair]:
-    """Return the pairs for which no change is on its way, of any row that grants or granted."""
+def _without_changes(drain: Drain, question: AccessQuestion, pairs: Sequence[Pair]) -> list[Pair]:
+    """Return the pairs for which no change of a row that grants or granted is in flight."""
     judge = Judge(drain.registry, drain.source, drain.target)
-    about: dict[str, dict[Key, set[Pair]]] = defaultdict(lambda: defaultdict(set))
-    for pair, chain in _chains(drain, question, pairs):
-        for mapping, key in chain.keys:
-            about[mapping.name][key].add(pair)
-    moving: set[Pair] = set()
-    for name, by_key in about.items():
+    pairs_by_key: dict[str, dict[Key, set[Pair]]] = defaultdict(lambda: defaultdict(set))
+    for pair, path in _paths(drain, question, pairs):
+        for mapping, key in path.keys:
+            pairs_by_key[mapping.name][key].add(pair)
+    changing: set[Pair] = set()
+    for name, by_key in pairs_by_key.items():
         keys = sorted(by_key)
-        for place in range(0, len(keys), _BATCH):
-            verdict = judge.judge(drain.registry[name], keys[place : place + _BATCH])
-            moving.update(pair for key in verdict.in_flight for pair in by_key[key])
-    return [pair for pair in pairs if pair not in moving]
+        for start in range(0, len(keys), _BATCH):
+            verdict = judge.judge(drain.registry[name], keys[start : start + _BATCH])
+            changing.update(pair for key in verdict.in_flight for pair in by_key[key])
+    return [pair for pair in pairs if pair not in changing]
 
 
-def _chains(
+def _paths(
     drain: Drain, question: AccessQuestion, pairs: Sequence[Pair]
-) -> Iterator[tuple[Pair, Chain]]:
-    """Yield what leads from user to resource in the primary, and in the target if it may differ."""
-    there = InTarget(drain.target)
-    for place in range(0, len(pairs), _BATCH):
-        batch = pairs[place : place + _BATCH]
-        with _primary(drain, question, batch) as here:
-            found = {pair: chains(drain.registry, question, here, *pair) for pair in batch}
-        for pair, known in found.items():
-            unknown = (chain.missing and key_of(*chain.missing) is None for chain in known)
-            more = chains(drain.registry, question, there, *pair) if any(unknown) else []
-            yield from ((pair, chain) for chain in [*known, *more])
+) -> Iterator[tuple[Pair, FoundPath]]:
+    """Yield the primary's paths of each pair, and the target's if a missing row has no key."""
+    target = TargetRowReader(drain.target)
+    for start in range(0, len(pairs), _BATCH):
+        batch = pairs[start : start + _BATCH]
+        with _primary_reader(drain, question, batch) as primary:
+            found = {pair: find_paths(drain.registry, question, primary, *pair) for pair in batch}
+        for pair, paths in found.items():
+            unknown = (path.missing and key_from(*path.missing) is None for path in paths)
+            more = find_paths(drain.registry, question, target, *pair) if any(unknown) else []
+            yield from ((pair, path) for path in [*paths, *more])

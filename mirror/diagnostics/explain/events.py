@@ -1,4 +1,4 @@
-"""Events: what waits, or was given up, that bears on a key."""
+"""Events: reads the waiting and buried events that concern a key."""
 
 import json
 from collections.abc import Iterable
@@ -13,8 +13,8 @@ MappingKey = tuple[str, Key]
 
 
 @dataclass(frozen=True)
-class Waiting:
-    """One event."""
+class QueuedEvent:
+    """An event in the outbox, or one that failed."""
 
     id: int
     mapping: str
@@ -26,13 +26,13 @@ class Waiting:
     error: str | None
     buried: bool
     claimed: bool
-    """A worker has it, or died with it."""
+    """A worker is processing it, or crashed while processing it."""
 
     def __str__(self) -> str:
-        about = (
+        subject = (
             ",".join(self.key)
             if self.reference is None
-            else f"all under {self.reference} {','.join(self.key)}"
+            else f"scope {self.reference} {','.join(self.key)}"
             if self.reference != EVERYTHING
             else "everything"
         )
@@ -41,28 +41,30 @@ class Waiting:
             if self.buried
             else f"tried {self.attempts} time(s): {self.error}"
             if self.attempts
-            else "a worker has it"
+            else "is claimed by a worker"
             if self.claimed
             else "waits"
         )
         lane = "grant" if self.lane else "revocation"
-        about = f"{self.mapping} {about}, {lane}, {self.age_seconds:.0f} s old"
-        return f"event {self.id} ({about}) {state}"
+        return (
+            f"event {self.id} ({self.mapping} {subject}, {lane}, {self.age_seconds:.0f} s old) "
+            f"{state}"
+        )
 
 
-def waiting(
+def queued_events(
     database: Database, keys: Iterable[MappingKey], scopes: Iterable[tuple[str, str, str]]
-) -> list[Waiting]:
-    """Return the first twenty that are about one of these keys or scopes.
+) -> list[QueuedEvent]:
+    """Return the first twenty events for one of these keys or scopes, revocations first.
 
-    A scope is (mapping, reference, value); `*` stands for all of a mapping.
+    A scope is (mapping, reference, value); the reference `*` means the whole mapping.
     """
     rows: list[tuple[str, str | None, str]] = [(m, None, json.dumps(list(k))) for m, k in keys]
     rows += list(scopes)
     if not rows:
         return []
     return [
-        Waiting(number, mapping, reference, tuple(key), *rest)
+        QueuedEvent(number, mapping, reference, tuple(key), *rest)
         for number, mapping, reference, key, *rest in database.execute(
             statement("find_events_about"), [list(part) for part in zip(*rows, strict=True)]
         )

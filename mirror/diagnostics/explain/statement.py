@@ -1,4 +1,4 @@
-"""Statement: the page of one statement on a table: it is run as the user, and undone."""
+"""Statement: explains one statement on a table, which is run as the user and rolled back."""
 
 from collections.abc import Mapping as MappingABC
 from dataclasses import replace
@@ -7,8 +7,8 @@ from mirror.access import Guard
 from mirror.access.questions import AccessQuestion, access_questions
 from mirror.access.rules import VERBS
 from mirror.diagnostics.explain.decision import MIGRATE, policy_lines, statement_step
-from mirror.diagnostics.explain.page import Page, Step, StepStatus
-from mirror.diagnostics.explain.run import explain_key, explain_resource
+from mirror.diagnostics.explain.explanation import Explanation, Step, StepStatus
+from mirror.diagnostics.explain.permission import explain_key, explain_resource
 from mirror.errors import UsageError
 from mirror.model.mapping import Mapping
 from mirror.model.registry import Registry
@@ -24,75 +24,82 @@ def explain_table(
     user: str,
     *,
     show_values: bool = False,
-) -> Page:
-    """Follow one statement of a user on a guarded or mirrored table.
+) -> Explanation:
+    """Explain one statement of a user on a guarded or mirrored table.
 
-    `row` is what an insert brings, or values that find the row.
+    `row` contains the values to insert, or values that identify the row.
 
     Raises:
-        UsageError: the registry knows no such table, or the row does not fit it.
-        MirrorError: a side does not answer, or what is connected may not act as a user.
+        UsageError: the registry does not declare the table, or the row does not fit it.
+        MirrorError: a side does not answer, or the login may not act as a user.
     """
-    relation = _relation(drain.registry, table)
-    if isinstance(relation, Mapping):
-        if verb != "select" or set(row) != set(relation.key):
+    declared = _declaration(drain.registry, table)
+    if isinstance(declared, Mapping):
+        if verb != "select" or set(row) != set(declared.key):
             raise UsageError(
-                f"{table} is mirrored: ask for --verb select, with --row for each of "
-                f"{', '.join(relation.key)}."
+                f"{table} is mirrored: use --verb select, with a --row for each of "
+                f"{', '.join(declared.key)}."
             )
-        key = relation.canonical([row[name] for name in relation.key])
-        return explain_key(drain, relation, key, user, show_values=show_values)
+        key = declared.canonical([row[name] for name in declared.key])
+        return explain_key(drain, declared, key, user, show_values=show_values)
 
-    told = drain.target.ask([AskStatement(*relation.relation, verb, row)], [(user, [])])[0][0]
-    step = statement_step(relation.table, verb, told)
-    allowed = told.accepted
-    if verb not in {VERBS[name] for name in relation.verbs}:
-        step = _undeclared(relation, verb, told)
-    asked = f"May {user} {verb} this row of {relation.table}?"
-    question, resource = _behind(drain, relation, user, {**told.row, **row})
+    ask = AskStatement(*declared.relation, verb, row)
+    result = drain.target.ask([ask], [(user, [])])[0][0]
+    step = statement_step(declared.table, verb, result)
+    if verb not in {VERBS[name] for name in declared.verbs}:
+        step = _undeclared_step(declared, verb, result)
+    title = f"May {user} {verb} this row of {declared.table}?"
+    question, resource = _deciding_resource(drain, declared, user, {**result.row, **row})
     if question is None or resource is None:
-        return Page(question=asked, wanted=None, allowed=allowed, steps=(step,))
-    page = explain_resource(drain, question, user, resource, show_values=show_values)
-    # Of the helpers and the other tables it is enough to know that they are not what is wrong.
-    others = (one for one in page.steps if one.name != "decision" or one.word is StepStatus.BROKEN)
-    return replace(page, question=asked, allowed=allowed, steps=(*others, step))
+        return Explanation(
+            question=title, primary_grants=None, allowed=result.accepted, steps=(step,)
+        )
+    explained = explain_resource(drain, question, user, resource, show_values=show_values)
+    # Decisions about helpers and other tables matter here only if they are wrong.
+    others = (
+        other
+        for other in explained.steps
+        if other.name != "decision" or other.status is StepStatus.BROKEN
+    )
+    return replace(explained, question=title, allowed=result.accepted, steps=(*others, step))
 
 
-def _undeclared(guard: Guard, verb: str, told: AskResult) -> Step:
-    """Say what became of a statement that is nobody's to make."""
-    lines = policy_lines(told)
-    if told.exists and told.privilege and told.passes(verb):
-        said = f"{guard.table}: the guard lets nobody {verb}, but the target does."
-        return Step("decision", StepStatus.BROKEN, said, MIGRATE, details=lines)
-    said = f"{guard.table}: {verb} is refused; the guard declares it for nobody."
-    return Step("decision", StepStatus.NO, said, "If that is wrong, declare it.", details=lines)
+def _undeclared_step(guard: Guard, verb: str, result: AskResult) -> Step:
+    """Return the step about a statement that the guard does not declare."""
+    details = policy_lines(result)
+    if result.exists and result.privilege and result.passes(verb):
+        says = f"{guard.table}: the target allows {verb}, but the guard does not declare it."
+        return Step("decision", StepStatus.BROKEN, says, MIGRATE, details=details)
+    says = f"{guard.table}: {verb} is refused; the guard does not declare it."
+    remedy = "If users need it, declare it in the guard."
+    return Step("decision", StepStatus.NO, says, remedy, details=details)
 
 
-def _relation(registry: Registry, table: str) -> Guard | Mapping:
-    """Return what is declared of a table."""
+def _declaration(registry: Registry, table: str) -> Guard | Mapping:
+    """Return the guard or mapping of a table."""
     declared: list[Guard | Mapping] = [g for g in registry.guards if isinstance(g, Guard)]
     declared += list(registry)
     for one in declared:
         if table in {one.table, f"{one.schema}.{one.table}"}:
             return one
     raise UsageError(
-        f"registry {registry.name!r} has neither a mapping nor a guard of table {table!r}; it has "
-        f"{', '.join(one.table for one in declared)}."
+        f"registry {registry.name!r} has neither a mapping nor a guard of table {table!r}; its "
+        f"tables are {', '.join(one.table for one in declared)}."
     )
 
 
-def _behind(
+def _deciding_resource(
     drain: Drain, guard: Guard, user: str, row: MappingABC[str, object]
 ) -> tuple[AccessQuestion | None, str | None]:
-    """Return what decides about a row, and about which resource, as far as the row tells."""
+    """Return the question and the resource that decide about a row; None: the row is unknown."""
     parent = guard.parent(drain.registry)
     value = row.get(guard.on)
     if value is None:
         return None, None
     if parent is not None:
         ask = AskStatement(*parent.relation, "select", {guard.key: str(value)})
-        told = drain.target.ask([ask], [(user, [])])[0][0]
-        return _behind(drain, parent, user, told.row)
+        result = drain.target.ask([ask], [(user, [])])[0][0]
+        return _deciding_resource(drain, parent, user, result.row)
     for question in access_questions(drain.registry).values():
         if question.via == guard.via:
             return question, str(value)

@@ -1,229 +1,238 @@
-"""Steps: what each place on the way says, from the facts. The last one, the decision, is apart."""
+"""Steps: turn the state of a key into the steps user, primary, events, ledger and target row."""
 
 from psycopg import sql
 
 from mirror.access.questions import Grant
-from mirror.diagnostics.explain.dropped import dropped
-from mirror.diagnostics.explain.facts import KeyFacts
-from mirror.diagnostics.explain.page import Step, StepStatus
+from mirror.diagnostics.explain.explanation import Step, StepStatus
+from mirror.diagnostics.explain.key_state import KeyState
+from mirror.diagnostics.explain.missing_row import missing_row_reasons
 from mirror.model.mapping import Mapping
 from mirror.model.registry import Registry
 from mirror.reconcile.drift import Kind
 from mirror.sync.connections import Database
 from mirror.sync.targets.asking import Trace
 
+CHANGE = "If this is wrong, change it in the primary, or correct the mapping's query."
+
 
 def user_step(
     trace: Trace,
     user: str,
-    of_user: KeyFacts | None,
+    user_state: KeyState | None,
     column: str,
     registry: Registry,
     database: Database,
 ) -> Step:
-    """Say whether the user's id is one that a token can have.
+    """Return the step that checks whether the id is one that Auth puts into tokens.
 
-    `of_user` is about the row by which the user is known, in that column; None: there is none.
+    `user_state` is the state of the row that contains the user's id, in `column`; None: there is no
+    such row.
     """
     if trace.users and not trace.known:
         return Step(
             "user",
             StepStatus.BROKEN,
             f"Auth has no user {user}, so no token has this subject: the app's id is not Auth's.",
-            "Take the user's id from Auth. If the primary holds others, mirror Auth's beside them: "
+            "Use the user's id from Auth. If the primary has other ids, mirror Auth's beside them: "
             "docs/capture.md, ids that are not Auth's.",
         )
-    parents = of_user.mapping.parents if of_user is not None else ()
-    parent = next((p.mapping for p in parents if p.column == column), None)
-    if (
-        trace.known
-        and of_user is not None
-        and parent is not None
-        and of_user.parents.get((parent, (user,))) is False
-    ):
-        found = dropped(database, registry[parent], {registry[parent].key[0]: user})
-        if found and not any(part.there for part in found):
+    if trace.known and user_state is not None:
+        parent = _parent_without_user(user_state, user, column, registry, database)
+        if parent is not None:
             return Step(
                 "user",
                 StepStatus.BROKEN,
-                f"Auth has user {user}, but {parent} in the primary has nobody of this id: the "
-                f"app's id is not Auth's, or the user was deleted there.",
-                f"Mirror the ids that Auth gave; {parent} has to yield them.",
+                f"Auth has user {user}, but {parent} in the primary has no row with this id: the "
+                f"app's id is not Auth's, or the user was deleted in the primary.",
+                f"Mirror the ids that Auth assigned; the query of {parent} has to yield them.",
             )
     if trace.known:
         return Step("user", StepStatus.YES, f"Auth knows {user}.")
-    why = "Auth has no users here" if trace.users is False else "Auth's users cannot be read"
-    return Step(
-        "user", StepStatus.UNKNOWN, f"{why}, so whether a token can have this subject is unknown."
+    reason = (
+        "Auth has no users in this target"
+        if trace.users is False
+        else "The mirror cannot read Auth's users"
     )
+    return Step(
+        "user",
+        StepStatus.UNKNOWN,
+        f"{reason}, so it is unknown whether a token can have this subject.",
+    )
+
+
+def _parent_without_user(
+    state: KeyState, user: str, column: str, registry: Registry, database: Database
+) -> str | None:
+    """Return the parent mapping whose tables have no row for the user; None: they have one."""
+    parent = next((p.mapping for p in state.mapping.parents if p.column == column), None)
+    if parent is None or state.parents.get((parent, (user,))) is not False:
+        return None
+    reasons = missing_row_reasons(database, registry[parent], {registry[parent].key[0]: user})
+    return parent if reasons and not any(reason.exists for reason in reasons) else None
 
 
 def primary_step(
-    facts: KeyFacts, grant: Grant | None, registry: Registry, database: Database
+    state: KeyState, grant: Grant | None, registry: Registry, database: Database
 ) -> Step:
-    """Say what the primary says; `grant` is what its row grants, where somebody asks for that."""
-    if facts.row is None or facts.lacking:
-        return Step("primary", StepStatus.NO, _why(facts, registry, database), CHANGE)
+    """Return the step about the primary's row; `grant` is what the row grants, if relevant."""
+    if state.row is None or state.missing_parents:
+        return Step("primary", StepStatus.NO, _reason(state, registry, database), CHANGE)
     if grant is not None and not grant.levels:
-        said = f"The row is there and grants nothing: {grant.reason}."
-        return Step("primary", StepStatus.NO, said, CHANGE)
-    reached = f", as {'/'.join(sorted(grant.levels))}" if grant else ""
-    return Step("primary", StepStatus.YES, f"The query yields the row{reached}.")
+        says = f"The row exists but grants nothing: {grant.reason}."
+        return Step("primary", StepStatus.NO, says, CHANGE)
+    levels = f", which grants {'/'.join(sorted(grant.levels))}" if grant else ""
+    return Step("primary", StepStatus.YES, f"The mapping's query yields the row{levels}.")
 
 
-CHANGE = "If that is wrong, change it in the primary, or the mapping's query."
+def _reason(state: KeyState, registry: Registry, database: Database) -> str:
+    """Return why the primary has no row for the key that could be mirrored."""
+    if state.row is not None:
+        name, key = state.missing_parents[0]
+        values = dict(zip(registry[name].key, key, strict=True))
+        reasons = missing_row_reasons(database, registry[name], values)
+        text = "; ".join(map(str, reasons)) or f"the query of {name} does not yield it"
+        return f"The row exists, but its parent {name} {','.join(key)} does not: {text}."
+    values = dict(zip(state.mapping.key, state.key, strict=True))
+    return absence_reason(state.mapping, values, database)
 
 
-def _why(facts: KeyFacts, registry: Registry, database: Database) -> str:
-    """Say why the primary has no row for the key."""
-    if facts.row is not None:
-        name, key = facts.lacking[0]
-        found = dropped(database, registry[name], dict(zip(registry[name].key, key, strict=True)))
-        said = "; ".join(map(str, found)) or f"the query of {name} does not yield it"
-        return f"The row is there, but not its parent {name} {','.join(key)}: {said}."
-    return absent(facts.mapping, dict(zip(facts.mapping.key, facts.key, strict=True)), database)
-
-
-def absent(mapping: Mapping, wanted: dict[str, str], database: Database) -> str:
-    """Say why the primary yields no row with these values."""
-    if mapping.expires is not None and _expired(mapping, wanted, database):
-        return f"The row is there and grants nothing: its {mapping.expires} is past."
-    found = dropped(database, mapping, wanted)
-    if not found:
+def absence_reason(mapping: Mapping, values: dict[str, str], database: Database) -> str:
+    """Return why the primary yields no row with these values."""
+    if mapping.expires is not None and _is_expired(mapping, values, database):
+        return f"The row exists but grants nothing: its {mapping.expires} is past."
+    reasons = missing_row_reasons(database, mapping, values)
+    if not reasons:
         return (
-            f"The query of {mapping.name} yields no such row; which condition drops it is unclear."
+            f"The query of {mapping.name} yields no such row; the condition that drops it could "
+            f"not be determined."
         )
-    return f"Not in the primary's rows: {'; '.join(map(str, found))}."
+    return f"The primary yields no such row: {'; '.join(map(str, reasons))}."
 
 
-def _expired(mapping: Mapping, wanted: dict[str, str], database: Database) -> bool:
-    """Return whether it is only for its time that the primary does not yield a row."""
+def _is_expired(mapping: Mapping, values: dict[str, str], database: Database) -> bool:
+    """Return whether the query without the filter on the expiry time yields a row."""
     types = {column.name: column.type for column in mapping.columns}
     same = sql.SQL(" and ").join(
         sql.SQL("q.{} = %s::text::{}").format(sql.Identifier(name), sql.SQL(types[name]))
-        for name in wanted
+        for name in values
     )
     query = sql.SQL("select from ({}) as q where {} limit 1").format(sql.SQL(mapping.sql), same)
-    return bool(database.execute(query, [*wanted.values()]))
+    return bool(database.execute(query, [*values.values()]))
 
 
-def events_step(facts: KeyFacts) -> Step:
-    """Say whether a change is on its way, was given up, or was never captured."""
-    waits = [event for event in facts.events if not event.buried]
-    buried = [event for event in facts.events if event.buried]
-    lines = tuple(map(str, facts.events))
-    if not facts.differ or facts.newer:
-        said = f"{len(waits)} event(s) wait, and nothing differs." if waits else "No event waits."
-        return Step("events", StepStatus.YES, said, details=lines)
-    if waits:
-        return Step(
-            "events",
-            StepStatus.BROKEN,
-            f"The change waits: {len(waits)} event(s) are not mirrored yet.",
-            "Run a worker, or `mirror drain`; `mirror status` says whether anything stops them.",
-            details=lines,
+def events_step(state: KeyState) -> Step:
+    """Return the step about events: a change waits, is buried, or was never captured."""
+    waiting = [event for event in state.events if not event.buried]
+    buried = [event for event in state.events if event.buried]
+    details = tuple(map(str, state.events))
+
+    def broken(says: str, remedy: str) -> Step:
+        return Step("events", StepStatus.BROKEN, says, remedy, details=details)
+
+    if not state.differs or state.target_is_newer:
+        says = f"{len(waiting)} event(s) wait." if waiting else "No event waits."
+        equal = " The two sides are equal." if waiting and not state.differs else ""
+        return Step("events", StepStatus.YES, says + equal, details=details)
+    if waiting:
+        return broken(
+            f"The change waits: {len(waiting)} event(s) are not mirrored yet.",
+            "Run a worker, or `mirror drain`. `mirror status` shows whether something stops them.",
         )
-    if facts.under_way:
-        return Step(
-            "events",
-            StepStatus.BROKEN,
-            "A change of a parent, or of more rows than this one, is under way.",
-            "Look again in a moment; if it stays, `mirror status` says what stops it.",
-            details=lines,
+    if state.in_flight:
+        return broken(
+            "A change of a parent row, or of a scope that contains this row, is being mirrored.",
+            "Ask again in a moment. If nothing changes, `mirror status` shows what stops it.",
         )
     if buried:
-        return Step(
-            "events",
-            StepStatus.BROKEN,
-            f"The change was given up: event {buried[0].id} is buried ({buried[0].error}).",
-            f"Mend that, then `mirror retry {buried[0].id}`.",
-            details=lines,
+        return broken(
+            f"The change failed: event {buried[0].id} is buried ({buried[0].error}).",
+            f"Fix the cause, then run `mirror retry {buried[0].id}`.",
         )
-    if facts.known.present is None and facts.known.row is None:
-        return Step(
-            "events",
-            StepStatus.BROKEN,
-            "Never captured: the row is in the primary, the target never heard of it, and no event "
+    if state.known.present is None and state.known.row is None:
+        return broken(
+            "Never captured: the primary has the row, but the target does not know it and no event "
             "waits.",
-            f"`mirror sync {facts.name}` brings it now; whatever wrote it lacks a hook or a "
-            f"trigger: docs/capture.md.",
+            _sync_remedy(state),
         )
-    return Step("events", StepStatus.YES, "No event waits.", details=lines)
+    return Step("events", StepStatus.YES, "No event waits.", details=details)
 
 
-def ledger_step(facts: KeyFacts) -> Step:
-    """Say what the target remembers, and whether it would take what the primary says."""
-    known, stamp, trace = facts.known, facts.stamp, facts.trace
-    rebase = "If this primary is the truth, run `mirror rebase`; else correct PRIMARY_DATABASE_URL."
-    lines = (
+def _sync_remedy(state: KeyState) -> str:
+    return (
+        f"Run `mirror sync {state.name}` to mirror it now. The code that wrote the row needs a "
+        f"hook or a trigger: docs/capture.md."
+    )
+
+
+def ledger_step(state: KeyState) -> Step:
+    """Return the step about the ledger: what the target recorded, and which writes it refuses."""
+    known, stamp, trace = state.known, state.stamp, state.trace
+    rebase = (
+        "If this primary is the truth now, run `mirror rebase`; otherwise correct "
+        "PRIMARY_DATABASE_URL."
+    )
+    details = (
         *(
-            f"all under {reference} {value}".rstrip() + f": epoch {epoch}, fence {fence}"
+            f"scope {reference} {value}".rstrip() + f": epoch {epoch}, fence {fence}"
             for _, reference, value, epoch, fence in trace.scopes
         ),
         f"horizon {trace.horizon}",
         f"this read: epoch {stamp.epoch}, fence {stamp.fence}",
     )
+
+    def broken(says: str, remedy: str) -> Step:
+        return Step("ledger", StepStatus.BROKEN, says, remedy, details=details)
+
     if trace.identity not in {None, stamp.identity} or trace.epoch > stamp.epoch:
-        return Step(
-            "ledger",
-            StepStatus.BROKEN,
+        return broken(
             "The target mirrors another primary, or a later epoch.",
             rebase,
-            details=lines,
         )
-    if facts.newer or (trace.epoch == stamp.epoch and stamp.fence < trace.horizon):
-        return Step(
-            "ledger",
-            StepStatus.BROKEN,
-            "The target knows something newer than the primary says now, and refuses what is "
-            "older: this primary went back in time.",
+    if state.target_is_newer or (trace.epoch == stamp.epoch and stamp.fence < trace.horizon):
+        return broken(
+            "The target has seen a newer state than the primary has now, so it refuses writes: "
+            "this primary went back in time.",
             rebase,
-            details=lines,
         )
-    if facts.drift is not None and facts.drift.kind is Kind.LEDGER:
-        return Step(
-            "ledger",
-            StepStatus.BROKEN,
-            "The row is right, but it is remembered otherwise: a change of all that it is under "
-            "would miss it.",
-            f"`mirror sync {facts.name}` enters it again.",
-            details=lines,
+    if state.drift is not None and state.drift.kind is Kind.LEDGER:
+        return broken(
+            "The row is right, but its ledger row is not: a change of one of its scopes would miss "
+            "the row.",
+            f"Run `mirror sync {state.name}` to write the ledger row again.",
         )
     if known.present is None:
-        return Step("ledger", StepStatus.NO, "The target never heard of this key.", details=lines)
-    state = "the row" if known.present else "a tombstone"
-    said = f"It remembers {state}, of epoch {known.epoch} and fence {known.fence}"
+        return Step("ledger", StepStatus.NO, "The target does not know this key.", details=details)
+    entry = "the row" if known.present else "a tombstone"
     by_hand = known.edited or known.present != (known.row is not None)
-    if facts.drift is not None and not facts.events and not by_hand:
-        return Step(
-            "ledger",
-            StepStatus.BROKEN,
-            f"Stale: it remembers {state} as of fence {known.fence}; the primary has changed "
-            f"since, and no event told of it.",
-            f"`mirror sync {facts.name}` brings it now; whatever wrote it lacks a hook or a "
-            f"trigger: docs/capture.md.",
-            details=lines,
+    if state.drift is not None and not state.events and not by_hand:
+        return broken(
+            f"Stale: the ledger has {entry} with fence {known.fence}. The primary has changed "
+            f"since then, and no event was recorded.",
+            _sync_remedy(state),
         )
-    return Step(
-        "ledger", StepStatus.YES if known.present else StepStatus.NO, f"{said}.", details=lines
+    says = f"The ledger has {entry}, with epoch {known.epoch} and fence {known.fence}."
+    status = StepStatus.YES if known.present else StepStatus.NO
+    return Step("ledger", status, says, details=details)
+
+
+def target_step(state: KeyState, grant: Grant | None) -> Step:
+    """Return the step about the target's row; `grant` is what the row grants, if relevant."""
+    known, name = state.known, "target row"
+    remedy = (
+        f"Run `mirror sync {state.name}` to restore the row, and find out which program or person "
+        f"writes to the target."
     )
-
-
-def target_step(facts: KeyFacts, grant: Grant | None) -> Step:
-    """Say what row the target has; `grant` is what that grants."""
-    known, name = facts.known, "target row"
-    mend = f"`mirror sync {facts.name}` sets it right; find out who writes there."
     if known.row is None and known.present:
-        said = "Missing: the ledger says that it was written, so somebody deleted it by hand."
-        return Step(name, StepStatus.BROKEN, said, mend)
+        says = "Missing: the mirror wrote the row, so it was deleted by hand."
+        return Step(name, StepStatus.BROKEN, says, remedy)
     if known.row is None:
-        return Step(name, StepStatus.NO, "There is no row.")
-    drift = facts.drift if facts.drift is None or facts.drift.kind is not Kind.LEDGER else None
-    if drift is not None or facts.under_way:
+        return Step(name, StepStatus.NO, "The target has no row.")
+    drift = state.drift if state.drift is None or state.drift.kind is not Kind.LEDGER else None
+    if drift is not None or state.in_flight:
         if drift is not None and (known.edited or not known.present):
-            what = "inserted" if drift.kind is Kind.EXTRA else "edited"
-            return Step(name, StepStatus.BROKEN, f"Somebody {what} the row by hand.", mend)
-        return Step(name, StepStatus.BROKEN, "The row is not what the primary says.")
+            verb = "inserted" if drift.kind is Kind.EXTRA else "edited"
+            return Step(name, StepStatus.BROKEN, f"The row was {verb} by hand.", remedy)
+        return Step(name, StepStatus.BROKEN, "The row differs from the primary's.")
     if grant is not None and not grant.levels:
-        return Step(name, StepStatus.NO, f"The row is there and grants nothing: {grant.reason}.")
-    return Step(name, StepStatus.YES, "The row is there, and equal to the primary's.")
+        return Step(name, StepStatus.NO, f"The row exists but grants nothing: {grant.reason}.")
+    return Step(name, StepStatus.YES, "The row exists and is equal to the primary's.")

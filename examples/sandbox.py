@@ -1,6 +1,6 @@
-"""Two databases with an example's model between them, on which its story is played.
+"""Sandbox: two databases with the model of an example between them, for running its story.
 
-`python -m examples.<model>` starts servers of its own for it; everything is gone at the end.
+`python -m examples.<model>` starts temporary servers for it.
 """
 
 import sys
@@ -27,22 +27,22 @@ from mirror.sync.wiring import build_drain
 REFUSED = -1
 
 
-class Unexpected(Exception):
-    """Raised when a story goes otherwise than it says."""
+class UnexpectedResult(Exception):
+    """Raised when a step of a story has another result than the story expects."""
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A backend's database, and the project that answers its users."""
+class Sandbox:
+    """The backend's database, the Supabase project with its users, and a drain between them."""
 
     primary_url: str
     target_url: str
     drain: Drain
-    said: list[str] = field(default_factory=list)
-    """The story so far."""
+    log: list[str] = field(default_factory=list)
+    """The steps of the story so far."""
 
     def backend(self, statement: str, *parameters: Any) -> Any:
-        """Change the primary, and mirror what its triggers recorded; return one value, if any."""
+        """Change the primary and mirror the change; return the first value, None without one."""
         with psycopg.connect(self.primary_url) as connection:
             cursor = connection.execute(statement.encode(), parameters)
             row = cursor.fetchone() if cursor.description else None
@@ -50,7 +50,7 @@ class Stage:
         return row[0] if row else None
 
     def user(self, user: UUID | None, statement: str, *parameters: Any) -> int:
-        """Do something as a signed-in user, for good; return how many rows, or REFUSED."""
+        """Run and commit a statement as a signed-in user; return the number of rows, or REFUSED."""
         with acting_as(self.target_url, user) as connection:
             try:
                 rows = connection.execute(statement.encode(), parameters).rowcount
@@ -59,62 +59,64 @@ class Stage:
             connection.commit()
             return rows
 
-    def expect(self, what: str, got: object, wanted: object) -> None:
-        """Tell what happened.
+    def expect(self, step: str, result: object, expected: object) -> None:
+        """Check the result of a step, and log the step.
 
         Raises:
-            Unexpected: something else did.
+            UnexpectedResult: the result is not the expected one.
         """
-        if got != wanted:
-            raise Unexpected(f"{what}: {got!r} instead of {wanted!r}")
-        self.said.append(what)
+        if result != expected:
+            raise UnexpectedResult(f"{step}: {result!r} instead of {expected!r}")
+        self.log.append(step)
 
 
 @contextmanager
-def staged(primary_url: str, target_url: str, registry: Registry, folder: Path) -> Iterator[Stage]:
-    """Put a model, and the tables of the example in `folder`, into two empty databases."""
-    _tables(primary_url, folder)
+def open_sandbox(
+    primary_url: str, target_url: str, registry: Registry, folder: Path
+) -> Iterator[Sandbox]:
+    """Install a model, and the tables of the example in `folder`, in two empty databases."""
+    _create_tables(primary_url, folder)
     _migrate(primary_url, "primary", registry, triggers=True)
     _migrate(target_url, "supabase", registry)
-    _script(target_url, folder / "supabase.sql")
+    _run_script(target_url, folder / "supabase.sql")
     _migrate(target_url, "supabase", registry, guards=True)
     settings = load_settings(primary_database_url=primary_url, supabase_db_url=target_url)
     with closing(build_drain(settings, registry)) as drain:
-        yield Stage(primary_url, target_url, drain)
+        yield Sandbox(primary_url, target_url, drain)
 
 
-def play(story: Callable[[Stage], None], registry: Registry, folder: Path) -> None:
-    """Start servers, play a story on them, and print it."""
+def run_story(story: Callable[[Sandbox], None], registry: Registry, folder: Path) -> None:
+    """Start servers, run a story on them, and print its steps."""
     configure_logging(level="warning")
     with DevStack.start(durable=False) as stack:
         prepare_services(stack.target, "postgres")
-        with staged(stack.primary_url, stack.supabase_db_url, registry, folder) as stage:
+        with open_sandbox(stack.primary_url, stack.supabase_db_url, registry, folder) as sandbox:
             try:
-                story(stage)
+                story(sandbox)
             finally:
-                sys.stdout.write("".join(f"{line}\n" for line in stage.said))
+                sys.stdout.write("".join(f"{line}\n" for line in sandbox.log))
 
 
-def _tables(url: str, folder: Path) -> None:
-    """Make the backend's tables, by whichever of the two the example has."""
+def _create_tables(url: str, folder: Path) -> None:
+    """Create the backend's tables from the example's `primary.sql`, or from its `models.py`."""
     if (folder / "primary.sql").exists():
-        _script(url, folder / "primary.sql")
+        _run_script(url, folder / "primary.sql")
         return
     models = import_module(f"examples.{folder.name}.models")
     with _begin(url) as connection:
         models.Base.metadata.create_all(connection)
 
 
-def _script(url: str, path: Path) -> None:
+def _run_script(url: str, path: Path) -> None:
     with psycopg.connect(url) as connection:
         connection.execute(path.read_bytes())
 
 
-def _migrate(url: str, side: Any, registry: Registry, **what: bool) -> None:
+def _migrate(url: str, side: Any, registry: Registry, **options: bool) -> None:
     with _begin(url) as connection:
-        upgrade(connection, side, registry, **what)
+        upgrade(connection, side, registry, **options)
 
 
 def _begin(url: str) -> AbstractContextManager[Connection]:
-    dialect = url.replace("postgresql://", "postgresql+psycopg://", 1)
-    return create_engine(dialect, poolclass=NullPool).begin()
+    sqlalchemy_url = url.replace("postgresql://", "postgresql+psycopg://", 1)
+    return create_engine(sqlalchemy_url, poolclass=NullPool).begin()

@@ -1,0 +1,67 @@
+"""Migrations: compares installed migrations and triggers with those that this version prints."""
+
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+
+from mirror.diagnostics.doctor.findings import Finding, finding
+from mirror.diagnostics.doctor.primary import PrimaryState
+from mirror.model.registry import Registry
+from mirror.schema.migrate import Migration, Side, compare, migrations
+
+_OPERATIONS = ("insert", "update", "delete", "truncate")
+
+
+@lru_cache(maxsize=8)
+def printed_migrations(side: Side, registry: Registry, *, extra: bool) -> list[Migration]:
+    """Return a side's migrations; `extra` adds the triggers or the guards.
+
+    Cached, because several checks need them and printing takes longer than a query.
+    """
+    triggers, guards = (extra, False) if side == "primary" else (False, extra)
+    return migrations(side, registry, triggers=triggers, guards=guards)
+
+
+def missing_migrations(side: Side, applied: Mapping[str, str], registry: Registry) -> list[str]:
+    """Return the names of migrations that a side does not have in their present form."""
+    return [step.name for step in _compare(side, applied, registry)[0]]
+
+
+def check_migrations(
+    side: Side, applied: Mapping[str, str], registry: Registry
+) -> Iterator[Finding]:
+    """Yield a side's missing migrations, and those that this version does not know."""
+    name = "primary" if side == "primary" else "target"
+    missing, unknown = _compare(side, applied, registry)
+    behind: dict[str, list[str]] = {}
+    for step in missing:
+        kind = step.name.partition("_")[0]
+        code = f"{kind if kind in {'triggers', 'guards'} else name}-behind"
+        behind.setdefault(code, []).append(step.name)
+    for code, steps in behind.items():
+        yield finding(code, f"{name}: {', '.join(steps)} is missing or differs from this version")
+    if unknown:
+        yield finding(f"{name}-ahead", f"{name}: {', '.join(unknown)} is unknown to this version")
+    if side == "supabase" and registry.guards and f"guards_{registry.name}" not in applied:
+        tables = ", ".join(".".join(guard.relation) for guard in registry.guards)
+        yield finding("guards-missing", f"target: no guards are installed on {tables}")
+
+
+def check_triggers(primary: PrimaryState, registry: Registry) -> Iterator[Finding]:
+    """Yield tables with missing or disabled triggers, if triggers were installed."""
+    if f"triggers_{registry.name}" not in primary.applied:
+        return
+    # A table that does not exist is a finding of the mapping that reads it.
+    for table, installed in sorted(primary.triggers.items()):
+        expected = [f"mirror_{registry.name}_{operation}" for operation in _OPERATIONS]
+        # "A": enabled ALWAYS, because rows written by replication are changes, too.
+        missing = [trigger for trigger in expected if installed.get(trigger) != "A"]
+        if missing:
+            message = f"primary: on {table}, missing or disabled: {', '.join(missing)}"
+            yield finding("trigger-missing", message)
+
+
+def _compare(
+    side: Side, applied: Mapping[str, str], registry: Registry
+) -> tuple[list[Migration], list[str]]:
+    extra = f"triggers_{registry.name}" if side == "primary" else f"guards_{registry.name}"
+    return compare(applied, printed_migrations(side, registry, extra=extra in applied))

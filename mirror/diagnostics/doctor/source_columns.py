@@ -1,0 +1,88 @@
+"""Source columns: compares the columns that each mapping's query yields with its declaration."""
+
+from collections.abc import Iterator
+
+from mirror.access import Membership
+from mirror.diagnostics.doctor.findings import Finding, finding
+from mirror.diagnostics.doctor.primary import PrimaryState, SourceColumn
+from mirror.model.mapping import Mapping
+from mirror.model.registry import Registry
+
+# (source, declared): every value of the first type fits the second, and nothing is lost.
+_SAFE_CASTS = {
+    ("smallint", "integer"),
+    ("smallint", "bigint"),
+    ("integer", "bigint"),
+    ("smallint", "numeric"),
+    ("integer", "numeric"),
+    ("bigint", "numeric"),
+    ("real", "double precision"),
+    ("json", "jsonb"),
+    ("date", "timestamp without time zone"),
+    ("date", "timestamp with time zone"),
+}
+# Every type can be cast to these.
+_TEXT = {"text", "character varying"}
+
+
+def check_columns(primary: PrimaryState, registry: Registry) -> Iterator[Finding]:
+    """Yield a finding for each mapping that no longer fits the primary's tables."""
+    for mapping in registry:
+        error = primary.refused.get(mapping.name)
+        if error is not None:
+            yield finding(
+                "source-query",
+                f"mapping {mapping.name!r}: its query fails: {error}",
+                mapping=mapping.name,
+            )
+            continue
+        columns = primary.columns.get(mapping.name, {})
+        uncastable = primary.uncastable.get(mapping.name, [])
+        for name, declared_type in mapping.row_layout:
+            if name not in columns:
+                continue
+            column = columns[name]
+            if name in uncastable:
+                code = "source-type"
+            elif (
+                column.type != column.declared
+                and column.declared not in _TEXT
+                and (column.type, column.declared) not in _SAFE_CASTS
+            ):
+                code = "source-cast"
+            else:
+                continue
+            message = (
+                f"mapping {mapping.name!r}: column {name} is {column.type} in the primary and"
+                f" {declared_type} in the mapping"
+            )
+            yield finding(code, message, mapping=mapping.name)
+        yield from _check_active_values(mapping, columns)
+    yield from _check_roles(primary, registry)
+
+
+def _check_active_values(mapping: Mapping, columns: dict[str, SourceColumn]) -> Iterator[Finding]:
+    """Yield the values of `active` that are not labels of the column's enum."""
+    for name, values in sorted(mapping.active.items()):
+        labels = columns[name].labels if name in columns else ()
+        for value in sorted(values.difference(labels)) if labels else ():
+            message = (
+                f"mapping {mapping.name!r}: `active` has {name} = {value!r}, but the primary's enum"
+                f" has only {', '.join(labels)}"
+            )
+            yield finding("enum-label", message, mapping=mapping.name)
+
+
+def _check_roles(primary: PrimaryState, registry: Registry) -> Iterator[Finding]:
+    """Yield the labels of role enums that are not levels of their membership."""
+    for access in registry.access:
+        if isinstance(access, Membership):
+            for seat in access.seats:
+                column = primary.columns.get(seat.mapping, {}).get(str(seat.role))
+                for label in column.labels if column is not None else ():
+                    if label not in access.levels:
+                        message = (
+                            f"mapping {seat.mapping!r}: role {label!r} is not one of the levels"
+                            f" {', '.join(access.levels)}"
+                        )
+                        yield finding("role-unknown", message, mapping=seat.mapping)

@@ -1,0 +1,210 @@
+"""Permission: explains whether a user has access to a resource, or may read one mirrored row."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from mirror.access.questions import AccessQuestion, Given, Grant, Values, access_questions
+from mirror.diagnostics.explain.decision import ask_question, ask_row
+from mirror.diagnostics.explain.explanation import Explanation, Step, StepStatus
+from mirror.diagnostics.explain.found_paths import (
+    FoundPath,
+    PrimaryRowReader,
+    TargetRowReader,
+    combined_grant,
+    find_paths,
+)
+from mirror.diagnostics.explain.key_state import KeyState, read_key_state
+from mirror.diagnostics.explain.steps import (
+    CHANGE,
+    absence_reason,
+    events_step,
+    ledger_step,
+    primary_step,
+    target_step,
+    user_step,
+)
+from mirror.errors import UsageError
+from mirror.model.keys import Key, KeyColumn
+from mirror.model.mapping import Mapping
+from mirror.model.registry import Registry
+from mirror.sync.drain import Drain
+
+
+def question_about(registry: Registry, noun: str) -> AccessQuestion:
+    """Return the access question for resources of this kind.
+
+    Raises:
+        UsageError: there is none; the message lists the known kinds.
+    """
+    questions = access_questions(registry)
+    if noun not in questions:
+        raise UsageError(
+            f"registry {registry.name!r} has no access declaration for {noun!r}, only for "
+            f"{', '.join(sorted(questions)) or 'nothing'}."
+        )
+    return questions[noun]
+
+
+def explain_resource(
+    drain: Drain, question: AccessQuestion, user: str, resource: str, *, show_values: bool = False
+) -> Explanation:
+    """Explain whether a user has access to a resource.
+
+    Raises:
+        InvalidKey: the user or the resource is not a valid id of its type.
+        MirrorError: a side does not answer, or the login may not act as a user.
+    """
+    registry = drain.registry
+    user, resource = canonical_ids(registry, question, user, resource)
+    with drain.source.snapshot() as snapshot:
+        primary_reader = PrimaryRowReader(registry, snapshot.with_expired())
+        primary_paths = find_paths(registry, question, primary_reader, user, resource)
+    target_reader = TargetRowReader(drain.target)
+    target_paths = find_paths(registry, question, target_reader, user, resource)
+    primary_grant, target_grant = combined_grant(primary_paths), combined_grant(target_paths)
+    # An over-grant is explained by the target's rows; everything else by the primary's.
+    over_grant = target_grant.levels and not primary_grant.levels
+    path = target_paths[0] if over_grant else primary_paths[0]
+
+    states = [read_key_state(drain, mapping, key, user) for mapping, key in path.keys]
+    allowed, decisions = ask_question(drain, question, user, resource, target_grant, path.keys)
+    return Explanation(
+        question=f"Does {user} have access to {question.noun} {resource}?",
+        primary_grants=bool(primary_grant.levels),
+        allowed=allowed,
+        steps=(
+            _user_step(drain, path, states, user),
+            *_path_steps(drain, question, path, states, primary_paths, show_values=show_values),
+            *decisions,
+        ),
+    )
+
+
+def explain_key(
+    drain: Drain, mapping: Mapping, key: Key, user: str, *, show_values: bool = False
+) -> Explanation:
+    """Explain one mirrored row, and whether a user may read it.
+
+    If the row alone decides about this user's access to a resource, explain that access.
+
+    Raises:
+        InvalidKey: the user is not a valid id of Auth.
+        MirrorError: a side does not answer, or the login may not act as a user.
+    """
+    values = dict(zip(mapping.key, key, strict=True))
+    for question in access_questions(drain.registry).values():
+        for path in question.paths:
+            columns = {source: name for name, source in path.rows[0].by.items()}
+            if path.rows[0].mapping == mapping.name and set(columns.values()) == set(values):
+                given = {place: values.get(columns.get(place, "")) for place in Given}
+                resource = given[Given.RESOURCE]
+                if len(path.rows) == 1 and given[Given.USER] == user and resource is not None:
+                    return explain_resource(
+                        drain, question, user, resource, show_values=show_values
+                    )
+    state = read_key_state(drain, mapping, key, user)
+    step, allowed = ask_row(drain, mapping, key, user)
+    return Explanation(
+        question=f"May {user} read {state.name}?",
+        primary_grants=state.primary_values is not None,
+        allowed=allowed,
+        steps=(*_row_steps(drain, [state], [None], show_values=show_values), step),
+    )
+
+
+def canonical_ids(
+    registry: Registry, question: AccessQuestion, user: str, resource: str
+) -> tuple[str, str]:
+    """Return the ids of user and resource as the database prints them.
+
+    Raises:
+        InvalidKey: one is not a valid id of its type.
+    """
+    ids = {Given.USER: user, Given.RESOURCE: resource}
+    for path in question.paths:
+        for lookup in path.rows:
+            mapping = registry[lookup.mapping]
+            types = {column.name: column.type for column in mapping.columns}
+            for name, source in lookup.by.items():
+                if isinstance(source, Given):
+                    column = KeyColumn(name, types[name])
+                    ids[source] = column.canonical(ids[source], owner=mapping.name)
+    return ids[Given.USER], ids[Given.RESOURCE]
+
+
+def _user_step(drain: Drain, path: FoundPath, states: Sequence[KeyState], user: str) -> Step:
+    """Return the step about the user, from the first row that is found by the user's id."""
+    trace = states[0].trace if states else drain.target.trace(user, [])
+    database = drain.source.database
+    for state, lookup in zip(states, path.path.rows, strict=False):
+        for column, source in lookup.by.items():
+            if source is Given.USER:
+                return user_step(trace, user, state, column, drain.registry, database)
+    return user_step(trace, user, None, "", drain.registry, database)
+
+
+def _path_steps(
+    drain: Drain,
+    question: AccessQuestion,
+    path: FoundPath,
+    states: Sequence[KeyState],
+    primary_paths: Sequence[FoundPath],
+    *,
+    show_values: bool,
+) -> list[Step]:
+    """Return the steps from the primary's rows to the target's."""
+
+    def grant(position: int, values: Values | None) -> Grant:
+        if values is None:
+            return Grant(reason="there is no row")
+        return question.grant(path.path, position, states[position].mapping, values)
+
+    grants = [
+        (grant(position, state.primary_values), grant(position, state.target_values))
+        for position, state in enumerate(states)
+    ]
+    steps = _row_steps(drain, states, grants, show_values=show_values)
+    if path.missing is not None and len(states) == len(path.rows):
+        says = absence_reason(*path.missing, drain.source.database)
+        steps.append(Step("primary", StepStatus.NO, says, CHANGE))
+    elif not path.grant.levels and all(step.status is not StepStatus.NO for step in steps):
+        # A value to search by is NULL, so there is no key whose state could be read.
+        steps.append(Step("primary", StepStatus.NO, f"{path.grant.reason}.", CHANGE))
+    if not any(one.grant.levels for one in primary_paths):
+        others = tuple(
+            f"nor by {' and '.join(lookup.mapping for lookup in one.path.rows)}: {one.grant.reason}"
+            for one in primary_paths
+            if one.path != path.path
+        )
+        stop = next((step for step in steps if step.status is StepStatus.NO), steps[0])
+        steps[steps.index(stop)] = replace(stop, details=(*stop.details, *others))
+    return steps
+
+
+def _row_steps(
+    drain: Drain,
+    states: Sequence[KeyState],
+    grants: Sequence[tuple[Grant, Grant] | None],
+    *,
+    show_values: bool,
+) -> list[Step]:
+    """Return the steps of all rows: `primary` of each row first, then `events`, and so on.
+
+    `grants` has the grant in the primary and in the target for each state; None: irrelevant.
+    """
+    by_row = []
+    for state, pair in zip(states, grants, strict=True):
+        primary_grant, target_grant = pair or (None, None)
+        first = primary_step(state, primary_grant, drain.registry, drain.source.database)
+        last = target_step(state, target_grant)
+        if show_values:
+            first = replace(first, values=dict(state.primary_values or {}))
+            last = replace(last, values=dict(state.target_values or {}))
+        by_row.append((first, events_step(state), ledger_step(state), last))
+    if len(states) == 1:
+        return list(by_row[0])
+    return [
+        replace(step, says=f"{state.mapping.name}: {step.says}")
+        for steps in zip(*by_row, strict=True)
+        for state, step in zip(states, steps, strict=True)
+    ]
