@@ -45,11 +45,18 @@ test: $(INSTALLED) $(NODE) ## Run every test.
 test-fast: $(INSTALLED) ## Run what answers within half a minute.
 	$(BIN)/pytest tests/unit tests/integration/test_main_job.py
 
-bench: $(INSTALLED) $(NODE) ## Measure everything, as ratios of one run; half an hour.
-	$(BIN)/python -m benchmarks --json benchmarks/last.json
+# What `make bench` takes: PARTS="throughput latency" instead of all of them, and AGAINST=REV to
+# compare them with that commit, each run RUNS times.
+AGAINST :=
+RUNS := 5
+COMPARED := $(if $(AGAINST),--against $(AGAINST) --runs $(RUNS))
+BENCHMARKS = $(BIN)/python -m benchmarks $(PARTS) $(COMPARED)
+
+bench: $(INSTALLED) $(NODE) ## Measure PARTS, or all in half an hour; compare with AGAINST=REV.
+	$(BENCHMARKS) --keep benchmarks/figures.jsonl $(if $(AGAINST),,--json benchmarks/last.json)
 
 bench-quick: $(INSTALLED) $(NODE) ## Find out whether the benchmarks run.
-	$(BIN)/python -m benchmarks --quick
+	$(BENCHMARKS) --quick
 
 lint: $(INSTALLED) ## Check style, types and the direction of imports.
 	$(BIN)/ruff check .

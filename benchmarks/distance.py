@@ -9,7 +9,7 @@ from functools import partial
 from urllib.parse import urlsplit
 
 from benchmarks.measuring import Report
-from benchmarks.stage import stage, timed
+from benchmarks.stage import milliseconds, stage, timed
 from benchmarks.throughput import change
 from mappings.trips import registry
 from mirror.schema import triggers_sql
@@ -46,12 +46,13 @@ def main(report: Report, *, quick: bool) -> None:
                 report.add(what, "/s", events / seconds)
             with closing(_drain(primary, target, 500)) as drain:
                 drain.run()
+                drains, round_trips = [], []
                 for _ in range(10):
                     change(here, 1)
-                    what = f"{_MILLISECONDS} ms away: a drain of one event"
-                    report.add(what, "ms", timed(drain.once) * 1000)
-                    seconds = timed(lambda d=drain: d.queue.notes.execute("select 1"))  # type: ignore[misc]
-                    report.add(f"{_MILLISECONDS} ms away: a round trip", "ms", seconds * 1000)
+                    drains += milliseconds(drain.once, 1)
+                    round_trips += milliseconds(partial(drain.queue.notes.execute, "select 1"), 1)
+                report.add(f"{_MILLISECONDS} ms away: a drain of one event", "ms", *drains)
+                report.add(f"{_MILLISECONDS} ms away: a round trip", "ms", *round_trips)
 
 
 def _drain(primary: str, target: str, batch_size: int) -> Drain:

@@ -148,6 +148,11 @@ def timed(action: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
+def milliseconds(action: Callable[[], object], times: int) -> list[float]:
+    """Return how long something takes, each time that it is done."""
+    return [timed(action) * 1000 for _ in range(times)]
+
+
 @contextmanager
 def stage(*, api: bool = False) -> Iterator[Stage]:
     """Yield a migrated pair of databases without rows; with an API before the target if asked."""
