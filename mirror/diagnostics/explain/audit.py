@@ -29,7 +29,7 @@ from mirror.diagnostics.explain.facts import values
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
 from mirror.model.registry import Registry
-from mirror.reconcile import draw
+from mirror.reconcile import draw_keys
 from mirror.reconcile.drift import Direction
 from mirror.reconcile.judge import Judge
 from mirror.sync.drain import Drain
@@ -136,7 +136,7 @@ def _rows(
     drain: Drain, mapping: Mapping, count: int, chance: random.Random
 ) -> Iterator[MappingABC[str, str | None]]:
     """Yield rows of both sides, and what the keys tell of those that were deleted last."""
-    keys = draw(drain, mapping, count, chance)
+    keys = draw_keys(drain, mapping, count, chance)
     for place in range(0, len(keys), _BATCH):
         batch = keys[place : place + _BATCH]
         with drain.source.snapshot() as snapshot:
