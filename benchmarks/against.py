@@ -93,7 +93,7 @@ class CommitComparison:
         """For each figure one entry a run, with the figure of each side that has measured it."""
 
     def add(self, run: int, side: str, figures: dict[str, Figure]) -> None:
-        """Add what one side has measured in run number `run`, which counts from 0."""
+        """Add the figures of one side in a run; `run` counts from 0."""
         for name, figure in figures.items():
             runs = self.runs.setdefault(name, [])
             runs.extend({} for _ in range(run + 1 - len(runs)))

@@ -57,7 +57,7 @@ class Report:
 
     Args:
         keep: a JSON lines file; each measurement is appended to it at once.
-        context: what every line of that file says beside the measurement, as the commit.
+        context: further entries of each line of that file, for example the commit.
     """
 
     def __init__(

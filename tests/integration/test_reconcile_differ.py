@@ -413,7 +413,7 @@ def test_a_survey_finds_what_differs_however_many_calls_it_takes(
     """A visible row and its ledger row may be of two calls; chunks are not needed."""
     _, _, drain = things
     monkeypatch.setattr(survey, "_CALL_ROWS", call_rows)
-    monkeypatch.setattr(Comparison, "_through", None)
+    monkeypatch.setattr(Comparison, "_compare_chunks", None)
     comparison = compared(drain)
     assert found_by(comparison, comparison.primary) == drifted
     assert (comparison.rows, comparison.target_rows) == (4999, 4998)
@@ -540,7 +540,7 @@ def test_where_nothing_is_there_all_is_loaded_without_another_look(
         key for part in comparison.suspects() if isinstance(part, set) for key in part
     } > drifted
     target.query("truncate mirror.ledger_things")
-    monkeypatch.setattr(Comparison, "_through", None)
+    monkeypatch.setattr(Comparison, "_compare_chunks", None)
     (found,) = compared(drain).suspects()
     assert found == MissingRange(KeyRange(("", str(-(2**63)))), 4999)
 
