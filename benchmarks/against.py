@@ -23,8 +23,8 @@ from benchmarks.measuring import ENOUGH_FOR_P99, Figure, append_line, described,
 
 HOME = Path(__file__).parent.parent
 
-# Files that decide which packages are installed. Both commits run with those of the working tree.
-_PINNED = ("requirements/dev.txt", "tests/supabase/package-lock.json")
+# The file that pins the Python packages. Both commits run with those of the working tree.
+_PINNED = "requirements/dev.txt"
 
 _IMPORTED = """
 import benchmarks, mappings, mirror
@@ -33,8 +33,8 @@ print(benchmarks.__file__, mappings.__file__, mirror.__file__, sep="\\n")
 
 
 @dataclass(frozen=True)
-class Contestant:
-    """One of the two commits that are compared, checked out in a directory."""
+class BenchmarkedTree:
+    """One of the two commits that are compared, in a directory of its own."""
 
     name: str
     tree: Path
@@ -73,11 +73,17 @@ class Contestant:
         return done.stdout
 
     def sizes(self, part: str) -> set[float]:
-        """Return the numbers in a part's source; they say how much it measures, and how often."""
-        tree = ast.parse((self.tree / "benchmarks" / f"{part}.py").read_text(encoding="utf-8"))
+        """Return the numbers in a part's source; they say how much it measures, and how often.
+
+        Raises:
+            SystemExit: there is no such part.
+        """
+        file = self.tree / "benchmarks" / f"{part}.py"
+        if not file.exists():
+            raise SystemExit(f"{self.name} has no part {part}.")
         return {
             node.value
-            for node in ast.walk(tree)
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
             if isinstance(node, ast.Constant)
             if isinstance(node.value, int | float) and not isinstance(node.value, bool)
         }
@@ -141,32 +147,34 @@ def compare(
         SystemExit: git does not know the commit, or a part fails.
     """
     with _checked_out(home, revision) as old:
-        new = Contestant("the working tree", home.resolve(), commit_of(home))
+        new = BenchmarkedTree("the working tree", home.resolve(), commit_of(home))
         print(f"{new.name} ({new.commit}) against {old.name}")
         for warning in _warnings(old, new, parts):
             print(f"Note: {warning}")
         comparison = CommitComparison(old.name, new.name)
         try:
-            for run in range(runs):
-                for part in parts:
-                    for side in (old, new) if run % 2 == 0 else (new, old):
-                        print(f"\nRun {run + 1} of {runs}: {part} of {side.name}", flush=True)
-                        figures = side.measure(part, sizes)
-                        comparison.add(run, side.name, figures)
-                        for name, figure in figures.items():
-                            print(f"{name}: {described(figure)}", flush=True)
-                            if keep is not None:
-                                context = {
-                                    "commit": side.commit,
-                                    "run": run + 1,
-                                    "part": part,
-                                    "figure": name,
-                                }
-                                append_line(keep, context, figure)
+            for run, part, side in _turns(old, new, parts, runs):
+                print(f"\nRun {run + 1} of {runs}: {part} of {side.name}", flush=True)
+                figures = side.measure(part, sizes)
+                comparison.add(run, side.name, figures)
+                context = {"commit": side.commit, "run": run + 1, "part": part}
+                for name, figure in figures.items():
+                    print(f"{name}: {described(figure)}", flush=True)
+                    if keep is not None:
+                        append_line(keep, {**context, "figure": name}, figure)
         finally:
             # Also when the run is cut off.
             print(f"\n{comparison.markdown()}", flush=True)
     return comparison
+
+
+def _turns(
+    old: BenchmarkedTree, new: BenchmarkedTree, parts: Sequence[str], runs: int
+) -> Iterator[tuple[int, str, BenchmarkedTree]]:
+    for run in range(runs):
+        for part in parts:
+            for side in (old, new) if run % 2 == 0 else (new, old):
+                yield run, part, side
 
 
 def commit_of(tree: Path) -> str:
@@ -175,17 +183,14 @@ def commit_of(tree: Path) -> str:
 
 
 @contextmanager
-def _checked_out(home: Path, revision: str) -> Iterator[Contestant]:
+def _checked_out(home: Path, revision: str) -> Iterator[BenchmarkedTree]:
     """Yield an older commit in a temporary worktree."""
     commit = _git(home, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
     with tempfile.TemporaryDirectory(prefix="against-") as directory:
         tree = Path(directory).resolve() / commit[:7]
         _git(home, "worktree", "add", "--quiet", "--detach", str(tree), commit)
         try:
-            modules = Path("tests/supabase/node_modules")
-            if (home / modules).is_dir():
-                (tree / modules).symlink_to((home / modules).resolve())
-            yield Contestant(commit[:7], tree, commit[:7])
+            yield BenchmarkedTree(commit[:7], tree, commit[:7])
         finally:
             _git(home, "worktree", "remove", "--force", str(tree))
 
@@ -202,14 +207,10 @@ def _git(tree: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def _warnings(old: Contestant, new: Contestant, parts: Sequence[str]) -> Iterator[str]:
-    for name in _PINNED:
-        texts = {
-            path.read_bytes() if path.exists() else b""
-            for path in (old.tree / name, new.tree / name)
-        }
-        if len(texts) > 1:
-            yield f"{name} differs; both run with the packages of {new.name}."
+def _warnings(old: BenchmarkedTree, new: BenchmarkedTree, parts: Sequence[str]) -> Iterator[str]:
+    pins = [side.tree / _PINNED for side in (old, new)]
+    if len({path.read_bytes() if path.exists() else b"" for path in pins}) > 1:
+        yield f"{_PINNED} differs; both run with the packages of {new.name}."
     for part in parts:
         then, now = old.sizes(part), new.sizes(part)
         for side, numbers in ((old, then - now), (new, now - then)):
