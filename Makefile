@@ -93,11 +93,18 @@ test-versions: ## Run test-fast on each supported Python that this machine has; 
 test-postgres: $(INSTALLED) $(NODE) ## Run what PostgreSQL's version decides on 14 to 18; or PRIMARY=14 TARGET=15.
 	$(BIN)/python -m tests.matrix $(PRIMARY:%=--primary=%) $(TARGET:%=--target=%)
 
-bench: $(INSTALLED) $(NODE) ## Measure everything, as ratios of one run; half an hour.
-	$(BIN)/python -m benchmarks --json benchmarks/last.json
+# What `make bench` takes: PARTS="throughput latency" instead of all of them, and AGAINST=REV to
+# compare them with that commit, each run RUNS times.
+AGAINST :=
+RUNS := 5
+COMPARED := $(if $(AGAINST),--against $(AGAINST) --runs $(RUNS))
+BENCHMARKS = $(BIN)/python -m benchmarks $(PARTS) $(COMPARED)
+
+bench: $(INSTALLED) $(NODE) ## Measure PARTS, or all in half an hour; compare with AGAINST=REV.
+	$(BENCHMARKS) --keep benchmarks/figures.jsonl $(if $(AGAINST),,--json benchmarks/last.json)
 
 bench-quick: $(INSTALLED) $(NODE) ## Find out whether the benchmarks run.
-	$(BIN)/python -m benchmarks --quick
+	$(BENCHMARKS) --quick
 
 lint: $(INSTALLED) ## Check style, types, the direction of imports, spelling and prose.
 	$(BIN)/ruff check .

@@ -1,1 +1,1 @@
-"""What it costs, measured beside what it is measured against, in one run."""
+"""Benchmarks: measure the mirror beside the alternatives, in one run on one machine."""

@@ -1,10 +1,11 @@
-"""`python -m benchmarks [--quick] [--json FILE] [--rows N] [part ...]`.
+"""`python -m benchmarks [part ...]`: measures, or compares with an older commit by `--against REV`.
 
-Parts: capture, policies, shares, throughput, distance, latency, outbox, growth, reconcile, memory.
-All of them if none is named. `--rows` is how many memberships `reconcile` compares.
+Without parts it measures all of them. `--help` lists the parts and the options.
 """
 
 import argparse
+import signal
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,39 +22,66 @@ from benchmarks import (
     shares,
     throughput,
 )
+from benchmarks.against import HOME, commit_of, compare
 from benchmarks.measuring import Report
+
+PARTS: dict[str, Callable[..., None]] = {
+    "capture": capture.main,
+    "policies": policies.main,
+    "shares": shares.main,
+    "throughput": throughput.main,
+    "distance": distance.main,
+    "latency": latency.main,
+    "outbox": outbox.main,
+    "growth": growth.main,
+    "reconcile": reconcile.main,
+    "memory": memory.main,
+}
 
 
 def main() -> None:
-    """Run the parts, one after the other; print all figures."""
+    """Run the parts one after the other; print every figure at once, and all of them at the end."""
     parser = argparse.ArgumentParser(prog="benchmarks")
-    parser.add_argument("parts", nargs="*")
-    parser.add_argument("--quick", action="store_true", help="Small; says only that it runs.")
-    parser.add_argument("--json", type=Path, help="Where to write every value, too.")
-    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("parts", nargs="*", metavar="part", help=", ".join(PARTS))
+    parser.add_argument("--quick", action="store_true", help="small sizes: shows only that it runs")
+    parser.add_argument("--rows", type=int, help="how many memberships `reconcile` compares")
+    parser.add_argument("--json", type=Path, help="write all values here at the end")
+    parser.add_argument("--keep", type=Path, help="append each figure here as it is measured")
+    parser.add_argument("--against", metavar="REV", help="a commit to compare the parts with")
+    parser.add_argument("--runs", type=int, default=5, help="how often each commit runs a part")
     options = parser.parse_args()
-    parts: dict[str, Callable[..., None]] = {
-        "capture": capture.main,
-        "policies": policies.main,
-        "shares": shares.main,
-        "throughput": throughput.main,
-        "distance": distance.main,
-        "latency": latency.main,
-        "outbox": outbox.main,
-        "growth": growth.main,
-        "reconcile": partial(reconcile.main, rows=options.rows),
-        "memory": memory.main,
-    }
-    if unknown := set(options.parts) - set(parts):
-        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(parts)}")
-    report = Report()
-    for name in options.parts or parts:
-        parts[name](report, quick=options.quick)
-    print(report.markdown())
-    if options.json:
-        report.save(options.json)
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    if options.against is None:
+        _measure(options)
+    elif not options.parts:
+        parser.error("--against needs the parts to compare: all of them take hours")
+    elif options.json is not None:
+        parser.error("--against writes no --json; it appends every figure to the file of --keep")
+    else:
+        # `kill` ends the part that runs, too, and removes the worktree.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        sizes = ["--quick"] if options.quick else []
+        sizes += ["--rows", str(options.rows)] if options.rows is not None else []
+        compare(options.against, options.parts, sizes, runs=options.runs, keep=options.keep)
 
 
-# Processes that measure apart import this module, too.
+def _measure(options: argparse.Namespace) -> None:
+    parts = dict(PARTS)
+    if options.rows is not None:
+        parts["reconcile"] = partial(reconcile.main, rows=options.rows)
+    report = Report(options.keep, {"commit": commit_of(HOME)} if options.keep else {})
+    try:
+        for name in options.parts or parts:
+            report.part = name
+            parts[name](report, quick=options.quick)
+    finally:
+        # Also when the run is cut off.
+        print(report.markdown())
+        if options.json:
+            report.save(options.json)
+
+
+# Processes that measure on their own import this module, too.
 if __name__ == "__main__":
     main()

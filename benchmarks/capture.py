@@ -1,6 +1,6 @@
-"""What capture adds to the transactions of a backend.
+"""Capture: measures the time that capture adds to the transactions of a backend.
 
-Every variant runs in turn in each round, so that what the machine does meanwhile hits all alike.
+Each round runs all variants in turn, so that a change of the machine's speed affects all alike.
 """
 
 import os
@@ -12,7 +12,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from benchmarks.measuring import Report
-from benchmarks.stage import stage
+from benchmarks.servers import start_servers
 from examples.trip_chat import models, services
 from mappings.trips import registry
 from mirror.capture import attach
@@ -27,7 +27,7 @@ def _run_script(engine: Engine, script: str) -> None:
 
 
 def bulk_update(report: Report, engine: Engine, rounds: int) -> None:
-    """One UPDATE of all memberships: of a mirrored column, and of one that is not."""
+    """Measure an UPDATE of all memberships, of a mirrored column and of another one."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
 
         def run(variant: str, statement: str) -> None:
@@ -54,9 +54,9 @@ def bulk_update(report: Report, engine: Engine, rounds: int) -> None:
 
 
 def create_trip(report: Report, engine: Engine, rounds: int, times: int = 200) -> None:
-    """The example's transaction that creates a trip, as it stands and captured in each way.
+    """Measure the example's transaction that creates a trip, without capture and with each way.
 
-    Hooks ring, from their thread, a bell that nobody answers.
+    Hooks ring the doorbell from their thread; no worker runs.
     """
     off = Hooks(registry, Doorbell(DoorbellSettings(mode="off")))
     plain, captured = sessionmaker(engine), sessionmaker(engine)
@@ -65,48 +65,50 @@ def create_trip(report: Report, engine: Engine, rounds: int, times: int = 200) -
         creator = uuid4()
         session.add(models.User(id=creator, email=str(creator), username="creator"))
 
-    def by_itself(session: Session) -> None:
+    def without_capture(session: Session) -> None:
         trip = models.Trip(name="Rome", created_by=creator)
         session.add(trip)
         session.flush()
         session.add(models.Membership(trip_id=trip.id, user_id=creator, role=models.Role.OWNER))
 
-    def with_another(session: Session) -> None:
-        # What any statement adds, whatever it does.
-        by_itself(session)
+    def with_select(session: Session) -> None:
+        # The time that any further statement adds.
+        without_capture(session)
         session.flush()
         session.execute(text("select 1"))
 
-    def hooked(session: Session) -> None:
+    def with_hooks(session: Session) -> None:
         services.create_trip(session, creator, "Rome")
 
     def run(variant: str, make: Callable[[], Session], change: Callable[[Session], None]) -> None:
-        for number in range(times + 20):
+        taken = []
+        for _ in range(times + 20):
             started = time.perf_counter()
             with make() as session:
                 change(session)
                 session.commit()
-            if number >= 20:  # noqa: PLR2004 - the first ones open connections, compile, plan
-                report.add(variant, "ms", (time.perf_counter() - started) * 1000)
+            taken.append((time.perf_counter() - started) * 1000)
+        # The first ones open connections, compile statements and plan them.
+        report.add(variant, "ms", *taken[20:])
 
     for _ in range(rounds):
         _run_script(engine, removal_sql(registry))
-        run("create trip", plain, by_itself)
-        run("create trip + select 1", plain, with_another)
-        run("create trip + hooks", plain, hooked)
-        run("create trip + ORM capture", captured, by_itself)
+        run("create trip", plain, without_capture)
+        run("create trip + select 1", plain, with_select)
+        run("create trip + hooks", plain, with_hooks)
+        run("create trip + ORM capture", captured, without_capture)
         _run_script(engine, triggers_sql(registry))
-        run("create trip + triggers", plain, by_itself)
+        run("create trip + triggers", plain, without_capture)
 
 
 def main(report: Report, *, quick: bool) -> None:
-    """Measure every way of capture."""
+    """Measure all ways of capture."""
     rounds = 2 if quick else 7
-    with stage() as here:
-        here.fill(10_000 if quick else 100_000)
-        engine = here.engine()
+    with start_servers() as servers:
+        servers.fill(10_000 if quick else 100_000)
+        engine = servers.engine()
         bulk_update(report, engine, rounds)
-        os.environ["REDIS_URL"] = here.stack.redis_url
+        os.environ["REDIS_URL"] = servers.stack.redis_url
         create_trip(report, engine, rounds)
         engine.dispose()
     for way, goal in (("hooks", 1.3), ("ORM capture", 1.3), ("triggers", 1.3)):

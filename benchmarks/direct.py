@@ -1,7 +1,7 @@
-"""What backends do first: one Celery task, one upsert for each event.
+"""Direct: a simple alternative to the mirror, with one Celery task and one upsert for each event.
 
-A Celery app of its own, as somebody would write it in an afternoon; with psycopg, and with
-supabase-py.
+A backend would write it like this at first. The Celery app has one task that uses psycopg, and one
+that uses supabase-py.
 """
 
 import os
@@ -41,12 +41,12 @@ def _client() -> Client:
 
 @app.task  # type: ignore[untyped-decorator]
 def upsert(trip_id: str, user_id: str, role: str, status: str) -> None:
-    """Write one row over a connection."""
+    """Write one row over a database connection."""
     _connection().execute(_UPSERT, [trip_id, user_id, role, status])
 
 
 @app.task  # type: ignore[untyped-decorator]
 def upsert_over_rest(trip_id: str, user_id: str, role: str, status: str) -> None:
-    """Write one row over the API."""
+    """Write one row over the REST API."""
     row = {"trip_id": trip_id, "user_id": user_id, "role": role, "status": status}
     _client().table("direct").upsert(row).execute()

@@ -1,4 +1,4 @@
-"""What a worker does whose databases are milliseconds away, as those of other clouds are."""
+"""Distance: measures a worker whose databases are 5 ms away, as in other clouds."""
 
 import asyncio
 import threading
@@ -9,49 +9,50 @@ from functools import partial
 from urllib.parse import urlsplit
 
 from benchmarks.measuring import Report
-from benchmarks.stage import stage, timed
-from benchmarks.throughput import change
+from benchmarks.servers import milliseconds, start_servers, timed
+from benchmarks.throughput import make_changes
 from mappings.trips import registry
 from mirror.schema import triggers_sql
 from mirror.settings import load_settings
 from mirror.sync.drain import Drain
 from mirror.sync.wiring import build_drain
 
-# There and back again.
+# A round trip.
 _MILLISECONDS = 5
-# Each way, to which the loop's clock adds a millisecond.
+# One direction; the event loop's clock adds a millisecond.
 _SECONDS = _MILLISECONDS / 2000 - 0.001
 
 
 def main(report: Report, *, quick: bool) -> None:
-    """Drain many events, in batches of two sizes, and events that come alone."""
+    """Measure drains of many events, in batches of two sizes, and drains of one event."""
     rounds, events = (1, 1_000) if quick else (3, 20_000)
     with (
-        stage() as here,
-        _distant(here.stack.primary_url) as primary,
-        _distant(here.stack.supabase_db_url) as target,
+        start_servers() as servers,
+        _delayed(servers.stack.primary_url) as primary,
+        _delayed(servers.stack.supabase_db_url) as target,
     ):
-        here.fill(10_000 if quick else 100_000)
-        here.load()
-        with here.primary.transaction():
-            here.primary.execute(triggers_sql(registry).encode())
+        servers.fill(10_000 if quick else 100_000)
+        servers.load()
+        with servers.primary.transaction():
+            servers.primary.execute(triggers_sql(registry).encode())
         for _ in range(rounds):
             for size in (500, 2000):
                 with closing(_drain(primary, target, size)) as drain:
-                    # Opens the connections.
+                    # This opens the connections.
                     drain.run()
-                    change(here, events)
+                    make_changes(servers, events)
                     seconds = timed(lambda d=drain: d.run(seconds=600))  # type: ignore[misc]
                 what = f"{_MILLISECONDS} ms away: one worker, batches of {size}"
                 report.add(what, "/s", events / seconds)
             with closing(_drain(primary, target, 500)) as drain:
                 drain.run()
+                drains, round_trips = [], []
                 for _ in range(10):
-                    change(here, 1)
-                    what = f"{_MILLISECONDS} ms away: a drain of one event"
-                    report.add(what, "ms", timed(drain.once) * 1000)
-                    seconds = timed(lambda d=drain: d.queue.notes.execute("select 1"))  # type: ignore[misc]
-                    report.add(f"{_MILLISECONDS} ms away: a round trip", "ms", seconds * 1000)
+                    make_changes(servers, 1)
+                    drains += milliseconds(drain.once, 1)
+                    round_trips += milliseconds(partial(drain.queue.notes.execute, "select 1"), 1)
+                report.add(f"{_MILLISECONDS} ms away: a drain of one event", "ms", *drains)
+                report.add(f"{_MILLISECONDS} ms away: a round trip", "ms", *round_trips)
 
 
 def _drain(primary: str, target: str, batch_size: int) -> Drain:
@@ -65,8 +66,8 @@ def _drain(primary: str, target: str, batch_size: int) -> Drain:
 
 
 @contextmanager
-def _distant(url: str) -> Iterator[str]:
-    """Yield a URL that leads to the same server, half of the distance later."""
+def _delayed(url: str) -> Iterator[str]:
+    """Yield the URL of a proxy that delays all bytes to and from the server."""
     parts = urlsplit(url)
     ready: Future[tuple[int, Callable[[], object]]] = Future()
 
@@ -74,8 +75,8 @@ def _distant(url: str) -> Iterator[str]:
         ended = asyncio.Event()
 
         async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            there, back = await asyncio.open_connection(parts.hostname, parts.port)
-            await asyncio.gather(_carry(reader, back), _carry(there, writer))
+            from_server, to_server = await asyncio.open_connection(parts.hostname, parts.port)
+            await asyncio.gather(_forward(reader, to_server), _forward(from_server, writer))
 
         loop = asyncio.get_running_loop()
         server = await asyncio.start_server(accept, "127.0.0.1", 0)
@@ -83,7 +84,7 @@ def _distant(url: str) -> Iterator[str]:
         ready.set_result((port, partial(loop.call_soon_threadsafe, ended.set)))
         await ended.wait()
         server.close()
-        # Both ends have closed; that takes its time, too.
+        # Both ends have closed their connections; wait until the delayed bytes are sent.
         if others := asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.wait(others)
 
@@ -95,8 +96,8 @@ def _distant(url: str) -> Iterator[str]:
     thread.join()
 
 
-async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Pass bytes on in their order, each half of the distance after it came."""
+async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Forward bytes in their order, with a delay."""
     loop = asyncio.get_running_loop()
     while data := await reader.read(1 << 16):
         loop.call_later(_SECONDS, writer.write, data)

@@ -1,11 +1,12 @@
-"""Whether what an event, and a row, costs stays the same where there are more of them."""
+"""Growth: compares the time for an event and for a row in small and in large tables."""
 
 from contextlib import closing
 from functools import partial
 
 from benchmarks.measuring import Report
-from benchmarks.stage import Stage, stage, timed
-from benchmarks.throughput import change
+from benchmarks.own_process import RESYNC
+from benchmarks.servers import Servers, start_servers, timed
+from benchmarks.throughput import make_changes
 from mappings.trips import registry
 from mirror.schema import removal_sql, triggers_sql
 
@@ -17,25 +18,25 @@ where trip_id in (select id from trips order by id limit {})
 
 
 def main(report: Report, *, quick: bool) -> None:
-    """Measure small, and large."""
+    """Measure with few rows, and with many."""
     small, large = (2_000, 10_000) if quick else (10_000, 1_000_000)
     for rows in (small, large):
-        with stage() as here:
-            here.fill(rows)
-            loaded = timed(here.load)
+        with start_servers() as servers:
+            servers.fill(rows)
+            loaded = timed(servers.load)
             report.add(f"first load, µs per row of {rows:,}", "µs", loaded / rows * 1e6)
-            _events(report, here, rows, events=small // 2)
-            with closing(here.drain()) as drain:
-                here.primary.execute(_everything())
+            _measure_events(report, servers, rows, events=small // 2)
+            with closing(servers.drain()) as drain:
+                servers.primary.execute(RESYNC)
                 seconds = timed(partial(drain.run, seconds=3600))
                 report.add(f"resync, µs per row of {rows:,}", "µs", seconds / rows * 1e6)
-            with here.primary.transaction():
-                here.primary.execute(triggers_sql(registry).encode())
+            with servers.primary.transaction():
+                servers.primary.execute(triggers_sql(registry).encode())
             update = _UPDATE.format(rows // 100).encode()
             for _ in range(3):
-                took = timed(partial(here.primary.execute, update)) / rows * 1e6
+                took = timed(partial(servers.primary.execute, update)) / rows * 1e6
                 report.add(f"update with triggers, µs per row of {rows:,}", "µs", took)
-                here.primary.execute("truncate mirror.outbox")
+                servers.primary.execute("truncate mirror.outbox")
     for what in ("first load", "an event", "resync", "update with triggers"):
         report.ratio(
             f"growth: {what}, {large:,} to {small:,} rows",
@@ -45,21 +46,14 @@ def main(report: Report, *, quick: bool) -> None:
         )
 
 
-def _events(report: Report, here: Stage, rows: int, events: int) -> None:
-    """Drain events of single rows drawn at random from a table of that size."""
-    with here.primary.transaction():
-        here.primary.execute(triggers_sql(registry).encode())
-    with closing(here.drain()) as drain:
+def _measure_events(report: Report, servers: Servers, rows: int, events: int) -> None:
+    """Measure drains of events for rows drawn at random from a table of `rows` rows."""
+    with servers.primary.transaction():
+        servers.primary.execute(triggers_sql(registry).encode())
+    with closing(servers.drain()) as drain:
         for _ in range(4):
-            change(here, events)
+            make_changes(servers, events)
             seconds = timed(lambda: drain.run(seconds=3600))
             report.add(f"an event, µs per row of {rows:,}", "µs", seconds / events * 1e6)
-    with here.primary.transaction():
-        here.primary.execute(removal_sql(registry).encode())
-
-
-def _everything() -> bytes:
-    return (
-        b"insert into mirror.outbox (lane, mapping, reference, key)"
-        b" values (1, 'trip_memberships', '*', '{}')"
-    )
+    with servers.primary.transaction():
+        servers.primary.execute(removal_sql(registry).encode())

@@ -1,7 +1,8 @@
-"""How long after its commit a change is seen by a client, and a revocation felt.
+"""Latency: measures the time from the commit of a change until a client of the target sees it.
 
-A writer joins a user to one trip after the other; the user asks the target, with row-level
-security, which of them he may see. Beside it, native replication of the same changes.
+A writer adds a user to one trip after the other. The user's client polls the target, with row-level
+security, for the trips that the user may see. Native replication of the same changes is measured,
+too.
 """
 
 import json
@@ -18,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from benchmarks.measuring import Report
 from benchmarks.native import native
-from benchmarks.stage import Connection, Stage, stage
+from benchmarks.servers import Connection, Servers, start_servers
 from mappings.trips import registry
 from mirror.capture.doorbell import Doorbell, DoorbellSettings
 from mirror.hooks import Hooks
@@ -31,34 +32,46 @@ _LEAVE = text("delete from trip_memberships where trip_id = :trip and user_id = 
 _SEEN = "select trip_id from public.trip_memberships where user_id = %s and trip_id = any(%s)"
 
 Change = Callable[[UUID], float]
-"""Change a user's membership of a trip; return when that was committed."""
+"""Changes a user's membership of a trip; returns the time of the commit."""
 
 
 def main(report: Report, *, quick: bool) -> None:
-    """Measure one after the other, several times."""
+    """Measure native replication, the mirror, and the mirror with a backlog."""
     rounds, changes, backlog = (1, 50, 2_000) if quick else (2, 400, 100_000)
-    with stage() as here:
-        here.fill(20_000 if quick else 200_000)
-        here.load()
-        user, trips = _newcomer(here, max(changes, 200))
-        with native(here) as subscription:
+    with start_servers() as servers:
+        servers.fill(20_000 if quick else 200_000)
+        servers.load()
+        user, trips = _add_user(servers, max(changes, 200))
+        with native(servers) as subscription:
             for _ in range(rounds):
-                with _plain(here, user) as (join, leave):
-                    seconds = _follow(subscription.connection, user, trips[:changes], join)
+                with _plain_changes(servers, user) as (join, leave):
+                    seconds = _measure_visibility(
+                        subscription.connection, user, trips[:changes], join
+                    )
                     report.add("native: commit → visible", "ms", *_milliseconds(seconds))
-                    _follow(subscription.connection, user, trips[:changes], leave, gone=True)
-        with here.working(1), _hooked(here, user) as (join, leave), _as(here, user) as client:
-            # The first ring loads Celery.
-            _follow(client, user, trips[:1], join)
-            _follow(client, user, trips[:1], leave, gone=True)
+                    _measure_visibility(
+                        subscription.connection, user, trips[:changes], leave, gone=True
+                    )
+        with (
+            servers.working(1),
+            _hooked_changes(servers, user) as (join, leave),
+            _connect_as(servers, user) as client,
+        ):
+            # The first ring imports Celery.
+            _measure_visibility(client, user, trips[:1], join)
+            _measure_visibility(client, user, trips[:1], leave, gone=True)
             for _ in range(rounds):
-                seconds = _follow(client, user, trips[:changes], join)
+                seconds = _measure_visibility(client, user, trips[:changes], join)
                 report.add("mirror: commit → allowed", "ms", *_milliseconds(seconds))
-                seconds = _follow(client, user, trips[:changes], leave, gone=True)
+                seconds = _measure_visibility(client, user, trips[:changes], leave, gone=True)
                 report.add("mirror: commit → refused", "ms", *_milliseconds(seconds))
-        with here.working(2), _hooked(here, user) as (join, leave), _as(here, user) as client:
+        with (
+            servers.working(2),
+            _hooked_changes(servers, user) as (join, leave),
+            _connect_as(servers, user) as client,
+        ):
             for _ in range(rounds):
-                _revocations(report, here, client, user, trips, (join, leave), backlog)
+                _measure_revocations(report, servers, client, user, trips, (join, leave), backlog)
     native_, ours = "native: commit → visible", "mirror: commit → allowed"
     report.ratio("commit → allowed, p50, to native", ours, native_, at_most=8)
     report.ratio("the same, p99", ours, native_, at_most=8, by=lambda figure: figure.p99)
@@ -71,9 +84,9 @@ def main(report: Report, *, quick: bool) -> None:
     )
 
 
-def _revocations(
+def _measure_revocations(
     report: Report,
-    here: Stage,
+    servers: Servers,
     client: Connection,
     user: UUID,
     trips: list[UUID],
@@ -82,38 +95,40 @@ def _revocations(
 ) -> None:
     join, leave = changes
     some = trips[:200]
-    _follow(client, user, some, join)
+    _measure_visibility(client, user, some, join)
     report.add(
-        "a revocation, idle", "ms", *_milliseconds(_follow(client, user, some, leave, gone=True))
+        "a revocation, idle",
+        "ms",
+        *_milliseconds(_measure_visibility(client, user, some, leave, gone=True)),
     )
-    _follow(client, user, some, join)
-    here.primary.execute(
+    _measure_visibility(client, user, some, join)
+    servers.primary.execute(
         "insert into mirror.outbox (lane, mapping, key)"
         " select 1, 'trip_memberships', array[trip_id::text, user_id::text]"
         " from trip_memberships order by random() limit %s",
         [backlog],
     )
-    here.ring()
-    seconds = _follow(client, user, some, leave, gone=True)
+    servers.ring()
+    seconds = _measure_visibility(client, user, some, leave, gone=True)
     report.add("a revocation, behind a backlog", "ms", *_milliseconds(seconds))
-    here.wait_for_drain()
+    servers.wait_for_drain()
 
 
-def _newcomer(here: Stage, trips: int) -> tuple[UUID, list[UUID]]:
-    """Return somebody who is in no trip, and trips to join."""
-    found = here.primary.execute(
+def _add_user(servers: Servers, trips: int) -> tuple[UUID, list[UUID]]:
+    """Add a user without trips; return the user's id, and the ids of trips to join."""
+    found = servers.primary.execute(
         "insert into users (id, email, username)"
         " values (gen_random_uuid(), 'new@example.com', 'new') returning id"
     ).fetchone()
     assert found is not None  # noqa: S101 - RETURNING returns
-    rows = here.primary.execute("select id from trips order by id limit %s", [trips]).fetchall()
-    here.load()
+    rows = servers.primary.execute("select id from trips order by id limit %s", [trips]).fetchall()
+    servers.load()
     return UUID(str(found[0])), [UUID(str(row[0])) for row in rows]
 
 
 @contextmanager
-def _plain(here: Stage, user: UUID) -> Iterator[tuple[Change, Change]]:
-    engine = here.engine()
+def _plain_changes(servers: Servers, user: UUID) -> Iterator[tuple[Change, Change]]:
+    engine = servers.engine()
 
     def changing(statement: TextClause) -> Change:
         def change(trip: UUID) -> float:
@@ -129,9 +144,9 @@ def _plain(here: Stage, user: UUID) -> Iterator[tuple[Change, Change]]:
 
 
 @contextmanager
-def _hooked(here: Stage, user: UUID) -> Iterator[tuple[Change, Change]]:
-    engine = here.engine()
-    hooks = Hooks(registry, Doorbell(DoorbellSettings(redis_url=here.stack.redis_url)))
+def _hooked_changes(servers: Servers, user: UUID) -> Iterator[tuple[Change, Change]]:
+    engine = servers.engine()
+    hooks = Hooks(registry, Doorbell(DoorbellSettings(redis_url=servers.stack.redis_url)))
 
     def changing(statement: TextClause, lane: Literal["revocation", "grant"]) -> Change:
         def change(trip: UUID) -> float:
@@ -148,19 +163,19 @@ def _hooked(here: Stage, user: UUID) -> Iterator[tuple[Change, Change]]:
 
 
 @contextmanager
-def _as(here: Stage, user: UUID) -> Iterator[Connection]:
-    """Yield a connection to the target that acts as a user."""
-    with psycopg.connect(here.stack.supabase_db_url, autocommit=True) as client:
+def _connect_as(servers: Servers, user: UUID) -> Iterator[Connection]:
+    """Yield a connection to the target with the rights of a user."""
+    with psycopg.connect(servers.stack.supabase_db_url, autocommit=True) as client:
         claims = json.dumps({"sub": str(user), "role": "authenticated"})
         client.execute("select set_config('request.jwt.claims', %s, false)", [claims])
         client.execute("set role authenticated")
         yield client
 
 
-def _follow(
+def _measure_visibility(
     client: Connection, user: UUID, trips: list[UUID], change: Change, *, gone: bool = False
 ) -> list[float]:
-    """Change a hundred a second; return after how many seconds each was seen."""
+    """Make a hundred changes a second; return the seconds until the client sees each of them."""
     committed: dict[UUID, float] = {}
 
     def write() -> None:
@@ -178,11 +193,11 @@ def _follow(
         if waiting:
             rows = client.execute(_SEEN, [user, waiting]).fetchall()
             now = time.perf_counter()
-            there = {row[0] for row in rows}
-            seen.update(dict.fromkeys((t for t in waiting if (t in there) is not gone), now))
+            visible = {row[0] for row in rows}
+            seen.update(dict.fromkeys((t for t in waiting if (t in visible) is not gone), now))
         time.sleep(0.0005)
         if time.monotonic() > deadline:
-            raise AssertionError(f"{len(trips) - len(seen)} changes were never seen")
+            raise AssertionError(f"{len(trips) - len(seen)} changes never became visible")
     writer.join()
     return [seen[trip] - committed[trip] for trip in trips]
 

@@ -1,26 +1,26 @@
-"""What memory a load, a reconcile and a worker take beyond that of an idle process."""
+"""Memory: measures a load, a reconcile, a repair and a worker beyond an idle process."""
 
-from benchmarks.apart import apart, compare, resync
 from benchmarks.measuring import Report
-from benchmarks.stage import stage
+from benchmarks.own_process import compare, measure_process, resync
+from benchmarks.servers import start_servers
 
 
 def main(report: Report, *, quick: bool) -> None:
-    """Measure among a million rows, and among five."""
+    """Measure with one million rows, and with five."""
     sizes = (10_000, 20_000) if quick else (1_000_000, 5_000_000)
     for rows in sizes:
-        with stage() as here:
-            here.fill(rows)
-            _, memory = apart(here, compare)
+        with start_servers() as servers:
+            servers.fill(rows)
+            _, memory = measure_process(servers, compare)
             report.add(f"memory of a first load, {rows:,} memberships", "MB", memory)
-            here.target.execute("vacuum analyze")
-            seconds, memory = apart(here, compare)
+            servers.target.execute("vacuum analyze")
+            seconds, memory = measure_process(servers, compare)
             report.add(f"memory of a reconcile, {rows:,} memberships", "MB", memory)
             report.add(f"reconcile, equal, of {rows:,}", "s", seconds)
-            here.drift(rows // 100)
-            seconds, memory = apart(here, compare)
+            servers.drift(rows // 100)
+            seconds, memory = measure_process(servers, compare)
             report.add(f"memory of a repair of {rows // 100:,}", "MB", memory)
             report.add(f"reconcile, {rows // 100:,} drifted, of {rows:,}", "s", seconds)
             if rows == sizes[0]:
-                _, memory = apart(here, resync)
+                _, memory = measure_process(servers, resync)
                 report.add(f"memory of a worker, {rows:,} memberships", "MB", memory)

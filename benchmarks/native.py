@@ -1,4 +1,4 @@
-"""Native logical replication of the same columns, between the same two servers."""
+"""Native: logical replication of the same columns, between the same two servers."""
 
 import time
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import psycopg
 from psycopg import sql
 
-from benchmarks.stage import Connection, Stage, until
+from benchmarks.servers import Connection, Servers, until
 
 DATABASE = "native"
 
@@ -26,20 +26,20 @@ create publication native for table users (id, email, username), trips (id, name
 """
 
 
-class Native:
-    """A subscription, into a database of its own on the target's server."""
+class NativeSubscription:
+    """A subscription with its tables in another database on the target's server."""
 
-    def __init__(self, stage: Stage, connection: Connection) -> None:
-        self._stage = stage
+    def __init__(self, servers: Servers, connection: Connection) -> None:
+        self._servers = servers
         self.connection = connection
 
     def pause(self) -> None:
-        """Let changes pile up in the primary."""
+        """Stop applying changes, so that they wait in the primary."""
         self.connection.execute("alter subscription native disable")
         self._until("select not active from pg_replication_slots where slot_name = 'native'")
 
     def resume(self, *, durable: bool = False) -> None:
-        """Go on. Its commits do not wait for the disk, as is the default, unless `durable`."""
+        """Apply changes again. Commits wait for the disk if `durable`; by default they do not."""
         self.connection.execute(
             sql.SQL("alter subscription native set (synchronous_commit = {})").format(
                 sql.Literal("on" if durable else "off")
@@ -48,8 +48,8 @@ class Native:
         self.connection.execute("alter subscription native enable")
 
     def catch_up(self) -> None:
-        """Return once everything that is committed now has been applied."""
-        found = self._stage.primary.execute("select pg_current_wal_insert_lsn()::text").fetchone()
+        """Wait until all changes that are committed now have been applied."""
+        found = self._servers.primary.execute("select pg_current_wal_insert_lsn()::text").fetchone()
         assert found is not None  # noqa: S101 - a function always answers
         self._until(
             "select coalesce((select replay_lsn >= %s::pg_lsn from pg_stat_replication"
@@ -58,15 +58,15 @@ class Native:
         )
 
     def _until(self, question: str, *parameters: object) -> None:
-        until(self._stage.primary, question, *parameters)
+        until(self._servers.primary, question, *parameters)
 
 
 @contextmanager
-def native(stage: Stage) -> Iterator[Native]:
-    """Yield a subscription that has copied what is there."""
-    primary, target = stage.stack.primary, stage.stack.target
+def native(servers: Servers) -> Iterator[NativeSubscription]:
+    """Yield a subscription that has copied all rows."""
+    primary, target = servers.stack.primary, servers.stack.target
     target.create_database(DATABASE)
-    stage.primary.execute(_PUBLISH)
+    servers.primary.execute(_PUBLISH)
     with psycopg.connect(target.url(DATABASE), autocommit=True) as connection:
         connection.execute(_TABLES)
         connection.execute(
@@ -76,9 +76,9 @@ def native(stage: Stage) -> Iterator[Native]:
         )
         until(connection, "select count(*) = 0 from pg_subscription_rel where srsubstate <> 'r'")
         connection.execute("analyze")
-        yield Native(stage, connection)
+        yield NativeSubscription(servers, connection)
         connection.execute("drop subscription native")
-        # Its slot goes along; the worker that held it ends a moment later.
+        # This also drops the slot; the worker that used it ends a moment later.
         time.sleep(0.2)
-    stage.primary.execute("drop publication native")
+    servers.primary.execute("drop publication native")
     target.drop_database(DATABASE)

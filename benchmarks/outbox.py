@@ -1,11 +1,11 @@
-"""What a claim costs that finds nothing, while an old snapshot keeps what was drained."""
+"""Outbox: measures a claim that finds no event, while an old snapshot keeps drained events."""
 
 from contextlib import closing
 
 import psycopg
 
 from benchmarks.measuring import Report
-from benchmarks.stage import stage, timed
+from benchmarks.servers import milliseconds, start_servers, timed
 
 _FILL = """
 insert into mirror.outbox (lane, mapping, key)
@@ -14,33 +14,29 @@ select 1, 'users', array['00000000-0000-0000-0000-000000000000'] from generate_s
 
 
 def main(report: Report, *, quick: bool) -> None:
-    """Measure before and after a million events went through."""
+    """Measure before and after a million events were drained."""
     events, times = (10_000, 20) if quick else (1_000_000, 200)
     with (
-        stage() as here,
-        closing(here.drain()) as drain,
-        psycopg.connect(here.stack.primary_url) as report_of_an_hour,
+        start_servers() as servers,
+        closing(servers.drain()) as drain,
+        psycopg.connect(servers.stack.primary_url) as old_snapshot,
     ):
-        report_of_an_hour.execute("set transaction isolation level repeatable read")
-        report_of_an_hour.execute("select 1")
+        old_snapshot.execute("set transaction isolation level repeatable read")
+        old_snapshot.execute("select 1")
 
         def empty_claim() -> None:
             if drain.queue.claim(500) is not None:
                 raise AssertionError("there were events")
 
         empty_claim()
-        for _ in range(times):
-            report.add("an empty claim", "ms", timed(empty_claim) * 1000)
+        report.add("an empty claim", "ms", *milliseconds(empty_claim, times))
         for _ in range(events // 10_000):
-            here.primary.execute(_FILL, [10_000])
+            servers.primary.execute(_FILL, [10_000])
             claim = drain.queue.claim(10_000)
             if claim is not None:
                 claim.acknowledge()
-        # This one finds out from where on to look.
+        # This one finds the position from which the next claims search.
         report.add("the first empty claim after a million events", "ms", timed(empty_claim) * 1000)
-        for _ in range(times):
-            report.add(
-                "an empty claim, a million drained events kept", "ms", timed(empty_claim) * 1000
-            )
-    kept = "an empty claim, a million drained events kept"
+        kept = "an empty claim, a million drained events kept"
+        report.add(kept, "ms", *milliseconds(empty_claim, times))
     report.ratio("an empty claim, drained events kept, to none", kept, "an empty claim", at_most=3)

@@ -1,7 +1,7 @@
-"""What the printed policies add to a client's queries.
+"""Policies: measures the time that row-level security adds to a client's queries.
 
-The same query runs with and without row-level security in turn, so that what the machine does
-meanwhile hits both alike.
+The same query runs with and without row-level security in turn, so that a change of the machine's
+speed affects both alike.
 """
 
 import time
@@ -10,14 +10,14 @@ from uuid import UUID, uuid4
 import psycopg
 
 from benchmarks.measuring import Report
-from benchmarks.stage import HOME, Stage, stage
+from benchmarks.servers import HOME, Servers, start_servers
 from mappings.trips import registry
 from mirror.schema.connecting import migrating
 from mirror.schema.migrate import upgrade
 
 SCHEMA = HOME / "examples" / "trip_chat" / "supabase.sql"
 
-# The caller is in 50 of 10,000 trips; each has 20 members, 100 messages and 200 reactions.
+# The client is in 50 of 10,000 trips; each has 20 members, 100 messages and 200 reactions.
 _POPULATE = """
 insert into users select gen_random_uuid() from generate_series(1, 2000);
 insert into users values ({user});
@@ -39,19 +39,19 @@ _REACTIONS = "select * from public.chat_reactions where message_id = any(%s)"
 _TRIP = "select * from public.chat_messages where trip_id = %s"
 
 
-def guard(here: Stage, trips: int) -> UUID:
-    """Give the target guarded tables with many rows; return a member's id."""
-    here.target.execute(SCHEMA.read_bytes())
-    with migrating(here.settings, "supabase") as connection:
+def create_tables(servers: Servers, trips: int) -> UUID:
+    """Create guarded tables with many rows in the target; return a member's id."""
+    servers.target.execute(SCHEMA.read_bytes())
+    with migrating(servers.settings, "supabase") as connection:
         upgrade(connection, "supabase", registry, guards=True)
     user = uuid4()
-    here.target.execute(_POPULATE.format(user=f"'{user}'", trips=trips).encode())
-    here.target.execute("vacuum analyze")
+    servers.target.execute(_POPULATE.format(user=f"'{user}'", trips=trips).encode())
+    servers.target.execute("vacuum analyze")
     return user
 
 
 def queries(report: Report, url: str, user: UUID, rounds: int, times: int = 100) -> None:
-    """Measure each query as the owner, whom RLS does not concern, and as a user."""
+    """Measure each query as the owner, without RLS, and as a user."""
     with psycopg.connect(url) as owner, psycopg.connect(url) as member:
         found = owner.execute(
             "select trip_id from trip_memberships where user_id = %s limit 1", [user]
@@ -70,7 +70,7 @@ def queries(report: Report, url: str, user: UUID, rounds: int, times: int = 100)
                 ("all 100 messages of a trip", _TRIP, [trip]),
             )
         ]
-        # What the policies of all of these ask once, and what a statement takes that asks nothing.
+        # The call that each policy makes once for a statement, and a statement without any policy.
         compared += [
             (
                 ("select 1", member, "select 1", []),
@@ -84,7 +84,7 @@ def queries(report: Report, url: str, user: UUID, rounds: int, times: int = 100)
                     for _ in range(times):
                         rows = connection.execute(query.encode(), values).fetchall()
                     if round_:
-                        # The first warms up.
+                        # The first round fills the caches.
                         seconds = (time.perf_counter() - started) / times
                         report.add(variant, "ms", seconds * 1000)
                     if not rows:
@@ -92,10 +92,10 @@ def queries(report: Report, url: str, user: UUID, rounds: int, times: int = 100)
 
 
 def main(report: Report, *, quick: bool) -> None:
-    """Measure what row-level security adds to a client's queries."""
-    with stage() as here:
-        user = guard(here, 100 if quick else 10_000)
-        queries(report, here.stack.supabase_db_url, user, 2 if quick else 7)
+    """Measure a client's queries with and without row-level security."""
+    with start_servers() as servers:
+        user = create_tables(servers, 100 if quick else 10_000)
+        queries(report, servers.stack.supabase_db_url, user, 2 if quick else 7)
     page = "a page of 50 messages"
     report.ratio(f"{page} + RLS, to without", f"{page} + RLS", page, at_most=1.5)
     trip = "all 100 messages of a trip"

@@ -1,7 +1,7 @@
-"""What a reconcile of many memberships takes, and a first load.
+"""Reconcile: measures a first load, and reconciles of many memberships.
 
-Each in a process of its own that has been running for a moment. Beside them a bare query that
-hashes the same rows on each side, a bare batched INSERT, and reladiff if it is installed.
+Each runs in a process of its own that already has its connections. For comparison: a bare query
+that hashes the same rows, a bare batched INSERT, and reladiff if it is installed.
 """
 
 import os
@@ -11,9 +11,9 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from benchmarks.apart import apart, compare
 from benchmarks.measuring import Report
-from benchmarks.stage import Stage, stage, timed
+from benchmarks.own_process import compare, measure_process
+from benchmarks.servers import Servers, start_servers, timed
 from mappings.trips import registry
 
 _BARE = """
@@ -24,24 +24,24 @@ on conflict (trip_id, user_id) do update set role = excluded.role, status = excl
 
 
 def main(report: Report, *, quick: bool, rows: int = 1_000_000) -> None:
-    """Measure a load, then runs over equal sides and over some that differ."""
+    """Measure a load, then reconciles of equal sides and of sides that differ."""
     rows = 20_000 if quick else rows
     times = 1 if quick else 3
     name = f"{rows:,} memberships"
-    with stage() as here:
-        here.fill(rows)
-        report.add(f"bare batched insert, {name}", "rows/s", rows / _bare(here))
-        seconds, _ = apart(here, compare)
+    with start_servers() as servers:
+        servers.fill(rows)
+        report.add(f"bare batched insert, {name}", "rows/s", rows / _insert_bare(servers))
+        seconds, _ = measure_process(servers, compare)
         report.add(f"first load, {name}", "rows/s", (rows + rows // 20 + rows // 100) / seconds)
-        here.target.execute("vacuum analyze")
+        servers.target.execute("vacuum analyze")
         for _ in range(times):
-            report.add(f"bare digest, {name}", "s", _digest(here))
-            seconds, _ = apart(here, compare)
+            report.add(f"bare digest, {name}", "s", _digest_bare(servers))
+            seconds, _ = measure_process(servers, compare)
             report.add(f"reconcile, equal, {name}", "s", seconds)
-            _compare_commands(report, here, name)
+            _compare_commands(report, servers, name)
             for count in (10, 10_000):
-                here.drift(count)
-                seconds, _ = apart(here, compare)
+                servers.drift(count)
+                seconds, _ = measure_process(servers, compare)
                 report.add(f"reconcile, {count:,} drifted, {name}", "s", seconds)
     digest = f"bare digest, {name}"
     report.ratio(
@@ -67,14 +67,16 @@ def main(report: Report, *, quick: bool, rows: int = 1_000_000) -> None:
     )
 
 
-def _compare_commands(report: Report, here: Stage, name: str) -> None:
-    report.add(f"command: mirror reconcile --dry-run, {name}", "s", timed(lambda: _command(here)))
+def _compare_commands(report: Report, servers: Servers, name: str) -> None:
+    report.add(
+        f"command: mirror reconcile --dry-run, {name}", "s", timed(lambda: _command(servers))
+    )
     program = os.environ.get("RELADIFF") or shutil.which("reladiff")
     if program is None:
         return
     options = ["-k", "trip_id", "-k", "user_id", "-c", "status", "--json"]
     table = "trip_memberships"
-    sides = [here.stack.primary_url, table, here.stack.supabase_db_url, table]
+    sides = [servers.stack.primary_url, table, servers.stack.supabase_db_url, table]
 
     def run() -> None:
         done = subprocess.run(
@@ -86,25 +88,25 @@ def _compare_commands(report: Report, here: Stage, name: str) -> None:
     report.add(f"command: reladiff, {name}", "s", timed(run))
 
 
-def _command(here: Stage) -> None:
-    environment = here.environment | {"MIRROR_RECONCILE_GRACE_SECONDS": "0"}
+def _command(servers: Servers) -> None:
+    environment = servers.environment | {"MIRROR_RECONCILE_GRACE_SECONDS": "0"}
     program = Path(sys.executable).parent / "mirror"
     subprocess.run(
         [program, "reconcile", "--dry-run"], env=environment, capture_output=True, check=True
     )
 
 
-# Bare
+# Without the mirror
 
 
-def _digest(here: Stage) -> float:
-    """Return how long the slower side takes to hash the rows of all mappings, at its own pace."""
+def _digest_bare(servers: Servers) -> float:
+    """Return the seconds that the slower side takes to hash the rows of all mappings."""
     hashed = "select count(*), sum(hash_record_extended(row({}), 7)) from {}"
     sides: dict[str, float] = {}
     for mapping in registry:
         texts = ", ".join(f'q."{column.name}"::text collate "C"' for column in mapping.columns)
         tables = {"primary": f"({mapping.sql}) as q", "target": f"public.{mapping.table} as q"}
-        for side, connection in (("primary", here.primary), ("target", here.target)):
+        for side, connection in (("primary", servers.primary), ("target", servers.target)):
             query = hashed.format(texts, tables[side]).encode()
             connection.execute("set max_parallel_workers_per_gather = 0")
             sides[side] = sides.get(side, 0) + timed(partial(connection.execute, query))
@@ -112,23 +114,23 @@ def _digest(here: Stage) -> float:
     return max(sides.values())
 
 
-def _bare(here: Stage) -> float:
-    """Return how long it takes to write the memberships with nothing of ours."""
-    here.target.execute(
+def _insert_bare(servers: Servers) -> float:
+    """Return the seconds of plain INSERTs of all memberships."""
+    servers.target.execute(
         "create table public.bare (trip_id uuid, user_id uuid, role text, status text,"
         " primary key (trip_id, user_id), unique (user_id, trip_id))"
     )
 
     def write() -> None:
-        with here.primary.transaction(), here.primary.cursor("all") as cursor:
+        with servers.primary.transaction(), servers.primary.cursor("all") as cursor:
             cursor.execute(
                 "select trip_id::text, user_id::text, role::text, status::text"
                 " from trip_memberships order by trip_id, user_id"
             )
             while batch := cursor.fetchmany(2000):
                 columns = zip(*batch, strict=True)
-                here.target.execute(_BARE, [list(column) for column in columns])
+                servers.target.execute(_BARE, [list(column) for column in columns])
 
     seconds = timed(write)
-    here.target.execute("drop table public.bare")
+    servers.target.execute("drop table public.bare")
     return seconds

@@ -1,7 +1,7 @@
-"""How fast changes reach the target: single-row transactions that have piled up.
+"""Throughput: measures how many changes a second reach the target.
 
-The same changes each time: the role of memberships drawn at random, each in a transaction of its
-own. They are made while nobody drains, so that what is measured is not the writer.
+Each change sets the role of a membership drawn at random, in a transaction of its own. All changes
+are made before the drain starts, so the speed of the writer does not matter.
 """
 
 import signal
@@ -13,8 +13,8 @@ from celery import Celery
 
 from benchmarks import direct
 from benchmarks.measuring import Report
-from benchmarks.native import Native, native
-from benchmarks.stage import Stage, stage, timed, until
+from benchmarks.native import NativeSubscription, native
+from benchmarks.servers import Servers, start_servers, timed, until
 from mappings.trips import registry
 from mirror.devstack.process import ServerProcess
 from mirror.schema import removal_sql, triggers_sql
@@ -44,25 +44,29 @@ on conflict (trip_id, user_id) do update set role = excluded.role, status = excl
 
 
 def main(report: Report, *, quick: bool) -> None:
-    """Measure each way in turn, several times."""
+    """Measure native replication, the mirror, direct tasks and a bare upsert in turn."""
     rounds, changes, few = (1, 2_000, 100) if quick else (3, 20_000, 2_000)
-    with stage(api=True) as here, native(here) as subscription:
-        here.fill(10_000 if quick else 100_000)
-        here.load()
+    with start_servers(api=True) as servers, native(servers) as subscription:
+        servers.fill(10_000 if quick else 100_000)
+        servers.load()
         subscription.catch_up()
-        here.target.execute(direct.TABLE)
+        servers.target.execute(direct.TABLE)
         for _ in range(rounds):
-            rate = _native(here, subscription, changes, durable=False)
+            rate = _measure_native(servers, subscription, changes, durable=False)
             report.add("native replication", "/s", rate)
-            rate = _native(here, subscription, changes, durable=True)
+            rate = _measure_native(servers, subscription, changes, durable=True)
             report.add("native replication, durable", "/s", rate)
             for workers in (1, 2):
-                rate = drained(here, changes, workers)
+                rate = measure_drain(servers, changes, workers)
                 report.add(f"mirror, workers: {workers}", "/s", rate)
-            report.add("mirror over REST, workers: 2", "/s", drained(here, changes, 2, rest=True))
-            report.add("a task per event, psycopg", "/s", _tasks(here, few, rest=False))
-            report.add("a task per event, supabase-py", "/s", _tasks(here, few // 5, rest=True))
-            report.add("bare batched upsert", "/s", _bare(here, changes))
+            report.add(
+                "mirror over REST, workers: 2", "/s", measure_drain(servers, changes, 2, rest=True)
+            )
+            report.add("a task per event, psycopg", "/s", _measure_tasks(servers, few, rest=False))
+            report.add(
+                "a task per event, supabase-py", "/s", _measure_tasks(servers, few // 5, rest=True)
+            )
+            report.add("bare batched upsert", "/s", _measure_bare(servers, changes))
     two, one = "mirror, workers: 2", "mirror, workers: 1"
     report.ratio("two workers to native replication", two, "native replication", at_least=5)
     report.ratio("one worker to native replication", one, "native replication", at_least=2.5)
@@ -78,31 +82,33 @@ def main(report: Report, *, quick: bool) -> None:
     )
 
 
-def change(here: Stage, count: int) -> None:
-    """Make changes, each in a transaction of its own."""
-    here.primary.execute("set synchronous_commit = off")
-    here.primary.execute(_CHANGE.format(count=count).encode())
-    here.primary.execute("reset synchronous_commit")
+def make_changes(servers: Servers, count: int) -> None:
+    """Change memberships, each in a transaction of its own."""
+    servers.primary.execute("set synchronous_commit = off")
+    servers.primary.execute(_CHANGE.format(count=count).encode())
+    servers.primary.execute("reset synchronous_commit")
 
 
-def drained(here: Stage, changes: int, workers: int, *, rest: bool = False) -> float:
-    """Return how many changes a second real workers mirror."""
-    with here.primary.transaction():
-        here.primary.execute(triggers_sql(registry).encode())
-    with here.working(workers, rest=rest):
-        change(here, changes)
+def measure_drain(servers: Servers, changes: int, workers: int, *, rest: bool = False) -> float:
+    """Return the number of changes that real workers mirror in a second."""
+    with servers.primary.transaction():
+        servers.primary.execute(triggers_sql(registry).encode())
+    with servers.working(workers, rest=rest):
+        make_changes(servers, changes)
         began = time.perf_counter()
-        here.ring()
-        here.wait_for_drain()
+        servers.ring()
+        servers.wait_for_drain()
         seconds = time.perf_counter() - began
-    with here.primary.transaction():
-        here.primary.execute(removal_sql(registry).encode())
+    with servers.primary.transaction():
+        servers.primary.execute(removal_sql(registry).encode())
     return changes / seconds
 
 
-def _native(here: Stage, subscription: Native, changes: int, *, durable: bool) -> float:
+def _measure_native(
+    servers: Servers, subscription: NativeSubscription, changes: int, *, durable: bool
+) -> float:
     subscription.pause()
-    change(here, changes)
+    make_changes(servers, changes)
 
     def apply() -> None:
         subscription.resume(durable=durable)
@@ -111,42 +117,42 @@ def _native(here: Stage, subscription: Native, changes: int, *, durable: bool) -
     return changes / timed(apply)
 
 
-def _tasks(here: Stage, count: int, *, rest: bool) -> float:
-    """Return how many a second two processes write, from when the first one is written."""
-    here.target.execute("truncate public.direct")
-    app = Celery(broker=here.stack.redis_url)
+def _measure_tasks(servers: Servers, count: int, *, rest: bool) -> float:
+    """Return the number of rows that two processes write in a second, after the first row."""
+    servers.target.execute("truncate public.direct")
+    app = Celery(broker=servers.stack.redis_url)
     app.conf.task_default_queue = "direct"
     task = f"benchmarks.direct.upsert{'_over_rest' if rest else ''}"
-    for row in _some(here, count + 1):
+    for row in _sample_rows(servers, count + 1):
         app.send_task(task, [str(value) for value in row])
     worker = ServerProcess(
         f"{sys.executable} -m celery -A benchmarks.direct worker --concurrency=2 --queues=direct"
         " --without-gossip --without-mingle".split(),
-        log=here.stack.redis.directory.parent / f"direct-{uuid4()}.log",
-        options={"env": here.environment},
+        log=servers.stack.redis.directory.parent / f"direct-{uuid4()}.log",
+        options={"env": servers.environment},
         orphaned=signal.SIGTERM,
     )
-    until(here.target, "select exists (select from public.direct)")
+    until(servers.target, "select exists (select from public.direct)")
     written = "select count(*) = %s from public.direct"
-    seconds = timed(lambda: until(here.target, written, count + 1))
+    seconds = timed(lambda: until(servers.target, written, count + 1))
     worker.end(signal.SIGTERM)
     return count / seconds
 
 
-def _bare(here: Stage, count: int) -> float:
-    rows = [tuple(map(str, row)) for row in _some(here, count)]
+def _measure_bare(servers: Servers, count: int) -> float:
+    rows = [tuple(map(str, row)) for row in _sample_rows(servers, count)]
     batches = [list(zip(*rows[at : at + 500], strict=True)) for at in range(0, count, 500)]
 
     def write() -> None:
         for batch in batches:
-            here.target.execute(_BARE, [list(column) for column in batch])
+            servers.target.execute(_BARE, [list(column) for column in batch])
 
     write()
     return count / timed(write)
 
 
-def _some(here: Stage, count: int) -> list[tuple[object, ...]]:
-    return here.primary.execute(
+def _sample_rows(servers: Servers, count: int) -> list[tuple[object, ...]]:
+    return servers.primary.execute(
         "select trip_id, user_id, role::text, status::text from trip_memberships"
         " order by random() limit %s",
         [count],

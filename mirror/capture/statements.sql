@@ -251,7 +251,7 @@ select holder from mirror.leases where name = 'reconcile' and expires_at > now()
 -- release_lease --
 delete from mirror.leases where name = 'reconcile' and token = %s
 
--- record_intents --
+-- record_recovery --
 -- Retries that become due only when the reconcile stops renewing them; workers then read these
 -- mappings as a whole.
 insert into mirror.retries (id, lane, recorded_at, mapping, reference, key, attempts, due_at, error)
@@ -260,13 +260,13 @@ select nextval(pg_get_serial_sequence('mirror.outbox', 'id')), %(lane)s, now(), 
 from unnest(%(mappings)s::text[]) as mapping
 returning id, mapping
 
--- renew_intents --
+-- renew_recovery --
 -- Includes the intents of a reconcile that died: this one takes them over.
 update mirror.retries set due_at = now() + %s * interval '1 second'
 where error = %s and buried_at is null
 returning id, mapping
 
--- release_intents --
+-- release_recovery --
 update mirror.retries set due_at = now() where id = any(%s)
 
 -- delete_old_runs --

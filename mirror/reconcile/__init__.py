@@ -1,13 +1,14 @@
-"""Reconcile: find where the target differs from the primary, repair it, say what it was.
+"""Reconcile: finds rows in which the target differs from the primary, repairs and reports them.
 
-compare → judge → guard → repair. Comparing only suspects; judging reads a suspect again and knows
-what is under way; repairs go the drain's own fenced way.
+Runs in the command line and in the worker; the rooms `diagnostics`, `devstack` and `cli` import it.
+Its steps are compare, judge, limit deletes, repair. Comparing only finds suspects. Judging reads
+each suspect again and excludes rows with a change under way. Repairs are fenced, like a drain's.
 """
 
 from mirror.reconcile.drift import Cause
 from mirror.reconcile.report import MappingReport, Report
 from mirror.reconcile.run import Options, Progress
-from mirror.reconcile.sample import draw, sample, sync
+from mirror.reconcile.sample import draw_keys, sample, sync
 from mirror.reconcile.session import AlreadyRunning, reconcile, run_reconcile
 from mirror.reconcile.sweep import sweep
 from mirror.reconcile.throttle import Throttle
@@ -20,7 +21,7 @@ __all__ = [
     "Progress",
     "Report",
     "Throttle",
-    "draw",
+    "draw_keys",
     "reconcile",
     "run_reconcile",
     "sample",

@@ -1,7 +1,7 @@
-"""Buckets: the primary's desired rows by the hash of their key, as `mirror.survey` has them.
+"""Buckets: queries on the primary that group the desired rows by the hash of their key.
 
-What the target has in two tables is one row here, so it adds both hashes: the visible row's, and
-that of its ledger row.
+They answer in the form of the target's `mirror.survey()`. The target stores a row in two tables,
+so one row of the primary adds two hashes: that of the visible row and that of the ledger row.
 """
 
 from typing import Any, Final
@@ -10,94 +10,95 @@ from psycopg import sql
 
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
-from mirror.reconcile.clauses import hashed, typed
-from mirror.reconcile.primary import PrimaryReader, by_key
+from mirror.reconcile.clauses import as_text, row_hash
+from mirror.reconcile.primary import PrimaryReader, hashes_by_key
 from mirror.sync.targets.reading import Buckets, Hashing, SurveyRequest
 
-# One statement reads all rows, and nobody waits for it.
-_PATIENCE: Final = 20
+# One statement reads all rows, and no other work waits for it.
+_TIMEOUT_FACTOR: Final = 20
 
 
-def buckets(
-    primary: PrimaryReader, mapping: Mapping, hashing: Hashing, look: SurveyRequest
+def read_buckets(
+    primary: PrimaryReader, mapping: Mapping, hashing: Hashing, request: SurveyRequest
 ) -> Buckets:
-    """Return what lies in each wanted bucket."""
-    rows, parameters = _rows(primary, mapping, hashing, look)
+    """Return the number of rows and the XOR of their hashes in each requested bucket."""
+    rows, parameters = _hashed_rows(primary, mapping, hashing, request)
     statement = sql.SQL(
         "select coalesce(string_agg(int4send(b.bucket), ''), ''),"
         " coalesce(string_agg(int4send(b.rows::integer), ''), ''),"
         " coalesce(string_agg(int8send(b.sum), ''), '')"
         " from (select (k.key_hash & %s)::integer as bucket, count(*) as rows,"
         " bit_xor({hash}) as sum from {rows} group by 1) as b"
-    ).format(hash=_hash(mapping, hashing), rows=rows)
-    low = (1 << look.bits) - 1
-    values = [low, *parameters]
+    ).format(hash=_bucket_hash(mapping, hashing), rows=rows)
+    bucket_mask = (1 << request.bits) - 1
+    values = [bucket_mask, *parameters]
     ((numbers, counts, sums),) = primary.read(
-        mapping, statement, values, timeout_factor=_PATIENCE, binary=True
+        mapping, statement, values, timeout_factor=_TIMEOUT_FACTOR, binary=True
     )
     return Buckets(numbers, counts, sums)
 
 
-def members(
-    primary: PrimaryReader, mapping: Mapping, hashing: Hashing, look: SurveyRequest
+def read_members(
+    primary: PrimaryReader, mapping: Mapping, hashing: Hashing, request: SurveyRequest
 ) -> dict[Key, int]:
-    """Return the hash of each row in wanted buckets.
+    """Return the hash of each row in the requested buckets, by key.
 
     Raises:
-        Unreadable: the query yields a key twice.
+        Unreadable: the query returns a key twice.
     """
-    rows, parameters = _rows(primary, mapping, hashing, look)
+    rows, parameters = _hashed_rows(primary, mapping, hashing, request)
     statement = sql.SQL("select {keys}, {hash} from {rows}").format(
         keys=sql.SQL(", ").join(
             sql.SQL("k.{}::text").format(sql.Identifier(f"k{i}")) for i in range(len(mapping.key))
         ),
-        hash=_hash(mapping, hashing),
+        hash=_bucket_hash(mapping, hashing),
         rows=rows,
     )
-    return by_key(mapping, primary.read(mapping, statement, parameters, timeout_factor=_PATIENCE))
+    found = primary.read(mapping, statement, parameters, timeout_factor=_TIMEOUT_FACTOR)
+    return hashes_by_key(mapping, found)
 
 
-def _rows(
-    primary: PrimaryReader, mapping: Mapping, hashing: Hashing, look: SurveyRequest
+def _hashed_rows(
+    primary: PrimaryReader, mapping: Mapping, hashing: Hashing, request: SurveyRequest
 ) -> tuple[sql.Composed, list[Any]]:
-    """Return a FROM item `k` with its condition: key, other values, and the key's hash."""
+    """Return the FROM item `k` (key, other values, hash of the key), WHERE, and parameters."""
     keys = [
         sql.SQL("q.{}::{}").format(sql.Identifier(column.name), sql.SQL(column.type))
         for column in mapping.key_columns
     ]
     texts = [
-        sql.SQL('{} collate "C" as {}').format(typed(name, kind), sql.Identifier(f"c{i}"))
-        for i, (name, kind) in enumerate(_others(mapping))
+        sql.SQL('{} collate "C" as {}').format(as_text(name, kind), sql.Identifier(f"c{i}"))
+        for i, (name, kind) in enumerate(_other_columns(mapping))
     ]
     names = [sql.SQL("{} as {}").format(key, sql.Identifier(f"k{i}")) for i, key in enumerate(keys)]
     rows = sql.SQL(
         "(select {columns}, {hash} as key_hash from ({query}) as q"
-        # So that a hash is taken once, not wherever it is named.
+        # Keeps the planner from computing the hash again at each place that uses it.
         " offset 0) as k"
     ).format(
         columns=sql.SQL(", ").join(names + texts),
-        hash=hashed(hashing, sql.SQL("row({})").format(sql.SQL(", ").join(keys))),
-        query=primary.desired(mapping),
+        hash=row_hash(hashing, sql.SQL("row({})").format(sql.SQL(", ").join(keys))),
+        query=primary.desired_query(mapping),
     )
-    if look.wanted is None:
+    if request.wanted is None:
         return rows, []
-    wanted = sql.SQL(" where get_bit(%s::bytea, k.key_hash & %s) = 1")
-    return rows + wanted, [look.wanted, 8 * len(look.wanted) - 1]
+    condition = sql.SQL(" where get_bit(%s::bytea, k.key_hash & %s) = 1")
+    return rows + condition, [request.wanted, 8 * len(request.wanted) - 1]
 
 
-def _hash(mapping: Mapping, hashing: Hashing) -> sql.Composed:
-    """Return what a row adds to its bucket."""
+def _bucket_hash(mapping: Mapping, hashing: Hashing) -> sql.Composed:
+    """Return the expression of the value that one row adds to its bucket."""
     count = len(mapping.data_columns)
-    texts = [sql.SQL("k.") + sql.Identifier(f"c{i}") for i in range(len(_others(mapping)))]
+    texts = [sql.SQL("k.") + sql.Identifier(f"c{i}") for i in range(len(_other_columns(mapping)))]
 
-    def of(some: list[sql.Composed]) -> sql.Composed:
-        row = sql.SQL(", ").join([sql.SQL("k.key_hash"), *some])
-        return hashed(hashing, sql.SQL("row({})").format(row))
+    def hash_with_key(values: list[sql.Composed]) -> sql.Composed:
+        row = sql.SQL(", ").join([sql.SQL("k.key_hash"), *values])
+        return row_hash(hashing, sql.SQL("row({})").format(row))
 
-    ledger = of(texts[count:]) if texts[count:] else sql.SQL("k.key_hash")
-    return sql.SQL("{} # {}").format(of(texts[:count]), ledger)
+    ledger = hash_with_key(texts[count:]) if texts[count:] else sql.SQL("k.key_hash")
+    return sql.SQL("{} # {}").format(hash_with_key(texts[:count]), ledger)
 
 
-def _others(mapping: Mapping) -> list[tuple[str, str]]:
-    """Return what a row is made of beside its key: first what is visible."""
+def _other_columns(mapping: Mapping) -> list[tuple[str, str]]:
+    """Return name and type of the columns outside the key: the visible ones, then the ledger's."""
     return [(name, kind) for name, kind in mapping.row_layout if name not in mapping.key]

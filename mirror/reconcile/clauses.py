@@ -1,6 +1,6 @@
-"""Clauses: pieces of the SQL in which the primary is asked about ranges of keys.
+"""Clauses: SQL fragments for queries on the primary by ranges of keys.
 
-They speak of `q`, the mapping's query.
+In each of them `q` is the mapping's query.
 """
 
 from typing import Any, Final
@@ -21,57 +21,57 @@ _LOWEST: Final = {
 }
 
 
-def lowest(mapping: Mapping) -> Key:
-    """Return the key before which there is none."""
+def lowest_key(mapping: Mapping) -> Key:
+    """Return the smallest possible key."""
     return tuple(_LOWEST[column.type] for column in mapping.key_columns)
 
 
-def typed(name: str, kind: str) -> sql.Composed:
-    """Return a value as text of the type that the target has."""
+def as_text(name: str, kind: str) -> sql.Composed:
+    """Return a column, cast to the target's type and then to text."""
     return sql.SQL("q.{}::{}::text").format(sql.Identifier(name), sql.SQL(kind))
 
 
-def keys(mapping: Mapping) -> list[sql.Composed]:
-    """Return the key's values."""
-    return [typed(column.name, column.type) for column in mapping.key_columns]
+def key_texts(mapping: Mapping) -> sql.Composed:
+    """Return the list of the key columns as text."""
+    return sql.SQL(", ").join(as_text(column.name, column.type) for column in mapping.key_columns)
 
 
-def row(mapping: Mapping) -> sql.Composed:
-    """Return the row that is hashed."""
+def row_to_hash(mapping: Mapping) -> sql.Composed:
+    """Return the row expression that is hashed."""
     texts = [
-        sql.SQL('{} collate "C"').format(typed(name, kind)) for name, kind in mapping.row_layout
+        sql.SQL('{} collate "C"').format(as_text(name, kind)) for name, kind in mapping.row_layout
     ]
     return sql.SQL("row({})").format(sql.SQL(", ").join(texts))
 
 
-def picked(mapping: Mapping, template: str, number: int) -> sql.Composed:
-    """Return a template filled for each of the columns k0, k1, … and a number."""
+def for_key_columns(mapping: Mapping, template: str, number: int) -> sql.Composed:
+    """Return a list of the template, filled with each of the columns k0, k1, … and a number."""
     return sql.SQL(", ").join(
         sql.SQL(template).format(sql.Identifier(f"k{i}"), sql.Literal(number))
         for i in range(len(mapping.key))
     )
 
 
-def hashed(hashing: Hashing, row: sql.Composable) -> sql.Composed:
-    """Return a row's hash."""
+def row_hash(hashing: Hashing, row: sql.Composable) -> sql.Composed:
+    """Return the expression of a row's hash."""
     template = MD5_HASH if hashing.md5 else RECORD_HASH
     return sql.SQL(template).format(seed=sql.SQL(f"({hashing.seed})::bigint"), row=row)
 
 
-def ordered(column: KeyColumn) -> sql.Composed:
-    """Return a key column as both sides order it."""
+def sort_column(column: KeyColumn) -> sql.Composed:
+    """Return a key column with the collation by which both sides sort it."""
     text = 'q.{} collate "C"' if column.type == "text" else "q.{}"
     return sql.SQL(text).format(sql.Identifier(column.name))
 
 
-def order(mapping: Mapping, direction: str = "") -> sql.Composed:
-    """Return the key in its order."""
+def key_order(mapping: Mapping, direction: str = "") -> sql.Composed:
+    """Return the list for ORDER BY the key; `direction` is an empty string or ` desc`."""
     return sql.SQL(", ").join(
-        ordered(column) + sql.SQL(direction) for column in mapping.key_columns
+        sort_column(column) + sql.SQL(direction) for column in mapping.key_columns
     )
 
 
-def within_range(mapping: Mapping, within: KeyRange) -> tuple[sql.Composed, list[Any]]:
+def range_condition(mapping: Mapping, within: KeyRange) -> tuple[sql.Composed, list[Any]]:
     """Return the condition that a key lies in a range, and its parameters."""
     conditions = []
     parameters: list[Any] = []
@@ -82,14 +82,14 @@ def within_range(mapping: Mapping, within: KeyRange) -> tuple[sql.Composed, list
         bound = sql.SQL(", ").join(
             sql.SQL("%s::text::{}").format(sql.SQL(column.type)) for column in mapping.key_columns
         )
-        condition = sql.SQL("({}) " + operator + " ({})").format(order(mapping), bound)
+        condition = sql.SQL("({}) " + operator + " ({})").format(key_order(mapping), bound)
         conditions.append(condition)
         parameters += key
         if len(key) > 1:
-            # Says no more, but only single columns tell the planner how few rows lie between.
+            # Redundant, but the planner estimates the number of rows from single columns only.
             conditions.append(
                 sql.SQL("{} " + operator[0] + "= %s::text::{}").format(
-                    ordered(first), sql.SQL(first.type)
+                    sort_column(first), sql.SQL(first.type)
                 )
             )
             parameters.append(key[0])

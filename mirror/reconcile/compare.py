@@ -1,9 +1,10 @@
-"""Compare: find the keys about which the two sides seem to differ, without reading their rows.
+"""Compare: finds the keys whose rows seem to differ, without transferring the rows.
 
-Chunks of keys cover the whole key space, however far one side's keys reach beyond the other's.
-Each side answers with a count and a sum of hashes; where those differ, the chunk is split, and
-only pieces of a few dozen rows are listed key by key. What is found here is a suspicion: the sides
-are read one after the other, and live traffic passes in between.
+Small mappings, and those for which a survey (`survey.py`) does not help, are compared in chunks.
+Chunks of keys cover the whole key space, so also keys that only one side has at its ends. Each side
+returns a count and a sum of hashes; where they differ, the chunk is split again and again. Pieces
+of a few dozen rows are listed key by key. A key that is found here is only a suspect: the two sides
+are read one after the other, and rows may change in between.
 """
 
 import time
@@ -16,27 +17,28 @@ from typing import Final
 from mirror.errors import TooSlow
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
-from mirror.reconcile.clauses import lowest
-from mirror.reconcile.pieces import Spool, pieces
+from mirror.reconcile.clauses import lowest_key
 from mirror.reconcile.primary import PrimaryReader
-from mirror.reconcile.survey import BITS, FEWEST, LISTED, Survey
+from mirror.reconcile.spool import Spool, batched
+from mirror.reconcile.survey import BUCKET_BITS, LISTED_KEYS, SURVEY_ROWS, Survey
 from mirror.sync.targets.base import Target
 from mirror.sync.targets.reading import Digest, Hashing, KeyRange, width
 
-LEAF: Final = 64
-"""Pieces of so many rows are not split but listed."""
-BULK: Final = 1000
-"""From so many rows on, a piece of which the target has nothing is loaded, not judged by key."""
+LEAF_ROWS: Final = 64
+"""Pieces of at most this many rows are listed, not split."""
+BULK_ROWS: Final = 1000
+"""A piece of at least this many rows, of which the target has none, is loaded as a whole."""
 
-_FEWEST, _MOST = 500, 100_000
-_AIM_SECONDS = 1.0
-_RANGES = 500
-_PAGE = 256
-_SUSPECTS = 1000
+_FEWEST_CHUNK_ROWS, _MOST_CHUNK_ROWS = 500, 100_000
+_CHUNK_SECONDS = 1.0
+_RANGES_PER_CALL = 500
+_LISTED_RANGES = 64
+_PAGE_ROWS = 256
+_SUSPECTS_PER_BATCH = 1000
 
 
 @dataclass(frozen=True)
-class Missing:
+class MissingRange:
     """A range in which the primary has many rows and the target none."""
 
     range: KeyRange
@@ -54,11 +56,11 @@ class Comparison:
         hashing: Hashing,
         *,
         chunk_rows: int = 10_000,
-        leaf: int = LEAF,
-        bulk: int = BULK,
-        survey_from: int = FEWEST,
-        bits: Sequence[int] = BITS,
-        listed: int = LISTED,
+        leaf_rows: int = LEAF_ROWS,
+        bulk_rows: int = BULK_ROWS,
+        survey_rows: int = SURVEY_ROWS,
+        bits: Sequence[int] = BUCKET_BITS,
+        listed_keys: int = LISTED_KEYS,
         tick: Callable[[float], object] = lambda _: None,
     ) -> None:
         self.primary = primary
@@ -66,209 +68,198 @@ class Comparison:
         self.mapping = mapping
         self.hashing = hashing
         self.chunk_rows = chunk_rows
-        self.leaf = leaf
-        self.bulk = bulk
+        self.leaf_rows = leaf_rows
+        self.bulk_rows = bulk_rows
         self.rows = 0
         """Rows of the primary that were compared."""
-        self.theirs = 0
-        """Rows of the target, likewise."""
-        self.moved = 0
-        """Characters that went to the target and came back."""
-        self._survey_from = survey_from
+        self.target_rows = 0
+        """Rows of the target that were compared."""
+        self.transferred = 0
+        """Characters that were sent to the target and received from it."""
+        self._survey_rows = survey_rows
         self._bits = bits
-        self._listed = listed
+        self._listed_keys = listed_keys
         self._tick = tick
 
-    def suspects(self, start: Key | None = None) -> Iterator[set[Key] | Missing]:
-        """Yield what differs, in key order, from `start` on.
+    def suspects(self, start: Key | None = None) -> Iterator[set[Key] | MissingRange]:
+        """Yield the keys from `start` on that seem to differ, and ranges that the target lacks.
 
         `tick` is called between chunks, with the seconds that the target took for one.
         """
-        if start is None and (rows := self.primary.estimate(self.mapping)) >= self._survey_from:
+        if start is None and (rows := self.primary.estimate(self.mapping)) >= self._survey_rows:
             found = self._survey(rows)
             if found is not None:
                 yield from found
                 return
-        yield from self._through(start or lowest(self.mapping))
+        yield from self._compare_chunks(start or lowest_key(self.mapping))
 
-    def _survey(self, rows: int) -> Iterator[set[Key] | Missing] | None:
-        """Return what differs by a survey of about so many rows; None where that does not help."""
+    def _survey(self, rows: int) -> Iterator[set[Key] | MissingRange] | None:
+        """Return the result of a survey of about `rows` rows; None where a survey does not help."""
         survey = Survey(
             self.primary,
             self.target,
             self.mapping,
             self.hashing,
             bits=self._bits,
-            listed=self._listed,
+            listed_keys=self._listed_keys,
             tick=self._tick,
         )
         found = survey.suspects(rows)
-        self.moved += survey.moved
-        if found is None and not survey.nothing_there:
+        self.transferred += survey.transferred
+        if found is None and not survey.target_is_empty:
             return None
-        self.rows, self.theirs = survey.rows, survey.theirs
+        self.rows, self.target_rows = survey.rows, survey.target_rows
         if found is None:
-            return iter([Missing(KeyRange(lowest(self.mapping)), survey.rows)])
-        return _told(found)
-
-    def _through(self, start: Key) -> Iterator[set[Key] | Missing]:
-        """Yield what differs, chunk by chunk."""
-        with ThreadPoolExecutor(1, "mirror-target") as beside:
-            at: Key | None = start
-            mine = self._chunk(at) if at else None
-            while mine is not None:
-                began = time.monotonic()
-                answer = beside.submit(self._target_digests, [mine.range], self._limit)
-                at = mine.range.end
-                following = None
-                try:
-                    # While the target reads this chunk, the primary reads the next.
-                    following = self._chunk(at) if at is not None else None
-                    (theirs,) = answer.result()
-                    seconds = time.monotonic() - began
-                except TooSlow:
-                    mine = self._smaller(mine.range.start)
-                    continue
-                yield from self._whole(mine, theirs)
-                self._adapt(seconds)
-                self._tick(seconds)
-                mine = following
+            return iter([MissingRange(KeyRange(lowest_key(self.mapping)), survey.rows)])
+        return _in_batches(found)
 
     # Chunks
 
-    @property
-    def _limit(self) -> int:
-        """How many rows the target may read for one range."""
-        return 2 * self.chunk_rows
+    def _compare_chunks(self, start: Key) -> Iterator[set[Key] | MissingRange]:
+        with ThreadPoolExecutor(1, "mirror-target") as executor:
+            chunk: Digest | None = self._read_chunk(start)
+            while chunk is not None:
+                began = time.monotonic()
+                answer = executor.submit(self._target_digests, [chunk.range])
+                end = chunk.range.end
+                try:
+                    # While the target reads this chunk, the primary reads the next one.
+                    next_chunk = self._read_chunk(end) if end is not None else None
+                    (target,) = answer.result()
+                    seconds = time.monotonic() - began
+                except TooSlow:
+                    self._shrink_chunks()
+                    chunk = self._read_chunk(chunk.range.start)
+                    continue
+                yield from self._compare_chunk(chunk, target)
+                self._adapt_chunks(seconds)
+                self._tick(seconds)
+                chunk = next_chunk
 
-    def _chunk(self, start: Key) -> Digest:
+    def _read_chunk(self, start: Key) -> Digest:
         while True:
             try:
                 return self.primary.chunk(self.mapping, self.hashing, start, self.chunk_rows)
             except TooSlow:
-                self._halve()
+                self._shrink_chunks()
 
-    def _smaller(self, start: Key) -> Digest:
-        self._halve()
-        return self._chunk(start)
-
-    def _halve(self) -> None:
-        if self.chunk_rows <= _FEWEST:
+    def _shrink_chunks(self) -> None:
+        if self.chunk_rows <= _FEWEST_CHUNK_ROWS:
             raise TooSlow(
                 f"mapping {self.mapping.name!r}: even {self.chunk_rows} rows take too long; "
                 f'index the key on the primary (text keys: collate "C").'
             )
-        self.chunk_rows = max(_FEWEST, self.chunk_rows // 4)
+        self.chunk_rows = max(_FEWEST_CHUNK_ROWS, self.chunk_rows // 4)
 
-    def _adapt(self, seconds: float) -> None:
-        """Let chunks take about a second, far below any server's limit on a statement."""
-        factor = min(2.0, max(0.5, _AIM_SECONDS / max(seconds, 0.001)))
-        self.chunk_rows = int(min(_MOST, max(_FEWEST, self.chunk_rows * factor)))
+    def _adapt_chunks(self, seconds: float) -> None:
+        """Make chunks take about a second, far below any server's limit on a statement."""
+        factor = min(2.0, max(0.5, _CHUNK_SECONDS / max(seconds, 0.001)))
+        rows = max(_FEWEST_CHUNK_ROWS, self.chunk_rows * factor)
+        self.chunk_rows = int(min(_MOST_CHUNK_ROWS, rows))
 
-    def _whole(self, mine: Digest, theirs: Digest) -> Iterator[set[Key] | Missing]:
-        """Yield what differs in a chunk of which the target may have answered only a part."""
-        while theirs.range.end != mine.range.end:
-            rest = KeyRange(_end(theirs), mine.range.end)
-            part = self.primary.digest(self.mapping, self.hashing, theirs.range)
-            yield from self._settle(part, theirs)
-            mine = self.primary.digest(self.mapping, self.hashing, rest)
-            (theirs,) = self._target_digests([rest], self._limit)
-        yield from self._settle(mine, theirs)
+    def _compare_chunk(self, primary: Digest, target: Digest) -> Iterator[set[Key] | MissingRange]:
+        """Yield the suspects in a chunk; the target's answer may cover only its beginning."""
+        while (covered := target.range.end) != primary.range.end:
+            assert covered is not None  # noqa: S101 - an incomplete answer says where it ends
+            rest = KeyRange(covered, primary.range.end)
+            beginning = self.primary.digest(self.mapping, self.hashing, target.range)
+            yield from self._compare_digests(beginning, target)
+            primary = self.primary.digest(self.mapping, self.hashing, rest)
+            (target,) = self._target_digests([rest])
+        yield from self._compare_digests(primary, target)
 
-    def _settle(self, mine: Digest, theirs: Digest) -> Iterator[set[Key] | Missing]:
-        self.rows += mine.rows
-        self.theirs += theirs.rows
-        if _differ(mine, theirs):
-            yield from self._narrow([(mine, theirs)])
+    def _compare_digests(
+        self, primary: Digest, target: Digest
+    ) -> Iterator[set[Key] | MissingRange]:
+        self.rows += primary.rows
+        self.target_rows += target.rows
+        if _differ(primary, target):
+            yield from self._split([(primary, target)])
 
     # Inside a chunk
 
-    def _narrow(self, found: list[tuple[Digest, Digest]]) -> Iterator[set[Key] | Missing]:
-        """Split pieces that differ until they are small, then list those."""
+    def _split(self, differing: list[tuple[Digest, Digest]]) -> Iterator[set[Key] | MissingRange]:
+        """Split pieces that differ until they are small; then list those key by key."""
         small: list[KeyRange] = []
-        while found:
+        while differing:
             large = []
-            for mine, theirs in found:
-                if not theirs.rows and not theirs.strays and mine.rows >= self.bulk:
-                    yield Missing(mine.range, mine.rows)
-                elif mine.rows <= self.leaf:
-                    # Nothing to split by, however much the target has; that is listed in pages.
-                    small.append(mine.range)
+            for primary, target in differing:
+                if not target.rows and not target.strays and primary.rows >= self.bulk_rows:
+                    yield MissingRange(primary.range, primary.rows)
+                elif primary.rows <= self.leaf_rows:
+                    # The primary has too few keys to split by. If the target has many, they are
+                    # listed in pages.
+                    small.append(primary.range)
                 else:
-                    large.append(mine)
-            size = self._size(max((digest.rows for digest in large), default=0))
-            parts = [
-                part
+                    large.append(primary)
+            size = self._piece_rows(max((digest.rows for digest in large), default=0))
+            pieces = [
+                piece
                 for span in _joined([digest.range for digest in large])
-                for part in self.primary.split(self.mapping, self.hashing, span, size)
+                for piece in self.primary.split(self.mapping, self.hashing, span, size)
             ]
-            answers = self._target_digests([part.range for part in parts], self._limit)
-            found = [
-                (mine, theirs)
-                for mine, theirs in zip(parts, answers, strict=True)
-                if _differ(mine, theirs)
+            answers = self._target_digests([piece.range for piece in pieces])
+            differing = [
+                (primary, target)
+                for primary, target in zip(pieces, answers, strict=True)
+                if _differ(primary, target)
             ]
-        for ranges in pieces(small, 64):
+        for ranges in batched(small, _LISTED_RANGES):
             yield from self._list(ranges)
 
-    def _size(self, rows: int) -> int:
-        """Return how small to split pieces of so many rows: once more to what is then listed."""
-        return self.leaf if rows <= 64 * self.leaf else rows // 32
+    def _piece_rows(self, rows: int) -> int:
+        """Return the size into which to split pieces of `rows` rows: two steps reach a leaf."""
+        return self.leaf_rows if rows <= 64 * self.leaf_rows else rows // 32
 
     def _list(self, ranges: Sequence[KeyRange]) -> Iterator[set[Key]]:
-        mine = self.primary.listing(self.mapping, self.hashing, _joined(ranges))
+        primary_hashes = self.primary.listing(self.mapping, self.hashing, _joined(ranges))
         left = list(ranges)
         while left:
-            cut = []
+            incomplete = []
             suspects = set()
-            for asked, page in zip(
-                left,
-                self.target.listing(self.mapping, self.hashing, left, limit=_PAGE),
-                strict=True,
-            ):
-                self.moved += sum(width(key) for key in page.hashes)
-                for key, hashed in page.hashes.items():
-                    if mine.pop(key, None) != hashed or hashed is None:
+            pages = self.target.listing(self.mapping, self.hashing, left, limit=_PAGE_ROWS)
+            for requested, page in zip(left, pages, strict=True):
+                self.transferred += sum(width(key) for key in page.hashes)
+                for key, target_hash in page.hashes.items():
+                    if primary_hashes.pop(key, None) != target_hash or target_hash is None:
                         suspects.add(key)
-                if page.range.end != asked.end:
-                    cut.append(KeyRange(page.range.end or (), asked.end))
-            left = cut
+                if page.range.end != requested.end:
+                    incomplete.append(KeyRange(page.range.end or (), requested.end))
+            left = incomplete
             if not left:
-                suspects.update(mine)
+                # The target has none of the remaining keys.
+                suspects.update(primary_hashes)
             if suspects:
                 yield suspects
 
-    def _target_digests(self, ranges: Sequence[KeyRange], limit: int) -> list[Digest]:
-        self.moved += sum(width(each.start, each.end or ()) for each in ranges)
+    def _target_digests(self, ranges: Sequence[KeyRange]) -> list[Digest]:
+        self.transferred += sum(width(each.start, each.end or ()) for each in ranges)
+        # The number of rows that the target may read for one range.
+        limit = 2 * self.chunk_rows
         return [
             digest
-            for some in pieces(ranges, _RANGES)
+            for some in batched(ranges, _RANGES_PER_CALL)
             for digest in self.target.digest(self.mapping, self.hashing, some, limit=limit)
         ]
 
 
-def _told(found: Spool[Key]) -> Iterator[set[Key] | Missing]:
+def _in_batches(found: Spool[Key]) -> Iterator[set[Key] | MissingRange]:
     with closing(found):
-        for keys in found.batches(_SUSPECTS):
+        for keys in found.batches(_SUSPECTS_PER_BATCH):
             yield set(keys)
 
 
-def _differ(mine: Digest, theirs: Digest) -> bool:
+def _differ(primary: Digest, target: Digest) -> bool:
     return (
-        mine.rows != theirs.rows
-        or mine.sum != theirs.sum
-        or theirs.strays > 0
-        or mine.range.end != theirs.range.end
+        primary.rows != target.rows
+        or primary.sum != target.sum
+        or target.strays > 0
+        or primary.range.end != target.range.end
     )
 
 
-def _end(digest: Digest) -> Key:
-    assert digest.range.end is not None  # noqa: S101 - an answer that was cut says where
-    return digest.range.end
-
-
 def _joined(ranges: Sequence[KeyRange]) -> list[KeyRange]:
-    """Return ranges in key order with those joined that touch."""
+    """Return ranges that are in key order, with adjacent ones joined."""
     joined: list[KeyRange] = []
     for each in ranges:
         if joined and joined[-1].end == each.start:

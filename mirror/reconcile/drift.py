@@ -1,4 +1,4 @@
-"""Drift: a row that differs though no event for it is under way."""
+"""Drift: describes a row that differs although no event for it is under way."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ class Kind(StrEnum):
     CHANGED = "changed"
     """Both have it, with other values."""
     LEDGER = "ledger"
-    """The visible row is right, but what the target remembers of it is not: a later change of one
-    of its scopes would miss it."""
+    """The visible row is right, but its ledger row is wrong, so the target would miss a later
+    change of one of its scopes."""
 
 
 class Direction(StrEnum):
@@ -40,16 +40,16 @@ class Direction(StrEnum):
 
 
 class Cause(StrEnum):
-    """What a drift looks like, in words that a person can act on."""
+    """The likely cause of a drift, with its remedy."""
 
-    MISSED = "no event told of this change: a hook is missing where it was made"
-    BURIED = "its event is buried: mend what `mirror status` says of it, then `mirror retry`"
-    BY_HAND = "somebody wrote to the target by hand since the mirror last did"
-    ORPHAN = "its parent's removal was never captured: a hook is missing where parents are deleted"
-    NEW = "the target never heard of it: a first load, or a missing hook where rows are created"
+    MISSED = "no event recorded this change: a hook is missing where the change is made"
+    BURIED = "its event is buried: fix the error that `mirror status` shows, then `mirror retry`"
+    BY_HAND = "the target was edited by hand after the mirror last wrote to it"
+    ORPHAN = "no event recorded that its parent went: a hook is missing where parents are deleted"
+    NEW = "the target never had it: a first load, or a missing hook where rows are created"
     OUTDATED = (
-        "last written before the model's latest migration: `mirror resync` did not follow it, or a "
-        "hook is missing"
+        "last written before the model's latest migration: run `mirror resync`; if that was done, "
+        "a hook is missing"
     )
 
 
@@ -62,45 +62,48 @@ class Drift:
     cause: Cause
     direction: Direction = Direction.NEITHER
     expired: bool = False
-    """It grants nothing any more by the column that the mapping declares as `expires`."""
+    """The time in the column that the mapping declares as `expires` has passed."""
     parents: frozenset[MappingKey] = frozenset()
-    """Why the primary's row does not belong in the target: the parents that are gone."""
+    """The missing parents because of which the primary's row does not belong in the target."""
 
     def __post_init__(self) -> None:
-        sure = {Kind.MISSING: Direction.UNDER, Kind.EXTRA: Direction.OVER}
-        if self.kind in sure:
-            object.__setattr__(self, "direction", sure[self.kind])
+        known = {Kind.MISSING: Direction.UNDER, Kind.EXTRA: Direction.OVER}
+        if self.kind in known:
+            object.__setattr__(self, "direction", known[self.kind])
 
 
-def changed_direction(registry: Registry, mapping: Mapping, mine: Row, theirs: Row) -> Direction:
-    """Say whether a changed row allows more in the target (`theirs`) than in the primary.
+def direction_of_change(
+    registry: Registry, mapping: Mapping, primary_row: Row, target_row: Row
+) -> Direction:
+    """Return whether a changed row allows more in the target than in the primary, or less.
 
-    Where that cannot be told, it counts as more.
+    A change whose direction is unknown counts as more.
     """
     names = [column.name for column in mapping.columns]
-    differing = {name for name, a, b in zip(names, mine, theirs, strict=False) if a != b}
+    differing = {name for name, a, b in zip(names, primary_row, target_row, strict=False) if a != b}
     descriptive = {column.name for column in mapping.columns if column.descriptive}
     if differing <= descriptive:
         return Direction.NEITHER
-    here = _active(mapping, dict(zip(names, mine, strict=False)))
-    there = _active(mapping, dict(zip(names, theirs, strict=False)))
-    if here != there:
-        return Direction.OVER if there else Direction.UNDER
-    if not here:
+    primary_active = _is_active(mapping, dict(zip(names, primary_row, strict=False)))
+    target_active = _is_active(mapping, dict(zip(names, target_row, strict=False)))
+    if primary_active != target_active:
+        return Direction.OVER if target_active else Direction.UNDER
+    if not primary_active:
         return Direction.NEITHER
     if mapping.expires is not None and differing - descriptive == {mapping.expires}:
         place = names.index(mapping.expires)
-        return Direction.OVER if _ends(theirs[place]) > _ends(mine[place]) else Direction.UNDER
-    for column, levels in _orders(registry, mapping):
+        later = _expiry(target_row[place]) > _expiry(primary_row[place])
+        return Direction.OVER if later else Direction.UNDER
+    for column, levels in _level_columns(registry, mapping):
         if differing - descriptive == {column}:
             place = names.index(column)
-            mine_level, their_level = (_level(levels, row[place]) for row in (mine, theirs))
-            return Direction.OVER if their_level > mine_level else Direction.UNDER
+            higher = _rank(levels, target_row[place]) > _rank(levels, primary_row[place])
+            return Direction.OVER if higher else Direction.UNDER
     return Direction.OVER
 
 
-def _orders(registry: Registry, mapping: Mapping) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield the columns that hold a role or a level, each with its order."""
+def _level_columns(registry: Registry, mapping: Mapping) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield the columns that contain a role or a level, each with its levels in rising order."""
     for access in registry.access:
         if isinstance(access, Membership) and access.mapping == mapping.name:
             if isinstance(access.role, str):
@@ -109,24 +112,24 @@ def _orders(registry: Registry, mapping: Mapping) -> Iterator[tuple[str, tuple[s
             yield access.level, access.levels
 
 
-def _active(mapping: Mapping, row: dict[str, str | None]) -> bool:
+def _is_active(mapping: Mapping, row: dict[str, str | None]) -> bool:
     return all(row[name] in values for name, values in mapping.active.items())
 
 
-def _ends(moment: str | None) -> datetime:
-    """Return when a row ends, from a timestamptz as PostgreSQL prints it in UTC; None never does.
+def _expiry(text: str | None) -> datetime:
+    """Return the time of a timestamptz, as PostgreSQL prints it in UTC; None: never expires.
 
-    Where Python has no such year, the last that it has, or the first.
+    Times outside of Python's range become its first or its last one.
     """
-    if moment is None:
+    if text is None:
         return _LAST
     try:
-        return datetime.fromisoformat(moment)
+        return datetime.fromisoformat(text)
     except ValueError:
-        before = moment.startswith("-") or moment.endswith("BC")
+        before = text.startswith("-") or text.endswith("BC")
         return _FIRST if before else _LAST
 
 
-def _level(levels: Sequence[str], role: str | None) -> int:
-    """Return a role's rank; one that is not among the levels counts for nothing."""
+def _rank(levels: Sequence[str], role: str | None) -> int:
+    """Return a role's rank; -1 for a role that is not among the levels: it grants nothing."""
     return levels.index(role) if role in levels else -1

@@ -1,4 +1,7 @@
-"""Find: fill a case with what drifted. Nothing is written."""
+"""Find: compares and judges the rows of a mapping, and adds what drifted to its findings.
+
+Nothing is written to either database.
+"""
 
 import secrets
 from collections.abc import Callable, Collection
@@ -6,7 +9,7 @@ from typing import Final, Literal
 
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
-from mirror.reconcile.compare import Comparison, Missing
+from mirror.reconcile.compare import Comparison, MissingRange
 from mirror.reconcile.findings import MappingFindings
 from mirror.reconcile.judge import Judge
 from mirror.reconcile.pending_events import read_pending
@@ -18,12 +21,20 @@ _BATCH: Final = 500
 
 Phase = Literal["compare", "judge", "repair", "load"]
 Tick = Callable[[Phase, str, int, int, float], object]
-"""Called often: what is done, for which mapping, how many rows more, of how many, and how many
-seconds the target took."""
+"""Called often, with the phase, the mapping's name, the number of rows since the last call, the
+estimated number of all rows (0: unknown), and the seconds that the target took."""
 
 
 class Finder:
-    """Compares, then judges."""
+    """Finds the rows that drifted.
+
+    Args:
+        drain: its connections are used.
+        primary: reads the desired rows.
+        tick: called often.
+        keys: how many keys of each mapping the report names.
+        ignored: ids of retries that do not count as pending.
+    """
 
     def __init__(
         self,
@@ -32,70 +43,71 @@ class Finder:
         tick: Tick,
         *,
         keys: int,
-        own: Collection[int] = (),
+        ignored: Collection[int] = (),
     ) -> None:
         self.registry = drain.registry
         self.source = drain.source
         self.target = drain.target
         self.primary = primary
-        self.judge = Judge(self.registry, drain.source, drain.target, own=own)
+        self.judge = Judge(self.registry, drain.source, drain.target, ignored=ignored)
         self._tick = tick
         self._keys = keys
-        self._moved = 0
+        self._transferred = 0
 
     @property
-    def moved(self) -> int:
-        """Characters that came from and went to the target, and rows read from either side."""
-        return self._moved + self.judge.moved
+    def transferred(self) -> int:
+        """Characters that were sent to the target, and received from both sides."""
+        return self._transferred + self.judge.transferred
 
-    def compare(self, case: MappingFindings, start: Key | None) -> None:
-        """Note every suspect, from key `start` on."""
-        name = case.mapping.name
+    def compare(self, findings: MappingFindings, start: Key | None) -> None:
+        """Add every suspect from key `start` on."""
+        name = findings.mapping.name
         comparison = Comparison(
             self.primary,
             self.target,
-            case.mapping,
-            self._hashing(case.mapping),
+            findings.mapping,
+            self._choose_hashing(findings.mapping),
             tick=lambda seconds: self._tick("compare", name, 0, 0, seconds),
         )
-        total = self.primary.estimate(case.mapping)
-        told = 0
+        total = self.primary.estimate(findings.mapping)
+        reported = 0
         for found in comparison.suspects(start):
-            if isinstance(found, Missing):
-                case.loads.append(found)
+            if isinstance(found, MissingRange):
+                findings.loads.append(found)
             elif found:
-                case.suspects.add(found)
-            self._tick("compare", name, comparison.rows - told, total, 0.0)
-            told = comparison.rows
-        self._tick("compare", name, comparison.rows - told, comparison.rows, 0.0)
-        case.part.rows, case.part.target_rows = comparison.rows, comparison.theirs
-        self._moved += comparison.moved
+                findings.suspects.add(found)
+            self._tick("compare", name, comparison.rows - reported, total, 0.0)
+            reported = comparison.rows
+        self._tick("compare", name, comparison.rows - reported, comparison.rows, 0.0)
+        findings.report.rows = comparison.rows
+        findings.report.target_rows = comparison.target_rows
+        self._transferred += comparison.transferred
 
-    def _hashing(self, mapping: Mapping) -> Hashing:
-        """Return the faster hash if both sides have the same, else md5."""
+    def _choose_hashing(self, mapping: Mapping) -> Hashing:
+        """Return the faster hash if both servers compute the same one, else md5."""
         hashing = Hashing(secrets.randbits(62))
         if self.primary.probe(hashing) == self.target.probe(mapping, hashing):
             return hashing
         return Hashing(hashing.seed, md5=True)
 
-    def judge_all(self, case: MappingFindings) -> None:
-        """Say of each suspect whether it drifted."""
-        mapping, part = case.mapping, case.part
-        for keys in case.suspects.batches(_BATCH):
+    def judge_all(self, findings: MappingFindings) -> None:
+        """Judge each suspect, and count the ranges that the target lacks."""
+        mapping, report = findings.mapping, findings.report
+        for keys in findings.suspects.batches(_BATCH):
             verdict = self.judge.judge(mapping, keys)
-            part.in_flight += len(verdict.in_flight)
+            report.in_flight += len(verdict.in_flight)
             for drift in verdict.drifts:
-                part.count(drift, keys=self._keys)
-                case.sort(drift)
-            self._tick("judge", mapping.name, len(keys), case.suspects.count, 0.0)
-        if not case.loads:
+                report.add_drift(drift, keys=self._keys)
+                findings.add_drift(drift)
+            self._tick("judge", mapping.name, len(keys), findings.suspects.count, 0.0)
+        if not findings.loads:
             return
-        rows = sum(load.rows for load in case.loads)
+        rows = sum(load.rows for load in findings.loads)
         pending = read_pending(
-            self.source.database, self.registry, {mapping.name: ()}, own=self.judge.own
+            self.source.database, self.registry, {mapping.name: ()}, ignored=self.judge.ignored
         )
         if pending.find(mapping.name, (), ()).under_way:
-            part.in_flight += rows
-            case.loads = []
+            report.in_flight += rows
+            findings.loads = []
         else:
-            part.count_missing(rows)
+            report.add_missing(rows)

@@ -1,4 +1,4 @@
-"""Case: what a run knows of one mapping, from the first suspicion to the last repair."""
+"""Findings: collects the suspects and drifts of one mapping during a run."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,20 +8,24 @@ from typing import Any
 from mirror.errors import Halted, Rejected, TooSlow, Unexplained, WentBack, WrongSource
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
-from mirror.reconcile.compare import Missing
+from mirror.reconcile.compare import MissingRange
 from mirror.reconcile.drift import Direction, Drift, Kind
-from mirror.reconcile.pieces import Spool
 from mirror.reconcile.primary import Unreadable
-from mirror.reconcile.repair import Item
+from mirror.reconcile.repair import RepairItem
 from mirror.reconcile.report import MappingReport
+from mirror.reconcile.spool import Spool
 
 
-def _key(value: Any) -> Key:
+def _decode_key(value: Any) -> Key:
     return tuple(value)
 
 
-def _item(value: Any) -> Item:
+def _decode_item(value: Any) -> RepairItem:
     return [(name, tuple(key)) for name, key in value]
+
+
+def _items() -> Spool[RepairItem]:
+    return Spool(_decode_item)
 
 
 @dataclass
@@ -29,31 +33,35 @@ class MappingFindings:
     """One mapping's part of a run."""
 
     mapping: Mapping
-    repaired: bool
-    """False: it is looked at only for the guard of those above it."""
-    part: MappingReport
-    suspects: Spool[Key] = field(default_factory=lambda: Spool(_key))
-    extras: Spool[Item] = field(default_factory=lambda: Spool(_item))
-    orphans: Spool[Item] = field(default_factory=lambda: Spool(_item))
-    """Extra rows whose parents are what is gone; those go along with them."""
-    expired: Spool[Item] = field(default_factory=lambda: Spool(_item))
-    """Extra rows that grant nothing any more."""
-    over: Spool[Item] = field(default_factory=lambda: Spool(_item))
-    """Changed rows that allow too much."""
-    rest: Spool[Item] = field(default_factory=lambda: Spool(_item))
-    loads: list[Missing] = field(default_factory=list)
-    """Where the target has nothing of much."""
+    requested: bool
+    """False: the run compares the mapping only because deletes in its parents also delete its rows,
+    and repairs nothing of it."""
+    report: MappingReport
+    suspects: Spool[Key] = field(default_factory=lambda: Spool(_decode_key))
+    extras: Spool[RepairItem] = field(default_factory=_items)
+    """Extra rows that are neither expired nor orphans."""
+    orphans: Spool[RepairItem] = field(default_factory=_items)
+    """Extra rows whose parents are missing; their repair removes those parents, too."""
+    expired: Spool[RepairItem] = field(default_factory=_items)
+    """Extra rows that have expired, and so grant nothing."""
+    over_grants: Spool[RepairItem] = field(default_factory=_items)
+    """Changed rows that allow more than the primary."""
+    others: Spool[RepairItem] = field(default_factory=_items)
+    """All other rows that drifted."""
+    loads: list[MissingRange] = field(default_factory=list)
+    """Ranges to load as a whole."""
 
     def close(self) -> None:
-        """Forget what was found."""
-        for spool in (self.suspects, self.extras, self.orphans, self.expired, self.over, self.rest):
-            spool.close()
+        """Delete what was found."""
+        for value in vars(self).values():
+            if isinstance(value, Spool):
+                value.close()
 
-    def sort(self, drift: Drift) -> None:
-        """Put a drift where its repair finds it."""
+    def add_drift(self, drift: Drift) -> None:
+        """Add a drift to the list of its kind of repair."""
         item = [(self.mapping.name, drift.key), *sorted(drift.parents)]
         if drift.kind is not Kind.EXTRA:
-            spool = self.over if drift.direction is Direction.OVER else self.rest
+            spool = self.over_grants if drift.direction is Direction.OVER else self.others
         elif drift.expired:
             spool = self.expired
         else:
@@ -61,14 +69,14 @@ class MappingFindings:
         spool.add([item])
 
     @contextmanager
-    def contained(self) -> Iterator[None]:
-        """Let what is wrong with this mapping be reported, and the others go on."""
+    def errors_reported(self) -> Iterator[None]:
+        """Report errors that concern only this mapping, so that the other mappings go on."""
         try:
             yield
         except (WrongSource, WentBack):
             raise
         except Unreadable as error:
-            self.part.error = str(error)
-            self.part.held = f"{error}: nothing of {self.mapping.name} was changed."
+            self.report.error = str(error)
+            self.report.held = f"{error}: nothing of {self.mapping.name} was changed."
         except (Rejected, Halted, TooSlow, Unexplained) as error:
-            self.part.error = str(error)
+            self.report.error = str(error)

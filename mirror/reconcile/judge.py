@@ -1,9 +1,9 @@
-"""Judge: read suspects again, and say of each whether it drifted, which way, and what caused it.
+"""Judge: reads suspects again, and decides for each whether it drifted, how, and why.
 
-The order of reads makes this exact beside live traffic. One snapshot of the primary gives the
-desired rows and the events that wait; the target is read after it. A change from before the
-snapshot is then either in the target or still has its event; one from after it, if the target has
-it, has left a fence in the ledger that is newer than the snapshot's.
+The order of the reads makes this exact beside live traffic. One snapshot of the primary gives the
+desired rows and the pending events; the target is read after it. A change that was committed before
+the snapshot is either in the target or still has its event. A change that was committed after it
+and is in the target has left a fence in the ledger that is newer than the snapshot's.
 """
 
 from collections import defaultdict
@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
 from mirror.model.registry import Registry
-from mirror.reconcile.drift import Cause, Drift, Kind, changed_direction
-from mirror.reconcile.pending_events import Found, PendingEvents, read_pending, references_of
+from mirror.reconcile.drift import Cause, Drift, Kind, direction_of_change
+from mirror.reconcile.pending_events import KeyStatus, PendingEvents, read_pending, references_of
 from mirror.sync.row_queries import Row
 from mirror.sync.snapshot import Snapshot, Source
 from mirror.sync.sync_pass import MappingKey
@@ -24,63 +24,65 @@ from mirror.sync.targets.reading import UNKNOWN, KnownRow
 
 @dataclass
 class Verdict:
-    """What became of some suspects; those that it does not name are equal on both sides."""
+    """The suspects that differ; all others are equal on both sides."""
 
     drifts: list[Drift] = field(default_factory=list)
     in_flight: list[Key] = field(default_factory=list)
+    """Keys that differ, but have a change under way."""
 
 
 @dataclass(frozen=True)
-class _PrimaryView:
-    """What one snapshot says of some keys."""
+class _PrimaryState:
+    """Some keys in one snapshot of the primary."""
 
     epoch: int
     fence: int
     rows: dict[Key, Row]
-    """Those that belong in the target."""
+    """Rows that belong in the target."""
     orphans: dict[Key, Row]
-    """Those that the query yields, but whose parents are not mirrored."""
-    lacking: dict[Key, set[MappingKey]]
-    """Of those, the chain of parents that leads to one that is not there."""
+    """Rows of the query whose parents are not mirrored."""
+    missing_parents: dict[Key, set[MappingKey]]
+    """For each orphan, the chain of parents up to the missing one."""
     pending: PendingEvents
 
 
 class Judge:
     """Judges keys of any mapping.
 
-    `own` are retries that the run itself has set, for the case that it dies.
+    `ignored` are the ids of retries that do not count as pending: the reconcile's own ones.
     """
 
     def __init__(
-        self, registry: Registry, source: Source, target: Target, *, own: Collection[int] = ()
+        self, registry: Registry, source: Source, target: Target, *, ignored: Collection[int] = ()
     ) -> None:
         self.registry = registry
         self.source = source
         self.target = target
-        self.own = own
-        self.moved = 0
+        self.ignored = ignored
+        self.transferred = 0
         """Characters of rows that were read."""
 
     def judge(self, mapping: Mapping, keys: Sequence[Key]) -> Verdict:
-        """Say which of these keys drifted, and for which something is under way."""
-        # Only for the parents and references that rows in the target name; a key may name them all.
-        named = {reference.name for reference in mapping.all_references}
-        first = {} if named <= set(mapping.key) else self.target.rows(mapping, keys)
+        """Return which of these keys drifted, and which have a change under way."""
+        # The first read finds the references and parents that the target's rows contain. Where the
+        # key contains all of them, it is not needed.
+        references = {reference.name for reference in mapping.all_references}
+        before = {} if references <= set(mapping.key) else self.target.rows(mapping, keys)
         with self.source.snapshot() as snapshot:
-            primary = self._read(snapshot, mapping, keys, first)
-        second = self.target.rows(mapping, keys)
-        self.moved += _size(primary.rows.values()) + sum(
-            _size(known.row for known in read.values() if known.row) for read in (first, second)
+            primary = self._read_primary(snapshot, mapping, keys, before)
+        after = self.target.rows(mapping, keys)
+        self.transferred += _size(primary.rows.values()) + sum(
+            _size(known.row for known in read.values() if known.row) for read in (before, after)
         )
         verdict = Verdict()
         for key in keys:
-            known = second.get(key, UNKNOWN)
-            found = self._pending(mapping, key, primary, (first.get(key, UNKNOWN), known))
-            drift = self._compare(mapping, key, primary, known, found)
+            known = after.get(key, UNKNOWN)
+            status = self._key_status(mapping, key, primary, (before.get(key, UNKNOWN), known))
+            drift = self._compare(mapping, key, primary, known, status)
             if drift is None:
                 continue
             newer = (known.epoch, known.fence) > (primary.epoch, primary.fence)
-            if found.under_way or newer:
+            if status.under_way or newer:
                 verdict.in_flight.append(key)
             else:
                 verdict.drifts.append(drift)
@@ -88,80 +90,76 @@ class Judge:
 
     # Reading
 
-    def _read(
-        self, snapshot: Snapshot, mapping: Mapping, keys: Sequence[Key], known: dict[Key, KnownRow]
-    ) -> _PrimaryView:
+    def _read_primary(
+        self,
+        snapshot: Snapshot,
+        mapping: Mapping,
+        keys: Sequence[Key],
+        target_rows: dict[Key, KnownRow],
+    ) -> _PrimaryState:
         rows = snapshot.rows(mapping, keys)
         involved: dict[str, set[Key]] = defaultdict(set)
         involved[mapping.name].update(keys)
-        there = [other.row for other in known.values() if other.row is not None]
-        there += [_bare(mapping, key) for key in keys]
-        lacking = missing_ancestors(self.registry, snapshot, mapping, rows, there, involved)
-        pending = read_pending(self.source.database, self.registry, involved, own=self.own)
-        return _PrimaryView(
+        others = [known.row for known in target_rows.values() if known.row is not None]
+        others += [_row_of_key(mapping, key) for key in keys]
+        missing = missing_ancestors(self.registry, snapshot, mapping, rows, others, involved)
+        pending = read_pending(self.source.database, self.registry, involved, ignored=self.ignored)
+        return _PrimaryState(
             epoch=snapshot.stamp.epoch,
             fence=snapshot.stamp.fence,
-            rows={key: row for key, row in rows.items() if key not in lacking},
-            orphans={key: row for key, row in rows.items() if key in lacking},
-            lacking=lacking,
+            rows={key: row for key, row in rows.items() if key not in missing},
+            orphans={key: row for key, row in rows.items() if key in missing},
+            missing_parents=missing,
             pending=pending,
         )
 
-    def _pending(
-        self, mapping: Mapping, key: Key, primary: _PrimaryView, known: Sequence[KnownRow]
-    ) -> Found:
+    def _key_status(
+        self, mapping: Mapping, key: Key, primary: _PrimaryState, known: Sequence[KnownRow]
+    ) -> KeyStatus:
+        """Return the pending events of a key, of its scopes and of its parents."""
         rows = [primary.rows.get(key), primary.orphans.get(key), *(each.row for each in known)]
-        there = [row for row in rows if row is not None]
-        references = references_of(mapping, key, there)
-        found = primary.pending.find(mapping.name, key, references)
-        if found.under_way:
-            return found
+        known_rows = [row for row in rows if row is not None]
+        references = references_of(mapping, key, known_rows)
+        status = primary.pending.find(mapping.name, key, references)
+        if status.under_way:
+            return status
         for parent in mapping.parents:
             place = _place(mapping, parent.column)
-            values = {row[place] for row in there} | (
+            values = {row[place] for row in known_rows} | (
                 {key[mapping.key.index(parent.column)]} if parent.column in mapping.key else set()
             )
             for value in values - {None}:
-                above = self._above(primary.pending, self.registry[parent.mapping], (str(value),))
-                if above:
-                    return Found(under_way=True, buried=found.buried)
-        return found
-
-    def _above(self, pending: PendingEvents, mapping: Mapping, key: Key) -> bool:
-        """Whether a change of a parent, or of any of its own, is under way.
-
-        A parent's references are not looked up: any scope of its mapping will do.
-        """
-        if pending.any_scope(mapping.name) or pending.find(mapping.name, key, ()).under_way:
-            return True
-        return any(
-            pending.any_scope(parent.mapping)
-            or any(
-                event is None for (name, _), event in pending.keys.items() if name == parent.mapping
-            )
-            for parent in mapping.parents
-        )
+                parent_key = (str(value),)
+                if _parent_is_pending(primary.pending, self.registry[parent.mapping], parent_key):
+                    return KeyStatus(under_way=True, buried=status.buried)
+        return status
 
     # Comparing
 
     def _compare(
-        self, mapping: Mapping, key: Key, primary: _PrimaryView, known: KnownRow, found: Found
+        self,
+        mapping: Mapping,
+        key: Key,
+        primary: _PrimaryState,
+        known: KnownRow,
+        status: KeyStatus,
     ) -> Drift | None:
-        mine, theirs = primary.rows.get(key), known.row
-        cause = _cause(known, found, orphan=key in primary.orphans)
-        if mine is None and theirs is None:
-            # Only the ledger still believes in it.
+        primary_row, target_row = primary.rows.get(key), known.row
+        cause = _cause(known, status, orphan=key in primary.orphans)
+        if primary_row is None and target_row is None:
+            # Only the ledger still has it.
             return Drift(key, Kind.LEDGER, cause) if known.present else None
-        if theirs is None:
+        if target_row is None:
             return Drift(key, Kind.MISSING, cause)
-        if mine is None:
-            parents = frozenset(primary.lacking.get(key, ()))
+        if primary_row is None:
+            parents = frozenset(primary.missing_parents.get(key, ()))
             return Drift(key, Kind.EXTRA, cause, expired=known.expired, parents=parents)
-        count = len(mapping.columns)
-        if mine[:count] != theirs[:count]:
-            direction = changed_direction(self.registry, mapping, mine, theirs)
+        # The visible columns come first, then the references that only the ledger stores.
+        visible = len(mapping.columns)
+        if primary_row[:visible] != target_row[:visible]:
+            direction = direction_of_change(self.registry, mapping, primary_row, target_row)
             return Drift(key, Kind.CHANGED, cause, direction=direction)
-        if mine != theirs or not known.present:
+        if primary_row != target_row or not known.present:
             return Drift(key, Kind.LEDGER, cause)
         return None
 
@@ -174,12 +172,12 @@ def missing_ancestors(
     others: Iterable[Row],
     involved: dict[str, set[Key]],
 ) -> dict[Key, set[MappingKey]]:
-    """Return, for rows that lack one, the chain of parents up to the one that is not there.
+    """Return, for each row that lacks a parent, the chain of parents up to the missing one.
 
-    Notes all parents' keys in `involved`, also those that `others`, rows as the target has
-    them, name.
+    Adds the keys of all parents to `involved`, also of the parents of `others`: rows as the target
+    has them.
     """
-    lacking: dict[Key, set[MappingKey]] = {}
+    missing: dict[Key, set[MappingKey]] = {}
     for parent in mapping.parents:
         other = registry[parent.mapping]
         place = _place(mapping, parent.column)
@@ -192,12 +190,26 @@ def missing_ancestors(
             value = row[place]
             if value is not None and ((value,) not in found or (value,) in above):
                 chain = {(other.name, (value,))} | above.get((value,), set())
-                lacking.setdefault(key, set()).update(chain)
-    return lacking
+                missing.setdefault(key, set()).update(chain)
+    return missing
 
 
-def _cause(known: KnownRow, found: Found, *, orphan: bool) -> Cause:
-    if found.buried is not None:
+def _parent_is_pending(pending: PendingEvents, mapping: Mapping, key: Key) -> bool:
+    """Return whether a change of a parent, or of one of its own parents, is under way.
+
+    The references of a parent are not read: an event of any scope of its mapping counts.
+    """
+    if pending.any_scope(mapping.name) or pending.find(mapping.name, key, ()).under_way:
+        return True
+    return any(
+        pending.any_scope(parent.mapping)
+        or any(event is None for (name, _), event in pending.keys.items() if name == parent.mapping)
+        for parent in mapping.parents
+    )
+
+
+def _cause(known: KnownRow, status: KeyStatus, *, orphan: bool) -> Cause:
+    if status.buried is not None:
         return Cause.BURIED
     if known.edited or (known.row is not None and not known.present):
         return Cause.BY_HAND
@@ -210,8 +222,8 @@ def _cause(known: KnownRow, found: Found, *, orphan: bool) -> Cause:
     return Cause.OUTDATED if known.outdated else Cause.MISSED
 
 
-def _bare(mapping: Mapping, key: Key) -> Row:
-    """Return a row of which nothing is known but its key."""
+def _row_of_key(mapping: Mapping, key: Key) -> Row:
+    """Return a row whose values outside the key are None."""
     values = dict(zip(mapping.key, key, strict=True))
     return tuple(values.get(column.name) for column in mapping.columns)
 

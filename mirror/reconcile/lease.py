@@ -1,6 +1,6 @@
-"""Lease: one reconcile at a time, and what has to happen if that one dies.
+"""Lease: allows one reconcile at a time, and has workers finish its loads if it crashes.
 
-A row that expires: a session's lock would not survive a pooler.
+The lease is a row that expires. A session-level lock would not work behind a pooler.
 """
 
 import os
@@ -19,7 +19,7 @@ _MARK = "for the case that the reconcile which is loading this ends before its t
 
 
 class LeaseLost(Transient):
-    """Raised when another reconcile took over, because this one did not renew in time."""
+    """Raised when another reconcile has taken the lease, because this one renewed it too late."""
 
 
 class Lease:
@@ -29,61 +29,62 @@ class Lease:
         self.database = database
         self.seconds = seconds
         self.holder = f"{socket.gethostname()}:{os.getpid()}"
-        self.intents: dict[int, str] = {}
-        """Retries that wait for this process's death, and the mapping of each."""
+        self.recovery_retries: dict[int, str] = {}
+        """The mapping of each retry that workers run if this process crashes, by its id."""
         self._token = uuid4()
         self._renewed = 0.0
 
     def take(self) -> bool:
-        """Take or renew the lease; False if somebody else holds it."""
+        """Take or renew the lease; return False if another process holds it."""
         self._renewed = time.monotonic()
         parameters = {"token": self._token, "holder": self.holder, "seconds": self.seconds}
         if not self.database.execute(statement("take_lease"), parameters):
             return False
-        # What another intended that died is now this one's to do.
-        found = self.database.execute(statement("renew_intents"), [self.seconds, _MARK])
-        self.intents.update(found)
+        # This process takes over the recovery retries of one that crashed.
+        found = self.database.execute(statement("renew_recovery"), [self.seconds, _MARK])
+        self.recovery_retries.update(found)
         return True
 
     def held_by(self) -> str | None:
-        """Return who holds it."""
+        """Return the host and process id of the holder; None if the lease is free."""
         found = self.database.execute(statement("read_lease_holder"))
         return found[0][0] if found else None
 
     def renew(self) -> None:
-        """Renew in good time.
+        """Renew the lease if a quarter of its time has passed.
 
         Raises:
-            LeaseLost: somebody else has it.
+            LeaseLost: another process has taken it.
         """
         if time.monotonic() < self._renewed + self.seconds / 4:
             return
         if not self.take():
-            raise LeaseLost(f"primary: {self.held_by() or 'somebody'} reconciles now; run it again")
+            holder = self.held_by() or "another process"
+            raise LeaseLost(f"primary: {holder} reconciles now; run this again afterwards.")
 
     def release(self) -> None:
-        """Give it back, and let workers see to what was not finished."""
-        self.database.execute(statement("release_intents"), [list(self.intents)])
-        self.intents.clear()
+        """Give the lease back, and have workers run the recovery retries that are left."""
+        self.database.execute(statement("release_recovery"), [list(self.recovery_retries)])
+        self.recovery_retries.clear()
         self.database.execute(statement("release_lease"), [self._token])
 
-    def intend(self, mappings: Iterable[str]) -> None:
-        """Have workers read these mappings as a whole, should this process die."""
+    def add_recovery(self, mappings: Iterable[str]) -> None:
+        """Add retries by which workers read these mappings as a whole if this process crashes."""
         found = self.database.execute(
-            statement("record_intents"),
+            statement("record_recovery"),
             {
                 "lane": int(Lane.GRANT),
                 "everything": EVERYTHING,
-                "mappings": sorted(set(mappings) - set(self.intents.values())),
+                "mappings": sorted(set(mappings) - set(self.recovery_retries.values())),
                 "seconds": self.seconds,
                 "mark": _MARK,
             },
         )
-        self.intents.update(found)
+        self.recovery_retries.update(found)
 
-    def done(self, mappings: Container[str]) -> None:
-        """Nothing of these mappings is left for the workers."""
-        finished = [number for number, name in self.intents.items() if name in mappings]
+    def remove_recovery(self, mappings: Container[str]) -> None:
+        """Remove these mappings' recovery retries: everything is written."""
+        finished = [number for number, name in self.recovery_retries.items() if name in mappings]
         self.database.execute(statement("delete_retries"), [finished])
         for number in finished:
-            del self.intents[number]
+            del self.recovery_retries[number]

@@ -1,7 +1,7 @@
-"""Pending: which keys have a change under way, as the outbox of one snapshot tells.
+"""Pending events: which keys have a change under way, according to the outbox in one snapshot.
 
-Events that a worker holds are still in the outbox of everybody else's snapshot, until what they
-are about is in the target.
+Events that a worker has claimed stay visible in other processes' snapshots of the outbox until
+their change is in the target.
 """
 
 import json
@@ -20,12 +20,12 @@ from mirror.model.registry import Registry
 from mirror.sync.connections import Database
 from mirror.sync.row_queries import Row
 
-# Scopes beyond this many: the drain is so far behind that nothing can be judged.
+# With more events than this, the drain is so far behind that no row can be judged.
 _MOST: Final = 20_000
 
 
 def references_of(mapping: Declared, key: Key, rows: Iterable[Row]) -> set[tuple[str, str]]:
-    """Return the references, with their values, under which a key is or was, by these rows."""
+    """Return the references and values of a key, according to its key columns and these rows."""
     names = [name for name, _ in mapping.row_layout]
     found = {
         (reference.name, str(row[names.index(reference.name)]))
@@ -41,39 +41,42 @@ def references_of(mapping: Declared, key: Key, rows: Iterable[Row]) -> set[tuple
 
 @dataclass
 class PendingEvents:
-    """What the events say that are waiting, or buried."""
+    """The events that concern some keys: those that wait, are claimed or are buried."""
 
     keys: dict[tuple[str, Key], int | None] = field(default_factory=dict)
-    """By mapping and key: the buried event's number; None for one that is under way."""
+    """By mapping and key: the id of the buried event; None if one is under way."""
     scopes: dict[str, dict[tuple[str, str], int | None]] = field(
         default_factory=lambda: defaultdict(dict)
     )
-    """By mapping, then reference and value, likewise."""
+    """By mapping, then by reference and value: the same."""
     too_many: bool = False
+    """Not all events were read; any key may have one."""
 
-    def find(self, mapping: str, key: Key, references: Iterable[tuple[str, str]]) -> "Found":
-        """Say whether a key's own events, or its scopes', are under way or buried."""
+    def find(self, mapping: str, key: Key, references: Iterable[tuple[str, str]]) -> "KeyStatus":
+        """Return whether events of a key or of its scopes are under way or buried."""
         scopes = self.scopes.get(mapping, {})
         found = [self.keys[mapping, key]] if (mapping, key) in self.keys else []
         names = [(EVERYTHING, ""), *references]
         found += [scopes[name] for name in names if name in scopes]
         buried = [event for event in found if event is not None]
-        return Found(
+        return KeyStatus(
             under_way=self.too_many or len(buried) < len(found),
             buried=buried[0] if buried else None,
         )
 
     def any_scope(self, mapping: str) -> bool:
-        """Whether some scope of a mapping is under way, whatever its value."""
+        """Return whether an event of any scope of a mapping is under way."""
         return self.too_many or None in self.scopes.get(mapping, {}).values()
 
 
 @dataclass(frozen=True)
-class Found:
-    """What is pending for one key."""
+class KeyStatus:
+    """The pending events of one key."""
 
     under_way: bool
+    """An event waits or is claimed, so a difference is no drift yet."""
     buried: int | None
+    """The id of a buried event."""
 
 
 def read_pending(
@@ -81,11 +84,11 @@ def read_pending(
     registry: Registry,
     keys: Mapping[str, Iterable[Key]],
     *,
-    own: Iterable[int] = (),
+    ignored: Iterable[int] = (),
 ) -> PendingEvents:
     """Return the events that concern these keys, and every scope of their mappings.
 
-    `own` are retries that the reconcile itself has set, for the case that it dies.
+    `ignored` are the ids of retries to leave out: the reconcile's own ones.
     """
     wanted = [[name, list(key)] for name, some in keys.items() for key in some]
     found = database.execute(
@@ -93,30 +96,30 @@ def read_pending(
         {
             "keys": json.dumps(wanted),
             "mappings": list(keys),
-            "own": list(own),
+            "own": list(ignored),
             "most": _MOST + len(wanted),
         },
     )
     pending = PendingEvents(too_many=len(found) == _MOST + len(wanted))
     for mapping, reference, values, buried in found:
         if reference is None:
-            _note(pending.keys, (mapping, tuple(values)), buried)
+            _add(pending.keys, (mapping, tuple(values)), buried)
         else:
             value = (
                 "" if reference == EVERYTHING else _canonical(registry, mapping, reference, values)
             )
-            _note(pending.scopes[mapping], (reference, value), buried)
+            _add(pending.scopes[mapping], (reference, value), buried)
     return pending
 
 
-def _note(events: dict, name: object, buried: int | None) -> None:  # type: ignore[type-arg]
-    """Note an event; one under way counts more than a buried one."""
+def _add(events: dict, name: object, buried: int | None) -> None:  # type: ignore[type-arg]
+    """Add an event; one that is under way takes precedence over a buried one."""
     if events.get(name, buried) is not None or buried is None:
         events[name] = buried
 
 
 def _canonical(registry: Registry, mapping: str, reference: str, values: list[str]) -> str:
-    # Whoever writes events by hand may spell a value otherwise.
+    # Events that are written by hand may spell a value differently.
     with suppress(MirrorError, LookupError):
         return registry[mapping].canonical_reference(reference, values[0])
     return values[0] if values else ""

@@ -1,6 +1,6 @@
-"""Repair: bring rows up to date the drain's own way: a fresh read of the primary, a fenced write.
+"""Repair: brings rows up to date as a drain does, by a fresh read and a fenced write.
 
-So what is written is never what a comparison saw, and a live change is never overwritten.
+The rows that a comparison has read are never written, so a repair never undoes a live change.
 """
 
 from collections import defaultdict
@@ -13,8 +13,8 @@ import structlog
 from mirror.errors import MirrorError, TooSlow, WentBack
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
-from mirror.reconcile.pieces import pieces
 from mirror.reconcile.primary import PrimaryReader
+from mirror.reconcile.spool import batched
 from mirror.sync.drain import ISOLATED, Drain
 from mirror.sync.row_queries import Row
 from mirror.sync.snapshot import Stamp
@@ -24,42 +24,44 @@ from mirror.sync.targets.writing import Section, TooOld
 
 log = structlog.stdlib.get_logger(__name__)
 
-Item = list[MappingKey]
-"""A row to repair, followed by the parents whose absence is the reason."""
+RepairItem = list[MappingKey]
+"""A row to repair, followed by its missing parents where those are the reason."""
 
 _LOAD_ROWS: Final = 2000
 _NARROW: Final = 10
 
 
-class Repair:
-    """Writes what a reconcile found."""
+class Repairer:
+    """Brings the target's rows up to date."""
 
     def __init__(self, drain: Drain, primary: PrimaryReader) -> None:
         self.drain = drain
         self.primary = primary
-        self.moved = 0
+        self.transferred = 0
+        """Characters of the rows that were loaded."""
 
-    def rows(self, items: Sequence[Item]) -> int:
-        """Bring rows up to date; return how many could not be."""
-        work: dict[str, set[Key]] = defaultdict(set)
+    def repair(self, items: Sequence[RepairItem]) -> int:
+        """Bring rows up to date; return the number of rows that failed."""
+        keys: dict[str, set[Key]] = defaultdict(set)
         for item in items:
             for name, key in item:
-                work[name].add(key)
+                keys[name].add(key)
         try:
-            self._queue_with_children(work, alone=len(items) == 1)
+            self._sync(keys, alone=len(items) == 1)
         except ISOLATED as error:
             if len(items) > 1:
                 middle = len(items) // 2
-                return self.rows(items[:middle]) + self.rows(items[middle:])
-            self._tell(items[0], error)
+                return self.repair(items[:middle]) + self.repair(items[middle:])
+            _log_failure(items[0], error)
             return 1
         return 0
 
-    def _queue_with_children(self, work: dict[str, set[Key]], *, alone: bool) -> None:
-        # One row may still bring too much: a parent its children, which then are announced.
+    def _sync(self, keys: dict[str, set[Key]], *, alone: bool) -> None:
+        # Even one row may need too much work: a parent with many children. In smaller batches, the
+        # children are recorded as events instead.
         for size in (None, _NARROW, 1) if alone else (None,):
             try:
-                self.drain.sync_keys(PendingKeys(keys=work), batch_size=size)
+                self.drain.sync_keys(PendingKeys(keys=keys), batch_size=size)
             except TooSlow:
                 if size == 1 or not alone:
                     raise
@@ -67,55 +69,55 @@ class Repair:
                 return
 
     def load(self, mapping: Mapping, within: KeyRange, tick: Callable[[int], object]) -> int:
-        """Write everything the primary has in a range; return how many rows could not be.
+        """Write all rows of the primary in a range; return the number of rows that failed.
 
-        The next page is read while one is written. A parent's rows go without their children: the
-        caller sees to those.
+        The next page is read while one is written. Rows of a parent are written without their
+        children; the caller loads those.
         """
         failed = 0
-        with ThreadPoolExecutor(1, "mirror-source") as beside:
-            ahead = beside.submit(self._page, mapping, within)
+        with ThreadPoolExecutor(1, "mirror-source") as executor:
+            next_page = executor.submit(self._read_page, mapping, within)
             while True:
-                stamp, keys, rows = ahead.result()
-                # A row more than a page holds says where the next one begins.
+                stamp, keys, rows = next_page.result()
+                # One more row is read than is written: its key is the start of the next page.
                 more = len(rows) > _LOAD_ROWS
                 if more:
                     rest = KeyRange(keys.pop(), within.end)
                     rows.pop()
-                    ahead = beside.submit(self._page, mapping, rest)
+                    next_page = executor.submit(self._read_page, mapping, rest)
                 try:
                     refused = self._write(mapping, stamp, keys, rows)
                 finally:
                     if more:
-                        # The primary's connection is one: whoever reads it next must wait.
-                        ahead.exception()
+                        # Wait: `repair` uses the same connection to the primary.
+                        next_page.exception()
                 failed += sum(
-                    self.rows([[(mapping.name, key)] for key in some])
-                    for some in pieces(refused, self.drain.batch_size)
+                    self.repair([[(mapping.name, key)] for key in some])
+                    for some in batched(refused, self.drain.batch_size)
                 )
                 tick(len(rows))
                 if not more:
                     return failed
 
-    def _page(self, mapping: Mapping, within: KeyRange) -> tuple[Stamp, list[Key], list[Row]]:
+    def _read_page(self, mapping: Mapping, within: KeyRange) -> tuple[Stamp, list[Key], list[Row]]:
         with self.drain.source.snapshot() as snapshot:
             rows = self.primary.page(mapping, within, _LOAD_ROWS + 1)
-        # Here rather than by whoever writes, because the target is what a load waits for.
-        self.moved += sum(len(value or "") for row in rows for value in row)
+        # Counted in the thread that reads, because the one that writes is the bottleneck.
+        self.transferred += sum(len(value or "") for row in rows for value in row)
         names = [column.name for column in mapping.columns]
         places = [names.index(name) for name in mapping.key]
         return snapshot.stamp, [tuple(str(row[i]) for i in places) for row in rows], rows
 
     def _write(self, mapping: Mapping, stamp: Stamp, keys: list[Key], rows: list[Row]) -> list[Key]:
-        """Write rows; return the keys that have to go the long way."""
-        whole = bool(mapping.children)
-        section = Section(mapping, [] if whole else rows, rows if whole else [])
+        """Write rows; return the keys that were refused, which `repair` has to write."""
+        is_parent = bool(mapping.children)
+        section = Section(mapping, [] if is_parent else rows, rows if is_parent else [])
         try:
             answer = self.drain.target.apply(stamp, [section])[mapping.name]
         except (TooOld, WentBack, *ISOLATED):
             return keys
         return [*answer.stale, *answer.orphans, *answer.new_parents]
 
-    @staticmethod
-    def _tell(item: Item, error: MirrorError) -> None:
-        log.warning("not repaired", mapping=item[0][0], error=str(error))
+
+def _log_failure(item: RepairItem, error: MirrorError) -> None:
+    log.warning("not repaired", mapping=item[0][0], error=str(error))

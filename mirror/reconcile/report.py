@@ -1,9 +1,9 @@
-"""Report: what a reconcile found and did, for people and for machines."""
+"""Report: counts what a reconcile found and repaired, and returns it as JSON."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal
 
-from mirror.reconcile.drift import Cause, Direction, Drift, Kind
+from mirror.reconcile.drift import Cause, Drift, Kind
 
 Outcome = Literal["in line", "repaired", "held back", "drift"]
 
@@ -16,30 +16,32 @@ class MappingReport:
 
     mapping: str
     rows: int = 0
-    """Of the primary, compared."""
+    """Rows of the primary that were compared."""
     target_rows: int = 0
+    """Rows of the target that were compared."""
     missing: int = 0
-    """Under-grants: not in the target."""
+    """Under-grants: rows that only the primary has."""
     extra: int = 0
-    """Over-grants: only in the target. Those past their declared expiry are in `expired`."""
+    """Over-grants: rows that only the target has, without those that are past their expiry."""
     expired: int = 0
+    """Rows that only the target has, and that are past their declared expiry."""
     changed_over: int = 0
     changed_under: int = 0
     changed_neither: int = 0
     ledger: int = 0
-    """Visibly right, but remembered wrongly in the target."""
+    """Rows whose visible values are right, but whose ledger row is wrong."""
     in_flight: int = 0
-    """Differed, and a change was under way: no drift."""
+    """Rows that differed while a change was under way: no drift."""
     repaired: int = 0
     failed: int = 0
     held: str | None = None
-    """Why no row of this mapping was deleted."""
+    """The reason why no row of this mapping was deleted; None: deletes were allowed."""
     error: str | None = None
-    """Why this mapping was not compared or not repaired to its end."""
+    """The reason why comparing or repairing this mapping stopped early; None: it did not."""
     causes: dict[str, int] = field(default_factory=dict)
-    """How many drifted for what looks like which cause."""
+    """The number of rows that drifted, by likely cause."""
     keys: list[tuple[str, str, tuple[str, ...]]] = field(default_factory=list)
-    """Kind, direction and key of some that drifted; the counts tell of all."""
+    """Kind, direction and key of the first rows that drifted; the counts include all rows."""
 
     @property
     def over_grants(self) -> int:
@@ -48,7 +50,7 @@ class MappingReport:
 
     @property
     def under_grants(self) -> int:
-        """Rows that allow less."""
+        """Rows that allow less in the target than in the primary."""
         return self.missing + self.changed_under
 
     @property
@@ -56,31 +58,25 @@ class MappingReport:
         """All rows that drifted."""
         return self.over_grants + self.under_grants + self.changed_neither + self.ledger
 
-    def count(self, drift: Drift, *, keys: int) -> None:
-        """Add one drift; remember its key while there are fewer than `keys`."""
+    def add_drift(self, drift: Drift, *, keys: int) -> None:
+        """Count a drift; keep its key while there are fewer than `keys`."""
+        name = drift.kind.value
         if drift.kind is Kind.EXTRA and drift.expired:
-            self.expired += 1
+            name = "expired"
         elif drift.kind is Kind.CHANGED:
-            name = {
-                Direction.OVER: "changed_over",
-                Direction.UNDER: "changed_under",
-                Direction.NEITHER: "changed_neither",
-            }[drift.direction]
-            setattr(self, name, getattr(self, name) + 1)
-        else:
-            name = drift.kind.value
-            setattr(self, name, getattr(self, name) + 1)
-        self._blame(drift.cause, 1)
+            name = f"changed_{drift.direction.name.lower()}"
+        setattr(self, name, getattr(self, name) + 1)
+        self._count_cause(drift.cause, 1)
         if len(self.keys) < keys:
             self.keys.append((drift.kind.value, drift.direction.value, drift.key))
 
-    def count_missing(self, rows: int) -> None:
-        """Add rows that the target lacks in bulk."""
+    def add_missing(self, rows: int) -> None:
+        """Count rows of ranges that the target lacks."""
         if rows:
             self.missing += rows
-            self._blame(Cause.NEW, rows)
+            self._count_cause(Cause.NEW, rows)
 
-    def _blame(self, cause: Cause, rows: int) -> None:
+    def _count_cause(self, cause: Cause, rows: int) -> None:
         name = cause.name.lower()
         self.causes[name] = self.causes.get(name, 0) + rows
 
@@ -92,12 +88,12 @@ class Report:
     dry_run: bool = False
     seconds: float = 0.0
     bytes_moved: int = 0
-    """About how much went between the databases and this process."""
+    """About how many bytes the databases and this process exchanged."""
     mappings: list[MappingReport] = field(default_factory=list)
 
     @property
     def outcome(self) -> Outcome:
-        """What it comes to: `drift` is some that was not repaired."""
+        """The result of the run; `drift`: some drift was not repaired."""
         if any(part.held for part in self.mappings):
             return "held back"
         if any(part.error or part.drifted > part.repaired for part in self.mappings):
@@ -106,27 +102,27 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """What the command returns."""
+        """The exit code of `mirror reconcile`."""
         return EXIT_CODES[self.outcome]
 
     def as_json(self, *, keys: bool = True) -> dict[str, Any]:
-        """Return plain JSON values; without `keys`, counts only."""
+        """Return the report as plain JSON values; without `keys`, only the counts."""
         parts = []
         for part in self.mappings:
-            told = asdict(part) | {
+            content = asdict(part) | {
                 "over_grants": part.over_grants,
                 "under_grants": part.under_grants,
                 "drifted": part.drifted,
             }
             if keys:
-                told["keys"] = [
+                content["keys"] = [
                     {"kind": kind, "direction": direction, "key": key}
                     for kind, direction, key in part.keys
                 ]
-                told["keys_left_out"] = part.drifted - len(part.keys)
+                content["keys_left_out"] = part.drifted - len(part.keys)
             else:
-                del told["keys"]
-            parts.append(told)
+                del content["keys"]
+            parts.append(content)
         return {
             "outcome": self.outcome,
             "dry_run": self.dry_run,

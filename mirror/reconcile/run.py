@@ -1,7 +1,7 @@
-"""Run: one reconcile from its beginning to its report.
+"""Run: executes one reconcile, from the comparison to the report.
 
-Everything is compared before anything is written: how many rows would be deleted decides whether
-any is. Then over-grants are repaired, of all mappings, before under-grants.
+All mappings are compared before anything is written, because the number of deletes decides whether
+any row may be deleted. Then over-grants of all mappings are repaired, before under-grants.
 """
 
 import time
@@ -11,41 +11,43 @@ from dataclasses import dataclass
 from mirror.errors import UsageError, WrongSource
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
+from mirror.reconcile.delete_limit import refuse_deletes
 from mirror.reconcile.find import Finder, Phase
 from mirror.reconcile.findings import MappingFindings
-from mirror.reconcile.guard import refusal
 from mirror.reconcile.lease import Lease
-from mirror.reconcile.pieces import Spool
 from mirror.reconcile.primary import PrimaryReader
-from mirror.reconcile.repair import Item, Repair
+from mirror.reconcile.repair import Repairer, RepairItem
 from mirror.reconcile.report import MappingReport, Report
+from mirror.reconcile.spool import Spool
 from mirror.reconcile.throttle import Throttle
 from mirror.sync.drain import Drain
 
 Progress = Callable[[Phase, str, int, int], object]
-"""Called with what is done, for which mapping, how many rows more, and of about how many."""
+"""Called with the phase, the mapping's name, the number of rows since the last call, and the
+estimated number of all rows (0: unknown)."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a run is to do."""
+    """The options of a run."""
 
     mappings: tuple[str, ...] = ()
-    """Names; none: all."""
+    """Names of the mappings to compare; empty: all."""
     since_key: Key | None = None
-    """Compare from this key of the one mapping on."""
+    """Compare only from this key on; allowed with one mapping."""
     dry_run: bool = False
+    """Compare only; change nothing."""
     max_deletes: int | None = None
-    """Of one mapping; None: 100 rows or 1 % of it, whichever is more."""
+    """The limit of deletes in each mapping; None: 100 rows or 1 %, whichever is more."""
     confirm: frozenset[str] = frozenset()
-    """Mappings of which anything may be deleted."""
+    """Mappings without any limit of deletes."""
     grace_seconds: float = 5.0
-    """Wait before suspects are read again."""
+    """Seconds to wait before suspects are read again."""
     keys: int = 20
-    """How many keys of each mapping the report names."""
+    """The number of keys of each mapping that the report names."""
 
 
-class Reconcile:
+class ReconcileRun:
     """One run, over a drain's connections."""
 
     def __init__(
@@ -67,46 +69,48 @@ class Reconcile:
         self._progress = progress
         self._sleep = sleep
         self._primary = PrimaryReader(self.registry, drain.source)
-        own = {} if lease is None else lease.intents
-        self._finder = Finder(drain, self._primary, self._tick, keys=options.keys, own=own)
-        self._repair = Repair(drain, self._primary)
+        own = {} if lease is None else lease.recovery_retries
+        self._finder = Finder(drain, self._primary, self._tick, keys=options.keys, ignored=own)
+        self._repairer = Repairer(drain, self._primary)
 
     def run(self) -> Report:
-        """Compare, judge, and unless it is a dry run, repair.
+        """Compare and judge; repair, unless it is a dry run.
 
         Raises:
-            UsageError: options that contradict each other, or name no mapping.
+            UsageError: the options contradict each other, or name an unknown mapping.
             Transient: a database does not answer.
-            Halted: the target is not this primary's.
+            Halted: the target mirrors another primary.
         """
         began = time.monotonic()
-        cases = self._cases()
+        findings = self._new_findings()
         try:
             self._check_source()
-            self._find(cases)
+            self._find(findings)
             if not self.options.dry_run:
-                self._repair_all(cases)
+                self._repair(findings)
         finally:
-            for case in cases:
-                case.close()
-            self.report.mappings = [case.part for case in cases if case.repaired]
+            for each in findings:
+                each.close()
+            self.report.mappings = [each.report for each in findings if each.requested]
             self.report.seconds = time.monotonic() - began
-            self.report.bytes_moved = self._primary.moved + self._finder.moved + self._repair.moved
+            self.report.bytes_moved = sum(
+                each.transferred for each in (self._primary, self._finder, self._repairer)
+            )
         return self.report
 
-    def _cases(self) -> list[MappingFindings]:
-        """Return the mappings to look at: those asked for, and those below them."""
+    def _new_findings(self) -> list[MappingFindings]:
+        """Return empty findings for the requested mappings and for all mappings below them."""
         options = self.options
         for name in (*options.mappings, *options.confirm):
             _ = self.registry[name]
-        wanted = set(options.mappings) or {mapping.name for mapping in self.registry}
-        if options.since_key is not None and len(wanted) != 1:
-            raise UsageError("a key to begin at belongs to one mapping; name it.")
-        below = {deeper for name in wanted for deeper in self._below(self.registry[name])}
+        requested = set(options.mappings) or {mapping.name for mapping in self.registry}
+        if options.since_key is not None and len(requested) != 1:
+            raise UsageError("a key to start from needs exactly one mapping; name it.")
+        below = {lower for name in requested for lower in self._below(self.registry[name])}
         return [
-            MappingFindings(mapping, mapping.name in wanted, MappingReport(mapping.name))
+            MappingFindings(mapping, mapping.name in requested, MappingReport(mapping.name))
             for mapping in self.registry
-            if mapping.name in wanted | below
+            if mapping.name in requested | below
         ]
 
     def _check_source(self) -> None:
@@ -121,91 +125,96 @@ class Reconcile:
 
     # Finding
 
-    def _find(self, cases: list[MappingFindings]) -> None:
-        mine = [case for case in cases if case.repaired]
-        for case in mine:
-            with case.contained():
-                self._finder.compare(case, self.options.since_key)
-        if any(case.suspects.count or case.loads for case in mine):
+    def _find(self, findings: list[MappingFindings]) -> None:
+        requested = [each for each in findings if each.requested]
+        for each in requested:
+            with each.errors_reported():
+                self._finder.compare(each, self.options.since_key)
+        if any(each.suspects.count or each.loads for each in requested):
             self._sleep(self.options.grace_seconds)
-        for case in mine:
-            if case.part.error is None:
-                with case.contained():
-                    self._finder.judge_all(case)
-        if any(case.part.extra for case in mine):
-            # What lies below would go along with it, so its guard has a say.
-            for case in cases:
-                if not case.repaired:
-                    with case.contained():
-                        self._finder.compare(case, None)
-                        self._finder.judge_all(case)
-        self._guard(cases)
+        for each in requested:
+            if each.report.error is None:
+                with each.errors_reported():
+                    self._finder.judge_all(each)
+        if any(each.report.extra for each in requested):
+            # Deleting a parent's row also deletes rows below it, so their limits count, too.
+            for each in findings:
+                if not each.requested:
+                    with each.errors_reported():
+                        self._finder.compare(each, None)
+                        self._finder.judge_all(each)
+        self._limit_deletes(findings)
 
-    def _guard(self, cases: list[MappingFindings]) -> None:
+    def _limit_deletes(self, findings: list[MappingFindings]) -> None:
         reasons = {
-            case.mapping.name: case.part.error
-            or refusal(
-                case.part,
+            each.mapping.name: each.report.error
+            or refuse_deletes(
+                each.report,
                 max_deletes=self.options.max_deletes,
-                confirmed=case.mapping.name in self.options.confirm,
+                confirmed=each.mapping.name in self.options.confirm,
             )
-            for case in cases
+            for each in findings
         }
-        for case in cases:
-            if case.part.held is None and case.extras.count + case.orphans.count:
-                names = [case.mapping.name, *self._below(case.mapping)]
-                case.part.held = next(filter(None, (reasons.get(name) for name in names)), None)
+        for each in findings:
+            if each.report.held is None and each.extras.count + each.orphans.count:
+                names = [each.mapping.name, *self._below(each.mapping)]
+                each.report.held = next(filter(None, (reasons.get(name) for name in names)), None)
 
     def _below(self, mapping: Mapping) -> list[str]:
+        """Return the names of the mapping's children, of their children, and so on."""
         names = [name for name, _ in mapping.children]
-        return names + [deeper for name in names for deeper in self._below(self.registry[name])]
+        return names + [lower for name in names for lower in self._below(self.registry[name])]
 
     def _above(self, mapping: Mapping) -> list[str]:
+        """Return the names of the mapping's parents, of their parents, and so on."""
         names = [parent.mapping for parent in mapping.parents]
         return names + [higher for name in names for higher in self._above(self.registry[name])]
 
     # Repairing
 
-    def _repair_all(self, cases: list[MappingFindings]) -> None:
-        mine = [case for case in cases if case.repaired and case.part.error is None]
-        held = {case.mapping.name for case in cases if case.part.held}
-        for case in mine:
-            spools = [case.over, case.expired]
-            if not case.part.held:
-                spools.append(case.extras)
-                # To remove an orphan is to remove the parents that are gone.
-                if held.isdisjoint(self._above(case.mapping)):
-                    spools.append(case.orphans)
-            self._repair_spools(case, spools)
-        children = {name for case in mine if case.loads for name, _ in case.mapping.children}
+    def _repair(self, findings: list[MappingFindings]) -> None:
+        repaired = [each for each in findings if each.requested and each.report.error is None]
+        held = {each.mapping.name for each in findings if each.report.held}
+        for each in repaired:
+            spools = [each.over_grants, each.expired]
+            if not each.report.held:
+                spools.append(each.extras)
+                # The repair of an orphan also deletes its missing parents from the target.
+                if held.isdisjoint(self._above(each.mapping)):
+                    spools.append(each.orphans)
+            self._repair_spools(each, spools)
+        children = {name for each in repaired if each.loads for name, _ in each.mapping.children}
         if children and self._lease is not None:
-            self._lease.intend(children)
-        for case in mine:
-            self._repair_spools(case, [case.rest])
-            with case.contained():
-                self._load(case)
+            self._lease.add_recovery(children)
+        for each in repaired:
+            self._repair_spools(each, [each.others])
+            with each.errors_reported():
+                self._load(each)
         if self._lease is not None and self.options.since_key is None:
-            self._lease.done({case.mapping.name for case in mine if case.part.error is None})
+            complete = {each.mapping.name for each in repaired if each.report.error is None}
+            self._lease.remove_recovery(complete)
 
-    def _repair_spools(self, case: MappingFindings, spools: list[Spool[Item]]) -> None:
-        with case.contained():
+    def _repair_spools(self, findings: MappingFindings, spools: list[Spool[RepairItem]]) -> None:
+        report = findings.report
+        with findings.errors_reported():
             for spool in spools:
                 for items in spool.batches(self.drain.batch_size):
-                    failed = self._repair.rows(items)
-                    case.part.repaired += len(items) - failed
-                    case.part.failed += failed
-                    self._tick("repair", case.mapping.name, len(items), 0, 0.0)
+                    failed = self._repairer.repair(items)
+                    report.repaired += len(items) - failed
+                    report.failed += failed
+                    self._tick("repair", findings.mapping.name, len(items), 0, 0.0)
 
-    def _load(self, case: MappingFindings) -> None:
-        total = sum(load.rows for load in case.loads)
-        for load in case.loads:
-            failed = self._repair.load(
-                case.mapping,
+    def _load(self, findings: MappingFindings) -> None:
+        name, report = findings.mapping.name, findings.report
+        total = sum(load.rows for load in findings.loads)
+        for load in findings.loads:
+            failed = self._repairer.load(
+                findings.mapping,
                 load.range,
-                lambda rows: self._tick("load", case.mapping.name, rows, total, 0.0),
+                lambda rows: self._tick("load", name, rows, total, 0.0),
             )
-            case.part.repaired += max(0, load.rows - failed)
-            case.part.failed += failed
+            report.repaired += max(0, load.rows - failed)
+            report.failed += failed
 
     def _tick(self, phase: Phase, mapping: str, rows: int, total: int, seconds: float) -> None:
         if rows:

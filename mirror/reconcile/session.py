@@ -1,4 +1,4 @@
-"""Session: a run as it is started for real, one at a time and on record."""
+"""Session: starts a run with its lease, so that only one runs, and records it in `mirror.runs`."""
 
 import json
 import time
@@ -10,7 +10,7 @@ from mirror.capture.statements import statement
 from mirror.errors import MirrorError
 from mirror.reconcile.lease import Lease
 from mirror.reconcile.report import Report
-from mirror.reconcile.run import Options, Progress, Reconcile
+from mirror.reconcile.run import Options, Progress, ReconcileRun
 from mirror.reconcile.throttle import Throttle
 from mirror.settings import Settings
 from mirror.sync.connections import Database
@@ -20,7 +20,7 @@ _KEEP_DAYS = 90
 
 
 class AlreadyRunning(MirrorError):
-    """Raised when somebody else reconciles; nothing is wrong with that."""
+    """Raised when another reconcile runs. This is no failure: the exit code is 0."""
 
     exit_code = 0
 
@@ -35,24 +35,26 @@ def reconcile(
     progress: Progress = lambda *_: None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Report:
-    """Run one reconcile and record it in mirror.runs. A dry run leaves no trace.
+    """Run one reconcile and record it in `mirror.runs`. A dry run takes no lease and no record.
+
+    `wait` waits for another reconcile to end instead of raising an error.
 
     Raises:
-        Busy: another one runs; not with `wait`.
-        MirrorError: what ended the run.
+        AlreadyRunning: another reconcile runs.
+        MirrorError: the error that ended the run.
     """
     if options.dry_run:
-        return Reconcile(drain, options, throttle, progress=progress, sleep=sleep).run()
-    notes = drain.queue.notes
-    lease = Lease(notes)
+        return ReconcileRun(drain, options, throttle, progress=progress, sleep=sleep).run()
+    database = drain.queue.notes
+    lease = Lease(database)
     while not lease.take():
         if not wait:
             raise AlreadyRunning(
-                f"{lease.held_by() or 'somebody'} reconciles now; nothing was done."
+                f"{lease.held_by() or 'another process'} reconciles now; nothing was done."
             )
         sleep(1.0)
-    run = Reconcile(drain, options, throttle, lease=lease, progress=progress, sleep=sleep)
-    number = _begin(notes, lease.holder, started_by)
+    run = ReconcileRun(drain, options, throttle, lease=lease, progress=progress, sleep=sleep)
+    run_id = _record_start(database, lease.holder, started_by)
     outcome = "failed"
     try:
         report = run.run()
@@ -60,15 +62,15 @@ def reconcile(
     except BaseException as error:
         if not isinstance(error, MirrorError):
             outcome = "stopped"
-        # Interrupted connections are in the middle of something.
+        # An interrupted connection may be in the middle of a transaction.
         drain.close()
         raise
     else:
         return report
     finally:
-        # Where the primary is away, the lease expires by itself.
+        # If the primary is unreachable, the lease expires by itself.
         with suppress(MirrorError):
-            _end(notes, number, outcome, run.report)
+            _record_end(database, run_id, outcome, run.report)
             lease.release()
 
 
@@ -81,11 +83,11 @@ def run_reconcile(
     wait: bool = False,
     progress: Progress = lambda *_: None,
 ) -> Report:
-    """Run one reconcile over a drain's connections, with the bounds that are configured.
+    """Run one reconcile over a drain's connections, with the limits of the settings.
 
     Raises:
-        Busy: another one runs.
-        MirrorError: what ended it.
+        AlreadyRunning: another reconcile runs, and `wait` is false.
+        MirrorError: the error that ended the run.
     """
     throttle = Throttle(
         drain.queue.notes,
@@ -96,12 +98,12 @@ def run_reconcile(
     return reconcile(drain, options, throttle, started_by=started_by, wait=wait, progress=progress)
 
 
-def _begin(database: Database, holder: str, started_by: str) -> int:
+def _record_start(database: Database, holder: str, started_by: str) -> int:
     database.execute(statement("delete_old_runs"), [_KEEP_DAYS])
     found = database.execute(statement("begin_run"), [holder, started_by])
     return int(found[0][0])
 
 
-def _end(database: Database, number: int, outcome: str, report: Report) -> None:
-    told = report.as_json(keys=False) | {"outcome": outcome}
-    database.execute(statement("end_run"), [outcome, json.dumps(told), number])
+def _record_end(database: Database, run_id: int, outcome: str, report: Report) -> None:
+    content = report.as_json(keys=False) | {"outcome": outcome}
+    database.execute(statement("end_run"), [outcome, json.dumps(content), run_id])

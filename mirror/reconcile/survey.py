@@ -1,8 +1,8 @@
-"""Survey: a look at all rows at once, which finds the keys about which the sides differ.
+"""Survey: compares all rows of a mapping in a few statements, and finds the keys that differ.
 
-Each side reads its rows in the order in which they lie, which is several times as fast as in the
-order of their keys, and sorts them into buckets by the hash of their key. Where many buckets
-differ, further looks take smaller ones; the last ones list the keys in those that differ.
+Each side reads its rows in the order in which they are stored, which is several times as fast as in
+key order, and groups them into buckets by the hash of their key. Where many buckets differ, further
+rounds use smaller buckets; the last round lists the keys in the buckets that differ.
 """
 
 import time
@@ -15,25 +15,25 @@ from typing import Final, TypeVar
 from mirror.errors import TooSlow
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
-from mirror.reconcile.buckets import buckets, members
-from mirror.reconcile.pieces import Spool, pieces
+from mirror.reconcile.buckets import read_buckets, read_members
 from mirror.reconcile.primary import PrimaryReader
+from mirror.reconcile.spool import Spool, batched
 from mirror.sync.targets.base import Target
 from mirror.sync.targets.reading import Hashing, SurveyRequest, width
 
 T = TypeVar("T")
 
-FEWEST: Final = 20_000
-"""Fewer rows are compared as quickly without."""
-BITS: Final = (12, 17, 20, 23, 26)
-"""How many bits of its hash are a key's bucket, at the first look, the second, and so on."""
-LISTED: Final = 10_000
-"""How many keys one look lists on either side."""
-# How many such looks there may be.
+SURVEY_ROWS: Final = 20_000
+"""From this many rows on, a survey is faster than a comparison in chunks."""
+BUCKET_BITS: Final = (12, 17, 20, 23, 26)
+"""For each round, the number of bits of a key's hash that number its bucket."""
+LISTED_KEYS: Final = 10_000
+"""The number of keys that one statement lists on either side."""
+# The most statements that list keys.
 _LISTINGS: Final = 25
-# How often to say that the survey goes on, while the primary reads.
+# How often `tick` is called while the primary reads.
 _TICK_SECONDS: Final = 5.0
-# Rows of the target that one call reads.
+# The number of the target's rows that one call reads.
 _CALL_ROWS: Final = 500_000
 
 
@@ -47,31 +47,31 @@ class Survey:
         mapping: Mapping,
         hashing: Hashing,
         *,
-        bits: Sequence[int] = BITS,
-        listed: int = LISTED,
+        bits: Sequence[int] = BUCKET_BITS,
+        listed_keys: int = LISTED_KEYS,
         tick: Callable[[float], object] = lambda _: None,
     ) -> None:
         self.rows = 0
         """Rows of the primary."""
-        self.theirs = 0
+        self.target_rows = 0
         """Rows of the target."""
-        self.nothing_there = False
-        """The target has no row, and remembers none, of those that the primary has."""
-        self.moved = 0
-        """Characters that went to the target and came back."""
+        self.target_is_empty = False
+        """The primary has rows; the target has none, and its ledger knows none."""
+        self.transferred = 0
+        """Characters that were sent to the target and received from it."""
         self._primary = primary
         self._target = target
         self._mapping = mapping
         self._hashing = hashing
         self._bits = bits
-        self._listed = listed
+        self._listed_keys = listed_keys
         self._tick = tick
         self._parts = 1
 
     def suspects(self, rows: int) -> Spool[Key] | None:
-        """Return the keys that differ; the caller closes it. There are about `rows` rows.
+        """Return the keys that differ among about `rows` rows; the caller closes the spool.
 
-        None where that does not help: it takes too long, or too much differs.
+        None where a survey does not help: it takes too long, or too much differs.
         """
         self._parts = max(1, round(rows / _CALL_ROWS))
         found: Spool[Key] = Spool(tuple)
@@ -87,84 +87,88 @@ class Survey:
         return None
 
     def _fill(self, found: Spool[Key]) -> bool:
-        # One bucket of no bits is all rows.
+        """Add the keys that differ; return False where a survey does not help."""
+        # A bucket number of no bits: one bucket holds all rows.
         bits, differing = 0, [0]
-        for finer in self._bits:
-            differing = self._differing(bits, differing, finer)
-            bits = finer
-            if self.theirs < self.rows / 2:
-                # To load what is missing takes less.
+        for finer_bits in self._bits:
+            differing = self._differing_buckets(bits, differing, finer_bits)
+            bits = finer_bits
+            if self.target_rows < self.rows / 2:
+                # Chunks find ranges to load as a whole, which is cheaper.
                 return False
-            share = max(1.0, max(self.rows, self.theirs) / (1 << bits))
-            if len(differing) * share <= self._listed or share == 1.0:
+            bucket_rows = max(1.0, max(self.rows, self.target_rows) / (1 << bits))
+            if len(differing) * bucket_rows <= self._listed_keys or bucket_rows == 1.0:
                 break
-        if len(differing) * share > self._listed * _LISTINGS:
+        if len(differing) * bucket_rows > self._listed_keys * _LISTINGS:
             return False
-        for some in pieces(differing, max(1, int(self._listed / share))):
-            found.add(self._list(SurveyRequest(bits, _bitmap(some, bits))))
+        for numbers in batched(differing, max(1, int(self._listed_keys / bucket_rows))):
+            found.add(self._differing_keys(SurveyRequest(bits, _bitmap(numbers, bits))))
         return True
 
-    def _differing(self, bits: int, wanted: list[int], finer: int) -> list[int]:
-        """Return the numbers of the `finer` buckets that differ within some larger ones."""
-        step = finer - bits
-        # A larger one's number is the lower bits of those within it. They are kept side by side.
-        first = {number: place << step for place, number in enumerate(wanted)}
-        low = (1 << bits) - 1
-        # What is equal on both sides leaves nothing.
+    def _differing_buckets(self, bits: int, wanted: list[int], finer_bits: int) -> list[int]:
+        """Return the numbers of the finer buckets that differ, within the wanted larger ones."""
+        step = finer_bits - bits
+        # The number of a larger bucket is the lower bits of the numbers of the finer ones in it.
+        # The finer buckets of one larger bucket have adjacent places in the arrays.
+        first_place = {number: place << step for place, number in enumerate(wanted)}
+        mask = (1 << bits) - 1
+        # Both sides are combined by XOR and by subtraction, so equal buckets end at zero.
         sums = array("q", [0]) * (len(wanted) << step)
         counts = array("i", [0]) * (len(wanted) << step)
-        mine = theirs = 0
-        blank = True
-        look = SurveyRequest(finer, _bitmap(wanted, bits) if bits else None)
-        for found, ours in self._answers(look, buckets, self._target.buckets):
-            sign = 1 if ours else -1
-            visible = 0
-            for number, rows, total in found:
-                place = first[number & low] + (number >> bits)
+        rows = {True: 0, False: 0}
+        request = SurveyRequest(finer_bits, _bitmap(wanted, bits) if bits else None)
+        target_is_empty = True
+        answers = self._read_both(request, read_buckets, self._target.buckets)
+        for buckets, of_primary in answers:
+            sign = 1 if of_primary else -1
+            found_rows = 0
+            for number, count, total in buckets:
+                place = first_place[number & mask] + (number >> bits)
                 sums[place] ^= total
-                counts[place] += sign * rows
-                visible += rows
-            if ours:
-                mine += visible
-            else:
-                theirs += visible
-                blank = blank and not found.numbers
-                self.moved += found.size
+                counts[place] += sign * count
+                found_rows += count
+            rows[of_primary] += found_rows
+            if not of_primary:
+                target_is_empty = target_is_empty and not buckets.numbers
+                self.transferred += buckets.size
         if not bits:
-            self.rows, self.theirs = mine, theirs
-            self.nothing_there = blank and mine > 0
-        # A row that is there twice leaves no hash, but counts.
+            self.rows, self.target_rows = rows[True], rows[False]
+            self.target_is_empty = target_is_empty and self.rows > 0
+        # A row that one side has twice leaves the XOR at zero, but not the count.
         left = (n for n, rest in enumerate(zip(sums, counts, strict=True)) if rest != (0, 0))
         last = (1 << step) - 1
         return [wanted[place >> step] | (place & last) << bits for place in left]
 
-    def _list(self, look: SurveyRequest) -> list[Key]:
-        """Return the keys in some buckets that differ."""
+    def _differing_keys(self, request: SurveyRequest) -> list[Key]:
+        """Return the keys in the requested buckets whose hashes differ."""
         left: dict[Key, int] = {}
-        for found, ours in self._answers(look, members, self._target.members):
-            self.moved += 0 if ours else sum(map(width, found))
-            for key, total in found.items():
-                if rest := left.pop(key, 0) ^ total:
+        answers = self._read_both(request, read_members, self._target.members)
+        for hashes, of_primary in answers:
+            self.transferred += 0 if of_primary else sum(map(width, hashes))
+            for key, value in hashes.items():
+                if rest := left.pop(key, 0) ^ value:
                     left[key] = rest
         return list(left)
 
-    def _answers(
+    def _read_both(
         self,
-        look: SurveyRequest,
-        ours: Callable[[PrimaryReader, Mapping, Hashing, SurveyRequest], T],
-        theirs: Callable[[Mapping, Hashing, SurveyRequest], T],
+        request: SurveyRequest,
+        read_primary: Callable[[PrimaryReader, Mapping, Hashing, SurveyRequest], T],
+        read_target: Callable[[Mapping, Hashing, SurveyRequest], T],
     ) -> Iterator[tuple[T, bool]]:
-        """Yield what the target says of each part, then what the primary says: True."""
-        with ThreadPoolExecutor(1, "mirror-primary") as beside:
-            # Each side has a processor of its own, usually.
-            answer = beside.submit(ours, self._primary, self._mapping, self._hashing, look)
+        """Yield the target's answer for each part, with False; then the primary's, with True."""
+        # The two servers usually have processors of their own, so both read at the same time.
+        with ThreadPoolExecutor(1, "mirror-primary") as executor:
+            answer = executor.submit(
+                read_primary, self._primary, self._mapping, self._hashing, request
+            )
             try:
                 for part in range(self._parts):
                     if answer.done() and answer.exception() is not None:
                         break
                     began = time.monotonic()
-                    of = replace(look, part=part, parts=self._parts)
-                    found = theirs(self._mapping, self._hashing, of)
+                    part_request = replace(request, part=part, parts=self._parts)
+                    found = read_target(self._mapping, self._hashing, part_request)
                     self._tick(time.monotonic() - began)
                     yield found, False
                 while not wait([answer], timeout=_TICK_SECONDS).done:
@@ -176,7 +180,7 @@ class Survey:
 
 
 def _bitmap(numbers: Iterable[int], bits: int) -> bytes:
-    """Return a bit for each of so many buckets: those of these numbers are set."""
+    """Return one bit for each of the 2 ** `bits` buckets, set for the given numbers."""
     bitmap = bytearray(1 << max(0, bits - 3))
     for number in numbers:
         bitmap[number >> 3] |= 1 << (number & 7)

@@ -1,18 +1,19 @@
-"""Sweep: remove rows of the target that have expired.
+"""Sweep: removes expired rows from the target.
 
-They grant nothing any more, by now(); this is for tidiness, and so that who is told of revocations
-is told of these. What the primary has prolonged meanwhile is brought up to date instead.
+Policies ignore expired rows, so this changes no permission. It keeps the tables small, and it sends
+the users who are told of revocations the message for these, too. A row whose expiry the primary has
+moved to a later time is updated instead.
 """
 
 from mirror.reconcile.primary import PrimaryReader
-from mirror.reconcile.repair import Repair
+from mirror.reconcile.repair import Repairer
 from mirror.sync.drain import Drain
 
 _PAGE = 500
 
 
 def sweep(drain: Drain) -> int:
-    """Bring every row up to date that has expired in the target; return how many there were.
+    """Bring up to date each row that has expired in the target; return their number.
 
     Raises:
         Transient: a database does not answer.
@@ -21,21 +22,21 @@ def sweep(drain: Drain) -> int:
     try:
         return _sweep(drain)
     except BaseException:
-        # What was interrupted left the connections in the middle of something.
+        # An interrupted connection may be in the middle of a transaction.
         drain.close()
         raise
 
 
 def _sweep(drain: Drain) -> int:
     swept = 0
-    repair = Repair(drain, PrimaryReader(drain.registry, drain.source))
+    repairer = Repairer(drain, PrimaryReader(drain.registry, drain.source))
     for mapping in drain.registry:
         after: tuple[str, ...] = ()
-        # By key: one that cannot be removed must not come again and again.
+        # Pages follow the keys, so a row that cannot be removed is not read again.
         while mapping.expires is not None:
             keys = drain.target.expired(mapping, after=after, limit=_PAGE)
             if keys:
-                repair.rows([[(mapping.name, key)] for key in keys])
+                repairer.repair([[(mapping.name, key)] for key in keys])
             swept += len(keys)
             if len(keys) < _PAGE:
                 break

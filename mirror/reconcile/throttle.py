@@ -1,4 +1,4 @@
-"""Throttle: let a reconcile stand aside while there is more urgent work."""
+"""Throttle: pauses a reconcile while more urgent work waits."""
 
 import time
 from collections.abc import Callable
@@ -7,14 +7,20 @@ from mirror.capture.statements import statement
 from mirror.sync.connections import Database
 
 _LONGEST_PAUSE = 10.0
-_LOOK_EVERY = 1.0
+_CHECK_SECONDS = 1.0
 
 
 class Throttle:
-    """Pauses while the drain's backlog is long, or the target slow.
+    """Pauses while many events wait, or the target is slow.
 
-    Never for ever: with no worker running the backlog would not shrink, and a reconcile is what
-    then keeps the target right.
+    No pause is longer than ten seconds. If no worker runs, the number of waiting events never
+    falls, and then only the reconcile keeps the target right.
+
+    Args:
+        database: the primary.
+        backlog: pause while more events than this wait.
+        latency_seconds: pause after an answer of the target that took longer than this.
+        sleep: waits for some seconds.
     """
 
     def __init__(
@@ -29,26 +35,26 @@ class Throttle:
         self.backlog = backlog
         self.latency_seconds = latency_seconds
         self.paused = 0.0
-        """Seconds, in all."""
+        """Seconds of all pauses."""
         self._sleep = sleep
-        self._looked = float("-inf")
+        self._checked_at = float("-inf")
 
     def tick(self, seconds: float = 0.0) -> None:
-        """Pause if need be; `seconds` is what the target took for its last answer."""
+        """Pause if necessary; `seconds` is the time that the target took for its last answer."""
         if seconds > self.latency_seconds:
             self._pause(min(seconds, _LONGEST_PAUSE))
-        if time.monotonic() < self._looked + _LOOK_EVERY:
+        if time.monotonic() < self._checked_at + _CHECK_SECONDS:
             return
         waited = 0.0
-        while waited < _LONGEST_PAUSE and self._behind():
-            self._pause(_LOOK_EVERY / 2)
-            waited += _LOOK_EVERY / 2
-        self._looked = time.monotonic()
+        while waited < _LONGEST_PAUSE and self._is_behind():
+            self._pause(_CHECK_SECONDS / 2)
+            waited += _CHECK_SECONDS / 2
+        self._checked_at = time.monotonic()
 
     def _pause(self, seconds: float) -> None:
         self._sleep(seconds)
         self.paused += seconds
 
-    def _behind(self) -> bool:
+    def _is_behind(self) -> bool:
         counted = self.database.execute(statement("count_backlog"), [self.backlog + 1])
         return bool(counted[0][0] > self.backlog)

@@ -1,11 +1,17 @@
-"""The benchmarks run; what they measure is for an idle machine to say."""
+"""The benchmarks run, and compare commits; what they measure is for an idle machine to say."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from benchmarks.against import compare
+
+HOME = Path(__file__).parent.parent.parent
 
 FIGURES = {
     "capture": "create trip + hooks",
@@ -15,19 +21,179 @@ FIGURES = {
     "reconcile": "reconcile, 10,000 drifted, 20,000 memberships",
 }
 
+# A benchmark that takes no time: the library itself says what it measures.
+STAND_IN = """
+import json, sys
+from mirror import FIGURES
+file, part = sys.argv[-2:]
+with open(file, "w") as written:
+    json.dump({"figures": FIGURES}, written)
+"""
 
-@pytest.mark.parametrize("part", FIGURES)
-def test_a_part_of_the_benchmarks_runs(part: str, tmp_path: Path) -> None:
-    """With few rows, and writes what it found as a table and as JSON."""
-    file = tmp_path / "last.json"
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "--quick", "--json", file, part],
-        cwd=Path(__file__).parent.parent.parent,
+
+def run(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+    """Run the benchmarks with small sizes."""
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--quick", *arguments],
+        cwd=HOME,
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    """Return what a JSON lines file holds."""
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("part", FIGURES)
+def test_a_part_of_the_benchmarks_runs(part: str, tmp_path: Path) -> None:
+    """With few rows; writes a table and JSON, and keeps each figure as it is measured."""
+    file, kept = tmp_path / "last.json", tmp_path / "figures.jsonl"
+    done = run("--json", file, "--keep", kept, part)
     assert done.returncode == 0, done.stderr[-2000:]
     values = json.loads(file.read_text())["figures"][FIGURES[part]]["values"]
     assert values
     assert f"| {FIGURES[part]} |" in done.stdout
+    assert f"\n{FIGURES[part]}: " in done.stdout
+    each = [line for line in lines(kept) if line["figure"] == FIGURES[part]]
+    assert [value for line in each for value in line["values"]] == values
+    assert {line["part"] for line in each} == {part}
+
+
+@pytest.mark.timeout(600)
+def test_the_working_tree_is_compared_with_a_commit(tmp_path: Path) -> None:
+    """The commit is checked out elsewhere and measures itself."""
+    kept = tmp_path / "figures.jsonl"
+    done = run("--against", "HEAD", "--runs", "1", "--keep", kept, "outbox")
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = [line for line in done.stdout.splitlines() if line.startswith("| an empty claim |")]
+    assert [row.count(" ms ") for row in rows] == [2]
+    claims = [line for line in lines(kept) if line["figure"] == "an empty claim"]
+    assert [len(line["values"]) for line in claims] == [20, 20]
+
+
+# On a repository of its own
+
+
+def git(home: Path, *arguments: str) -> str:
+    """Run git in a directory; return its output."""
+    command = ["git", "-C", str(home), "-c", "user.name=test", "-c", "user.email=t@example.com"]
+    done = subprocess.run([*command, *arguments], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def commit(home: Path) -> str:
+    """Commit everything; return the commit's short name."""
+    git(home, "init")
+    git(home, "add", "--all")
+    git(home, "commit", "--message", "test")
+    return git(home, "rev-parse", "--short=7", "HEAD")
+
+
+def write(home: Path, figures: dict[str, Any], benchmark: str = STAND_IN) -> None:
+    """Write a library, and a benchmark of it with the part `speed`."""
+    for name, text in (
+        ("benchmarks/__init__.py", ""),
+        ("benchmarks/__main__.py", benchmark),
+        ("benchmarks/speed.py", "EVENTS = 500\n"),
+        ("mappings/__init__.py", ""),
+        ("mirror/__init__.py", f"FIGURES = {figures!r}\n"),
+    ):
+        (home / name).parent.mkdir(exist_ok=True)
+        (home / name).write_text(text)
+    # Modules are compiled anew: two versions of one second may have the same size.
+    for compiled in home.rglob("*.pyc"):
+        compiled.unlink()
+
+
+def figure(*values: float, unit: str = "/s") -> dict[str, object]:
+    """Return a figure as benchmarks write it."""
+    return {"unit": unit, "values": values}
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return an empty directory for a repository."""
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)
+    (tmp_path / "home").mkdir()
+    return tmp_path / "home"
+
+
+def test_each_commit_measures_its_own_library(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The working tree's changes need no commit; a ratio above one is better for a rate."""
+    write(home, {"events": figure(100, 300), "a claim": figure(2, 2, unit="ms")})
+    old = commit(home)
+    write(home, {"events": figure(400, 400), "a claim": figure(3, 3, unit="ms")})
+    compare(old, ["speed"], [], runs=3, home=home)
+    out = capsys.readouterr().out
+    assert "| events | 200 /s | 400 /s | 2 | 2, 2 | better |" in out
+    assert "| a claim | 2 ms | 3 ms | 1.5 | 1.5, 1.5 | worse |" in out
+
+
+def test_commits_take_turns_in_being_first(home: Path, tmp_path: Path) -> None:
+    """Every figure is kept with its commit and its run."""
+    write(home, {"events": figure(100)})
+    old = commit(home)
+    write(home, {"events": figure(101)})
+    kept = tmp_path / "figures.jsonl"
+    compare(old, ["speed"], [], runs=3, keep=kept, home=home)
+    new = f"{old}-dirty"
+    order = [(line["run"], line["commit"]) for line in lines(kept)]
+    assert order == [(1, old), (1, new), (2, new), (2, old), (3, old), (3, new)]
+
+
+def test_figures_without_a_counterpart_are_named(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also those of which one commit has more values, and parts with other sizes."""
+    write(home, {"rows": figure(100), "longer": figure(1, 2)})
+    old = commit(home)
+    write(home, {"events": figure(100), "longer": figure(1, 2, 3)})
+    (home / "benchmarks" / "speed.py").write_text("EVENTS = 700\n")
+    compare(old, ["speed"], [], runs=1, home=home)
+    out = capsys.readouterr().out
+    assert f"Only {old} has measured: rows." in out
+    assert "Only the working tree has measured: events." in out
+    assert "Not compared, because the numbers of values differ: longer (2 and 3)." in out
+    assert f"sizes may differ: only {old} has 500 in benchmarks/speed.py." in out
+    assert "sizes may differ: only the working tree has 700 in benchmarks/speed.py." in out
+
+
+def test_a_comparison_that_is_cut_off_keeps_its_figures(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It prints the ratios so far, and removes the worktree."""
+    write(home, {"events": figure(100)})
+    old = commit(home)
+    left = tmp_path / "runs"
+    left.write_text("2")
+    failing = f"""
+from pathlib import Path
+left = Path({str(left)!r})
+left.write_text(str(int(left.read_text()) - 1))
+if left.read_text() == "0":
+    raise SystemExit("out of memory")
+"""
+    write(home, {"events": figure(200)}, failing + STAND_IN)
+    kept = tmp_path / "figures.jsonl"
+    with pytest.raises(SystemExit, match=r"the working tree: .* exits with 1"):
+        compare(old, ["speed"], [], runs=3, keep=kept, home=home)
+    assert [line["values"] for line in lines(kept)] == [[100], [200]]
+    assert "| events | 100 /s | 200 /s | 2 | 2, 2 | better |" in capsys.readouterr().out
+    assert len(git(home, "worktree", "list").splitlines()) == 1
+
+
+def test_a_commit_that_would_measure_another_library_is_refused(home: Path) -> None:
+    """Without a package `mirror` in the commit, Python would find the one that is installed."""
+    write(home, {"events": figure(100)})
+    library = (home / "mirror" / "__init__.py").read_text()
+    (home / "mirror" / "__init__.py").unlink()
+    old = commit(home)
+    (home / "mirror" / "__init__.py").write_text(library)
+    with pytest.raises(SystemExit, match=rf"{old} would import .*mirror/__init__.py"):
+        compare(old, ["speed"], [], runs=1, home=home)

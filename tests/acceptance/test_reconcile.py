@@ -35,7 +35,7 @@ def people(session: Session, mirror: Command) -> list[Membership]:
     session.commit()
     done = mirror("reconcile", **AT_ONCE)
     assert done.code == 0, done.text
-    assert "3 times: the target never heard of it" in done.out
+    assert "3 times: the target never had it" in done.out
     assert "repaired: 12 rows compared" in done.out
     return made
 
@@ -47,7 +47,7 @@ def test_it_says_what_differed_why_and_what_became_of_it(
     target.query("update trip_memberships set role = 'OWNER' where user_id = %s", people[0].user_id)
     done = mirror("reconcile", "--dry-run", **AT_ONCE)
     assert done.code == 1
-    assert "somebody wrote to the target by hand" in done.out
+    assert "the target was edited by hand" in done.out
     assert f"changed (over-grant) {people[0].trip_id},{people[0].user_id}" in done.out
     assert "drift, nothing was changed" in done.out
 

@@ -33,7 +33,7 @@ from mirror.devstack import PostgresCluster
 from mirror.diagnostics.explain import audit, explain_resource, question_about
 from mirror.hooks import Hooks
 from mirror.reconcile.drift import Direction
-from mirror.reconcile.sample import draw
+from mirror.reconcile.sample import draw_keys
 from tests.support.databases import TestDatabase
 from tests.support.electric_device import Device
 from tests.support.example_model import model
@@ -611,10 +611,10 @@ def test_a_sample_may_draw_any_key_also_one_of_a_user_with_many(
 ) -> None:
     """Not just the first that each user has; and all, where there are no more than asked for."""
     mapping = pair.registry["user_permissions"]
-    everything = draw(pair.drain, mapping, 200, Random(1))
+    everything = draw_keys(pair.drain, mapping, 200, Random(1))
     # By its name, the package means the function.
     monkeypatch.setattr(sys.modules["mirror.reconcile.sample"], "_FEW", 1)
-    drawn = draw(pair.drain, mapping, 200, Random(1))
+    drawn = draw_keys(pair.drain, mapping, 200, Random(1))
     # Of eight users and some more than twenty rights, where every gap is chance.
     assert len({user for user, _, _ in drawn}) == 8
     assert len(everything) >= len(drawn) > 20

@@ -17,10 +17,10 @@ from mirror.model.keys import Key
 from mirror.model.mapping import Column, Mapping, Reference
 from mirror.model.registry import Registry
 from mirror.reconcile import Options, Throttle, reconcile, survey
-from mirror.reconcile.clauses import order
-from mirror.reconcile.compare import Comparison, Missing
-from mirror.reconcile.pieces import Spool
+from mirror.reconcile.clauses import key_order
+from mirror.reconcile.compare import Comparison, MissingRange
 from mirror.reconcile.primary import PrimaryReader, Unreadable
+from mirror.reconcile.spool import Spool
 from mirror.schema.compare_functions import digest_function
 from mirror.schema.migrate import upgrade
 from mirror.settings import load_settings
@@ -147,7 +147,7 @@ def found_by(comparison: Comparison, ours: Any) -> set[Key]:
     """Return every key that a comparison suspects."""
     suspects: set[Key] = set()
     for found in comparison.suspects():
-        if isinstance(found, Missing):
+        if isinstance(found, MissingRange):
             inside = set(ours.listing(comparison.mapping, HASHING, [found.range]))
             assert len(inside) == found.rows
             found = inside  # noqa: PLW2901 - the keys it stands for
@@ -194,7 +194,7 @@ def test_any_two_sets_of_rows_differ_where_they_differ(
     primary: Any = Ours(ours, set())
     target: Any = Theirs(theirs, strays)
     comparison = Comparison(
-        primary, target, NUMBERS, HASHING, chunk_rows=chunk, leaf=leaf, bulk=bulk
+        primary, target, NUMBERS, HASHING, chunk_rows=chunk, leaf_rows=leaf, bulk_rows=bulk
     )
     expected = {n for n in {*ours, *theirs} if ours.get(n) != theirs.get(n)} | strays
     assert found_by(comparison, primary) == {(str(n),) for n in expected}
@@ -229,7 +229,7 @@ def things(
 @pytest.mark.fast
 def test_text_keys_are_ordered_by_their_bytes_on_both_sides() -> None:
     """Whatever the primary's own collation: ranges would not match."""
-    assert 'q."place" collate "C", q."number"' in order(THINGS).as_string()
+    assert 'q."place" collate "C", q."number"' in key_order(THINGS).as_string()
     printed = digest_function(THINGS)
     assert 'p_from[1]::text collate "C", p_from[2]::bigint' in printed
 
@@ -325,11 +325,11 @@ def test_on_two_servers_the_difference_is_found_and_gone_after_its_repair(
             mapping,
             Hashing(7, md5=md5),
             chunk_rows=chunk_rows,
-            leaf=2,
-            bulk=5,
-            survey_from=survey_from,
+            leaf_rows=2,
+            bulk_rows=5,
+            survey_rows=survey_from,
             bits=(3, 4, 6),
-            listed=listed,
+            listed_keys=listed,
         )
         found = found_by(comparison, source)
         assert {(place, int(number)) for place, number in found} == expected
@@ -387,10 +387,10 @@ def compared(drain: Drain) -> Comparison:
         drain.target,
         drain.registry["things"],
         HASHING,
-        bulk=100,
-        survey_from=1,
+        bulk_rows=100,
+        survey_rows=1,
         bits=(4, 8),
-        listed=200,
+        listed_keys=200,
     )
 
 
@@ -399,7 +399,7 @@ def surveyed(drain: Drain, tick: Callable[[float], object]) -> Spool[Key] | None
     primary = PrimaryReader(drain.registry, drain.source)
     things = drain.registry["things"]
     return survey.Survey(
-        primary, drain.target, things, HASHING, bits=(4, 8), listed=200, tick=tick
+        primary, drain.target, things, HASHING, bits=(4, 8), listed_keys=200, tick=tick
     ).suspects(5000)
 
 
@@ -413,10 +413,10 @@ def test_a_survey_finds_what_differs_however_many_calls_it_takes(
     """A visible row and its ledger row may be of two calls; chunks are not needed."""
     _, _, drain = things
     monkeypatch.setattr(survey, "_CALL_ROWS", call_rows)
-    monkeypatch.setattr(Comparison, "_through", None)
+    monkeypatch.setattr(Comparison, "_compare_chunks", None)
     comparison = compared(drain)
     assert found_by(comparison, comparison.primary) == drifted
-    assert (comparison.rows, comparison.theirs) == (4999, 4998)
+    assert (comparison.rows, comparison.target_rows) == (4999, 4998)
 
 
 @pytest.mark.parametrize("fails", ["their buckets", "their second", "their members", "ours"])
@@ -441,7 +441,7 @@ def test_a_survey_that_takes_too_long_gives_way_to_chunks(
         return call
 
     if fails == "ours":
-        monkeypatch.setattr("mirror.reconcile.survey.buckets", slow(None))
+        monkeypatch.setattr("mirror.reconcile.survey.read_buckets", slow(None))
     elif fails == "their members":
         monkeypatch.setattr(drain.target, "members", slow(drain.target.members, 1))
     else:
@@ -450,7 +450,7 @@ def test_a_survey_that_takes_too_long_gives_way_to_chunks(
     comparison = compared(drain)
     assert found_by(comparison, comparison.primary) == drifted
     assert calls > 0
-    assert (comparison.rows, comparison.theirs) == (4999, 4998)
+    assert (comparison.rows, comparison.target_rows) == (4999, 4998)
 
 
 @pytest.fixture
@@ -523,7 +523,7 @@ def test_where_most_is_missing_it_is_loaded_not_listed(
         target.query(f"delete from {name} where number > 1000")
     comparison = compared(drain)
     found = list(comparison.suspects())
-    assert sum(part.rows for part in found if isinstance(part, Missing)) > 3000
+    assert sum(part.rows for part in found if isinstance(part, MissingRange)) > 3000
     assert found_by(comparison, comparison.primary) > drifted - {("a", "3000")}
 
 
@@ -540,9 +540,9 @@ def test_where_nothing_is_there_all_is_loaded_without_another_look(
         key for part in comparison.suspects() if isinstance(part, set) for key in part
     } > drifted
     target.query("truncate mirror.ledger_things")
-    monkeypatch.setattr(Comparison, "_through", None)
+    monkeypatch.setattr(Comparison, "_compare_chunks", None)
     (found,) = compared(drain).suspects()
-    assert found == Missing(KeyRange(("", str(-(2**63)))), 4999)
+    assert found == MissingRange(KeyRange(("", str(-(2**63)))), 4999)
 
 
 @pytest.fixture

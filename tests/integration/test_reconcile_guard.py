@@ -12,7 +12,7 @@ from mirror.model.mapping import Column, Mapping
 from mirror.model.registry import Registry
 from mirror.reconcile import Options, Throttle
 from mirror.reconcile import reconcile as run
-from mirror.reconcile.guard import refusal
+from mirror.reconcile.delete_limit import refuse_deletes
 from mirror.reconcile.report import MappingReport
 from mirror.schema.migrate import upgrade
 from mirror.settings import load_settings
@@ -162,8 +162,8 @@ def test_the_bound_is_a_hundred_rows_or_one_percent(
 ) -> None:
     """Whichever is more; an empty or shrunken primary stops deletes in any case."""
     part = MappingReport("seats", rows=rows, target_rows=target_rows, extra=extra)
-    assert (refusal(part, max_deletes=max_deletes, confirmed=False) is not None) == stops
-    assert refusal(part, max_deletes=max_deletes, confirmed=True) is None
+    assert (refuse_deletes(part, max_deletes=max_deletes, confirmed=False) is not None) == stops
+    assert refuse_deletes(part, max_deletes=max_deletes, confirmed=True) is None
 
 
 _passes = table("passes", column("id", Text), column("until", DateTime(timezone=True)))

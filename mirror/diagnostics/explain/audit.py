@@ -29,7 +29,7 @@ from mirror.diagnostics.explain.key_state import values_by_column
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
 from mirror.model.registry import Registry
-from mirror.reconcile import draw
+from mirror.reconcile import draw_keys
 from mirror.reconcile.drift import Direction
 from mirror.reconcile.judge import Judge
 from mirror.sync.drain import Drain
@@ -138,7 +138,7 @@ def _sample_rows(
     drain: Drain, mapping: Mapping, count: int, rng: random.Random
 ) -> Iterator[MappingABC[str, str | None]]:
     """Yield rows of both sides by column, and the key columns of rows that were deleted last."""
-    keys = draw(drain, mapping, count, rng)
+    keys = draw_keys(drain, mapping, count, rng)
     for start in range(0, len(keys), _BATCH):
         batch = keys[start : start + _BATCH]
         with drain.source.snapshot() as snapshot:

@@ -1,4 +1,4 @@
-"""Work in a process of its own, of which the memory can be told."""
+"""Own process: runs work in a process of its own, to measure its time and its memory."""
 
 import multiprocessing
 import re
@@ -6,43 +6,43 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from benchmarks.stage import Stage, reconciled, timed
+from benchmarks.servers import Servers, reconcile_now, timed
 from mappings.trips import registry
 from mirror.settings import load_settings
 from mirror.settings.logs import configure_logging
 from mirror.sync.drain import Drain
 from mirror.sync.wiring import build_drain
 
-_RESYNC = """
+RESYNC = """
 insert into mirror.outbox (lane, mapping, reference, key)
 values (1, 'trip_memberships', '*', '{}')
 """
 
 
-def apart(here: Stage, work: Callable[[str, str], float]) -> tuple[float, float]:
-    """Return how many seconds some work takes, and megabytes beyond those of an idle process."""
+def measure_process(servers: Servers, work: Callable[[str, str], float]) -> tuple[float, float]:
+    """Return the seconds of some work, and its megabytes beyond those of an idle process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        urls = (here.stack.primary_url, here.stack.supabase_db_url)
+        urls = (servers.stack.primary_url, servers.stack.supabase_db_url)
         idle: float = pool.apply(_idle, urls)
         seconds = pool.apply(work, urls)
         return seconds, pool.apply(_peak) - idle
 
 
 def compare(primary: str, target: str) -> float:
-    """Reconcile; return how many seconds that took."""
+    """Reconcile; return the seconds that it takes."""
     with closing(_drain(primary, target)) as drain:
-        return timed(lambda: reconciled(drain))
+        return timed(lambda: reconcile_now(drain))
 
 
 def resync(primary: str, target: str) -> float:
-    """Mirror all memberships anew, as a worker does; return how many seconds that took."""
+    """Mirror all memberships again, as a worker does; return the seconds that it takes."""
     with closing(_drain(primary, target)) as drain:
-        drain.queue.notes.execute(_RESYNC)
+        drain.queue.notes.execute(RESYNC)
         return timed(lambda: drain.run(seconds=3600))
 
 
 def _idle(primary: str, target: str) -> float:
-    """Connect to both sides; return what a process takes that has nothing to do."""
+    """Connect to both databases; return the megabytes of a process without work."""
     configure_logging(style="json", level="error")
     with closing(_drain(primary, target)) as drain:
         drain.run()
@@ -51,9 +51,9 @@ def _idle(primary: str, target: str) -> float:
 
 
 def _peak() -> float:
-    """Return the most megabytes that this process ever had. Its parent's do not count."""
+    """Return the megabytes of this process at its peak, without those of its parent."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None  # noqa: S101 - Linux always tells
+    assert found is not None  # noqa: S101 - Linux always has this line
     return int(found[1]) / 1024
 
 

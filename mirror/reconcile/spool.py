@@ -1,4 +1,4 @@
-"""Sequences in pieces, and lists that need not fit into memory."""
+"""Spool: sequences in batches, and lists that move to a temporary file when they grow."""
 
 import json
 import tempfile
@@ -10,16 +10,16 @@ T = TypeVar("T")
 _IN_MEMORY: Final = 4 << 20
 
 
-def pieces(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """Yield a sequence in pieces of at most `size`."""
+def batched(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Yield a sequence in slices of at most `size`."""
     for start in range(0, len(values), size):
         yield values[start : start + size]
 
 
 class Spool(Generic[T]):
-    """Plain values, beyond a few megabytes in a file that has no name and ends with this object.
+    """A list of plain values; beyond a few megabytes they lie in an unnamed temporary file.
 
-    How much differs must not decide how much memory a reconcile takes.
+    So the memory of a reconcile does not grow with the number of differences.
     """
 
     def __init__(self, decode: Callable[[Any], T]) -> None:
@@ -30,18 +30,18 @@ class Spool(Generic[T]):
         self.count = 0
 
     def close(self) -> None:
-        """Forget the values."""
+        """Delete the values."""
         self._file.close()
 
     def add(self, values: Iterable[T]) -> None:
-        """Add values that JSON can hold."""
+        """Add values that JSON can represent."""
         self._file.seek(0, 2)
         for value in values:
             self._file.write(json.dumps(value) + "\n")
             self.count += 1
 
     def batches(self, size: int) -> Iterator[list[T]]:
-        """Yield all values in batches; none may be added meanwhile."""
+        """Yield all values in batches. Do not add any meanwhile."""
         self._file.seek(0)
         batch: list[T] = []
         for line in self._file:

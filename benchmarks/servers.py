@@ -1,6 +1,6 @@
-"""The servers that a benchmark runs on: a primary and a target of the example's model.
+"""Servers: starts a primary and a target with the example's model, and Redis.
 
-PostgreSQL 16 and 18 with fsync, and Redis, all on this machine.
+PostgreSQL 16 and 18 with fsync, all on this machine.
 """
 
 import os
@@ -57,7 +57,7 @@ update trip_memberships set role = 'OWNER' where (trip_id, user_id) in (
 
 
 @dataclass
-class Stage:
+class Servers:
     """A migrated pair of databases, with connections of their owners in autocommit mode."""
 
     stack: DevStack
@@ -67,7 +67,7 @@ class Stage:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a worker gets."""
+        """The environment variables of a worker."""
         return {
             **os.environ,
             **self.stack.environment(),
@@ -84,13 +84,13 @@ class Stage:
         )
 
     def fill(self, memberships: int) -> None:
-        """Give the primary that many memberships, and a user for twenty, a trip for a hundred."""
+        """Insert memberships into the primary, with a user for each 20 and a trip for each 100."""
         sizes = {"users": memberships // 20, "trips": memberships // 100}
         self.primary.execute(_FILL.format(**sizes).encode())
         self.primary.execute("vacuum analyze")
 
     def drift(self, memberships: int) -> None:
-        """Change that many memberships in the target, behind the mirror's back."""
+        """Change memberships in the target without the mirror."""
         self.target.execute(_DRIFT, [memberships])
 
     def drain(self) -> Drain:
@@ -98,22 +98,22 @@ class Stage:
         return build_drain(self.settings, registry)
 
     def load(self) -> Report:
-        """Mirror everything by a reconcile in this process, without a grace time."""
+        """Mirror all rows by a reconcile in this process, without a grace time."""
         with closing(self.drain()) as drain:
-            report = reconciled(drain)
-            # Children of the few parents that were not loaded as a whole.
+            report = reconcile_now(drain)
+            # Mirrors the children of the parents that were repaired row by row.
             drain.run(seconds=3600)
         self.target.execute("vacuum analyze")
         return report
 
     @contextmanager
     def working(self, workers: int, *, rest: bool = False) -> Iterator[None]:
-        """Have real workers wait for the doorbell."""
+        """Run a Celery worker with `workers` processes."""
         environment = self.environment | {"MIRROR_TARGET": "rest" if rest else "postgres"}
         log = self.stack.redis.directory.parent / f"worker-{uuid4()}.log"
         with WorkerProcess(environment, log=log, concurrency=workers, beat=False) as worker:
             worker.wait_until_ready()
-            # The others of the pool open their connections when they are first called.
+            # Each process of the pool opens its connections with its first task.
             for _ in range(2 * workers):
                 self.ring()
                 time.sleep(0.2)
@@ -125,32 +125,37 @@ class Stage:
         Doorbell(bell).ring()
 
     def wait_for_drain(self) -> None:
-        """Return once no event is left."""
+        """Wait until no event is left."""
         until(self.primary, "select not exists (select from mirror.outbox)")
 
 
-def reconciled(drain: Drain) -> Report:
-    """Reconcile, without a grace time, and whatever else goes on."""
+def reconcile_now(drain: Drain) -> Report:
+    """Reconcile without a grace time and without pauses."""
     throttle = Throttle(drain.queue.notes, backlog=10_000_000, latency_seconds=60)
     return reconcile(drain, Options(grace_seconds=0), throttle)
 
 
 def until(connection: Connection, question: str, *parameters: object) -> None:
-    """Return once a query's answer is true."""
+    """Wait until a query returns true."""
     while connection.execute(question.encode(), parameters).fetchone() != (True,):
         time.sleep(0.003)
 
 
 def timed(action: Callable[[], object]) -> float:
-    """Return how many seconds something takes."""
+    """Return the seconds that an action takes."""
     began = time.perf_counter()
     action()
     return time.perf_counter() - began
 
 
+def milliseconds(action: Callable[[], object], times: int) -> list[float]:
+    """Return the milliseconds that an action takes, for each of several times."""
+    return [timed(action) * 1000 for _ in range(times)]
+
+
 @contextmanager
-def stage(*, api: bool = False) -> Iterator[Stage]:
-    """Yield a migrated pair of databases without rows; with an API before the target if asked."""
+def start_servers(*, api: bool = False) -> Iterator[Servers]:
+    """Yield a migrated pair of databases without rows; `api` starts the target's REST API, too."""
     configure_logging(style="json", level="error")
     with DevStack.start(api=API if api else None) as stack:
         settings = load_settings(
@@ -170,4 +175,4 @@ def stage(*, api: bool = False) -> Iterator[Stage]:
             psycopg.connect(stack.primary_url, autocommit=True) as primary,
             psycopg.connect(stack.supabase_db_url, autocommit=True) as target,
         ):
-            yield Stage(stack, settings, primary, target)
+            yield Servers(stack, settings, primary, target)

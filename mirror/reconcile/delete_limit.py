@@ -1,0 +1,35 @@
+"""Delete limit: refuses to delete so many rows that the primary, not the target, may be wrong."""
+
+from mirror.reconcile.report import MappingReport
+
+FEWEST = 100
+SHARE = 0.01
+
+
+def refuse_deletes(part: MappingReport, *, max_deletes: int | None, confirmed: bool) -> str | None:
+    """Return why this mapping's extra rows must not be deleted; None if they may be deleted.
+
+    The default limit is 100 rows or 1 % of the target's rows, whichever is more. Rows past their
+    expiry do not count. `confirmed` lifts every limit.
+    """
+    if confirmed or not part.extra:
+        return None
+    confirm = f"If that is right, run `mirror reconcile --confirm {part.mapping}`."
+    if not part.rows:
+        return (
+            f"the primary has no row of {part.mapping} at all, the target has {part.target_rows}: "
+            f"none of them was deleted. {confirm}"
+        )
+    unexpired = part.target_rows - part.expired
+    if part.extra > FEWEST and part.rows < unexpired / 2:
+        return (
+            f"the primary has only {part.rows} rows of {part.mapping}, the target has "
+            f"{unexpired}: none of them was deleted. {confirm}"
+        )
+    limit = max(FEWEST, int(part.target_rows * SHARE)) if max_deletes is None else max_deletes
+    if part.extra > limit:
+        return (
+            f"{part.extra} rows of {part.mapping} would be deleted, more than {limit}: none was "
+            f"deleted. If that is right, run `mirror reconcile --max-deletes {part.extra}`."
+        )
+    return None
