@@ -261,7 +261,7 @@ from unnest(%(mappings)s::text[]) as mapping
 returning id, mapping
 
 -- renew_recovery --
--- Includes the intents of a reconcile that died: this one takes them over.
+-- Includes the recovery retries of a reconcile that crashed: this one takes them over.
 update mirror.retries set due_at = now() + %s * interval '1 second'
 where error = %s and buried_at is null
 returning id, mapping
@@ -285,7 +285,7 @@ select count(*) from (select from mirror.outbox limit %s) as o
 -- find_pending_events --
 -- The events of these keys, and every scope event of their mappings: in the outbox, which still
 -- shows events that a worker has claimed, and among the retries, except for the reconcile's own
--- intents.
+-- recovery retries.
 with wanted as (
   select w ->> 0 as mapping, w -> 1 as key from jsonb_array_elements(%(keys)s::jsonb) as w
 )
