@@ -131,7 +131,6 @@ class Walk:
 
 
 @cache
-@cache
 def walk(lock: str, python: str, platform: str) -> Walk:
     """Follow everything that a lock is to provide."""
     values = environment(python, platform)
