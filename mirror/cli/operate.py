@@ -46,7 +46,7 @@ def status(
 
 
 def _print_status(current: Status) -> None:
-    console = Console()
+    console = Console(soft_wrap=True)
     table = Table(show_header=False, box=None)
     oldest = "" if current.oldest_seconds is None else f", oldest {current.oldest_seconds:.1f} s"
     table.add_row("waiting", f"{current.revocations} revocations, {current.grants} grants{oldest}")
