@@ -26,6 +26,9 @@ HOME = Path(__file__).parent.parent
 # The file that pins the Python packages. Both commits run with those of the working tree.
 _PINNED = "requirements/dev.txt"
 
+# With fewer runs, all ratios are often on the same side of one by chance.
+_ENOUGH_RUNS = 3
+
 _IMPORTED = """
 import benchmarks, mappings, mirror
 print(benchmarks.__file__, mappings.__file__, mirror.__file__, sep="\\n")
@@ -239,11 +242,13 @@ def _rows(name: str, pairs: Sequence[tuple[Figure, Figure]]) -> Iterator[str]:
         row = f"| {title} | {shown(before)} {unit} | {shown(after)} {unit} |"
         if ratios:
             low, high = min(ratios), max(ratios)
-            if low <= 1 <= high:
-                verdict = "within the spread"
+            row += f" {median(ratios):.3g} | {low:.3g}, {high:.3g} |"
+            if len(ratios) < _ENOUGH_RUNS:
+                row += " too few runs |"
+            elif low <= 1 <= high:
+                row += " within the spread |"
             else:
-                verdict = "better" if (low > 1) is more_is_better else "worse"
-            row += f" {median(ratios):.3g} | {low:.3g}, {high:.3g} | {verdict} |"
+                row += " better |" if (low > 1) is more_is_better else " worse |"
         yield row if ratios else f"{row} | | |"
         if not several:
             return

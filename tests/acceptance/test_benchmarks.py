@@ -184,7 +184,7 @@ if left.read_text() == "0":
     with pytest.raises(SystemExit, match=r"the working tree: .* exits with 1"):
         compare(old, ["speed"], [], runs=3, keep=kept, home=home)
     assert [line["values"] for line in lines(kept)] == [[100], [200]]
-    assert "| events | 100 /s | 200 /s | 2 | 2, 2 | better |" in capsys.readouterr().out
+    assert "| events | 100 /s | 200 /s | 2 | 2, 2 | too few runs |" in capsys.readouterr().out
     assert len(git(home, "worktree", "list").splitlines()) == 1
 
 
