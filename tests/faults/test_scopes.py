@@ -101,7 +101,7 @@ def test_without_the_ledger_rows_gone_by_cascade_stay(
     assert seats(teams_target) == [1, 2]
 
 
-def write_a_read_from_before_an_archiving(
+def write_an_old_read_after_archiving(
     primary: TestDatabase, drain: Drain, scope: str = "7"
 ) -> list[object]:
     """Read seat 1, archive its workspace and mirror that; then write the old read."""
@@ -117,7 +117,7 @@ def test_a_hung_read_of_a_key_without_a_ledger_row_is_refused(
     teams_primary: TestDatabase, teams_target: TestDatabase, teams_drain: Drain
 ) -> None:
     """The key has no ledger row; its closed scope refuses it."""
-    assert write_a_read_from_before_an_archiving(teams_primary, teams_drain) == [("1",)]
+    assert write_an_old_read_after_archiving(teams_primary, teams_drain) == [("1",)]
     assert seats(teams_target) == []
 
 
@@ -126,7 +126,7 @@ def test_without_scope_fences_a_hung_read_grants_for_ever(
 ) -> None:
     """The same steps without the rule."""
     rewrite(teams_target, "apply_seats", "s.epoch = p_epoch", "false")
-    write_a_read_from_before_an_archiving(teams_primary, teams_drain)
+    write_an_old_read_after_archiving(teams_primary, teams_drain)
     assert seats(teams_target) == [1]
 
 
@@ -135,7 +135,7 @@ def test_a_scope_is_closed_however_its_value_is_spelled(
     teams_primary: TestDatabase, teams_target: TestDatabase, teams_drain: Drain, spelling: str
 ) -> None:
     """A trigger outside the mirror may write the value in another form."""
-    assert write_a_read_from_before_an_archiving(teams_primary, teams_drain, spelling) == [("1",)]
+    assert write_an_old_read_after_archiving(teams_primary, teams_drain, spelling) == [("1",)]
     assert seats(teams_target) == []
 
 

@@ -41,7 +41,7 @@ class DirectWriter:
     def open(
         self, fence: int, mapping: str, reference: str, *values: object, after: Key = ()
     ) -> list[Key]:
-        """Open scopes and return the keys that the target knows under them, from `after` on."""
+        """Open scopes and return the keys under them that the target knows, those after `after`."""
         page = ScopePage(self.registry[mapping], reference, tuple(map(str, values)), after)
         return self.target.open_scopes(Stamp("a primary", 0, fence), [page], limit=1000)[0]
 

@@ -64,7 +64,7 @@ class Exchange(BaseHTTPRequestHandler):
         return Answer(done.status_code, done.content, {"Content-Type": kind})
 
     def send(self, answer: Answer, *, only: int | None = None) -> None:
-        """Send an answer; with `only`, so many bytes of the body that its header promises."""
+        """Send an answer; if `only` is given, just that many bytes of its body."""
         self.send_response(answer.status)
         for name, value in answer.headers.items():
             self.send_header(name, value)
