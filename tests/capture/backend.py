@@ -1,4 +1,4 @@
-"""A backend to make changes in, captured in one way or several, and a mirror to look at."""
+"""A backend whose changes are captured in one or several ways, with a worker that mirrors them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ ANNA, BERT, CARL = (UUID(int=number) for number in (1, 2, 3))
 
 
 class CapturedBackend:
-    """The clubs' primary and target, with sessions of the backend."""
+    """The primary and the target of `clubs`, with sessions of the backend."""
 
     def __init__(
         self, primary: TestDatabase, target: TestDatabase, drain: Drain, ways: frozenset[str]
@@ -35,7 +35,7 @@ class CapturedBackend:
         self._capture = attach(self.session, hooks=self._hooks) if "orm" in ways else None
 
     def close(self) -> None:
-        """Detach and disconnect."""
+        """Detach the listeners and disconnect."""
         if self._capture is not None:
             self._capture.detach()
         self._engine.dispose()
@@ -47,21 +47,24 @@ class CapturedBackend:
             yield session
 
     def member(self, session: Session, club: int, person: int) -> Member:
-        """Return a member."""
+        """Return the member with this club and person."""
         return session.get_one(Member, (club, person))
 
     def changed(self, session: Session, mapping: str, key: Any) -> None:
-        """Call the hook for a key, where hooks are the way."""
+        """Call the hook for a key, if hooks are one of the ways."""
         if "hooks" in self.ways:
             self._hooks.changed(session, mapping, key)
 
     def scope(self, session: Session, mapping: str, **reference: Any) -> None:
-        """Call the hook for a scope, where hooks are the way."""
+        """Call the hook for a scope, if hooks are one of the ways."""
         if "hooks" in self.ways:
             self._hooks.scope_changed(session, mapping, **reference)
 
     def populate(self) -> None:
-        """Two clubs of two companies; Anna and Bert in both, Carl has not signed in yet."""
+        """Create two clubs of two companies, with members, and mirror them.
+
+        Anna and Bert are in both clubs. Carl is in the first one, and has no auth id yet.
+        """
         with self.session.begin() as session:
             session.add_all([Company(id=1), Company(id=2)])
             session.flush()
@@ -80,9 +83,9 @@ class CapturedBackend:
         self.mirror()
 
     def mirror(self) -> int:
-        """Drain, and check that the target is what the mappings say; return how many events."""
+        """Drain, check that both sides are equal, and return the number of events."""
         events = self.drain.run().events
-        assert self.mirrored() == self.wanted()
+        assert self.mirrored() == self.expected()
         assert self.primary.value("select count(*) from mirror.retries") == 0
         return events
 
@@ -93,15 +96,15 @@ class CapturedBackend:
             for mapping in clubs.registry
         }
 
-    def wanted(self) -> dict[str, set[tuple[str | None, ...]]]:
-        """Return what the mappings' queries yield on the primary."""
+    def expected(self) -> dict[str, set[tuple[str | None, ...]]]:
+        """Return the rows of the mappings' queries on the primary, by mapping."""
         return {
             mapping.name: _rows(self.primary, mapping.columns, f"({mapping.sql}) as q")
             for mapping in clubs.registry
         }
 
     def events(self) -> list[tuple[Any, ...]]:
-        """Return what the outbox holds: lane, mapping, reference, key."""
+        """Return the events of the outbox: lane, mapping, reference, key."""
         return self.primary.query(
             "select lane, mapping, reference, key from mirror.outbox order by lane, id"
         )

@@ -1,7 +1,7 @@
-"""A backend whose own person ids are not those that Supabase Auth gave.
+"""A backend whose person ids differ from the ids of Supabase Auth.
 
-A membership counts while its club is not archived, and is held by whoever the person is to Auth:
-its row in the target is made of three tables here, and its key of two.
+A membership counts while its club is not archived; its user is the person's auth id. So a row of
+the target comes from three tables, and its key from two.
 """
 
 from uuid import UUID
@@ -18,7 +18,7 @@ class Base(DeclarativeBase):
 
 
 class Company(Base):
-    """Whoever pays; no mapping reads it."""
+    """A company that owns clubs; no mapping reads it."""
 
     __tablename__ = "companies"
 
@@ -26,7 +26,7 @@ class Company(Base):
 
 
 class Club(Base):
-    """A club, gone with its company."""
+    """A club; it is deleted with its company."""
 
     __tablename__ = "clubs"
 
@@ -40,7 +40,7 @@ class Club(Base):
 
 
 class Person(Base):
-    """A person; `auth_id` comes with the first sign-in."""
+    """A person; `auth_id` is set at the first sign-in."""
 
     __tablename__ = "people"
 
@@ -56,8 +56,8 @@ class Member(Base):
     """A person in a club; `left` is the soft delete."""
 
     __tablename__ = "members"
-    # Two may delete the same row at once.
-    __mapper_args__ = {"confirm_deleted_rows": False}  # noqa: RUF012 - so SQLAlchemy has it
+    # Two writers may delete the same row at once.
+    __mapper_args__ = {"confirm_deleted_rows": False}  # noqa: RUF012 - SQLAlchemy's own form
 
     club_id: Mapped[int] = mapped_column(
         ForeignKey("clubs.id", ondelete="CASCADE"), primary_key=True

@@ -1,4 +1,4 @@
-"""Databases of the model `clubs`, and a world to make changes in."""
+"""Databases of the model `clubs`, and backends whose changes are captured."""
 
 from collections.abc import Callable, Iterator
 
@@ -17,7 +17,7 @@ from tests.support.drains import making_drains
 
 @pytest.fixture(scope="session")
 def clubs_primary(primary_cluster: PostgresCluster) -> TestDatabase:
-    """A primary with the tables of `clubs` and an outbox, for all tests in turn."""
+    """A primary with the tables of `clubs` and an outbox; one test after another uses it."""
     primary_cluster.create_database("clubs_primary")
     database = TestDatabase(primary_cluster.url("clubs_primary"))
     with database.migrating() as connection:
@@ -28,7 +28,7 @@ def clubs_primary(primary_cluster: PostgresCluster) -> TestDatabase:
 
 @pytest.fixture(scope="session")
 def clubs_target(target_cluster: PostgresCluster, project_template: str) -> TestDatabase:
-    """A Supabase project with the model `clubs`, for all tests in turn."""
+    """A Supabase project with the model `clubs`; one test after another uses it."""
     target_cluster.create_database("clubs_target", template=project_template, owner="postgres")
     database = TestDatabase(target_cluster.url("clubs_target", user="postgres"))
     with database.migrating() as connection:
@@ -48,7 +48,7 @@ def primary(clubs_primary: TestDatabase) -> TestDatabase:
 
 @pytest.fixture
 def target(clubs_target: TestDatabase) -> TestDatabase:
-    """A project with the model `clubs`, empty and without memory."""
+    """A project with the model `clubs`, with empty tables, ledgers and scopes."""
     clubs_target.query(
         "truncate people, clubs, memberships, mirror.scopes,"
         " mirror.ledger_people, mirror.ledger_clubs, mirror.ledger_memberships"
@@ -58,17 +58,17 @@ def target(clubs_target: TestDatabase) -> TestDatabase:
 
 @pytest.fixture
 def make_drain(primary: TestDatabase, target: TestDatabase) -> Iterator[Callable[..., Drain]]:
-    """Return a function that makes workers of `clubs`; arguments are settings."""
+    """Return a function that makes workers of `clubs`; keyword arguments are settings."""
     settings = load_settings(primary_database_url=primary.url, supabase_db_url=target.url)
     with making_drains(settings, clubs.registry) as make:
         yield make
 
 
 @pytest.fixture
-def make_world(
+def make_backend(
     primary: TestDatabase, target: TestDatabase, make_drain: Callable[..., Drain]
 ) -> Iterator[Callable[[str], CapturedBackend]]:
-    """Return a function that makes a world whose changes are captured in one way, or several."""
+    """Return a function that makes a backend; its arguments are the ways of capture."""
     made: list[CapturedBackend] = []
 
     def make(*ways: str) -> CapturedBackend:
@@ -79,5 +79,5 @@ def make_world(
         return made[-1]
 
     yield make
-    for world in made:
-        world.close()
+    for backend in made:
+        backend.close()

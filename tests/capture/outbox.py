@@ -13,7 +13,7 @@ def install(database: TestDatabase, registry: Registry) -> list[str]:
         return upgrade(connection, "primary", registry, triggers=True)
 
 
-def taken(database: TestDatabase) -> Events:
+def take_events(database: TestDatabase) -> Events:
     """Empty the outbox and return what it held: lane, mapping, reference, key."""
     rows = database.query("delete from mirror.outbox returning lane, mapping, reference, key")
     return {(lane, mapping, reference, tuple(key)) for lane, mapping, reference, key in rows}

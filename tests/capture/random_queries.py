@@ -1,4 +1,4 @@
-"""Queries and writes by chance, over three tables of numbers."""
+"""Random queries and writes on three tables of numbers."""
 
 import random
 from typing import Any
@@ -30,18 +30,18 @@ REFERENCES = tuple(Reference(f"of_{name}", "bigint", table=name) for name in NAM
 
 
 class Queries:
-    """Queries by chance, the same for the same seed."""
+    """Random queries, the same for the same seed."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
         self.names = (f"q{number}" for number in range(10**6))
 
     def chance(self, part: float) -> bool:
-        """Return True that often."""
+        """Return True with this probability."""
         return self.random.random() < part
 
     def mapping(self, name: str) -> Mapping:
-        """Return a mapping whose rows nothing but its query decides."""
+        """Return a mapping; only its query decides its rows."""
         key = ["k", "l"][: self.random.choice([1, 1, 2])]
         labels = [*key, *(reference.name for reference in REFERENCES), "value", "note"]
         query = self.select(labels, 2)
@@ -60,7 +60,7 @@ class Queries:
         )
 
     def select(self, labels: list[str], depth: int, outer: list[Any] | None = None) -> Any:
-        """Return a SELECT of these labels; within another one, `outer` are that one's columns."""
+        """Return a SELECT with these labels; in a subquery, `outer` holds the outer columns."""
         first = self.source(depth)
         joined, values = first, self.values(first)
         for _ in range(self.random.choice([0, 1, 1, 2] if outer is None else [0, 0, 1])):
@@ -89,7 +89,7 @@ class Queries:
         return query.distinct() if self.chance(0.1) else query
 
     def source(self, depth: int) -> Any:
-        """Return something to select from."""
+        """Return a random FROM element."""
         kind, plain = self.random.random(), self.random.choice(TABLES)
         if kind < 0.5 or not depth:
             return plain
@@ -102,11 +102,11 @@ class Queries:
         return query.subquery(name) if kind < 0.9 else query.cte(name)
 
     def values(self, source: Any) -> list[Any]:
-        """Return what can be read of a source, all of it integers."""
+        """Return the columns of a source, all as integers."""
         return [cast(c, BigInteger) if c.key == "code" else c for c in source.c]
 
     def shown(self, values: list[Any], label: str, depth: int) -> Any:
-        """Return something to select: mostly a column, sometimes a thing computed."""
+        """Return a random expression to select: mostly a column, sometimes a computed value."""
         value = values[0] if label == "k" and self.chance(0.6) else self.random.choice(values)
         if self.chance(0.9) or label not in {"value", "note"}:
             return value
@@ -116,7 +116,7 @@ class Queries:
         return select(func.max(inner.c.x)).where(inner.c.id == value).scalar_subquery()
 
     def condition(self, values: list[Any], depth: int) -> Any:
-        """Return something to demand."""
+        """Return a random condition."""
         one, other = self.random.choice(values), self.random.choice(values)
         kind = self.random.random()
         if kind < 0.35:
@@ -127,13 +127,13 @@ class Queries:
             return or_(one == other, self.condition(values, 0))
         if not depth:
             return one.is_not_distinct_from(other)
-        found = self.select(["found"], depth - 1, values)
+        inner_query = self.select(["found"], depth - 1, values)
         if kind < 0.8:
-            return exists(found) if self.chance(0.6) else ~exists(found)
-        return one.in_(found) if self.chance(0.8) else one.not_in(found)
+            return exists(inner_query) if self.chance(0.6) else ~exists(inner_query)
+        return one.in_(inner_query) if self.chance(0.8) else one.not_in(inner_query)
 
     def write(self) -> str:
-        """Return a statement that changes rows; it may try to use an id twice."""
+        """Return a random statement that changes rows; it may violate the primary key."""
         name, kind = self.random.choice(NAMES), self.random.random()
         code = self.random.choice(["null", "'1'", "'01'", "'2'"])
         if kind < 0.4:
@@ -151,5 +151,5 @@ class Queries:
         return f"update {name} set code = {code}"
 
     def number(self) -> str:
-        """Return a value, mostly one that others have."""
+        """Return a random value, mostly one that other rows have."""
         return self.random.choice(["null", "0", "1", "1", "2"])

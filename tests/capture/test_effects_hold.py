@@ -1,7 +1,7 @@
-"""Random queries and random writes: what changes in a mapping's rows, an event has named.
+"""Random queries and random writes: an event names each row of a mapping that changes.
 
-The one property that all of capture rests on. A query that is refused, or that yields several rows
-of one key, promises nothing and is passed over.
+All of capture depends on this property. A query that is refused, or that yields several rows for
+one key, promises nothing and is skipped.
 """
 
 from collections import defaultdict
@@ -22,11 +22,12 @@ from mirror.schema.migrate import upgrade
 from tests.capture.random_queries import NAMES, REFERENCES, Queries
 from tests.support.databases import TestDatabase
 
-# Some of these find the harm if a rule is taken out: that what a LEFT JOIN demands holds for its
-# right side alone, what a subquery demands inside it, that OR demands nothing, that a NULL counts.
+# Some of these seeds fail if one of these rules is removed: a condition of a LEFT JOIN holds only
+# for its right side, a condition of a subquery only inside it, a condition under OR nowhere; a NULL
+# counts.
 SEEDS = (0, 1, 2, 6, 9, 13, 15, 17, 19, 23, 56, 57)
 Rows = dict[tuple[int, ...], list[tuple[Any, ...]]]
-"""By key: the values of the references, the deciding column, the descriptive one."""
+"""By key: the values of the references, of the deciding column and of the descriptive one."""
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def abc(primary_cluster: PostgresCluster) -> Iterator[TestDatabase]:
 
 
 def model(queries: Queries, database: TestDatabase, size: int) -> Registry:
-    """Return mappings that are accepted, can be read, and do not all mean everything each time."""
+    """Return accepted mappings that can be read and have an effect narrower than everything."""
     found: list[Mapping] = []
     with database.connect() as connection:
         while len(found) < size:
@@ -65,7 +66,7 @@ def model(queries: Queries, database: TestDatabase, size: int) -> Registry:
 
 
 def desired(connection: psycopg.Connection[Any], mapping: Mapping) -> Rows:
-    """Return what the target should hold."""
+    """Return the rows that the target should have."""
     result: Rows = defaultdict(list)
     cursor = connection.execute(mapping.sql)
     names = [column.name for column in cursor.description or ()]
@@ -97,8 +98,8 @@ def lanes(events: list[Any], mapping: Mapping, key: tuple[int, ...], rows: list[
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_an_event_names_whatever_becomes_different(abc: TestDatabase, seed: int) -> None:
-    """And does so in the lane of revocations where somebody may lose something."""
+def test_an_event_names_each_row_that_changes(abc: TestDatabase, seed: int) -> None:
+    """If a user may lose access, one of its events is in the revocation lane."""
     queries = Queries(seed)
     registry = model(queries, abc, 12)
     with abc.connect(autocommit=False) as connection:
@@ -118,9 +119,9 @@ def test_an_event_names_whatever_becomes_different(abc: TestDatabase, seed: int)
                     was, now = old[key], new[key]
                     if was == now or len(was) > 1 or len(now) > 1:
                         continue
-                    told = lanes(events, mapping, key, was + now)
+                    event_lanes = lanes(events, mapping, key, was + now)
                     where = f"{mapping.sql}\n{statement}\n{key}: {was} -> {now}\n{events}"
-                    assert told, f"not covered:\n{where}"
+                    assert event_lanes, f"not covered:\n{where}"
                     if was and [row[:-1] for row in was] != [row[:-1] for row in now]:
-                        assert min(told) == 0, f"not as a revocation:\n{where}"
+                        assert min(event_lanes) == 0, f"not as a revocation:\n{where}"
         connection.rollback()

@@ -14,7 +14,7 @@ from mirror.devstack import PostgresCluster
 from mirror.errors import NotMigrated
 from mirror.model.mapping import EVERYTHING, Column, Mapping, Reference
 from mirror.model.registry import Registry
-from tests.capture.outbox import install, taken
+from tests.capture.outbox import install, take_events
 from tests.support.databases import TestDatabase
 
 Since = Callable[[int], TestDatabase]
@@ -101,7 +101,7 @@ def test_the_expression_of_a_virtual_column_is_captured(since: Since, free: obje
     database.query(SEATS_SQL.format(kind="virtual"))
     install(database, seat_registry(free))
     database.query(CLOSE)
-    assert taken(database) == {(0, "seats", None, ("1",)), (0, "rooms", None, ("blue",))}
+    assert take_events(database) == {(0, "seats", None, ("1",)), (0, "rooms", None, ("blue",))}
 
 
 def test_a_column_that_becomes_virtual_later_counts_as_a_change_of_everything(
@@ -112,7 +112,7 @@ def test_a_column_that_becomes_virtual_later_counts_as_a_change_of_everything(
     database.query(SEATS_SQL.format(kind="stored"))
     install(database, seat_registry())
     database.query(CLOSE)
-    assert taken(database) == {(0, "seats", None, ("1",)), (0, "rooms", None, ("blue",))}
+    assert take_events(database) == {(0, "seats", None, ("1",)), (0, "rooms", None, ("blue",))}
     database.query("""
         alter table seats drop column free,
         add free boolean generated always as (closed_at is null) virtual
@@ -121,7 +121,7 @@ def test_a_column_that_becomes_virtual_later_counts_as_a_change_of_everything(
         told: list[str] = []
         connection.add_notice_handler(lambda notice: told.append(str(notice.message_primary)))
         connection.execute("update seats set closed_at = now() where id = 2")
-    assert taken(database) == {(0, "seats", EVERYTHING, ()), (0, "rooms", EVERYTHING, ())}
+    assert take_events(database) == {(0, "seats", EVERYTHING, ()), (0, "rooms", EVERYTHING, ())}
     assert "virtual generated" in told[0]
     with pytest.raises(NotMigrated, match="virtual generated"):
         install(database, seat_registry(SEATS.c.free, SEATS.c.id > 0))
@@ -138,7 +138,7 @@ def test_a_stored_generated_column_that_a_row_trigger_feeds_is_captured(since: S
     """)
     install(database, seat_registry())
     database.query("update seats set room = room where id = 3")
-    assert taken(database) == {(0, "seats", None, ("3",)), (0, "rooms", None, ("red",))}
+    assert take_events(database) == {(0, "seats", None, ("3",)), (0, "rooms", None, ("red",))}
 
 
 def test_merge_is_captured_by_what_each_row_comes_to(since: Since) -> None:
@@ -154,7 +154,7 @@ def test_merge_is_captured_by_what_each_row_comes_to(since: Since) -> None:
         when matched then update set closed_at = now()
         when not matched then insert (id, room) values (v.id, 'green')
     """)
-    found = taken(database)
+    found = take_events(database)
     assert {key for _, name, _, key in found if name == "seats"} == {("1",), ("2",), ("4",)}
     assert {key for _, name, _, key in found if name == "rooms"} == {("blue",), ("green",)}
 
@@ -170,7 +170,7 @@ def test_what_merge_does_with_rows_that_its_source_lacks_is_captured(since: Sinc
         when not matched by source then update set closed_at = now()
         returning merge_action()
     """)
-    assert {key for _, name, _, key in taken(database) if name == "seats"} == {("2",), ("3",)}
+    assert {key for _, name, _, key in take_events(database) if name == "seats"} == {("2",), ("3",)}
 
 
 def test_a_foreign_key_that_clears_one_of_its_columns_is_captured(since: Since) -> None:
@@ -188,7 +188,7 @@ def test_a_foreign_key_that_clears_one_of_its_columns_is_captured(since: Since) 
     """)
     install(database, seat_registry(SEATS.c.free.is_(None)))
     database.query("delete from people")
-    assert taken(database) == {(0, "seats", None, ("1",)), (0, "rooms", None, ("blue",))}
+    assert take_events(database) == {(0, "seats", None, ("1",)), (0, "rooms", None, ("blue",))}
 
 
 def test_an_upsert_that_takes_nulls_for_equal_is_captured(since: Since) -> None:
@@ -206,7 +206,7 @@ def test_an_upsert_that_takes_nulls_for_equal_is_captured(since: Since) -> None:
         insert into seats (id, room) values (2, 'blue')
         on conflict (room, place) do update set free = false
     """)
-    assert taken(database) == {(0, "seats", None, ("1",)), (0, "rooms", None, ("blue",))}
+    assert take_events(database) == {(0, "seats", None, ("1",)), (0, "rooms", None, ("blue",))}
 
 
 def test_rows_of_a_temporal_key_are_captured_by_what_the_mapping_calls_its_key(
@@ -226,11 +226,11 @@ def test_rows_of_a_temporal_key_are_captured_by_what_the_mapping_calls_its_key(
     rooms = seat_registry()["rooms"]
     install(database, Registry("house", [rooms]))
     database.query("update seats set during = '[2026-03-01,2026-04-01)' where free")
-    assert taken(database) == set()
+    assert take_events(database) == set()
     database.query("update seats set free = not free")
-    assert taken(database) == set()
+    assert take_events(database) == set()
     database.query("delete from seats where free")
-    assert taken(database) == {(0, "rooms", None, ("blue",))}
+    assert take_events(database) == {(0, "rooms", None, ("blue",))}
 
 
 def test_a_foreign_key_that_is_not_enforced_leaves_it_to_the_scope(since: Since) -> None:
@@ -254,7 +254,7 @@ def test_a_foreign_key_that_is_not_enforced_leaves_it_to_the_scope(since: Since)
     )
     install(database, Registry("house", [seats]))
     database.query("delete from rooms")
-    assert taken(database) == {(0, "seats", "room", ("blue",))}
+    assert take_events(database) == {(0, "seats", "room", ("blue",))}
 
 
 def test_values_that_a_collation_takes_for_one_are_each_named(since: Since) -> None:
@@ -281,5 +281,5 @@ def test_values_that_a_collation_takes_for_one_are_each_named(since: Since) -> N
         "delete from seats",
     ):
         database.query(change)
-        found = {key for _, name, _, key in taken(database) if name == "rooms"}
+        found = {key for _, name, _, key in take_events(database) if name == "rooms"}
         assert found == each, change

@@ -1,4 +1,4 @@
-"""Triggers on the primary's tables: what they record, and what they leave alone."""
+"""Triggers on the primary's tables: the events that they record, and the changes they ignore."""
 
 import subprocess
 from collections.abc import Callable, Iterator
@@ -17,12 +17,12 @@ from mirror.schema import removal_sql, triggers_sql
 from mirror.schema.migrate import downgrade, upgrade
 from tests.capture import clubs
 from tests.capture.backend import ANNA, BERT, CapturedBackend
-from tests.capture.outbox import install, taken
+from tests.capture.outbox import install, take_events
 from tests.faults.tools import Running
 from tests.support.databases import TestDatabase
 from tests.support.waiting import until
 
-MakeWorld = Callable[..., CapturedBackend]
+MakeBackend = Callable[..., CapturedBackend]
 
 DESKS = table(
     "Desks of Ours",
@@ -44,7 +44,7 @@ desks = Mapping(
     .where(FLOORS.c.open, DESKS.c.free),
     references=(Reference("floor", "bigint", table="House.floors"),),
 )
-# Several desks make one row; which of them changes does not matter, as long as the floor is named.
+# Several desks make one row. Each change of a desk must name the floor.
 used_floors = Mapping(
     name="used_floors",
     table="used_floors",
@@ -75,7 +75,7 @@ select 'd' || n, 1 + n % 2, 'x' from generate_series(1, 4) as n;
 
 @pytest.fixture
 def office(primary_cluster: PostgresCluster) -> Iterator[TestDatabase]:
-    """A primary with quoted names, text keys and a json column, and the triggers of `house`."""
+    """A primary with quoted names, text keys, a json column, and the triggers of `house`."""
     primary_cluster.create_database("office")
     database = TestDatabase(primary_cluster.url("office"))
     database.query(HOUSE)
@@ -85,7 +85,7 @@ def office(primary_cluster: PostgresCluster) -> Iterator[TestDatabase]:
 
 
 def installed(database: TestDatabase) -> set[tuple[str, str, str]]:
-    """Return (table, trigger, when enabled) of everything of ours."""
+    """Return (table, trigger, when enabled) of each trigger of the mirror."""
     return set(
         database.query(
             "select tgrelid::regclass::text, tgname, tgenabled::text from pg_trigger"
@@ -94,10 +94,10 @@ def installed(database: TestDatabase) -> set[tuple[str, str, str]]:
     )
 
 
-def test_each_event_names_its_lane_and_nothing_twice(make_world: MakeWorld) -> None:
-    """What may take access away goes first; a name never does."""
-    world = make_world("triggers")
-    world.populate()
+def test_each_event_has_its_lane_and_none_appears_twice(make_backend: MakeBackend) -> None:
+    """A change that may take access away is a revocation; a change of a name is not."""
+    backend = make_backend("triggers")
+    backend.populate()
     changes: dict[str, set[Any]] = {
         "insert into members values (2, 30, 'MEMBER', false)": {
             (1, "memberships", "person_id", ("30",))
@@ -119,14 +119,14 @@ def test_each_event_names_its_lane_and_nothing_twice(make_world: MakeWorld) -> N
         "update members set role = 'NONE' where club_id = 99": set(),
     }
     for change, expected in changes.items():
-        world.primary.query(change)
-        assert len(world.events()) == len(expected), change
-        assert taken(world.primary) == expected, change
+        backend.primary.query(change)
+        assert len(backend.events()) == len(expected), change
+        assert take_events(backend.primary) == expected, change
 
 
 @pytest.fixture
 def loose_auth_ids(primary: TestDatabase) -> Iterator[None]:
-    """Let two people have the same auth id, until the test is over."""
+    """Drop the unique constraint of auth ids until the end of the test."""
     primary.query("alter table people drop constraint people_auth_id_key")
     yield
     primary.query("truncate people cascade")
@@ -134,31 +134,31 @@ def loose_auth_ids(primary: TestDatabase) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("loose_auth_ids")
-def test_old_and_new_keys_are_both_named(make_world: MakeWorld) -> None:
-    """Also where two rows swap theirs in one statement."""
-    world = make_world("triggers")
-    world.populate()
-    world.primary.query("update people set auth_id = %s where id = 30", ANNA)
-    taken(world.primary)
-    world.primary.query(
+def test_old_and_new_keys_are_both_named(make_backend: MakeBackend) -> None:
+    """This also holds if two rows swap their keys in one statement."""
+    backend = make_backend("triggers")
+    backend.populate()
+    backend.primary.query("update people set auth_id = %s where id = 30", ANNA)
+    take_events(backend.primary)
+    backend.primary.query(
         "update people set auth_id = case id when 10 then %s::uuid else %s end where id < 30",
         BERT,
         ANNA,
     )
-    assert (0, "memberships", "person_id", ("10",)) in taken(world.primary)
-    world.primary.query("update people set auth_id = gen_random_uuid() where id = 20")
-    assert (0, "people", None, (str(ANNA),)) in taken(world.primary)
+    assert (0, "memberships", "person_id", ("10",)) in take_events(backend.primary)
+    backend.primary.query("update people set auth_id = gen_random_uuid() where id = 20")
+    assert (0, "people", None, (str(ANNA),)) in take_events(backend.primary)
 
 
-def test_names_that_need_quotes_and_types_without_equality(office: TestDatabase) -> None:
-    """A json column cannot be compared as such, and must not be why a write fails."""
+def test_quoted_names_and_types_without_equality_are_captured(office: TestDatabase) -> None:
+    """The type json has no equality; a write must not fail because of that."""
     office.query("""update "Desks of Ours" set extras = '{"lamp": 1}' where "Number" = 'd1'""")
-    assert taken(office) == {(0, "desks", None, ("d1",)), (0, "used_floors", None, ("2",))}
+    assert take_events(office) == {(0, "desks", None, ("d1",)), (0, "used_floors", None, ("2",))}
     office.query("""update "Desks of Ours" set extras = '{"lamp": 1}' where "Number" = 'd1'""")
     office.query("""update "Desks of Ours" set "Number" = 'D1' where "Number" = 'd1'""")
-    assert taken(office) >= {(0, "desks", None, ("d1",)), (0, "desks", None, ("D1",))}
+    assert take_events(office) >= {(0, "desks", None, ("d1",)), (0, "desks", None, ("D1",))}
     office.query('delete from "House".floors where id = 1')
-    assert taken(office) == {
+    assert take_events(office) == {
         (0, "desks", None, ("d2",)),
         (0, "desks", None, ("d4",)),
         (0, "desks", "floor", ("1",)),
@@ -166,54 +166,54 @@ def test_names_that_need_quotes_and_types_without_equality(office: TestDatabase)
     }
 
 
-def test_a_query_with_text_in_it_counts_every_column(office: TestDatabase) -> None:
-    """What the text reads cannot be seen."""
+def test_each_column_counts_if_the_query_contains_text(office: TestDatabase) -> None:
+    """The columns inside text() are unknown."""
     office.query("""update "Desks of Ours" set unrelated = '(1,2)' where "Number" = 'd1'""")
-    assert taken(office) == {(0, "used_floors", None, ("2",))}
+    assert take_events(office) == {(0, "used_floors", None, ("2",))}
 
 
 def test_a_null_names_nothing(office: TestDatabase) -> None:
-    """No key has one."""
+    """No key contains a NULL."""
     office.query("""insert into "Desks of Ours" ("Number", floor) values ('d9', null)""")
-    assert taken(office) == {(1, "desks", None, ("d9",))}
+    assert take_events(office) == {(1, "desks", None, ("d9",))}
     office.query("""update "Desks of Ours" set floor = 1 where "Number" = 'd9'""")
-    assert taken(office) == {(0, "desks", None, ("d9",)), (0, "used_floors", None, ("1",))}
+    assert take_events(office) == {(0, "desks", None, ("d9",)), (0, "used_floors", None, ("1",))}
 
 
 def test_every_kind_of_statement_is_seen(office: TestDatabase) -> None:
-    """COPY, an upsert, a writing CTE, TRUNCATE, and whoever turns triggers off."""
+    """COPY, an upsert, a writing CTE, TRUNCATE, and a session that turns triggers off."""
     rows = 'copy "Desks of Ours" ("Number", floor) from stdin'
     with office.connect() as connection, connection.cursor().copy(rows) as copy:
         copy.write_row(("c1", 1))
         copy.write_row(("c2", 1))
-    assert taken(office) == {
+    assert take_events(office) == {
         (1, "desks", None, ("c1",)),
         (1, "desks", None, ("c2",)),
         (1, "used_floors", None, ("1",)),
     }
     office.query("""insert into "Desks of Ours" ("Number", floor) values ('c3', 2)""")
-    taken(office)
+    take_events(office)
     office.query("""
         insert into "Desks of Ours" ("Number", floor) values ('c3', 1), ('c4', 1)
         on conflict ("Number") do update set floor = excluded.floor
     """)
-    assert {key for _, name, _, key in taken(office) if name == "desks"} == {("c3",), ("c4",)}
+    assert {key for _, name, _, key in take_events(office) if name == "desks"} == {("c3",), ("c4",)}
     office.query("""
         with gone as (delete from "Desks of Ours" where "Number" = 'c3' returning floor)
         update "Desks of Ours" set floor = (select floor + 1 from gone) where "Number" = 'c4'
     """)
-    assert {key for _, name, _, key in taken(office) if name == "desks"} == {("c3",), ("c4",)}
+    assert {key for _, name, _, key in take_events(office) if name == "desks"} == {("c3",), ("c4",)}
     office.query("""
         set session_replication_role = replica;
         update "Desks of Ours" set free = false where "Number" = 'd1'
     """)
-    assert (0, "desks", None, ("d1",)) in taken(office)
+    assert (0, "desks", None, ("d1",)) in take_events(office)
     office.query('truncate "House".floors cascade')
-    assert taken(office) == {(0, "desks", EVERYTHING, ()), (0, "used_floors", EVERYTHING, ())}
+    assert take_events(office) == {(0, "desks", EVERYTHING, ()), (0, "used_floors", EVERYTHING, ())}
 
 
 def test_a_partitioned_table_is_watched_as_a_whole(primary_cluster: PostgresCluster) -> None:
-    """Also a row that moves from one partition to another."""
+    """A row that moves from one partition to another is recorded, too."""
     primary_cluster.create_database("partitioned")
     database = TestDatabase(primary_cluster.url("partitioned"))
     database.query("""
@@ -232,12 +232,12 @@ def test_a_partitioned_table_is_watched_as_a_whole(primary_cluster: PostgresClus
     )
     install(database, Registry("parts", [mapping]))
     database.query("update seats set id = 11 where id = 1")
-    assert taken(database) == {(0, "seats", None, ("1",)), (0, "seats", None, ("11",))}
+    assert take_events(database) == {(0, "seats", None, ("1",)), (0, "seats", None, ("11",))}
     primary_cluster.drop_database("partitioned")
 
 
 def test_a_writer_needs_no_rights_on_the_outbox(office: TestDatabase) -> None:
-    """Whoever may change the table may be unknown to us; its search_path is its own."""
+    """The mirror does not know all roles that write to the table, nor their search_path."""
     office.query("""
         drop role if exists visitor;
         create role visitor login;
@@ -253,12 +253,12 @@ def test_a_writer_needs_no_rights_on_the_outbox(office: TestDatabase) -> None:
         assert connection.execute("select count(*) from trap.outbox").fetchone() == (0,)
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             connection.execute("select mirror.capture_house_floors()")
-    assert (0, "desks", None, ("d1",)) in taken(office)
+    assert (0, "desks", None, ("d1",)) in take_events(office)
     office.query("drop schema trap cascade; drop owned by visitor; drop role visitor")
 
 
-def test_a_statement_takes_no_transaction_id_of_its_own(office: TestDatabase) -> None:
-    """A long transaction of many statements would slow down everybody else's snapshots."""
+def test_a_statement_takes_no_subtransaction_id(office: TestDatabase) -> None:
+    """Otherwise a long transaction with many statements would slow down all snapshots."""
     with office.connect(autocommit=False) as connection:
         for _ in range(3):
             connection.execute("""update "Desks of Ours" set free = not free""")
@@ -266,8 +266,8 @@ def test_a_statement_takes_no_transaction_id_of_its_own(office: TestDatabase) ->
             select distinct xmin::text::bigint, pg_current_xact_id()::text::bigint % (2^32)::bigint
             from mirror.outbox
         """).fetchall()
-    ((of_events, of_transaction),) = found
-    assert of_events == of_transaction
+    ((event_xid, transaction_xid),) = found
+    assert event_xid == transaction_xid
 
 
 @pytest.mark.parametrize(
@@ -277,38 +277,38 @@ def test_a_statement_takes_no_transaction_id_of_its_own(office: TestDatabase) ->
         'alter table "Desks of Ours" rename column free to vacant',
     ],
 )
-def test_a_table_that_has_changed_since_fails_no_writer(
+def test_a_table_that_changed_after_the_migration_fails_no_writer(
     office: TestDatabase, migration: str
 ) -> None:
-    """Each write counts as a change of everything, until somebody migrates."""
+    """Each write counts as a change of everything until the next migration."""
     office.query("""update "Desks of Ours" set free = free""")
     office.query('alter table "Desks of Ours" drop constraint "Desks of Ours_floor_fkey"')
     office.query(migration)
     with office.connect() as connection:
-        told: list[str] = []
-        connection.add_notice_handler(lambda notice: told.append(str(notice.message_primary)))
+        notices: list[str] = []
+        connection.add_notice_handler(lambda notice: notices.append(str(notice.message_primary)))
         connection.execute("""update "Desks of Ours" set "Number" = 'e' || "Number" """)
-    assert (0, "desks", EVERYTHING, ()) in taken(office)
-    assert "has changed, so each write counts as a change of all" in told[0]
+    assert (0, "desks", EVERYTHING, ()) in take_events(office)
+    assert "has changed, so each write counts as a change of all" in notices[0]
 
 
-def test_a_column_of_another_type_is_compared_all_the_same(office: TestDatabase) -> None:
-    """Not every type has an equality."""
+def test_a_column_whose_type_changed_is_still_compared(office: TestDatabase) -> None:
+    """Some types have no equality."""
     office.query("""alter table "Desks of Ours" alter column label type json using null""")
     office.query("""update "Desks of Ours" set label = '{}' where "Number" = 'd1'""")
-    assert taken(office) == {(1, "desks", None, ("d1",)), (0, "used_floors", None, ("2",))}
+    assert take_events(office) == {(1, "desks", None, ("d1",)), (0, "used_floors", None, ("2",))}
 
 
 def test_without_an_outbox_a_change_cannot_commit(office: TestDatabase) -> None:
-    """It would be lost to the mirror."""
+    """The mirror would lose the change."""
     office.query("alter table mirror.outbox rename to elsewhere")
     with pytest.raises(psycopg.errors.UndefinedTable, match=r"mirror\.outbox"):
         office.query("""delete from "Desks of Ours" where "Number" = 'd1'""")
     assert office.value("""select count(*) from "Desks of Ours" where "Number" = 'd1'""") == 1
 
 
-def test_what_is_printed_can_run_again_and_be_taken_away(office: TestDatabase) -> None:
-    """Through any client, in one transaction."""
+def test_the_printed_triggers_can_be_installed_again_and_removed(office: TestDatabase) -> None:
+    """Any client can run the printed SQL, in one transaction."""
     before = installed(office)
     assert {(name, enabled) for table_, name, enabled in before if table_ == '"House".floors'} == {
         (f"mirror_house_{operation}", "A")
@@ -330,8 +330,8 @@ def test_what_is_printed_can_run_again_and_be_taken_away(office: TestDatabase) -
     assert install(office, house) == ["triggers_house"]
 
 
-def test_a_changed_mapping_replaces_them(office: TestDatabase) -> None:
-    """A table that is not read any more is left alone; another model's triggers are, too."""
+def test_a_changed_mapping_replaces_the_triggers(office: TestDatabase) -> None:
+    """Tables that no mapping reads any more lose their triggers; triggers of other models stay."""
     with office.migrating() as connection:
         clubs.Base.metadata.create_all(connection)
     install(office, clubs.registry)
@@ -345,11 +345,11 @@ def test_a_changed_mapping_replaces_them(office: TestDatabase) -> None:
     assert tables == {'"Desks of Ours"'}
     assert of_clubs <= installed(office)
     office.query("""update "Desks of Ours" set free = false where "Number" = 'd1'""")
-    assert taken(office) == {(0, "used_floors", None, ("2",))}
+    assert take_events(office) == {(0, "used_floors", None, ("2",))}
 
 
-def test_installing_takes_no_writer_into_a_deadlock(office: TestDatabase) -> None:
-    """A writer who holds one table and wants another comes first."""
+def test_installing_triggers_causes_no_deadlock_with_a_writer(office: TestDatabase) -> None:
+    """A writer that holds one table and waits for another goes first."""
     office.query(removal_sql(house))
     sleeping = (
         "select count(*) from pg_stat_activity"
@@ -363,15 +363,15 @@ def test_installing_takes_no_writer_into_a_deadlock(office: TestDatabase) -> Non
     assert installing.wait() == ["triggers_house"]
 
 
-def test_nobody_gets_triggers_who_did_not_ask(primary: TestDatabase) -> None:
-    """A deployment that calls hooks goes on as before."""
+def test_a_migration_installs_triggers_only_if_asked_to(primary: TestDatabase) -> None:
+    """A deployment that calls hooks stays as it is."""
     with primary.migrating() as connection:
         upgrade(connection, "primary", clubs.registry)
     assert installed(primary) == set()
 
 
 @pytest.mark.parametrize(
-    ("before", "told"),
+    ("before", "expected"),
     [
         ("drop table floors cascade", r'table "House"\.floors, which does not exist here'),
         (
@@ -384,27 +384,29 @@ def test_nobody_gets_triggers_who_did_not_ask(primary: TestDatabase) -> None:
         ),
     ],
 )
-def test_what_cannot_be_watched_is_named(office: TestDatabase, before: str, told: str) -> None:
-    """And nothing is installed by halves."""
+def test_a_source_that_cannot_be_watched_is_named(
+    office: TestDatabase, before: str, expected: str
+) -> None:
+    """No part of the triggers is installed."""
     office.query(removal_sql(house))
     office.query(f'set search_path = "House"; {before}')
-    with pytest.raises(NotMigrated, match=told):
+    with pytest.raises(NotMigrated, match=expected):
         install(office, house)
     assert installed(office) == set()
 
 
 def test_a_downgrade_leaves_no_trigger(office: TestDatabase) -> None:
-    """Or each write would look for a function that is gone."""
+    """Otherwise each write would call a function that does not exist any more."""
     with office.migrating() as connection:
         downgrade(connection)
     assert installed(office) == set()
     office.query("""delete from "Desks of Ours" where "Number" = 'd1'""")
 
 
-def test_a_writer_without_any_library_is_mirrored(make_world: MakeWorld) -> None:
+def test_a_writer_without_any_library_is_mirrored(make_backend: MakeBackend) -> None:
     """The example of docs/capture.md: plain SQL through psql, or a service in any language."""
-    world = make_world("triggers")
-    world.populate()
+    backend = make_backend("triggers")
+    backend.populate()
     script = """
         begin;
         update people set auth_id = '00000000-0000-0000-0000-000000000003' where id = 30;
@@ -413,14 +415,14 @@ def test_a_writer_without_any_library_is_mirrored(make_world: MakeWorld) -> None
     """
     psql = postgres_programs(16) / "psql"
     subprocess.run(
-        [psql, world.primary.url, "--quiet", "--set=ON_ERROR_STOP=1", "--file=-"],
+        [psql, backend.primary.url, "--quiet", "--set=ON_ERROR_STOP=1", "--file=-"],
         input=script,
         text=True,
         check=True,
         capture_output=True,
     )
-    world.mirror()
-    rows: Any = world.mirrored()["memberships"]
+    backend.mirror()
+    rows: Any = backend.mirrored()["memberships"]
     assert {club_person[:2] for club_person in rows} == {
         ("1", str(BERT)),
         ("1", "00000000-0000-0000-0000-000000000003"),
@@ -429,10 +431,10 @@ def test_a_writer_without_any_library_is_mirrored(make_world: MakeWorld) -> None
     }
 
 
-def test_a_row_that_counts_with_a_null_for_what_ties_it_means_everything(
+def test_a_row_with_a_null_in_its_only_reference_means_everything(
     primary_cluster: PostgresCluster,
 ) -> None:
-    """Nothing could name the rows that it is in, and they must not be missed."""
+    """No value could name its rows, and they must not be missed."""
     guests = table(
         "guests", column("club", Text), column("name", Text), column("invited_by", BigInteger)
     )
@@ -459,20 +461,20 @@ def test_a_row_that_counts_with_a_null_for_what_ties_it_means_everything(
     install(database, Registry("party", [mapping]))
     everything = (0, "guests", EVERYTHING, ())
     database.query("insert into guests values ('a', 'x', 7)")
-    assert taken(database) == {(1, "guests", "invited_by", ("7",))}
+    assert take_events(database) == {(1, "guests", "invited_by", ("7",))}
     database.query("insert into guests values ('a', 'y', null)")
-    assert taken(database) == {(1, "guests", EVERYTHING, ())}
+    assert take_events(database) == {(1, "guests", EVERYTHING, ())}
     database.query("update guests set invited_by = null where name = 'x'")
-    assert taken(database) == {(0, "guests", "invited_by", ("7",)), everything}
+    assert take_events(database) == {(0, "guests", "invited_by", ("7",)), everything}
     database.query("update guests set invited_by = 8 where name = 'y'")
-    assert taken(database) == {(0, "guests", "invited_by", ("8",)), everything}
+    assert take_events(database) == {(0, "guests", "invited_by", ("8",)), everything}
     database.query("delete from guests where name = 'x'")
-    assert taken(database) == {everything}
+    assert take_events(database) == {everything}
     primary_cluster.drop_database("invitations")
 
 
-def test_a_type_of_somebody_elses_gets_none_of_our_rights(office: TestDatabase) -> None:
-    """Its casts are functions of whoever made it, and these triggers run as whoever installed."""
+def test_a_cast_of_another_role_gets_none_of_the_mirrors_rights(office: TestDatabase) -> None:
+    """Its casts are functions of its creator; triggers run with the rights of their installer."""
     boxes = table("boxes", column("id", BigInteger), column("content", Text))
     by_content = Mapping(
         name="contents",
@@ -502,11 +504,13 @@ def test_a_type_of_somebody_elses_gets_none_of_our_rights(office: TestDatabase) 
     office.query("update boxes set id = row(3)")
     office.query("delete from boxes")
     assert office.query("select who from heard") == []
-    assert (0, "contents", None, ("(3)",)) in taken(office)
+    assert (0, "contents", None, ("(3)",)) in take_events(office)
 
 
-def test_two_registries_whose_names_run_into_their_tables(office: TestDatabase) -> None:
-    """Each has functions of its own."""
+def test_registries_and_tables_with_confusable_names_share_no_function(
+    office: TestDatabase,
+) -> None:
+    """Each has its own functions."""
     office.query("create table b_c (id bigint); create table c (id bigint)")
     for registry, source in (("a", "b_c"), ("a_b", "c")):
         found = table(source, column("id", BigInteger))
@@ -519,4 +523,4 @@ def test_two_registries_whose_names_run_into_their_tables(office: TestDatabase) 
         )
         install(office, Registry(registry, [mapping]))
     office.query("insert into b_c values (1); insert into c values (2)")
-    assert taken(office) == {(1, "of_b_c", None, ("1",)), (1, "of_c", None, ("2",))}
+    assert take_events(office) == {(1, "of_b_c", None, ("1",)), (1, "of_c", None, ("2",))}

@@ -11,7 +11,7 @@ from mirror.settings import Settings, load_settings
 from mirror.sync.drain import Drain
 from mirror.sync.wiring import build_target
 from tests.faults import teams
-from tests.faults.tools import Hand
+from tests.faults.tools import DirectWriter
 from tests.support.databases import TestDatabase
 from tests.support.drains import making_drains
 from tests.support.rest import ServeApi
@@ -64,7 +64,7 @@ def teams_target(
 def teams_settings(
     transport: str, serve_api: ServeApi, teams_primary: TestDatabase, teams_target: TestDatabase
 ) -> Settings:
-    """Settings of workers of `teams`."""
+    """Settings of the workers of `teams`."""
     if transport == "rest":
         api = serve_api(teams_target)
         return load_settings(
@@ -77,7 +77,7 @@ def teams_settings(
 
 @pytest.fixture
 def make_teams_drain(teams_settings: Settings) -> Iterator[Callable[..., Drain]]:
-    """Return a function that makes workers of `teams`; arguments are settings."""
+    """Return a function that makes workers of `teams`; keyword arguments are settings."""
     with making_drains(teams_settings, teams.registry) as make:
         yield make
 
@@ -89,16 +89,16 @@ def teams_drain(make_teams_drain: Callable[..., Drain]) -> Drain:
 
 
 @pytest.fixture
-def teams_hand(teams_settings: Settings) -> Iterator[Hand]:
-    """Writes to the target of `teams` by hand."""
-    hand = Hand(build_target(teams_settings), teams.registry)
-    yield hand
-    hand.target.close()
+def teams_writer(teams_settings: Settings) -> Iterator[DirectWriter]:
+    """A writer to the target of `teams`, with fences that the test chooses."""
+    writer = DirectWriter(build_target(teams_settings), teams.registry)
+    yield writer
+    writer.target.close()
 
 
 @pytest.fixture
-def hand(settings: Settings) -> Iterator[Hand]:
-    """Writes to the target of the trips by hand."""
-    hand = Hand(build_target(settings), trips_registry)
-    yield hand
-    hand.target.close()
+def writer(settings: Settings) -> Iterator[DirectWriter]:
+    """A writer to the target of the trips model, with fences that the test chooses."""
+    writer = DirectWriter(build_target(settings), trips_registry)
+    yield writer
+    writer.target.close()

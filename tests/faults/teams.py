@@ -1,8 +1,8 @@
-"""A second permission model, made to be hard on the protocol.
+"""A second permission model that is hard on the protocol.
 
-A seat counts only while its workspace is not archived, so its rows change when another table
-does; neither workspace nor company is a column of the target. A document moves between folders,
-and the folder is its parent.
+A seat counts only while its workspace is not archived, so seats change when another table changes.
+Neither the workspace nor the company is a column of the target. A document moves between folders,
+and its folder is its parent.
 """
 
 from sqlalchemy import BigInteger, Boolean, Text, column, select, table

@@ -1,4 +1,4 @@
-"""A table that was there before us: a resync judges its rows like all others."""
+"""A table that existed before the mirror: a resync checks its rows like all others."""
 
 from mirror.model.registry import Registry
 from mirror.schema.migrate import upgrade
@@ -29,7 +29,7 @@ def migrate(target: TestDatabase, registry: Registry) -> None:
 
 
 def resync(primary: TestDatabase, target: TestDatabase, registry: Registry) -> None:
-    """Read everything again."""
+    """Read every mapping again."""
     for mapping in registry:
         record(primary, mapping.name, reference="*")
     drain = build_drain(
@@ -42,7 +42,7 @@ def resync(primary: TestDatabase, target: TestDatabase, registry: Registry) -> N
 def test_rows_of_a_table_that_was_taken_over_do_not_grant_for_ever(
     teams_primary: TestDatabase, project: TestDatabase
 ) -> None:
-    """What the primary does not have is gone after a resync, what it has is right."""
+    """A resync deletes rows that the primary lacks, and corrects the others."""
     with project.connect() as connection:
         connection.execute(EXISTING.encode())
     teams_primary.query("insert into folders values (1, 'new name')")
@@ -58,10 +58,10 @@ def test_rows_of_a_table_that_was_taken_over_do_not_grant_for_ever(
     assert project.query("select * from seats") == []
 
 
-def test_a_parent_that_goes_takes_rows_along_that_were_taken_over(
+def test_a_deleted_parent_takes_its_taken_over_rows_along(
     teams_primary: TestDatabase, project: TestDatabase
 ) -> None:
-    """Though nobody has read them yet: the ledger knows their parent from the table."""
+    """No worker has read these rows yet, but the upgrade copied their parent into the ledger."""
     with project.connect() as connection:
         connection.execute(EXISTING.encode())
     migrate(project, teams.registry)
@@ -82,7 +82,7 @@ def test_a_parent_that_goes_takes_rows_along_that_were_taken_over(
 def test_a_row_that_a_foreign_key_held_back_is_not_taken_for_a_new_one(
     teams_target: TestDatabase,
 ) -> None:
-    """Its tombstone was purged, and the model is printed anew: it is still not there."""
+    """Its tombstone was purged and the model is printed again; the row still counts as absent."""
     teams_target.query("insert into folders values (7, null)")
     teams_target.query("delete from mirror.migrations")
     migrate(teams_target, teams.registry)

@@ -1,4 +1,4 @@
-"""Three generations, text keys and bare keys that stay: what the trips' model has none of."""
+"""Three generations, text keys and retained rows: the trips model has none of these."""
 
 from collections.abc import Callable, Iterator
 
@@ -83,7 +83,7 @@ def chains(project: TestDatabase) -> TestDatabase:
 
 @pytest.fixture
 def make_drain(primary: TestDatabase, chains: TestDatabase) -> Iterator[Callable[..., Drain]]:
-    """Return a function that makes workers of `chains`; arguments are settings."""
+    """Return a function that makes workers of `chains`; keyword arguments are settings."""
     made: list[Drain] = []
 
     def make(**settings: object) -> Drain:
@@ -97,7 +97,7 @@ def make_drain(primary: TestDatabase, chains: TestDatabase) -> Iterator[Callable
 
 
 def changed(primary: TestDatabase, statement: str, *events: tuple[str, str]) -> None:
-    """Run a statement and record keys, in one transaction."""
+    """Run a statement and record events for keys, in one transaction."""
     with primary.connect(autocommit=False) as connection:
         connection.execute(statement)
         for mapping, key in events:
@@ -108,14 +108,14 @@ def changed(primary: TestDatabase, statement: str, *events: tuple[str, str]) -> 
 
 
 def rows(target: TestDatabase, query: str) -> list[tuple[object, ...]]:
-    """Return rows in order."""
+    """Return the rows of a query, in order."""
     return [tuple(row) for row in target.query(query)]
 
 
 def test_a_grandchild_brings_its_parent_and_grandparent(
     primary: TestDatabase, chains: TestDatabase, make_drain: Callable[..., Drain]
 ) -> None:
-    """Only the youngest was ever named by an event."""
+    """The only event names the grandchild."""
     changed(
         primary,
         "insert into organisations values ('o'); insert into projects values ('p', 'o', 'ann');"
@@ -130,7 +130,7 @@ def test_a_grandchild_brings_its_parent_and_grandparent(
 def test_a_grandparent_takes_and_brings_back_everything_below(
     primary: TestDatabase, chains: TestDatabase, make_drain: Callable[..., Drain]
 ) -> None:
-    """What is retained keeps its bare key and grants nothing while it is gone."""
+    """A retained row keeps its bare key and grants nothing while its parent is absent."""
     drain = make_drain()
     changed(
         primary,
@@ -145,7 +145,7 @@ def test_a_grandparent_takes_and_brings_back_everything_below(
     assert rows(chains, "select * from projects") == [("p", None, None)]
     assert rows(chains, "select * from organisations") == []
 
-    # While it is away, a task under it changes, and one is added.
+    # While the organisation is closed, one of its tasks changes and another is added.
     changed(
         primary,
         "update tasks set title = 'new'; insert into tasks values ('u', 'p', 'two')",
@@ -164,10 +164,10 @@ def test_a_grandparent_takes_and_brings_back_everything_below(
     ]
 
 
-def test_pages_of_text_keys_go_by_bytes_on_both_sides(
+def test_pages_of_text_keys_are_ordered_by_bytes_on_both_sides(
     primary: TestDatabase, chains: TestDatabase, make_drain: Callable[..., Drain]
 ) -> None:
-    """Letters, accents, spaces and emoji: no page may skip or repeat what a locale sorts oddly."""
+    """A locale would sort accents, spaces and emoji otherwise; no page skips or repeats a key."""
     names = ["a", "B", "b", "ä", "Z", "z", " ", "a b", "a-b", "é", "😀", "ß", "%", "'", "\\", "中"]
     drain = make_drain(batch_size=3)
     with primary.connect() as connection:

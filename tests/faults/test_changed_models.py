@@ -1,4 +1,4 @@
-"""A model that is installed changes: columns, references and mappings come and go."""
+"""An installed model changes: columns, references and mappings come and go."""
 
 from dataclasses import replace
 from uuid import uuid4
@@ -16,7 +16,7 @@ from mirror.settings import load_settings
 from mirror.sync.drain import Drain
 from mirror.sync.wiring import build_drain
 from tests.faults import teams
-from tests.faults.tools import Hand, record
+from tests.faults.tools import DirectWriter, record
 from tests.support.databases import TestDatabase
 
 _seats = table("seats", column("id", BigInteger), column("workspace_id", BigInteger))
@@ -27,7 +27,7 @@ SMALL_SEATS = replace(
     query=select(_seats.c.id, _seats.c.workspace_id),
     references=teams.seats.references[:1],
 )
-"""Seats as they were before they had a person and a company."""
+"""An earlier version of seats, without person and company."""
 
 
 def model(*mappings: Mapping) -> Registry:
@@ -54,7 +54,7 @@ def small(teams_primary: TestDatabase, project: TestDatabase) -> TestDatabase:
 
 
 def drain(primary: TestDatabase, target: TestDatabase, registry: Registry, *resynced: str) -> None:
-    """Mirror what waits, after asking for some mappings as a whole."""
+    """Queue some mappings as a whole, then mirror all events."""
     for name in resynced:
         record(primary, name, reference="*")
     worker: Drain = build_drain(
@@ -67,7 +67,7 @@ def drain(primary: TestDatabase, target: TestDatabase, registry: Registry, *resy
 def test_a_new_column_and_a_new_reference_are_there_after_a_resync(
     teams_primary: TestDatabase, small: TestDatabase
 ) -> None:
-    """The upgrade adds them; the reference then finds rows by it."""
+    """The upgrade adds both; after the resync the new reference finds its rows."""
     migrate(small, model(teams.seats))
     assert small.query("select * from seats order by id") == [(1, None), (2, None)]
     drain(teams_primary, small, model(teams.seats), "seats")
@@ -82,7 +82,7 @@ def test_a_new_column_and_a_new_reference_are_there_after_a_resync(
 def test_a_new_reference_has_the_same_constraints_as_one_of_the_first_day(
     small: TestDatabase, teams_target: TestDatabase
 ) -> None:
-    """Two workers that write one key for the first time count on it."""
+    """Workers that write one key for the first time at once need these constraints."""
     migrate(small, model(teams.seats))
     query = (
         "select conname::text, pg_get_constraintdef(oid) from pg_constraint"
@@ -95,7 +95,7 @@ def test_a_new_reference_has_the_same_constraints_as_one_of_the_first_day(
 def test_a_column_that_becomes_a_reference_is_known_at_once(
     teams_primary: TestDatabase, small: TestDatabase
 ) -> None:
-    """Rows mirrored before are found by it without a resync."""
+    """Without a resync, the reference finds rows that were mirrored before."""
     columns = (*teams.seats.columns, Column("company_id", "bigint"))
     before = model(replace(teams.seats, columns=columns, references=teams.seats.references[:1]))
     migrate(small, before)
@@ -105,7 +105,7 @@ def test_a_column_that_becomes_a_reference_is_known_at_once(
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected"),
     [
         ("alter table seats alter person type varchar(9)", "table public.seats exists and has"),
         ("alter table seats add note text", "table public.seats exists and has other columns"),
@@ -117,19 +117,19 @@ def test_a_column_that_becomes_a_reference_is_known_at_once(
     ],
 )
 def test_every_other_change_is_refused_by_name(
-    teams_target: TestDatabase, change: str, told: str
+    teams_target: TestDatabase, change: str, expected: str
 ) -> None:
-    """Ours though the table is."""
+    """Although the mirror created the table itself."""
     teams_target.query(change)
     teams_target.query("delete from mirror.migrations")
-    with pytest.raises(NotMigrated, match=told):
+    with pytest.raises(NotMigrated, match=expected):
         migrate(teams_target, teams.registry)
 
 
 def test_a_mapping_that_moves_to_a_table_that_exists_does_not_trust_it(
     teams_target: TestDatabase,
 ) -> None:
-    """Its policies could let anybody read, though the mapping's first table was ours."""
+    """The policies of the existing table could let any user read its rows."""
     teams_target.query("create table chairs (id bigint primary key, person text)")
     teams_target.query("create policy everybody on chairs using (true)")
     moved = model(replace(teams.seats, table="chairs"), teams.folders, teams.documents)
@@ -139,12 +139,14 @@ def test_a_mapping_that_moves_to_a_table_that_exists_does_not_trust_it(
         migrate(teams_target, moved)
 
 
-def test_a_mapping_that_is_dropped_lets_nobody_read(target: TestDatabase, hand: Hand) -> None:
-    """Its table and rows stay; the other mappings go on without it."""
+def test_no_user_reads_the_table_of_a_dropped_mapping(
+    target: TestDatabase, writer: DirectWriter
+) -> None:
+    """Its table and rows stay; the other mappings work without it."""
     user = str(uuid4())
     trip = str(uuid4())
-    hand.apply(1, users={user: (user, "e", "ada")}, trips={trip: (trip, "t", user)})
-    hand.apply(1, trip_memberships={(trip, user): (trip, user, "OWNER", "ACTIVE")})
+    writer.apply(1, users={user: (user, "e", "ada")}, trips={trip: (trip, "t", user)})
+    writer.apply(1, trip_memberships={(trip, user): (trip, user, "OWNER", "ACTIVE")})
     grants = "select mirror.my_trips('MEMBER')::text[], mirror.is_trip_member(%s)"
     with target.acting_as(user) as connection:
         assert connection.execute(grants, [trip]).fetchall() == [([trip], True)]
@@ -156,7 +158,7 @@ def test_a_mapping_that_is_dropped_lets_nobody_read(target: TestDatabase, hand: 
     assert target.query("select name from mirror.mappings") == [("trips",)]
     assert not target.value("select has_any_column_privilege('authenticated', 'users', 'select')")
     assert target.query("select from pg_policy where polrelid = 'users'::regclass") == []
-    # The user's own policies may call these, so they stay, and say no.
+    # Policies outside the mirror may call these functions, so they stay, and grant nothing.
     with target.acting_as(user) as connection:
         assert connection.execute(grants, [trip]).fetchall() == [([], False)]
     for name in ("users", "trip_memberships"):
@@ -166,20 +168,20 @@ def test_a_mapping_that_is_dropped_lets_nobody_read(target: TestDatabase, hand: 
         ):
             connection.execute(f"select 1 from {name}".encode())
     with pytest.raises(WrongMapping):
-        hand.apply(2, users={user: None})
-    # Back again, it is judged like a table that was there before us.
+        writer.apply(2, users={user: None})
+    # When the mapping returns, its table is checked like one that existed before the mirror.
     migrate(target, trips_registry)
-    hand.apply(2, users={user: None})
+    writer.apply(2, users={user: None})
     assert target.query("select * from users") == []
 
 
 def test_a_parent_that_is_dropped_holds_no_child_back(teams_target: TestDatabase) -> None:
-    """Its rows come no more, and the foreign key to them would refuse every document."""
+    """No more rows of the parent arrive, so a foreign key to it would refuse every document."""
     orphaned = model(teams.seats, replace(teams.documents, parents=()))
     migrate(teams_target, orphaned)
-    hand = Hand.at(teams_target.url, orphaned)
-    hand.apply(1, documents={1: ("1", "99", "no folder")})
-    hand.target.close()
+    writer = DirectWriter.at(teams_target.url, orphaned)
+    writer.apply(1, documents={1: ("1", "99", "no folder")})
+    writer.target.close()
     assert teams_target.query("select * from documents") == [(1, 99, "no folder")]
 
 
@@ -202,7 +204,7 @@ def test_another_model_in_the_same_target_is_left_alone(target: TestDatabase) ->
 
 
 def test_another_models_mapping_is_not_taken_over(teams_target: TestDatabase) -> None:
-    """Two of one name would share a ledger."""
+    """Two mappings with one name would share a ledger."""
     other = Registry("others", [replace(teams.seats, table="chairs")])
     with pytest.raises(NotMigrated, match="mapping seats belongs to model teams"):
         migrate(teams_target, other)
@@ -211,8 +213,8 @@ def test_another_models_mapping_is_not_taken_over(teams_target: TestDatabase) ->
 def test_a_worker_that_does_not_know_a_new_child_is_refused_its_parent(
     teams_target: TestDatabase,
 ) -> None:
-    """It would bring a folder without the documents in it, and nobody would read them again."""
-    old = Hand.at(teams_target.url, model(teams.seats, teams.folders))
+    """It would write a folder without its documents, and no worker would read them again."""
+    old = DirectWriter.at(teams_target.url, model(teams.seats, teams.folders))
     with pytest.raises(WrongMapping, match="folders"):
         old.apply(1, folders={1: ("1", "plans")})
     old.apply(1, seats={1: ("1", "ada", "1", "1")})

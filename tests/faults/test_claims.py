@@ -1,4 +1,4 @@
-"""Events are taken once at a time, revocations first, and are given back when a worker fails."""
+"""Each event is claimed by one worker, revocations first, and returns when its worker fails."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,45 +16,51 @@ from tests.support.factories import MembershipFactory
 
 
 @pytest.fixture
-def crowd(session: Session) -> list[tuple[str, str]]:
-    """Sixty members of as many trips in the primary, none of them mirrored yet."""
+def unmirrored_members(session: Session) -> list[tuple[str, str]]:
+    """Sixty members of sixty trips in the primary; none is mirrored yet."""
     members = [MembershipFactory.create() for _ in range(60)]
     session.commit()
     return [(str(member.trip_id), str(member.user_id)) for member in members]
 
 
 def outbox(primary: TestDatabase) -> int:
-    """Return how many events wait."""
+    """Return the number of waiting events."""
     return int(primary.value("select count(*) from mirror.outbox"))
 
 
 def members(target: TestDatabase) -> int:
-    """Return how many members there are."""
+    """Return the number of members in the target."""
     return int(target.value("select count(*) from trip_memberships"))
 
 
 def test_revocations_are_taken_first(
-    primary: TestDatabase, make_drain: Callable[..., Drain], crowd: list[tuple[str, str]]
+    primary: TestDatabase,
+    make_drain: Callable[..., Drain],
+    unmirrored_members: list[tuple[str, str]],
 ) -> None:
-    """However many grants were recorded before them."""
-    for member in crowd[:20]:
+    """Earlier grants wait, however many they are."""
+    for member in unmirrored_members[:20]:
         record(primary, "trip_memberships", *member, lane=1)
-    for member in crowd[20:23]:
+    for member in unmirrored_members[20:23]:
         record(primary, "trip_memberships", *member, lane=0)
     claim = make_drain().queue.claim(20)
     assert claim is not None
-    # Few grants go along: nobody waits for a whole batch to lose access.
+    # The claim takes few grants, so that no revocation waits for a whole batch of them.
     assert [event.lane for event in claim.events] == [0, 0, 0, 1, 1]
-    assert [event.key for event in claim.events] == crowd[20:23] + crowd[:2]
+    assert [event.key for event in claim.events] == unmirrored_members[20:23] + unmirrored_members[
+        :2
+    ]
     assert claim.full
     claim.release()
 
 
 def test_two_workers_take_different_events(
-    primary: TestDatabase, make_drain: Callable[..., Drain], crowd: list[tuple[str, str]]
+    primary: TestDatabase,
+    make_drain: Callable[..., Drain],
+    unmirrored_members: list[tuple[str, str]],
 ) -> None:
-    """Neither waits for the other; a third finds nothing."""
-    for member in crowd[:10]:
+    """No worker waits for the other; a third worker finds no event."""
+    for member in unmirrored_members[:10]:
         record(primary, "trip_memberships", *member)
     first, second = make_drain().queue.claim(5), make_drain().queue.claim(5)
     assert first is not None
@@ -69,10 +75,10 @@ def test_several_workers_on_one_backlog_mirror_all_of_it(
     primary: TestDatabase,
     target: TestDatabase,
     make_drain: Callable[..., Drain],
-    crowd: list[tuple[str, str]],
+    unmirrored_members: list[tuple[str, str]],
 ) -> None:
-    """Each event is done by one of them."""
-    for member in crowd:
+    """Each event is mirrored by one of the workers."""
+    for member in unmirrored_members:
         record(primary, "trip_memberships", *member)
     workers = [Running(make_drain(batch_size=4).run) for _ in range(3)]
     assert sum(worker.wait().events for worker in workers) == 60
@@ -85,14 +91,14 @@ def test_duplicates_become_one_write(
     primary: TestDatabase,
     target: TestDatabase,
     drain: Drain,
-    crowd: list[tuple[str, str]],
+    unmirrored_members: list[tuple[str, str]],
 ) -> None:
-    """A key named fifty times is read and sent once."""
-    record(primary, "trip_memberships", *crowd[0])
+    """Fifty events of one key cause one read and one write."""
+    record(primary, "trip_memberships", *unmirrored_members[0])
     drain.run()
     primary.query("update trip_memberships set role = 'ADMIN'")
     for _ in range(50):
-        record(primary, "trip_memberships", *crowd[0])
+        record(primary, "trip_memberships", *unmirrored_members[0])
     drain.target = spy = Intercepted(drain.target)
     assert drain.run().events == 50
     assert [[len(section.rows) for section in call] for call in spy.calls] == [[1]]
@@ -100,19 +106,22 @@ def test_duplicates_become_one_write(
 
 
 def test_events_are_given_back_when_the_target_is_away(
-    primary: TestDatabase, target: TestDatabase, drain: Drain, crowd: list[tuple[str, str]]
+    primary: TestDatabase,
+    target: TestDatabase,
+    drain: Drain,
+    unmirrored_members: list[tuple[str, str]],
 ) -> None:
-    """As they were: nothing is held against them."""
-    for member in crowd[:3]:
+    """They return unchanged, and no failure is counted."""
+    for member in unmirrored_members[:3]:
         record(primary, "trip_memberships", *member)
     before = primary.query("select * from mirror.outbox order by id")
 
-    def away() -> None:
+    def fail() -> None:
         raise Unreachable("target: away")
 
-    # Twice, because a run tries anew once, with connections of its own.
+    # Twice, because a run tries once more with new connections.
     real = drain.target
-    drain.target = Intercepted(Intercepted(real, before=away), before=away)
+    drain.target = Intercepted(Intercepted(real, before=fail), before=fail)
     with pytest.raises(Unreachable):
         drain.run()
     assert primary.query("select * from mirror.outbox order by id") == before
@@ -148,13 +157,13 @@ def test_a_malformed_event_is_set_apart_and_the_others_go_through(
     primary: TestDatabase,
     target: TestDatabase,
     drain: Drain,
-    crowd: list[tuple[str, str]],
+    unmirrored_members: list[tuple[str, str]],
     mapping: str,
     reference: str | None,
     key: str,
 ) -> None:
-    """Somebody wrote it with psql; it neither stops the mirror nor is it lost."""
-    for member in crowd[:3]:
+    """A user wrote it with psql. It does not stop the mirror, and it is not lost."""
+    for member in unmirrored_members[:3]:
         record(primary, "trip_memberships", *member)
     primary.query(
         "insert into mirror.outbox (mapping, reference, key) values (%s, %s, %s::text[])",
@@ -162,7 +171,7 @@ def test_a_malformed_event_is_set_apart_and_the_others_go_through(
         reference,
         key,
     )
-    for member in crowd[3:6]:
+    for member in unmirrored_members[3:6]:
         record(primary, "trip_memberships", *member)
     assert drain.run().failed == 1
     assert members(target) == 6
@@ -170,18 +179,21 @@ def test_a_malformed_event_is_set_apart_and_the_others_go_through(
     assert primary.query("select mapping, reference from mirror.retries") == [(mapping, reference)]
 
 
-def be_an_old_worker(target: TestDatabase) -> None:
-    """Let the target be migrated to other declarations than this worker's."""
+def give_the_target_a_newer_digest(target: TestDatabase) -> None:
+    """Give the target a newer declaration than the worker's."""
     target.query("update mirror.mappings set digest = 'newer' where name = 'trip_memberships'")
 
 
 def test_a_worker_with_older_declarations_is_refused(
-    primary: TestDatabase, target: TestDatabase, drain: Drain, crowd: list[tuple[str, str]]
+    primary: TestDatabase,
+    target: TestDatabase,
+    drain: Drain,
+    unmirrored_members: list[tuple[str, str]],
 ) -> None:
-    """It says which mapping, keeps the events, and nothing of the batch is written."""
-    be_an_old_worker(target)
-    record(primary, "trip_memberships", *crowd[0])
-    record(primary, "trips", crowd[0][0])
+    """The error names the mapping, the events stay, and no row of the batch is written."""
+    give_the_target_a_newer_digest(target)
+    record(primary, "trip_memberships", *unmirrored_members[0])
+    record(primary, "trips", unmirrored_members[0][0])
     with pytest.raises(WrongMapping, match=r"trip_memberships.*migrate"):
         drain.run()
     assert outbox(primary) == 2
@@ -189,23 +201,29 @@ def test_a_worker_with_older_declarations_is_refused(
 
 
 def test_a_scope_of_a_worker_with_older_declarations_is_refused(
-    primary: TestDatabase, target: TestDatabase, drain: Drain, crowd: list[tuple[str, str]]
+    primary: TestDatabase,
+    target: TestDatabase,
+    drain: Drain,
+    unmirrored_members: list[tuple[str, str]],
 ) -> None:
-    """It would close a scope that it does not know how to read."""
-    be_an_old_worker(target)
-    record(primary, "trip_memberships", crowd[0][0], reference="trip_id")
+    """The worker would close a scope that it cannot read correctly."""
+    give_the_target_a_newer_digest(target)
+    record(primary, "trip_memberships", unmirrored_members[0][0], reference="trip_id")
     with pytest.raises(WrongMapping):
         drain.run()
     assert target.value("select count(*) from mirror.scopes") == 0
 
 
 def test_without_digests_an_old_worker_undoes_a_new_mapping(
-    primary: TestDatabase, target: TestDatabase, drain: Drain, crowd: list[tuple[str, str]]
+    primary: TestDatabase,
+    target: TestDatabase,
+    drain: Drain,
+    unmirrored_members: list[tuple[str, str]],
 ) -> None:
-    """The same without the rule."""
+    """The same steps without the rule."""
     rewrite(target, "admit", "if wrong is not null then", "if false then")
-    be_an_old_worker(target)
-    record(primary, "trip_memberships", *crowd[0])
+    give_the_target_a_newer_digest(target)
+    record(primary, "trip_memberships", *unmirrored_members[0])
     drain.run()
     assert members(target) == 1
 
@@ -213,7 +231,7 @@ def test_without_digests_an_old_worker_undoes_a_new_mapping(
 def test_a_member_who_does_not_exist_is_no_error(
     primary: TestDatabase, target: TestDatabase, drain: Drain
 ) -> None:
-    """An event of a savepoint that rolled back names a key that never was."""
+    """An event of a savepoint that was rolled back may name a key that never existed."""
     record(primary, "trip_memberships", uuid4(), uuid4())
     assert drain.run().failed == 0
     assert members(target) == 0
@@ -223,30 +241,30 @@ def test_an_event_is_mirrored_in_three_round_trips(
     primary: TestDatabase,
     target: TestDatabase,
     drain: Drain,
-    crowd: list[tuple[str, str]],
+    unmirrored_members: list[tuple[str, str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Claim, read, write: between regions, a revocation waits for each of them."""
-    for trip, user in crowd[:2]:
+    """Claim, read and write. Between regions, a revocation waits for each round trip."""
+    for trip, user in unmirrored_members[:2]:
         record(primary, "trip_memberships", trip, user)
-        # The first run opens connections, and brings the parents of what it mirrors.
+        # The first run opens connections and mirrors the parents.
         drain.run()
         primary.query("update trip_memberships set role = 'ADMIN' where trip_id = %s", trip)
         record(primary, "trip_memberships", trip, user)
     calls: list[str] = []
 
-    def counted(place: Database, name: str) -> None:
-        call = getattr(place, name)
+    def counted(database: Database, name: str) -> None:
+        call = getattr(database, name)
 
         def count(*arguments: Any, **options: Any) -> Any:
-            calls.append(place.role)
+            calls.append(database.role)
             return call(*arguments, **options)
 
-        monkeypatch.setattr(place, name, count)
+        monkeypatch.setattr(database, name, count)
 
-    for place in (drain.queue.claims, drain.queue.notes, drain.source.database):
-        counted(place, "execute")
-        counted(place, "together")
+    for database in (drain.queue.claims, drain.queue.notes, drain.source.database):
+        counted(database, "execute")
+        counted(database, "together")
     apply = drain.target.apply
 
     def last(*arguments: Any) -> Any:
@@ -256,6 +274,6 @@ def test_an_event_is_mirrored_in_three_round_trips(
 
     monkeypatch.setattr(drain.target, "apply", last)
     assert drain.once().events == 1
-    # Then the snapshot ends, and the claim.
+    # The last two calls end the snapshot and the claim.
     assert calls == ["primary", "primary", "target", "primary", "primary"]
     assert target.value("select count(*) from trip_memberships where role = 'ADMIN'") == 2

@@ -1,4 +1,4 @@
-"""A primary that went back in time, moved, or is another one altogether."""
+"""A primary that was restored from a backup, was moved, or is another database."""
 
 from collections.abc import Callable
 
@@ -25,7 +25,7 @@ FAR = 1 << 60
 
 @pytest.fixture
 def member(session: Session, recorder: Hooks, drain: Drain) -> tuple[str, str]:
-    """A member who is mirrored; the trip's and the user's id."""
+    """A mirrored member: the ids of the trip and of the user."""
     membership = MembershipFactory.create()
     session.flush()
     recorder.changed(session, "trip_memberships", (membership.trip_id, membership.user_id))
@@ -35,12 +35,12 @@ def member(session: Session, recorder: Hooks, drain: Drain) -> tuple[str, str]:
 
 
 def members(target: TestDatabase) -> int:
-    """Return how many members there are."""
+    """Return the number of members in the target."""
     return int(target.value("select count(*) from trip_memberships"))
 
 
 def waiting_events(primary: TestDatabase) -> int:
-    """Return how many events wait, set apart or not."""
+    """Return the number of events in the outbox and in the retries."""
     return int(
         primary.value(
             "select (select count(*) from mirror.outbox) + (select count(*) from mirror.retries)"
@@ -54,7 +54,7 @@ def test_a_worker_that_was_overtaken_reads_again(
     member: tuple[str, str],
     make_drain: Callable[..., Drain],
 ) -> None:
-    """While it is on its way to the target, another worker brings something fresher."""
+    """Another worker writes a newer read while the first one is on its way to the target."""
     slow, fast = make_drain(), make_drain()
 
     def overtake() -> None:
@@ -72,10 +72,10 @@ def test_a_worker_that_was_overtaken_reads_again(
     assert waiting_events(primary) == 0
 
 
-def test_a_primary_older_than_what_the_target_has_seen_stops_the_drain(
+def test_a_primary_older_than_the_targets_newest_read_stops_the_drain(
     primary: TestDatabase, target: TestDatabase, member: tuple[str, str], drain: Drain
 ) -> None:
-    """It says so, keeps the events, and writes nothing."""
+    """The drain raises an error, keeps the events, and writes nothing."""
     target.query("update mirror.ledger_trip_memberships set fence = %s", FAR)
     primary.query("delete from trip_memberships")
     record(primary, "trip_memberships", *member)
@@ -88,7 +88,7 @@ def test_a_primary_older_than_what_the_target_has_seen_stops_the_drain(
 def test_a_primary_older_than_a_scope_that_was_read_stops_the_drain(
     primary: TestDatabase, target: TestDatabase, member: tuple[str, str], drain: Drain
 ) -> None:
-    """Scopes remember reads as the ledger does."""
+    """Scopes keep the fence of their last read, as the ledger does."""
     record(primary, "trip_memberships", member[0], reference="trip_id")
     drain.run()
     target.query("update mirror.scopes set fence = %s", FAR)
@@ -101,7 +101,7 @@ def test_a_primary_older_than_a_scope_that_was_read_stops_the_drain(
 def test_a_primary_older_than_the_horizon_stops_the_drain(
     primary: TestDatabase, target: TestDatabase, member: tuple[str, str], drain: Drain
 ) -> None:
-    """So does what was purged."""
+    """The horizon keeps the newest fence that was purged."""
     target.query("update mirror.state set horizon = %s", FAR)
     record(primary, "trip_memberships", *member)
     with pytest.raises(WentBack):
@@ -110,7 +110,7 @@ def test_a_primary_older_than_the_horizon_stops_the_drain(
 
 
 def rebase(primary: TestDatabase, drain: Drain) -> None:
-    """Do what `mirror rebase` does."""
+    """Do the same as `mirror rebase`."""
     with drain.source.snapshot() as snapshot:
         identity = snapshot.stamp.identity
     epoch = drain.target.describe().epoch + 1
@@ -121,7 +121,7 @@ def rebase(primary: TestDatabase, drain: Drain) -> None:
 def test_after_a_rebase_the_kept_events_go_through(
     primary: TestDatabase, target: TestDatabase, member: tuple[str, str], drain: Drain
 ) -> None:
-    """The restored primary is the truth now, however small its fences."""
+    """The restored primary is now the truth, although its fences are small."""
     target.query("update mirror.ledger_trip_memberships set fence = %s", FAR)
     target.query("insert into mirror.scopes values ('trip_memberships', '*', '', 0, %s)", FAR)
     primary.query("update trip_memberships set role = 'OWNER'")
@@ -137,7 +137,7 @@ def test_after_a_rebase_the_kept_events_go_through(
 def test_a_read_from_before_a_rebase_is_refused(
     primary: TestDatabase, target: TestDatabase, member: tuple[str, str], drain: Drain
 ) -> None:
-    """Its fence may be larger than any of the new epoch's."""
+    """Its fence may be larger than every fence of the new epoch."""
     worker = HungWorker(drain.source, drain.target, registry, "trip_memberships", [member])
     rebase(primary, drain)
     primary.query("delete from trip_memberships")
@@ -151,7 +151,7 @@ def test_a_read_from_before_a_rebase_is_refused(
 def test_without_epochs_a_read_from_before_a_rebase_wins(
     primary: TestDatabase, target: TestDatabase, member: tuple[str, str], drain: Drain
 ) -> None:
-    """The same without the rule: an event that the restored primary lost is undone by nobody."""
+    """The same steps without the rule: no event is left that undoes the write."""
     rewrite(
         target,
         "admit",
@@ -174,7 +174,7 @@ def test_a_worker_on_its_way_during_a_rebase_reads_again(
     member: tuple[str, str],
     make_drain: Callable[..., Drain],
 ) -> None:
-    """It need not stop: its next read is of the new epoch."""
+    """The worker need not stop: its next read belongs to the new epoch."""
     slow, other = make_drain(), make_drain()
     slow.target = Intercepted(slow.target, before=lambda: rebase(primary, other))
     primary.query("delete from trip_memberships")
@@ -186,7 +186,7 @@ def test_a_worker_on_its_way_during_a_rebase_reads_again(
 def test_a_primary_restored_to_before_a_rebase_stops_the_drain(
     primary: TestDatabase, target: TestDatabase, member: tuple[str, str], drain: Drain
 ) -> None:
-    """Its epoch is behind the target's."""
+    """The primary's epoch is lower than the target's."""
     rebase(primary, drain)
     primary.query("update mirror.state set epoch = 0")
     record(primary, "trip_memberships", *member)
@@ -198,7 +198,7 @@ def test_a_primary_restored_to_before_a_rebase_stops_the_drain(
 def test_rebasing_to_the_same_epoch_twice_is_no_error(
     primary: TestDatabase, member: tuple[str, str], drain: Drain
 ) -> None:
-    """A worker that read the new epoch may have been faster than the command."""
+    """A worker with the new epoch may reach the target before the command does."""
     rebase(primary, drain)
     with drain.source.snapshot() as snapshot:
         stamp = snapshot.stamp
@@ -209,7 +209,7 @@ def test_rebasing_to_the_same_epoch_twice_is_no_error(
 def test_rebasing_to_an_epoch_that_is_over_is_refused(
     primary: TestDatabase, member: tuple[str, str], drain: Drain
 ) -> None:
-    """Two commands at once, for two primaries: one of them must learn that it lost."""
+    """Of two commands for two primaries at the same time, one must fail."""
     rebase(primary, drain)
     with pytest.raises(WentBack):
         drain.target.rebase("another primary", 1)
@@ -223,8 +223,8 @@ def copy_of_the_primary(
     session: Session,
     drain: Drain,
 ) -> TestDatabase:
-    """A staging copy, in which nobody is a member any more."""
-    # A database is copied while nobody is connected to it.
+    """A staging copy that has no members."""
+    # PostgreSQL copies a database only while no session is connected to it.
     session.close()
     drain.close()
     primary_cluster.create_database("staging_copy", template=primary.url.rpartition("/")[2])
@@ -235,7 +235,7 @@ def copy_of_the_primary(
 
 
 def run_the_copy(copy: TestDatabase, target: TestDatabase) -> None:
-    """Start a worker with the copy's address and the production target's."""
+    """Run a worker with the copy's address and the production target's."""
     drain = build_drain(
         load_settings(primary_database_url=copy.url, supabase_db_url=target.url), registry
     )
@@ -247,7 +247,7 @@ def run_the_copy(copy: TestDatabase, target: TestDatabase) -> None:
 
 @pytest.fixture(autouse=True)
 def drop_the_copy(primary_cluster: PostgresCluster) -> object:
-    """Leave no copy behind."""
+    """Drop the copy after each test."""
     yield
     primary_cluster.drop_database("staging_copy")
 
@@ -255,7 +255,7 @@ def drop_the_copy(primary_cluster: PostgresCluster) -> object:
 def test_a_copy_with_production_settings_is_refused(
     copy_of_the_primary: TestDatabase, target: TestDatabase
 ) -> None:
-    """Until somebody rebases on purpose; its events stay."""
+    """Until an operator rebases on purpose; the copy's events stay."""
     with pytest.raises(WrongSource, match="rebase"):
         run_the_copy(copy_of_the_primary, target)
     assert members(target) == 1
@@ -265,7 +265,7 @@ def test_a_copy_with_production_settings_is_refused(
 def test_without_an_identity_a_copy_writes_into_production(
     copy_of_the_primary: TestDatabase, target: TestDatabase
 ) -> None:
-    """The same without the rule."""
+    """The same steps without the rule."""
     rewrite(target, "admit", "if state.identity <> request ->> 'identity' then", "if false then")
     run_the_copy(copy_of_the_primary, target)
     assert members(target) == 0

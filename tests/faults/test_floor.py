@@ -1,4 +1,4 @@
-"""A worker does not pass all that was drained before, and misses nothing for it."""
+"""A worker skips the index entries of drained events, and misses no event."""
 
 from collections.abc import Callable
 from uuid import uuid4
@@ -18,12 +18,12 @@ DRAINED = 3_000
 
 @pytest.fixture
 def queue(drain: Drain) -> Queue:
-    """A worker's view of the outbox."""
+    """One worker's queue."""
     return drain.queue
 
 
-def found(queue: Queue, limit: int = 100) -> list[tuple[str, ...]]:
-    """Return the keys that a claim takes, for good."""
+def claim_keys(queue: Queue, limit: int = 100) -> list[tuple[str, ...]]:
+    """Claim and settle events; return their keys."""
     claim = queue.claim(limit)
     if claim is None:
         return []
@@ -31,7 +31,7 @@ def found(queue: Queue, limit: int = 100) -> list[tuple[str, ...]]:
     return [event.key for event in claim.events]
 
 
-def passed(queue: Queue, floor: int) -> int:
+def pages_read(queue: Queue, floor: int) -> int:
     """Return how many pages an empty claim reads."""
     claim = sql.SQL(statement("claim_events")).format(
         floor=sql.Literal(floor), limit=sql.Literal(500), few=sql.Literal(50)
@@ -42,24 +42,24 @@ def passed(queue: Queue, floor: int) -> int:
     return top["Shared Hit Blocks"] + top["Shared Read Blocks"]
 
 
-def test_what_was_drained_costs_nothing_though_an_old_snapshot_keeps_it(
+def test_drained_events_cost_nothing_while_an_old_snapshot_keeps_them(
     primary: TestDatabase, queue: Queue
 ) -> None:
-    """A report that runs for an hour keeps vacuum from all that was drained since."""
+    """A report that runs for an hour keeps vacuum from removing drained events."""
     with primary.connect() as report:
         report.execute("begin isolation level repeatable read; select 1")
         primary.query(
             "insert into mirror.outbox (lane, mapping, key)"
             f" select 1, 'users', array[n::text] from generate_series(1, {DRAINED}) as n"
         )
-        assert len(found(queue, DRAINED)) == DRAINED
-        assert found(queue) == []
-        assert passed(queue, 0) > DRAINED / 200
-        assert passed(queue, queue._floor.value) < 10
+        assert len(claim_keys(queue, DRAINED)) == DRAINED
+        assert claim_keys(queue) == []
+        assert pages_read(queue, 0) > DRAINED / 200
+        assert pages_read(queue, queue._floor.value) < 10
 
 
-def test_what_commits_late_is_found(primary: TestDatabase, queue: Queue) -> None:
-    """Its transaction was under way while others began, ended and were drained."""
+def test_an_event_that_commits_late_is_found(primary: TestDatabase, queue: Queue) -> None:
+    """Other transactions began, ended and were drained while its transaction ran."""
     key = uuid4()
     with primary.connect() as late:
         late.execute("begin")
@@ -67,30 +67,30 @@ def test_what_commits_late_is_found(primary: TestDatabase, queue: Queue) -> None
             "insert into mirror.outbox (lane, mapping, key) values (1, 'users', %s)", [[str(key)]]
         )
         record(primary, "users", str(uuid4()))
-        assert len(found(queue)) == 1
+        assert len(claim_keys(queue)) == 1
         queue._floor.advance()
-        assert found(queue) == []
+        assert claim_keys(queue) == []
         late.execute("commit")
-    assert found(queue) == [(str(key),)]
+    assert claim_keys(queue) == [(str(key),)]
 
 
-def test_what_another_worker_gives_back_is_found(
+def test_an_event_that_another_worker_gives_back_is_found(
     primary: TestDatabase, queue: Queue, make_drain: Callable[..., Drain]
 ) -> None:
-    """It held the event while this one found nothing."""
+    """The other worker held the event while this one found none."""
     key = str(uuid4())
     record(primary, "users", key)
     other = make_drain().queue.claim(1)
     assert other is not None
     primary.query("select pg_current_xact_id()")
     queue._floor.advance()
-    assert found(queue) == []
+    assert claim_keys(queue) == []
     other.release()
-    assert found(queue) == [(key,)]
+    assert claim_keys(queue) == [(key,)]
 
 
 def test_a_floor_rises_among_many_events_too(primary: TestDatabase, queue: Queue) -> None:
-    """It is where the first of them is."""
+    """The floor is at the first of them."""
     for _ in range(2):
         record(primary, "users", str(uuid4()), lane=1)
     floor = Floor(queue.notes)
@@ -103,7 +103,7 @@ def test_a_floor_rises_among_many_events_too(primary: TestDatabase, queue: Queue
 
 
 def test_rows_of_another_server_are_found_in_time(primary: TestDatabase, queue: Queue) -> None:
-    """A dump brings its own transaction ids along."""
+    """A restored dump contains the transaction ids of its own server."""
     now = [0.0]
     floor = queue._floor = Floor(queue.claims, lambda: now[0])
     floor.advance()
@@ -114,6 +114,6 @@ def test_rows_of_another_server_are_found_in_time(primary: TestDatabase, queue: 
         key,
     )
     assert floor.value > 3
-    assert found(queue) == []
+    assert claim_keys(queue) == []
     now[0] = 301
-    assert found(queue) == [(key,)]
+    assert claim_keys(queue) == [(key,)]

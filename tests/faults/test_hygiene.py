@@ -1,4 +1,4 @@
-"""What goes wrong around an event: shared connections, lost answers, limits, unknown errors."""
+"""Faults around an event: shared connections, lost answers, limits, unknown errors."""
 
 import threading
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from tests.support.factories import MembershipFactory, TripFactory, UserFactory
 
 
 def refuse(target: TestDatabase, user: object, action: str) -> None:
-    """Let a trigger of somebody else's do something whenever this user is written."""
+    """Create a trigger that runs an action before this user's row is inserted."""
     target.query(
         "create function refuse() returns trigger language plpgsql as $$"
         f" begin if new.id = '{user}' then {action}; end if; return new; end $$"
@@ -31,7 +31,7 @@ def refuse(target: TestDatabase, user: object, action: str) -> None:
 
 
 def users(session: Session, primary: TestDatabase, count: int) -> list[str]:
-    """Make users whose events wait."""
+    """Create users whose events wait in the outbox."""
     made = [str(user.id) for user in UserFactory.create_batch(count)]
     session.commit()
     for user in made:
@@ -40,7 +40,7 @@ def users(session: Session, primary: TestDatabase, count: int) -> list[str]:
 
 
 def test_a_connection_in_a_transaction_is_not_shared(primary: TestDatabase) -> None:
-    """PostgreSQL only warns of a second BEGIN, and its COMMIT would end the first's claim."""
+    """PostgreSQL only warns about a second BEGIN; its COMMIT would end the first one's claim."""
     database = Database(primary.url, role="primary")
     database.begin()
     with pytest.raises(Transient, match="in use"):
@@ -49,7 +49,7 @@ def test_a_connection_in_a_transaction_is_not_shared(primary: TestDatabase) -> N
 
 
 def test_threads_of_a_worker_have_drains_of_their_own(settings: Settings) -> None:
-    """Celery may be told to use a pool of threads."""
+    """Celery can run a pool of threads."""
     worker = Worker(lambda: settings)
     found: list[Drain] = []
     threads = [threading.Thread(target=lambda: found.append(worker.drain)) for _ in range(2)]
@@ -63,7 +63,7 @@ def test_threads_of_a_worker_have_drains_of_their_own(settings: Settings) -> Non
 def test_one_slow_row_does_not_hold_up_its_batch(
     session: Session, primary: TestDatabase, target: TestDatabase, drain: Drain
 ) -> None:
-    """Finding it takes longer than a claim may sit idle."""
+    """The search for it takes longer than a claim may be idle."""
     made = users(session, primary, 40)
     refuse(target, made[7], "perform pg_sleep(20)")
     drain.queue.idle_seconds = 1
@@ -77,7 +77,7 @@ def test_one_slow_row_does_not_hold_up_its_batch(
 def test_a_scope_is_not_held_up_by_one_row(
     session: Session, primary: TestDatabase, target: TestDatabase, make_drain: Callable[..., Drain]
 ) -> None:
-    """A first load goes on around the row that the target refuses."""
+    """A first load continues without the row that the target refuses."""
     made = sorted(str(user.id) for user in UserFactory.create_batch(25))
     session.commit()
     refuse(target, made[0], "raise check_violation")
@@ -90,7 +90,7 @@ def test_a_scope_is_not_held_up_by_one_row(
 def test_an_unknown_error_is_isolated_never_buried_and_not_repeated(
     session: Session, primary: TestDatabase, target: TestDatabase, make_drain: Callable[..., Drain]
 ) -> None:
-    """It may be one row's fault, and its words may be that row's values."""
+    """One row may be the cause, and the error's text may contain that row's values."""
     made = users(session, primary, 5)
     refuse(target, made[2], "raise exception 'ada@example.com is banned' using errcode = 'PT403'")
     drain = make_drain(max_attempts=1)
@@ -105,7 +105,7 @@ def test_an_unknown_error_is_isolated_never_buried_and_not_repeated(
 def test_scopes_of_a_parent_that_is_refused_do_not_multiply(
     session: Session, primary: TestDatabase, target: TestDatabase, make_drain: Callable[..., Drain]
 ) -> None:
-    """Every attempt says that its many children must be read; once is enough."""
+    """Each attempt queues a scope of the parent's many children; one scope is enough."""
     trip = TripFactory()
     MembershipFactory.create_batch(12, trip=trip)
     session.commit()
@@ -121,10 +121,10 @@ def test_scopes_of_a_parent_that_is_refused_do_not_multiply(
     assert primary.value("select count(*) from mirror.retries") < 60
 
 
-def test_a_note_whose_answer_was_lost_blames_nobody(
+def test_a_claim_note_with_a_lost_answer_blames_no_event(
     primary: TestDatabase, drain: Drain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was committed; only the worker does not know."""
+    """The note was committed, but its worker did not get the answer."""
     record(primary, "users", uuid4())
     together = Database.together
 
@@ -143,10 +143,10 @@ def test_a_note_whose_answer_was_lost_blames_nobody(
     assert primary.value("select count(*) from mirror.claims") == 0
 
 
-def test_an_outage_during_a_retry_is_no_death(
+def test_an_outage_during_a_retry_does_not_count_as_a_crash(
     session: Session, primary: TestDatabase, target: TestDatabase, drain: Drain
 ) -> None:
-    """The attempt is given back over a new connection."""
+    """The worker returns the attempt over a new connection."""
     made = users(session, primary, 1)
     refuse(target, made[0], "raise check_violation")
     drain.run()
@@ -161,8 +161,8 @@ def test_an_outage_during_a_retry_is_no_death(
     assert primary.query("select attempts, deaths from mirror.retries") == [(1, 0)]
 
 
-def test_whoever_cannot_read_a_mapping_is_told_which(primary: TestDatabase, drain: Drain) -> None:
-    """Though the rows of all mappings are read at once."""
+def test_a_mapping_that_cannot_be_read_is_named(primary: TestDatabase, drain: Drain) -> None:
+    """Although one statement reads the rows of all mappings."""
     record(primary, "users", uuid4())
     record(primary, "trip_memberships", uuid4(), uuid4())
     primary.query("alter table trip_memberships rename column role to rank")

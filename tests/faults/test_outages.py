@@ -1,4 +1,4 @@
-"""While a server is away everything waits; when it is back everything goes on."""
+"""While a server is down all events wait; when it is back, work continues."""
 
 from collections.abc import Iterator
 
@@ -27,7 +27,7 @@ def backlog(session: Session, primary: TestDatabase) -> None:
 def stopped_target(
     target_cluster: PostgresCluster, target: TestDatabase, drain: Drain
 ) -> Iterator[PostgresCluster]:
-    """The target's server, stopped while a worker had its connections open."""
+    """The target's server, stopped while a worker has open connections to it."""
     drain.target.describe()
     target_cluster.stop()
     yield target_cluster
@@ -35,7 +35,7 @@ def stopped_target(
 
 
 def waiting_events(primary: TestDatabase) -> tuple[int, int]:
-    """Return how many events wait in the outbox, and how many are set apart."""
+    """Return the number of events in the outbox, and of those set apart."""
     return (
         primary.value("select count(*) from mirror.outbox"),
         primary.value("select count(*) from mirror.retries"),
@@ -49,7 +49,7 @@ def test_while_the_target_is_down_nothing_is_buried(
     backlog: None,
     stopped_target: PostgresCluster,
 ) -> None:
-    """However often it is tried; and the first try after its return goes through."""
+    """However often it is tried; the first attempt after the restart succeeds."""
     for _ in range(8):
         with pytest.raises(Transient):
             drain.run()
@@ -59,14 +59,14 @@ def test_while_the_target_is_down_nothing_is_buried(
     assert target.value("select count(*) from trip_memberships") == 10
 
 
-def test_connections_that_died_in_the_meantime_cost_no_ring(
+def test_a_run_survives_connections_that_died_before_it(
     primary_cluster: PostgresCluster,
     primary: TestDatabase,
     target: TestDatabase,
     drain: Drain,
     backlog: None,
 ) -> None:
-    """A restart, a pooler's patience, a compute that slept: the run that finds out goes on."""
+    """After a restart, a pooler's timeout or a suspended server, the run reconnects."""
     drain.run()
     record(primary, "trip_memberships", reference="*")
     primary_cluster.restart()
@@ -77,7 +77,7 @@ def test_connections_that_died_in_the_meantime_cost_no_ring(
 def test_events_of_a_claim_that_the_primarys_restart_broke_off_are_not_suspected(
     primary_cluster: PostgresCluster, primary: TestDatabase, drain: Drain, backlog: None
 ) -> None:
-    """Their worker lives and says so, once the primary listens again."""
+    """Their worker is alive, and withdraws its note once the primary is back."""
     claim = drain.queue.claim(100)
     assert claim is not None
     primary_cluster.stop()
@@ -93,7 +93,7 @@ def test_events_of_a_claim_that_the_primarys_restart_broke_off_are_not_suspected
 def test_a_target_that_does_not_answer_in_time_is_too_slow(
     primary: TestDatabase, target: TestDatabase, drain: Drain, backlog: None
 ) -> None:
-    """Somebody holds a lock there for ever; the worker does not wait as long."""
+    """Another session holds a lock in the target; the worker stops waiting first."""
     drain.target.database.statement_seconds = 0.2  # type: ignore[attr-defined]
     with target.connect(autocommit=False) as holding:
         holding.execute("select pg_advisory_xact_lock(1835627122, 1)")
@@ -108,7 +108,7 @@ def test_a_target_that_does_not_answer_in_time_is_too_slow(
 def test_a_worker_whose_claim_was_ended_by_the_primary_gives_up_its_batch(
     primary: TestDatabase, target: TestDatabase, drain: Drain, backlog: None
 ) -> None:
-    """It slept for too long; what it wrote is fenced, and its events are delivered again."""
+    """Its claim was idle for too long. Its writes are fenced; its events are delivered again."""
     claim = drain.queue.claim(100)
     assert claim is not None
     drain._mirror(claim.events)

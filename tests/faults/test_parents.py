@@ -1,4 +1,4 @@
-"""A parent takes its children along when it goes, and brings them when it comes back."""
+"""A deleted parent takes its children along, and brings them when it comes back."""
 
 from collections.abc import Callable
 from uuid import UUID, uuid4
@@ -12,7 +12,15 @@ from mirror import hooks
 from mirror.errors import Unreachable
 from mirror.sync.drain import Drain
 from tests.faults import teams
-from tests.faults.tools import Hand, HungWorker, Intercepted, Running, record, rewrite, waiting
+from tests.faults.tools import (
+    DirectWriter,
+    HungWorker,
+    Intercepted,
+    Running,
+    record,
+    rewrite,
+    waiting,
+)
 from tests.support.databases import TestDatabase
 from tests.support.factories import MembershipFactory, TripFactory, UserFactory
 from tests.support.rest import both_transports
@@ -26,40 +34,40 @@ MEMBER = (TRIP, USER)
 ROW = (TRIP, USER, "OWNER", "ACTIVE")
 
 
-def parents(hand: Hand, fence: int) -> None:
+def parents(writer: DirectWriter, fence: int) -> None:
     """Write the trip and the user."""
-    hand.apply(fence, users={USER: (USER, "e", "n")}, trips={TRIP: (TRIP, "t", USER)})
+    writer.apply(fence, users={USER: (USER, "e", "n")}, trips={TRIP: (TRIP, "t", USER)})
 
 
 def members(target: TestDatabase) -> int:
-    """Return how many members there are."""
+    """Return the number of members in the target."""
     return int(target.value("select count(*) from trip_memberships"))
 
 
-# Going
+# Deleted parents
 
 
-def delete_and_undelete(hand: Hand) -> None:
-    """A trip with a member goes at 20 and comes back at 30 without; a write of 10 arrives."""
-    parents(hand, 1)
-    hand.apply(5, trip_memberships={MEMBER: ROW})
-    hand.apply(20, trips={TRIP: None})
-    parents(hand, 30)
-    hand.apply(10, trip_memberships={MEMBER: ROW})
+def delete_and_undelete(writer: DirectWriter) -> None:
+    """Delete a trip at 20 and restore it at 30 without its member; then write the member of 10."""
+    parents(writer, 1)
+    writer.apply(5, trip_memberships={MEMBER: ROW})
+    writer.apply(20, trips={TRIP: None})
+    parents(writer, 30)
+    writer.apply(10, trip_memberships={MEMBER: ROW})
 
 
 def test_children_go_with_their_parent_and_leave_tombstones_at_its_fence(
-    hand: Hand, target: TestDatabase
+    writer: DirectWriter, target: TestDatabase
 ) -> None:
-    """A child that was read before finds that it is older."""
-    delete_and_undelete(hand)
+    """An older read of a child is refused."""
+    delete_and_undelete(writer)
     assert members(target) == 0
 
 
 def test_without_these_tombstones_a_hung_write_brings_a_child_back(
-    hand: Hand, target: TestDatabase
+    writer: DirectWriter, target: TestDatabase
 ) -> None:
-    """The same without the rule; the closed scope would stop it too, so that goes as well."""
+    """The same steps without the rule, and without the closed scope, which has the same effect."""
     rewrite(
         target,
         "withdraw_trips",
@@ -69,49 +77,51 @@ def test_without_these_tombstones_a_hung_write_brings_a_child_back(
     rewrite(
         target, "withdraw_trips", "from unnest(p_id) as k", "from unnest(p_id) as k where false"
     )
-    delete_and_undelete(hand)
+    delete_and_undelete(writer)
     assert members(target) == 1
 
 
-def delete_a_trip_whose_member_is_unknown(hand: Hand) -> None:
-    """The member was read at 10 and never arrived before the trip went and came back."""
-    parents(hand, 1)
-    hand.apply(20, trips={TRIP: None})
-    parents(hand, 30)
-    hand.apply(10, trip_memberships={MEMBER: ROW})
+def delete_a_trip_whose_member_is_unknown(writer: DirectWriter) -> None:
+    """The member was read at 10, and did not arrive before the trip was deleted and restored."""
+    parents(writer, 1)
+    writer.apply(20, trips={TRIP: None})
+    parents(writer, 30)
+    writer.apply(10, trip_memberships={MEMBER: ROW})
 
 
-def test_a_child_that_nobody_knew_stays_out_too(hand: Hand, target: TestDatabase) -> None:
-    """It has no tombstone; its parent's going closed the scope it belongs to."""
-    delete_a_trip_whose_member_is_unknown(hand)
+def test_a_child_that_the_target_never_had_stays_out_too(
+    writer: DirectWriter, target: TestDatabase
+) -> None:
+    """It has no tombstone, but the deletion of its parent closed its scope."""
+    delete_a_trip_whose_member_is_unknown(writer)
     assert members(target) == 0
 
 
 def test_without_closing_the_scope_an_unknown_child_comes_in(
-    hand: Hand, target: TestDatabase
+    writer: DirectWriter, target: TestDatabase
 ) -> None:
-    """The same without the rule."""
+    """The same steps without the rule."""
     rewrite(
         target, "withdraw_trips", "from unnest(p_id) as k", "from unnest(p_id) as k where false"
     )
-    delete_a_trip_whose_member_is_unknown(hand)
+    delete_a_trip_whose_member_is_unknown(writer)
     assert members(target) == 1
 
 
-def test_a_parent_that_never_was_there_closes_its_scope_all_the_same(
-    hand: Hand, target: TestDatabase
+def test_a_parent_that_the_target_never_had_closes_its_scope_too(
+    writer: DirectWriter, target: TestDatabase
 ) -> None:
-    """It came and went before anybody drained."""
-    hand.apply(20, trips={TRIP: None})
-    parents(hand, 30)
-    hand.apply(10, trip_memberships={MEMBER: ROW})
+    """It was created and deleted before a drain ran."""
+    writer.apply(20, trips={TRIP: None})
+    parents(writer, 30)
+    writer.apply(10, trip_memberships={MEMBER: ROW})
     assert members(target) == 0
 
 
 def test_a_deleted_creator_takes_neither_the_trip_nor_its_members_along(
     session: Session, drain: Drain, target: TestDatabase
 ) -> None:
-    """`created_by` is a fact about the trip, not its parent."""
+    """`created_by` describes the trip; it is not the trip's parent."""
     creator, guest = UserFactory.create(), UserFactory.create()
     session.flush()
     trip = services.create_trip(session, creator.id, "Lisbon")
@@ -127,12 +137,12 @@ def test_a_deleted_creator_takes_neither_the_trip_nor_its_members_along(
     assert target.query("select user_id from trip_memberships") == [(guest.id,)]
 
 
-# Coming back
+# Restored parents
 
 
 @pytest.fixture
-def crowd(session: Session, drain: Drain) -> tuple[str, list[str]]:
-    """A trip of thirty members, all mirrored; its id and theirs."""
+def trip_and_users(session: Session, drain: Drain) -> tuple[str, list[str]]:
+    """A trip with thirty members, all mirrored: the trip's id and the users' ids."""
     trip = TripFactory.create()
     members = [MembershipFactory.create(trip=trip) for _ in range(30)]
     session.flush()
@@ -144,10 +154,10 @@ def crowd(session: Session, drain: Drain) -> tuple[str, list[str]]:
 
 
 def test_undeleting_a_trip_brings_its_members_back(
-    session: Session, drain: Drain, target: TestDatabase, crowd: tuple[str, list[str]]
+    session: Session, drain: Drain, target: TestDatabase, trip_and_users: tuple[str, list[str]]
 ) -> None:
-    """Nothing was recorded about them: they are a scope of the same drain."""
-    trip = UUID(crowd[0])
+    """Only the trip has an event; its members are read as a scope in the same drain."""
+    trip = UUID(trip_and_users[0])
     services.delete_trip(session, trip)
     session.commit()
     drain.run()
@@ -162,27 +172,27 @@ def test_a_trip_of_more_members_than_a_batch_comes_back_with_all_of_them(
     session: Session,
     make_drain: Callable[..., Drain],
     target: TestDatabase,
-    crowd: tuple[str, list[str]],
+    trip_and_users: tuple[str, list[str]],
 ) -> None:
-    """What one call cannot hold is recorded before the trip is there."""
+    """Events for the remaining members are recorded before the trip is written."""
     drain = make_drain(batch_size=3)
-    services.delete_trip(session, UUID(crowd[0]))
+    services.delete_trip(session, UUID(trip_and_users[0]))
     session.commit()
     drain.run()
-    services.restore_trip(session, UUID(crowd[0]))
+    services.restore_trip(session, UUID(trip_and_users[0]))
     session.commit()
     drain.run()
     assert members(target) == 30
 
 
-def die_halfway(drain: Drain) -> None:
-    """Let the drain lose its target right after the first call that changed something."""
+def fail_after_the_first_call(drain: Drain) -> None:
+    """Let the drain lose its target after the first call that changed rows."""
 
-    def die() -> None:
+    def fail() -> None:
         raise Unreachable("target: the test took it away")
 
     target = drain.target
-    drain.target = Intercepted(target, after=die)
+    drain.target = Intercepted(target, after=fail)
     with pytest.raises(Unreachable):
         drain.once()
     drain.target = target
@@ -193,41 +203,41 @@ def test_members_come_back_though_the_worker_died_in_between(
     session: Session,
     make_drain: Callable[..., Drain],
     target: TestDatabase,
-    crowd: tuple[str, list[str]],
+    trip_and_users: tuple[str, list[str]],
     batch_size: int,
 ) -> None:
-    """The event is delivered again; nothing had been done by halves."""
+    """The event is delivered again, and no call was applied in part."""
     drain = make_drain(batch_size=batch_size)
-    services.delete_trip(session, UUID(crowd[0]))
+    services.delete_trip(session, UUID(trip_and_users[0]))
     session.commit()
     drain.run()
-    services.restore_trip(session, UUID(crowd[0]))
+    services.restore_trip(session, UUID(trip_and_users[0]))
     session.commit()
-    die_halfway(drain)
+    fail_after_the_first_call(drain)
     drain.run()
     assert members(target) == 30
 
 
 def test_a_parent_written_alone_loses_its_children_when_its_worker_dies(
-    session: Session, drain: Drain, target: TestDatabase, crowd: tuple[str, list[str]]
+    session: Session, drain: Drain, target: TestDatabase, trip_and_users: tuple[str, list[str]]
 ) -> None:
-    """The same without the rule: at the second delivery the trip does not appear any more."""
+    """The same steps without the rule: at the second delivery the trip is not new any more."""
     rewrite(target, "apply_trips", "k.present and not k.was_present and not k.whole", "false")
-    services.delete_trip(session, UUID(crowd[0]))
+    services.delete_trip(session, UUID(trip_and_users[0]))
     session.commit()
     drain.run()
-    services.restore_trip(session, UUID(crowd[0]))
+    services.restore_trip(session, UUID(trip_and_users[0]))
     session.commit()
-    die_halfway(drain)
+    fail_after_the_first_call(drain)
     drain.run()
     assert members(target) == 0
 
 
-def test_a_trip_deleted_and_made_anew_does_not_keep_its_old_members(
-    primary: TestDatabase, drain: Drain, target: TestDatabase, crowd: tuple[str, list[str]]
+def test_a_trip_that_is_deleted_and_created_again_does_not_keep_its_old_members(
+    primary: TestDatabase, drain: Drain, target: TestDatabase, trip_and_users: tuple[str, list[str]]
 ) -> None:
-    """The cascade removed them without a word, and the trip was never seen absent."""
-    trip, users = crowd
+    """The cascade recorded no event for them, and no worker saw the trip absent."""
+    trip, users = trip_and_users
     primary.query("delete from trips where id = %s", trip)
     primary.query("insert into trips (id, name, created_by) values (%s, 'new', %s)", trip, users[0])
     record(primary, "trips", trip)
@@ -235,11 +245,11 @@ def test_a_trip_deleted_and_made_anew_does_not_keep_its_old_members(
     assert members(target) == 0
 
 
-def test_a_member_read_before_the_trip_was_made_anew_stays_out(
-    primary: TestDatabase, drain: Drain, target: TestDatabase, crowd: tuple[str, list[str]]
+def test_a_member_read_before_the_trip_was_created_again_stays_out(
+    primary: TestDatabase, drain: Drain, target: TestDatabase, trip_and_users: tuple[str, list[str]]
 ) -> None:
-    """Also one whom the target did not know yet."""
-    trip, users = crowd
+    """This holds for a member that the target does not know yet, too."""
+    trip, users = trip_and_users
     guest = str(uuid4())
     primary.query("insert into users (id, email, username) values (%s, 'g', 'g')", guest)
     record(primary, "users", guest)
@@ -256,13 +266,13 @@ def test_a_member_read_before_the_trip_was_made_anew_stays_out(
     assert members(target) == 0
 
 
-# Missing
+# Missing parents
 
 
 def test_a_child_whose_parents_are_missing_brings_them(
     session: Session, drain: Drain, target: TestDatabase
 ) -> None:
-    """Only the membership's own event is there; the trip's and the user's are still to come."""
+    """Only the membership has an event; those of the trip and the user come later."""
     membership = MembershipFactory.create()
     session.flush()
     hooks.member_added(session, membership.trip_id, membership.user_id)
@@ -274,7 +284,7 @@ def test_a_child_whose_parents_are_missing_brings_them(
 def test_a_child_of_a_deleted_parent_is_skipped_and_is_no_error(
     session: Session, drain: Drain, target: TestDatabase, primary: TestDatabase
 ) -> None:
-    """It comes when its trip does."""
+    """It is written when its trip is restored."""
     membership = MembershipFactory.create()
     session.flush()
     services.delete_trip(session, membership.trip_id)
@@ -292,7 +302,7 @@ def test_a_child_of_a_deleted_parent_is_skipped_and_is_no_error(
 def test_a_row_that_moves_under_a_missing_parent_leaves_the_old_one(
     teams_primary: TestDatabase, teams_target: TestDatabase, teams_drain: Drain
 ) -> None:
-    """Else whoever sees the old folder still sees the document."""
+    """Otherwise users who see the old folder still see the document."""
     teams_primary.query("insert into folders values (1, 'a', false), (2, 'b', true)")
     teams_primary.query("insert into documents values (5, 1, 'secret')")
     record(teams_primary, "documents", 5)
@@ -308,35 +318,37 @@ def test_a_row_that_moves_under_a_missing_parent_leaves_the_old_one(
     assert teams_target.query("select id, folder_id from documents") == [(5, 2)]
 
 
-# Held back
+# Parents that a foreign key holds back
 
 
 @pytest.fixture(params=["", "deferrable initially deferred"])
-def pinned(request: pytest.FixtureRequest, hand: Hand, target: TestDatabase) -> tuple[str, str]:
-    """Two trips with a member each; somebody's own table holds on to the first."""
+def pinned(
+    request: pytest.FixtureRequest, writer: DirectWriter, target: TestDatabase
+) -> tuple[str, str]:
+    """Two trips with a member each; a table outside the mirror refers to the first trip."""
     other = str(uuid4())
-    parents(hand, 1)
-    hand.apply(2, trips={other: (other, "u", USER)})
-    hand.apply(5, trip_memberships={MEMBER: ROW, (other, USER): (other, *ROW[1:])})
+    parents(writer, 1)
+    writer.apply(2, trips={other: (other, "u", USER)})
+    writer.apply(5, trip_memberships={MEMBER: ROW, (other, USER): (other, *ROW[1:])})
     target.query(f"create table albums (trip_id uuid references trips {request.param})")
     target.query("insert into albums values (%s)", TRIP)
     return TRIP, other
 
 
 def test_a_parent_that_is_held_back_loses_its_children_and_its_content(
-    hand: Hand, target: TestDatabase, pinned: tuple[str, str]
+    writer: DirectWriter, target: TestDatabase, pinned: tuple[str, str]
 ) -> None:
-    """Its bare key stays for the table that needs it; the others go."""
-    answer = hand.apply(20, trips=dict.fromkeys(pinned))["trips"]
+    """Its bare key stays for the table that refers to it; the children and other columns go."""
+    answer = writer.apply(20, trips=dict.fromkeys(pinned))["trips"]
     assert answer.retained == {"trips": [(TRIP,)]}
     assert members(target) == 0
     assert target.query("select id::text, name, created_by from trips") == [(TRIP, None, None)]
 
 
 def test_an_unhandled_foreign_key_would_stop_the_revocation(
-    hand: Hand, target: TestDatabase, pinned: tuple[str, str]
+    writer: DirectWriter, target: TestDatabase, pinned: tuple[str, str]
 ) -> None:
-    """The same without the rule: the call fails, and its members stay."""
+    """The same steps without the rule: the call fails, and the members stay."""
     rewrite(
         target,
         "withdraw_trips",
@@ -344,55 +356,55 @@ def test_an_unhandled_foreign_key_would_stop_the_revocation(
         "division_by_zero",
     )
     with pytest.raises(Exception, match="albums"):
-        hand.apply(20, trips=dict.fromkeys(pinned))
+        writer.apply(20, trips=dict.fromkeys(pinned))
     assert members(target) == 2
 
 
 def test_a_parent_that_is_held_back_counts_as_absent(
-    hand: Hand, target: TestDatabase, pinned: tuple[str, str]
+    writer: DirectWriter, target: TestDatabase, pinned: tuple[str, str]
 ) -> None:
-    """A member of it, read just now or long ago, stays out; its foreign key would let it in."""
-    hand.apply(20, trips={TRIP: None})
-    assert hand.apply(10, trip_memberships={MEMBER: ROW})["trip_memberships"].stale == [MEMBER]
-    assert hand.apply(20, trip_memberships={MEMBER: ROW})["trip_memberships"].orphans == [MEMBER]
-    assert hand.apply(30, trip_memberships={MEMBER: ROW})["trip_memberships"].orphans == [MEMBER]
+    """Its foreign key would admit a member; old and new reads of the member stay out."""
+    writer.apply(20, trips={TRIP: None})
+    assert writer.apply(10, trip_memberships={MEMBER: ROW})["trip_memberships"].stale == [MEMBER]
+    assert writer.apply(20, trip_memberships={MEMBER: ROW})["trip_memberships"].orphans == [MEMBER]
+    assert writer.apply(30, trip_memberships={MEMBER: ROW})["trip_memberships"].orphans == [MEMBER]
     assert target.query("select trip_id::text from trip_memberships") == [(pinned[1],)]
 
 
 def test_a_foreign_key_alone_would_let_children_of_a_held_back_parent_in(
-    hand: Hand, target: TestDatabase, pinned: tuple[str, str]
+    writer: DirectWriter, target: TestDatabase, pinned: tuple[str, str]
 ) -> None:
-    """The same without the rule: the row is there, so the database is content."""
+    """The same steps without the rule: the row exists, so the foreign key is satisfied."""
     rewrite(
         target,
         "apply_trip_memberships",
         "where p.id = k.trip_id and p.present",
         "where p.id = k.trip_id",
     )
-    hand.apply(20, trips={TRIP: None})
-    hand.apply(30, trip_memberships={MEMBER: ROW})
+    writer.apply(20, trips={TRIP: None})
+    writer.apply(30, trip_memberships={MEMBER: ROW})
     assert members(target) == 2
 
 
 def test_a_parent_that_was_held_back_comes_back_with_its_content(
-    hand: Hand, target: TestDatabase, pinned: tuple[str, str]
+    writer: DirectWriter, target: TestDatabase, pinned: tuple[str, str]
 ) -> None:
-    """And its members may follow."""
-    hand.apply(20, trips={TRIP: None})
-    assert hand.apply(30, alone=True, trips={TRIP: (TRIP, "t", USER)})["trips"].new_parents == [
+    """Its members can follow."""
+    writer.apply(20, trips={TRIP: None})
+    assert writer.apply(30, alone=True, trips={TRIP: (TRIP, "t", USER)})["trips"].new_parents == [
         (TRIP,)
     ]
-    hand.apply(30, trips={TRIP: (TRIP, "t", USER)}, trip_memberships={MEMBER: ROW})
+    writer.apply(30, trips={TRIP: (TRIP, "t", USER)}, trip_memberships={MEMBER: ROW})
     assert target.value("select name from trips where id = %s", TRIP) == "t"
     assert members(target) == 2
 
 
-# At the same time
+# Parents and children at the same time
 
 
-def go_during_a_childs_write(hand: Hand, target: TestDatabase, *, waits: bool) -> None:
-    """A document is written, not committed, when its folder is withdrawn; the folder is pinned."""
-    hand.apply(1, folders={1: ("1", "a")})
+def go_during_a_childs_write(writer: DirectWriter, target: TestDatabase, *, waits: bool) -> None:
+    """Withdraw a folder, which a foreign key holds back, during a write of its document."""
+    writer.apply(1, folders={1: ("1", "a")})
     target.query("create table pins (folder_id bigint references folders)")
     target.query("insert into pins values (1)")
     digest = teams.registry["documents"].digest
@@ -400,7 +412,7 @@ def go_during_a_childs_write(hand: Hand, target: TestDatabase, *, waits: bool) -
         '{"identity": "a primary", "epoch": 0, "fence": 10, "sections": [{"mapping": "documents",'
         f' "digest": "{digest}", "rows": [["5", "1", "secret"]], "gone": []}}]}}'
     )
-    other = Hand.at(target.url, hand.registry)
+    other = DirectWriter.at(target.url, writer.registry)
     with target.connect(autocommit=False) as writing:
         writing.execute("select public.mirror_apply(%s)", [request])
         going = Running(lambda: other.apply(20, folders={1: None}))
@@ -416,26 +428,26 @@ def go_during_a_childs_write(hand: Hand, target: TestDatabase, *, waits: bool) -
 
 
 def test_a_parent_waits_for_the_writes_of_its_children(
-    teams_hand: Hand, teams_target: TestDatabase
+    teams_writer: DirectWriter, teams_target: TestDatabase
 ) -> None:
-    """Else its going would not see them."""
-    go_during_a_childs_write(teams_hand, teams_target, waits=True)
+    """Otherwise its deletion would not see them."""
+    go_during_a_childs_write(teams_writer, teams_target, waits=True)
     assert teams_target.query("select id from documents") == []
 
 
 def test_without_that_lock_a_child_outlives_its_parent(
-    teams_hand: Hand, teams_target: TestDatabase
+    teams_writer: DirectWriter, teams_target: TestDatabase
 ) -> None:
-    """The same without the rule."""
+    """The same steps without the rule."""
     rewrite(teams_target, "apply", "where m.is_parent and", "where false and")
-    go_during_a_childs_write(teams_hand, teams_target, waits=False)
+    go_during_a_childs_write(teams_writer, teams_target, waits=False)
     assert teams_target.query("select id from documents") == [(5,)]
 
 
-def test_two_workers_bring_a_trip_and_its_members_at_once(
+def test_several_workers_write_a_trip_and_its_members_at_once(
     session: Session, make_drain: Callable[..., Drain], target: TestDatabase, primary: TestDatabase
 ) -> None:
-    """Each has some of the members; neither fails, and all are there in the end."""
+    """Each worker has some of the members. No worker fails, and all members are mirrored."""
     trip = TripFactory.create()
     joined = [MembershipFactory.create(trip=trip) for _ in range(40)]
     session.flush()
@@ -449,28 +461,28 @@ def test_two_workers_bring_a_trip_and_its_members_at_once(
     assert primary.value("select count(*) from mirror.retries") == 0
 
 
-def test_a_trips_going_and_its_members_joining_never_deadlock(
-    hand: Hand, target: TestDatabase
+def test_deleting_a_trip_and_writing_its_members_never_deadlock(
+    writer: DirectWriter, target: TestDatabase
 ) -> None:
-    """One worker takes the trip away and brings it back, two write its members."""
-    parents(hand, 1)
+    """One worker deletes and restores the trip; two others write its members."""
+    parents(writer, 1)
     users = [str(uuid4()) for _ in range(20)]
-    hand.apply(2, users={user: (user, "e", "n") for user in users})
+    writer.apply(2, users={user: (user, "e", "n") for user in users})
 
-    def come_and_go() -> None:
-        worker = Hand.at(target.url, hand.registry)
+    def delete_and_restore() -> None:
+        worker = DirectWriter.at(target.url, writer.registry)
         for fence in range(10, 60):
             worker.apply(fence, trips={TRIP: None if fence % 2 else (TRIP, "t", USER)})
         worker.target.close()
 
     def join(first: int) -> None:
-        worker = Hand.at(target.url, hand.registry)
+        worker = DirectWriter.at(target.url, writer.registry)
         for fence in range(10 + first, 60, 2):
             rows = {(TRIP, user): (TRIP, user, "MEMBER", "ACTIVE") for user in users}
             worker.apply(fence, trip_memberships=rows)
         worker.target.close()
 
-    calls: list[Callable[[], None]] = [come_and_go, lambda: join(0), lambda: join(1)]
+    calls: list[Callable[[], None]] = [delete_and_restore, lambda: join(0), lambda: join(1)]
     for running in [Running(call) for call in calls]:
         try:
             running.wait()
@@ -482,7 +494,7 @@ def test_a_trips_going_and_its_members_joining_never_deadlock(
 def test_a_parent_deleted_by_hand_is_written_again_with_its_child(
     session: Session, drain: Drain, recorder: hooks.Hooks, target: TestDatabase
 ) -> None:
-    """With all of its children: a foreign key's cascade told nobody which they were."""
+    """All of its children return: no event named those that the foreign key's cascade deleted."""
     trip = TripFactory()
     first, _second = MembershipFactory.create_batch(2, trip=trip)
     recorder.scope_changed(session, "trip_memberships", trip_id=trip.id)

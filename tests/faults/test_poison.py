@@ -1,4 +1,4 @@
-"""An event that spoils its batch is isolated, retried alone, and in the end buried."""
+"""An event that makes its batch fail is isolated, retried alone, and finally buried."""
 
 import signal
 import subprocess
@@ -29,7 +29,7 @@ from mappings.trips import registry
 from mirror.sync.wiring import build_drain
 from mirror.settings import load_settings
 
-primary, target, poison, deed = sys.argv[1:]
+primary, target, poison, action = sys.argv[1:]
 drain = build_drain(
     load_settings(primary_database_url=primary, supabase_db_url=target, max_attempts=3), registry
 )
@@ -37,9 +37,9 @@ apply = drain.target.apply
 
 
 def deadly(stamp, sections):
-    rows = [s.rows + s.with_children + s.deleted for s in sections]
-    if poison in str(rows):
-        if deed == "die":
+    written = [section.rows + section.with_children + section.deleted for section in sections]
+    if any(poison in str(rows) for rows in written):
+        if action == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         print("claimed", flush=True)
         signal.pause()
@@ -52,16 +52,18 @@ drain.run()
 
 
 @pytest.fixture
-def good(session: Session) -> list[tuple[str, str]]:
-    """Members that nothing is wrong with."""
+def good_members(session: Session) -> list[tuple[str, str]]:
+    """Members that the target accepts."""
     members = [MembershipFactory.create() for _ in range(7)]
     session.commit()
     return [(str(member.trip_id), str(member.user_id)) for member in members]
 
 
 @pytest.fixture
-def poison(primary: TestDatabase, target: TestDatabase, good: list[tuple[str, str]]) -> None:
-    """A backlog in whose midst is a user whom the target refuses, for a reason of its own."""
+def poison(
+    primary: TestDatabase, target: TestDatabase, good_members: list[tuple[str, str]]
+) -> None:
+    """A backlog with one user in the middle whom a constraint of the target refuses."""
     target.query(
         "alter table users add constraint no_poison"
         " check (email is distinct from 'poison@example.com')"
@@ -69,20 +71,20 @@ def poison(primary: TestDatabase, target: TestDatabase, good: list[tuple[str, st
     primary.query(
         "insert into users (id, email, username) values (%s, 'poison@example.com', 'p')", POISON
     )
-    for member in good[:4]:
+    for member in good_members[:4]:
         record(primary, "trip_memberships", *member)
     record(primary, "users", POISON)
-    for member in good[4:]:
+    for member in good_members[4:]:
         record(primary, "trip_memberships", *member)
 
 
 def due_now(primary: TestDatabase) -> None:
-    """Let the time pass until the next attempt, or until a lease runs out."""
+    """Make each retry due, and let each lease run out."""
     primary.query("update mirror.retries set due_at = now() - interval '1 second'")
 
 
 def retries(primary: TestDatabase) -> list[tuple[object, ...]]:
-    """Return attempts and whether it is buried, for each event set apart."""
+    """Return attempts, and whether it is buried, of each event set apart."""
     rows: list[tuple[object, ...]] = primary.query(
         "select attempts, buried_at is not null from mirror.retries order by id"
     )
@@ -90,24 +92,24 @@ def retries(primary: TestDatabase) -> list[tuple[object, ...]]:
 
 
 def members(target: TestDatabase) -> int:
-    """Return how many members there are."""
+    """Return the number of members in the target."""
     return int(target.value("select count(*) from trip_memberships"))
 
 
 def test_an_event_that_the_target_rejects_does_not_take_others_along(
     primary: TestDatabase, target: TestDatabase, drain: Drain, poison: None
 ) -> None:
-    """Halving finds it; all that were in its batch go through."""
+    """The drain halves the batch until it finds the event; all others are written."""
     assert drain.run().failed == 1
     assert members(target) == 7
     assert retries(primary) == [(1, False)]
     assert primary.value("select error from mirror.retries").startswith("Rejected: target:")
 
 
-def test_what_is_noted_of_the_failure_holds_no_values(
+def test_the_stored_error_holds_no_values(
     primary: TestDatabase, drain: Drain, poison: None
 ) -> None:
-    """PostgreSQL's detail would print the whole row."""
+    """PostgreSQL's DETAIL would show the whole row."""
     drain.run()
     assert "poison@" not in primary.value("select error from mirror.retries")
 
@@ -115,7 +117,7 @@ def test_what_is_noted_of_the_failure_holds_no_values(
 def test_a_batch_that_is_not_isolated_is_stuck(
     primary: TestDatabase, target: TestDatabase, drain: Drain, poison: None
 ) -> None:
-    """The same without the rule."""
+    """The same steps without the rule."""
     claim = drain.queue.claim(100)
     assert claim is not None
     with pytest.raises(Rejected):
@@ -127,7 +129,7 @@ def test_a_batch_that_is_not_isolated_is_stuck(
 def test_a_failed_event_waits_longer_each_time_and_is_buried(
     primary: TestDatabase, target: TestDatabase, make_drain: Callable[..., Drain], poison: None
 ) -> None:
-    """Before it is due nobody tries it; after the last attempt nobody does, ever."""
+    """No worker tries it before it is due, or after the last attempt."""
     drain = make_drain(max_attempts=3, retry_seconds=100)
     waits = []
     drain.run()
@@ -149,7 +151,7 @@ def test_a_failed_event_waits_longer_each_time_and_is_buried(
 def test_a_failed_event_succeeds_once_its_reason_is_gone(
     primary: TestDatabase, target: TestDatabase, drain: Drain, poison: None
 ) -> None:
-    """It was neither buried nor lost."""
+    """It was not buried and not lost."""
     drain.run()
     target.query("alter table users drop constraint no_poison")
     due_now(primary)
@@ -158,14 +160,14 @@ def test_a_failed_event_succeeds_once_its_reason_is_gone(
     assert retries(primary) == []
 
 
-def test_a_poisonous_event_blocks_nobody_while_it_waits(
+def test_a_poisonous_event_blocks_no_other_event_while_it_waits(
     primary: TestDatabase,
     target: TestDatabase,
     drain: Drain,
     poison: None,
     session: Session,
 ) -> None:
-    """Not even a later event of the same trip."""
+    """A later event of another trip goes through."""
     drain.run()
     late = MembershipFactory.create()
     session.commit()
@@ -177,7 +179,7 @@ def test_a_poisonous_event_blocks_nobody_while_it_waits(
 def test_a_batch_that_is_too_slow_is_halved_and_its_event_never_buried(
     primary: TestDatabase, make_drain: Callable[..., Drain]
 ) -> None:
-    """Tomorrow the database may be less busy."""
+    """The database may be less busy later."""
     drain = make_drain(max_attempts=1)
     record(primary, "users", POISON)
 
@@ -185,7 +187,7 @@ def test_a_batch_that_is_too_slow_is_halved_and_its_event_never_buried(
         raise TooSlow("target: a statement ran into its timeout")
 
     for attempt in range(1, 4):
-        # Slow once more when tried in smaller pieces.
+        # The second attempt, in smaller pieces, is slow as well.
         drain.target = Intercepted(Intercepted(drain.target, before=slow), before=slow)
         drain.run()
         assert retries(primary)[0] == (attempt, False)
@@ -193,10 +195,10 @@ def test_a_batch_that_is_too_slow_is_halved_and_its_event_never_buried(
 
 
 def test_an_event_that_takes_too_long_is_tried_in_smaller_pieces(
-    primary: TestDatabase, target: TestDatabase, drain: Drain, good: list[tuple[str, str]]
+    primary: TestDatabase, target: TestDatabase, drain: Drain, good_members: list[tuple[str, str]]
 ) -> None:
-    """A trip's members need not all come in one call."""
-    record(primary, "trips", good[0][0])
+    """The members of a trip can be written in several calls."""
+    record(primary, "trips", good_members[0][0])
 
     def slow() -> None:
         raise TooSlow("target: a statement ran into its timeout")
@@ -210,15 +212,15 @@ def test_an_event_that_takes_too_long_is_tried_in_smaller_pieces(
 def test_a_transient_failure_of_a_retry_is_not_counted(
     primary: TestDatabase, drain: Drain, poison: None
 ) -> None:
-    """The target being down says nothing about the event."""
+    """An outage of the target is not the event's fault."""
     drain.run()
     due_now(primary)
 
-    def away() -> None:
+    def fail() -> None:
         raise Unreachable("target: away")
 
-    # Twice, because a run tries anew once, with connections of its own.
-    drain.target = Intercepted(Intercepted(drain.target, before=away), before=away)
+    # Twice, because a run tries once more with new connections.
+    drain.target = Intercepted(Intercepted(drain.target, before=fail), before=fail)
     with pytest.raises(Unreachable):
         drain.run()
     assert retries(primary) == [(1, False)]
@@ -226,11 +228,11 @@ def test_a_transient_failure_of_a_retry_is_not_counted(
 
 
 def start_worker(
-    primary: TestDatabase, target: TestDatabase, poison: str, deed: str
+    primary: TestDatabase, target: TestDatabase, poison: str, action: str
 ) -> subprocess.Popen[str]:
-    """Start a worker process that comes to grief at the poison."""
+    """Start a worker process that dies, or stops, when it writes the poison."""
     return subprocess.Popen(
-        [sys.executable, "-c", WORKER, primary.url, target.url, poison, deed],
+        [sys.executable, "-c", WORKER, primary.url, target.url, poison, action],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -238,7 +240,7 @@ def start_worker(
 
 
 def the_dead_workers_transaction_ended(primary: TestDatabase) -> bool:
-    """Tell whether the server has noticed that a worker is gone."""
+    """Tell whether the server has ended the dead worker's transaction."""
     return not primary.value(
         "select count(*) from pg_stat_activity where application_name = 'permission-mirror'"
         " and datname = current_database()"
@@ -246,12 +248,12 @@ def the_dead_workers_transaction_ended(primary: TestDatabase) -> bool:
 
 
 def test_events_of_a_worker_that_was_killed_are_retried_alone(
-    primary: TestDatabase, target: TestDatabase, drain: Drain, good: list[tuple[str, str]]
+    primary: TestDatabase, target: TestDatabase, drain: Drain, good_members: list[tuple[str, str]]
 ) -> None:
-    """Killed with its claim open; one of them may be to blame, so none is tried with others."""
-    for member in good:
+    """It was killed with an open claim. One event may be the cause, so each is tried alone."""
+    for member in good_members:
         record(primary, "trip_memberships", *member)
-    with start_worker(primary, target, good[0][0], "wait") as worker:
+    with start_worker(primary, target, good_members[0][0], "wait") as worker:
         assert worker.stdout is not None
         assert worker.stdout.readline() == "claimed\n"
         assert primary.value("select cardinality(events) from mirror.claims") == 7
@@ -263,16 +265,16 @@ def test_events_of_a_worker_that_was_killed_are_retried_alone(
     assert members(target) == 7
     assert retries(primary) == []
     assert primary.value("select count(*) from mirror.claims") == 0
-    named = [str(call) for call in spy.calls]
-    assert all(sum(member[0] in call for member in good) == 1 for call in named)
+    calls = [str(call) for call in spy.calls]
+    assert all(sum(member[0] in call for member in good_members) == 1 for call in calls)
 
 
 def test_an_event_that_kills_every_worker_is_buried(
-    primary: TestDatabase, target: TestDatabase, good: list[tuple[str, str]]
+    primary: TestDatabase, target: TestDatabase, good_members: list[tuple[str, str]]
 ) -> None:
-    """Out of memory, a crash in a driver: each death counts, and the others go through."""
+    """Out of memory, or a crash in a driver. Each death counts; the other events go through."""
     primary.query("insert into users (id, email, username) values (%s, 'e', 'n')", POISON)
-    for member in good:
+    for member in good_members:
         record(primary, "trip_memberships", *member)
     record(primary, "users", POISON)
     deaths = 0
@@ -281,7 +283,7 @@ def test_an_event_that_kills_every_worker_is_buried(
             deaths += worker.wait() == -signal.SIGKILL
         until(lambda: the_dead_workers_transaction_ended(primary))
         due_now(primary)
-    # Once among others, which is held against nobody, and three times alone.
+    # One death in a batch, which counts for no event, and three deaths alone.
     assert deaths == 4
     assert retries(primary) == [(1, True)]
     assert primary.value("select error from mirror.retries") == "its worker died"
@@ -292,7 +294,7 @@ def test_an_event_that_kills_every_worker_is_buried(
 def test_a_released_claim_is_not_taken_for_a_dead_workers(
     primary: TestDatabase, drain: Drain, make_drain: Callable[..., Drain]
 ) -> None:
-    """Whoever claims its events finds no note beside them."""
+    """The next worker that claims its events finds no note of the claim."""
     record(primary, "users", uuid4())
     claim = drain.queue.claim(10)
     assert claim is not None
@@ -305,10 +307,10 @@ def test_a_released_claim_is_not_taken_for_a_dead_workers(
     again.release()
 
 
-def test_a_note_that_is_withdrawn_while_its_events_are_claimed_blames_nobody(
+def test_a_note_that_is_withdrawn_during_the_next_claim_blames_no_event(
     primary: TestDatabase, drain: Drain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its worker gives them back; whoever waits for their locks has seen the note before."""
+    """Its worker releases the events; the next claim waited for them and has read the note."""
     record(primary, "users", uuid4())
     primary.query(
         "insert into mirror.claims (id, events)"

@@ -1,4 +1,4 @@
-"""A reconcile of the harder model: references that no column shows, parents that need not be."""
+"""A reconcile of the model `teams`: references without a column, rows without their parent."""
 
 from mirror.reconcile import Options, Throttle
 from mirror.reconcile import reconcile as run
@@ -13,9 +13,9 @@ from tests.support.databases import TestDatabase
 def test_references_that_only_the_ledger_keeps_are_compared(
     teams_primary: TestDatabase, teams_target: TestDatabase, teams_drain: Drain
 ) -> None:
-    """A seat moved to another workspace without a word: its visible row is the same.
+    """A seat moves to another workspace without an event; its visible row stays the same.
 
-    When that workspace is archived, the ledger alone knows which seats go.
+    When that workspace is archived, only the ledger knows its seats.
     """
     for statement in (
         "insert into companies values (1)",
@@ -31,7 +31,7 @@ def test_references_that_only_the_ledger_keeps_are_compared(
     assert teams_target.query("select id from documents") == [(1,)]
     assert run(teams_drain, options, throttle).outcome == "in line"
 
-    # A row whose parent is nowhere is not even suspected, however many there are.
+    # A row without its parent is not suspected, however many there are.
     primary = PrimaryReader(teams_drain.registry, teams_drain.source)
     documents = teams_drain.registry["documents"]
     assert not list(Comparison(primary, teams_drain.target, documents, Hashing(7)).suspects())

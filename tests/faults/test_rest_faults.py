@@ -1,4 +1,4 @@
-"""What a network and a gateway can do to a call: nothing is lost, nothing happens twice."""
+"""Faults of a network and a gateway during a call: no change is lost or applied twice."""
 
 from collections.abc import Callable, Iterator
 
@@ -26,14 +26,14 @@ from tests.faults.tools import record
 from tests.support.databases import TestDatabase
 from tests.support.factories import MembershipFactory
 from tests.support.http_proxy import (
-    Deed,
+    Action,
     Proxy,
     answering,
     cut_before,
     cut_in_the_body,
     dripping,
     never_ending_body,
-    through,
+    pass_through,
     truncated,
 )
 
@@ -43,7 +43,7 @@ MISSING = b'{"code":"PGRST202","message":"Could not find the function public.mir
 
 @pytest.fixture
 def proxy(rest_settings: Settings) -> Iterator[Proxy]:
-    """What stands between the worker and the API."""
+    """The proxy between the worker and the API."""
     with Proxy(rest_settings.need("supabase_url")) as proxy:
         yield proxy
 
@@ -52,26 +52,26 @@ def proxy(rest_settings: Settings) -> Iterator[Proxy]:
 def drain(rest_settings: Settings, proxy: Proxy, pauses: list[float]) -> Iterator[Drain]:
     """A worker that reaches the API through the proxy."""
     drain = build_drain(rest_settings.model_copy(update={"supabase_url": proxy.url}), registry)
-    line(drain).pause = pauses.append
+    http_client(drain).pause = pauses.append
     yield drain
     drain.close()
 
 
 @pytest.fixture
 def pauses() -> list[float]:
-    """The pauses that the worker would have made."""
+    """The pauses that the worker would have made, in seconds."""
     return []
 
 
-def line(drain: Drain) -> HttpClient:
-    """Return how a worker reaches the API."""
+def http_client(drain: Drain) -> HttpClient:
+    """Return the worker's HTTP client."""
     assert isinstance(drain.target, RestTarget)
     return drain.target.http
 
 
 @pytest.fixture
 def member(session: Session, primary: TestDatabase) -> tuple[str, str]:
-    """A member whose event waits."""
+    """A member whose event waits in the outbox."""
     made = MembershipFactory.create()
     session.commit()
     record(primary, "trip_memberships", made.trip_id, made.user_id, lane=1)
@@ -84,7 +84,7 @@ def mirrored(target: TestDatabase) -> list[tuple[str, str]]:
 
 
 def waiting(primary: TestDatabase) -> tuple[int, int]:
-    """Return how many events wait, and how many are set apart."""
+    """Return the number of events in the outbox, and of those set apart."""
     return (
         primary.value("select count(*) from mirror.outbox"),
         primary.value("select count(*) from mirror.retries"),
@@ -111,15 +111,15 @@ def test_a_short_fault_is_waited_out_in_the_call(
     primary: TestDatabase,
     target: TestDatabase,
     member: tuple[str, str],
-    script: list[Deed],
+    script: list[Action],
 ) -> None:
-    """Also where the call went through and only its answer was lost: it is fenced."""
+    """Even if the call succeeded and only its answer was lost: the second call is fenced."""
     proxy.script.extend(script)
     assert drain.run().failed == 0
     assert mirrored(target) == [member]
     assert waiting(primary) == (0, 0)
     assert len(pauses) == len(script)
-    # Half of each is chance.
+    # Each pause is random between half of its limit and the limit.
     for number, pause in enumerate(pauses):
         assert 0.125 * 2**number <= pause <= 0.25 * 2**number
 
@@ -131,7 +131,7 @@ def test_retry_after_is_honoured(
     target: TestDatabase,
     member: tuple[str, str],
 ) -> None:
-    """A little later rather than earlier, in seconds or as a date that has passed."""
+    """The pause is a little longer than asked; a date in the past means no pause."""
     proxy.script.append(answering(429, Retry_After="3"))
     proxy.script.append(answering(503, Retry_After="Wed, 21 Oct 2015 07:28:00 GMT"))
     assert drain.run().failed == 0
@@ -140,14 +140,14 @@ def test_retry_after_is_honoured(
     assert pauses[1] == 0
 
 
-def test_who_asks_for_a_long_time_is_left_alone(
+def test_an_api_that_asks_for_a_long_pause_is_not_called_before_its_end(
     drain: Drain,
     proxy: Proxy,
     pauses: list[float],
     primary: TestDatabase,
     member: tuple[str, str],
 ) -> None:
-    """No claim is held open for it, and no call made before."""
+    """The worker holds no claim open during the pause, and makes no call before its end."""
     proxy.script.append(answering(429, Retry_After="120"))
     for _ in range(3):
         with pytest.raises(Transient):
@@ -158,7 +158,7 @@ def test_who_asks_for_a_long_time_is_left_alone(
 
 
 @pytest.mark.parametrize(
-    ("deed", "kind", "told"),
+    ("action", "kind", "expected"),
     [
         (answering(503), Transient, "busy"),
         (answering(500), Transient, "HTTP 500"),
@@ -186,22 +186,22 @@ def test_a_longer_fault_leaves_everything_waiting(
     primary: TestDatabase,
     target: TestDatabase,
     member: tuple[str, str],
-    deed: Deed,
+    action: Action,
     kind: type[MirrorError],
-    told: str,
+    expected: str,
 ) -> None:
-    """It is blamed on no event, however often; afterwards everything arrives, once."""
-    line(drain).statement_seconds = line(drain).grace = 0.1
+    """No event is blamed, however often it happens; afterwards everything is mirrored once."""
+    http_client(drain).statement_seconds = http_client(drain).grace = 0.1
     for _ in range(3):
-        # As often as a call is tried, and a run that finds its connection dead. Whoever misses a
-        # function asks another one whether it is there.
-        proxy.script.extend([deed, through] * 2 if kind is StaleCache else [deed] * 8)
-        with pytest.raises(kind, match=told) as raised:
+        # Enough for each attempt of a call, and for the second try of a run. A client that misses
+        # a function calls another one to find out whether the API has it.
+        proxy.script.extend([action, pass_through] * 2 if kind is StaleCache else [action] * 8)
+        with pytest.raises(kind, match=expected) as raised:
             drain.run()
         assert type(raised.value) is kind
         proxy.script.clear()
     assert waiting(primary) == (1, 0)
-    line(drain).statement_seconds = line(drain).grace = 8
+    http_client(drain).statement_seconds = http_client(drain).grace = 8
     assert drain.run().failed == 0
     assert mirrored(target) == [member]
     assert waiting(primary) == (0, 0)
@@ -209,24 +209,24 @@ def test_a_longer_fault_leaves_everything_waiting(
 
 
 @pytest.mark.parametrize(
-    ("deed", "kind"),
+    ("action", "kind"),
     [
         (answering(413, PAGE, kind="text/html"), TooLarge),
         (answering(403, PAGE, kind="text/html"), Unexplained),
         (answering(418), Unexplained),
     ],
 )
-def test_what_one_row_may_be_the_reason_of_is_retried_alone_and_never_buried(
+def test_an_error_that_one_row_may_cause_is_retried_alone_and_never_buried(
     drain: Drain,
     proxy: Proxy,
     primary: TestDatabase,
     target: TestDatabase,
     member: tuple[str, str],
-    deed: Deed,
+    action: Action,
     kind: type[MirrorError],
 ) -> None:
-    """A firewall in between may dislike what a row looks like."""
-    proxy.script.extend([deed] * 8)
+    """A firewall in between may refuse the content of a row."""
+    proxy.script.extend([action] * 8)
     assert drain.run().failed > 0
     (noted,) = primary.query("select error, buried_at from mirror.retries")
     assert noted[0].startswith(kind.__name__)
@@ -240,7 +240,7 @@ def test_what_one_row_may_be_the_reason_of_is_retried_alone_and_never_buried(
 def test_a_function_that_is_missing_means_not_migrated(
     drain: Drain, proxy: Proxy, target: TestDatabase, member: tuple[str, str]
 ) -> None:
-    """Nothing of ours is known there."""
+    """The API knows none of the mirror's functions."""
     proxy.script.extend([answering(404, MISSING), answering(404, MISSING)])
     with pytest.raises(NotMigrated, match="run `mirror migrate supabase`"):
         drain.run()
@@ -254,7 +254,7 @@ def test_a_batch_is_one_call_and_calls_share_a_connection(
     target: TestDatabase,
     make_members: Callable[[int], None],
 ) -> None:
-    """A hundred members whose parents are there already."""
+    """The batch is a hundred members; their parents are mirrored already."""
     make_members(100)
     record(primary, "users", reference="*")
     record(primary, "trips", reference="*")
@@ -272,7 +272,7 @@ def test_a_batch_is_one_call_and_calls_share_a_connection(
 
 @pytest.fixture
 def make_members(session: Session) -> Callable[[int], None]:
-    """Return a function that makes members of as many trips."""
+    """Return a function that creates members, each in its own trip."""
 
     def make(count: int) -> None:
         MembershipFactory.create_batch(count)
@@ -281,11 +281,11 @@ def make_members(session: Session) -> Callable[[int], None]:
     return make
 
 
-def test_the_api_is_asked_as_supabase_wants_it(
+def test_a_request_has_the_headers_that_supabase_expects(
     drain: Drain, proxy: Proxy, rest_settings: Settings
 ) -> None:
-    """The key as `apikey`; and no browser's name, with which secret keys are refused."""
-    proxy.script.append(through)
+    """The key is in `apikey`; Supabase refuses secret keys with the user agent of a browser."""
+    proxy.script.append(pass_through)
     drain.target.describe()
     headers = {name.lower(): value for name, value in proxy.seen[0].headers.items()}
     assert headers["apikey"] == rest_settings.need("supabase_secret_key")

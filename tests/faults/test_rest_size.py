@@ -1,4 +1,4 @@
-"""However much there is to write, no call is larger than allowed, and nothing is left out."""
+"""No call is larger than allowed, and no row is left out, however much there is to write."""
 
 from collections.abc import Callable, Iterator
 
@@ -21,14 +21,14 @@ SMALL = 10_000
 
 @pytest.fixture
 def proxy(rest_settings: Settings) -> Iterator[Proxy]:
-    """Sees what is sent."""
+    """A proxy that records each request."""
     with Proxy(rest_settings.need("supabase_url")) as proxy:
         yield proxy
 
 
 @pytest.fixture
-def make_small(rest_settings: Settings, proxy: Proxy) -> Iterator[Callable[..., Drain]]:
-    """Return a function that makes workers that may send 10 kB at once."""
+def make_limited_drain(rest_settings: Settings, proxy: Proxy) -> Iterator[Callable[..., Drain]]:
+    """Return a function that makes workers whose requests have 10 kB at most."""
     made: list[Drain] = []
 
     def make(**changes: object) -> Drain:
@@ -41,62 +41,62 @@ def make_small(rest_settings: Settings, proxy: Proxy) -> Iterator[Callable[..., 
         drain.close()
 
 
-def drained(drain: Drain) -> None:
-    """Drain until nothing is left."""
+def drain_all(drain: Drain) -> None:
+    """Drain until no event is left."""
     while drain.run().events:
         pass
 
 
 def test_a_batch_that_is_too_large_is_split(
-    make_small: Callable[..., Drain],
+    make_limited_drain: Callable[..., Drain],
     proxy: Proxy,
     session: Session,
     primary: TestDatabase,
     target: TestDatabase,
 ) -> None:
-    """Sixty members of as many trips are 12 kB."""
+    """Sixty members of sixty trips are 12 kB."""
     members = MembershipFactory.create_batch(60)
     session.commit()
     for member in members:
         record(primary, "trip_memberships", member.trip_id, member.user_id)
-    drained(make_small())
+    drain_all(make_limited_drain())
     assert target.value("select count(*) from trip_memberships") == 60
     assert primary.value("select count(*) from mirror.retries") == 0
     assert max(len(seen.body) for seen in proxy.seen) <= SMALL
 
 
 def test_a_parent_of_more_children_than_one_call_holds_comes_with_all_of_them(
-    make_small: Callable[..., Drain],
+    make_limited_drain: Callable[..., Drain],
     proxy: Proxy,
     session: Session,
     primary: TestDatabase,
     target: TestDatabase,
 ) -> None:
-    """They cannot all come along; that they must come is noted before it is there."""
+    """Events for the remaining children are recorded before the parent is written."""
     trip = TripFactory()
     for user in UserFactory.create_batch(60):
         MembershipFactory(trip_id=trip.id, user_id=user.id, trip=trip, user=user)
     session.commit()
     record(primary, "trips", trip.id)
-    drained(make_small())
+    drain_all(make_limited_drain())
     assert target.value("select count(*) from trip_memberships") == 60
     assert primary.value("select count(*) from mirror.retries") == 0
     assert max(len(seen.body) for seen in proxy.seen) <= SMALL
 
 
-def test_a_row_that_is_too_large_by_itself_waits_and_blocks_nobody(
-    make_small: Callable[..., Drain],
+def test_a_row_that_is_too_large_by_itself_waits_and_blocks_no_other(
+    make_limited_drain: Callable[..., Drain],
     proxy: Proxy,
     session: Session,
     primary: TestDatabase,
     target: TestDatabase,
 ) -> None:
-    """Its event says what to change, and is never buried."""
+    """The stored error names the setting to change, and the event is never buried."""
     giant, other = TripFactory(name="x" * SMALL), TripFactory()
     session.commit()
     record(primary, "trips", giant.id)
     record(primary, "trips", other.id)
-    drain = make_small(max_attempts=1, retry_seconds=60)
+    drain = make_limited_drain(max_attempts=1, retry_seconds=60)
     assert drain.run().failed == 1
     assert target.query("select id from trips") == [(other.id,)]
     (noted,) = primary.query("select error, buried_at from mirror.retries")
@@ -107,12 +107,12 @@ def test_a_row_that_is_too_large_by_itself_waits_and_blocks_nobody(
     assert primary.value("select count(*) from mirror.retries where buried_at is null") == 1
 
     primary.query("update mirror.retries set due_at = now()")
-    assert make_small(rest_bytes=10 * SMALL).run().failed == 0
+    assert make_limited_drain(rest_bytes=10 * SMALL).run().failed == 0
     assert target.value("select count(*) from trips") == 2
 
 
-def test_what_is_too_large_is_not_sent(rest_settings: Settings, proxy: Proxy) -> None:
-    """The size is that of the whole body, as it would go over the wire."""
+def test_a_body_that_is_too_large_is_not_sent(rest_settings: Settings, proxy: Proxy) -> None:
+    """The size is that of the whole request body."""
     target = RestTarget(proxy.url, rest_settings.need("supabase_secret_key"))
     target.http.max_bytes = 100
     with pytest.raises(TooLarge):

@@ -1,6 +1,7 @@
-"""A row that joins two tables changes with either; who knows which keys that are?
+"""A row of a mapping that joins two tables changes when either table changes.
 
-The writer names a scope; the drain finds the keys after commit, in the primary and the ledger.
+The writer records a scope. After commit, the drain finds the keys of the scope in the primary and
+in the ledger.
 """
 
 from collections.abc import Callable
@@ -9,7 +10,7 @@ import pytest
 
 from mirror.sync.drain import Drain
 from tests.faults import teams
-from tests.faults.tools import Hand, HungWorker, Running, record, rewrite, waiting
+from tests.faults.tools import DirectWriter, HungWorker, Running, record, rewrite, waiting
 from tests.support.databases import TestDatabase
 from tests.support.rest import both_transports
 from tests.support.waiting import until
@@ -25,14 +26,14 @@ def company(teams_primary: TestDatabase) -> None:
 
 
 def seats(target: TestDatabase) -> list[int]:
-    """Return who has a seat in the target."""
+    """Return the ids of the seats in the target."""
     return [row[0] for row in target.query("select id from seats order by id")]
 
 
-def archive_while_somebody_joins(
+def archive_while_a_member_joins(
     primary: TestDatabase, drain: Drain, events_of_the_writer: str
 ) -> None:
-    """Seat 1 is taken but not committed when workspace 7 is archived; it commits first."""
+    """Insert seat 1 without commit, archive workspace 7, then commit the seat first."""
     with (
         primary.connect(autocommit=False) as joining,
         primary.connect(autocommit=False) as archiving,
@@ -47,11 +48,11 @@ def archive_while_somebody_joins(
     drain.run()
 
 
-def test_who_joins_while_the_workspace_is_archived_stays_out(
+def test_a_member_who_joins_while_the_workspace_is_archived_stays_out(
     teams_primary: TestDatabase, teams_target: TestDatabase, teams_drain: Drain
 ) -> None:
-    """The archiver cannot see the seat; the scope it records finds it."""
-    archive_while_somebody_joins(
+    """The archiving transaction cannot see the seat, but the scope that it records finds it."""
+    archive_while_a_member_joins(
         teams_primary,
         teams_drain,
         "insert into mirror.outbox (mapping, reference, key)"
@@ -60,11 +61,11 @@ def test_who_joins_while_the_workspace_is_archived_stays_out(
     assert seats(teams_target) == []
 
 
-def test_a_writer_that_looks_the_keys_up_itself_misses_who_joins(
+def test_a_writer_that_looks_up_the_keys_itself_misses_a_member_who_joins(
     teams_primary: TestDatabase, teams_target: TestDatabase, teams_drain: Drain
 ) -> None:
-    """The same without the rule: a seat in an archived workspace."""
-    archive_while_somebody_joins(
+    """The same steps without the rule: a seat in an archived workspace is mirrored."""
+    archive_while_a_member_joins(
         teams_primary,
         teams_drain,
         "insert into mirror.outbox (mapping, key)"
@@ -74,7 +75,7 @@ def test_a_writer_that_looks_the_keys_up_itself_misses_who_joins(
 
 
 def delete_the_company(primary: TestDatabase, drain: Drain) -> None:
-    """Seats are mirrored; then the company goes, and by cascade all that led to them."""
+    """Mirror seats, then delete the company, and by cascade all rows that lead to the seats."""
     primary.query("insert into seats values (1, 7, 'ann'), (2, 8, 'bob')")
     record(primary, "seats", reference="*")
     drain.run()
@@ -86,22 +87,24 @@ def delete_the_company(primary: TestDatabase, drain: Drain) -> None:
 def test_rows_gone_by_cascade_are_found_in_the_ledger(
     teams_primary: TestDatabase, teams_target: TestDatabase, teams_drain: Drain
 ) -> None:
-    """No query in the primary could tell any more whose seats these were."""
+    """No query on the primary can tell any more to which company these seats belonged."""
     delete_the_company(teams_primary, teams_drain)
     assert seats(teams_target) == []
 
 
-def test_without_the_ledger_they_stay(
+def test_without_the_ledger_rows_gone_by_cascade_stay(
     teams_primary: TestDatabase, teams_target: TestDatabase, teams_drain: Drain
 ) -> None:
-    """The same without the rule."""
+    """The same steps without the rule."""
     rewrite(teams_target, "scope_seats", "where l.present", "where false and l.present")
     delete_the_company(teams_primary, teams_drain)
     assert seats(teams_target) == [1, 2]
 
 
-def hang_over_an_archiving(primary: TestDatabase, drain: Drain, scope: str = "7") -> list[object]:
-    """A worker reads seat 1 and hangs; the workspace is archived and mirrored; it wakes."""
+def write_an_old_read_after_archiving(
+    primary: TestDatabase, drain: Drain, scope: str = "7"
+) -> list[object]:
+    """Read seat 1, archive its workspace and mirror that; then write the old read."""
     primary.query("insert into seats values (1, 7, 'ann')")
     worker = HungWorker(drain.source, drain.target, teams.registry, "seats", [("1",)])
     primary.query("update workspaces set archived = true where id = 7")
@@ -110,20 +113,20 @@ def hang_over_an_archiving(primary: TestDatabase, drain: Drain, scope: str = "7"
     return list(worker.wake())
 
 
-def test_a_hung_read_of_a_key_that_nobody_knew_is_refused(
+def test_a_hung_read_of_a_key_without_a_ledger_row_is_refused(
     teams_primary: TestDatabase, teams_target: TestDatabase, teams_drain: Drain
 ) -> None:
-    """No ledger row could say so; the scope it belongs to can."""
-    assert hang_over_an_archiving(teams_primary, teams_drain) == [("1",)]
+    """The key has no ledger row; its closed scope refuses it."""
+    assert write_an_old_read_after_archiving(teams_primary, teams_drain) == [("1",)]
     assert seats(teams_target) == []
 
 
 def test_without_scope_fences_a_hung_read_grants_for_ever(
     teams_primary: TestDatabase, teams_target: TestDatabase, teams_drain: Drain
 ) -> None:
-    """The same without the rule."""
+    """The same steps without the rule."""
     rewrite(teams_target, "apply_seats", "s.epoch = p_epoch", "false")
-    hang_over_an_archiving(teams_primary, teams_drain)
+    write_an_old_read_after_archiving(teams_primary, teams_drain)
     assert seats(teams_target) == [1]
 
 
@@ -131,15 +134,15 @@ def test_without_scope_fences_a_hung_read_grants_for_ever(
 def test_a_scope_is_closed_however_its_value_is_spelled(
     teams_primary: TestDatabase, teams_target: TestDatabase, teams_drain: Drain, spelling: str
 ) -> None:
-    """Somebody's own trigger may write it in another way."""
-    assert hang_over_an_archiving(teams_primary, teams_drain, spelling) == [("1",)]
+    """A trigger outside the mirror may write the value in another form."""
+    assert write_an_old_read_after_archiving(teams_primary, teams_drain, spelling) == [("1",)]
     assert seats(teams_target) == []
 
 
 def test_the_whole_mapping_is_a_scope_too(
     teams_primary: TestDatabase, teams_target: TestDatabase, teams_drain: Drain
 ) -> None:
-    """A read of everything closes everything."""
+    """A read of the whole mapping closes every key."""
     teams_primary.query("insert into seats values (1, 7, 'ann')")
     worker = HungWorker(teams_drain.source, teams_drain.target, teams.registry, "seats", [("1",)])
     teams_primary.query("delete from seats")
@@ -151,7 +154,7 @@ def test_the_whole_mapping_is_a_scope_too(
 def test_a_row_that_moved_is_found_under_the_scope_it_left(
     teams_primary: TestDatabase, teams_target: TestDatabase, teams_drain: Drain
 ) -> None:
-    """It is written with its new reference, not removed."""
+    """It is written with its new reference, not deleted."""
     teams_primary.query("insert into seats values (1, 7, 'ann')")
     record(teams_primary, "seats", 1)
     teams_drain.run()
@@ -162,15 +165,17 @@ def test_a_row_that_moved_is_found_under_the_scope_it_left(
     assert teams_target.value("select ref_workspace_id from mirror.ledger_seats") == 8
 
 
-def open_during_a_write(hand: Hand, target: TestDatabase, *, waits: bool) -> list[tuple[str, ...]]:
-    """A write of an older read is not committed yet when its scope is opened."""
+def open_during_a_write(
+    writer: DirectWriter, target: TestDatabase, *, waits: bool
+) -> list[tuple[str, ...]]:
+    """Open a scope while a write of an older read under it is not committed."""
     request = """{"identity": "a primary", "epoch": 0, "fence": 10, "sections": [
       {"mapping": "seats", "digest": "%s", "rows": [["1", "ann", "7", "1"]], "gone": []}]}"""
-    # The very first write locks the row that keeps the primary's identity.
-    hand.apply(1, seats={99: None})
-    other = Hand.at(target.url, hand.registry)
+    # The first write to a target locks the row that keeps the primary's identity.
+    writer.apply(1, seats={99: None})
+    other = DirectWriter.at(target.url, writer.registry)
     with target.connect(autocommit=False) as writing:
-        digest = hand.registry["seats"].digest
+        digest = writer.registry["seats"].digest
         writing.execute("select public.mirror_apply(%s)", [request.replace("%s", digest)])
         opening = Running(lambda: other.open(20, "seats", "workspace_id", 7))
         if waits:
@@ -186,34 +191,34 @@ def open_during_a_write(hand: Hand, target: TestDatabase, *, waits: bool) -> lis
 
 
 def test_opening_a_scope_waits_for_writes_under_it(
-    teams_hand: Hand, teams_target: TestDatabase
+    teams_writer: DirectWriter, teams_target: TestDatabase
 ) -> None:
-    """Else it would neither refuse that write nor know of its key."""
-    assert open_during_a_write(teams_hand, teams_target, waits=True) == [("1",)]
+    """Otherwise it would not refuse that write, and would not know its key."""
+    assert open_during_a_write(teams_writer, teams_target, waits=True) == [("1",)]
 
 
 def test_without_that_lock_a_write_slips_past_the_scope(
-    teams_hand: Hand, teams_target: TestDatabase
+    teams_writer: DirectWriter, teams_target: TestDatabase
 ) -> None:
-    """The same without the rule: the row is there, and the reader of the scope never knew."""
+    """The same steps without the rule: the row is mirrored, but the scope's reader misses it."""
     rewrite(
         teams_target,
         "lock",
         "perform pg_catalog.pg_advisory_xact_lock(lock_class",
         "perform pg_catalog.pg_advisory_xact_lock_shared(lock_class",
     )
-    assert open_during_a_write(teams_hand, teams_target, waits=False) == []
+    assert open_during_a_write(teams_writer, teams_target, waits=False) == []
     assert seats(teams_target) == [1]
 
 
 def test_ordinary_writes_do_not_wait_for_each_other(
-    teams_hand: Hand, teams_target: TestDatabase
+    teams_writer: DirectWriter, teams_target: TestDatabase
 ) -> None:
-    """They share the lock, but for the very first, which says whose target this is."""
-    teams_hand.apply(5, seats={2: None})
+    """They share the lock, except the first one, which sets the primary's identity."""
+    teams_writer.apply(5, seats={2: None})
     with teams_target.connect(autocommit=False) as writing:
         writing.execute("select pg_advisory_xact_lock_shared(1835627122, 1)")
-        teams_hand.apply(10, seats={1: ("1", "ann", "7", "1")})
+        teams_writer.apply(10, seats={1: ("1", "ann", "7", "1")})
     assert seats(teams_target) == [1]
 
 
@@ -222,7 +227,7 @@ def test_a_scope_larger_than_a_batch_goes_on_in_pieces(
     teams_target: TestDatabase,
     make_teams_drain: Callable[..., Drain],
 ) -> None:
-    """Rows that came, rows that changed and rows that left: equal in the end."""
+    """New rows, changed rows and deleted rows: both sides are equal at the end."""
     drain = make_teams_drain(batch_size=10)
     teams_primary.query("insert into seats select n, 7, 'old' from generate_series(1, 100) as n")
     record(teams_primary, "seats", 7, reference="workspace_id")
@@ -233,8 +238,8 @@ def test_a_scope_larger_than_a_batch_goes_on_in_pieces(
     teams_primary.query("insert into seats select n, 7, 'new' from generate_series(101, 130) as n")
     record(teams_primary, "seats", 7, reference="workspace_id")
     drain.run()
-    wanted = teams_primary.query("select id, person from seats order by id")
-    assert teams_target.query("select id, person from seats order by id") == wanted
+    expected = teams_primary.query("select id, person from seats order by id")
+    assert teams_target.query("select id, person from seats order by id") == expected
     assert teams_primary.value("select count(*) from mirror.outbox") == 0
 
 
@@ -243,7 +248,7 @@ def test_the_same_large_scope_named_often_is_read_once(
     teams_target: TestDatabase,
     make_teams_drain: Callable[..., Drain],
 ) -> None:
-    """Two hundred changes of one workspace in a batch leave one rest, not two hundred."""
+    """Two hundred changes of one workspace in one batch leave one event for the rest."""
     drain = make_teams_drain(batch_size=200)
     teams_primary.query("insert into seats select n, 7, 'ann' from generate_series(1, 250) as n")
     for _ in range(200):
@@ -257,7 +262,7 @@ def test_the_same_large_scope_named_often_is_read_once(
 def test_many_scopes_at_once_are_read_together(
     teams_primary: TestDatabase, teams_target: TestDatabase, teams_drain: Drain
 ) -> None:
-    """Three hundred workspaces of two seats each, in one batch."""
+    """One batch has three hundred workspaces with two seats each."""
     teams_primary.query("insert into workspaces select n, 1 from generate_series(100, 399) as n")
     teams_primary.query(
         "insert into seats select 2 * n + i, n, 'ann'"
@@ -283,7 +288,7 @@ def test_writes_between_the_pieces_of_a_scope_are_not_lost(
     teams_target: TestDatabase,
     make_teams_drain: Callable[..., Drain],
 ) -> None:
-    """A seat is taken and one given up, both behind the page that is read already."""
+    """One seat is inserted and one deleted on the page that is already read."""
     drain = make_teams_drain(batch_size=10)
     teams_primary.query("insert into seats select 2 * n, 7, 'ann' from generate_series(1, 60) as n")
     record(teams_primary, "seats", 7, reference="workspace_id")
@@ -293,16 +298,16 @@ def test_writes_between_the_pieces_of_a_scope_are_not_lost(
     teams_primary.query("insert into seats values (5, 7, 'bob')")
     record(teams_primary, "seats", 5, lane=1)
     drain.run()
-    wanted = [row[0] for row in teams_primary.query("select id from seats order by id")]
-    assert seats(teams_target) == wanted
+    expected = [row[0] for row in teams_primary.query("select id from seats order by id")]
+    assert seats(teams_target) == expected
 
 
 def test_only_the_first_page_of_a_scope_closes_it(
-    teams_hand: Hand, teams_target: TestDatabase
+    teams_writer: DirectWriter, teams_target: TestDatabase
 ) -> None:
-    """A scope of a thousand pages must not make everybody else read again a thousand times."""
-    teams_hand.open(10, "seats", "*", "")
-    teams_hand.open(20, "seats", "*", "", after=("1",))
-    assert teams_hand.apply(15, seats={"2": ("2", "bob", "7", "1")})["seats"].stale == []
-    teams_hand.open(30, "seats", "*", "")
-    assert teams_hand.apply(25, seats={"3": ("3", "cid", "7", "1")})["seats"].stale == [("3",)]
+    """If each of a thousand pages closed it, other workers would read again a thousand times."""
+    teams_writer.open(10, "seats", "*", "")
+    teams_writer.open(20, "seats", "*", "", after=("1",))
+    assert teams_writer.apply(15, seats={"2": ("2", "bob", "7", "1")})["seats"].stale == []
+    teams_writer.open(30, "seats", "*", "")
+    assert teams_writer.apply(25, seats={"3": ("3", "cid", "7", "1")})["seats"].stale == [("3",)]

@@ -1,4 +1,4 @@
-"""Of two reads of one primary the later never has the smaller fence; equal fences saw the same."""
+"""Fences order reads: a later read never has a smaller fence; equal fences saw equal data."""
 
 import itertools
 import random
@@ -31,9 +31,9 @@ def things(primary: TestDatabase) -> None:
 
 
 def two_reads(primary: TestDatabase, stamp: str) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return (fence, rows seen) of two reads around another transaction's end.
+    """Return (fence, number of rows) of a read before and a read after a commit.
 
-    The first reader has a transaction id of its own, the oldest of three.
+    The first reader has its own transaction id, the oldest of three.
     """
     query = f"select (select fence from ({stamp}) as s (fence)), (select count(*) from things)"
 
@@ -64,17 +64,17 @@ FENCE_ALONE = (
 
 
 def test_a_reader_with_a_transaction_id_of_its_own_counts_itself(primary: TestDatabase) -> None:
-    """A snapshot leaves the reader's own id out; another's end must still raise the fence."""
+    """A snapshot leaves the reader's own id out; another transaction's end must raise the fence."""
     (first, saw), (second, saw_more) = two_reads(primary, FENCE_ALONE)
     assert (saw, saw_more) == (0, 1)
     assert second > first
 
 
 def test_without_counting_itself_equal_fences_see_different_data(primary: TestDatabase) -> None:
-    """The same without the rule: the reader's own presence and the other's end cancel out."""
+    """The same steps without the rule: the reader's own id hides the other transaction's end."""
     assert OWN in FENCE_ALONE
     seen = []
-    # Some other transaction of the server may end in between and hide it for once.
+    # Another transaction of the server may end between the reads and hide the harm once.
     for _ in range(10):
         (first, saw), (second, saw_more) = two_reads(primary, FENCE_ALONE.replace(OWN, ""))
         seen.append(first == second and saw != saw_more)
@@ -83,7 +83,7 @@ def test_without_counting_itself_equal_fences_see_different_data(primary: TestDa
 
 @dataclass(frozen=True)
 class Read:
-    """What one reader saw, and when by a counter that all share."""
+    """One read: its data, and its beginning and end on a counter that all threads share."""
 
     began: int
     ended: int
@@ -92,7 +92,7 @@ class Read:
 
 
 class Clock:
-    """Numbers that rise, for all threads."""
+    """A counter that all threads share."""
 
     def __init__(self) -> None:
         self._numbers = itertools.count()
@@ -105,7 +105,7 @@ class Clock:
 
 
 def read_as_the_source(primary: TestDatabase, clock: Clock, stop: threading.Event) -> list[Read]:
-    """Read as the drain does, until told to stop."""
+    """Read as the drain does, until `stop` is set."""
     source = Source(Database(primary.url, role="primary"))
     reads = []
     while not stop.is_set():
@@ -118,7 +118,7 @@ def read_as_the_source(primary: TestDatabase, clock: Clock, stop: threading.Even
 
 
 def read_with_an_id(primary: TestDatabase, clock: Clock, stop: threading.Event) -> list[Read]:
-    """Read in transactions that have an id of their own."""
+    """Read in transactions that have their own id, until `stop` is set."""
     query = (
         f"select (select fence from ({FENCE_ALONE}) as s (fence)),"
         " (select count(*) from things), (select coalesce(sum(id), 0) from things)"
@@ -147,7 +147,7 @@ def write(primary: TestDatabase, seed: int) -> None:
 
 @pytest.fixture
 def reads(primary: TestDatabase) -> list[Read]:
-    """Reads of several readers, of both kinds, among several writers."""
+    """Reads of both kinds by several readers, among several writers."""
     clock, stop = Clock(), threading.Event()
     readers = [
         Running(partial(reader, primary, clock, stop))
@@ -160,7 +160,7 @@ def reads(primary: TestDatabase) -> list[Read]:
 
 
 def test_equal_fences_saw_the_same_data(reads: list[Read]) -> None:
-    """Whoever read, and whenever."""
+    """For all readers and at all times."""
     data: dict[int, tuple[int, int]] = {}
     for read in reads:
         assert data.setdefault(read.fence, read.seen) == read.seen
@@ -168,20 +168,20 @@ def test_equal_fences_saw_the_same_data(reads: list[Read]) -> None:
 
 
 def test_a_later_read_never_has_the_smaller_fence(reads: list[Read]) -> None:
-    """Later: it began after the other had ended."""
+    """A read is later if it began after the other one ended."""
     finished = sorted(reads, key=lambda read: read.ended)
-    newest = place = 0
+    newest = index = 0
     for read in sorted(reads, key=lambda read: read.began):
-        while finished[place].ended < read.began:
-            newest = max(newest, finished[place].fence)
-            place += 1
+        while finished[index].ended < read.began:
+            newest = max(newest, finished[index].fence)
+            index += 1
         assert read.fence >= newest
 
 
 def insert_at_random(
     connection: psycopg.Connection[tuple[object, ...]], chance: random.Random
 ) -> None:
-    """Insert rows under savepoints, some of which are rolled back."""
+    """Insert rows under savepoints, and roll some of them back."""
     for number in range(chance.randrange(1, 4)):
         name = sql.Identifier(f"s{number}")
         connection.execute(sql.SQL("savepoint {}").format(name))

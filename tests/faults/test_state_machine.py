@@ -1,8 +1,9 @@
-"""The target's functions against a model: any workers, any order, any of them hung for ever.
+"""The target's functions against a model: any workers in any order, and any of them may hang.
 
-The primary is a list of versions; a read's fence is the version's number. Folders come and go,
-one of them held back by somebody's foreign key; documents come, go, change and move between
-folders. Workers read keys or whole folders at some version and write when they like, or never.
+The primary is a list of versions, and the fence of a read is the version's number. Folders are
+deleted and restored; a foreign key of another table holds one of them back. Documents are created,
+changed, moved between folders and deleted. Workers read keys or whole folders at some version, and
+write later or never.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,12 +29,12 @@ from mirror.model.keys import Key
 from mirror.sync.row_queries import Row
 from mirror.sync.targets.writing import Answers, TooOld
 from tests.faults import teams
-from tests.faults.tools import Hand, rewrite, sections
+from tests.faults.tools import DirectWriter, rewrite, sections
 from tests.support.databases import TestDatabase
 
 FOLDERS, DOCUMENTS = (1, 2), tuple(range(1, 9))
 PINNED = 1
-"""The folder that a table of somebody else's holds back."""
+"""The folder that a foreign key of another table holds back."""
 
 folders = st.sampled_from(FOLDERS)
 documents = st.sampled_from(DOCUMENTS)
@@ -45,14 +46,14 @@ class Version:
 
     folders: frozenset[int] = frozenset()
     documents: dict[int, tuple[int, str]] = field(default_factory=dict)
-    """By id: the folder and the title. The folder need not be there."""
+    """By id: the folder and the title. The folder may be absent."""
 
     def folder(self, number: int) -> tuple[str, str] | None:
-        """Return the desired row of a folder."""
+        """Return the desired row of a folder, or None."""
         return (str(number), f"folder {number}") if number in self.folders else None
 
     def document(self, number: int) -> tuple[str, str, str] | None:
-        """Return the desired row of a document."""
+        """Return the desired row of a document, or None."""
         if number not in self.documents:
             return None
         folder, title = self.documents[number]
@@ -63,26 +64,26 @@ class Version:
         return {number for number, (place, _) in self.documents.items() if place == folder}
 
 
-Wanted = Mapping[int, Row | None]
-"""By number: a row as it should be, or None for no row."""
+DesiredRows = Mapping[int, Row | None]
+"""By number: the desired row, or None for no row."""
 
 
 @dataclass
 class Worker:
-    """What a worker has read and not written yet."""
+    """A read that is not written yet."""
 
     fence: int
-    rows: dict[str, Wanted]
+    rows: dict[str, DesiredRows]
     scope: int | None = None
-    """The folder it has opened, if it reads one as a whole."""
+    """The folder whose scope it has opened, if it read a whole folder."""
 
 
 class Protocol(RuleBasedStateMachine):
-    """One example: a primary's history, a target, and workers between them."""
+    """One example: the history of a primary, a target, and workers between them."""
 
     database: ClassVar[TestDatabase]
     connection: ClassVar[psycopg.Connection[tuple[object, ...]]]
-    hand: ClassVar[Hand]
+    writer: ClassVar[DirectWriter]
 
     workers = Bundle("workers")
 
@@ -94,7 +95,7 @@ class Protocol(RuleBasedStateMachine):
             " update mirror.state set epoch = 0, horizon = 0, identity = null where one"
         )
         self.history = [Version(frozenset(FOLDERS))]
-        self.hand.apply(0, folders={folder: self.now.folder(folder) for folder in FOLDERS})
+        self.writer.apply(0, folders={folder: self.now.folder(folder) for folder in FOLDERS})
         self.connection.execute("insert into pins values (%s)", [PINNED])
         self.written: dict[int, int] = {}
         """By document: the newest fence at which it was written."""
@@ -103,15 +104,15 @@ class Protocol(RuleBasedStateMachine):
 
     @property
     def now(self) -> Version:
-        """The primary as it is."""
+        """The primary's present version."""
         return self.history[-1]
 
     @property
     def fence(self) -> int:
-        """A fresh read's fence."""
+        """The fence of a fresh read."""
         return len(self.history) - 1
 
-    # Few rules, each with many forms: an example that leaves some out still has them all.
+    # Few rules with many forms: Hypothesis leaves whole rules out of some examples.
 
     @rule(
         form=st.sampled_from(["put"] * 5 + ["remove", "empty", "flip", "cascade"]),
@@ -120,18 +121,18 @@ class Protocol(RuleBasedStateMachine):
     )
     def change(self, form: str, folder: int, document: int) -> None:
         """The primary changes: a document, a folder, or both."""
-        there, rows = self.now.folders, dict(self.now.documents)
+        present, rows = self.now.folders, dict(self.now.documents)
         if form == "put":
-            # The title tells the version.
+            # The title contains the version.
             rows[document] = (folder, f"title {len(self.history)}")
         elif form == "remove":
             rows.pop(document, None)
         elif form == "flip":
-            there ^= {folder}
+            present ^= {folder}
         else:
             rows = {number: row for number, row in rows.items() if row[0] != folder}
-            there = there - {folder} if form == "cascade" else there
-        self.history.append(Version(there, rows))
+            present = present - {folder} if form == "cascade" else present
+        self.history.append(Version(present, rows))
 
     @rule(
         target=workers,
@@ -141,50 +142,50 @@ class Protocol(RuleBasedStateMachine):
         age=st.integers(min_value=0, max_value=3),
     )
     def read(self, form: str, folder: int, document: int, age: int) -> Worker:
-        """A worker reads; its snapshot may be a while old before anything else happens."""
+        """A worker reads; its snapshot may be up to three versions old."""
         fence = max(self.fence - age, 0)
         version = self.history[fence]
-        below = {number: version.document(number) for number in version.under(folder)}
+        contents = {number: version.document(number) for number in version.under(folder)}
         if form == "key":
             return Worker(fence, {"documents": {document: version.document(document)}})
         if form == "documents":
-            # Each by its key: the scope stays open.
-            return Worker(fence, {"documents": below})
+            # The worker reads each document by its key, so the scope stays open.
+            return Worker(fence, {"documents": contents})
         if form == "folder":
-            # If it is there, with everything in it.
-            with_documents = {"documents": below} if folder in version.folders else {}
+            # A present folder comes with all of its documents.
+            with_documents = {"documents": contents} if folder in version.folders else {}
             return Worker(fence, {"folders": {folder: version.folder(folder)}, **with_documents})
         try:
-            known = self.hand.open(fence, "documents", "folder_id", folder)
+            known = self.writer.open(fence, "documents", "folder_id", folder)
         except TooOld:
             return Worker(fence, {})
         left = {int(key[0]): version.document(int(key[0])) for key in known}
-        return Worker(fence, {"documents": left | below}, scope=folder)
+        return Worker(fence, {"documents": left | contents}, scope=folder)
 
-    # Workers write
+    # Writes of workers
 
     @rule(worker=consumes(workers))
     def write(self, worker: Worker) -> None:
-        """One of them wakes up."""
+        """A hung worker wakes and writes."""
         self.apply(worker)
 
     @rule(worker=workers)
     def write_again(self, worker: Worker) -> None:
-        """An answer was lost: the same write will arrive again."""
+        """An answer was lost, so the same write arrives again."""
         self.apply(worker)
 
     def apply(self, worker: Worker) -> None:
-        """Write and note what the answer says of the target's knowledge."""
+        """Write, and compare the answer with the newest reads that the target has accepted."""
         try:
             answers = self.send(worker.fence, worker.rows)
         except TooOld:
-            assert worker.fence < self.hand.target.describe().horizon
+            assert worker.fence < self.writer.target.describe().horizon
             return
         for number, row in worker.rows.get("folders", {}).items():
             if row is None and (str(number),) not in answers["folders"].stale:
                 self.closed[number] = max(self.closed.get(number, 0), worker.fence)
         refused = answers["documents"].stale if "documents" in answers else []
-        # What was refused is on somebody's way already, and until it arrives the old row stays.
+        # A newer read of a refused row is on its way; the old row stays until it arrives.
         if worker.scope is not None and not refused:
             self.closed[worker.scope] = max(self.closed.get(worker.scope, 0), worker.fence)
         for number in worker.rows.get("documents", {}):
@@ -198,16 +199,16 @@ class Protocol(RuleBasedStateMachine):
                 self.written[number] = worker.fence
 
     def opened(self) -> int:
-        """Return the newest fence at which any scope was opened."""
+        """Return the newest fence at which a scope was opened, or -1."""
         query = "select coalesce(max(fence), -1) from mirror.scopes"
         return int(str(self.connection.execute(query).fetchall()[0][0]))
 
-    def send(self, fence: int, rows: Mapping[str, Wanted]) -> Answers:
-        """Write, and do with orphans what a round does: what has no parent has no place."""
-        answers = self.hand.write(fence, sections(teams.registry, rows)) if rows else {}
+    def send(self, fence: int, rows: Mapping[str, DesiredRows]) -> Answers:
+        """Write; delete orphans, as a sync pass does, because their parent is absent."""
+        answers = self.writer.write(fence, sections(teams.registry, rows)) if rows else {}
         orphans = answers["documents"].orphans if "documents" in answers else []
         if orphans:
-            left = self.hand.apply(fence, documents=dict.fromkeys(int(k[0]) for k in orphans))
+            left = self.writer.apply(fence, documents=dict.fromkeys(int(k[0]) for k in orphans))
             for key in orphans:
                 if key not in left["documents"].stale:
                     self.written[int(key[0])] = fence
@@ -216,19 +217,19 @@ class Protocol(RuleBasedStateMachine):
     @precondition(lambda self: self.fence > 5)
     @rule()
     def purge(self) -> None:
-        """Time passes, and what is old is forgotten; workers hung for as long wake up later."""
-        self.hand.target.purge(0)
+        """The target forgets old tombstones; workers that have hung for as long wake later."""
+        self.writer.target.purge(0)
 
-    # What must hold
+    # Invariants
 
     @invariant()
     def nothing_contradicts_the_newest_read(self) -> None:
-        """Each row is as it was when it was read last, and in no scope that was closed since."""
-        there = self.connection.execute(
+        """Each row equals its newest read, and no scope that was closed later contains it."""
+        present = self.connection.execute(
             "select d.id, d.folder_id, d.title, l.present is true"
             " from documents as d left join mirror.ledger_folders as l on l.id = d.folder_id"
         )
-        for number, folder, title, has_parent in there:
+        for number, folder, title, has_parent in present:
             assert isinstance(number, int)
             assert isinstance(folder, int)
             read = self.written[number]
@@ -237,18 +238,20 @@ class Protocol(RuleBasedStateMachine):
             assert read >= self.closed.get(folder, 0), "its folder was read without it since"
 
     def teardown(self) -> None:
-        """Read everything once more: the target equals the primary, whoever was abandoned."""
+        """Read everything again: the target equals the primary, though some workers never wrote."""
         fence, now = self.fence, self.now
         for folder in FOLDERS:
-            known = self.hand.open(fence, "documents", "folder_id", folder)
-            self.hand.apply(
+            known = self.writer.open(fence, "documents", "folder_id", folder)
+            self.writer.apply(
                 fence,
                 folders={folder: now.folder(folder)},
                 documents={int(key[0]): now.document(int(key[0])) for key in known},
             )
         self.send(fence, {"documents": {number: now.document(number) for number in DOCUMENTS}})
-        there = self.connection.execute("select id from folders where name is not null").fetchall()
-        assert {row[0] for row in there} == now.folders
+        present = self.connection.execute(
+            "select id from folders where name is not null"
+        ).fetchall()
+        assert {row[0] for row in present} == now.folders
         rows = self.connection.execute("select id, folder_id, title from documents").fetchall()
         assert {row[0]: row[1:] for row in rows} == {
             number: row for number, row in now.documents.items() if row[0] in now.folders
@@ -257,18 +260,18 @@ class Protocol(RuleBasedStateMachine):
 
 @pytest.fixture
 def protocol(teams_target: TestDatabase) -> Iterator[type[Protocol]]:
-    """The machine, on a database that its examples share."""
+    """The state machine, on a database that its examples share."""
     teams_target.query("create table pins (folder_id bigint references folders)")
     with teams_target.connect() as connection:
         Protocol.database = teams_target
         Protocol.connection = connection
-        Protocol.hand = Hand.at(teams_target.url, teams.registry)
+        Protocol.writer = DirectWriter.at(teams_target.url, teams.registry)
         yield Protocol
-        Protocol.hand.target.close()
+        Protocol.writer.target.close()
 
 
 def run(machine: type[Protocol], *, examples: int, phases: Sequence[Phase]) -> None:
-    """Run a number of examples, the same each time."""
+    """Run a number of examples; they are the same each time."""
     run_state_machine_as_test(
         machine,
         settings=settings(
@@ -284,7 +287,7 @@ def run(machine: type[Protocol], *, examples: int, phases: Sequence[Phase]) -> N
 
 
 def test_no_order_of_reads_and_writes_leaves_the_target_wrong(protocol: type[Protocol]) -> None:
-    """Neither on the way nor in the end."""
+    """Neither between the writes nor at the end."""
     run(protocol, examples=120, phases=(Phase.generate, Phase.shrink))
 
 
@@ -301,17 +304,17 @@ RULES = {
 }
 
 
-# With which the search is short; with others it is longer, or finds nothing in time.
+# With these seeds the search is short; with others it takes longer, or finds nothing in time.
 SEEDS = {"fences": 0, "scope fences": 4, "horizon": 1, "held back parents": 0}
 
 
-# Searching takes a busy machine long.
+# On a busy machine the search takes long.
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("missing", RULES)
-def test_the_machine_finds_out_when_a_rule_is_missing(
+def test_the_state_machine_notices_each_missing_rule(
     protocol: type[Protocol], missing: str
 ) -> None:
-    """Else its silence would mean nothing."""
+    """Otherwise a search that finds no error would prove nothing."""
     for function, guard, instead in RULES[missing]:
         rewrite(protocol.database, function, guard, instead)
     with pytest.raises((AssertionError, KeyError, MirrorError)):

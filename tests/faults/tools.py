@@ -1,4 +1,4 @@
-"""What these tests hold against the protocol: hung workers, made-up fences, missing rules."""
+"""Tools of the fault tests: hung workers, made-up fences, removed rules."""
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -15,11 +15,11 @@ from mirror.sync.targets.writing import Answers, ScopePage, Section
 from tests.support.databases import TestDatabase
 
 Rows = Mapping[Any, Row | None]
-"""By key (a bare value where it has one column): a row, or None for gone."""
+"""By key (the bare value if the key has one column): a row, or None if the row is deleted."""
 
 
-class Hand:
-    """Writes to a target by hand, with fences one likes."""
+class DirectWriter:
+    """Writes to a target directly, with fences that the test chooses."""
 
     def __init__(self, target: Target, registry: Registry) -> None:
         self.registry = registry
@@ -27,44 +27,44 @@ class Hand:
 
     @classmethod
     def at(cls, url: str, registry: Registry) -> Self:
-        """Another one, with a connection of its own to the database."""
+        """Return a writer with its own connection to the database."""
         return cls(PostgresTarget(Database(url, role="target")), registry)
 
     def apply(self, fence: int, *, alone: bool = False, **rows: Rows) -> Answers:
-        """Write rows by mapping; parents count as sent with their children unless `alone`."""
+        """Write rows by mapping. Parents count as sent with their children unless `alone`."""
         return self.write(fence, sections(self.registry, rows, alone=alone))
 
-    def write(self, fence: int, wanted: Sequence[Section]) -> Answers:
+    def write(self, fence: int, batch: Sequence[Section]) -> Answers:
         """Write sections."""
-        return self.target.apply(Stamp("a primary", 0, fence), wanted)
+        return self.target.apply(Stamp("a primary", 0, fence), batch)
 
     def open(
         self, fence: int, mapping: str, reference: str, *values: object, after: Key = ()
     ) -> list[Key]:
-        """Open scopes and return the keys known under them, or those after a key."""
+        """Open scopes and return the keys under them that the target knows, those after `after`."""
         page = ScopePage(self.registry[mapping], reference, tuple(map(str, values)), after)
         return self.target.open_scopes(Stamp("a primary", 0, fence), [page], limit=1000)[0]
 
 
 def sections(registry: Registry, rows: Mapping[str, Rows], *, alone: bool = False) -> list[Section]:
-    """Return what an apply takes."""
-    found = []
-    for name, wanted in rows.items():
+    """Return the sections of one apply call."""
+    result = []
+    for name, desired in rows.items():
         section = Section(registry[name])
         is_parent = bool(registry.children(registry[name]))
-        for key, row in wanted.items():
+        for key, row in desired.items():
             if row is None:
                 section.deleted.append(key if isinstance(key, tuple) else (str(key),))
             elif is_parent and not alone:
                 section.with_children.append(row)
             else:
                 section.rows.append(row)
-        found.append(section)
-    return found
+        result.append(section)
+    return result
 
 
 class HungWorker:
-    """A worker that has read some keys, and writes what it read when it wakes."""
+    """A worker that has read some keys and writes them when it wakes."""
 
     def __init__(
         self, source: Source, target: Target, registry: Registry, mapping: str, keys: Sequence[Key]
@@ -77,12 +77,12 @@ class HungWorker:
         self.mapping = mapping
 
     def wake(self) -> list[Key]:
-        """Write; return the keys that were refused as stale."""
+        """Write, and return the keys that were refused as stale."""
         return self.target.apply(self.stamp, self.sections)[self.mapping].stale
 
 
 class Intercepted(Target):
-    """A target that calls `before` or `after` at its first apply and then is like any other."""
+    """A target that calls `before` and `after` around its first apply, then works as usual."""
 
     def __init__(
         self,
@@ -100,11 +100,11 @@ class Intercepted(Target):
         return self._target._call(function, timeout_factor=timeout_factor, **arguments)
 
     def close(self) -> None:
-        """Close the other target."""
+        """Close the wrapped target."""
         self._target.close()
 
     def apply(self, stamp: Stamp, sections: Sequence[Section]) -> Answers:
-        """Write, with the interruption that was asked for."""
+        """Write, and call the functions that the test gave."""
         self.calls.append(sections)
         if self._before is not None:
             before, self._before = self._before, None
@@ -117,7 +117,7 @@ class Intercepted(Target):
 
 
 def rewrite(target: TestDatabase, function: str, rule: str, instead: str) -> None:
-    """Take a rule out of one of the target's functions, to see what it was good for."""
+    """Remove a rule from a function of the target, to show the harm that the rule prevents."""
     definition = target.value(
         "select pg_get_functiondef(oid) from pg_proc"
         " where pronamespace = 'mirror'::regnamespace and proname = %s",
@@ -128,7 +128,7 @@ def rewrite(target: TestDatabase, function: str, rule: str, instead: str) -> Non
 
 
 class Running:
-    """A call in a thread of its own."""
+    """A call that runs in its own thread."""
 
     def __init__(self, call: Callable[[], object]) -> None:
         self.result: Any = None
@@ -144,11 +144,11 @@ class Running:
 
     @property
     def ended(self) -> bool:
-        """Whether it has returned or raised."""
+        """Whether the call has returned or raised."""
         return not self._thread.is_alive()
 
     def wait(self) -> Any:
-        """Return its result, or raise what it raised."""
+        """Return the call's result, or raise its error."""
         self._thread.join(30)
         assert self.ended, "it still runs"
         if self.error is not None:
@@ -157,7 +157,7 @@ class Running:
 
 
 def waiting(database: TestDatabase) -> bool:
-    """Tell whether some session in this database waits for a lock."""
+    """Tell whether a session of this database waits for a lock."""
     return bool(
         database.value(
             "select count(*) from pg_stat_activity"
@@ -173,7 +173,7 @@ def record(
     reference: str | None = None,
     lane: int = 0,
 ) -> None:
-    """Write an event into the outbox as anybody with psql could."""
+    """Write an event into the outbox with plain SQL, as a user of psql can."""
     primary.query(
         "insert into mirror.outbox (lane, mapping, reference, key) values (%s, %s, %s, %s)",
         lane,

@@ -1,1 +1,1 @@
-"""Support: fixtures and helpers of the tests, one concern each. tests/README.md lists them."""
+"""Support: fixtures and helpers of the tests, one concern for each module (see tests/README.md)."""

@@ -1,4 +1,4 @@
-"""Databases that one test has to itself, copied from templates that are made once."""
+"""Databases for one test each, copied from templates that a run creates once."""
 
 import itertools
 from collections.abc import Iterator
@@ -25,16 +25,16 @@ SCHEMA = EXAMPLES / "trip_chat" / "supabase.sql"
 
 @dataclass
 class TestDatabase:
-    """A database and the ways tests look into it."""
+    """A database, and the ways in which tests read and change it."""
 
     __test__ = False
 
     url: str
-    """As the role that migrates and mirrors."""
+    """The URL of the role that migrates and mirrors."""
 
     @property
     def sqlalchemy_url(self) -> str:
-        """The same for SQLAlchemy with psycopg."""
+        """The same URL for SQLAlchemy with psycopg."""
         return self.url.replace("postgresql://", "postgresql+psycopg://", 1)
 
     def engine(self, **options: Any) -> Engine:
@@ -42,7 +42,7 @@ class TestDatabase:
         return create_engine(self.sqlalchemy_url, poolclass=NullPool, **options)
 
     def connect(self, **options: Any) -> psycopg.Connection[tuple[Any, ...]]:
-        """Open a connection of its own, in autocommit mode unless told otherwise."""
+        """Open a new connection, in autocommit mode by default."""
         return psycopg.connect(self.url, **{"autocommit": True, **options})
 
     def query(self, query: str | sql.SQL | sql.Composed, *parameters: Any) -> list[Any]:
@@ -79,7 +79,7 @@ class TestDatabase:
 
 
 def become(connection: psycopg.Connection[Any], user: UUID | str | None, role: str) -> None:
-    """Be somebody until the end of the transaction, as PostgREST does it."""
+    """Take a user's role and claims until the end of the transaction, as PostgREST does."""
     claims = '{"role": "%s"%s}' % (role, f', "sub": "{user}"' if user else "")  # noqa: UP031 - braces
     connection.execute("select set_config('request.jwt.claims', %s, true)", [claims])
     connection.execute(sql.SQL("set local role {}").format(sql.Identifier(role)))
@@ -87,7 +87,7 @@ def become(connection: psycopg.Connection[Any], user: UUID | str | None, role: s
 
 @pytest.fixture(scope="session")
 def primary_template(primary_cluster: PostgresCluster) -> str:
-    """A database with the example backend's tables and our outbox."""
+    """A database with the example backend's tables and the outbox."""
     primary_cluster.create_database("primary_template")
     engine = TestDatabase(primary_cluster.url("primary_template")).engine()
     with engine.begin() as connection:
@@ -98,7 +98,7 @@ def primary_template(primary_cluster: PostgresCluster) -> str:
 
 @pytest.fixture(scope="session")
 def project_template(target_cluster: PostgresCluster) -> str:
-    """A Supabase project as it is before anything of ours is in it."""
+    """A Supabase project without any object of the mirror."""
     target_cluster.create_database("project_template", owner="postgres")
     prepare_database(target_cluster, "project_template")
     return "project_template"
@@ -129,7 +129,7 @@ def primary(primary_cluster: PostgresCluster, primary_template: str) -> Iterator
 
 @pytest.fixture
 def project(target_cluster: PostgresCluster, project_template: str) -> Iterator[TestDatabase]:
-    """A Supabase project without anything of ours."""
+    """A Supabase project without any object of the mirror."""
     name = f"project_{next(_numbers)}"
     target_cluster.create_database(name, template=project_template, owner="postgres")
     yield TestDatabase(target_cluster.url(name, user="postgres"))
@@ -138,7 +138,7 @@ def project(target_cluster: PostgresCluster, project_template: str) -> Iterator[
 
 @pytest.fixture
 def target(target_cluster: PostgresCluster, target_template: str) -> Iterator[TestDatabase]:
-    """A Supabase project, migrated, with the example's chat tables."""
+    """A migrated Supabase project with the example's chat tables."""
     name = f"target_{next(_numbers)}"
     target_cluster.create_database(name, template=target_template, owner="postgres")
     yield TestDatabase(target_cluster.url(name, user="postgres"))

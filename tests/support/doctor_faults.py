@@ -1,20 +1,20 @@
-"""What can be wrong with either side, one statement each, and what the doctor calls it."""
+"""Faults of either side, one script each, and the doctor's code for each."""
 
 from typing import NamedTuple
 
 
 class Fault(NamedTuple):
-    """One thing that is broken."""
+    """One fault of one side."""
 
     code: str
-    """What the doctor finds."""
+    """The doctor's code for the fault."""
     named: str
-    """Part of what it says: the thing's name."""
+    """A part of the finding's text: the name of the broken object."""
     script: str
-    """What breaks it."""
+    """The SQL that causes the fault."""
 
     def __str__(self) -> str:
-        """As a test's name."""
+        """Return the id of a parametrized test."""
         return f"{self.code}: {self.named}"
 
 

@@ -1,4 +1,4 @@
-"""Two databases that are as they should be, for tests that break something in them."""
+"""Two healthy databases, for tests that break one of them."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -29,27 +29,27 @@ insert into trip_memberships (trip_id, user_id, role, status)
 values ('00000000-0000-0000-0000-00000000000b', '00000000-0000-0000-0000-00000000000a', 'OWNER',
   'ACTIVE');
 """
-# What beat and a relay would have left.
+# The heartbeats of beat and of a relay.
 _ALIVE = "insert into mirror.heartbeats (name) values ('sweep'), ('relay')"
 
 
 class BreakableDatabase(Database):
-    """A connection whose whole life is one transaction, which never commits.
+    """A connection with a single transaction, which never commits.
 
-    What is broken in it is seen by whoever uses it, and by nobody else.
+    Only this connection sees the changes made in it.
     """
 
     def execute(
         self, query: str | sql.SQL | sql.Composed, parameters: Any = None, *, binary: bool = False
     ) -> list[Any]:
-        """Run one statement; one that fails leaves the others alone."""
+        """Run one statement in a savepoint, so that a failure leaves the others alone."""
         if query == "commit":
             return []
         with self.connection.transaction():
             return super().execute(query, parameters, binary=binary)
 
     def column_types(self, query: sql.Composed, parameters: Any = None) -> list[int]:
-        """The same."""
+        """Return the column types of a query, in a savepoint."""
         with self.connection.transaction():
             return super().column_types(query, parameters)
 
@@ -57,73 +57,73 @@ class BreakableDatabase(Database):
         self,
         *first: sql.Composable,
         before: Sequence[sql.Composable] = (),
-        mode: str = "",  # noqa: ARG002 - like the other
-        idle_seconds: float = 60,  # noqa: ARG002 - like the other
-        timeout_factor: int = 1,  # noqa: ARG002 - like the other
+        mode: str = "",  # noqa: ARG002 - as in Database
+        idle_seconds: float = 60,  # noqa: ARG002 - as in Database
+        timeout_factor: int = 1,  # noqa: ARG002 - as in Database
     ) -> list[list[Any]]:
-        """Go on in the transaction."""
+        """Continue the open transaction."""
         return self.together(*before, *first) if first else []
 
     def rollback(self) -> None:
-        """Go on in the transaction."""
+        """Keep the transaction open."""
 
 
 class DoctorPair:
-    """A healthy stack, ways to break either side, and the doctor."""
+    """A healthy primary, target and Redis, ways to break either side, and the doctor."""
 
     def __init__(self, primary: TestDatabase, target: TestDatabase, redis: RedisServer) -> None:
         self.primary = primary
         self.target = target
         self.redis = redis
-        self._patients: dict[str, BreakableDatabase] = {}
+        self._broken: dict[str, BreakableDatabase] = {}
 
     def break_primary(self, script: str) -> None:
-        """Run a script in the primary, for the doctor's next look alone."""
+        """Run a script in the primary; only the next diagnosis sees its effects."""
         self._break("primary", self.primary, script)
 
     def break_target(self, script: str) -> None:
-        """Run a script in the target, for the doctor's next look alone."""
+        """Run a script in the target; only the next diagnosis sees its effects."""
         self._break("target", self.target, script)
 
     def _break(self, side: str, database: TestDatabase, script: str) -> None:
-        patient = BreakableDatabase(database.url, role=side)
-        patient.connection.execute("begin")
-        patient.execute(script)
-        self._patients[side] = patient
+        broken = BreakableDatabase(database.url, role=side)
+        broken.connection.execute("begin")
+        broken.execute(script)
+        self._broken[side] = broken
 
     def mend(self) -> None:
-        """Undo what was broken and not looked at, and what time has worn out."""
-        for patient in self._patients.values():
-            patient.close()
-        self._patients.clear()
+        """Undo scripts that no diagnosis has used, and renew the heartbeats."""
+        for broken in self._broken.values():
+            broken.close()
+        self._broken.clear()
         self.primary.query("update mirror.heartbeats set seen_at = now()")
 
     def build_source(self, settings: Settings) -> Source:
-        """Return the primary as it was broken, else as a worker would."""
+        """Return the broken primary, or else the primary as a worker reads it."""
         source = wiring.build_source(settings)
-        source.database = self._patients.pop("primary", source.database)
+        source.database = self._broken.pop("primary", source.database)
         return source
 
     def build_target(self, settings: Settings) -> Target:
-        """Return the target as it was broken, else as a worker would."""
-        patient = self._patients.pop("target", None)
-        return wiring.build_target(settings) if patient is None else PostgresTarget(patient)
+        """Return the broken target, or else the target as a worker reaches it."""
+        broken = self._broken.pop("target", None)
+        return wiring.build_target(settings) if broken is None else PostgresTarget(broken)
 
     def settings(self, **changes: object) -> Settings:
-        """Return the settings of a worker between the two."""
-        told = {
+        """Return the settings of a worker between the two databases."""
+        values = {
             "primary_database_url": self.primary.url,
             "supabase_db_url": self.target.url,
             "redis_url": self.redis.url,
         }
-        return load_settings(**(told | changes))
+        return load_settings(**(values | changes))
 
     def diagnose(self, limits: Limits | None = None, **changes: Any) -> Diagnosis:
-        """Return what the doctor finds with these settings."""
+        """Return the doctor's diagnosis with these settings."""
         return diagnose(self.settings(**changes), registry, limits or Limits())
 
     def codes(self, limits: Limits | None = None, **changes: Any) -> list[str]:
-        """Return what it finds, as codes."""
+        """Return the codes of the doctor's findings."""
         return [found.code for found in self.diagnose(limits, **changes).findings]
 
 
@@ -135,7 +135,7 @@ def healthy(
     target_template: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[DoctorPair]:
-    """A primary with rows and triggers, a target with guards, Redis; everything is mirrored."""
+    """A primary with rows and triggers, a target with guards, and Redis; every row is mirrored."""
     directory: Path = tmp_path_factory.mktemp("clinic")
     primary_cluster.create_database("doctor_primary", template=primary_template)
     target_cluster.create_database("doctor_target", template=target_template, owner="postgres")
@@ -156,7 +156,7 @@ def healthy(
 def clinic(
     healthy: DoctorPair, no_environment: None, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[DoctorPair]:
-    """The same, whatever the test before has broken."""
+    """The healthy pair, repaired before and after each test."""
     monkeypatch.setattr("mirror.diagnostics.doctor.diagnosis.build_source", healthy.build_source)
     monkeypatch.setattr("mirror.diagnostics.doctor.diagnosis.build_target", healthy.build_target)
     healthy.mend()

@@ -1,4 +1,4 @@
-"""The mirror between a test's two databases."""
+"""The connections between a test's two databases."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ from tests.support.databases import TestDatabase
 
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests say what their settings are; a developer's own must not leak in."""
+    """Remove a developer's own settings: each test gives its settings itself."""
     for name in (
         "PRIMARY_DATABASE_URL",
         "PRIMARY_LISTEN_URL",
@@ -49,7 +49,7 @@ def engine(primary: TestDatabase) -> Iterator[Engine]:
 
 @pytest.fixture
 def session(engine: Engine) -> Iterator[Session]:
-    """A session on the primary, to which the factories are bound; the test commits it."""
+    """A session on the primary. The factories use it; the test commits it."""
     with Session(engine, expire_on_commit=False) as session:
         for factory in (
             factories.UserFactory,
@@ -62,7 +62,7 @@ def session(engine: Engine) -> Iterator[Session]:
 
 @pytest.fixture
 def recorder() -> hooks.Hooks:
-    """Hooks that ring nobody: the test drains by hand."""
+    """Hooks without a doorbell: the test drains by itself."""
     return hooks.Hooks(registry, Doorbell(DoorbellSettings(mode="off")))
 
 
@@ -94,12 +94,12 @@ def making_drains(settings: Settings, model: Registry) -> Iterator[Callable[...,
 
 @pytest.fixture
 def make_drain(settings: Settings) -> Iterator[Callable[..., Drain]]:
-    """Return a function that makes workers of the trips."""
+    """Return a function that makes workers of the trips model."""
     with making_drains(settings, registry) as make:
         yield make
 
 
 @pytest.fixture
 def drain(make_drain: Callable[..., Drain]) -> Drain:
-    """One worker's drain."""
+    """The drain of one worker."""
     return make_drain()

@@ -1,4 +1,4 @@
-"""A shape of Electric, as a device holds it: a snapshot, then the decoded changes of its user."""
+"""An Electric shape on a device: a snapshot, then the decoded changes of its user."""
 
 import struct
 from collections.abc import Iterator
@@ -17,20 +17,20 @@ class Change(NamedTuple):
     verb: str
     """`insert`, `update` or `delete`."""
     row: Row
-    """As it is, or was."""
+    """The new row, or the old row of a delete."""
 
 
 @dataclass
 class Device:
-    """One device of a user, with a place of its own in the log; it reads on when it is online."""
+    """A device of a user, with its own replication slot; it reads the log when it is online."""
 
     database: TestDatabase
-    """As a role that may replicate."""
+    """The database, as a role with the REPLICATION attribute."""
     name: str
     user: UUID
     publication: str = "electric_publication_default"
     rows: dict[tuple[str | None, str | None], str | None] = field(default_factory=dict)
-    """What it holds: level by kind and id."""
+    """The device's rows: the level by kind and id."""
 
     def __post_init__(self) -> None:
         self.database.query("select pg_create_logical_replication_slot(%s, 'pgoutput')", self.name)
@@ -42,8 +42,8 @@ class Device:
         self.rows = {(kind, resource): level for kind, resource, level in snapshot}
 
     def sync(self) -> list[str]:
-        """Read on, and return what was done to the user's rows, in order."""
-        # Only what is on disk can be read; the tests' servers are in no hurry to write.
+        """Read the new changes, and return those of the user's rows, in order."""
+        # A slot yields only changes that are on disk; the tests' servers write late by default.
         with self.database.connect(options="-c synchronous_commit=on") as connection:
             connection.execute("select pg_logical_emit_message(true, '', '')")
         messages = self.database.query(
@@ -65,7 +65,7 @@ class Device:
         return done
 
     def close(self) -> None:
-        """Give up the place in the log."""
+        """Drop the replication slot."""
         self.database.query("select pg_drop_replication_slot(%s)", self.name)
 
 
@@ -95,19 +95,19 @@ def decoded(messages: Iterator[bytes]) -> Iterator[Change]:
 class _Reader:
     def __init__(self, data: bytes) -> None:
         self._data = data
-        self._place = 0
+        self._position = 0
 
     def bytes(self, count: int) -> bytes:
-        self._place += count
-        return self._data[self._place - count : self._place]
+        self._position += count
+        return self._data[self._position - count : self._position]
 
     def number(self, kind: str) -> int:
-        found: int = struct.unpack(f"!{kind}", self.bytes(struct.calcsize(f"!{kind}")))[0]
-        return found
+        value: int = struct.unpack(f"!{kind}", self.bytes(struct.calcsize(f"!{kind}")))[0]
+        return value
 
     def text(self) -> str:
-        end = self._data.index(b"\0", self._place)
-        return self.bytes(end + 1 - self._place)[:-1].decode()
+        end = self._data.index(b"\0", self._position)
+        return self.bytes(end + 1 - self._position)[:-1].decode()
 
     def relation(self) -> Iterator[str]:
         self.text(), self.text(), self.bytes(1)

@@ -1,4 +1,4 @@
-"""A permission model between a primary and a project, as its example installs it."""
+"""A permission model between a primary and a project, installed as its example installs it."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,38 +17,38 @@ from tests.support.policy_matrix import Outcome, attempts
 
 @dataclass(frozen=True)
 class InstalledModel:
-    """Both sides, and everybody who acts on them."""
+    """Both sides of a model, and the people with accounts."""
 
     stage: Sandbox
     primary: TestDatabase
     target: TestDatabase
     people: dict[str, UUID] = field(default_factory=dict)
-    """Those with an account, by what the tests call them."""
+    """The people with an account, by their name in the tests."""
     values: dict[str, Any] = field(default_factory=dict)
-    """What statements may name, beside people; `%(me)s` is the caller."""
+    """More parameters of statements, beside people; `%(me)s` is the caller."""
 
     def outcome(self, person: str, statement: str) -> Outcome:
-        """Return how many rows a person's statement reads or writes, or DENIED; it is undone."""
+        """Return how many rows a statement reads or writes, or DENIED; it is rolled back."""
         return self.outcomes(statement, [person])[person]
 
     def outcomes(self, statement: str, people: Iterable[str]) -> dict[str, Outcome]:
-        """Return what each of these people gets."""
-        here = self.people | self.values
+        """Return the outcome of a statement for each of these people."""
+        parameters = self.people | self.values
         users = {person: self.people.get(person) for person in people}
         return attempts(
             self.target,
             statement,
-            {who: (user, here | {"me": user}) for who, user in users.items()},
+            {person: (user, parameters | {"me": user}) for person, user in users.items()},
         )
 
     def explain(self, person: str, noun: str, resource: object) -> Explanation:
-        """Follow what a person may do with a resource."""
+        """Explain a person's rights on a resource."""
         question = question_about(self.stage.drain.registry, noun)
         user = str(self.people[person])
         return explain_resource(self.stage.drain, question, user, str(resource))
 
     def reconcile(self, **options: Any) -> Report:
-        """Compare and repair."""
+        """Compare both sides and repair the differences."""
         throttle = Throttle(self.stage.drain.queue.notes, backlog=10**9, latency_seconds=60)
         chosen = Options(grace_seconds=0.0, keys=1000, **options)
         return reconcile(self.stage.drain, chosen, throttle)
@@ -60,14 +60,14 @@ def model(
 ) -> Iterator[InstalledModel]:
     """Yield two databases with a model of `mappings`, as the example of its name installs it.
 
-    `project` is the template of a project.
+    `project` is the name of the template database of a project.
     """
     name = f"model_{registry.name}"
     primary.create_database(name)
     target.create_database(name, template=project, owner="postgres")
     prepare_services(target, name)
-    here, there = primary.url(name), target.url(name, user="postgres")
-    with open_sandbox(here, there, registry, EXAMPLES / registry.name) as stage:
-        yield InstalledModel(stage, TestDatabase(here), TestDatabase(there))
+    primary_url, target_url = primary.url(name), target.url(name, user="postgres")
+    with open_sandbox(primary_url, target_url, registry, EXAMPLES / registry.name) as stage:
+        yield InstalledModel(stage, TestDatabase(primary_url), TestDatabase(target_url))
     primary.drop_database(name)
     target.drop_database(name)

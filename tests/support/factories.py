@@ -1,4 +1,4 @@
-"""Rows of the example backend's primary, as factory-boy makes them."""
+"""Rows of the example backend's primary, created by factory-boy."""
 
 from uuid import uuid4
 
@@ -9,7 +9,7 @@ from examples.trip_chat.models import Membership, Role, Status, Trip, User
 
 
 class UserFactory(SQLAlchemyModelFactory):
-    """A user who has signed up."""
+    """A user with an account."""
 
     class Meta:
         """Bound to a session by the `session` fixture."""
@@ -23,7 +23,7 @@ class UserFactory(SQLAlchemyModelFactory):
 
 
 class TripFactory(SQLAlchemyModelFactory):
-    """A trip and the user who created it; without a membership."""
+    """A trip and the user who created it, without a membership."""
 
     class Meta:
         """Bound to a session by the `session` fixture."""
@@ -39,7 +39,7 @@ class TripFactory(SQLAlchemyModelFactory):
 
 
 class MembershipFactory(SQLAlchemyModelFactory):
-    """An active member, with the trip and the user."""
+    """An active membership, with its trip and its user."""
 
     class Meta:
         """Bound to a session by the `session` fixture."""

@@ -81,7 +81,7 @@ attachments = Guard(
     update=Allow("ADMIN", columns=("order",)),
     delete=Own(),
 )
-# Two hops away; its name is the alias that a parent has in a policy.
+# Two steps from Messages. Its name is also the alias of a parent in a policy.
 notes = Guard(
     table="parent1",
     through="Attachments",

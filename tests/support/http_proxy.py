@@ -1,4 +1,4 @@
-"""An HTTP server in front of the real API that does what a script says, request by request."""
+"""An HTTP server in front of the real API that follows a script, request by request."""
 
 import socket
 import struct
@@ -14,7 +14,7 @@ import httpx
 
 @dataclass
 class Request:
-    """One that arrived."""
+    """A request that arrived."""
 
     path: str
     headers: dict[str, str]
@@ -24,34 +24,34 @@ class Request:
 
 @dataclass
 class Answer:
-    """What the server says, whole or in part."""
+    """The server's answer, sent whole or in part."""
 
     status: int = 200
     body: bytes = b"{}"
     headers: dict[str, str] = field(default_factory=lambda: {"Content-Type": "application/json"})
 
 
-Deed = Callable[["Exchange"], None]
+Action = Callable[["Exchange"], None]
 
 
 class Exchange(BaseHTTPRequestHandler):
-    """One request and what becomes of it."""
+    """One request and the server's reaction to it."""
 
     protocol_version = "HTTP/1.1"
     server: "Server"
 
     def do_POST(self) -> None:
-        """Do what the script says next; without one, what the real API would."""
+        """Take the next action of the script, or else pass the request through."""
         body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
         host, port = self.client_address[:2]
         self.request_seen = Request(self.path, dict(self.headers.items()), body, (str(host), port))
         proxy = self.server.proxy
         proxy.seen.append(self.request_seen)
-        deed = proxy.script.popleft() if proxy.script else through
-        deed(self)
+        action = proxy.script.popleft() if proxy.script else pass_through
+        action(self)
 
-    def real(self) -> Answer:
-        """Have the real API do it, and return its answer."""
+    def forward(self) -> Answer:
+        """Send the request to the real API, and return its answer."""
         headers = {
             name: value
             for name, value in self.request_seen.headers.items()
@@ -63,8 +63,8 @@ class Exchange(BaseHTTPRequestHandler):
         kind = done.headers.get("Content-Type", "")
         return Answer(done.status_code, done.content, {"Content-Type": kind})
 
-    def say(self, answer: Answer, *, only: int | None = None) -> None:
-        """Send an answer; `only` so many bytes of the body that its header promises."""
+    def send(self, answer: Answer, *, only: int | None = None) -> None:
+        """Send an answer; if `only` is given, just that many bytes of its body."""
         self.send_response(answer.status)
         for name, value in answer.headers.items():
             self.send_header(name, value)
@@ -74,14 +74,14 @@ class Exchange(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def reset(self) -> None:
-        """Cut the connection, without a goodbye."""
+        """Reset the connection at once."""
         self.close_connection = True
         linger = struct.pack("ii", 1, 0)
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self.connection.close()
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 class Server(ThreadingHTTPServer):
@@ -91,16 +91,16 @@ class Server(ThreadingHTTPServer):
     proxy: "Proxy"
 
     def handle_error(self, *_: Any) -> None:
-        """A connection that was cut is no error here."""
+        """Ignore errors: a connection that was cut is no error here."""
 
 
 class Proxy:
-    """Leads to `url`, but for what `script` holds."""
+    """Passes requests on to `url`, except for the actions in `script`."""
 
     def __init__(self, url: str) -> None:
-        self.script: deque[Deed] = deque()
+        self.script: deque[Action] = deque()
         self.seen: list[Request] = []
-        self.over = threading.Event()
+        self.closing = threading.Event()
         self.client = httpx.Client(base_url=url, timeout=30)
         self._server = Server(("127.0.0.1", 0), Exchange)
         self._server.proxy = self
@@ -108,7 +108,7 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The URL at which it listens."""
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> Self:
@@ -116,62 +116,62 @@ class Proxy:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.over.set()
+        self.closing.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
         self.client.close()
 
 
-def through(exchange: Exchange) -> None:
-    """Do it, and say what the real API says."""
-    exchange.say(exchange.real())
+def pass_through(exchange: Exchange) -> None:
+    """Do the call, and send the real API's answer."""
+    exchange.send(exchange.forward())
 
 
 def answering(
     status: int, body: bytes = b"", *, kind: str = "application/json", **headers: str
-) -> Deed:
-    """Answer instead of the real API, which sees nothing of it."""
+) -> Action:
+    """Answer in place of the real API, which does not get the request."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
 
-    def deed(exchange: Exchange) -> None:
-        exchange.say(Answer(status, body, {"Content-Type": kind, **named}))
+    def action(exchange: Exchange) -> None:
+        exchange.send(Answer(status, body, {"Content-Type": kind, **named}))
 
-    return deed
+    return action
 
 
 def cut_before(exchange: Exchange) -> None:
-    """Cut the connection before anything is done."""
+    """Cut the connection before the call is done."""
     exchange.reset()
 
 
 def cut_in_the_body(exchange: Exchange) -> None:
-    """Do it, then cut the connection in the middle of the answer."""
-    answer = exchange.real()
-    exchange.say(answer, only=len(answer.body) // 2)
+    """Do the call, then cut the connection in the middle of the answer."""
+    answer = exchange.forward()
+    exchange.send(answer, only=len(answer.body) // 2)
     exchange.reset()
 
 
 def never_ending_body(exchange: Exchange) -> None:
-    """Do it, say half of the answer, and hold the rest back."""
-    answer = exchange.real()
-    exchange.say(answer, only=len(answer.body) // 2)
-    exchange.server.proxy.over.wait(30)
+    """Do the call, send half of the answer, and keep the rest."""
+    answer = exchange.forward()
+    exchange.send(answer, only=len(answer.body) // 2)
+    exchange.server.proxy.closing.wait(30)
     exchange.reset()
 
 
 def truncated(exchange: Exchange) -> None:
-    """Do it, and answer with half of the JSON as if that were all."""
-    answer = exchange.real()
-    exchange.say(Answer(answer.status, answer.body[: len(answer.body) // 2], answer.headers))
+    """Do the call, and send half of the JSON as if it were the whole answer."""
+    answer = exchange.forward()
+    exchange.send(Answer(answer.status, answer.body[: len(answer.body) // 2], answer.headers))
 
 
 def dripping(exchange: Exchange) -> None:
-    """Do it, then send the answer byte by byte for as long as somebody listens."""
-    answer = exchange.real()
-    exchange.say(Answer(answer.status, answer.body + b" " * 10_000_000, answer.headers), only=1)
+    """Do the call, then send the answer byte by byte until the client disconnects."""
+    answer = exchange.forward()
+    exchange.send(Answer(answer.status, answer.body + b" " * 10_000_000, answer.headers), only=1)
     try:
-        while not exchange.server.proxy.over.wait(0.01):
+        while not exchange.server.proxy.closing.wait(0.01):
             exchange.wfile.write(b" ")
             exchange.wfile.flush()
     except OSError:

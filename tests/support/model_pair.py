@@ -1,6 +1,6 @@
-"""A model's two databases that a test begins anew in, and a look at both sides.
+"""The two databases of a model, and queries on both sides.
 
-Made once for a module; `start` empties both, so that each test begins with what it puts in.
+A module creates them once. `start` empties both sides, so each test begins with its own rows.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,33 +29,39 @@ class ModelPair:
         self.drain = model.stage.drain
         self.engine = model.primary.engine()
         self._tables = tuple(tables)
-        # For the tests' own look at both sides: connecting costs more than most statements.
-        self._here, self._there = model.primary.connect(), model.target.connect()
+        # Open connections for queries on both sides: connecting costs more than most statements.
+        self._primary_connection, self._target_connection = (
+            model.primary.connect(),
+            model.target.connect(),
+        )
 
     def close(self) -> None:
         """Disconnect."""
         self.engine.dispose()
-        self._here.close()
-        self._there.close()
+        self._primary_connection.close()
+        self._target_connection.close()
 
     def ask(self, query: str, *parameters: object) -> list[Any]:
         """Run one statement on the primary and return its rows."""
-        return _rows(self._here, query, *parameters)
+        return _rows(self._primary_connection, query, *parameters)
 
     def no_triggers(self) -> None:
-        """Let nothing capture by itself any more."""
+        """Remove the triggers, so that nothing is captured automatically."""
         self.ask(removal_sql(self.registry))
 
     def start(self, populate: Callable[[Session], None], *own: str) -> None:
-        """Empty both sides, and the target's tables `own`; fill the primary, and mirror it."""
+        """Empty both sides and the target's tables `own`; fill the primary and mirror it."""
         self.ask(f"truncate {', '.join(self._tables)}, mirror.retries cascade")
         self.ask("truncate mirror.outbox")
         mirrored = [f"{m.schema}.{m.table}, mirror.ledger_{m.name}" for m in self.registry]
-        _rows(self._there, f"truncate {', '.join([*mirrored, *own])}, mirror.scopes cascade")
+        _rows(
+            self._target_connection,
+            f"truncate {', '.join([*mirrored, *own])}, mirror.scopes cascade",
+        )
         with Session(self.engine) as session, session.begin():
             populate(session)
         for mapping in self.registry:
-            # As `mirror resync` does: there may be no triggers.
+            # The same as `mirror resync`, because there may be no triggers.
             self.ask(
                 "insert into mirror.outbox (mapping, reference, key) values (%s, '*', '{}')",
                 mapping.name,
@@ -70,30 +76,33 @@ class ModelPair:
         self.mirror()
 
     def mirror(self) -> None:
-        """Drain, and see that both sides agree and nothing was given up."""
+        """Drain, and check that both sides agree and no event was set apart."""
         self.drain.run()
         assert self.mirrored() == self.wanted()
         assert self.ask("select 1 from mirror.retries") == []
 
     def mirrored(self) -> dict[str, set[tuple[str | None, ...]]]:
         """Return the target's rows, by mapping."""
-        return {m.name: _texts(self._there, m, f"{m.schema}.{m.table}") for m in self.registry}
+        return {
+            m.name: _texts(self._target_connection, m, f"{m.schema}.{m.table}")
+            for m in self.registry
+        }
 
     def wanted(self) -> dict[str, set[tuple[str | None, ...]]]:
-        """Return what the mappings' queries yield on the primary."""
+        """Return the rows of the mappings' queries on the primary."""
         return {
-            m.name: _texts(self._here, m, f"({m.sql.replace('%%', '%')}) as q")
+            m.name: _texts(self._primary_connection, m, f"({m.sql.replace('%%', '%')}) as q")
             for m in self.registry
         }
 
     def asked(self, user: UUID | None, query: str, *values: object) -> list[tuple[object, ...]]:
-        """Return the rows of a query as a signed-in user sees them."""
+        """Return the rows of a query that a signed-in user sees."""
         return self.asked_by({"": user}, query, *values)[""]
 
     def asked_by(
         self, users: Mapping[str, UUID | None], query: str, *values: object
     ) -> dict[str, list[tuple[object, ...]]]:
-        """Return the rows of a query as each of several signed-in users sees them, by name."""
+        """Return the rows of a query that each of several signed-in users sees, by name."""
         found = {}
         with self.target.connect(autocommit=False) as connection:
             for name, user in users.items():
@@ -105,12 +114,13 @@ class ModelPair:
     def attempts(
         self, statement: str, people: Mapping[str, UUID | None], **values: object
     ) -> dict[str, Outcome]:
-        """Return how many rows each person's statement reads or writes, or DENIED; all is undone.
+        """Return the number of rows that each person's statement reads or writes, or DENIED.
 
-        A statement may name `values`, and the caller as `%(me)s`.
+        Each attempt is rolled back. The statement can use `values`, and the caller as
+        `%(me)s`.
         """
-        everybody = {name: (user, values | {"me": user}) for name, user in people.items()}
-        return attempts(self.target, statement, everybody)
+        parameters = {name: (user, values | {"me": user}) for name, user in people.items()}
+        return attempts(self.target, statement, parameters)
 
 
 def _rows(connection: psycopg.Connection[Any], query: str, *parameters: object) -> list[Any]:

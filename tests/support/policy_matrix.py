@@ -1,4 +1,4 @@
-"""Everybody that policies are tried on, and what each is expected to get."""
+"""The people for whom policies are tried, and the expected outcome for each of them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,18 +16,18 @@ MEMBERS = ("member", "admin", "owner")
 MODERATORS = ("admin", "owner")
 OUTSIDE = ("stranger", "invited", "inactive", "removed", "outsider")
 USERS = MEMBERS + OUTSIDE
-# "unsigned" is authenticated by a token without a subject.
+# "unsigned" has the role authenticated and a token without a subject.
 EVERYBODY = ("anon", "unsigned", *USERS)
 OTHER_ROLES = {"anon": "anon", "service_role": "service_role"}
 
 Outcome = int | str
 Values = Mapping[str, Any]
 Matrix = dict[str, dict[str, tuple[str, dict[str, Outcome]]]]
-"""table → what is done → (statement, what everybody gets)."""
+"""table → name of the action → (statement, expected outcome of each person)."""
 
 
 def everybody(outcome: Outcome = 0, **others: Outcome) -> dict[str, Outcome]:
-    """Return what is expected of each person: `outcome`, anon denied, `members=…` and names."""
+    """Return each person's outcome: `outcome`, DENIED for anon, and others by group or name."""
     expected: dict[str, Outcome] = dict.fromkeys(EVERYBODY, outcome)
     expected["anon"] = DENIED
     groups = {"members": MEMBERS, "moderators": MODERATORS, "outside": OUTSIDE}
@@ -40,14 +40,14 @@ def everybody(outcome: Outcome = 0, **others: Outcome) -> dict[str, Outcome]:
 NOBODY = everybody(DENIED)
 
 
-def somebody_else(person: str) -> str:
+def another_member(person: str) -> str:
     """Return another member: the owner, and for the owner the admin."""
     return "admin" if person == "owner" else "owner"
 
 
 @dataclass(frozen=True)
 class ChatWithPeople:
-    """The database that everybody acts on, and the ids in it."""
+    """The database of a chat, the ids of its people, and the ids of its rows."""
 
     database: TestDatabase
     users: dict[str, UUID]
@@ -55,19 +55,19 @@ class ChatWithPeople:
     other_trip: UUID
     messages: dict[str, UUID]
     values: dict[str, Any] = field(default_factory=dict)
-    """What statements may name besides."""
+    """More parameters of statements."""
 
     def outcome(self, person: str, statement: str) -> Outcome:
         """Return how many rows a person's statement reads or writes, or DENIED."""
         return self.outcomes(statement, [person])[person]
 
     def outcomes(self, statement: str, people: Iterable[str]) -> dict[str, Outcome]:
-        """Return what each of these people gets; each attempt is undone."""
+        """Return each person's outcome; each attempt is rolled back."""
         return attempts(self.database, statement, {person: self._of(person) for person in people})
 
     def _of(self, person: str) -> tuple[UUID | None, dict[str, Any]]:
         user = self.users.get(person)
-        other = somebody_else(person)
+        other = another_member(person)
         values: dict[str, Any] = {
             "me": user or uuid4(),
             "other": self.users[other],
@@ -83,9 +83,10 @@ class ChatWithPeople:
 def attempts(
     database: TestDatabase, statement: str, people: Mapping[str, tuple[UUID | None, Values]]
 ) -> dict[str, Outcome]:
-    """Return what each person's statement comes to, with their id and values; each is undone.
+    """Try a statement for each person, with their id and values, and roll each attempt back.
 
-    How many rows it reads or writes; DENIED, or the name of the constraint's error, if refused.
+    Return how many rows it reads or writes; DENIED, or the name of the constraint's error, if
+    it is refused.
     """
     found: dict[str, Outcome] = {}
     with database.connect(autocommit=False) as connection:
@@ -102,9 +103,9 @@ def attempts(
 
 
 def check_that_it_is_whole(matrix: Matrix, people: Iterable[str] = EVERYBODY) -> None:
-    """Assert that each table is tried with every kind of statement, by everybody."""
+    """Assert that each table has every kind of statement, with an outcome for each person."""
     for table, rows in matrix.items():
         kinds = {statement.split()[0] for statement, _ in rows.values()}
         assert kinds >= {"select", "insert", "update", "delete"}, table
-        for what, (_, expected) in rows.items():
-            assert set(expected) >= set(people), (table, what)
+        for action, (_, expected) in rows.items():
+            assert set(expected) >= set(people), (table, action)

@@ -1,4 +1,4 @@
-"""Two databases that agree, ways to make them differ, and the reconcile that looks at them."""
+"""Two equal databases, ways to make them differ, and the reconcile that compares them."""
 
 from collections.abc import Callable
 
@@ -26,7 +26,7 @@ def reconcile(reconciler: Drain) -> Reconciling:
     """Return a function that reconciles; keyword arguments are options."""
 
     def reconcile(**options: object) -> Report:
-        # As many waiting events as they like: these tests are not about pauses.
+        # No pause for waiting events: these tests are not about pauses.
         throttle = Throttle(reconciler.queue.notes, backlog=10**9, latency_seconds=60)
         chosen = Options(**{"grace_seconds": 0.0, "keys": 1000, **options})  # type: ignore[arg-type]
         return run(reconciler, chosen, throttle)
@@ -63,7 +63,7 @@ _MIRRORED = {
 
 
 def differing(primary: TestDatabase, target: TestDatabase) -> dict[str, set[tuple[str, ...]]]:
-    """Return the rows that are on one side only, by mapping, as plain SQL sees them."""
+    """Return the rows that only one side has, by mapping, read with plain SQL."""
     return {
         name: set(primary.query(_DESIRED[name])) ^ set(target.query(_MIRRORED[name]))
         for name in _DESIRED

@@ -15,11 +15,11 @@ from tests.support.databases import TestDatabase
 PACKAGE = Path(__file__).parents[1] / "supabase"
 
 both_transports = pytest.mark.both_transports
-"""Marks what has to hold however the target is reached: its tests run twice."""
+"""Marks tests whose result must not depend on the transport: each of them runs twice."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run marked tests once for each transport, if they reach the target at all."""
+    """Run a marked test once for each transport, if it reaches the target at all."""
     marked = metafunc.definition.get_closest_marker("both_transports")
     if marked and "transport" in metafunc.fixturenames:
         metafunc.parametrize("transport", ["postgres", "rest"], indirect=True)
@@ -27,7 +27,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @dataclass
 class Person:
-    """Somebody who signed up through the Auth API."""
+    """A user of the Auth API."""
 
     id: str
     email: str
@@ -41,7 +41,7 @@ ServeApi = Callable[[TestDatabase], SupabaseLite]
 
 @pytest.fixture
 def transport(request: pytest.FixtureRequest) -> str:
-    """How workers reach the target, `postgres` or `rest`."""
+    """The workers' transport to the target, `postgres` or `rest`."""
     return str(getattr(request, "param", "postgres"))
 
 
@@ -49,7 +49,7 @@ def transport(request: pytest.FixtureRequest) -> str:
 def api_server(
     target_cluster: PostgresCluster, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[SupabaseLite]:
-    """The stand-in for Supabase's API, without a database."""
+    """The stand-in for Supabase's API, not connected to a database yet."""
     log = tmp_path_factory.mktemp("lite") / "lite.log"
     with SupabaseLite.start(target_cluster, package=PACKAGE, log=log) as server:
         yield server
@@ -57,7 +57,7 @@ def api_server(
 
 @pytest.fixture
 def serve_api(api_server: SupabaseLite) -> Iterator[ServeApi]:
-    """Return a function that serves the API of one database, until it is called again."""
+    """Return a function that serves the API of one database, until its next call."""
 
     def serve(database: TestDatabase) -> SupabaseLite:
         api_server.serve(database.url.rpartition("/")[2])
@@ -75,7 +75,7 @@ def api(serve_api: ServeApi, target: TestDatabase) -> SupabaseLite:
 
 @pytest.fixture
 def rest_settings(primary: TestDatabase, api: SupabaseLite) -> Settings:
-    """Settings of a worker that knows no database URL of the target."""
+    """Settings of a worker without a database URL of the target."""
     return load_settings(
         primary_database_url=primary.url,
         supabase_url=api.url,
@@ -85,7 +85,7 @@ def rest_settings(primary: TestDatabase, api: SupabaseLite) -> Settings:
 
 @pytest.fixture
 def sign_up(api: SupabaseLite) -> SignUp:
-    """Return a function that signs somebody up, with a password, as an app would."""
+    """Return a function that signs a user up with a password, as an app does."""
 
     def sign(email: str) -> Person:
         body: dict[str, Any] = {"email": email, "password": "correct horse battery"}

@@ -1,4 +1,4 @@
-"""Servers that a whole test run shares: real PostgreSQL, by default 16 and 18, and Valkey."""
+"""Servers that a whole test run shares: PostgreSQL, by default 16 and 18, and Valkey."""
 
 import os
 import shutil
@@ -11,24 +11,24 @@ import pytest
 from mirror.devstack import PostgresCluster, RedisServer, prepare_cluster
 from tests.matrix import programs
 
-# Where files are memory, on Linux. A disk makes the copies of databases take half of a run.
-_MEMORY = Path("/dev/shm")  # noqa: S108 - in a directory of this run's own
+# Files here are in memory (on Linux). On a disk, copying databases takes half of a run.
+_MEMORY = Path("/dev/shm")  # noqa: S108 - each run has its own directory in it
 _PREFIX = "permission-mirror-tests-"
 _ENOUGH = 2 << 30
 
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A directory for the files of servers, in memory where there is enough of it."""
+    """A directory for the files of servers, in memory if there is enough of it."""
     if not _MEMORY.is_dir() or shutil.disk_usage(_MEMORY).free < _ENOUGH:
         yield tmp_path_factory.mktemp("servers")
         return
-    # A run that was killed has left its own.
-    for left in _MEMORY.glob(f"{_PREFIX}*"):
-        if not Path("/proc", left.name.removeprefix(_PREFIX).partition("-")[0]).exists():
-            shutil.rmtree(left, ignore_errors=True)
+    # A run that was killed has left its directory.
+    for leftover in _MEMORY.glob(f"{_PREFIX}*"):
+        if not Path("/proc", leftover.name.removeprefix(_PREFIX).partition("-")[0]).exists():
+            shutil.rmtree(leftover, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-", dir=_MEMORY) as directory:
-        # Under root, servers run under another account, which has to pass.
+        # If root runs the tests, the servers' account must be able to enter the directory.
         Path(directory).chmod(0o711)
         yield Path(directory)
 
@@ -66,6 +66,6 @@ def target_cluster(data: Path, pytestconfig: pytest.Config) -> Iterator[Postgres
 
 @pytest.fixture
 def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis of the test's own, which it may stop, pause or kill."""
+    """A Redis server of one test, which can stop, pause or kill it."""
     with RedisServer.start(tmp_path / "redis") as server:
         yield server

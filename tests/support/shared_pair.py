@@ -1,4 +1,4 @@
-"""Two databases that agree, shared by the tests of a module: each breaks rows of its own."""
+"""Two equal databases that the tests of a module share; each test breaks its own rows."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,7 +33,7 @@ RECORDER = hooks.Hooks(registry, Doorbell(DoorbellSettings(mode="off")))
 
 @dataclass
 class SharedPair:
-    """Two databases that agree, and a worker between them; each test breaks rows of its own."""
+    """Two equal databases, and a worker between them; each test breaks its own rows."""
 
     primary: TestDatabase
     target: TestDatabase
@@ -41,7 +41,7 @@ class SharedPair:
     drain: Drain
 
     def member(self, **values: Any) -> Membership:
-        """Return a mirrored member of a trip, with a user that Auth knows."""
+        """Return a mirrored member of a trip, with a user of Supabase Auth."""
         made: Membership = factories.MembershipFactory(**values)
         self.session.flush()
         RECORDER.changed(self.session, "users", made.user_id)
@@ -53,28 +53,28 @@ class SharedPair:
         return made
 
     def change(self, change: str, member: Membership) -> None:
-        """Change a membership in the primary without a word."""
+        """Change a membership in the primary without recording an event."""
         self.primary.query(f"update trip_memberships set {change} {WHERE}", *key(member))
 
     def record(self, member: Membership) -> None:
-        """Record what a hook would."""
+        """Record the event that a hook would record."""
         self.primary.query(
             "insert into mirror.outbox (mapping, key) values ('trip_memberships', %s)",
             list(key(member)),
         )
 
     def mirror(self) -> None:
-        """Let the worker work."""
+        """Mirror all events."""
         assert self.drain.run().failed == 0
 
     @contextmanager
-    def broken(self, breaks: str, mends: str) -> Iterator[None]:
-        """Break the target's schema for a while."""
-        self.target.query(breaks)
+    def broken(self, break_sql: str, repair_sql: str) -> Iterator[None]:
+        """Break the target's schema, and repair it at the end of the block."""
+        self.target.query(break_sql)
         try:
             yield
         finally:
-            self.target.query(mends)
+            self.target.query(repair_sql)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def world(
     target_cluster: PostgresCluster,
     target_template: str,
 ) -> Iterator[SharedPair]:
-    """The trips model, mirrored."""
+    """The trips model, with everything mirrored."""
     primary_cluster.create_database("primary_world", template=primary_template)
     target_cluster.create_database("target_world", template=target_template, owner="postgres")
     primary = TestDatabase(primary_cluster.url("primary_world"))

@@ -1,4 +1,4 @@
-"""Live traffic: a writer that never pauses and a worker that mirrors it, for tests beside them."""
+"""Live traffic: a writer that never pauses, and a worker that mirrors its changes."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from tests.support.waiting import until
 
 _EVENT = "insert into mirror.outbox (lane, mapping, key) values (%s, %s, %s)"
 
-# Every value that a row of the target ever had, in order.
+# All values that the rows of the target have had, in order.
 _HISTORY = """
 create table public.history (
   at bigint generated always as identity, mapping text, id uuid, value text
@@ -34,7 +34,7 @@ for each row execute function public.remember();
 
 
 class Traffic:
-    """Counts names of some users and trips up, and lets members come and go, until it is left."""
+    """Counts up in names of users and trips, and removes and restores members, until its exit."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Traffic:
     ) -> None:
         self.primary = primary
         self.target = target
-        self.turns = 0
+        self.changes = 0
         self._drain = drain
         self._users = users
         self._trips = trips
@@ -64,7 +64,7 @@ class Traffic:
         self.target.query(_HISTORY)
         for thread in self._threads:
             thread.start()
-        self.pass_by(5)
+        self.wait_for_changes(5)
         return self
 
     def __exit__(
@@ -74,17 +74,17 @@ class Traffic:
         trace: TracebackType | None,
     ) -> None:
         if error is None:
-            self.pass_by(5)
+            self.wait_for_changes(5)
         self._stop.set()
         for thread in self._threads:
             thread.join(30)
         assert not self._errors, self._errors
         self._drain.run()
 
-    def pass_by(self, turns: int) -> None:
-        """Wait until so many more changes were made."""
-        before = self.turns
-        until(lambda: self._errors or self.turns >= before + turns)
+    def wait_for_changes(self, changes: int) -> None:
+        """Wait until so many more changes are made."""
+        before = self.changes
+        until(lambda: self._errors or self.changes >= before + changes)
 
     def set_back(self) -> list[Any]:
         """Return the rows whose name ever went back to an earlier one."""
@@ -104,17 +104,17 @@ class Traffic:
     def _write(self) -> None:
         with self.primary.connect(autocommit=False) as connection:
             while not self._stop.is_set():
-                turn = self.turns
-                user = self._users[turn % len(self._users)]
-                trip = self._trips[turn % len(self._trips)]
+                number = self.changes
+                user = self._users[number % len(self._users)]
+                trip = self._trips[number % len(self._trips)]
                 connection.execute(
-                    "update users set username = %s where id = %s", [str(turn), user]
+                    "update users set username = %s where id = %s", [str(number), user]
                 )
                 connection.execute(_EVENT, [1, "users", [str(user)]])
-                connection.execute("update trips set name = %s where id = %s", [str(turn), trip])
+                connection.execute("update trips set name = %s where id = %s", [str(number), trip])
                 connection.execute(_EVENT, [1, "trips", [str(trip)]])
                 if self._members:
-                    member = self._members[turn % len(self._members)]
+                    member = self._members[number % len(self._members)]
                     connection.execute(
                         "update trip_memberships"
                         " set deleted_at = case when deleted_at is null then now() end"
@@ -123,7 +123,7 @@ class Traffic:
                     )
                     connection.execute(_EVENT, [0, "trip_memberships", list(map(str, member))])
                 connection.commit()
-                self.turns += 1
+                self.changes += 1
 
     def _mirror(self) -> None:
         while not self._stop.is_set():

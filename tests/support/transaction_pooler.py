@@ -1,9 +1,8 @@
-"""A transaction pooler, as hostile as Neon's and Supabase's may be.
+"""A transaction pooler, as strict as those of Neon and Supabase can be.
 
-Clients get a server connection for one transaction at a time, each time another one, so that
-anything kept in a session (prepared statements, SET, session locks, LISTEN) is lost at once.
-Server connections are opened by libpq, which knows how to authenticate; from then on bytes go
-through untouched.
+A client gets a server connection for one transaction at a time, and another one for the next. So
+the state of a session (prepared statements, SET, session locks, LISTEN) is lost at once. libpq
+opens the server connections, because it can authenticate; after that, bytes pass unchanged.
 """
 
 import itertools
@@ -21,7 +20,7 @@ _CANCEL_REQUEST = 80877102
 
 
 class TransactionPooler:
-    """Listens on 127.0.0.1; `url` leads through it to the database it was made for."""
+    """Listens on 127.0.0.1; `url` leads through it to the database that it was given."""
 
     def __init__(self, url: str, *, size: int = 6) -> None:
         self._servers: Queue[_Server] = Queue()
@@ -53,15 +52,15 @@ class TransactionPooler:
     def _serve(self, client: socket.socket) -> None:
         with client:
             try:
-                self._greet(client)
+                self._start_up(client)
                 while self._one_transaction(client):
                     self.served = next(self.transactions)
             except (OSError, EOFError):
                 return
 
     @staticmethod
-    def _greet(client: socket.socket) -> None:
-        """Answer the start-up of a client without asking who it is."""
+    def _start_up(client: socket.socket) -> None:
+        """Answer a client's start-up messages without authentication."""
         while True:
             (length,) = struct.unpack("!i", _exactly(client, 4))
             (code,) = struct.unpack("!i", _exactly(client, length - 4)[:4])
@@ -85,7 +84,7 @@ class TransactionPooler:
         client.sendall(_message(b"K", struct.pack("!ii", 0, 0)) + _message(b"Z", b"I"))
 
     def _one_transaction(self, client: socket.socket) -> bool:
-        """Forward from the first message to the end of its transaction; False at the end."""
+        """Forward one transaction's messages; return False when the client ends."""
         kind, message = _read(client)
         if kind == b"X":
             return False
@@ -93,7 +92,7 @@ class TransactionPooler:
         try:
             while True:
                 server.socket.sendall(message)
-                # Answers come as a whole once the client has asked for them.
+                # A server answers in full when the client asks with Query or Sync.
                 if kind in {b"Q", b"S"} and self._answer(server, client) == b"I":
                     return True
                 kind, message = _read(client)
@@ -104,7 +103,7 @@ class TransactionPooler:
             server.reset()
             raise
         finally:
-            # To the end of the line: the next transaction gets another server connection.
+            # At the end of the queue, so that the next transaction gets another connection.
             self._servers.put(server)
 
     @staticmethod

@@ -1,11 +1,11 @@
-"""Awaiting conditions, instead of sleeping and hoping."""
+"""Waiting for conditions instead of sleeping for a fixed time."""
 
 import time
 from collections.abc import Callable
 
 
 def until(condition: Callable[[], object], *, seconds: float = 30.0) -> None:
-    """Return once `condition` is true; fail the test if it does not become so."""
+    """Return when `condition` is true; fail the test if it is not true in time."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"not within {seconds} s"

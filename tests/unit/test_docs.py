@@ -1,4 +1,4 @@
-"""The pages, README and ARCHITECTURE included: the tests, files and links that they name exist."""
+"""The pages, including README and ARCHITECTURE: the tests, files and links that they name exist."""
 
 import re
 from pathlib import Path
@@ -12,13 +12,13 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
 def page(path: Path) -> str:
-    """Return a page's name, for a test's."""
+    """Return a page's name, for the id of a test."""
     return str(path.relative_to(ROOT))
 
 
 @pytest.mark.parametrize("path", PAGES, ids=page)
 def test_each_test_that_a_page_calls_a_proof_exists(path: Path) -> None:
-    """As `file.py::test_name`."""
+    """A page names a test as `file.py::test_name`."""
     for file, name in re.findall(r"`(?:[\w/]*/)?(\w+\.py)::(\w+)`", path.read_text()):
         found = list((ROOT / "tests").rglob(file))
         assert found, file
@@ -26,7 +26,7 @@ def test_each_test_that_a_page_calls_a_proof_exists(path: Path) -> None:
 
 
 def test_each_pattern_of_the_table_has_a_proof() -> None:
-    """A row without one is a promise."""
+    """A row without a test proves nothing."""
     text = (ROOT / "docs" / "models" / "structure.md").read_text()
     rows = text.split("| pattern |")[1].splitlines()[2:]
     rows = [row for row in rows if row.startswith("|")]
@@ -37,7 +37,7 @@ def test_each_pattern_of_the_table_has_a_proof() -> None:
 
 @pytest.mark.parametrize("path", PAGES, ids=page)
 def test_each_file_that_a_page_names_or_links_exists(path: Path) -> None:
-    """Of this repository; patterns and files of a reader's own are not meant."""
+    """Only files of this repository are checked, without patterns and readers' own files."""
     text = path.read_text()
     folders = "docs|examples|mappings|migrations|mirror|tests|benchmarks"
     for name in re.findall(rf"`((?:{folders})/[\w./]+\.\w+)`", text):

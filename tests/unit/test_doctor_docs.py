@@ -1,4 +1,4 @@
-"""The doctor's page names what the doctor looks for, all of it and nothing else."""
+"""The doctor's page lists all checks of the doctor, and nothing else."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ pytestmark = pytest.mark.fast
 PAGE = Path(__file__).parent.parent.parent / "docs" / "doctor.md"
 
 
-def test_the_page_lists_every_check_as_it_is_told() -> None:
-    """Code, severity, what is the case, and the remedy; print this to bring the page up to date."""
+def test_the_page_lists_every_check_in_the_words_of_the_doctor() -> None:
+    """Code, severity, finding and remedy. Copy the printed rows to bring the page up to date."""
     rows = [
         f"| `{code}` | {check.severity.value} | {check.problem} | {check.generic_remedy} |".replace(
             " | psql", r" \| psql"

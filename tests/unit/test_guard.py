@@ -1,4 +1,4 @@
-"""Guards as declarations: those that cannot work are refused by name, before any database."""
+"""Guards as declarations: those that cannot work are refused by name, without a database."""
 
 from dataclasses import replace
 from typing import Any
@@ -34,12 +34,12 @@ TOPIC = Topic(prefix="room", via="participants", receive="MEMBER")
 
 
 def printed(*guards: Any) -> str:
-    """Return what guards of the rooms model print."""
+    """Return the SQL of guards in the rooms model."""
     return guards_sql(Registry("m", [participants], access=[membership], guards=guards))
 
 
 @pytest.mark.parametrize(
-    ("guards", "told"),
+    ("guards", "expected"),
     [
         ([replace(messages, read="BOSS")], "public.Messages: 'BOSS' is not one of the roles of"),
         ([replace(messages, delete=Own("BOSS"))], "'BOSS' is not one of the roles"),
@@ -97,15 +97,15 @@ def printed(*guards: Any) -> str:
     ],
 )
 def test_a_guard_that_could_not_work_is_refused_with_the_remedy(
-    guards: list[Any], told: str
+    guards: list[Any], expected: str
 ) -> None:
-    """When it is printed."""
+    """At printing."""
     with pytest.raises(MappingError) as refused:
         printed(*guards)
-    assert told in str(refused.value)
+    assert expected in str(refused.value)
 
 
-def test_what_nobody_may_has_neither_policy_nor_grant() -> None:
+def test_an_action_without_a_rule_has_neither_policy_nor_grant() -> None:
     """A guard without rules closes its table."""
     closed = printed(Guard(table="secrets", via="participants", on="roomId"))
     assert "create policy" not in closed
@@ -114,8 +114,8 @@ def test_what_nobody_may_has_neither_policy_nor_grant() -> None:
     assert "enable row level security" in closed
 
 
-def test_rules_that_are_alternatives_stand_in_brackets_beside_a_condition() -> None:
-    """`a or b and c` would let in whom a alone admits, expired or not."""
+def test_alternative_rules_stand_in_brackets_beside_a_condition() -> None:
+    """`a or b and c` would admit each user who satisfies a, even if the row is expired."""
     sql = printed(replace(messages, read=Allow("OWNER", Own("MEMBER"))))
     using = sql.split("_read on", 1)[1].split(";")[0]
     assert " ".join(using.split()).endswith(
@@ -127,7 +127,7 @@ def test_rules_that_are_alternatives_stand_in_brackets_beside_a_condition() -> N
 
 
 def test_each_policy_is_for_authenticated_and_an_update_is_checked_twice() -> None:
-    """By the words of what is printed for both models."""
+    """In the printed SQL of both models."""
     for one in (trips.registry, rooms):
         policies = [part.split(";")[0] for part in guards_sql(one).split("create policy ")[1:]]
         assert len(policies) > 5
@@ -139,7 +139,7 @@ def test_each_policy_is_for_authenticated_and_an_update_is_checked_twice() -> No
 
 
 def test_text_from_a_declaration_is_quoted() -> None:
-    """A quote ends no literal, a bracket no condition."""
+    """A quote must not end a literal, nor a bracket a condition."""
     odd = printed(
         Topics(topics=(replace(TOPIC, prefix="it's"),)),
         Folders(folders=(replace(FOLDER, bucket="b'", path="o'x/{id}/{user}"),)),
@@ -149,36 +149,39 @@ def test_text_from_a_declaration_is_quoted() -> None:
         assert quoted in odd
 
 
-ELSE = Seat(mapping="participants", resource="roomId", user="userId", role=Always("MEMBER"))
+OTHER_SEAT = Seat(mapping="participants", resource="roomId", user="userId", role=Always("MEMBER"))
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected"),
     [
         ({"role": Always("BOSS")}, "'BOSS' is not one of its levels (MEMBER, ADMIN, OWNER)"),
-        ({"also": (replace(ELSE, role=Always("BOSS")),)}, "'BOSS' is not one of its levels"),
-        ({"also": (replace(ELSE, role="Rôle"),)}, "'Rôle' is not among the mapping's columns"),
-        ({"also": (replace(ELSE, user="Role"),)}, "'Role' is text, but auth.uid() is a uuid"),
-        ({"also": (replace(ELSE, mapping="guests"),)}, "mapping 'guests' is not declared"),
+        ({"also": (replace(OTHER_SEAT, role=Always("BOSS")),)}, "'BOSS' is not one of its levels"),
         (
-            {"also": (replace(ELSE, resource="Role"),)},
+            {"also": (replace(OTHER_SEAT, role="Rôle"),)},
+            "'Rôle' is not among the mapping's columns",
+        ),
+        ({"also": (replace(OTHER_SEAT, user="Role"),)}, "'Role' is text, but auth.uid() is a uuid"),
+        ({"also": (replace(OTHER_SEAT, mapping="guests"),)}, "mapping 'guests' is not declared"),
+        (
+            {"also": (replace(OTHER_SEAT, resource="Role"),)},
             "'Role' of 'participants' is text, not uuid; it must be the same resource's id",
         ),
         ({"levels": ()}, "it has no levels"),
     ],
 )
 def test_a_membership_that_could_not_work_is_refused_with_the_remedy(
-    change: dict[str, Any], told: str
+    change: dict[str, Any], expected: str
 ) -> None:
-    """Whichever of its columns and mappings it is about."""
+    """Each of its columns and mappings is checked."""
     access = [replace(membership, **change)]
     with pytest.raises(MappingError) as refused:
         model_sql(Registry("m", [participants], access=access))
-    assert told in str(refused.value)
+    assert expected in str(refused.value)
 
 
-def test_a_seat_is_told_of_when_it_goes_and_counts_until_it_expires() -> None:
-    """The row that is removed by a sweep is the first that anybody hears of its end."""
+def test_an_expired_seat_grants_nothing_and_its_deletion_sends_a_message() -> None:
+    """The sweep that deletes an expired row sends the first message about its end."""
     seats = participants.query
     assert isinstance(seats, Select)
     until = replace(
@@ -198,7 +201,7 @@ def test_a_seat_is_told_of_when_it_goes_and_counts_until_it_expires() -> None:
 
 
 def test_a_column_may_stand_in_several_rules() -> None:
-    """Whoever one of them admits may change it."""
+    """A user whom one of the rules admits may change it."""
     update = (
         Allow(Own("MEMBER"), columns=("content", "pinned")),
         Allow("ADMIN", columns=("pinned",)),

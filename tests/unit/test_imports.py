@@ -1,4 +1,4 @@
-"""What a backend pays for `import mirror.hooks`, asked in fresh interpreters."""
+"""The cost of `import mirror.hooks` for a backend, measured in fresh interpreters."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 pytestmark = pytest.mark.fast
 
 ROOT = Path(__file__).parent.parent.parent
-# None of these is a dependency of the distribution itself, only of its extras.
+# The distribution needs none of these; only its extras do.
 EXTRAS = (
     "celery",
     "httpx",
@@ -21,9 +21,9 @@ EXTRAS = (
     "supabase",
     "typer",
 )
-# structlog looks for it by itself, to print tracebacks in colour.
+# structlog imports it, if it is installed, to print tracebacks in colour.
 LOADED_BY_STRUCTLOG = ("rich",)
-# SQLAlchemy needs it for asyncio alone, and does not always bring it.
+# SQLAlchemy needs it for asyncio only, and does not always install it.
 FOR_ASYNCIO = ("greenlet",)
 
 RECORD = """
@@ -33,7 +33,7 @@ hooks.default()
 
 
 def run(program: str, **environment: str) -> str:
-    """Run a program in an interpreter of its own and return what it printed."""
+    """Run a program in a new interpreter and return its output."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program],
         cwd=ROOT,
@@ -47,7 +47,7 @@ def run(program: str, **environment: str) -> str:
 
 
 def test_hooks_load_nothing_that_only_the_worker_needs() -> None:
-    """Nor do the declarations, nor making the hooks that use them."""
+    """Declarations, and hooks that use them, load nothing of it either."""
     loaded = json.loads(
         run(
             f"{RECORD}\nimport json, sys\n"
@@ -60,18 +60,18 @@ def test_hooks_load_nothing_that_only_the_worker_needs() -> None:
 
 @pytest.mark.parametrize("module", ["mirror.hooks", "mirror.schema", "mappings.trips"])
 def test_a_backend_without_any_extra_can_import(module: str) -> None:
-    """The hooks, the migrations for its Alembic revision, and its own declarations."""
+    """The hooks, the migrations for an Alembic revision, and its own declarations."""
     missing = (*EXTRAS, *LOADED_BY_STRUCTLOG, *FOR_ASYNCIO)
     run(f"import sys\nsys.modules.update(dict.fromkeys({missing!r}))\nimport {module}")
 
 
 def test_importing_the_library_reads_no_settings() -> None:
-    """Malformed ones are reported where they are used, not by an import."""
+    """Malformed settings are reported at their use, not at an import."""
     run("import mirror.hooks", REDIS_URL="nonsense", MIRROR_MAPPINGS="no.such", MIRROR_DOORBELL="x")
 
 
 def test_importing_the_library_starts_no_thread() -> None:
-    """A server that forks its workers after importing would lose it."""
+    """A server that forks its workers after the import would lose it."""
     printed = run("import mirror.hooks, threading\nprint(threading.active_count())")
     assert printed.strip() == "1"
 
@@ -86,18 +86,18 @@ def test_importing_the_library_starts_no_thread() -> None:
     ],
 )
 def test_a_former_import_path_still_works_and_warns(former: str, name: str) -> None:
-    """An Alembic revision of last year imports from one."""
-    told = run(
+    """An Alembic revision of last year imports from an old path."""
+    output = run(
         "import warnings\n"
         "with warnings.catch_warnings(record=True) as caught:\n"
         "    warnings.simplefilter('always')\n"
         f"    from mirror.{former} import {name}\n"
         "print([str(w.message) for w in caught if w.category is DeprecationWarning])"
     )
-    assert f"mirror.{former} has moved" in told
+    assert f"mirror.{former} has moved" in output
 
 
 def test_declarations_come_from_the_package_itself() -> None:
-    """Each name that it lists, and no other."""
+    """`mirror` has each name of its __all__, and no other."""
     run("import mirror\nfor name in mirror.__all__:\n    getattr(mirror, name)")
     run("import mirror\nassert not hasattr(mirror, 'no_such')")

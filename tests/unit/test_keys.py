@@ -1,4 +1,4 @@
-"""Keys: one canonical form, PostgreSQL's own."""
+"""Keys have one canonical form, the form that PostgreSQL prints."""
 
 from collections import namedtuple
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ def canonical(kind: str, value: object) -> str:
 
 @pytest.fixture(scope="module")
 def connection(primary_cluster: PostgresCluster) -> Iterator[psycopg.Connection[Any]]:
-    """Any PostgreSQL will do: nothing is created."""
+    """A connection to any database; the tests create nothing."""
     with psycopg.connect(primary_cluster.url("postgres"), autocommit=True) as connection:
         yield connection
 
@@ -54,7 +54,7 @@ class Number(IntEnum):
 
 
 class Name(str, Enum):  # noqa: UP042 - StrEnum prints its value
-    """An enum whose str() is its name, though it is a str."""
+    """An enum whose str() is its name, although it is a str."""
 
     ACTIVE = "ACTIVE"
 
@@ -78,7 +78,7 @@ class Name(str, Enum):  # noqa: UP042 - StrEnum prints its value
     ],
 )
 def test_a_value_takes_the_form_postgresql_prints(kind: str, value: object, text: str) -> None:
-    """Whatever Python type it comes in, the key is the same plain string."""
+    """Values of all Python types become the same plain string."""
     form = canonical(kind, value)
     assert form == text
     assert type(form) is str
@@ -88,7 +88,7 @@ def test_a_value_takes_the_form_postgresql_prints(kind: str, value: object, text
 def test_the_form_is_stable_and_agrees_with_postgresql(
     kind: str, connection: psycopg.Connection[Any]
 ) -> None:
-    """canonical(canonical(x)) is canonical(x), and what `x::type::text` prints."""
+    """canonical(canonical(x)) equals canonical(x), and equals `x::type::text`."""
 
     @FEW
     @given(value=VALUES[kind])
@@ -105,7 +105,7 @@ def test_the_form_is_stable_and_agrees_with_postgresql(
 
 @pytest.mark.parametrize("kind", VALUES)
 def test_keys_sort_as_postgresql_sorts_them(kind: str, connection: psycopg.Connection[Any]) -> None:
-    """key_order agrees with ORDER BY; text under COLLATE "C", that is by bytes."""
+    """key_order agrees with ORDER BY; text uses COLLATE "C", which compares bytes."""
     collate = sql.SQL('collate "C"' if kind == "text" else "")
     columns = [KeyColumn("a", kind), KeyColumn("b", "integer")]
 
@@ -127,7 +127,7 @@ def test_keys_sort_as_postgresql_sorts_them(kind: str, connection: psycopg.Conne
 
 
 @pytest.mark.parametrize(
-    ("kind", "value", "told"),
+    ("kind", "value", "expected"),
     [
         ("uuid", "nonsense", "expected a UUID, got an invalid string of 8 characters"),
         ("uuid", 7, "expected a UUID, got a value of type int"),
@@ -152,27 +152,27 @@ def test_keys_sort_as_postgresql_sorts_them(kind: str, connection: psycopg.Conne
         ("text", None, "the value is None. If the row is new, call session.flush() before"),
     ],
 )
-def test_a_bad_value_is_named_but_not_repeated(kind: str, value: object, told: str) -> None:
+def test_a_bad_value_is_named_but_not_repeated(kind: str, value: object, expected: str) -> None:
     """The message names mapping and column; the value may be personal data."""
     with pytest.raises(InvalidKey) as caught:
         canonical(kind, value)
     message = str(caught.value)
     assert message.startswith("mapping 'things', column 'id': ")
-    assert told in message
+    assert expected in message
     if isinstance(value, str):
         assert value not in message
 
 
 @pytest.mark.parametrize("key", [(), (1,), (1, 2, 3), 1, "ab", b"ab"])
 def test_a_key_of_the_wrong_arity_is_refused(key: object) -> None:
-    """A string of two letters is one value, not two."""
+    """A string of two letters is one value."""
     columns = [KeyColumn("a", "text"), KeyColumn("b", "text")]
     with pytest.raises(InvalidKey, match=r"mapping 'things': its key is \(a, b\), 2 value\(s\)"):
         canonical_key(columns, key, owner="things")
 
 
 def test_a_key_may_be_any_sequence_or_one_bare_value() -> None:
-    """Tuples, lists and rows; for one column the value itself."""
+    """Tuples, lists and rows are keys; so is the bare value of a single column."""
     columns = [KeyColumn("a", "integer"), KeyColumn("b", "text")]
     row = namedtuple("row", "a b")  # noqa: PYI024 - stands for a driver's row
     for key in ((1, "x"), [1, "x"], row(1, "x")):

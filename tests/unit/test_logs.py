@@ -1,4 +1,4 @@
-"""Logs: ids and counts reach them, secrets do not."""
+"""Logs contain ids and counts, and no secrets."""
 
 import io
 import json
@@ -27,7 +27,7 @@ SECRETS = [
 
 @pytest.fixture(params=["json", "console"])
 def logged(request: pytest.FixtureRequest) -> Iterator[Callable[[], str]]:
-    """Both styles, each to a string; yields a function that returns it."""
+    """Log in both styles to a string; the fixture yields a function that returns it."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     stream = io.StringIO()
@@ -39,7 +39,7 @@ def logged(request: pytest.FixtureRequest) -> Iterator[Callable[[], str]]:
 
 
 def log() -> Any:
-    """Return a logger as the package's modules have it."""
+    """Return a logger as the package's modules create it."""
     return structlog.stdlib.get_logger("mirror.some")
 
 
@@ -54,8 +54,8 @@ def failing(text: str) -> Exception:
 
 
 @pytest.mark.parametrize(("text", "secret"), SECRETS)
-def test_redact_takes_secrets_out_and_leaves_the_rest(text: str, secret: str) -> None:
-    """Where a server is remains readable."""
+def test_redact_removes_secrets_and_leaves_the_rest(text: str, secret: str) -> None:
+    """The address of a server stays readable."""
     cleaned = redact(f"cannot reach {text}, giving up")
     assert secret not in cleaned
     assert cleaned.startswith("cannot reach ")
@@ -69,15 +69,15 @@ def test_redact_takes_secrets_out_and_leaves_the_rest(text: str, secret: str) ->
     ["https://example.com/path?x=1", "trip 6f1b1f4e", "a@b.example wrote", "port 5432", ""],
 )
 def test_redact_leaves_other_text_alone(text: str) -> None:
-    """Nothing that is no secret is lost."""
+    """It removes only secrets."""
     assert redact(text) == text
 
 
 @pytest.mark.parametrize(("text", "secret"), SECRETS)
-def test_no_way_into_the_log_lets_a_secret_through(
+def test_no_part_of_a_log_line_contains_a_secret(
     logged: Callable[[], str], text: str, secret: str
 ) -> None:
-    """Message, value, nested value, exception, cause, traceback, standard logging's arguments."""
+    """Message, value, nested value, exception, cause, traceback, arguments of standard logging."""
     log().info(f"at {text}")
     log().info("plain", url=text, nested={"urls": [text]}, error=ValueError(text))
     log().error("failed", exc_info=failing(text))
@@ -90,7 +90,7 @@ def test_no_way_into_the_log_lets_a_secret_through(
 
 
 def test_json_is_one_object_a_line_with_the_usual_fields() -> None:
-    """Also for records of the standard library, and for exceptions."""
+    """This holds for records of the standard library and for exceptions, too."""
     stream = io.StringIO()
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
@@ -113,6 +113,6 @@ def test_json_is_one_object_a_line_with_the_usual_fields() -> None:
 
 
 def test_configuring_twice_does_not_double_the_lines(logged: Callable[[], str]) -> None:
-    """The handler is replaced, not added."""
+    """The second call replaces the handler."""
     configure_logging(style="json", stream=io.StringIO())
     assert len(logging.getLogger().handlers) == 1

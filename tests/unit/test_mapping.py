@@ -1,4 +1,4 @@
-"""Mappings: the digest that stands for a declaration, and what is derived from it."""
+"""Mappings: the digest of a declaration, and the properties derived from it."""
 
 import os
 import subprocess
@@ -56,15 +56,15 @@ print(Mapping(
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_the_digest_changes_with_whatever_decides_what_the_target_holds(
+def test_the_digest_changes_with_each_part_that_decides_the_targets_rows(
     change: dict[str, Any],
 ) -> None:
-    """A worker with another declaration must be told apart."""
+    """The target must recognise a worker with another declaration."""
     assert replace(SEATS, **change).digest != SEATS.digest
 
 
-def test_the_digest_stays_where_nothing_that_matters_changed() -> None:
-    """The order of a set's values, or of an IN, is no difference."""
+def test_the_digest_stays_the_same_if_only_an_order_changes() -> None:
+    """The order of values in a set or in IN does not matter."""
     same = replace(
         SEATS,
         query=select(T.c.id, T.c.role, T.c.team).where(T.c.role.in_(("B", "A"))),
@@ -74,7 +74,7 @@ def test_the_digest_stays_where_nothing_that_matters_changed() -> None:
 
 
 def test_the_digest_is_the_same_in_every_process() -> None:
-    """Two workers of one version must agree, though sets have another order in each."""
+    """Two workers of one version must agree, although each process orders sets differently."""
     found = {
         subprocess.run(
             [sys.executable, "-c", PRINT_DIGEST],
@@ -90,7 +90,7 @@ def test_the_digest_is_the_same_in_every_process() -> None:
 
 
 def test_references_are_the_declared_ones_and_the_parents_columns() -> None:
-    """A column that is declared as a reference, too, appears once, as declared."""
+    """A parent's column that is declared as a reference appears once, as declared."""
     mapping = replace(
         SEATS,
         references=(Reference("team", "bigint", table="teams"),),
@@ -112,12 +112,12 @@ def test_a_reference_has_a_canonical_form_as_keys_have() -> None:
 
 
 def test_a_parent_that_names_no_column_does_not_break_the_references() -> None:
-    """The Registry has the better message, and comes to it."""
+    """The registry refuses it later, with a better message."""
     assert replace(SEATS, parents=(Parent("x", "gone"),)).all_references == SEATS.references
 
 
-def test_values_stand_in_the_query_as_text() -> None:
-    """Whatever the type: a digest of `:id_1` would not see its value."""
+def test_the_query_contains_its_values_as_text() -> None:
+    """A digest over the placeholder `:id_1` would not depend on its value."""
     t = table("t", column("id", Uuid), column("name", Text))
     mapping = Mapping(
         name="t",
@@ -129,8 +129,8 @@ def test_values_stand_in_the_query_as_text() -> None:
     assert "'it''s 100%%'" in mapping.sql
 
 
-def test_backslashes_and_percent_signs_reach_the_database_as_they_stand() -> None:
-    """A backslash once, a percent sign twice, as psycopg takes them."""
+def test_backslashes_and_percent_signs_reach_the_database_unchanged() -> None:
+    """For psycopg, a backslash stands once and a percent sign twice."""
     things = table("things", column("id", Text), column("path", Text))
     mapping = Mapping(
         name="things",

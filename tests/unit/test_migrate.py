@@ -43,7 +43,7 @@ def test_the_golden_files_are_what_the_declarations_print() -> None:
 
 
 def test_the_command_that_refreshes_the_model_prints_the_model() -> None:
-    """What `make model` runs."""
+    """`make model` runs it."""
     printed = run(
         [Path(sys.executable).parent / "mirror", "ddl", "supabase"],
         cwd=directory().parent,
@@ -55,7 +55,7 @@ def test_the_command_that_refreshes_the_model_prints_the_model() -> None:
 
 
 def test_the_runner_takes_the_model_from_the_registry_alone() -> None:
-    """The checked-in file is no second migration."""
+    """The checked-in file is not a second migration."""
     assert [step.name for step in migrations("supabase", registry)] == [
         "0001_engine",
         "model_trips",
@@ -63,7 +63,7 @@ def test_the_runner_takes_the_model_from_the_registry_alone() -> None:
 
 
 def test_a_script_is_split_where_statements_end_and_nowhere_else() -> None:
-    """Semicolons in strings, names, comments and function bodies end nothing."""
+    """Semicolons in strings, names, comments and function bodies do not end a statement."""
     script = """\
 -- one; two
 select ';''', "a;b"; /* ; */
@@ -77,14 +77,14 @@ select 3"""
 
 
 def test_every_migration_splits_without_remainder() -> None:
-    """What is split and joined again is the script itself."""
+    """The joined statements are the whole script."""
     for step in migrations("primary") + migrations("supabase", registry):
         parts = list(statements(step.script))
         assert "".join("".join(parts).split()) == "".join(step.script.split())
         assert all(part.endswith(";") for part in parts)
 
 
-def test_files_for_the_cli_come_after_all_that_lie_there(tmp_path: Path) -> None:
+def test_files_for_the_cli_have_newer_versions_than_existing_files(tmp_path: Path) -> None:
     """The CLI refuses to push a file whose version is older than an applied one."""
     (tmp_path / "20260301120059_chat.sql").write_text("")
     (tmp_path / "notes.sql").write_text("")
@@ -94,8 +94,8 @@ def test_files_for_the_cli_come_after_all_that_lie_there(tmp_path: Path) -> None
     ]
 
 
-def test_files_are_stamped_with_the_time_where_nothing_is_newer(tmp_path: Path) -> None:
-    """The directory is made; old files and versions that are no times do not matter."""
+def test_files_are_stamped_with_the_time_if_no_file_is_newer(tmp_path: Path) -> None:
+    """The directory is created; old files, and versions that are not times, do not matter."""
     into = tmp_path / "supabase" / "migrations"
     into.mkdir(parents=True)
     (into / "0001_init.sql").write_text("")
@@ -106,8 +106,8 @@ def test_files_are_stamped_with_the_time_where_nothing_is_newer(tmp_path: Path) 
     ]
 
 
-def test_writing_again_writes_only_what_changed(tmp_path: Path) -> None:
-    """The old file stays, because it has been pushed; the new text gets a newer version."""
+def test_writing_again_writes_only_changed_files(tmp_path: Path) -> None:
+    """The old file stays, because it may be pushed already; the new text gets a newer version."""
     write_files(tmp_path, STEPS, now=NOW)
     before = sorted(tmp_path.iterdir())
     assert write_files(tmp_path, STEPS, now=NOW) == []
@@ -121,7 +121,7 @@ def test_writing_again_writes_only_what_changed(tmp_path: Path) -> None:
 
 
 def test_a_script_enters_itself_into_the_history() -> None:
-    """Pushed by the CLI or pasted, it is recognised by `upgrade`."""
+    """`upgrade` recognises it, even if the CLI pushed it or a user pasted it."""
     step = STEPS[0]
     assert step.script.startswith(step.sql)
     assert f"('{step.name}', '{step.checksum}')" in step.script.replace("values ", "")
@@ -139,12 +139,12 @@ def test_a_script_enters_itself_into_the_history() -> None:
     ],
 )
 def test_names_are_quoted_where_postgresql_needs_it(name: str, quoted: str) -> None:
-    """Words it reserves, other case, and what would end the name."""
+    """Reserved words, upper case, and characters that would end the name."""
     assert identifier(name) == quoted
 
 
 def test_a_name_that_postgresql_would_cut_is_refused() -> None:
-    """Two functions cut to the same name would be one."""
+    """Two functions whose names are cut to the same name would be one."""
     assert identifier("x" * 63) == "x" * 63
     with pytest.raises(MappingError, match="63 bytes"):
         identifier("mirror", "ä" * 32)

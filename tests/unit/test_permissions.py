@@ -20,7 +20,7 @@ MAPPINGS = {mapping.name: mapping for mapping in rbac.registry}
 
 
 def printed(access: Any, **mappings: Any) -> str:
-    """Return what the model prints with other helpers, or another mapping."""
+    """Return the model's SQL with other helpers, or with another mapping."""
     return model_sql(Registry("m", list((MAPPINGS | mappings).values()), access=[access]))
 
 
@@ -32,7 +32,7 @@ def typed(name: str, column: str, kind: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "expected"),
     [
         ({"user": "who"}, "'who' is not among the columns of mapping 'users'"),
         ({"user": "name"}, "'name' is not uuid, as auth.uid() is"),
@@ -45,23 +45,23 @@ def typed(name: str, column: str, kind: str) -> Any:
     ],
 )
 def test_helpers_that_could_not_work_are_refused_with_the_remedy(
-    changes: dict[str, Any], told: str
+    changes: dict[str, Any], expected: str
 ) -> None:
-    """When they are printed."""
+    """At printing."""
     assert isinstance(ACCESS, Permissions)
     with pytest.raises(MappingError) as refused:
         printed(replace(ACCESS, **changes))
-    assert told in str(refused.value)
+    assert expected in str(refused.value)
 
 
 def test_columns_that_are_compared_have_the_same_type() -> None:
-    """A text would be compared with a uuid, which PostgreSQL refuses at the first call."""
+    """PostgreSQL would refuse to compare text with uuid at the first call."""
     with pytest.raises(MappingError, match="'role_id' of mapping 'users' is text and 'role_id' of"):
         printed(ACCESS, users=typed("users", "role_id", "text"))
 
 
 def test_a_grant_may_name_its_permission_itself() -> None:
-    """Then two mappings do; and rows that are not active, or expired, count for nothing."""
+    """Two mappings are enough then; rows that are inactive or expired grant nothing."""
     links_table = table("links", *map(column, ("role_id", "name", "until", "status")))
     links = replace(
         MAPPINGS["role_permissions"],
@@ -95,7 +95,7 @@ def test_a_grant_may_name_its_permission_itself() -> None:
 
 
 def test_permissions_stand_beside_roles_and_parents() -> None:
-    """On rows that follow a parent, the parent must be readable, too."""
+    """If a row follows a parent, the user must be able to read the parent, too."""
     notes = Guard(
         table="notes", through="reports", on="report_id", read=Permission("dashboard.view")
     )

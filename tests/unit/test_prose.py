@@ -1,4 +1,4 @@
-"""The count of words that make a sentence hard to read: what counts, and for which path."""
+"""The count of hard words: which text counts, and towards which path."""
 
 import tomllib
 from pathlib import Path
@@ -27,7 +27,7 @@ class Thing:
 
 
 def write(root: Path, name: str, text: str) -> None:
-    """Write a file under a root of the test's own."""
+    """Write a file under the test's own root."""
     path = root / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
@@ -40,7 +40,7 @@ def limits(root: Path, **values: float) -> None:
 
 
 def test_comments_and_docstrings_count_and_code_does_not() -> None:
-    """Docstrings of attributes, too; strings and names do not."""
+    """Docstrings of attributes count, too; strings and names do not."""
     lines = dict(prose(CODE, ".py"))
     assert lines == {
         1: "Whoever reads this.",
@@ -66,7 +66,7 @@ def test_documents_count_without_their_code() -> None:
 
 
 def test_a_file_counts_towards_its_most_specific_path_only(tmp_path: Path) -> None:
-    """A room with a limit of its own does not weigh on the whole."""
+    """A folder with its own limit does not count towards its parent."""
     write(tmp_path, "lib/one.md", "plain words")
     write(tmp_path, "lib/room/two.md", "who knows")
     counts = count(tmp_path, {"lib": 6, "lib/room": 6})
@@ -75,7 +75,7 @@ def test_a_file_counts_towards_its_most_specific_path_only(tmp_path: Path) -> No
 
 
 def test_a_path_over_its_limit_is_named(tmp_path: Path) -> None:
-    """With its figure, and how to see the lines."""
+    """The message has the figure, and says how to see the lines."""
     limits(tmp_path, good=6, bad=6)
     write(tmp_path, "good/page.md", "plain words only")
     write(tmp_path, "bad/page.md", "nobody knows")
@@ -84,7 +84,7 @@ def test_a_path_over_its_limit_is_named(tmp_path: Path) -> None:
 
 
 def test_each_folder_with_prose_has_a_limit() -> None:
-    """A new folder or document is not forgotten."""
+    """Otherwise a new folder or document could be forgotten."""
     names = {
         path.name
         for path in ROOT.iterdir()

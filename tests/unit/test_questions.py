@@ -1,4 +1,4 @@
-"""What rows grant, and how PostgreSQL combines policies."""
+"""The rights that rows grant, and how PostgreSQL combines policies."""
 
 from dataclasses import replace
 
@@ -27,22 +27,24 @@ EXPIRING = Mapping(
 
 
 def test_a_role_includes_those_before_it() -> None:
-    """An admin is a member."""
+    """An admin is a member, too."""
     assert TRIP.grant(TRIP.paths[0], 0, trip_memberships, ROW).levels == {"MEMBER", "ADMIN"}
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "reason"),
     [
         ({"status": "INVITED"}, "status is INVITED, and only ACTIVE counts"),
         ({"status": None}, "status is None, and only ACTIVE counts"),
         ({"role": "KING"}, "its level is KING, which is not one of MEMBER, ADMIN, OWNER"),
     ],
 )
-def test_what_grants_nothing_says_why(change: dict[str, str | None], says: str) -> None:
-    """With the value that decides."""
+def test_a_row_that_grants_nothing_gives_the_reason(
+    change: dict[str, str | None], reason: str
+) -> None:
+    """The reason contains the value that decides."""
     grant = TRIP.grant(TRIP.paths[0], 0, trip_memberships, {**ROW, **change})
-    assert (grant.levels, grant.reason) == (frozenset(), says)
+    assert (grant.levels, grant.reason) == (frozenset(), reason)
 
 
 @pytest.mark.parametrize(
@@ -58,12 +60,12 @@ def test_what_grants_nothing_says_why(change: dict[str, str | None], says: str) 
     ],
 )
 def test_a_row_counts_until_it_expires(until: str | None, counts: bool) -> None:  # noqa: FBT001
-    """Whatever moment PostgreSQL can print."""
+    """Each form of a time that PostgreSQL prints is understood."""
     assert (inactive_reason(EXPIRING, {"id": "1", "until": until}) is None) is counts
 
 
-def test_a_policy_is_known_by_the_helper_that_it_asks() -> None:
-    """And by nothing else."""
+def test_a_policy_is_recognised_by_the_helper_that_it_calls() -> None:
+    """No other part of it matters."""
     assert TRIP.reads(trip_memberships) == ("trip_id", "MEMBER")
     assert TRIP.reads(trips) == ("id", "MEMBER")
     assert TRIP.reads(replace(trips, readable=Readable(("id",), "true"))) is None
@@ -71,7 +73,7 @@ def test_a_policy_is_known_by_the_helper_that_it_asks() -> None:
 
 
 def policies(**holds: bool | None) -> AskResult:
-    """Return an answer: names say what for, and whether a policy restricts."""
+    """Return an answer; a policy's name gives its command, and says whether it is restrictive."""
     return AskResult(
         policies=tuple(
             AppliedPolicy(name, name.split("_")[0], not name.endswith("_restricts"), held)
@@ -81,7 +83,7 @@ def policies(**holds: bool | None) -> AskResult:
 
 
 @pytest.mark.parametrize(
-    ("told", "verb", "passes"),
+    ("result", "verb", "passes"),
     [
         (policies(), "select", False),
         (policies(select=True), "select", True),
@@ -90,7 +92,7 @@ def policies(**holds: bool | None) -> AskResult:
         (policies(select=True, select_restricts=False), "select", False),
         (policies(select_restricts=True), "select", False),
         (policies(select=None), "select", False),
-        # Whoever changes a row has to see it.
+        # A user who changes a row must be able to read it.
         (policies(update=True), "update", False),
         (policies(update=True, select=True), "update", True),
         (policies(select=True), "delete", False),
@@ -98,9 +100,9 @@ def policies(**holds: bool | None) -> AskResult:
     ],
 )
 def test_policies_combine_as_they_do_in_the_database(
-    told: AskResult,
+    result: AskResult,
     verb: str,
     passes: bool,  # noqa: FBT001
 ) -> None:
-    """One of the permissive ones, and each of the restrictive ones."""
-    assert told.passes(verb) is passes
+    """One permissive policy and all restrictive ones must pass."""
+    assert result.passes(verb) is passes

@@ -22,17 +22,17 @@ COMMANDS = (ROOT / "docs" / "commands.md").read_text()
 
 
 def test_every_setting_is_in_the_table_and_no_other() -> None:
-    """The doorbell's, which the backend reads for itself, included."""
+    """The table includes the doorbell's settings, which the backend reads itself."""
     named = set(re.findall(r"`([A-Z][A-Z_]+)`", SETTINGS))
     doorbell = {"DOORBELL", "DOORBELL_SECONDS", "DOORBELL_QUIET_SECONDS"}
-    wanted = {variable(name) for name in Settings.model_fields}
+    expected = {variable(name) for name in Settings.model_fields}
     aliases = {"SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_ANON_KEY"}
-    wanted |= {f"MIRROR_{name}" for name in doorbell} | aliases
-    assert named == wanted
+    expected |= {f"MIRROR_{name}" for name in doorbell} | aliases
+    assert named == expected
 
 
 def test_every_command_is_in_the_table_and_no_other() -> None:
-    """By name."""
+    """The names are compared."""
     rows = [line.split("|")[1] for line in COMMANDS.splitlines() if line.startswith("|")]
     named = {name for row in rows for name in re.findall(r"`mirror (\w+)", row)}
     commands = {
@@ -43,7 +43,7 @@ def test_every_command_is_in_the_table_and_no_other() -> None:
 
 
 def test_the_helpers_named_are_those_that_the_model_installs() -> None:
-    """A policy copied from the README finds its function."""
+    """A policy copied from the README must find its function."""
     model = Path(__file__).parent.parent.parent / "migrations" / "supabase" / "0002_trips.sql"
     installed = set(re.findall(r"function mirror\.(\w+)\(", model.read_text()))
     named = set(re.findall(r"mirror\.(my_trips|my_trip_\w+|is_trip_\w+|has_trip_\w+)\(", README))
@@ -51,8 +51,8 @@ def test_the_helpers_named_are_those_that_the_model_installs() -> None:
     assert named <= installed
 
 
-def test_the_model_of_ones_own_can_be_copied(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its declarations hold, and print a migration with the helpers that it names."""
+def test_the_example_of_a_readers_own_model_can_be_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its declarations are valid, and print a migration with the helpers that it names."""
 
     class Base(DeclarativeBase):
         pass

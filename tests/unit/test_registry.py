@@ -1,4 +1,4 @@
-"""Registries: declarations that cannot work are refused, with the mapping and the remedy named."""
+"""Registries: a declaration that cannot work is refused; the message names mapping and remedy."""
 
 import sys
 from dataclasses import replace
@@ -63,7 +63,7 @@ TEAMS = Mapping(
 
 
 def seats(**changes: Any) -> Mapping:
-    """Return a mapping that works, but for `changes`."""
+    """Return a valid mapping with `changes`."""
     return replace(SEATS, **changes)
 
 
@@ -74,14 +74,14 @@ def refused(*mappings: Mapping) -> str:
     return str(caught.value)
 
 
-def test_what_works_is_accepted() -> None:
-    """Or none of the refusals below would mean anything."""
+def test_a_valid_declaration_is_accepted() -> None:
+    """Otherwise the refusals below would prove nothing."""
     assert [m.name for m in Registry("some", [SEATS, TEAMS])] == ["seats", "teams"]
     assert [m.name for m in trips][-1] == "trip_memberships"
 
 
 def test_a_registry_looks_its_mappings_up_by_name() -> None:
-    """A name that is none is answered with those that are."""
+    """For an unknown name, the error lists the declared ones."""
     registry = Registry("some", [SEATS, TEAMS])
     assert registry["seats"] is SEATS
     assert "seats" in registry
@@ -95,8 +95,8 @@ def test_a_registry_looks_its_mappings_up_by_name() -> None:
         Registry("empty", [])["seats"]
 
 
-def test_parents_come_before_their_children_in_whatever_order_they_are_given() -> None:
-    """The drain applies in this order and deletes in the other."""
+def test_parents_come_before_their_children_in_any_order_of_declaration() -> None:
+    """The drain applies in this order, and deletes in the reverse order."""
     columns = (*SEATS.columns, Column("team_id", "bigint"))
     query = select(SEAT.c.id, SEAT.c.role, SEAT.c.team_id)
     child = seats(columns=columns, query=query, parents=(Parent("teams", "team_id"),))
@@ -108,14 +108,14 @@ def test_parents_come_before_their_children_in_whatever_order_they_are_given() -
 
 @pytest.mark.parametrize("name", ["Seats", "1seats", "se-ats", "s" * 41, "", 'x"; drop'])
 def test_names_are_plain(name: str) -> None:
-    """They become parts of functions' and tables' names."""
+    """They are parts of the names of functions and tables."""
     assert "lower-case letters, digits" in refused(seats(name=name))
     with pytest.raises(MappingError, match="lower-case letters, digits"):
         Registry(name, [])
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected"),
     [
         ({"key": ()}, "it has no key; name the columns"),
         ({"key": ("id", "id")}, "its key names a column twice; remove one"),
@@ -157,15 +157,15 @@ def test_names_are_plain(name: str) -> None:
         ({"parents": (Parent("seats", "id"),)}, "its parents form a cycle (seats → seats)"),
     ],
 )
-def test_a_declaration_that_cannot_work_is_refused(change: dict[str, Any], told: str) -> None:
-    """The message names the mapping and says what to do."""
+def test_a_declaration_that_cannot_work_is_refused(change: dict[str, Any], expected: str) -> None:
+    """The message names the mapping and the remedy."""
     message = refused(seats(**change), TEAMS)
     assert message.startswith("mapping 'seats': ")
-    assert told in message
+    assert expected in message
 
 
 def test_a_parent_has_a_key_of_one_column() -> None:
-    """A foreign key of one column could not point at two."""
+    """A foreign key with one column could not refer to two."""
     pairs = replace(
         TEAMS,
         key=("id", "archived"),
@@ -178,20 +178,20 @@ def test_a_parent_has_a_key_of_one_column() -> None:
 
 
 def test_two_mappings_have_two_names() -> None:
-    """Events carry the name."""
+    """Events contain the name."""
     assert refused(SEATS, seats(table="x")) == (
         "mapping 'seats' is declared twice in registry 'some'; rename one of them."
     )
 
 
 def test_two_mappings_have_two_tables() -> None:
-    """Each would delete the other's rows. The same name in another schema is another table."""
+    """Each would delete the other's rows. A table of another schema may have the same name."""
     assert "another mapping writes public.seats, too" in refused(SEATS, seats(name="chairs"))
     Registry("some", [SEATS, seats(name="chairs", schema="app")])
 
 
 def test_parents_in_a_circle_are_named() -> None:
-    """No order would put both first."""
+    """In no order would each parent be first."""
     one = seats(parents=(Parent("teams", "id"),))
     other = replace(TEAMS, parents=(Parent("seats", "id"),))
     message = refused(one, other)
@@ -221,8 +221,8 @@ def test_parents_in_a_circle_are_named() -> None:
     ],
     ids=str,
 )
-def test_a_query_asks_nothing_but_rows(condition: Any, found: str) -> None:
-    """Equal fences must mean equal data: no clock, no chance, no settings, however deep."""
+def test_a_query_depends_on_rows_only(condition: Any, found: str) -> None:
+    """Equal fences must mean equal data: no clock, no chance, no settings, at any depth."""
     message = refused(seats(query=select(SEAT.c.id, SEAT.c.role).where(condition)))
     assert f"its query depends on {found.lower()}, not on rows alone" in message.lower()
     assert "Mirror the column and compare it in the policy" in message
@@ -241,13 +241,13 @@ def test_a_query_asks_nothing_but_rows(condition: Any, found: str) -> None:
     ],
     ids=str,
 )
-def test_words_that_only_look_like_the_clock_are_let_through(condition: Any) -> None:
-    """Values, quoted names and parts of names ask nothing."""
+def test_words_that_only_look_like_the_clock_are_accepted(condition: Any) -> None:
+    """Values, quoted names and parts of names do not read the clock."""
     Registry("some", [seats(query=select(SEAT.c.id, SEAT.c.role).where(condition))])
 
 
 @pytest.mark.parametrize(
-    ("query", "told"),
+    ("query", "expected"),
     [
         (select(SEAT.c.id, SEAT.c.role).limit(5), "has a LIMIT"),
         (select(SEAT.c.id, SEAT.c.role).order_by(SEAT.c.id).limit(5), "has a LIMIT"),
@@ -272,15 +272,15 @@ def test_words_that_only_look_like_the_clock_are_let_through(condition: Any) -> 
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_query_has_a_shape_that_can_be_relied_on(query: Any, told: str) -> None:
-    """Which rows it yields is decided by rows, and it can be printed and read."""
+def test_a_query_with_an_unsuitable_shape_is_refused(query: Any, expected: str) -> None:
+    """Rows alone decide its result, and it can be printed and read."""
     message = refused(seats(query=query))
     assert message.startswith("mapping 'seats': ")
-    assert told in message
+    assert expected in message
 
 
-def test_a_sample_is_chance() -> None:
-    """TABLESAMPLE hides where functions are not looked for."""
+def test_a_random_sample_is_refused() -> None:
+    """TABLESAMPLE is not a function call, but it is random, too."""
     sample = SEAT.tablesample(func.system(50))
     assert "TABLESAMPLE" in refused(seats(query=select(sample.c.id, sample.c.role)))
 
@@ -317,10 +317,10 @@ READS_TEAMS = {
 }
 
 
-@pytest.mark.parametrize("how", READS_TEAMS)
-def test_a_table_that_is_read_is_tied_in_by_a_reference(how: str) -> None:
-    """However the query reads it: a change of one of its rows must lead to keys."""
-    query = READS_TEAMS[how]
+@pytest.mark.parametrize("form", READS_TEAMS)
+def test_each_table_that_a_query_reads_needs_a_reference(form: str) -> None:
+    """A change of one of its rows must lead to keys, however the query reads the table."""
+    query = READS_TEAMS[form]
     message = refused(seats(query=query))
     assert "its query reads 'app.teams', but no reference leads to that table" in message
     assert "Declare Reference(<label>, <type>, table='app.teams')" in message
@@ -338,14 +338,14 @@ def test_a_table_that_is_read_is_tied_in_by_a_reference(how: str) -> None:
     ],
 )
 def test_a_table_inside_text_is_refused(condition: Any) -> None:
-    """Nobody can see which it is."""
+    """The name of the table is unknown."""
     assert "reads a table inside text()" in refused(
         seats(query=select(SEAT.c.id, SEAT.c.role).where(condition))
     )
 
 
 def test_a_table_named_by_text_is_refused() -> None:
-    """The same, as the FROM itself."""
+    """The text is the FROM element itself."""
     query: Any = select(literal_column("id").label("id"), literal_column("role").label("role"))
     assert "reads a table inside text()" in refused(seats(query=query.select_from(text("seats"))))
 
@@ -366,8 +366,8 @@ BOSS = SEAT.alias("boss")
     ],
     ids=["comma", "exists", "join"],
 )
-def test_a_table_joined_with_itself_is_tied_in_by_a_reference(query: Any) -> None:
-    """The key names one of the two rows; a change of the other must lead to it as well."""
+def test_a_table_that_is_joined_with_itself_needs_a_reference(query: Any) -> None:
+    """The key names one of the two rows; a change of the other one must lead to the key, too."""
     assert "its query reads 'seats' more than once" in refused(seats(query=query))
     reference = Reference("boss_id", "bigint", table="seats")
     Registry("some", [seats(query=query, references=(reference,))])
@@ -386,7 +386,7 @@ def test_a_table_holds_the_key_in_its_own_branch_of_a_union_only() -> None:
 
 
 def test_a_key_may_be_cast_and_pass_through_a_subquery() -> None:
-    """As the message for a bad key type advises."""
+    """The message for a wrong key type recommends it."""
     inner = select(SEAT.c.id, SEAT.c.role).subquery()
     columns = (Column("id", "text"), Column("role", "text"))
     query = select(cast(inner.c.id, Text).label("id"), inner.c.role)
@@ -394,13 +394,13 @@ def test_a_key_may_be_cast_and_pass_through_a_subquery() -> None:
 
 
 def test_a_computed_key_is_refused() -> None:
-    """A change of a row would not tell its key."""
+    """A changed row would not contain its key."""
     query = select(func.coalesce(SEAT.c.id, SEAT.c.team_id).label("id"), SEAT.c.role)
     assert "its query reads 'seats', but no reference" in refused(seats(query=query))
 
 
-def test_a_composite_key_is_held_by_the_table_that_shows_all_of_it() -> None:
-    """A table with half of the key names half of a row."""
+def test_a_composite_key_comes_from_the_table_that_contains_all_of_it() -> None:
+    """A table with half of the key names no single row."""
     pair = tuple_(SEAT.c.id, SEAT.c.team_id)
     query = select(SEAT.c.id, SEAT.c.team_id, SEAT.c.role).where(pair.is_not(None))
     columns = (Column("id", "bigint"), Column("team_id", "bigint"), Column("role", "text"))
@@ -439,7 +439,7 @@ def test_orm_models_and_tables_work_as_core_tables_do() -> None:
 
 
 def test_an_orm_enum_in_the_query_is_printed() -> None:
-    """Its literal needs no database."""
+    """The literal is printed without a database."""
     t = table("t", column("id", Uuid), column("state", Enum("ON", "OFF", name="state")))
     mapping = Mapping(
         name="t",
@@ -452,7 +452,7 @@ def test_an_orm_enum_in_the_query_is_printed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "expected"),
     [
         (None, r"does not import \(ModuleNotFoundError: No module named"),
         ("import nowhere_to_be_found", r"does not import \(ModuleNotFoundError"),
@@ -462,23 +462,23 @@ def test_an_orm_enum_in_the_query_is_printed() -> None:
         ("registry = []", "holds no Registry"),
     ],
 )
-def test_a_module_that_does_not_serve_is_named_with_the_remedy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, told: str
+def test_a_module_without_a_registry_is_named_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, expected: str
 ) -> None:
-    """MIRROR_MAPPINGS is the setting to look at."""
+    """The message names the setting MIRROR_MAPPINGS."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     if content is not None:
         (tmp_path / "broken_mappings.py").write_text(content)
     monkeypatch.delitem(sys.modules, "broken_mappings", raising=False)
-    with pytest.raises(ConfigError, match=f"'broken_mappings' {told}") as caught:
+    with pytest.raises(ConfigError, match=f"'broken_mappings' {expected}") as caught:
         load_registry("broken_mappings")
     assert "MIRROR_MAPPINGS must name an importable module with a `registry`" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["", ".relative"])
-def test_a_module_name_that_is_none_is_an_error_of_the_setting(name: str) -> None:
-    """Not one of importlib's."""
+def test_an_invalid_module_name_is_an_error_of_the_setting(name: str) -> None:
+    """It is not an error of importlib."""
     with pytest.raises(ConfigError, match="MIRROR_MAPPINGS must name an importable module"):
         load_registry(name)
 
@@ -486,7 +486,7 @@ def test_a_module_name_that_is_none_is_an_error_of_the_setting(name: str) -> Non
 def test_a_declaration_that_cannot_work_keeps_its_message_through_the_import(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It names the mapping already."""
+    """The message already names the mapping or the registry."""
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "circular_mappings.py").write_text(
         "from mirror import Registry\nregistry = Registry('Bad Name', [])"
@@ -497,12 +497,12 @@ def test_a_declaration_that_cannot_work_keeps_its_message_through_the_import(
 
 @pytest.mark.parametrize("name", ["fence", "present", "stale", "p_id", "gone_id", "child1_id"])
 def test_a_column_named_like_the_printed_functions_variables_is_refused(name: str) -> None:
-    """It would be ambiguous there, at the first write."""
-    said = refused(
+    """The name would be ambiguous in the function, at the first write."""
+    message = refused(
         seats(
             columns=(Column("id", "bigint"), Column(name, "text")),
             query=select(SEAT.c.id, SEAT.c.role.label(name)),
         )
     )
-    assert f"{name!r}" in said
-    assert ".label()" in said
+    assert f"{name!r}" in message
+    assert ".label()" in message

@@ -1,4 +1,4 @@
-"""What a changed row means to the ORM capture, where the mappings' own tests do not tell."""
+"""Events that the ORM capture derives from a changed row, beyond the tests of the mappings."""
 
 from dataclasses import replace
 
@@ -12,8 +12,8 @@ from mirror.model.mapping import EVERYTHING
 pytestmark = pytest.mark.fast
 
 
-def test_a_null_names_nothing_or_where_it_may_count_everything() -> None:
-    """Rows that a query yields for a NULL have no value to be found by."""
+def test_a_null_names_nothing_or_everything_if_it_may_yield_rows() -> None:
+    """No value can find the rows that a query yields for a NULL."""
     row_events = RowEvents(trips)
     (effect,) = trips.effects["users"]
     assert list(row_events.deleted(effect, {"id": None})) == []

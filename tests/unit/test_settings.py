@@ -1,4 +1,4 @@
-"""Settings: read once, validated once; what is wrong is named, never shown."""
+"""Settings are read and validated once; an error names the variable and never shows its value."""
 
 import pytest
 
@@ -30,7 +30,7 @@ SECRET = "hunter2"
 def test_a_malformed_variable_is_named_and_not_shown(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str
 ) -> None:
-    """The message may end in a log or a ticket."""
+    """The message may reach a log or a ticket."""
     monkeypatch.setenv(variable, value)
     with pytest.raises(ConfigError) as caught:
         load_settings()
@@ -40,7 +40,7 @@ def test_a_malformed_variable_is_named_and_not_shown(
 
 
 def test_every_malformed_variable_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One look at the message mends them all."""
+    """The user can correct all of them after one message."""
     monkeypatch.setenv("REDIS_URL", "x")
     monkeypatch.setenv("MIRROR_BATCH_SIZE", "x")
     monkeypatch.setenv("PRIMARY_DATABASE_URL", "x")
@@ -51,7 +51,7 @@ def test_every_malformed_variable_is_named_at_once(monkeypatch: pytest.MonkeyPat
 
 
 def test_an_override_is_named_by_its_variable() -> None:
-    """Commands pass options by field name; the message speaks of what users know."""
+    """Commands pass options by field name; the message uses the name that users know."""
     with pytest.raises(ConfigError, match="MIRROR_BATCH_SIZE: "):
         load_settings(batch_size=0)
     with pytest.raises(ConfigError, match="PRIMARY_DATABASE_URL: expected postgresql://"):
@@ -60,27 +60,27 @@ def test_an_override_is_named_by_its_variable() -> None:
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg", "postgres+x"])
 def test_a_database_url_may_name_a_sqlalchemy_driver(scheme: str) -> None:
-    """One variable serves the backend and the worker; libpq gets what it knows."""
+    """The backend and the worker share one variable; libpq gets a URL that it knows."""
     settings = load_settings(primary_database_url=f"{scheme}://u:p@h:5432/d?sslmode=require")
     assert settings.need("primary_database_url") == "postgresql://u:p@h:5432/d?sslmode=require"
 
 
 @pytest.mark.parametrize("variable", ["SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY"])
 def test_the_secret_key_has_an_older_name(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
-    """Both kinds of projects are served."""
+    """Older and newer projects both work."""
     monkeypatch.setenv(variable, SECRET)
     assert load_settings().need("supabase_secret_key") == SECRET
 
 
 def test_the_newer_name_of_the_secret_key_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a project moves from one to the other, both are set."""
+    """Both variables are set while a project changes from one to the other."""
     monkeypatch.setenv("SUPABASE_SERVICE_ROLE_KEY", "old")
     monkeypatch.setenv("SUPABASE_SECRET_KEY", "new")
     assert load_settings().need("supabase_secret_key") == "new"
 
 
 def test_settings_show_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither those of the worker nor the few of the backend."""
+    """This holds for the worker's settings and for the few of the backend."""
     url = f"redis://:{SECRET}@h:6379/0"
     monkeypatch.setenv("REDIS_URL", url)
     settings = load_settings(
@@ -94,8 +94,8 @@ def test_settings_show_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     assert bell.redis_url == url == settings.need("redis_url")
 
 
-def test_what_is_needed_and_not_set_is_named_by_its_variable() -> None:
-    """Not by a field's name that no user has seen."""
+def test_a_needed_setting_that_is_not_set_is_named_by_its_variable() -> None:
+    """Users do not know the name of the field."""
     settings = load_settings()
     for name, variable in (
         ("primary_database_url", "PRIMARY_DATABASE_URL"),
@@ -107,7 +107,7 @@ def test_what_is_needed_and_not_set_is_named_by_its_variable() -> None:
 
 
 def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compose files pass `REDIS_URL=` for what nobody set."""
+    """A compose file passes `REDIS_URL=` for a variable without a value."""
     for variable in ("REDIS_URL", "PRIMARY_DATABASE_URL", "MIRROR_BATCH_SIZE", "MIRROR_DOORBELL"):
         monkeypatch.setenv(variable, "")
     monkeypatch.setenv("MIRROR_DOORBELL_SECONDS", "")
@@ -118,7 +118,7 @@ def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "told"),
+    ("variable", "value", "expected"),
     [
         ("MIRROR_DOORBELL", "loud", "expected thread, inline or off"),
         ("MIRROR_DOORBELL_SECONDS", "soon", "expected seconds"),
@@ -130,20 +130,20 @@ def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_the_backend_is_told_which_of_its_variables_is_malformed(
-    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, told: str
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, expected: str
 ) -> None:
-    """Its few settings are read without pydantic, and as strictly."""
+    """Its few settings are read without pydantic, but as strictly."""
     monkeypatch.setenv(variable, value)
     with pytest.raises(ConfigError) as caught:
         DoorbellSettings.from_environment()
-    assert str(caught.value).startswith(f"{variable}: {told}")
+    assert str(caught.value).startswith(f"{variable}: {expected}")
     assert SECRET not in str(caught.value)
 
 
-def test_a_redis_of_another_kind_does_not_matter_where_nobody_rings(
+def test_a_redis_of_another_kind_does_not_matter_if_the_doorbell_is_off(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A backend on Sentinel turns the doorbell off and leaves waking to beat."""
+    """A backend on Sentinel turns the doorbell off; then beat wakes the workers."""
     monkeypatch.setenv("REDIS_URL", "sentinel://h:26379")
     monkeypatch.setenv("MIRROR_DOORBELL", "off")
     assert DoorbellSettings.from_environment().mode == "off"

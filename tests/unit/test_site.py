@@ -1,4 +1,4 @@
-"""The documentation's site builds without a warning, and its pages load nothing from elsewhere."""
+"""The documentation site builds without a warning, and its pages load nothing from other hosts."""
 
 import re
 import subprocess
@@ -20,18 +20,18 @@ LOADED = re.compile(
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, built as strictly as `make docs` builds it."""
+    """The site, built with the same strictness as `make docs`."""
     folder = tmp_path_factory.mktemp("site")
     strict = ["--fail-on-warning", "--keep-going", "--nitpicky", "--quiet"]
-    places = ["--conf-dir", "docs", "--doctree-dir", f"{folder}-doctrees", ".", str(folder)]
-    command = [sys.executable, "-m", "sphinx", *strict, *places]
+    folders = ["--conf-dir", "docs", "--doctree-dir", f"{folder}-doctrees", ".", str(folder)]
+    command = [sys.executable, "-m", "sphinx", *strict, *folders]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
     return folder
 
 
 def test_every_page_is_in_the_site(site: Path) -> None:
-    """README, ARCHITECTURE and the pages of docs/; the front page leads to them."""
+    """README, ARCHITECTURE and the pages of docs/; the front page links to them."""
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     for page in pages:
         if not page.is_relative_to(ROOT / "docs" / "_build"):
@@ -39,8 +39,8 @@ def test_every_page_is_in_the_site(site: Path) -> None:
     assert "docs/index.html" in (site / "index.html").read_text()
 
 
-def test_reading_it_asks_no_other_host(site: Path) -> None:
-    """No script, style, font or picture comes from elsewhere."""
+def test_the_pages_load_nothing_from_another_host(site: Path) -> None:
+    """No script, style, font or picture comes from another host."""
     files = [file for kind in ("*.html", "*.css") for file in site.rglob(kind)]
     assert files
     for file in files:

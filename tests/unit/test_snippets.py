@@ -1,7 +1,7 @@
 """The Python snippets of the README and of docs/ run, in the order in which a page shows them.
 
-Snippets that need a server or a web framework are skipped by name, with a comment before them:
-`<!-- skip: next -->`.
+A snippet that needs a server or a web framework is skipped with a comment before it: `<!-- skip:
+next -->`.
 """
 
 import sys
@@ -29,11 +29,11 @@ SYBIL = Sybil(parsers=[PythonCodeBlockParser(), SkipParser()], path=str(ROOT))
 
 
 class Base(DeclarativeBase):
-    """The reader's own models."""
+    """The base class of the reader's models."""
 
 
 class Workspace(Base):
-    """A row that projects join."""
+    """A table that the query of projects joins."""
 
     __tablename__ = "workspaces"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -60,7 +60,7 @@ class Member(Base):
 
 
 class User(Base):
-    """A user whose id in Supabase is a column."""
+    """A user; one column is the user's id in Supabase."""
 
     __tablename__ = "users"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -68,7 +68,7 @@ class User(Base):
 
 
 class Membership(Base):
-    """A user's part in a trip."""
+    """The role of a user in a trip."""
 
     __tablename__ = "trip_memberships"
     trip_id: Mapped[str] = mapped_column(primary_key=True)
@@ -90,7 +90,7 @@ def app(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("app")
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_snippets_of_a_page_run(path: Path) -> None:
-    """One after the other, in one namespace."""
+    """They run one after the other, in one namespace."""
     document = SYBIL.parse(path)
     document.namespace |= {"make_session": sessionmaker(), "registry": registry}
     for example in document.examples():
@@ -98,7 +98,7 @@ def test_the_snippets_of_a_page_run(path: Path) -> None:
 
 
 def test_a_snippet_that_fails_is_noticed(tmp_path: Path) -> None:
-    """With the page and the line."""
+    """The error has the page and the line."""
     page = tmp_path / "page.md"
     page.write_text("A page.\n\n```python\nfrom mirror import Nothing\n```\n")
     (example,) = SYBIL.parse(page).examples()

@@ -1,4 +1,4 @@
-"""The SQL on the primary's schema lies in one file, under titles that the code uses."""
+"""The SQL on the primary's schema is in one file, under titles that the code uses."""
 
 import re
 from pathlib import Path
@@ -19,30 +19,30 @@ CODE = {
 
 
 def test_every_title_is_used_and_every_use_has_a_title() -> None:
-    """A statement that no caller needs goes; a misspelt title would fail only when it runs."""
+    """An unused statement must go; a misspelt title would fail only when it is used."""
     used = [title for code in CODE.values() for title in re.findall(r'statement\("(\w+)"\)', code)]
     assert set(used) == set(TITLES)
 
 
-def test_no_title_stands_twice() -> None:
-    """The second block would hide the first."""
+def test_no_title_appears_twice() -> None:
+    """The second statement would hide the first one."""
     assert sorted(TITLES) == sorted(set(TITLES))
 
 
 def test_a_statement_has_no_comments() -> None:
-    """A driver would read a `%` or `:name` in a comment as a placeholder."""
+    """A driver would read `%` or `:name` in a comment as a placeholder."""
     assert statement("delete_claim_note") == "delete from mirror.claims where id = {}"
     assert not [title for title in TITLES if not statement(title) or "--" in statement(title)]
 
 
 def test_an_unknown_title_fails_with_its_name() -> None:
-    """As a typing error in a new caller does."""
+    """A new caller may misspell it."""
     with pytest.raises(LookupError, match="no statement titled 'claim_event'"):
         statement("claim_event")
 
 
 def test_no_other_module_writes_sql_on_the_primarys_tables() -> None:
-    """Except mirror.schema, which prints triggers and reads the history on both sides."""
+    """Except mirror.schema, which prints triggers and reads the history of both sides."""
     tables = "outbox|claims|retries|state|runs|leases|heartbeats|migrations"
     sql = re.compile(rf"\b(from|join|into|update) mirror\.({tables})\b")
     elsewhere = [str(path) for path, code in CODE.items() if sql.search(code)]

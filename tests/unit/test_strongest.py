@@ -1,4 +1,4 @@
-"""Rights from several sources: what is refused, what a change of one means, and helpers of them."""
+"""Rights from several sources: refused declarations, effects of a change, printed helpers."""
 
 from dataclasses import replace
 from typing import Any
@@ -25,7 +25,7 @@ GRANTS = grants.registry.access[0]
 
 
 @pytest.mark.parametrize(
-    ("sources", "changes", "told"),
+    ("sources", "changes", "expected"),
     [
         ([select(A), select(B.c.user_id, B.c.id)], {}, "source 2 yields other columns"),
         ([select(A), select(B.c.id, B.c.user_id, B.c.level)], {}, "source 2 yields other columns"),
@@ -39,16 +39,16 @@ GRANTS = grants.registry.access[0]
     ],
 )
 def test_a_union_that_could_not_work_is_refused(
-    sources: list[Any], changes: dict[str, Any], told: str
+    sources: list[Any], changes: dict[str, Any], expected: str
 ) -> None:
-    """When it is declared."""
+    """At its declaration."""
     with pytest.raises(MappingError) as refused:
         strongest(*sources, **(OPTIONS | changes))
-    assert told in str(refused.value)
+    assert expected in str(refused.value)
 
 
-def test_a_change_in_a_source_means_a_user_or_a_thing_and_never_all() -> None:
-    """For all tables that the union reads, however many they are joined with."""
+def test_a_change_in_a_source_means_a_user_or_a_resource_and_never_all() -> None:
+    """This holds for all tables that the union reads, however many it joins."""
     assert {
         table: [(effect.reference, effect.columns) for effect in effects]
         for table, effects in grants.registry.effects.items()
@@ -61,16 +61,16 @@ def test_a_change_in_a_source_means_a_user_or_a_thing_and_never_all() -> None:
     }
 
 
-def test_a_source_that_no_reference_ties_in_is_refused_by_name() -> None:
-    """Its changes would be missed."""
+def test_a_source_without_a_reference_is_refused_by_name() -> None:
+    """The mirror would miss its changes."""
     references = grants.user_permissions.references[:2]
     with pytest.raises(MappingError, match=r"Declare Reference.*, table='workspaces'"):
         Registry("m", [replace(grants.user_permissions, references=references)])
 
 
-def test_a_source_may_show_the_key_by_itself_and_half_of_it_elsewhere() -> None:
-    """Whoever is a chief in `a` has everything in `b`: by key, by user, and by thing."""
-    everywhere = (
+def test_a_source_may_contain_the_key_in_one_place_and_half_of_it_in_another() -> None:
+    """A chief in `a` has a right on every row of `b`: by key, by user, and by resource."""
+    of_chiefs = (
         select(A.c.user_id, B.c.id, literal("low", Text).label("level"))
         .select_from(A.join(B, literal(value=True)))
         .where(A.c.level == "chief")
@@ -80,7 +80,7 @@ def test_a_source_may_show_the_key_by_itself_and_half_of_it_elsewhere() -> None:
         table="rights",
         key=("user_id", "id"),
         columns=(Column("user_id", "uuid"), Column("id", "uuid"), Column("level", "text")),
-        query=strongest(select(A), everywhere, **OPTIONS),
+        query=strongest(select(A), of_chiefs, **OPTIONS),
         references=(Reference("user_id", "uuid"), Reference("id", "uuid")),
     )
     effects = Registry("m", [mapping]).effects
@@ -91,7 +91,7 @@ def test_a_source_may_show_the_key_by_itself_and_half_of_it_elsewhere() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "expected"),
     [
         ({"user": "who"}, "'who' is not among the mapping's columns"),
         ({"kind": "resource_id"}, "'resource_id' is uuid; declare it as text"),
@@ -101,16 +101,16 @@ def test_a_source_may_show_the_key_by_itself_and_half_of_it_elsewhere() -> None:
         ({"levels": ("read", "read")}, "name each of its levels once"),
     ],
 )
-def test_helpers_that_could_not_work_are_refused(changes: dict[str, Any], told: str) -> None:
-    """When they are printed."""
+def test_helpers_that_could_not_work_are_refused(changes: dict[str, Any], expected: str) -> None:
+    """At printing."""
     assert isinstance(GRANTS, Grants)
     with pytest.raises(MappingError) as refused:
         model_sql(Registry("m", [grants.user_permissions], access=[replace(GRANTS, **changes)]))
-    assert told in str(refused.value)
+    assert expected in str(refused.value)
 
 
 @pytest.mark.parametrize(
-    ("guard", "told"),
+    ("guard", "expected"),
     [
         (replace(grants.data_tables, via="user_permissions"), "'' is not one of its kinds"),
         (replace(grants.data_tables, via="user_permissions:tea"), "'tea' is not one of its kinds"),
@@ -122,15 +122,15 @@ def test_helpers_that_could_not_work_are_refused(changes: dict[str, Any], told: 
         ),
     ],
 )
-def test_a_guard_by_kind_that_could_not_work_is_refused(guard: Any, told: str) -> None:
-    """When it is printed."""
+def test_a_guard_by_kind_that_could_not_work_is_refused(guard: Any, expected: str) -> None:
+    """At printing."""
     with pytest.raises(MappingError) as refused:
         guards_sql(Registry("m", [grants.user_permissions], access=[GRANTS], guards=[guard]))
-    assert told in str(refused.value)
+    assert expected in str(refused.value)
 
 
 def test_channels_and_files_are_guarded_by_kind_as_well() -> None:
-    """As by a membership."""
+    """As they are by a membership."""
     via = "user_permissions:company"
     guards: list[Any] = [
         Topics(topics=(Topic(prefix="company", via=via, receive="read"),)),

@@ -1,4 +1,4 @@
-"""Which queries a join reaches through, so that keys need not be pushed down to the tables."""
+"""Queries that PostgreSQL merges into an outer join, so that it can use the tables' indexes."""
 
 from typing import Any
 
@@ -34,8 +34,8 @@ _plain = select(_a.c.id, _a.c.x)
         select(_a.alias()),
     ],
 )
-def test_plain_queries_dissolve(query: Any) -> None:
-    """Joins, conditions and subqueries of columns."""
+def test_plain_queries_are_merged(query: Any) -> None:
+    """Joins, conditions and subqueries that select only columns."""
     assert is_pulled_up(query)
 
 
@@ -57,6 +57,6 @@ def test_plain_queries_dissolve(query: Any) -> None:
         select(_a.c.id).having(_a.c.x.is_(None)),
     ],
 )
-def test_what_stands_by_itself_does_not(query: Any) -> None:
-    """Nor what may hide such a thing."""
+def test_queries_that_group_or_number_rows_are_not_merged(query: Any) -> None:
+    """Nor are queries with text, which may hide such an expression."""
     assert not is_pulled_up(query)
