@@ -5,14 +5,33 @@ Each test runs on the newer of the run's two servers, and is skipped where that 
 
 import itertools
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 
 import pytest
 from psycopg import errors
-from sqlalchemy import BigInteger, Boolean, DateTime, Text, column, select, table, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Computed,
+    DateTime,
+    Text,
+    column,
+    delete,
+    literal_column,
+    select,
+    table,
+    text,
+    update,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
 
+from mirror.capture.orm import attach
 from mirror.devstack import PostgresCluster
+from mirror.doorbell import Doorbell, DoorbellSettings
 from mirror.errors import NotMigrated
+from mirror.hooks import Hooks
 from mirror.mapping import EVERYTHING, Column, Mapping, Reference
+from mirror.migrations import upgrade
 from mirror.registry import Registry
 from tests.capture.outbox import install, taken
 from tests.fix_databases import TestDatabase
@@ -139,6 +158,50 @@ def test_a_stored_generated_column_that_a_row_trigger_feeds_is_captured(since: S
     install(database, seat_registry())
     database.query("update seats set room = room where id = 3")
     assert taken(database) == {(0, "seats", None, ("3",)), (0, "rooms", None, ("red",))}
+
+
+def test_the_orm_captures_what_a_generated_column_follows_from(since: Since) -> None:
+    """Also where it is virtual, and where the caller has old and new values returned."""
+
+    class Base(DeclarativeBase):
+        pass
+
+    class Seat(Base):
+        __tablename__ = "seats"
+
+        id: Mapped[int] = mapped_column(primary_key=True)
+        room: Mapped[str]
+        closed_at: Mapped[datetime | None]
+        free: Mapped[bool] = mapped_column(Computed("closed_at is null", persisted=True))
+
+    database = since(18)
+    database.query("""
+        create table seats (
+          id bigint primary key, room text, closed_at timestamptz,
+          free boolean generated always as (closed_at is null) virtual
+        )
+    """)
+    with database.migrating() as connection:
+        upgrade(connection)
+    sessions = sessionmaker(database.engine(), expire_on_commit=False)
+    hooks = Hooks(seat_registry(), Doorbell(DoorbellSettings(mode="off")))
+    capture = attach(sessions, hooks=hooks)
+    with sessions.begin() as session:
+        session.add(Seat(id=1, room="blue"))
+    assert taken(database) == {(1, "seats", None, ("1",)), (1, "rooms", None, ("blue",))}
+    named = {(0, "seats", None, ("1",)), (0, "rooms", None, ("blue",))}
+    with sessions.begin() as session:
+        session.get_one(Seat, 1).closed_at = datetime(2026, 1, 1, tzinfo=UTC)
+    assert taken(database) == named
+    old = literal_column("old.free"), literal_column("new.free").label("now")
+    with sessions.begin() as session:
+        reopened = session.execute(update(Seat).values(closed_at=None).returning(*old))
+        assert reopened.all() == [(False, True)]
+    assert taken(database) == named
+    with sessions.begin() as session:
+        assert session.execute(delete(Seat).returning(old[0])).all() == [(True,)]
+    assert taken(database) == named
+    capture.detach()
 
 
 def test_merge_is_captured_by_what_each_row_comes_to(since: Since) -> None:
