@@ -193,13 +193,14 @@ def test_the_orm_captures_what_a_generated_column_follows_from(since: Since) -> 
     with sessions.begin() as session:
         session.get_one(Seat, 1).closed_at = datetime(2026, 1, 1, tzinfo=UTC)
     assert taken(database) == named
-    old = literal_column("old.free"), literal_column("new.free").label("now")
+    old = literal_column("old.free", Boolean)
+    new = literal_column("new.free", Boolean).label("now")
     with sessions.begin() as session:
-        reopened = session.execute(update(Seat).values(closed_at=None).returning(*old))
+        reopened = session.execute(update(Seat).values(closed_at=None).returning(old, new))
         assert reopened.all() == [(False, True)]
     assert taken(database) == named
     with sessions.begin() as session:
-        assert session.execute(delete(Seat).returning(old[0])).all() == [(True,)]
+        assert session.execute(delete(Seat).returning(old)).all() == [(True,)]
     assert taken(database) == named
     capture.detach()
 
