@@ -104,7 +104,7 @@ def since(primary_cluster: PostgresCluster, target_cluster: PostgresCluster) -> 
 
 
 def test_a_virtual_generated_column_is_refused_by_name(since: Since) -> None:
-    """Triggers find null in it, before a change and after, so they would miss the change."""
+    """In a trigger it is null, so that changes would be missed, or fails the writer."""
     database = since(18)
     database.query(SEATS_SQL.format(kind="virtual"))
     told = r"column free of seats, a virtual generated column.*in the mapping's query, or make"
