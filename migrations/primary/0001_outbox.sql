@@ -192,14 +192,15 @@ begin
     raise exception 'a mapping reads column % of %, which does not exist', missing, p_table
       using errcode = 'MR010', hint = 'Correct the mapping, or migrate your tables first.';
   end if;
-  -- PostgreSQL 18 computes it when it is read: triggers find null there, before and after a change.
+  -- PostgreSQL 18 computes it when it is read from the table. In a trigger's old and new rows it is
+  -- null, or an error.
   select a.attname into missing
   from pg_catalog.pg_attribute as a
   where a.attrelid = source and a.attname = any (p_columns) and a.attgenerated = 'v'
   limit 1;
   if missing is not null then
-    raise exception 'a mapping reads column % of %, a virtual generated column, in which triggers '
-      'see no change', missing, p_table
+    raise exception 'a mapping reads column % of %, a virtual generated column, which triggers '
+      'cannot read', missing, p_table
       using errcode = 'MR010',
         hint = 'Write its expression in the mapping''s query, or make the column STORED.';
   end if;

@@ -5,15 +5,34 @@ Each test runs on the newer of the run's two servers, and is skipped where that 
 
 import itertools
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 
 import pytest
 from psycopg import errors
-from sqlalchemy import BigInteger, Boolean, DateTime, Text, column, select, table, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Computed,
+    DateTime,
+    Text,
+    column,
+    delete,
+    literal_column,
+    select,
+    table,
+    text,
+    update,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
 
+from mirror.capture import attach
+from mirror.capture.doorbell import Doorbell, DoorbellSettings
 from mirror.devstack import PostgresCluster
 from mirror.errors import NotMigrated
+from mirror.hooks import Hooks
 from mirror.model.mapping import EVERYTHING, Column, Mapping, Reference
 from mirror.model.registry import Registry
+from mirror.schema.migrate import upgrade
 from tests.capture.outbox import install, take_events
 from tests.support.databases import TestDatabase
 
@@ -85,7 +104,7 @@ def since(primary_cluster: PostgresCluster, target_cluster: PostgresCluster) -> 
 
 
 def test_a_virtual_generated_column_is_refused_by_name(since: Since) -> None:
-    """Triggers find null in it, before a change and after, so they would miss the change."""
+    """In a trigger it is null, so that changes would be missed, or fails the writer."""
     database = since(18)
     database.query(SEATS_SQL.format(kind="virtual"))
     told = r"column free of seats, a virtual generated column.*in the mapping's query, or make"
@@ -139,6 +158,51 @@ def test_a_stored_generated_column_that_a_row_trigger_feeds_is_captured(since: S
     install(database, seat_registry())
     database.query("update seats set room = room where id = 3")
     assert take_events(database) == {(0, "seats", None, ("3",)), (0, "rooms", None, ("red",))}
+
+
+def test_the_orm_captures_what_a_generated_column_follows_from(since: Since) -> None:
+    """Also where it is virtual, and where the caller has old and new values returned."""
+
+    class Base(DeclarativeBase):
+        pass
+
+    class Seat(Base):
+        __tablename__ = "seats"
+
+        id: Mapped[int] = mapped_column(primary_key=True)
+        room: Mapped[str]
+        closed_at: Mapped[datetime | None]
+        free: Mapped[bool] = mapped_column(Computed("closed_at is null", persisted=True))
+
+    database = since(18)
+    database.query("""
+        create table seats (
+          id bigint primary key, room text, closed_at timestamptz,
+          free boolean generated always as (closed_at is null) virtual
+        )
+    """)
+    with database.migrating() as connection:
+        upgrade(connection)
+    sessions = sessionmaker(database.engine(), expire_on_commit=False)
+    hooks = Hooks(seat_registry(), Doorbell(DoorbellSettings(mode="off")))
+    capture = attach(sessions, hooks=hooks)
+    with sessions.begin() as session:
+        session.add(Seat(id=1, room="blue"))
+    assert take_events(database) == {(1, "seats", None, ("1",)), (1, "rooms", None, ("blue",))}
+    named = {(0, "seats", None, ("1",)), (0, "rooms", None, ("blue",))}
+    with sessions.begin() as session:
+        session.get_one(Seat, 1).closed_at = datetime(2026, 1, 1, tzinfo=UTC)
+    assert take_events(database) == named
+    old = literal_column("old.free", Boolean)
+    new = literal_column("new.free", Boolean).label("now")
+    with sessions.begin() as session:
+        reopened = session.execute(update(Seat).values(closed_at=None).returning(old, new))
+        assert reopened.all() == [(False, True)]
+    assert take_events(database) == named
+    with sessions.begin() as session:
+        assert session.execute(delete(Seat).returning(old)).all() == [(True,)]
+    assert take_events(database) == named
+    capture.detach()
 
 
 def test_merge_is_captured_by_what_each_row_comes_to(since: Since) -> None:

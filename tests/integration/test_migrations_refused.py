@@ -179,6 +179,13 @@ def test_a_policy_added_to_a_table_of_ours_later_is_left_alone(target: TestDatab
     assert target.value("select count(*) from pg_policy where polname = 'support'") == 1
 
 
+@pytest.fixture
+def any_target_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a primary that is too old for a target be refused for what it is, not for its age."""
+    monkeypatch.setitem(OLDEST, "supabase", OLDEST["primary"])
+
+
+@pytest.mark.usefixtures("any_target_version")
 def test_a_database_that_is_no_supabase_project_is_refused(primary: TestDatabase) -> None:
     """Somebody's own PostgreSQL, or the primary by mistake."""
     primary.query("drop schema mirror cascade")
@@ -190,6 +197,7 @@ def test_a_database_that_is_no_supabase_project_is_refused(primary: TestDatabase
     assert primary.value("select to_regnamespace('mirror')") is None
 
 
+@pytest.mark.usefixtures("any_target_version")
 def test_the_primary_is_not_mistaken_for_the_target(primary: TestDatabase) -> None:
     """Its history names migrations that the target's side does not know."""
     with (

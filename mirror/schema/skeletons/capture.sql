@@ -10,7 +10,7 @@ begin
   -- the writer's transaction must not fail for that. It writes nothing, so that the block takes
   -- no transaction id.
   begin
-    -- In a trigger, a virtual generated column is null, whatever it is to a reader.
+    -- To read a virtual generated column of old and new rows yields null, or fails.
     if exists (
       select from pg_attribute
       where attrelid = tg_relid and attgenerated = 'v' and attname = any ({columns})
