@@ -104,7 +104,7 @@ def test_notifications_that_a_pooler_swallows_are_a_finding(clinic: DoctorPair) 
 
 
 def test_a_transaction_that_is_held_open_is_found(clinic: DoctorPair) -> None:
-    """The remedy ends the transaction; a transaction without a lock on the outbox is no finding."""
+    """The remedy ends the transaction; one that holds nothing back is no finding."""
     with psycopg.connect(clinic.primary.url) as holding:
         holding.execute("select 1")
         assert clinic.codes(Limits(open_seconds=0)) == []
