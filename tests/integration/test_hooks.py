@@ -554,11 +554,11 @@ def test_outside_a_transaction_a_hook_is_refused(
         recorder.changed(unstarted, "users", uuid4())
 
 
-@pytest.mark.parametrize("what", [None, "session", 7, object()], ids=["", "text", "7", "object"])
-def test_an_object_that_is_no_session_is_refused(recorder: hooks.Hooks, what: Any) -> None:
+@pytest.mark.parametrize("wrong", [None, "session", 7, object()], ids=["", "text", "7", "object"])
+def test_an_object_that_is_no_session_is_refused(recorder: hooks.Hooks, wrong: Any) -> None:
     """Examples are an engine, a request, and a forgotten argument."""
     with pytest.raises(UsageError, match="hooks take a SQLAlchemy session or connection, not "):
-        recorder.changed(what, "users", uuid4())
+        recorder.changed(wrong, "users", uuid4())
 
 
 # Connections

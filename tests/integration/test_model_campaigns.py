@@ -35,56 +35,59 @@ def world(
     """Two campaigns, mirrored from the primary, with rows of the application."""
     with model(primary_cluster, target_cluster, project_template, registry) as world:
         world.people.update({person: uuid4() for person in EVERYBODY[2:]})
-        people, values, backend = world.people, world.values, world.stage.backend
-        for campaign, dm in (("here", "dm"), ("there", "other_dm")):
-            values[campaign] = backend(
-                "insert into campaigns (dm_id, name) values (%s, %s) returning id",
-                people[dm],
-                campaign,
-            )
-        for character, owner, campaign in (
-            ("hero", "player", "here"),
-            ("sold", "former_owner", "here"),
-            ("removed", "former_player", "here"),
-            ("foe", "other_player", "there"),
-        ):
-            values[character] = backend(
-                "insert into characters (owner_id, name) values (%s, %s) returning id",
-                people[owner],
-                character,
-            )
-            backend(
-                "insert into campaign_characters values (%s, %s)",
-                values[campaign],
-                values[character],
-            )
-        for member, role in (("co_dm", "DM"), ("watcher", "SPECTATOR"), ("expired", "DM")):
-            backend(
-                "insert into campaign_members values (%s, %s, %s, now() + interval '1 hour')",
-                values["here"],
-                people[member],
-                role,
-            )
-        for source, owner, private, home in (
-            ("own", "player", True, None),
-            ("public", "other_dm", False, None),
-            ("shared", "dm", True, "here"),
-        ):
-            values[source] = backend(
-                "insert into sources (owner_id, is_private, campaign_id, title)"
-                " values (%s, %s, %s, %s) returning id",
-                people[owner],
-                private,
-                values.get(home or ""),
-                source,
-            )
-        backend(
-            "update characters set owner_id = %s where id = %s", people["player"], values["sold"]
-        )
-        backend("delete from campaign_characters where character_id = %s", values["removed"])
+        populate(world)
         expire(world, "expired")
         fill(world)
         yield world
+
+
+def populate(world: InstalledModel) -> None:
+    """Insert campaigns, characters, seats and sources as the backend does, then change some."""
+    people, values, backend = world.people, world.values, world.stage.backend
+    for campaign, dm in (("here", "dm"), ("there", "other_dm")):
+        values[campaign] = backend(
+            "insert into campaigns (dm_id, name) values (%s, %s) returning id",
+            people[dm],
+            campaign,
+        )
+    for character, owner, campaign in (
+        ("hero", "player", "here"),
+        ("sold", "former_owner", "here"),
+        ("removed", "former_player", "here"),
+        ("foe", "other_player", "there"),
+    ):
+        values[character] = backend(
+            "insert into characters (owner_id, name) values (%s, %s) returning id",
+            people[owner],
+            character,
+        )
+        backend(
+            "insert into campaign_characters values (%s, %s)",
+            values[campaign],
+            values[character],
+        )
+    for member, role in (("co_dm", "DM"), ("watcher", "SPECTATOR"), ("expired", "DM")):
+        backend(
+            "insert into campaign_members values (%s, %s, %s, now() + interval '1 hour')",
+            values["here"],
+            people[member],
+            role,
+        )
+    for source, owner, private, home in (
+        ("own", "player", True, None),
+        ("public", "other_dm", False, None),
+        ("shared", "dm", True, "here"),
+    ):
+        values[source] = backend(
+            "insert into sources (owner_id, is_private, campaign_id, title)"
+            " values (%s, %s, %s, %s) returning id",
+            people[owner],
+            private,
+            values.get(home or ""),
+            source,
+        )
+    backend("update characters set owner_id = %s where id = %s", people["player"], values["sold"])
+    backend("delete from campaign_characters where character_id = %s", values["removed"])
 
 
 def expire(world: InstalledModel, person: str, after: str = "0") -> None:
@@ -332,13 +335,13 @@ MATRIX: Matrix = {
 
 
 @pytest.mark.parametrize(
-    ("table", "what"), [(table, what) for table, rows in MATRIX.items() for what in rows]
+    ("table", "attempt"), [(table, attempt) for table, rows in MATRIX.items() for attempt in rows]
 )
 def test_each_person_gets_their_own_rows_and_no_more(
-    world: InstalledModel, table: str, what: str
+    world: InstalledModel, table: str, attempt: str
 ) -> None:
     """Every person tries one statement; the result is a number of rows, or refused."""
-    statement, expected = MATRIX[table][what]
+    statement, expected = MATRIX[table][attempt]
     assert world.outcomes(statement, expected) == expected
 
 

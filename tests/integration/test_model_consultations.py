@@ -278,13 +278,13 @@ MATRIX: Matrix = {
 
 
 @pytest.mark.parametrize(
-    ("table", "what"), [(table, what) for table, rows in MATRIX.items() for what in rows]
+    ("table", "attempt"), [(table, attempt) for table, rows in MATRIX.items() for attempt in rows]
 )
 def test_each_person_gets_their_own_rows_and_no_more(
-    world: InstalledModel, table: str, what: str
+    world: InstalledModel, table: str, attempt: str
 ) -> None:
     """Every person tries one statement; the result is a number of rows, or refused."""
-    statement, expected = MATRIX[table][what]
+    statement, expected = MATRIX[table][attempt]
     assert world.outcomes(statement, expected) == expected
 
 

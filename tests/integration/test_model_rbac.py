@@ -309,11 +309,11 @@ def world(made: ModelPair) -> dict[str, UUID]:
     return dict(made.primary.query("select name, id from users"))
 
 
-@pytest.mark.parametrize("what", STATEMENTS)
+@pytest.mark.parametrize("attempt", STATEMENTS)
 def test_each_statement_affects_only_permitted_rows_for_every_user(
-    made: ModelPair, world: dict[str, UUID], what: str
+    made: ModelPair, world: dict[str, UUID], attempt: str
 ) -> None:
     """Every person tries one statement, which is rolled back."""
-    statement, expected = STATEMENTS[what]
+    statement, expected = STATEMENTS[attempt]
     ids = {person: world.get(person) for person in PEOPLE} | {"stranger": uuid4()}
     assert made.attempts(statement, ids) == expected

@@ -692,12 +692,12 @@ def test_a_role_that_may_only_insert_can_wait(primary: TestDatabase, recorder: H
             )
             key = primary.value("select key[1] from mirror.outbox")
             transaction = primary.value("select transaction_id::text from mirror.outbox")
-            raised = session.scalar(
+            events = session.scalar(
                 text("select cast(mirror.events_of(cast(:it as xid8)) as text)"),
                 {"it": transaction},
             )
-            assert raised is not None
-            assert key not in raised
+            assert events is not None
+            assert key not in events
         with Session(engine) as session:
             session.execute(text("select 1"))
             receipt = recorder.receipt(session)

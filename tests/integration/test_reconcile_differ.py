@@ -234,9 +234,10 @@ def test_text_keys_are_ordered_by_their_bytes_on_both_sides() -> None:
     assert 'p_from[1]::text collate "C", p_from[2]::bigint' in printed
 
 
-Things = dict[tuple[str, int], str | None]
+ThingKey = tuple[str, int]
+Things = dict[ThingKey, str | None]
 
-things_there = st.dictionaries(
+generated_things = st.dictionaries(
     st.tuples(
         st.sampled_from(["", "a", "B", "b", "ä", "Z", "zz", "é", "€,'", '"{', "\\", "a b"]),
         st.integers(-3, 3),
@@ -246,6 +247,74 @@ things_there = st.dictionaries(
 )
 
 
+def set_ledger(target: TestDatabase, *, forgotten: int, moved: int, gone: int) -> None:
+    """Insert a ledger row for each of the first `30 - forgotten` things.
+
+    The ledger calls the first `gone` things deleted, and has another shelf for `moved` things
+    from the fourth on.
+    """
+    target.query(
+        "insert into mirror.ledger_things"
+        " (place, number, ref_shelf, epoch, fence, present, applied_at)"
+        " select place, number, number %% 2 + case when n between 4 and 3 + %s then 5 else 0 end,"
+        " 0, 0, n > %s, now()"
+        " from (select *, row_number() over (order by place, number desc) as n from things) as t"
+        " where n <= 30 - %s",
+        moved,
+        gone,
+        forgotten,
+    )
+
+
+def expected_difference(
+    target: TestDatabase, ours: Things, theirs: Things
+) -> tuple[set[ThingKey], set[ThingKey]]:
+    """Return the keys that differ by value or ledger, and the keys of withdrawn rows.
+
+    A withdrawn row has no value and a ledger row that calls it deleted: only its key is left,
+    because another table needs it, so the target counts it as absent.
+    """
+    known = {
+        (place, number): (present, right)
+        for place, number, present, right in target.query(
+            "select place, number, present, ref_shelf = number % 2 from mirror.ledger_things"
+        )
+    }
+    withdrawn = {
+        key for key, value in theirs.items() if value is None and key in known and not known[key][0]
+    }
+    strays = {key for key in theirs if known.get(key) != (True, True)} - withdrawn
+    visible = {key: value for key, value in theirs.items() if key not in withdrawn}
+    expected = {
+        key
+        for key in {*ours, *visible}
+        if key not in ours or key not in visible or ours[key] != visible[key]
+    } | strays
+    return expected, withdrawn
+
+
+def comparisons(drain: Drain, source: PrimaryReader, *, md5: bool) -> Iterator[Comparison]:
+    """Yield comparisons by small chunks, one chunk, and surveys that list many or few keys."""
+    for chunk_rows, survey_from, listed in (
+        (3, 10**9, 0),
+        (1000, 10**9, 0),
+        (1000, 0, 1000),
+        (1000, 0, 4),
+    ):
+        yield Comparison(
+            source,
+            drain.target,
+            drain.registry["things"],
+            Hashing(7, md5=md5),
+            chunk_rows=chunk_rows,
+            leaf_rows=2,
+            bulk_rows=5,
+            survey_rows=survey_from,
+            bits=(3, 4, 6),
+            listed_keys=listed,
+        )
+
+
 @settings(
     max_examples=60,
     deadline=None,
@@ -253,8 +322,8 @@ things_there = st.dictionaries(
     phases=[Phase.explicit, Phase.generate],
 )
 @given(
-    ours=things_there,
-    theirs=things_there,
+    ours=generated_things,
+    theirs=generated_things,
     forgotten=st.integers(0, 3),
     moved=st.integers(0, 3),
     gone=st.integers(0, 3),
@@ -273,64 +342,19 @@ def test_on_two_servers_the_difference_is_found_and_gone_after_its_repair(
     gone: int,
     md5: bool,
 ) -> None:
-    """Text beside number in the key, nulls, quotes; either hash.
+    """Keys have a text and a number, values are null or have quotes, and both hashes are used.
 
-    The ledger forgot some rows, believes some on another shelf, and some deleted: of those, one
-    without any value was withdrawn, but for a key that somebody needed.
+    The ledger lacks some rows, has another shelf for some, and calls some deleted.
     """
     primary, target, drain = things
     primary.query("truncate things")
     target.query("truncate things, mirror.ledger_things")
     fill(primary, ours)
     fill(target, theirs)
-    target.query(
-        "insert into mirror.ledger_things"
-        " (place, number, ref_shelf, epoch, fence, present, applied_at)"
-        " select place, number, number %% 2 + case when n between 4 and 3 + %s then 5 else 0 end,"
-        " 0, 0, n > %s, now()"
-        " from (select *, row_number() over (order by place, number desc) as n from things) as t"
-        " where n <= 30 - %s",
-        moved,
-        gone,
-        forgotten,
-    )
-    known = {
-        (place, number): (present, right)
-        for place, number, present, right in target.query(
-            "select place, number, present, ref_shelf = number % 2 from mirror.ledger_things"
-        )
-    }
-    withdrawn = {
-        key for key, value in theirs.items() if value is None and key in known and not known[key][0]
-    }
-    strays = {key for key in theirs if known.get(key) != (True, True)} - withdrawn
-    there = {key: value for key, value in theirs.items() if key not in withdrawn}
-    expected = {
-        key
-        for key in {*ours, *there}
-        if key not in ours or key not in there or ours[key] != there[key]
-    } | strays
-    mapping = drain.registry["things"]
+    set_ledger(target, forgotten=forgotten, moved=moved, gone=gone)
+    expected, withdrawn = expected_difference(target, ours, theirs)
     source = PrimaryReader(drain.registry, drain.source)
-    # Chunk by chunk, in one, and by surveys that list much or little at once.
-    for chunk_rows, survey_from, listed in (
-        (3, 10**9, 0),
-        (1000, 10**9, 0),
-        (1000, 0, 1000),
-        (1000, 0, 4),
-    ):
-        comparison = Comparison(
-            source,
-            drain.target,
-            mapping,
-            Hashing(7, md5=md5),
-            chunk_rows=chunk_rows,
-            leaf_rows=2,
-            bulk_rows=5,
-            survey_rows=survey_from,
-            bits=(3, 4, 6),
-            listed_keys=listed,
-        )
+    for comparison in comparisons(drain, source, md5=md5):
         found = found_by(comparison, source)
         assert {(place, int(number)) for place, number in found} == expected
 

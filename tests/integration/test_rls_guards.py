@@ -35,6 +35,42 @@ def world(target_cluster: PostgresCluster, project_template: str) -> Iterator[Ch
     messages = {person: uuid4() for person in (*USERS, "nobody")}
     expired = uuid4()
     fill(database, users, here, elsewhere)
+    write(database, users, here, elsewhere, messages, expired)
+    yield ChatWithPeople(database, users, here, elsewhere, messages, {"expired": expired})
+    target_cluster.drop_database(name)
+
+
+def fill(database: TestDatabase, users: dict[str, UUID], here: UUID, elsewhere: UUID) -> None:
+    """Insert the participants and the buckets."""
+    seats = [
+        (here, "member", "MEMBER", "ACTIVE"),
+        (here, "admin", "ADMIN", "ACTIVE"),
+        (here, "owner", "OWNER", "ACTIVE"),
+        (here, "invited", "OWNER", "INVITED"),
+        (here, "inactive", "OWNER", "INACTIVE"),
+        (here, "removed", "OWNER", "ACTIVE"),
+        (elsewhere, "outsider", "OWNER", "ACTIVE"),
+    ]
+    for where, person, role, status in seats:
+        database.query(
+            'insert into "Participants" values (%s, %s, %s, %s)', where, users[person], role, status
+        )
+    database.query('delete from "Participants" where "userId" = %s', users["removed"])
+    database.query(
+        "insert into storage.buckets (id, name) values ('attachments', 'attachments'),"
+        " ('plans', 'plans'), ('other', 'other')"
+    )
+
+
+def write(
+    database: TestDatabase,
+    users: dict[str, UUID],
+    here: UUID,
+    elsewhere: UUID,
+    messages: dict[str, UUID],
+    expired: UUID,
+) -> None:
+    """Insert a message of each person with the rows below it, and files; and an expired message."""
     with database.connect() as connection:
         for person, message in messages.items():
             where = elsewhere if person == "outsider" else here
@@ -62,30 +98,6 @@ def world(target_cluster: PostgresCluster, project_template: str) -> Iterator[Ch
             {"id": expired, "here": here, "member": users["member"]},
         )
         connection.execute('insert into "Attachments" values (default, %s, %s)', [expired, uuid4()])
-    yield ChatWithPeople(database, users, here, elsewhere, messages, {"expired": expired})
-    target_cluster.drop_database(name)
-
-
-def fill(database: TestDatabase, users: dict[str, UUID], here: UUID, elsewhere: UUID) -> None:
-    """Insert the participants and the buckets."""
-    seats = [
-        (here, "member", "MEMBER", "ACTIVE"),
-        (here, "admin", "ADMIN", "ACTIVE"),
-        (here, "owner", "OWNER", "ACTIVE"),
-        (here, "invited", "OWNER", "INVITED"),
-        (here, "inactive", "OWNER", "INACTIVE"),
-        (here, "removed", "OWNER", "ACTIVE"),
-        (elsewhere, "outsider", "OWNER", "ACTIVE"),
-    ]
-    for where, person, role, status in seats:
-        database.query(
-            'insert into "Participants" values (%s, %s, %s, %s)', where, users[person], role, status
-        )
-    database.query('delete from "Participants" where "userId" = %s', users["removed"])
-    database.query(
-        "insert into storage.buckets (id, name) values ('attachments', 'attachments'),"
-        " ('plans', 'plans'), ('other', 'other')"
-    )
 
 
 # Each person has a message, one of them elsewhere; the member has two more, one expired.
@@ -273,13 +285,13 @@ MATRIX: Matrix = {
 
 
 @pytest.mark.parametrize(
-    ("table", "what"), [(table, what) for table, rows in MATRIX.items() for what in rows]
+    ("table", "attempt"), [(table, attempt) for table, rows in MATRIX.items() for attempt in rows]
 )
 def test_each_person_gets_their_own_rows_and_no_more(
-    world: ChatWithPeople, table: str, what: str
+    world: ChatWithPeople, table: str, attempt: str
 ) -> None:
     """Every person tries one statement; the result is a number of rows, or refused."""
-    statement, expected = MATRIX[table][what]
+    statement, expected = MATRIX[table][attempt]
     assert world.outcomes(statement, expected) == expected
 
 

@@ -4,7 +4,7 @@ The chat tables are the example's. Each test is one statement that every person 
 """
 
 from collections.abc import Iterator
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from psycopg import sql
@@ -32,6 +32,14 @@ def world(target_cluster: PostgresCluster, target_template: str) -> Iterator[Cha
     trip, other_trip = uuid4(), uuid4()
     # A message of a deleted user, to which the others react.
     messages = {person: uuid4() for person in (*USERS, "nobody")}
+    fill(database, users, trip, other_trip)
+    write(database, users, trip, other_trip, messages)
+    yield ChatWithPeople(database, users, trip, other_trip, messages)
+    target_cluster.drop_database(name)
+
+
+def fill(database: TestDatabase, users: dict[str, UUID], trip: UUID, other_trip: UUID) -> None:
+    """Insert the mirrored rows: each user, both trips, and the memberships."""
     memberships = [
         (trip, users["member"], "MEMBER", "ACTIVE"),
         (trip, users["admin"], "ADMIN", "ACTIVE"),
@@ -53,6 +61,17 @@ def world(target_cluster: PostgresCluster, target_template: str) -> Iterator[Cha
         for membership in memberships:
             connection.execute("insert into trip_memberships values (%s, %s, %s, %s)", membership)
         connection.execute("delete from trip_memberships where user_id = %s", [users["removed"]])
+
+
+def write(
+    database: TestDatabase,
+    users: dict[str, UUID],
+    trip: UUID,
+    other_trip: UUID,
+    messages: dict[str, UUID],
+) -> None:
+    """Insert chat rows of each person, and the rows that Realtime writes to check access."""
+    with database.connect() as connection:
         for person, message in messages.items():
             user = users.get(person) or uuid4()
             where = other_trip if person == "outsider" else trip
@@ -74,8 +93,6 @@ def world(target_cluster: PostgresCluster, target_template: str) -> Iterator[Cha
                     "insert into realtime.messages (topic, extension) values (%s, %s)",
                     [topic, extension],
                 )
-    yield ChatWithPeople(database, users, trip, other_trip, messages)
-    target_cluster.drop_database(name)
 
 
 MATRIX: Matrix = {
@@ -321,13 +338,13 @@ MATRIX: Matrix = {
 
 
 @pytest.mark.parametrize(
-    ("table", "what"), [(table, what) for table, rows in MATRIX.items() for what in rows]
+    ("table", "attempt"), [(table, attempt) for table, rows in MATRIX.items() for attempt in rows]
 )
 def test_each_person_gets_their_own_rows_and_no_more(
-    world: ChatWithPeople, table: str, what: str
+    world: ChatWithPeople, table: str, attempt: str
 ) -> None:
     """Every person tries one statement; the result is a number of rows, or refused."""
-    statement, expected = MATRIX[table][what]
+    statement, expected = MATRIX[table][attempt]
     assert world.outcomes(statement, expected) == expected
 
 
