@@ -47,7 +47,7 @@ class RelayProcess:
             )
 
     def logged(self, text: str) -> int:
-        """Return stop_signal often the log contains this text."""
+        """Return how often the log contains this text."""
         return self.log.read_text().count(f'"event": "{text}"')
 
     def end(self, stop_signal: signal.Signals) -> int:

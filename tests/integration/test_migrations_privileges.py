@@ -36,7 +36,7 @@ def bare(target_cluster: PostgresCluster, project: TestDatabase) -> TestDatabase
 
 
 def test_the_service_role_can_do_what_the_mirror_does_over_rest(bare: TestDatabase) -> None:
-    """Call every function of the API, and read the mirrored tables to compare them."""
+    """It may call every function of the API, and reads the mirrored tables to compare them."""
     functions = [
         row[0]
         for row in bare.query(

@@ -19,7 +19,7 @@ from tests.support.policy_matrix import DENIED, Matrix, Outcome, check_that_it_i
 from tests.support.rest import ServeApi
 from tests.support.waiting import until
 
-# These run the campaign, have a seat with a role, a character, or a seat that expires.
+# The ways in: running it, a seat with a role, a character, a seat that expires.
 DMS = ("dm", "co_dm")
 PLAYERS = (*DMS, "player")
 INSIDE = (*PLAYERS, "watcher")
@@ -139,7 +139,7 @@ def fill(world: InstalledModel) -> None:
 def everybody(
     outcome: Outcome = 0, *, unsigned: Outcome | None = None, **others: Outcome
 ) -> dict[str, Outcome]:
-    """Return each person's expected result: `outcome`, DENIED for anon, or that of `others`."""
+    """Return each person's expected result: `outcome`, DENIED for anon, `others` by group or name."""
     expected = dict.fromkeys(EVERYBODY, outcome) | {"anon": DENIED}
     if unsigned is not None:
         expected["unsigned"] = unsigned
@@ -367,7 +367,7 @@ def test_the_matrix_covers_every_table_and_every_kind_of_statement() -> None:
             "%(watcher)s = any(mirror.my_campaign_companions())",
             dict.fromkeys(INSIDE, True),
         ),
-        # A user whose seat has expired is in nobody's company, not even in their own.
+        # A user whose seat has expired is no companion of any user, not even of themself.
         (
             "%(expired)s = any(array_remove(mirror.my_campaign_companions(), %(me)s))",
             {},

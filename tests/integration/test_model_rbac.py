@@ -156,7 +156,7 @@ def test_a_permission_that_is_deleted_is_lost_for_every_user(pair: ModelPair) ->
 
 
 def test_a_permission_that_is_renamed_counts_under_its_new_name(pair: ModelPair) -> None:
-    """This holds for every user user has it."""
+    """This holds for every user with the permission."""
     with pair.change() as session:
         named(session, Permission, "users.read").name = "x"
     assert matrix(pair) == {

@@ -195,7 +195,7 @@ def test_a_list_with_a_forbidden_operation_is_refused_as_a_whole_and_answered(
     users, roles = ids(pair, "users"), ids(pair, "roles")
     admin, manager, john = users["Admin User"], users["Manager User"], users["John Customer"]
     refusals = [
-        # A user user may change users may not make themself an administrator.
+        # A user with the right to change users may not make themself an administrator.
         ("Manager User", patch("users", manager, role_id=roles["admin"]), "needs roles.manage"),
         ("Manager User", put("users", str(uuid4()), name="x", email="x"), "needs users.create"),
         ("Manager User", drop("users", john), "needs users.delete"),

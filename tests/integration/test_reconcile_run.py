@@ -344,7 +344,7 @@ def test_a_run_that_is_interrupted_says_so_and_the_next_one_finishes(
 
 
 def fill(primary: TestDatabase, users: int) -> None:
-    """Insert users finisher are members of both trips."""
+    """Insert users that are members of both trips."""
     primary.query(
         "insert into users (id, email, username)"
         " select gen_random_uuid(), n || '@example.com', 'user' || n from generate_series(1, %s) n",

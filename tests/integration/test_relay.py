@@ -224,7 +224,7 @@ def test_an_event_that_no_worker_can_mirror_is_rung_for_less_and_less_often(
 
 
 def test_a_retry_is_rung_for_when_it_is_due(polling: RelayBench, primary: TestDatabase) -> None:
-    """It rings not earlier, and not once for each time that the retry is postponed."""
+    """It does not ring earlier, nor each time that the retry is postponed."""
     retry(primary, "1 hour")
     polling.run(60)
     assert polling.rung == 0
