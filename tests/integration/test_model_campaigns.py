@@ -139,7 +139,7 @@ def fill(world: InstalledModel) -> None:
 def everybody(
     outcome: Outcome = 0, *, unsigned: Outcome | None = None, **others: Outcome
 ) -> dict[str, Outcome]:
-    """Return each person's expected result: `outcome`, DENIED for anon, `others` by group or name."""
+    """Return each person's expected result: `outcome`, anon DENIED, `others` by group or name."""
     expected = dict.fromkeys(EVERYBODY, outcome) | {"anon": DENIED}
     if unsigned is not None:
         expected["unsigned"] = unsigned
@@ -432,16 +432,16 @@ def test_a_seat_is_refused_from_the_instant_that_it_expires(world: InstalledMode
         guest,
     )
     read = "select * from campaign_log"
-    there = "select count(*) from campaign_members where user_id = %s"
+    seats = "select count(*) from campaign_members where user_id = %s"
     assert world.outcome("guest", read) == 2
     expire(world, "guest", "0.2 seconds")
     until(lambda: world.outcome("guest", read) == 0)
-    assert world.target.value(there, guest) == 1
+    assert world.target.value(seats, guest) == 1
 
     assert sweep(world.stage.drain) >= 1
-    assert world.target.value(there, guest) == 0
+    assert world.target.value(seats, guest) == 0
     # It is still in the primary, but grants nothing there either.
-    assert world.primary.value(there, guest) == 1
+    assert world.primary.value(seats, guest) == 1
     assert world.reconcile(dry_run=True).exit_code == 0
     del world.people["guest"]
 

@@ -52,22 +52,22 @@ RESOURCES = {
 NAMES = (*USERS, *chain(*RESOURCES.values()))
 
 
-def known(name: str) -> UUID:
+def id_of(name: str) -> UUID:
     """Return the id of a user or resource, which is derived from its name."""
     return uuid5(UUID(int=0), name)
 
 
 def populate(session: Session) -> None:
     """Insert two companies; design and sales are Acme's, abroad is Globex's."""
-    session.add_all(User(id=known(name), email=f"{name}@example.com") for name in USERS)
-    session.add_all(Company(id=known(name), name=name) for name in RESOURCES["company"])
+    session.add_all(User(id=id_of(name), email=f"{name}@example.com") for name in USERS)
+    session.add_all(Company(id=id_of(name), name=name) for name in RESOURCES["company"])
     session.flush()
     for name, company in {"design": "acme", "sales": "acme", "abroad": "globex"}.items():
-        session.add(Workspace(id=known(name), company_id=known(company), name=name))
+        session.add(Workspace(id=id_of(name), company_id=id_of(company), name=name))
     session.flush()
     places = {"budget": "design", "plan": "design", "leads": "sales", "far": "abroad"}
     for name, workspace in places.items():
-        session.add(TableView(id=known(name), workspace_id=known(workspace), name=name))
+        session.add(TableView(id=id_of(name), workspace_id=id_of(workspace), name=name))
     session.flush()
     for company, user, role in (
         ("acme", "olga", "owner"),
@@ -78,21 +78,21 @@ def populate(session: Session) -> None:
         # The mapping has no right for this role.
         ("globex", "nora", "founder"),
     ):
-        session.add(CompanyMember(company_id=known(company), user_id=known(user), role=role))
+        session.add(CompanyMember(company_id=id_of(company), user_id=id_of(user), role=role))
     for workspace, user, role in (
         ("design", "ed", "editor"),
         ("design", "vera", "viewer"),
         ("design", "tina", "viewer"),
         ("sales", "mia", "owner"),
     ):
-        session.add(WorkspaceMember(workspace_id=known(workspace), user_id=known(user), role=role))
+        session.add(WorkspaceMember(workspace_id=id_of(workspace), user_id=id_of(user), role=role))
     for view, user, permission in (
         ("budget", "gus", "read"),
         ("budget", "tina", "write"),
         ("far", "olga", "read"),
     ):
         session.add(
-            ViewGrant(table_view_id=known(view), user_id=known(user), permission=permission)
+            ViewGrant(table_view_id=id_of(view), user_id=id_of(user), permission=permission)
         )
 
 
@@ -103,7 +103,7 @@ Rights = dict[tuple[str, str, str], str]
 def rights(pair: ModelPair) -> Rights:
     """Return each user's rights, computed from the primary's plain rows without the mapping."""
     ask = pair.ask
-    names = {known(name): name for name in NAMES}
+    names = {id_of(name): name for name in NAMES}
     ranks = {"owner": 2, "admin": 1, "editor": 1, "member": 0, "viewer": 0, "read": 0, "write": 1}
     found: dict[tuple[str, str, str], int] = {}
 
@@ -135,7 +135,7 @@ def answers(pair: ModelPair) -> Rights:
     found: Rights = {}
     kinds, names = zip(*product(RESOURCES, chain(*RESOURCES.values())), strict=True)
     everybody = pair.asked_by(
-        {user: known(user) for user in USERS},
+        {user: id_of(user) for user in USERS},
         """
         select a.kind, a.name, l.level, mirror.can(a.kind, a.id, l.level),
           a.id = any((select mirror.my_resources(a.kind, l.level))::uuid[])
@@ -145,7 +145,7 @@ def answers(pair: ModelPair) -> Rights:
         """,
         list(kinds),
         list(names),
-        [known(name) for name in names],
+        [id_of(name) for name in names],
         [*LEVELS, "", "x"],
     )
     for user, rows in everybody.items():
@@ -163,7 +163,7 @@ def answers(pair: ModelPair) -> Rights:
 
 
 @pytest.fixture(scope="module")
-def made(
+def databases(
     primary_cluster: PostgresCluster, target_cluster: PostgresCluster, project_template: str
 ) -> Iterator[ModelPair]:
     """Both databases, created once."""
@@ -174,16 +174,16 @@ def made(
 
 
 @pytest.fixture
-def pair(made: ModelPair) -> ModelPair:
+def pair(databases: ModelPair) -> ModelPair:
     """The example's users and resources, mirrored."""
-    made.start(populate, *OWN)
-    return made
+    databases.start(populate, *OWN)
+    return databases
 
 
 def change(pair: ModelPair, statement: str) -> Rights:
     """Run a statement on the primary, with :names for ids; return every user's rights after it."""
     with pair.change() as session:
-        session.execute(text(statement), {n: known(n) for n in NAMES if f":{n}" in statement})
+        session.execute(text(statement), {n: id_of(n) for n in NAMES if f":{n}" in statement})
     found = answers(pair)
     assert found == rights(pair)
     return found
@@ -314,9 +314,9 @@ def test_of_equally_strong_rights_the_earliest_is_mirrored(pair: ModelPair) -> N
     change(
         pair, "insert into workspace_members values (:design, :olga, 'owner', '2026-01-01', null)"
     )
-    assert pair.asked(known("olga"), shown, known("design")) == [("2026-01-01", None)]
+    assert pair.asked(id_of("olga"), shown, id_of("design")) == [("2026-01-01", None)]
     change(pair, "delete from workspace_members where user_id = :olga")
-    assert pair.asked(known("olga"), shown, known("design")) == [("2026-01-03", known("olga"))]
+    assert pair.asked(id_of("olga"), shown, id_of("design")) == [("2026-01-03", id_of("olga"))]
 
 
 def test_a_change_of_many_rights_is_one_apply(
@@ -324,7 +324,7 @@ def test_a_change_of_many_rights_is_one_apply(
 ) -> None:
     """An owner of a company with 200 workspaces comes and goes: one event, one call each."""
     with pair.change() as session:
-        workspaces = [Workspace(company_id=known("globex"), name=str(n)) for n in range(200)]
+        workspaces = [Workspace(company_id=id_of("globex"), name=str(n)) for n in range(200)]
         session.add_all(workspaces)
         session.flush()
         session.add_all(TableView(workspace_id=w.id, name="v") for w in workspaces)
@@ -336,7 +336,7 @@ def test_a_change_of_many_rights_is_one_apply(
         return apply(*arguments)
 
     monkeypatch.setattr(pair.drain.target, "apply", counted)
-    member = CompanyMember(company_id=known("globex"), user_id=known("gus"), role="owner")
+    member = CompanyMember(company_id=id_of("globex"), user_id=id_of("gus"), role="owner")
     with pair.change() as session:
         session.add(member)
         session.flush()
@@ -360,7 +360,7 @@ def test_a_read_by_reference_looks_below_the_union(pair: ModelPair, column: str)
             line
             for (line,) in connection.execute(
                 f"explain select * from ({mapping.sql}) as q where q.{column} = any(%s)",
-                [[known("olga")]],
+                [[id_of("olga")]],
             )
         )
     assert "Seq Scan" not in plan
@@ -371,19 +371,19 @@ def test_rights_without_a_source_are_found_and_removed(pair: ModelPair) -> None:
     """One is planted, one raised, one lowered, three are lost; each gets its direction."""
     pair.target.query(
         "insert into user_permissions values (%s, 'company', %s, 'admin')",
-        known("nora"),
-        known("acme"),
+        id_of("nora"),
+        id_of("acme"),
     )
     pair.target.query(
-        "update user_permissions set permission_level = 'admin' where user_id = %s", known("gus")
+        "update user_permissions set permission_level = 'admin' where user_id = %s", id_of("gus")
     )
     pair.target.query(
         "update user_permissions set permission_level = 'read' where resource_id = %s"
         " and user_id = %s",
-        known("sales"),
-        known("mia"),
+        id_of("sales"),
+        id_of("mia"),
     )
-    pair.target.query("delete from user_permissions where user_id = %s", known("vera"))
+    pair.target.query("delete from user_permissions where user_id = %s", id_of("vera"))
     assert answers(pair)["nora", "company", "acme"] == "admin"
     report = pair.model.reconcile()
     assert report.outcome == "repaired"
@@ -393,11 +393,11 @@ def test_rights_without_a_source_are_found_and_removed(pair: ModelPair) -> None:
     assert pair.model.reconcile().outcome == "in line"
 
 
-@pytest.mark.parametrize("user", [None, known("a stranger")])
+@pytest.mark.parametrize("user", [None, id_of("a stranger")])
 def test_a_token_without_a_known_user_reaches_nothing(pair: ModelPair, user: UUID | None) -> None:
     """One token has no subject, another one has a subject that the primary does not know."""
     asked = "select mirror.can('company', %s, 'read'), mirror.my_resources('company', 'read')"
-    assert pair.asked(user, asked, known("acme")) == [(False, [])]
+    assert pair.asked(user, asked, id_of("acme")) == [(False, [])]
     assert pair.asked(user, "select user_id from user_permissions") == []
 
 
@@ -463,21 +463,21 @@ def furnished(pair: ModelPair) -> ModelPair:
     """A data table in each workspace; every user once commented on the budget."""
     for name in RESOURCES["workspace"]:
         pair.target.query(
-            "insert into data_tables (workspace_id, name) values (%s, '')", known(name)
+            "insert into data_tables (workspace_id, name) values (%s, '')", id_of(name)
         )
     for user in USERS:
         pair.target.query(
             "insert into view_comments (table_view_id, author_id, content) values (%s, %s, '')",
-            known("budget"),
-            known(user),
+            id_of("budget"),
+            id_of(user),
         )
     return pair
 
 
 def test_each_statement_affects_only_permitted_rows_for_every_user(furnished: ModelPair) -> None:
     """Every user tries every statement, which is rolled back; anon may do nothing."""
-    people = {"anon": None} | {user: known(user) for user in USERS}
-    values = {name: known(name) for name in ("acme", "design", "sales", "budget")}
+    people = {"anon": None} | {user: id_of(user) for user in USERS}
+    values = {name: id_of(name) for name in ("acme", "design", "sales", "budget")}
     for what, (statement, expected) in STATEMENTS.items():
         found = furnished.attempts(statement, people, **values)
         assert found == dict.fromkeys(USERS, 0) | expected | {"anon": DENIED}, what
@@ -495,7 +495,7 @@ def devices(pair: ModelPair, target_cluster: PostgresCluster) -> Iterator[Any]:
     made: list[Device] = []
 
     def make(user: str) -> Device:
-        made.append(Device(database, f"device_{len(made)}", known(user)))
+        made.append(Device(database, f"device_{len(made)}", id_of(user)))
         return made[-1]
 
     yield make
@@ -503,10 +503,10 @@ def devices(pair: ModelPair, target_cluster: PostgresCluster) -> Iterator[Any]:
         device.close()
 
 
-def held(pair: ModelPair, user: str) -> dict[tuple[str | None, str | None], str | None]:
+def expected_rows(pair: ModelPair, user: str) -> dict[tuple[str | None, str | None], str | None]:
     """Return the rows that a user's device should hold."""
     return {
-        (kind, str(known(name))): level
+        (kind, str(id_of(name))): level
         for (who, kind, name), level in rights(pair).items()
         if who == user
     }
@@ -517,10 +517,10 @@ def test_an_invitation_makes_rows_appear_and_a_removal_makes_them_go(
 ) -> None:
     """They change only on this user's devices; a change of level is one update."""
     olga, gus = devices("olga"), devices("gus")
-    assert olga.rows == held(pair, "olga")
+    assert olga.rows == expected_rows(pair, "olga")
     change(pair, "insert into workspace_members values (:sales, :gus, 'editor', now(), :mia)")
     assert gus.sync() == ["insert table_view", "insert workspace"]
-    assert gus.rows == held(pair, "gus")
+    assert gus.rows == expected_rows(pair, "gus")
     change(pair, "update workspace_members set role = 'viewer' where user_id = :gus")
     assert gus.sync() == ["update table_view", "update workspace"]
     assert olga.sync() == []
@@ -531,7 +531,7 @@ def test_an_invitation_makes_rows_appear_and_a_removal_makes_them_go(
         *["delete table_view"] * 3,
         *["delete workspace"] * 2,
     ]
-    assert olga.rows == held(pair, "olga") == {("table_view", str(known("far"))): "read"}
+    assert olga.rows == expected_rows(pair, "olga") == {("table_view", str(id_of("far"))): "read"}
     assert gus.sync() == []
 
 
@@ -543,7 +543,7 @@ def test_a_device_without_rights_holds_nothing_until_there_are_some(
     assert nora.rows == {}
     change(pair, "insert into table_view_grants values (:far, :nora, 'read', now(), :otto)")
     assert nora.sync() == ["insert table_view"]
-    assert nora.rows == held(pair, "nora")
+    assert nora.rows == expected_rows(pair, "nora")
 
 
 def test_a_device_that_was_offline_catches_up_and_all_of_a_users_devices_agree(
@@ -558,8 +558,8 @@ def test_a_device_that_was_offline_catches_up_and_all_of_a_users_devices_agree(
     change(pair, "delete from company_members where user_id = :tina")
     phone.sync()
     laptop.sync()
-    assert phone.rows == laptop.rows == held(pair, "tina")
-    assert ("workspace", str(known("sales"))) not in laptop.rows
+    assert phone.rows == laptop.rows == expected_rows(pair, "tina")
+    assert ("workspace", str(id_of("sales"))) not in laptop.rows
 
 
 def test_the_proxy_to_electric_restricts_the_shape_to_the_caller() -> None:
@@ -573,14 +573,14 @@ def test_the_proxy_to_electric_restricts_the_shape_to_the_caller() -> None:
         ("columns", "user_id"),
         ("secret", "guess"),
     ]
-    url = shape_url("http://electric:3000", "s&cret", known("olga"), asked)
+    url = shape_url("http://electric:3000", "s&cret", id_of("olga"), asked)
     assert url.startswith("http://electric:3000/v1/shape?")
     assert parse_qsl(url.partition("?")[2]) == [
         ("offset", "-1"),
         ("live", "true"),
         ("table", "user_permissions"),
         ("where", "user_id = $1"),
-        ("params[1]", str(known("olga"))),
+        ("params[1]", str(id_of("olga"))),
         ("secret", "s&cret"),
     ]
 
@@ -588,21 +588,21 @@ def test_the_proxy_to_electric_restricts_the_shape_to_the_caller() -> None:
 def test_explain_and_audits_ask_for_a_resource_by_its_kind(pair: ModelPair) -> None:
     """This includes guards of that kind; a level raised by hand is reported."""
     question = question_about(pair.registry, "workspace")
-    ed, design = str(known("ed")), str(known("design"))
+    ed, design = str(id_of("ed")), str(id_of("design"))
     page = explain_resource(pair.drain, question, ed, design)
     assert (page.exit_code, page.primary_grants, page.allowed) == (0, True, True)
     assert any(step.says.startswith("data_tables: as declared") for step in page.steps)
     pair.target.query(
         "update user_permissions set permission_level = 'admin'"
         " where user_id = %s and resource_type = 'workspace'",
-        known("ed"),
+        id_of("ed"),
     )
     page = explain_resource(pair.drain, question, ed, design)
     assert page.first is not None
     assert page.first.name == "target row"
     found = audit(pair.drain, question, 200, Random(1)).mismatches
     assert {(one.direction, one.user) for one in found} == {(Direction.OVER, ed)}
-    nobody = explain_resource(pair.drain, question, str(known("nora")), design)
+    nobody = explain_resource(pair.drain, question, str(id_of("nora")), design)
     assert (nobody.primary_grants, nobody.allowed) == (False, False)
 
 
@@ -621,11 +621,11 @@ def test_a_sample_may_draw_any_key_also_one_of_a_user_with_many(
     assert set(drawn) <= set(everything)
 
 
-def test_the_story_of_the_example_runs(made: ModelPair) -> None:
+def test_the_story_of_the_example_runs(databases: ModelPair) -> None:
     """The databases were empty before."""
-    made.start(lambda _: None, *OWN)
-    story(made.model.stage)
-    assert len(made.model.stage.log) > 5
+    databases.start(lambda _: None, *OWN)
+    story(databases.model.stage)
+    assert len(databases.model.stage.log) > 5
 
 
 # Other ways of capture; from here on there are no triggers
@@ -641,16 +641,16 @@ def hooked(pair: ModelPair) -> Hooks:
 def test_hooks_take_the_user_or_the_resource(pair: ModelPair, hooked: Hooks) -> None:
     """A backend would call these hooks beside its changes."""
     with pair.change() as session:
-        session.delete(session.get_one(CompanyMember, (known("acme"), known("olga"))))
-        hooked.scope_changed(session, "user_permissions", user_id=known("olga"))
+        session.delete(session.get_one(CompanyMember, (id_of("acme"), id_of("olga"))))
+        hooked.scope_changed(session, "user_permissions", user_id=id_of("olga"))
     assert answers(pair) == rights(pair)
     with pair.change() as session:
-        session.get_one(Workspace, known("sales")).company_id = known("globex")
-        hooked.scope_changed(session, "user_permissions", workspace_id=known("sales"))
+        session.get_one(Workspace, id_of("sales")).company_id = id_of("globex")
+        hooked.scope_changed(session, "user_permissions", workspace_id=id_of("sales"))
     assert answers(pair) == rights(pair)
     with pair.change() as session:
-        session.delete(session.get_one(TableView, known("budget")))
-        hooked.scope_changed(session, "user_permissions", resource_id=known("budget"))
+        session.delete(session.get_one(TableView, id_of("budget")))
+        hooked.scope_changed(session, "user_permissions", resource_id=id_of("budget"))
     assert answers(pair) == rights(pair)
 
 
@@ -661,10 +661,10 @@ def test_orm_capture_needs_no_hooks_for_changes_through_sessions(
     make = sessionmaker(pair.engine)
     capture = attach(make, hooks=hooked)
     with make.begin() as session:
-        session.delete(session.get_one(CompanyMember, (known("acme"), known("olga"))))
-        session.get_one(Workspace, known("sales")).company_id = known("globex")
-        session.get_one(WorkspaceMember, (known("design"), known("ed"))).role = "viewer"
-        session.add(ViewGrant(table_view_id=known("far"), user_id=known("nora")))
+        session.delete(session.get_one(CompanyMember, (id_of("acme"), id_of("olga"))))
+        session.get_one(Workspace, id_of("sales")).company_id = id_of("globex")
+        session.get_one(WorkspaceMember, (id_of("design"), id_of("ed"))).role = "viewer"
+        session.add(ViewGrant(table_view_id=id_of("far"), user_id=id_of("nora")))
     capture.detach()
     pair.mirror()
     assert answers(pair) == rights(pair)

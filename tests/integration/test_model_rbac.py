@@ -31,7 +31,7 @@ FIRST: Matrix = {name: set(data.ROLES[role]) for name, (_, role) in data.USERS.i
 
 
 @pytest.fixture(scope="module")
-def made(
+def databases(
     primary_cluster: PostgresCluster, target_cluster: PostgresCluster, project_template: str
 ) -> Iterator[ModelPair]:
     """Both databases, created once."""
@@ -42,10 +42,10 @@ def made(
 
 
 @pytest.fixture
-def pair(made: ModelPair) -> ModelPair:
+def pair(databases: ModelPair) -> ModelPair:
     """The example's data, mirrored."""
-    made.start(data.populate, *OWN)
-    return made
+    databases.start(data.populate, *OWN)
+    return databases
 
 
 def named(session: Session, kind: type[T], name: str) -> T:
@@ -226,11 +226,11 @@ def test_explain_names_the_row_that_is_missing_and_the_one_that_was_planted(
     assert {one.resource for one in found} <= ALL - set(data.ROLES["customer"])
 
 
-def test_the_story_of_the_example_runs(made: ModelPair) -> None:
+def test_the_story_of_the_example_runs(databases: ModelPair) -> None:
     """The databases were empty before."""
-    made.start(lambda _: None, *OWN)
-    story(made.model.stage)
-    assert len(made.model.stage.log) > 5
+    databases.start(lambda _: None, *OWN)
+    story(databases.model.stage)
+    assert len(databases.model.stage.log) > 5
 
 
 # Tables. Without a right, the grant is missing, or the statement finds no row.
@@ -301,19 +301,19 @@ STATEMENTS: dict[str, tuple[str, Expected]] = {
 
 
 @pytest.fixture(scope="module")
-def world(made: ModelPair) -> dict[str, UUID]:
+def world(databases: ModelPair) -> dict[str, UUID]:
     """Each person's id; each user has a profile and has written a report."""
-    made.start(data.populate, *OWN)
-    made.target.query("insert into profiles select id from users")
-    made.target.query("insert into reports (author_id, title) select id, 'x' from users")
-    return dict(made.primary.query("select name, id from users"))
+    databases.start(data.populate, *OWN)
+    databases.target.query("insert into profiles select id from users")
+    databases.target.query("insert into reports (author_id, title) select id, 'x' from users")
+    return dict(databases.primary.query("select name, id from users"))
 
 
 @pytest.mark.parametrize("attempt", STATEMENTS)
 def test_each_statement_affects_only_permitted_rows_for_every_user(
-    made: ModelPair, world: dict[str, UUID], attempt: str
+    databases: ModelPair, world: dict[str, UUID], attempt: str
 ) -> None:
     """Every person tries one statement, which is rolled back."""
     statement, expected = STATEMENTS[attempt]
     ids = {person: world.get(person) for person in PEOPLE} | {"stranger": uuid4()}
-    assert made.attempts(statement, ids) == expected
+    assert databases.attempts(statement, ids) == expected

@@ -30,7 +30,7 @@ TABLES = {
 
 
 @pytest.fixture(scope="module")
-def made(
+def databases(
     primary_cluster: PostgresCluster, target_cluster: PostgresCluster, project_template: str
 ) -> Iterator[ModelPair]:
     """Both databases, created once. Only the hooks of the upload capture changes."""
@@ -42,13 +42,13 @@ def made(
 
 
 @pytest.fixture
-def pair(made: ModelPair, monkeypatch: pytest.MonkeyPatch) -> ModelPair:
+def pair(databases: ModelPair, monkeypatch: pytest.MonkeyPatch) -> ModelPair:
     """The example's data, mirrored; the backend's hooks use this model."""
     monkeypatch.setenv("MIRROR_MAPPINGS", "mappings.rbac")
     monkeypatch.setenv("MIRROR_DOORBELL", "off")
     hooks.default.cache_clear()
-    made.start(data.populate, "profiles", "reports")
-    return made
+    databases.start(data.populate, "profiles", "reports")
+    return databases
 
 
 def evaluated(pair: ModelPair, users: list[str]) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def ids(pair: ModelPair, table: str) -> dict[str, str]:
     return dict(pair.ask(f"select name, id::text from {table}"))
 
 
-def held(pair: ModelPair, user: str) -> set[str]:
+def permissions_of(pair: ModelPair, user: str) -> set[str]:
     """Return the names of a user's permissions on the target."""
     rows = pair.asked(UUID(user), "select unnest(mirror.my_permissions())")
     return {str(name) for (name,) in rows}
@@ -153,29 +153,29 @@ def test_a_role_is_made_given_changed_and_taken_away_by_uploads(pair: ModelPair)
     """The test sends PUT, PATCH and DELETE for every table; only the hooks capture them."""
     role, link, user, permission = (str(uuid4()) for _ in range(4))
     known = ids(pair, "permissions")
-    made = [
+    operations = [
         put("roles", role, name="auditor", description=None),
         put("permissions", permission, name="audit.read"),
         put("role_permissions", link, role_id=role, permission_id=permission),
         put("users", user, name="Ann", email="ann@example.com", role_id=role),
     ]
-    assert send(pair, "Admin User", *made) == TAKEN
-    assert held(pair, user) == {"audit.read"}
+    assert send(pair, "Admin User", *operations) == TAKEN
+    assert permissions_of(pair, user) == {"audit.read"}
     # The answer was lost, so the client sends the operations again.
-    assert send(pair, "Admin User", *made) == TAKEN
+    assert send(pair, "Admin User", *operations) == TAKEN
 
     assert send(pair, "Admin User", patch("permissions", permission, name="audit.see")) == TAKEN
-    assert held(pair, user) == {"audit.see"}
+    assert permissions_of(pair, user) == {"audit.see"}
     moved = patch("role_permissions", link, permission_id=known["users.read"])
     assert send(pair, "Admin User", moved) == TAKEN
-    assert held(pair, user) == {"users.read"}
+    assert permissions_of(pair, user) == {"users.read"}
     assert send(pair, "Admin User", patch("roles", role, description="reads")) == TAKEN
     customer = ids(pair, "roles")["customer"]
     assert send(pair, "Admin User", patch("users", user, role_id=customer)) == TAKEN
-    assert held(pair, user) == {"profile.read", "profile.update"}
+    assert permissions_of(pair, user) == {"profile.read", "profile.update"}
 
     assert send(pair, "Admin User", drop("roles", customer)) == TAKEN
-    assert held(pair, user) == set()
+    assert permissions_of(pair, user) == set()
     assert pair.target.value("select count(*) from users where role_id is null") == 3
     gone = [
         drop("role_permissions", link),

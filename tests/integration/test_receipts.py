@@ -93,10 +93,10 @@ def test_after_the_wait_the_chat_lets_the_new_member_in(
     receipt = recorder.receipt(session)
     session.commit()
     go_on = threading.Event()
-    held = Intercepted(drain.target, before=lambda: go_on.wait(30))
-    drain.target = held
+    target_that_waits = Intercepted(drain.target, before=lambda: go_on.wait(30))
+    drain.target = target_that_waits
     draining = Running(drain.run)
-    until(lambda: held.calls)
+    until(lambda: target_that_waits.calls)
     assert waits(receipt)
     waiting = Running(lambda: recorder.wait(receipt, 30))
     assert not waiting.ended
