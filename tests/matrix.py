@@ -1,11 +1,11 @@
-"""The tests that a server's version decides, on pairs of PostgreSQL versions.
+"""Matrix: runs the tests that depend on the server's version on pairs of PostgreSQL versions.
 
-`python -m tests.matrix` runs all pairs; `--primary 14 --target 15` runs one. The servers come from
-the npm package that tests/postgres pins. `pytest --primary 14` runs any test on them, once they
-are installed.
+`python -m tests.matrix` runs all pairs; `--primary 14 --target 15` runs one. The servers are npm
+packages that tests/postgres pins. Once they are installed, `pytest --primary 14` runs any test on
+them.
 """
 
-# ruff: noqa: T201 - it prints what came of each pair.
+# ruff: noqa: T201 - it prints the result of each pair.
 
 import argparse
 import json
@@ -22,11 +22,11 @@ PACKAGE = Path(__file__).parent / "postgres"
 MODULES = PACKAGE / "node_modules"
 PLATFORM = "Linux x86_64"
 
-# The oldest together, the newest with the oldest, and each version in between on both sides.
+# The oldest two, the newest with the oldest, and each version in between on both sides.
 PAIRS = [(14, 15), (15, 16), (16, 17), (17, 18), (18, 15)]
 USUAL = (16, 18)
 
-# Capture, drain, reconcile and policies, and what else asks a server about itself.
+# Capture, drain, reconcile, policies, and the code that asks a server about its version or state.
 TESTS = [
     "tests/acceptance/test_old_servers.py",
     "tests/capture",
@@ -69,14 +69,14 @@ def fetch() -> None:
     """Install every version.
 
     Raises:
-        ConfigError: this platform has none, npm is missing, or it fails.
+            ConfigError: this platform has no package, npm is missing, or npm fails.
     """
     here = f"{platform.system()} {platform.machine()}"
     if here != PLATFORM:
         raise ConfigError(f"these servers are for {PLATFORM}, and this is {here}.")
     install(PACKAGE)
-    # An npm package holds no symbolic links. A script that comes with each makes them, but no
-    # package's scripts are run here.
+    # An npm package holds no symbolic links. Each package brings a script that makes them, but we
+    # run no package's scripts.
     for package in MODULES.glob("postgres-*"):
         for link in json.loads((package / "native" / "pg-symlinks.json").read_text()):
             target = package / link["target"]
@@ -85,7 +85,7 @@ def fetch() -> None:
 
 
 def run(primary: int, target: int) -> bool:
-    """Run the tests on one pair; return whether they passed."""
+    """Run the tests on one pair of versions; return whether they passed."""
     command = [
         "-m",
         "pytest",
@@ -100,7 +100,7 @@ def run(primary: int, target: int) -> bool:
 
 
 def main() -> int:
-    """Run the pairs that the command line asks for; return the exit code."""
+    """Run the pairs that the command line selects; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.matrix", description=__doc__)
     parser.add_argument("--primary", type=int, help="the primary's version, 14 to 18")
     parser.add_argument("--target", type=int, help="the target's version, 15 to 18")

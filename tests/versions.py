@@ -1,9 +1,9 @@
 """Run `make test-fast` on each Python that pyproject.toml promises: `make test-versions`.
 
-Interpreters are looked for, never downloaded: in PATH, among pyenv's, and among uv's. Each gets an
-environment of its own under `.venvs/`. Versions named as arguments are run in place of all.
+The script looks for interpreters in PATH, among pyenv's and among uv's; it downloads none. Each one
+gets its own environment under `.venvs/`. Versions given as arguments replace the promised ones.
 
-Exit codes: 0 if every version that is here passed; 1 if one failed; 2 if none was found.
+Exit codes: 0 if every version that was found passed; 1 if one failed; 2 if none was found.
 """
 
 import os
@@ -19,14 +19,14 @@ ROOT = Path(__file__).parent.parent
 
 
 def promised() -> list[str]:
-    """Return the versions that the classifiers name, as `3.12`."""
+    """Return the versions that the classifiers of pyproject.toml name, as `3.12`."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     found = (re.search(r"Python :: (3\.\d+)$", line) for line in project["classifiers"])
     return [match[1] for match in found if match]
 
 
 def candidates(version: str) -> Iterator[Path]:
-    """Yield programs that may be an interpreter of this version; some do not run."""
+    """Yield paths where an interpreter of this version may be; some do not exist or do not run."""
     for directory in os.get_exec_path():
         yield Path(directory) / f"python{version}"
     home = Path.home()
@@ -37,12 +37,12 @@ def candidates(version: str) -> Iterator[Path]:
 
 
 def interpreter(version: str) -> Path | None:
-    """Return a program that is this version of CPython and can make environments."""
+    """Return a CPython of this version that can create virtual environments, or None."""
     ask = "import ensurepip, sys; print(sys.implementation.name, *sys.version_info[:2])"
     for program in candidates(version):
         if shutil.which(program) is None:
             continue
-        # A shim of pyenv runs, and fails, where its version is not chosen.
+        # pyenv's shim exists for every version, but fails for a version that is not selected.
         done = subprocess.run([program, "-c", ask], capture_output=True, text=True, check=False)
         if done.stdout.split() == ["cpython", *version.split(".")]:
             return program
@@ -50,7 +50,7 @@ def interpreter(version: str) -> Path | None:
 
 
 def passes(version: str, program: Path) -> bool:
-    """Run the tests on this interpreter, in an environment of its own."""
+    """Run the tests on this interpreter in its own environment; return whether they passed."""
     print(f"\n== Python {version}: {program}", flush=True)
     environment = f".venvs/{version}"
     command = ["make", "--no-print-directory", f"VENV={environment}", f"PYTHON={program}"]
@@ -58,9 +58,9 @@ def passes(version: str, program: Path) -> bool:
 
 
 def main(versions: list[str]) -> int:
-    """Run the tests on each version that is here; say how each went."""
+    """Run the tests on each version that was found, print the results, and return the exit code."""
     found = {version: interpreter(version) for version in versions}
-    said = {
+    outcomes = {
         version: "is not on this machine: NOT TESTED"
         if program is None
         else "passed"
@@ -69,11 +69,11 @@ def main(versions: list[str]) -> int:
         for version, program in found.items()
     }
     print()
-    for version, outcome in said.items():
+    for version, outcome in outcomes.items():
         print(f"Python {version} {outcome}")
     if not any(found.values()):
         return 2
-    return 1 if "FAILED" in said.values() else 0
+    return 1 if "FAILED" in outcomes.values() else 0
 
 
 if __name__ == "__main__":

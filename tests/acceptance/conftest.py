@@ -1,4 +1,4 @@
-"""Running the real command and the real worker, as a person would."""
+"""Fixtures that run the real command and the real worker as a user would."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ HOME = Path(__file__).parent.parent.parent
 
 @dataclass
 class Ran:
-    """What a finished command left."""
+    """The result of a finished command."""
 
     code: int
     out: str
@@ -26,7 +26,7 @@ class Ran:
 
     @property
     def text(self) -> str:
-        """Both streams."""
+        """Standard output and standard error together."""
         return self.out + self.err
 
 
@@ -102,11 +102,11 @@ def start_worker(
 
     yield start
     for worker in started:
-        # To let it finish takes seconds, and its databases go anyway.
+        # A graceful stop takes seconds, and the worker's databases are dropped anyway.
         worker.kill()
 
 
 @pytest.fixture
 def worker_log(tmp_path: Path) -> Path:
-    """Where the workers of `start_worker` write."""
+    """The file to which the workers of `start_worker` write their log."""
     return tmp_path / "worker.log"

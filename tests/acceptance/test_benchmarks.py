@@ -1,4 +1,4 @@
-"""The benchmarks run, and compare commits; what they measure is for an idle machine to say."""
+"""The benchmarks run and compare commits; these tests judge no figure."""
 
 import json
 import os
@@ -21,7 +21,7 @@ FIGURES = {
     "reconcile": "reconcile, 10,000 drifted, 20,000 memberships",
 }
 
-# A benchmark that takes no time: the library itself says what it measures.
+# A benchmark that takes no time: the library itself contains the figures.
 STAND_IN = """
 import json, sys
 from mirror import FIGURES
@@ -32,7 +32,7 @@ with open(file, "w") as written:
 
 
 def run(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
-    """Run the benchmarks with small sizes."""
+    """Run the benchmarks with small sizes; return the finished process."""
     return subprocess.run(
         [sys.executable, "-m", "benchmarks", "--quick", *arguments],
         cwd=HOME,
@@ -43,13 +43,13 @@ def run(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
 
 
 def lines(file: Path) -> list[dict[str, Any]]:
-    """Return what a JSON lines file holds."""
+    """Return the records of a JSON lines file."""
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 @pytest.mark.parametrize("part", FIGURES)
 def test_a_part_of_the_benchmarks_runs(part: str, tmp_path: Path) -> None:
-    """With few rows; writes a table and JSON, and keeps each figure as it is measured."""
+    """The run uses few rows, writes a table and JSON, and saves each figure when it is measured."""
     file, kept = tmp_path / "last.json", tmp_path / "figures.jsonl"
     done = run("--json", file, "--keep", kept, part)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -64,7 +64,7 @@ def test_a_part_of_the_benchmarks_runs(part: str, tmp_path: Path) -> None:
 
 @pytest.mark.timeout(600)
 def test_the_working_tree_is_compared_with_a_commit(tmp_path: Path) -> None:
-    """The commit is checked out elsewhere and measures itself."""
+    """The commit is checked out into another directory and measures itself."""
     kept = tmp_path / "figures.jsonl"
     done = run("--against", "HEAD", "--runs", "1", "--keep", kept, "outbox")
     assert done.returncode == 0, done.stderr[-2000:]
@@ -74,7 +74,7 @@ def test_the_working_tree_is_compared_with_a_commit(tmp_path: Path) -> None:
     assert [len(line["values"]) for line in claims] == [20, 20]
 
 
-# On a repository of its own
+# The next tests use a small repository of their own.
 
 
 def git(home: Path, *arguments: str) -> str:
@@ -93,7 +93,7 @@ def commit(home: Path) -> str:
 
 
 def write(home: Path, figures: dict[str, Any], benchmark: str = STAND_IN) -> None:
-    """Write a library, and a benchmark of it with the part `speed`."""
+    """Write a library and a benchmark of it with one part, `speed`."""
     for name, text in (
         ("benchmarks/__init__.py", ""),
         ("benchmarks/__main__.py", benchmark),
@@ -103,7 +103,7 @@ def write(home: Path, figures: dict[str, Any], benchmark: str = STAND_IN) -> Non
     ):
         (home / name).parent.mkdir(exist_ok=True)
         (home / name).write_text(text)
-    # Modules are compiled anew: two versions of one second may have the same size.
+    # Two versions written in one second may have the same size, so Python must compile them again.
     for compiled in home.rglob("*.pyc"):
         compiled.unlink()
 
@@ -125,7 +125,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_each_commit_measures_its_own_library(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The working tree's changes need no commit; a ratio above one is better for a rate."""
+    """Uncommitted changes of the working tree count; for a rate, a ratio above one is better."""
     write(home, {"events": figure(100, 300), "a claim": figure(2, 2, unit="ms")})
     old = commit(home)
     write(home, {"events": figure(400, 400), "a claim": figure(3, 3, unit="ms")})
@@ -136,7 +136,7 @@ def test_each_commit_measures_its_own_library(
 
 
 def test_commits_take_turns_in_being_first(home: Path, tmp_path: Path) -> None:
-    """Every figure is kept with its commit and its run."""
+    """The output keeps every figure with its commit and its run."""
     write(home, {"events": figure(100)})
     old = commit(home)
     write(home, {"events": figure(101)})
@@ -150,7 +150,7 @@ def test_commits_take_turns_in_being_first(home: Path, tmp_path: Path) -> None:
 def test_figures_without_a_counterpart_are_named(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also those of which one commit has more values, and parts with other sizes."""
+    """So are figures of parts with other sizes, and figures with more values in one commit."""
     write(home, {"rows": figure(100), "longer": figure(1, 2)})
     old = commit(home)
     write(home, {"events": figure(100), "longer": figure(1, 2, 3)})
@@ -167,7 +167,7 @@ def test_figures_without_a_counterpart_are_named(
 def test_a_comparison_that_is_cut_off_keeps_its_figures(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It prints the ratios so far, and removes the worktree."""
+    """It prints the ratios measured so far and removes the worktree."""
     write(home, {"events": figure(100)})
     old = commit(home)
     left = tmp_path / "runs"
@@ -189,7 +189,7 @@ if left.read_text() == "0":
 
 
 def test_a_commit_that_would_measure_another_library_is_refused(home: Path) -> None:
-    """Without a package `mirror` in the commit, Python would find the one that is installed."""
+    """A commit without a package `mirror` would import the installed one."""
     write(home, {"events": figure(100)})
     library = (home / "mirror" / "__init__.py").read_text()
     (home / "mirror" / "__init__.py").unlink()

@@ -1,4 +1,4 @@
-"""The `mirror` command: what it does, and what it says when it cannot."""
+"""The `mirror` command: its effects, its output and its exit codes."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ NOWHERE = "postgresql://someone:hunter2@127.0.0.1:9/nothing"
 
 
 @pytest.mark.parametrize(
-    ("variables", "code", "said"),
+    ("variables", "code", "message"),
     [
         ({"PRIMARY_DATABASE_URL": None}, 2, "PRIMARY_DATABASE_URL is not set"),
         ({"SUPABASE_DB_URL": None}, 2, "SUPABASE_DB_URL is not set"),
@@ -33,18 +33,18 @@ NOWHERE = "postgresql://someone:hunter2@127.0.0.1:9/nothing"
     ],
 )
 def test_bad_settings_are_named_and_secrets_are_not_told(
-    mirror: Command, variables: dict[str, str | None], code: int, said: str
+    mirror: Command, variables: dict[str, str | None], code: int, message: str
 ) -> None:
-    """One line that names the setting or the side, the documented code, no password."""
+    """One line names the setting or the side, with the documented exit code and no password."""
     done = mirror("status", **variables)
-    assert (done.code, said in done.err) == (code, True), done.text
+    assert (done.code, message in done.err) == (code, True), done.text
     assert "hunter2" not in done.text
 
 
 def test_unmigrated_databases_are_named_with_the_remedy(
     mirror: Command, project: TestDatabase, primary: TestDatabase
 ) -> None:
-    """Each side says which command migrates it."""
+    """The error names the command that migrates this side."""
     done = mirror("status", SUPABASE_DB_URL=project.url)
     assert (done.code, "mirror migrate supabase" in done.err) == (4, True), done.text
     primary.query("drop schema mirror cascade")
@@ -63,14 +63,14 @@ def test_unmigrated_databases_are_named_with_the_remedy(
     ],
 )
 def test_wrong_usage_is_exit_code_2(mirror: Command, arguments: list[str]) -> None:
-    """As every command line tool does."""
+    """Every command line tool uses this code for wrong usage."""
     assert mirror(*arguments).code == 2
 
 
 def test_migrate_says_what_it_would_do_then_does_it_then_finds_nothing(
     mirror: Command, project: TestDatabase
 ) -> None:
-    """--dry-run changes nothing."""
+    """--dry-run prints the pending steps and changes nothing."""
     url = {"SUPABASE_DB_URL": project.url}
     done = mirror("migrate", "supabase", "--dry-run", **url)
     assert done.out == "supabase: would apply 0001_engine, model_trips\n", done.text
@@ -85,7 +85,7 @@ def test_migrate_says_what_it_would_do_then_does_it_then_finds_nothing(
 def test_migrate_prints_sql_that_psql_can_run_and_connects_to_nothing(
     mirror: Command, project: TestDatabase
 ) -> None:
-    """What is printed, pasted into the SQL editor, is recognised afterwards."""
+    """A user pastes the printed SQL into the SQL editor; a later migration recognises its steps."""
     done = mirror("migrate", "supabase", "--sql", SUPABASE_DB_URL=None, PRIMARY_DATABASE_URL=None)
     assert done.code == 0, done.text
     project.query(done.out)
@@ -94,7 +94,7 @@ def test_migrate_prints_sql_that_psql_can_run_and_connects_to_nothing(
 
 
 def test_migrate_writes_files_for_the_supabase_cli(mirror: Command, tmp_path: Path) -> None:
-    """Once; a second time there is nothing new to write."""
+    """The first call writes the files; a second call finds nothing new to write."""
     folder = tmp_path / "supabase" / "migrations"
     assert mirror("migrate", "supabase", "--into", str(folder)).code == 0
     names = sorted(path.name[14:] for path in folder.iterdir())
@@ -109,7 +109,7 @@ def test_migrate_writes_files_for_the_supabase_cli(mirror: Command, tmp_path: Pa
 def test_guards_are_asked_for_once_the_tables_are_there(
     mirror: Command, project: TestDatabase, tmp_path: Path
 ) -> None:
-    """By name where one is missing; installed, printed, or written; then kept up to date."""
+    """--guards names a missing table; else it installs, prints or writes; later runs update."""
     url = {"SUPABASE_DB_URL": project.url}
     assert mirror("migrate", "supabase", **url).code == 0
     done = mirror("migrate", "supabase", "--guards", **url)
@@ -140,14 +140,14 @@ def test_guards_are_asked_for_once_the_tables_are_there(
     ],
 )
 def test_guards_belong_to_the_target(mirror: Command, arguments: list[str]) -> None:
-    """Asking for them elsewhere is a mistake that is told."""
+    """With the primary, or with --remove, --guards is a usage error."""
     assert mirror(*arguments).code == 2
 
 
 def test_resync_and_drain_load_an_empty_target(
     mirror: Command, session: Session, target: TestDatabase
 ) -> None:
-    """Rows that no hook ever named reach the target."""
+    """Rows that no hook ever recorded reach the target."""
     members = MembershipFactory.create_batch(7)
     session.commit()
     assert mirror("resync").out.startswith("recorded as changed: ")
@@ -160,7 +160,7 @@ def test_resync_and_drain_load_an_empty_target(
 def test_status_shows_what_waits_and_what_is_buried(
     mirror: Command, primary: TestDatabase, session: Session, recorder: Hooks
 ) -> None:
-    """Healthy with a backlog; not healthy with something buried, until it is retried."""
+    """A backlog is healthy; a buried event is not, until `mirror retry`."""
     member = MembershipFactory()
     session.flush()
     recorder.changed(session, "trip_memberships", (member.trip_id, member.user_id))
@@ -186,7 +186,7 @@ def test_status_shows_what_waits_and_what_is_buried(
 def test_rebase_accepts_a_primary_that_moved(
     mirror: Command, session: Session, primary: TestDatabase, target: TestDatabase
 ) -> None:
-    """Refused until somebody rebases on purpose; equal afterwards."""
+    """The drain refuses until a user runs `mirror rebase`; after it both sides are equal."""
     member = MembershipFactory()
     session.commit()
     mirror("resync")
@@ -199,20 +199,20 @@ def test_rebase_accepts_a_primary_that_moved(
     assert target.value("select count(*) from trip_memberships") == 1
     done = mirror("status", MIRROR_SOURCE_NAME="moved")
     assert (done.code, "mirror rebase" in done.out) == (1, True)
-    assert mirror("rebase", MIRROR_SOURCE_NAME="moved").code == 1  # nobody there to confirm
+    assert mirror("rebase", MIRROR_SOURCE_NAME="moved").code == 1  # no terminal to confirm on
 
     assert mirror("rebase", "--yes", MIRROR_SOURCE_NAME="moved").out.startswith("epoch 1;")
     assert mirror("drain", MIRROR_SOURCE_NAME="moved").code == 0
     assert target.value("select count(*) from trip_memberships") == 0
-    assert mirror("drain").code == 0  # nothing waits
+    assert mirror("drain").code == 0  # no events wait
     mirror("resync")
-    assert mirror("drain").code == 1  # and the old name is the stranger now
+    assert mirror("drain").code == 1  # and now the old name is the unknown one
 
 
 def test_purge_reports_what_it_forgot(
     mirror: Command, primary: TestDatabase, target: TestDatabase
 ) -> None:
-    """Only tombstones that are old enough."""
+    """Only tombstones older than the given age are purged."""
     primary.query(
         "insert into mirror.outbox (lane, mapping, key) values (0, 'users', array[%s])",
         str(uuid4()),
@@ -227,7 +227,7 @@ def test_purge_reports_what_it_forgot(
 def test_triggers_are_installed_kept_up_to_date_and_taken_away(
     mirror: Command, primary: TestDatabase
 ) -> None:
-    """By the runner, or by whoever pastes what is printed."""
+    """The runner installs them, or a user pastes the printed SQL."""
     assert mirror("migrate", "primary", "--triggers").out == "primary: applied triggers_trips\n"
     assert mirror("migrate", "primary").out == "primary: up to date\n"
     counted = "select count(*) from pg_trigger where tgname like 'mirror\\_trips\\_%'"
@@ -243,7 +243,7 @@ def test_triggers_are_installed_kept_up_to_date_and_taken_away(
 def test_a_table_that_triggers_cannot_watch_is_named(
     mirror: Command, primary: TestDatabase
 ) -> None:
-    """With the remedy; nothing is installed."""
+    """The error has the remedy, and no trigger is installed."""
     primary.query("alter table trip_memberships rename to memberships")
     done = mirror("migrate", "primary", "--triggers")
     assert done.code == 4
@@ -261,5 +261,5 @@ def test_a_table_that_triggers_cannot_watch_is_named(
     ],
 )
 def test_triggers_belong_to_the_primary(mirror: Command, arguments: list[str]) -> None:
-    """Asking for them elsewhere is a mistake that is told."""
+    """With the target, --triggers is a usage error."""
     assert mirror(*arguments).code == 2

@@ -1,4 +1,4 @@
-"""`mirror demo` and `mirror dev`, as a newcomer runs them."""
+"""`mirror demo` and `mirror dev`, as a new user runs them."""
 
 import os
 import re
@@ -20,7 +20,7 @@ MIRROR = str(Path(sys.executable).parent / "mirror")
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """Nothing but a PATH and a directory for temporary files, which is empty at the end."""
+    """Only a PATH, and a directory for temporary files that must be empty at the end."""
     tmp_path.chmod(0o755)
     return {"PATH": os.environ["PATH"], "COLUMNS": "100"}
 
@@ -29,7 +29,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 def test_the_demo_shows_every_expectation_held(
     environment: dict[str, str], options: list[str]
 ) -> None:
-    """Exit 0, a tick and a time per line, and nothing left running."""
+    """The exit code is 0, each line has a tick and a time, and no process is left running."""
     done = subprocess.run(
         [MIRROR, "demo", *options],
         cwd=HOME,
@@ -48,9 +48,9 @@ def test_the_demo_shows_every_expectation_held(
 
 @contextmanager
 def running(environment: dict[str, str], *options: str) -> Iterator[subprocess.Popen[str]]:
-    """Yield `mirror dev`, which does not outlive the test.
+    """Yield a running `mirror dev`, and stop it at the end of the test.
 
-    Started with SIGINT ignored, as a shell starts what it puts into the background.
+    It starts with SIGINT ignored, as when a shell starts a process in the background.
     """
     process = subprocess.Popen(
         ["/bin/sh", "-c", 'trap "" INT; exec "$0" dev "$@"', MIRROR, *options],
@@ -68,7 +68,7 @@ def running(environment: dict[str, str], *options: str) -> Iterator[subprocess.P
 
 
 def exported(process: subprocess.Popen[str]) -> dict[str, str]:
-    """Return what it tells to export, once it says that it runs."""
+    """Return the variables that it asks the user to export, once it says that it runs."""
     assert process.stdout is not None
     urls: dict[str, str] = {}
     for line in process.stdout:
@@ -81,7 +81,7 @@ def exported(process: subprocess.Popen[str]) -> dict[str, str]:
 
 
 def process_list() -> str:
-    """Return every process's arguments, as anybody on the machine can read them."""
+    """Return the arguments of every process, which any user of the machine can read."""
     found = []
     for arguments in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
@@ -89,10 +89,10 @@ def process_list() -> str:
     return "\n".join(found)
 
 
-def test_dev_over_rest_prints_its_keys_and_shows_them_to_nobody_else(
+def test_dev_over_rest_prints_its_keys_and_shows_them_to_no_other_user(
     environment: dict[str, str],
 ) -> None:
-    """What it prints is enough for the commands; the process list of the machine holds no key."""
+    """The commands need only the printed variables; the machine's process list shows no key."""
     with running(environment, "--rest") as process:
         urls = exported(process)
         keys = [urls["SUPABASE_SECRET_KEY"], urls["SUPABASE_PUBLISHABLE_KEY"]]
@@ -115,11 +115,11 @@ def test_dev_over_rest_prints_its_keys_and_shows_them_to_nobody_else(
         assert (process.returncode, errors) == (0, "")
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_dev_prints_its_urls_and_cleans_up_when_told_to_stop(
-    environment: dict[str, str], how: signal.Signals
+@pytest.mark.parametrize("stop_signal", [signal.SIGINT, signal.SIGTERM])
+def test_dev_prints_its_urls_and_cleans_up_on_a_signal(
+    environment: dict[str, str], stop_signal: signal.Signals
 ) -> None:
-    """The printed URLs answer while it runs, and no longer afterwards."""
+    """The printed URLs answer while it runs, and do not answer afterwards."""
     with running(environment) as process:
         urls = exported(process)
         assert set(urls) == {"PRIMARY_DATABASE_URL", "SUPABASE_DB_URL", "REDIS_URL"}
@@ -127,7 +127,7 @@ def test_dev_prints_its_urls_and_cleans_up_when_told_to_stop(
             row = connection.execute("select count(*) from mirror.mappings").fetchone()
         assert row == (3,)
 
-        process.send_signal(how)
+        process.send_signal(stop_signal)
         _, errors = process.communicate(timeout=60)
         assert (process.returncode, errors) == (0, "")
 

@@ -1,4 +1,4 @@
-"""PostgreSQL that is too old: named in one line, and left as it was."""
+"""A PostgreSQL that is too old is refused with one line, and nothing in it changes."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -23,9 +23,9 @@ SIDES: list[Side] = ["primary", "supabase"]
 
 @pytest.fixture(scope="module")
 def old(data: Path) -> Iterator[Old]:
-    """Return a function that starts the newest server that a side refuses; skips if there is none.
+    """Return a function that starts the newest server a side refuses; skip if there is none.
 
-    Only npm has them: `make test-postgres` installs them.
+    These versions come only from npm: `make test-postgres` installs them.
     """
     started: dict[int, PostgresCluster] = {}
 
@@ -47,7 +47,7 @@ def old(data: Path) -> Iterator[Old]:
 
 
 def untouched(database: TestDatabase) -> bool:
-    """Tell whether nothing of ours is there."""
+    """Tell whether the database contains no object of the library."""
     return database.value("select to_regnamespace('mirror')") is None
 
 
@@ -56,7 +56,7 @@ def untouched(database: TestDatabase) -> bool:
 def test_migrate_names_the_version_found_and_the_version_needed(
     mirror: Command, old: Old, flags: tuple[str, ...]
 ) -> None:
-    """In one line, with exit code 2; a dry run says the same."""
+    """The error is one line and the exit code is 2; a dry run says the same."""
     primary, target = old("primary"), old("supabase")
     done = mirror("migrate", "primary", *flags, PRIMARY_DATABASE_URL=primary.url)
     assert done.code == 2
@@ -76,7 +76,7 @@ def test_migrate_names_the_version_found_and_the_version_needed(
 def test_the_primary_is_left_alone_if_the_target_is_too_old(
     mirror: Command, old: Old, primary: TestDatabase
 ) -> None:
-    """Both are looked at before either is migrated."""
+    """The command checks both servers before it migrates either."""
     primary.query("drop schema mirror cascade")
     done = mirror("migrate", SUPABASE_DB_URL=old("supabase").url)
     assert (done.code, done.out) == (2, ""), done.text
@@ -85,11 +85,11 @@ def test_the_primary_is_left_alone_if_the_target_is_too_old(
 
 @pytest.mark.parametrize("side", SIDES)
 def test_an_upgrade_from_a_program_is_refused_over_any_driver(old: Old, side: Side) -> None:
-    """As from an Alembic revision, over a driver that is synchronous or not."""
+    """An Alembic revision migrates in the same way, with a synchronous or asynchronous driver."""
     database = old(side)
-    told = rf"PostgreSQL {OLDEST[side] - 1}\..*needs {OLDEST[side]} or newer"
+    message = rf"PostgreSQL {OLDEST[side] - 1}\..*needs {OLDEST[side]} or newer"
     for function in (due, upgrade):
-        with pytest.raises(ServerTooOld, match=told), database.migrating() as connection:
+        with pytest.raises(ServerTooOld, match=message), database.migrating() as connection:
             function(connection, side, registry)
 
     async def migrate() -> None:
@@ -97,6 +97,6 @@ def test_an_upgrade_from_a_program_is_refused_over_any_driver(old: Old, side: Si
         async with create_async_engine(url, poolclass=NullPool).begin() as connection:
             await connection.run_sync(upgrade, side, registry)
 
-    with pytest.raises(ServerTooOld, match=told):
+    with pytest.raises(ServerTooOld, match=message):
         asyncio.run(migrate())
     assert untouched(database)

@@ -1,4 +1,4 @@
-"""A backend that waits for its receipts, and a real worker: nobody is told 403."""
+"""A backend waits for its receipts on a real worker, so no user gets a 403."""
 
 from uuid import UUID
 
@@ -16,13 +16,13 @@ from tests.support.factories import TripFactory, UserFactory
 
 @pytest.fixture(autouse=True)
 def hooks_ring(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give the module's hooks, which the example calls, the test's Redis."""
+    """Give the module's hooks, which the example calls, the URL of the test's Redis."""
     monkeypatch.setenv("REDIS_URL", redis_server.url)
     hooks.default.cache_clear()
 
 
 def may_write(target: TestDatabase, trip_id: UUID, user_id: UUID) -> bool:
-    """Tell whether chat takes a message, or answers 403."""
+    """Tell whether chat accepts a message of the user; otherwise it would answer 403."""
     with target.acting_as(user_id) as client:
         try:
             client.execute(
@@ -33,10 +33,10 @@ def may_write(target: TestDatabase, trip_id: UUID, user_id: UUID) -> bool:
     return True
 
 
-def test_who_joins_and_leaves_finds_chat_to_agree_at_once(
+def test_chat_agrees_at_once_with_a_user_who_joins_and_leaves(
     start_worker: StartWorker, session: Session, target: TestDatabase
 ) -> None:
-    """Twenty times, without beat: the ring of the commit is what the wait relies on."""
+    """This holds twenty times; without beat, only the ring of the commit wakes the worker."""
     start_worker(beat="no")
     trip = TripFactory()
     hooks.trip_created(session, trip.id)
@@ -58,7 +58,7 @@ def test_who_joins_and_leaves_finds_chat_to_agree_at_once(
 
 
 def test_without_the_wait_chat_does_not_agree_yet(session: Session, target: TestDatabase) -> None:
-    """What the wait is for: here with no worker at all, so that it is seen for sure."""
+    """The reason for the wait; no worker runs here, so the result is certain."""
     user = UserFactory()
     session.flush()
     trip = services.create_trip(session, user.id, "Lisbon")

@@ -1,4 +1,4 @@
-"""The real `mirror reconcile`, `sync` and `verify`, as a person or a scheduler would run them."""
+"""The real `mirror reconcile`, `sync` and `verify`, as a person or a scheduler runs them."""
 
 import json
 import os
@@ -40,10 +40,10 @@ def people(session: Session, mirror: Command) -> list[Membership]:
     return made
 
 
-def test_it_says_what_differed_why_and_what_became_of_it(
+def test_it_says_which_rows_differed_why_and_whether_they_were_repaired(
     mirror: Command, people: list[Membership], target: TestDatabase
 ) -> None:
-    """For people and for machines; what differs and is not repaired is exit code 1."""
+    """It prints text or JSON; a difference that is not repaired is exit code 1."""
     target.query("update trip_memberships set role = 'OWNER' where user_id = %s", people[0].user_id)
     done = mirror("reconcile", "--dry-run", **AT_ONCE)
     assert done.code == 1
@@ -64,7 +64,7 @@ def test_it_says_what_differed_why_and_what_became_of_it(
 def test_deletes_that_are_held_back_are_exit_code_3(
     mirror: Command, people: list[Membership], primary: TestDatabase, target: TestDatabase
 ) -> None:
-    """The report names the flag; `status` is not content either, until somebody has acted."""
+    """The report names the flag; `status` also exits with 1 until a user confirms the deletes."""
     primary.query("delete from trip_memberships")
     done = mirror("reconcile", **AT_ONCE)
     assert done.code == 3
@@ -88,8 +88,10 @@ def test_deletes_that_are_held_back_are_exit_code_3(
         ["--max-deletes", "-1"],
     ],
 )
-def test_what_it_cannot_understand_is_exit_code_2(mirror: Command, arguments: list[str]) -> None:
-    """Before anything is read."""
+def test_arguments_that_it_cannot_understand_are_exit_code_2(
+    mirror: Command, arguments: list[str]
+) -> None:
+    """It exits before it reads any row."""
     assert mirror("reconcile", *arguments).code == 2
 
 
@@ -98,7 +100,7 @@ Start = Callable[[], subprocess.Popen[bytes]]
 
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
-    """Where the reconciles of `start` complain."""
+    """The file to which the reconciles of `start` write their standard error."""
     return tmp_path / "reconcile.log"
 
 
@@ -106,7 +108,7 @@ def log(tmp_path: Path) -> Path:
 def start(
     primary: TestDatabase, target: TestDatabase, people: list[Membership], log: Path
 ) -> Iterator[Start]:
-    """Return a function that starts a reconcile which has found drift and waits for a minute."""
+    """Return a function that starts a reconcile, which has found drift and waits for a minute."""
     started: list[subprocess.Popen[bytes]] = []
     target.query("update trip_memberships set role = 'OWNER'")
 
@@ -128,7 +130,7 @@ def start(
         started.append(process)
         running = "select count(*) from mirror.runs where outcome = 'running'"
         until(lambda: primary.value(running) == 1)
-        # Every mapping was compared: both sides' sessions are idle, and it waits.
+        # Every mapping was compared: the sessions of both sides are idle, and the process waits.
         until(
             lambda: target.value(
                 "select count(*) from pg_stat_activity where datname = current_database()"
@@ -153,7 +155,7 @@ def test_a_run_that_is_stopped_gives_its_lease_back(
     log: Path,
     number: int,
 ) -> None:
-    """The next one may begin at once, and repairs what this one found."""
+    """The next run can begin at once, and repairs the drift that this one found."""
     process = start()
     process.send_signal(number)
     assert process.wait(30) == 130, log.read_text()
@@ -167,7 +169,7 @@ def test_a_run_that_is_stopped_gives_its_lease_back(
 def test_a_run_that_was_killed_holds_up_others_no_longer_than_its_lease(
     mirror: Command, start: Start, primary: TestDatabase, target: TestDatabase
 ) -> None:
-    """Until then they say who has it, and leave; that is no failure of theirs."""
+    """Until the lease ends, other runs name its holder and exit; this is not an error."""
     process = start()
     done = mirror("reconcile", **AT_ONCE)
     assert (done.code, f":{process.pid} reconciles now" in done.err) == (0, True), done.text
@@ -183,7 +185,7 @@ def test_a_run_that_was_killed_holds_up_others_no_longer_than_its_lease(
 def test_sync_repairs_named_keys_and_verify_looks_at_some(
     mirror: Command, people: list[Membership], target: TestDatabase
 ) -> None:
-    """Keys as somebody types them."""
+    """Keys are given in the form in which a user types them."""
     target.query("update trip_memberships set role = 'OWNER'")
     first, second = (f"{person.trip_id},{person.user_id}" for person in people[:2])
     done = mirror("verify", "trip_memberships", "--sample", "20")
@@ -197,7 +199,7 @@ def test_sync_repairs_named_keys_and_verify_looks_at_some(
     assert mirror("verify", "users", "--sample", "20").code == 0
 
 
-def test_a_worker_reconciles_when_it_is_told(
+def test_a_worker_reconciles_when_the_task_arrives(
     people: list[Membership],
     primary: TestDatabase,
     target: TestDatabase,
@@ -205,7 +207,7 @@ def test_a_worker_reconciles_when_it_is_told(
     start_worker: StartWorker,
     worker_log: Path,
 ) -> None:
-    """As beat tells it; the log has the counts and no key."""
+    """Its task comes as beat would send it; the log has the counts and no key."""
     target.query("update trip_memberships set role = 'OWNER'")
     start_worker(beat="no", **AT_ONCE)
     Celery(broker=redis_server.url).send_task("mirror.reconcile", queue="mirror")
@@ -215,8 +217,8 @@ def test_a_worker_reconciles_when_it_is_told(
     assert str(people[0].trip_id) not in worker_log.read_text()
 
 
-def test_beat_reconciles_at_night_unless_told_otherwise() -> None:
-    """By a cron expression; `off` where the platform does it."""
+def test_beat_reconciles_at_night_unless_a_setting_changes_it() -> None:
+    """The default is a cron expression; `off` is for platforms that have their own scheduler."""
 
     def entry(**settings: str) -> object:
         schedule = create_app(lambda: load_settings(**settings)).conf.beat_schedule
@@ -232,10 +234,10 @@ def test_beat_reconciles_at_night_unless_told_otherwise() -> None:
             entry(reconcile_cron=wrong)
 
 
-def test_a_terminal_sees_how_far_it_is(
+def test_a_terminal_shows_a_progress_bar(
     people: list[Membership], primary: TestDatabase, target: TestDatabase
 ) -> None:
-    """A bar on standard error; the report on standard output is free of it."""
+    """Standard error shows a progress bar; standard output has the report alone."""
     ours, theirs = os.openpty()
     done = subprocess.run(
         [str(Path(sys.executable).parent / "mirror"), "reconcile", "--json"],

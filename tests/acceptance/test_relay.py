@@ -1,4 +1,4 @@
-"""The real `mirror relay`, between real servers that come and go."""
+"""The real `mirror relay`, between real servers that stop and start."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ modes = pytest.mark.parametrize("mode", ["polling", "listening"])
 
 
 class RelayProcess:
-    """`mirror relay` and what it logs."""
+    """A running `mirror relay` and its log."""
 
     def __init__(self, log: Path, variables: dict[str, str]) -> None:
         self.log = log
@@ -46,13 +46,13 @@ class RelayProcess:
                 stderr=output,
             )
 
-    def said(self, what: str) -> int:
-        """Return how often it has logged this."""
-        return self.log.read_text().count(f'"event": "{what}"')
+    def logged(self, text: str) -> int:
+        """Return how often the log contains this text."""
+        return self.log.read_text().count(f'"event": "{text}"')
 
-    def end(self, how: signal.Signals) -> int:
-        """Stop it; return its exit code."""
-        self.process.send_signal(how)
+    def end(self, stop_signal: signal.Signals) -> int:
+        """Send a signal to the process; return its exit code."""
+        self.process.send_signal(stop_signal)
         return self.process.wait(30)
 
 
@@ -61,7 +61,7 @@ StartRelay = Callable[..., RelayProcess]
 
 @pytest.fixture
 def start_relay(redis_server: RedisServer, tmp_path: Path) -> Iterator[StartRelay]:
-    """Return a function that starts a relay and waits until it watches."""
+    """Return a function that starts a relay and waits until it watches the outbox."""
     started: list[RelayProcess] = []
 
     def start(url: str, mode: str = "polling", **variables: str) -> RelayProcess:
@@ -71,7 +71,7 @@ def start_relay(redis_server: RedisServer, tmp_path: Path) -> Iterator[StartRela
         relay = RelayProcess(tmp_path / f"relay{len(started)}.log", variables)
         started.append(relay)
         ready = "listening" if mode == "listening" else "watching"
-        until(lambda: relay.said(ready) or relay.process.poll() is not None)
+        until(lambda: relay.logged(ready) or relay.process.poll() is not None)
         assert relay.process.poll() is None, relay.log.read_text()
         return relay
 
@@ -84,7 +84,7 @@ def start_relay(redis_server: RedisServer, tmp_path: Path) -> Iterator[StartRela
 
 @pytest.fixture
 def own_primary(tmp_path: Path) -> Iterator[tuple[PostgresCluster, TestDatabase]]:
-    """A primary that the test may stop, with an outbox in it."""
+    """A primary with an outbox, which the test may stop."""
     with PostgresCluster.start(tmp_path / "own", version=16, durable=False) as cluster:
         database = TestDatabase(cluster.url())
         with database.migrating() as connection:
@@ -93,7 +93,7 @@ def own_primary(tmp_path: Path) -> Iterator[tuple[PostgresCluster, TestDatabase]
 
 
 def change(primary: TestDatabase) -> None:
-    """Add the members who are in the primary to the outbox, as a trigger would."""
+    """Record an event for each member in the primary, as a trigger would."""
     primary.query(
         "insert into mirror.outbox (lane, mapping, key)"
         " select 1, 'trip_memberships', array[trip_id::text, user_id::text] from trip_memberships"
@@ -101,7 +101,7 @@ def change(primary: TestDatabase) -> None:
 
 
 def rings(primary: TestDatabase, redis_server: RedisServer) -> None:
-    """Record an event that nobody rings for, and wait for the relay's ring; answer it."""
+    """Record an event without a ring, wait for the relay's ring, and answer it as a drain does."""
     with redis.Redis.from_url(redis_server.url) as client:
         client.delete(KEY, QUEUE)
         primary.query("insert into mirror.outbox (lane, mapping, key) values (0, 'users', '{a}')")
@@ -110,7 +110,7 @@ def rings(primary: TestDatabase, redis_server: RedisServer) -> None:
 
 
 @modes
-def test_what_plain_sql_recorded_is_mirrored_without_beat(
+def test_events_recorded_by_plain_sql_are_mirrored_without_beat(
     start_relay: StartRelay,
     start_worker: StartWorker,
     session: Session,
@@ -118,7 +118,7 @@ def test_what_plain_sql_recorded_is_mirrored_without_beat(
     target: TestDatabase,
     mode: str,
 ) -> None:
-    """The writer has neither Redis nor this library."""
+    """The writer uses neither Redis nor this library."""
     start_worker(beat="no")
     start_relay(primary.url, mode)
     for count in (1, 2):
@@ -139,7 +139,7 @@ def test_two_relays_do_no_harm(
     redis_server: RedisServer,
     mode: str,
 ) -> None:
-    """And when one goes, the other goes on."""
+    """When one of them stops, the other continues."""
     start_worker(beat="no")
     first, _second = start_relay(primary.url, mode), start_relay(primary.url, "polling")
     MembershipFactory()
@@ -162,19 +162,19 @@ def test_a_relay_survives_its_primary(
     redis_server: RedisServer,
     mode: str,
 ) -> None:
-    """It says once that the primary is away, and once that it is back."""
+    """It logs once that the primary is away, and once that it is back."""
     cluster, primary = own_primary
     relay = start_relay(primary.url, mode)
     rings(primary, redis_server)
     cluster.stop()
-    until(lambda: relay.said("waiting for the primary"))
+    until(lambda: relay.logged("waiting for the primary"))
     cluster.restart()
-    until(lambda: relay.said("the primary is back"))
+    until(lambda: relay.logged("the primary is back"))
     rings(primary, redis_server)
     if mode == "listening":
-        until(lambda: relay.said("listening") == 2)
+        until(lambda: relay.logged("listening") == 2)
         rings(primary, redis_server)
-    assert relay.said("waiting for the primary") == 1
+    assert relay.logged("waiting for the primary") == 1
     assert relay.log.read_text().count("\n") < 10
 
 
@@ -185,7 +185,7 @@ def test_a_relay_survives_redis(
     redis_server: RedisServer,
     mode: str,
 ) -> None:
-    """What nobody could be woken for is rung for when Redis is back."""
+    """It rings for the events recorded meanwhile when Redis is back."""
     relay = start_relay(primary.url, mode)
     redis_server.kill()
     primary.query("insert into mirror.outbox (lane, mapping, key) values (0, 'users', '{a}')")
@@ -204,15 +204,15 @@ def test_a_relay_survives_both_in_either_order(
     redis_server: RedisServer,
     first: str,
 ) -> None:
-    """Everything goes on once both are back."""
+    """It continues once both are back."""
     cluster, primary = own_primary
     relay = start_relay(primary.url, "listening")
     cluster.stop()
     redis_server.stop()
-    until(lambda: relay.said("waiting for the primary"))
+    until(lambda: relay.logged("waiting for the primary"))
     for server in (cluster, redis_server) if first == "primary" else (redis_server, cluster):
         server.restart()
-    until(lambda: relay.said("the primary is back"))
+    until(lambda: relay.logged("the primary is back"))
     rings(primary, redis_server)
     assert relay.process.poll() is None
 
@@ -222,13 +222,13 @@ def test_a_relay_may_start_before_its_servers(
     redis_server: RedisServer,
     tmp_path: Path,
 ) -> None:
-    """A process manager starts everything at once."""
+    """A process manager starts all servers at the same time."""
     cluster, primary = own_primary
     cluster.stop()
     redis_server.stop()
     urls = {"PRIMARY_DATABASE_URL": primary.url, "REDIS_URL": redis_server.url}
     relay = RelayProcess(tmp_path / "relay.log", urls)
-    until(lambda: relay.said("waiting for the primary"))
+    until(lambda: relay.logged("waiting for the primary"))
     redis_server.restart()
     cluster.restart()
     rings(primary, redis_server)
@@ -236,13 +236,17 @@ def test_a_relay_may_start_before_its_servers(
 
 
 @modes
-@pytest.mark.parametrize(("how", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_a_relay_ends_when_it_is_told(
-    start_relay: StartRelay, primary: TestDatabase, mode: str, how: signal.Signals, code: int
+@pytest.mark.parametrize(("stop_signal", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_relay_ends_on_a_signal(
+    start_relay: StartRelay,
+    primary: TestDatabase,
+    mode: str,
+    stop_signal: signal.Signals,
+    code: int,
 ) -> None:
-    """Without a trace, and with the codes that process managers and shells expect."""
+    """It prints no traceback and exits with the codes that process managers and shells expect."""
     relay = start_relay(primary.url, mode)
-    assert relay.end(how) == code
+    assert relay.end(stop_signal) == code
     until(
         lambda: (
             primary.value(
@@ -255,7 +259,7 @@ def test_a_relay_ends_when_it_is_told(
 
 
 @pytest.mark.parametrize(
-    ("variables", "said"),
+    ("variables", "message"),
     [
         ({"PRIMARY_DATABASE_URL": None}, "PRIMARY_DATABASE_URL is not set"),
         ({"REDIS_URL": None}, "REDIS_URL is not set"),
@@ -265,19 +269,19 @@ def test_a_relay_ends_when_it_is_told(
     ],
 )
 def test_wrong_settings_are_exit_code_2(
-    mirror: Command, variables: dict[str, str | None], said: str
+    mirror: Command, variables: dict[str, str | None], message: str
 ) -> None:
-    """Named, before anything is connected."""
+    """The error names the setting; the relay connects to no server."""
     urls = {"PRIMARY_DATABASE_URL": NOWHERE, "REDIS_URL": "redis://127.0.0.1:9/0"}
     done = mirror("relay", **urls | variables)
-    assert (done.code, said in done.err) == (2, True), done.text
+    assert (done.code, message in done.err) == (2, True), done.text
     assert "hunter2" not in done.text
 
 
 def test_an_unmigrated_primary_is_exit_code_4(
     mirror: Command, primary: TestDatabase, redis_server: RedisServer
 ) -> None:
-    """With the remedy."""
+    """The error has the remedy."""
     primary.query("drop schema mirror cascade")
     done = mirror("relay", REDIS_URL=redis_server.url)
     assert (done.code, "mirror migrate primary" in done.err) == (4, True), done.text
@@ -291,7 +295,7 @@ def test_a_fix_typed_into_psql_reaches_the_target(
     primary: TestDatabase,
     target: TestDatabase,
 ) -> None:
-    """Triggers record it, the relay rings, a worker mirrors: nothing of ours is in the writer."""
+    """Triggers record it, the relay rings, a worker mirrors; the writer uses none of our code."""
     assert mirror("migrate", "primary", "--triggers").code == 0
     start_worker(beat="no")
     start_relay(primary.url)

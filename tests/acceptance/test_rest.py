@@ -1,4 +1,4 @@
-"""The commands and the worker where nobody knows the target's database URL; and a client's view."""
+"""The commands and the worker without the target's database URL; and the view of a client."""
 
 import json
 import subprocess
@@ -23,7 +23,7 @@ from tests.support.waiting import until
 
 @pytest.fixture
 def rest_only(api: SupabaseLite) -> dict[str, Any]:
-    """The variables of somebody without SUPABASE_DB_URL, for `mirror`."""
+    """The environment variables of a user who has no SUPABASE_DB_URL, for `mirror`."""
     return {
         "SUPABASE_DB_URL": None,
         "SUPABASE_URL": api.url,
@@ -34,7 +34,7 @@ def rest_only(api: SupabaseLite) -> dict[str, Any]:
 def test_every_command_on_the_target_works_over_rest(
     mirror: Command, rest_only: dict[str, Any], session: Session, target: TestDatabase
 ) -> None:
-    """From the first load on; only migrating takes the database."""
+    """This includes the first load; only `migrate` needs the database URL."""
     MembershipFactory.create_batch(5)
     session.commit()
     assert mirror("resync", **rest_only).code == 0
@@ -53,7 +53,7 @@ def test_every_command_on_the_target_works_over_rest(
 def test_a_wrong_key_is_named_by_every_command(
     mirror: Command, rest_only: dict[str, Any], api: SupabaseLite
 ) -> None:
-    """A usage error where its look tells; else what the project says; never the key itself."""
+    """A key of the wrong kind is a usage error, another project's is not; no output shows it."""
     kinds = {api.publishable_key: 2, "sb_secret_of_another_project": 1}
     for key, code in kinds.items():
         done = mirror("status", **rest_only | {"SUPABASE_SECRET_KEY": key})
@@ -71,7 +71,7 @@ def test_a_worker_mirrors_over_rest_and_logs_no_key(
     worker_log: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With a token of mirror_writer, and everything logged that there is."""
+    """It has a token of mirror_writer, and the test turns on every log there is."""
     monkeypatch.setenv("REDIS_URL", redis_server.url)
     hooks.default.cache_clear()
     token = api.token(role="mirror_writer")
@@ -95,7 +95,7 @@ def test_a_worker_mirrors_over_rest_and_logs_no_key(
 
 
 @both_transports
-def test_supabase_js_sees_what_the_mirror_lets_it_see(
+def test_supabase_js_sees_the_rows_that_the_mirror_allows(
     api: SupabaseLite, sign_up: SignUp, session: Session, drain: Drain
 ) -> None:
     """The real client signs in, reads and writes, before and after the membership."""

@@ -1,8 +1,8 @@
-"""Set-up installs what is pinned, whatever pip it begins with and whatever was released since.
+"""Set-up installs the pinned versions with any pip, and ignores later releases.
 
-`make setup` runs in an empty environment. Beside the machine's index it is offered a directory with
-a release 9999 of each package, so that the future is here already. The downloads come from uv's
-cache, which a set-up for these tests has filled; the index is still asked, and has to answer.
+`make setup` runs in an empty environment. Besides the machine's index it can use a directory with
+a release 9999 of each package, which stands for future releases. The downloads come from uv's
+cache, which an earlier set-up for these tests has filled; the index must still answer.
 """
 
 import json
@@ -29,7 +29,7 @@ PIPS = {
     ),
     "newest": "pip",
 }
-# The tags of glibc 2.28 (Debian 10, RHEL 8), and of each kind of Mac.
+# The tags of glibc 2.28 (Debian 10, RHEL 8), and of both kinds of Mac.
 PLATFORMS = (
     "x86_64-manylinux_2_28",
     "aarch64-manylinux_2_28",
@@ -37,7 +37,7 @@ PLATFORMS = (
     "x86_64-apple-darwin",
 )
 
-# Where make runs these tests, its variables are not those of the make that is tested.
+# If make runs these tests, its own variables must not reach the make under test.
 ENVIRONMENT = {
     name: value for name, value in os.environ.items() if name not in {"MAKEFLAGS", "MFLAGS"}
 }
@@ -51,7 +51,7 @@ print(json.dumps({one.name: one.version for one in distributions()}))
 
 @pytest.fixture(scope="module", autouse=True)
 def _index() -> None:
-    """Skip without an index, except in CI."""
+    """Skip the tests if no index answers; in CI, let them fail."""
     done = subprocess.run(
         [UV, "pip", "compile", "--quiet", "--no-cache", "--no-config", "--system-certs", "-"],
         input="uv",
@@ -64,7 +64,7 @@ def _index() -> None:
 
 
 def pinned(*locks: str) -> dict[NormalizedName, str]:
-    """Return the version of each package that locks have for this platform."""
+    """Return the version of each package that these lock files pin for this platform."""
     texts = [(ROOT / "requirements" / lock).read_text() for lock in locks]
     found = (
         Requirement(line.removesuffix("\\"))
@@ -100,14 +100,14 @@ def future(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True)
 class Checkout:
-    """This checkout with an environment of its own, made with a given pip."""
+    """This checkout with its own environment, which begins with a given pip."""
 
     venv: Path
     python: Path
     future: Path
 
     def make(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run make; settings for a user's other projects must not matter."""
+        """Run make; the settings of a user's other projects must have no effect."""
         return subprocess.run(
             [MAKE, f"VENV={self.venv}", f"PYTHON={self.python}", *arguments],
             cwd=ROOT,
@@ -123,7 +123,7 @@ class Checkout:
         )
 
     def set_up(self, target: str) -> dict[NormalizedName, str]:
-        """Run a target; return what is installed, without what the interpreter brought."""
+        """Run a target; return the installed packages, except those that the interpreter brings."""
         made = self.make(target)
         assert made.returncode == 0, made.stdout + made.stderr
         done = subprocess.run(
@@ -159,7 +159,7 @@ def checkout(request: pytest.FixtureRequest, tmp_path: Path, future: Path) -> Ch
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("checkout", PIPS.values(), ids=PIPS.keys(), indirect=True)
 def test_each_set_up_installs_its_lock(checkout: Checkout) -> None:
-    """For the demo no tool of the tests; after the tests' set-up, the demo's changes nothing."""
+    """The demo's contains no test tool; after the tests' set-up, the demo's changes nothing."""
     assert checkout.set_up("setup-demo") == pinned("demo.txt", "uv.txt")
     assert checkout.set_up("setup") == pinned("dev.txt", "uv.txt")
     assert checkout.set_up("setup-demo") == pinned("dev.txt", "uv.txt")
@@ -168,7 +168,7 @@ def test_each_set_up_installs_its_lock(checkout: Checkout) -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("checkout", [PIPS["newest"]], ids=["newest"], indirect=True)
 def test_a_set_up_that_was_killed_is_done_again(checkout: Checkout) -> None:
-    """From the beginning: a package may be there in part, with a name and a version."""
+    """It starts from the beginning, as a half-installed package can have a name and a version."""
     installed = checkout.set_up("setup-demo")
     (typer,) = checkout.venv.glob("lib/python*/site-packages/typer/main.py")
     uv = checkout.venv / "bin" / "uv"
@@ -186,7 +186,7 @@ def test_a_set_up_that_was_killed_is_done_again(checkout: Checkout) -> None:
 def test_every_platform_has_a_wheel_of_each_package(
     platform: str, python: str, tmp_path: Path
 ) -> None:
-    """So no set-up needs a compiler, nor tools to build with that nothing pins."""
+    """A set-up therefore needs no compiler and no unpinned build tool."""
     done = subprocess.run(
         [
             *(UV, "pip", "sync", "--dry-run", "--no-config", "--system-certs"),

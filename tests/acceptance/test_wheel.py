@@ -1,9 +1,9 @@
-"""The wheel as somebody else installs it: what it holds, and that it works outside the checkout.
+"""The wheel as a user installs it: its contents, and that it works outside the checkout.
 
-It is built from the sdist, as on PyPI, and installed with `--no-deps` into an environment of its
-own. Its dependencies come from the running environment, whose site-packages a `.pth` file adds:
-the `.pth` files in there, our editable install among them, do not count then. So it needs no
-network, and `mirror` can come from nowhere but the wheel.
+It is built from the sdist, as on PyPI, and installed with `--no-deps` into its own environment.
+The dependencies come from the running environment, whose site-packages a `.pth` file adds:
+Python ignores the `.pth` files in there, and with them our editable install. The tests need no
+network, and `mirror` can come only from the wheel.
 """
 
 import subprocess
@@ -48,13 +48,13 @@ class Installed:
     home: Path
 
     def run(self, *command: str) -> str:
-        """Run a program of the environment outside the checkout; return what it printed."""
+        """Run a program of the environment outside the checkout; return its output."""
         done = self.attempt(*command)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
     def attempt(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Run a program of the environment outside the checkout, whatever it returns."""
+        """Run a program of the environment outside the checkout, with any exit code."""
         return subprocess.run(
             [str(self.python.parent / command[0]), *command[1:]],
             cwd=self.home,
@@ -73,7 +73,7 @@ class Installed:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built with the tools that are here."""
+    """The wheel, built with the tools of the running environment."""
     into = tmp_path_factory.mktemp("dist")
     done = subprocess.run(
         [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(into), str(ROOT)],
@@ -115,7 +115,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Installe
 
 
 def test_the_wheel_holds_the_library_and_its_sql_and_nothing_else(wheel: Path) -> None:
-    """Names as common as `tasks` or `tests` must not land in somebody's site-packages."""
+    """Names as common as `tasks` or `tests` must not land in a user's site-packages."""
     with ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if not name.endswith("/")]
     tops = {name.split("/")[0] for name in names}
@@ -127,7 +127,7 @@ def test_the_wheel_holds_the_library_and_its_sql_and_nothing_else(wheel: Path) -
         for path in (ROOT / "mirror").rglob("*")
         if path.suffix in {".py", ".sql", ".typed"}
     }
-    # Not 0002_trips.sql and guards.sql: the runner prints them from the declarations.
+    # 0002_trips.sql and guards.sql are not in it: the runner prints them from the declarations.
     migrations = {
         f"mirror/_migrations/{path.relative_to(ROOT / 'migrations')}"
         for path in (ROOT / "migrations").rglob("*.sql")
@@ -149,7 +149,7 @@ def test_the_wheel_holds_the_library_and_its_sql_and_nothing_else(wheel: Path) -
 
 
 def test_its_dependencies_are_those_of_the_hooks(wheel: Path) -> None:
-    """A worker asks for more by naming an extra."""
+    """A worker names an extra to get more."""
     with ZipFile(wheel) as archive:
         (path,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
         metadata = Parser().parsestr(archive.read(path).decode())
@@ -160,7 +160,7 @@ def test_its_dependencies_are_those_of_the_hooks(wheel: Path) -> None:
 
 
 def test_the_library_comes_from_the_wheel(installed: Installed) -> None:
-    """Else the tests below would test the checkout; and its types are seen."""
+    """Otherwise the tests below would test the checkout; type checkers find the types, too."""
     printed = installed.run(
         "python",
         "-c",
@@ -174,13 +174,13 @@ def test_the_library_comes_from_the_wheel(installed: Installed) -> None:
 
 
 def test_the_command_runs(installed: Installed) -> None:
-    """With the version it was built as."""
+    """It prints the version of the wheel."""
     assert "migrate" in installed.run("mirror", "--help")
     assert mirror.__version__ in installed.run("mirror", "--version")
 
 
 def test_the_command_finds_the_packaged_migrations(installed: Installed) -> None:
-    """And prints the model of somebody else's declarations."""
+    """It prints the model of a user's own declarations, too."""
     printed = installed.run("mirror", "migrate", "--sql")
     assert "create table if not exists mirror.outbox" in printed
     assert "create or replace function mirror.admit" in printed
@@ -189,7 +189,7 @@ def test_the_command_finds_the_packaged_migrations(installed: Installed) -> None
 
 
 def test_every_module_of_the_wheel_imports(installed: Installed) -> None:
-    """None needs the checkout around it."""
+    """No module needs the checkout."""
     installed.run(
         "python",
         "-c",
@@ -200,18 +200,18 @@ def test_every_module_of_the_wheel_imports(installed: Installed) -> None:
 
 
 def test_celery_finds_the_app(installed: Installed) -> None:
-    """With a mappings module of somebody else's on the path."""
+    """A user's own mappings module is on the path."""
     report = installed.run("python", "-m", "celery", "-A", "mirror.worker", "report")
     assert "mirror" in report
     assert "mirror.drain" in report
 
 
 def test_the_wheel_alone_plays_the_demo(installed: Installed) -> None:
-    """No checkout is there, and a user's own module `examples` does not get in the way."""
+    """No checkout exists, and a user's own module `examples` causes no conflict."""
     (installed.home / "examples.py").write_text("raise SystemExit('the wrong examples')\n")
-    told = installed.run("mirror", "demo").splitlines()
-    assert sum(line.startswith("✓") for line in told) == 14
-    assert told[-1].startswith("All expectations held")
+    output = installed.run("mirror", "demo").splitlines()
+    assert sum(line.startswith("✓") for line in output) == 14
+    assert output[-1].startswith("All expectations held")
 
 
 def test_from_the_wheel_the_demo_over_rest_asks_for_a_checkout(installed: Installed) -> None:

@@ -19,7 +19,7 @@ from tests.support.waiting import until
 
 @pytest.fixture(autouse=True)
 def hooks_ring(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give the module's hooks, which the example calls, the test's Redis."""
+    """Give the module's hooks, which the example calls, the URL of the test's Redis."""
     monkeypatch.setenv("REDIS_URL", redis_server.url)
     hooks.default.cache_clear()
 
@@ -30,7 +30,7 @@ def members(target: TestDatabase) -> int:
 
 
 def backlog(session: Session, primary: TestDatabase, count: int, *, times: int = 1) -> None:
-    """Make members, and `times` events for each that nobody rings for."""
+    """Make members, and `times` events for each without a ring."""
     MembershipFactory.create_batch(count)
     session.commit()
     primary.query(
@@ -49,9 +49,9 @@ def test_a_hook_wakes_the_worker_without_beat(
     target: TestDatabase,
     app: str,
 ) -> None:
-    """The doorbell alone brings the change to the target, for the wheel's app and for ours.
+    """The ring alone brings the change to the target, with the wheel's app and the repository's.
 
-    A CELERY_BROKER_URL in the environment is somebody else's.
+    A CELERY_BROKER_URL in the environment belongs to another app, so the worker ignores it.
     """
     start_worker(app=app, beat="no", CELERY_BROKER_URL="redis://127.0.0.1:9/0")
     user = UserFactory()
@@ -65,7 +65,7 @@ def test_a_hook_wakes_the_worker_without_beat(
     assert primary.query("select name from mirror.heartbeats") == [("drain",)]
 
 
-def test_beat_finds_what_nobody_rang_for(
+def test_beat_finds_events_whose_ring_was_lost(
     start_worker: StartWorker,
     session: Session,
     primary: TestDatabase,
@@ -79,7 +79,7 @@ def test_beat_finds_what_nobody_rang_for(
     recorder.changed(session, "trip_memberships", (member.trip_id, member.user_id))
     session.commit()
     until(lambda: members(target) == 1)
-    # Each part leaves word of itself, for `mirror doctor`.
+    # Each part records that it is at work, for `mirror doctor`.
     noted = "select array_agg(name order by name) from mirror.heartbeats"
     until(lambda: primary.value(noted) == ["drain", "sweep"])
 
@@ -87,7 +87,7 @@ def test_beat_finds_what_nobody_rang_for(
 def test_nothing_is_lost_when_redis_dies(
     start_worker: StartWorker, session: Session, target: TestDatabase, redis_server: RedisServer
 ) -> None:
-    """The backend goes on while Redis is gone; the worker catches up when it is back."""
+    """The backend works while Redis is gone; the worker catches up when it is back."""
     start_worker(MIRROR_SWEEP_SECONDS="1")
     redis_server.kill()
     user = UserFactory()
@@ -101,7 +101,7 @@ def test_nothing_is_lost_when_redis_dies(
 def test_nothing_is_lost_when_the_worker_is_killed(
     start_worker: StartWorker, primary: TestDatabase, session: Session, target: TestDatabase
 ) -> None:
-    """A worker killed in the middle of a backlog leaves it to the next."""
+    """Killed in the middle of a backlog, it leaves the rest to the next worker."""
     worker = start_worker(MIRROR_SWEEP_SECONDS="1", MIRROR_BATCH_SIZE="2")
     backlog(session, primary, 40)
     until(lambda: members(target) > 0)
@@ -115,7 +115,7 @@ def test_nothing_is_lost_when_the_worker_is_killed(
 def test_a_stop_signal_lets_the_worker_finish(
     start_worker: StartWorker, primary: TestDatabase, session: Session, target: TestDatabase
 ) -> None:
-    """A deployment's SIGTERM in mid-drain neither loses events nor blames them."""
+    """A deployment's SIGTERM during a drain loses no event and counts as no failure of an event."""
     worker = start_worker(MIRROR_SWEEP_SECONDS="1", MIRROR_BATCH_SIZE="2")
     backlog(session, primary, 40)
     until(lambda: members(target) > 0)
@@ -129,7 +129,7 @@ def test_a_stop_signal_lets_the_worker_finish(
 def test_two_processes_share_a_backlog(
     start_worker: StartWorker, primary: TestDatabase, session: Session, target: TestDatabase
 ) -> None:
-    """A full batch calls the other process to help; nothing is written twice or left."""
+    """A full batch calls the other process to help; no event is applied twice or left."""
     backlog(session, primary, 60, times=20)
     start_worker(concurrency="2", beat="no", MIRROR_BATCH_SIZE="5")
     until(lambda: primary.value("select count(*) from mirror.outbox") == 0)
@@ -139,7 +139,7 @@ def test_two_processes_share_a_backlog(
 def test_an_outage_of_the_target_delays_and_loses_nothing(
     start_worker: StartWorker, session: Session, primary: TestDatabase, target: TestDatabase
 ) -> None:
-    """Whatever fails for the target's sake waits, and is blamed on no event."""
+    """Events that fail because the target is away wait, and none is buried."""
     target.query("revoke execute on function public.mirror_apply(text) from postgres")
     target.query("alter function mirror.apply(jsonb) rename to apply_away")
     start_worker(MIRROR_SWEEP_SECONDS="1")
@@ -157,7 +157,7 @@ def test_an_outage_of_the_target_delays_and_loses_nothing(
 def test_logs_are_json_without_personal_data(
     start_worker: StartWorker, session: Session, target: TestDatabase, worker_log: Path
 ) -> None:
-    """Ids and counts: no address, no name, no password, whatever happened."""
+    """Logs hold ids and counts, also after errors: no address, no name, no password."""
     worker = start_worker()
     user = UserFactory(email="ada@example.com", username="ada-lovelace")
     session.flush()
@@ -199,7 +199,7 @@ def _alive(pid: int) -> bool:
 def test_messages_lie_in_a_queue_of_our_own(
     session: Session, redis_server: RedisServer, target: TestDatabase, start_worker: StartWorker
 ) -> None:
-    """A broker shared with another Celery app: its messages are not ours to take."""
+    """The broker is shared with another Celery app, whose messages the worker does not take."""
     client = redis.Redis.from_url(redis_server.url)
     client.lpush("celery", "somebody else's message")
     start_worker(beat="no")

@@ -1,7 +1,7 @@
-"""A backend whose ORM is hard on those who watch it.
+"""A backend whose ORM models are hard to capture.
 
-Keys that are not the primary key, attributes named otherwise than columns, an enum whose names are
-not its values, joined inheritance, a many-to-many table, and tables that no mapping reads.
+Keys differ from the primary key, attributes are not named like their columns, an enum's names
+differ from its values; there is joined inheritance, a many-to-many table and an unmirrored table.
 """
 
 from enum import StrEnum
@@ -19,14 +19,14 @@ class Base(DeclarativeBase):
 
 
 class Level(StrEnum):
-    """Stored by its names, as SQLAlchemy does."""
+    """SQLAlchemy stores the names of the members, not their values."""
 
     FIRST = "first grade"
     SECOND = "second grade"
 
 
 class Person(Base):
-    """Somebody; teachers are persons."""
+    """A person of the school; teachers are persons."""
 
     __tablename__ = "persons"
     __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "person"}  # noqa: RUF012
@@ -56,7 +56,7 @@ tutors = Table(
 
 
 class Course(Base):
-    """What seats belong to."""
+    """A course, to which seats belong."""
 
     __tablename__ = "courses"
 
@@ -68,7 +68,7 @@ class Course(Base):
 
 
 class Seat(Base):
-    """Known to the mirror by course and pupil, to the database by a number."""
+    """The mirror's key is course and pupil; the table's primary key is a number."""
 
     __tablename__ = "seats"
 
@@ -81,7 +81,7 @@ class Seat(Base):
 
 
 class Grade(Base):
-    """Known by an enum; the schema is spelled out here and left out in the mapping."""
+    """The key is an enum; the schema is named here and omitted in the mapping."""
 
     __tablename__ = "grades"
     __table_args__ = {"schema": "public"}  # noqa: RUF012
@@ -91,7 +91,7 @@ class Grade(Base):
 
 
 class Note(Base):
-    """Nobody mirrors it."""
+    """No mapping reads it."""
 
     __tablename__ = "notes"
 

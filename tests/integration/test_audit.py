@@ -1,4 +1,4 @@
-"""`mirror verify --access`: what the primary says against what the target lets people do."""
+"""`mirror verify --access` compares the primary's rows with the access that the target gives."""
 
 import json
 import random
@@ -26,8 +26,8 @@ OVER, UNDER = Direction.OVER, Direction.UNDER
 
 @pytest.fixture(scope="module")
 def members(world: SharedPair) -> list[Membership]:
-    """A dozen, some of every kind, with a message in each trip."""
-    # Spread evenly: draws are by position in the key space.
+    """A dozen members of several kinds, and a message in each trip."""
+    # The keys are spread evenly, because a sample is drawn by position in the key space.
     ids = (UUID(int=(number << 124) + (1 << 123)) for number in range(16))
     made = [world.member(trip__id=next(ids), role=role) for role in [*Role, Role.MEMBER] * 2]
     idle = [world.member(trip__id=next(ids), status=status) for status in list(Status)[1:]]
@@ -44,18 +44,18 @@ def members(world: SharedPair) -> list[Membership]:
 
 
 def audited(drain: Drain) -> Audit:
-    """Look at everybody."""
+    """Audit every user."""
     return audit(drain, question_about(registry, "trip"), 150, random.Random(1))
 
 
 def found(audit_: Audit) -> list[tuple[str, ...]]:
-    """Return the mismatches in order, without their noun."""
+    """Return the mismatches in order, each without its noun."""
     return [(one.direction, one.user, one.resource, one.by) for one in audit_.mismatches]
 
 
 @pytest.fixture
 def set_right(world: SharedPair, members: list[Membership]) -> Iterator[None]:
-    """Set the members right again."""
+    """Restore the members after the test."""
     yield
     world.primary.query("delete from mirror.outbox")
     for member in members:
@@ -64,7 +64,7 @@ def set_right(world: SharedPair, members: list[Membership]) -> Iterator[None]:
 
 
 def test_where_both_agree_nothing_is_found(world: SharedPair, members: list[Membership]) -> None:
-    """Members, people who are invited, inactive or were removed, and strangers to a trip."""
+    """It asks about members, about invited, inactive and removed users, and about strangers."""
     report = audited(world.drain)
     assert report.mismatches == []
     asked = {key(member) for member in members}
@@ -75,7 +75,7 @@ def test_where_both_agree_nothing_is_found(world: SharedPair, members: list[Memb
 def test_over_grants_come_first(
     world: SharedPair, members: list[Membership], set_right: None
 ) -> None:
-    """Planted by hand: somebody who was removed is back, another one raised, another one gone."""
+    """By hand, a removed member is inserted, another is promoted, and another is deleted."""
     back, raised, gone = members[-1], members[2], members[3]
     world.target.query(
         "insert into trip_memberships (trip_id, user_id, role, status)"
@@ -100,7 +100,7 @@ def test_over_grants_come_first(
 def test_a_change_on_its_way_is_no_mismatch(
     world: SharedPair, members: list[Membership], set_right: None
 ) -> None:
-    """A revocation and a promotion whose events wait, and a trip that goes."""
+    """A revocation and a promotion still have waiting events, and so has a deleted trip."""
     world.change("deleted_at = now()", members[2])
     world.change("role = 'OWNER'", members[3])
     for member in members[2:4]:
@@ -115,7 +115,7 @@ def test_a_change_on_its_way_is_no_mismatch(
 def test_without_row_level_security_strangers_are_let_in(
     world: SharedPair, members: list[Membership]
 ) -> None:
-    """Where the table is the mirror's, and where it is not."""
+    """This holds for a mirrored table and for a table of the application."""
     for table in ("trips", "chat_messages"):
         with world.broken(
             f"alter table {table} disable row level security",
@@ -131,7 +131,7 @@ def test_without_row_level_security_strangers_are_let_in(
 def test_without_a_policy_members_are_kept_out(
     world: SharedPair, members: list[Membership]
 ) -> None:
-    """All of them, and nobody else."""
+    """It names all members, and no other user."""
     with world.broken(
         "drop policy mirror_trips_read on chat_messages",
         "create policy mirror_trips_read on chat_messages for select to authenticated"
@@ -147,7 +147,7 @@ def test_without_a_policy_members_are_kept_out(
 def test_it_asks_over_rest(
     world: SharedPair, members: list[Membership], serve_api: ServeApi
 ) -> None:
-    """All users in one call."""
+    """One call asks about all users."""
     api = serve_api(world.target)
     settings = load_settings(
         primary_database_url=world.primary.url,
@@ -167,10 +167,10 @@ def command(world: SharedPair, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
     return lambda *arguments: CliRunner().invoke(app, ["verify", *arguments])
 
 
-def test_the_command_says_it_with_its_exit_code(
+def test_the_command_reports_mismatches_with_its_exit_code(
     world: SharedPair, members: list[Membership], command: Callable[..., Result], set_right: None
 ) -> None:
-    """And draws the same again with the same seed."""
+    """The same seed draws the same sample."""
     told = command("--access", "--seed", "7", "--sample", "150")
     assert told.exit_code == 0
     assert told.stdout.splitlines()[-1].endswith("8 of them granted: 0 differ in the target")
@@ -193,7 +193,7 @@ def test_the_command_says_it_with_its_exit_code(
 def test_bad_input_is_named(
     command: Callable[..., Result], arguments: list[str], names: str
 ) -> None:
-    """With exit code 2."""
+    """The exit code is 2."""
     error = command(*arguments).exception
     assert isinstance(error, UsageError), error
     assert names in str(error)

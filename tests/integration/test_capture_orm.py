@@ -1,4 +1,4 @@
-"""ORM capture: what sessions flush and execute becomes events, the right ones and no others."""
+"""ORM capture records the right events, and no others, for flushes and statements of sessions."""
 
 import asyncio
 import gc
@@ -40,7 +40,7 @@ Recorded = set[tuple[Any, ...]]
 
 
 def recorded(primary: TestDatabase) -> Recorded:
-    """Return the outbox's events, which it is emptied of: lane, mapping, reference, key."""
+    """Return the outbox's events as (lane, mapping, reference, key), and empty the outbox."""
     rows = primary.query("delete from mirror.outbox returning lane, mapping, reference, key")
     return {(lane, mapping, reference, *key) for lane, mapping, reference, key in rows}
 
@@ -56,7 +56,7 @@ def _insert(model: Any) -> Any:
 
 @pytest.fixture
 def captured(session: Session, recorder: Hooks) -> Iterator[Session]:
-    """The factories' session, captured."""
+    """The factories' session, with capture attached."""
     capture = attach(session, hooks=recorder)
     yield session
     capture.detach()
@@ -82,7 +82,7 @@ def school(primary: TestDatabase) -> TestDatabase:
 
 @pytest.fixture
 def make(school: TestDatabase, engine: Engine) -> Iterator[sessionmaker[Session]]:
-    """A captured sessionmaker on `schools`."""
+    """A captured sessionmaker for `schools`."""
     made = sessionmaker(engine)
     capture = attach(made, hooks=Hooks(schools.registry, Doorbell(DoorbellSettings(mode="off"))))
     yield made
@@ -93,7 +93,7 @@ def make(school: TestDatabase, engine: Engine) -> Iterator[sessionmaker[Session]
 
 
 def test_a_new_row_is_a_grant(captured: Session, primary: TestDatabase) -> None:
-    """With the keys that the flush has given it."""
+    """The event has the key that the flush generated."""
     membership = factories.MembershipFactory()
     captured.commit()
     trip, user = str(membership.trip_id), str(membership.user_id)
@@ -107,7 +107,7 @@ def test_a_new_row_is_a_grant(captured: Session, primary: TestDatabase) -> None:
 def test_what_is_captured_arrives_in_the_target(
     captured: Session, target: TestDatabase, drain: Drain
 ) -> None:
-    """From joining to leaving, without any hook."""
+    """A member joins and leaves; no hook is called."""
     membership = factories.MembershipFactory(role=Role.ADMIN)
     captured.commit()
     drain.run()
@@ -130,10 +130,10 @@ def test_what_is_captured_arrives_in_the_target(
         ({"deleted_at": datetime(2026, 1, 1, tzinfo=UTC)}, REVOCATION),
     ],
 )
-def test_a_change_of_what_decides_is_a_revocation(
+def test_a_change_of_a_deciding_column_is_a_revocation(
     captured: Session, primary: TestDatabase, changes: dict[str, Any], lane: int
 ) -> None:
-    """Whichever way it goes: the drain looks."""
+    """The direction of the change does not matter: the drain reads the row."""
     membership = factories.MembershipFactory()
     captured.commit()
     recorded(primary)
@@ -144,10 +144,10 @@ def test_a_change_of_what_decides_is_a_revocation(
     assert recorded(primary) == {(lane, "trip_memberships", None, *key)}
 
 
-def test_a_change_of_what_only_describes_waits_behind(
+def test_a_change_of_a_describing_column_is_a_grant(
     captured: Session, primary: TestDatabase
 ) -> None:
-    """A name grants nothing."""
+    """A name grants nothing, so its event is in the grant lane."""
     trip = factories.TripFactory()
     captured.commit()
     recorded(primary)
@@ -156,10 +156,10 @@ def test_a_change_of_what_only_describes_waits_behind(
     assert recorded(primary) == {(GRANT, "trips", None, str(trip.id))}
 
 
-def test_an_update_of_nothing_that_is_mirrored_records_nothing(
+def test_an_update_of_unmirrored_columns_records_nothing(
     captured: Session, primary: TestDatabase
 ) -> None:
-    """Neither does one that sets what was there before."""
+    """An update that sets the old value again records no event either."""
     user = factories.UserFactory()
     captured.commit()
     recorded(primary)
@@ -173,7 +173,7 @@ def test_an_update_of_nothing_that_is_mirrored_records_nothing(
 def test_tables_that_no_mapping_reads_cost_no_statement(
     make: sessionmaker[Session], school: TestDatabase, engine: Engine
 ) -> None:
-    """Inserted, updated, deleted: what the backend asked for, and no more."""
+    """Insert, update and delete run only the backend's own statements."""
     seen: list[str] = []
 
     def count(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
@@ -194,14 +194,14 @@ def test_tables_that_no_mapping_reads_cost_no_statement(
 
 
 def test_a_key_that_changes_is_two_keys(make: sessionmaker[Session], school: TestDatabase) -> None:
-    """The one it was and the one it is."""
+    """The old key and the new key both get an event."""
     with make.begin() as session:
         session.get_one(Seat, 1).course_key = 8
     assert recorded(school) == {seat(REVOCATION, 7), seat(REVOCATION, 8)}
 
 
 def test_a_primary_key_that_changes_is_two_keys(captured: Session, primary: TestDatabase) -> None:
-    """The identity under which the row was loaded, and the new one."""
+    """The key under which the row was loaded and the new one both get an event."""
     user, new = factories.UserFactory(), uuid4()
     old = user.id
     captured.commit()
@@ -215,7 +215,7 @@ def test_a_primary_key_that_changes_is_two_keys(captured: Session, primary: Test
 def test_an_old_value_that_was_not_loaded_is_read(
     make: sessionmaker[Session], school: TestDatabase, how: str
 ) -> None:
-    """Assigned blindly, an attribute does not know what it was."""
+    """If the backend assigns an attribute without loading it, SQLAlchemy has no old value."""
     from sqlalchemy.orm import defer  # noqa: PLC0415
 
     with make.begin() as session:
@@ -232,10 +232,10 @@ def test_an_old_value_that_was_not_loaded_is_read(
 
 
 @pytest.mark.parametrize("change", ["update", "delete", "bulk"])
-def test_a_row_that_somebody_else_has_moved_since_it_was_loaded_is_named_as_it_is(
+def test_a_row_that_another_session_moved_since_loading_is_recorded_as_it_is(
     make: sessionmaker[Session], school: TestDatabase, change: str
 ) -> None:
-    """What was loaded says course 7; by now it is course 8 that loses the seat."""
+    """The loaded row says course 7, but course 8 loses the seat."""
     with make() as session:
         one = session.get_one(Seat, 1)
         assert one.course_key == 7
@@ -253,7 +253,7 @@ def test_a_row_that_somebody_else_has_moved_since_it_was_loaded_is_named_as_it_i
 def test_rows_to_be_read_are_read_at_once(
     make: sessionmaker[Session], school: TestDatabase, engine: Engine
 ) -> None:
-    """One locking statement for a flush, not one for each row."""
+    """A flush runs one locking statement for all rows, not one for each."""
     seen: list[str] = []
 
     def count(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
@@ -272,14 +272,16 @@ def test_rows_to_be_read_are_read_at_once(
 def test_a_value_that_only_the_database_knows_is_read_after_the_flush(
     make: sessionmaker[Session], school: TestDatabase
 ) -> None:
-    """An SQL expression as the new key."""
+    """The new key is an SQL expression."""
     with make.begin() as session:
         session.get_one(Seat, 1).course_key = select(func.max(Course.id)).scalar_subquery()
     assert recorded(school) == {seat(REVOCATION, 7), seat(REVOCATION, 9)}
 
 
-def test_a_key_with_a_null_names_nothing(make: sessionmaker[Session], school: TestDatabase) -> None:
-    """A seat of no course is no seat; when it gets one, it is."""
+def test_a_key_with_a_null_records_nothing(
+    make: sessionmaker[Session], school: TestDatabase
+) -> None:
+    """A seat without a course has no event; when it gets a course, it has one."""
     with make.begin() as session:
         session.add(Seat(number=5, course_key=None, pupil=CID))
     assert recorded(school) == set()
@@ -288,10 +290,10 @@ def test_a_key_with_a_null_names_nothing(make: sessionmaker[Session], school: Te
     assert recorded(school) == {seat(REVOCATION, 8, CID)}
 
 
-def test_an_enum_is_named_as_the_database_stores_it(
+def test_an_enum_key_is_recorded_as_the_database_stores_it(
     make: sessionmaker[Session], school: TestDatabase
 ) -> None:
-    """By its name, flushed or in bulk; and schema public is none."""
+    """It is the name of the member, in a flush and in bulk; schema public counts as no schema."""
     with make.begin() as session:
         session.add(Grade(level=Level.FIRST))
     assert recorded(school) == {(GRANT, "grades", None, "FIRST")}
@@ -303,7 +305,7 @@ def test_an_enum_is_named_as_the_database_stores_it(
 def test_a_scope_is_recorded_for_a_row_that_others_join(
     make: sessionmaker[Session], school: TestDatabase
 ) -> None:
-    """Closing a course takes all its seats; its title none."""
+    """Closing a course records all its seats; a new title records none."""
     with make.begin() as session:
         session.get_one(Course, 7).title = "Latin"
     assert recorded(school) == set()
@@ -315,7 +317,7 @@ def test_a_scope_is_recorded_for_a_row_that_others_join(
 def test_each_table_of_a_joined_inheritance_counts(
     make: sessionmaker[Session], school: TestDatabase
 ) -> None:
-    """The base's, the subclass's, and a column of neither."""
+    """The base table counts, the subclass's table counts, and an unmirrored column does not."""
     with make.begin() as session:
         session.add(Teacher(id=1, name="Ada", room="1"))
     assert recorded(school) == {(GRANT, "teachers", None, "1")}
@@ -342,7 +344,7 @@ def test_a_cascade_of_the_orm_is_seen_row_by_row(
     school: TestDatabase,
     loaded: bool,  # noqa: FBT001 - a parameter
 ) -> None:
-    """Whether the children were there already or are loaded to be deleted."""
+    """The children may be loaded already; otherwise SQLAlchemy loads them to delete them."""
     with make.begin() as session:
         course = session.get_one(Course, 7)
         if loaded:
@@ -356,7 +358,7 @@ def test_a_cascade_of_the_orm_is_seen_row_by_row(
 
 
 def test_an_orphan_is_deleted_and_seen(make: sessionmaker[Session], school: TestDatabase) -> None:
-    """Nobody called session.delete(); the flush finds it."""
+    """The backend does not call session.delete(); the flush finds the orphan."""
     with make.begin() as session:
         course = session.get_one(Course, 7)
         course.seats.remove(next(one for one in course.seats if one.pupil == BOB))
@@ -366,7 +368,7 @@ def test_an_orphan_is_deleted_and_seen(make: sessionmaker[Session], school: Test
 def test_a_foreign_key_that_a_relationship_sets_is_seen(
     make: sessionmaker[Session], school: TestDatabase
 ) -> None:
-    """The seat itself was never touched; SQLAlchemy moves it while it flushes."""
+    """The backend never touches the seat itself; SQLAlchemy changes it during the flush."""
     with make.begin() as session:
         one, course = session.get_one(Seat, 1), session.get_one(Course, 8)
         course.seats.append(one)
@@ -376,7 +378,7 @@ def test_a_foreign_key_that_a_relationship_sets_is_seen(
 def test_the_rows_of_a_many_to_many_table_are_seen(
     make: sessionmaker[Session], school: TestDatabase
 ) -> None:
-    """Added, removed, replaced, and gone with one side."""
+    """They are added, removed, replaced, and deleted with one of their sides."""
     with make.begin() as session:
         session.add_all([Person(id=n, kind="person") for n in (1, 2)])
         session.flush()
@@ -396,7 +398,7 @@ def test_the_rows_of_a_many_to_many_table_are_seen(
 def test_a_deleted_object_that_a_new_one_replaces_is_a_revocation(
     captured: Session, primary: TestDatabase
 ) -> None:
-    """SQLAlchemy makes an UPDATE of the two, which may take access away."""
+    """SQLAlchemy merges the two into an UPDATE, which can take access away."""
     membership = factories.MembershipFactory(role=Role.OWNER)
     captured.commit()
     recorded(primary)
@@ -410,7 +412,7 @@ def test_a_deleted_object_that_a_new_one_replaces_is_a_revocation(
 def test_a_change_that_a_later_listener_makes_counts(
     make: sessionmaker[Session], school: TestDatabase
 ) -> None:
-    """A mapper's before_update that comes behind ours."""
+    """A mapper's before_update listener runs after the one of the capture."""
 
     def close(_mapper: Any, _connection: Connection, course: Course) -> None:
         course.closed = True
@@ -428,7 +430,7 @@ def test_a_change_that_a_later_listener_makes_counts(
 
 
 def users(session: Session, count: int = 2) -> list[UUID]:
-    """Return the ids of users who are there already."""
+    """Return the ids of new users, which are in the database."""
     made = [factories.UserFactory() for _ in range(count)]
     ids = [user.id for user in made]
     session.commit()
@@ -438,10 +440,10 @@ def users(session: Session, count: int = 2) -> list[UUID]:
 @pytest.mark.parametrize("sync", ["auto", "evaluate", "fetch", False])
 @pytest.mark.parametrize("returning", [None, "entity", "column"])
 @pytest.mark.parametrize("verb", ["update", "delete"])
-def test_bulk_changes_name_their_rows_and_look_as_ever(
+def test_bulk_changes_record_their_rows_and_return_the_same_as_without_capture(
     captured: Session, primary: TestDatabase, sync: Any, returning: str | None, verb: str
 ) -> None:
-    """Rows, rowcount, and objects in the session: whatever the caller relies on."""
+    """The caller gets the same rows, rowcount and session objects as without capture."""
     ids = users(captured)
     recorded(primary)
     loaded = captured.get_one(User, ids[0])
@@ -467,10 +469,10 @@ def test_bulk_changes_name_their_rows_and_look_as_ever(
     assert recorded(primary) == {(lane, "users", None, str(one)) for one in ids}
 
 
-def test_scalars_of_a_returning_statement_are_the_callers(
+def test_a_returning_statement_returns_only_the_callers_columns(
     captured: Session, primary: TestDatabase
 ) -> None:
-    """What we asked for besides is not among them."""
+    """The result leaves out the columns that capture adds to RETURNING."""
     ids = users(captured)
     changed = captured.scalars(
         update(User).where(User.id == ids[0]).values(username="new").returning(User)
@@ -484,10 +486,10 @@ def test_scalars_of_a_returning_statement_are_the_callers(
     assert result.all() == [("x",)]
 
 
-def test_a_bulk_update_of_nothing_that_is_mirrored_stays_what_it_was(
+def test_a_bulk_update_of_unmirrored_columns_is_unchanged(
     captured: Session, primary: TestDatabase, engine: Engine
 ) -> None:
-    """No event, and no RETURNING."""
+    """It records no event and gets no RETURNING."""
     users(captured)
     recorded(primary)
     seen: list[str] = []
@@ -504,7 +506,7 @@ def test_a_bulk_update_of_nothing_that_is_mirrored_stays_what_it_was(
 
 
 def test_a_bulk_change_of_no_row_records_nothing(captured: Session, primary: TestDatabase) -> None:
-    """Not even where a key is set."""
+    """This holds even if the statement sets a key."""
     captured.execute(delete(User).where(User.username == "nobody"))
     captured.execute(update(User).where(User.username == "nobody").values(id=uuid4()))
     captured.commit()
@@ -514,7 +516,7 @@ def test_a_bulk_change_of_no_row_records_nothing(captured: Session, primary: Tes
 def test_a_bulk_change_sees_the_row_that_commits_just_before_it(
     make: sessionmaker[Session], school: TestDatabase, engine: Engine
 ) -> None:
-    """Whoever selects the keys first has selected before that."""
+    """A SELECT of the keys before the change would miss that row."""
     late = school.connect()
 
     def join(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
@@ -534,16 +536,16 @@ def test_a_bulk_change_sees_the_row_that_commits_just_before_it(
 def test_a_bulk_change_of_a_key_reads_the_whole_mapping_again(
     make: sessionmaker[Session], school: TestDatabase
 ) -> None:
-    """RETURNING shows where rows went; nothing shows whence."""
+    """RETURNING shows the new keys, but not the old ones."""
     with make.begin() as session:
         session.execute(update(Seat).values(course_key=8))
     assert recorded(school) == {(REVOCATION, "seats", "*")}
 
 
-def test_a_bulk_update_by_primary_key_names_old_and_new_keys(
+def test_a_bulk_update_by_primary_key_records_old_and_new_keys(
     make: sessionmaker[Session], school: TestDatabase
 ) -> None:
-    """A list of values has no RETURNING; the rows are read, locked, before and after."""
+    """A list of values allows no RETURNING; capture locks and reads the rows before and after."""
     with make.begin() as session:
         session.execute(
             update(Seat), [{"number": 1, "course_key": 8}, {"number": 2, "course_key": 9}]
@@ -563,7 +565,7 @@ def test_a_bulk_update_by_primary_key_names_old_and_new_keys(
 def test_many_executions_of_one_core_statement_read_the_whole_mapping_again(
     make: sessionmaker[Session], school: TestDatabase
 ) -> None:
-    """They return nothing, and their WHERE is anything."""
+    """They return no rows, and their WHERE can be anything."""
     seats: Any = Seat.__table__
     statement = seats.update().where(seats.c.id == bindparam("n")).values(state="free")
     with make.begin() as session:
@@ -572,10 +574,10 @@ def test_many_executions_of_one_core_statement_read_the_whole_mapping_again(
     assert recorded(school) == {(REVOCATION, "seats", "*")}
 
 
-def test_other_ways_to_say_update_and_delete_are_seen(
+def test_other_ways_to_write_update_and_delete_are_captured(
     make: sessionmaker[Session], school: TestDatabase
 ) -> None:
-    """Query, Core tables, aliases, values given apart, names of columns and of attributes."""
+    """Query, Core tables, aliases, separate values, and names of columns and of attributes."""
     seats: Any = Seat.__table__
     alias = aliased(Seat)
     ways: list[Callable[[Session], Any]] = [
@@ -596,7 +598,7 @@ def test_other_ways_to_say_update_and_delete_are_seen(
 def test_a_dml_statement_that_objects_are_selected_from_reads_all_again(
     make: sessionmaker[Session], school: TestDatabase
 ) -> None:
-    """It takes no RETURNING of ours."""
+    """Capture cannot add a RETURNING to it."""
     with make.begin() as session:
         changing = update(Seat).where(Seat.number == 1).values(state="x").returning(Seat)
         assert session.scalars(select(Seat).from_statement(changing)).one().number == 1
@@ -606,8 +608,8 @@ def test_a_dml_statement_that_objects_are_selected_from_reads_all_again(
 @pytest.mark.parametrize(
     "how", ["list", "one", "values", "many values", "select", "returning", "core"]
 )
-def test_bulk_inserts_name_their_rows(captured: Session, primary: TestDatabase, how: str) -> None:
-    """Keys that a default made included; and what the caller gets is as ever."""
+def test_bulk_inserts_record_their_rows(captured: Session, primary: TestDatabase, how: str) -> None:
+    """Keys made by a default are included; the caller gets the same result as without capture."""
     values = [{"email": f"{n}@example.com", "username": "new"} for n in range(2)]
     if how == "list":
         result: Any = captured.execute(insert(User), values)
@@ -634,8 +636,8 @@ def test_bulk_inserts_name_their_rows(captured: Session, primary: TestDatabase, 
     assert recorded(primary) == {(GRANT, "users", None, one) for one in ids}
 
 
-def test_an_upsert_names_the_row_that_was_there(captured: Session, primary: TestDatabase) -> None:
-    """Not the key that it brought; in the lane of what it may change."""
+def test_an_upsert_records_the_row_that_existed(captured: Session, primary: TestDatabase) -> None:
+    """The event has the row's key, not the insert's; its lane depends on the set columns."""
     (known,) = users(captured, 1)
     email = primary.value("select email from users")
     recorded(primary)
@@ -661,7 +663,7 @@ def test_an_upsert_names_the_row_that_was_there(captured: Session, primary: Test
 def test_an_upsert_that_sets_its_own_conflicting_key_moves_nothing(
     captured: Session, primary: TestDatabase
 ) -> None:
-    """As those do that set every column."""
+    """Upserts that set every column do this."""
     membership = factories.MembershipFactory()
     captured.commit()
     recorded(primary)
@@ -679,10 +681,10 @@ def test_an_upsert_that_sets_its_own_conflicting_key_moves_nothing(
     assert recorded(primary) == {(REVOCATION, "trip_memberships", None, *map(str, key))}
 
 
-def test_a_bulk_insert_of_joined_inheritance_names_what_it_was_given(
+def test_a_bulk_insert_of_joined_inheritance_records_the_given_rows(
     make: sessionmaker[Session], school: TestDatabase
 ) -> None:
-    """It takes several statements, and their values say which rows."""
+    """SQLAlchemy runs several statements; the values given say which rows."""
     with make.begin() as session:
         session.execute(
             insert(Teacher), [{"id": n, "name": "x", "kind": "teacher"} for n in (1, 2)]
@@ -693,8 +695,10 @@ def test_a_bulk_insert_of_joined_inheritance_names_what_it_was_given(
 # Transactions
 
 
-def test_what_rolls_back_records_nothing(captured: Session, primary: TestDatabase) -> None:
-    """And the next transaction starts empty."""
+def test_a_rolled_back_transaction_records_nothing(
+    captured: Session, primary: TestDatabase
+) -> None:
+    """The next transaction starts empty, too."""
     factories.UserFactory()
     captured.rollback()
     user = factories.UserFactory()
@@ -703,7 +707,7 @@ def test_what_rolls_back_records_nothing(captured: Session, primary: TestDatabas
 
 
 def test_a_failed_flush_leaves_nothing_behind(captured: Session, primary: TestDatabase) -> None:
-    """The next one records its own rows."""
+    """The next flush records its own rows."""
     user = factories.UserFactory()
     captured.commit()
     recorded(primary)
@@ -719,7 +723,7 @@ def test_a_failed_flush_leaves_nothing_behind(captured: Session, primary: TestDa
 def test_a_savepoint_that_is_kept_or_rolled_back_harms_nothing(
     captured: Session, primary: TestDatabase, target: TestDatabase, drain: Drain
 ) -> None:
-    """Too much may be said, never too little."""
+    """A superfluous event is harmless; a missing one is not."""
     with captured.begin_nested():
         kept = factories.UserFactory()
     with captured.begin_nested() as savepoint:
@@ -732,7 +736,7 @@ def test_a_savepoint_that_is_kept_or_rolled_back_harms_nothing(
 
 
 def test_sessions_at_once_do_not_mix(make: sessionmaker[Session], school: TestDatabase) -> None:
-    """Each writes its own events when it commits."""
+    """Each session writes its own events when it commits."""
     with make() as one, make() as other:
         one.get_one(Seat, 1).state = "free"
         other.get_one(Seat, 2).state = "free"
@@ -743,10 +747,10 @@ def test_sessions_at_once_do_not_mix(make: sessionmaker[Session], school: TestDa
     assert recorded(school) == {seat(REVOCATION, 7, BOB)}
 
 
-def test_hooks_and_capture_say_it_once(
+def test_hooks_and_capture_record_an_event_once(
     captured: Session, recorder: Hooks, primary: TestDatabase
 ) -> None:
-    """Where both use the same Hooks."""
+    """Both use the same Hooks."""
     user = factories.UserFactory()
     recorder.changed(captured, "users", user.id, "grant")
     captured.commit()
@@ -756,7 +760,7 @@ def test_hooks_and_capture_say_it_once(
 def test_all_flushes_of_a_transaction_are_written_at_once(
     engine: Engine, primary: TestDatabase, recorder: Hooks
 ) -> None:
-    """Also in a session's first transaction."""
+    """This holds in a session's first transaction, too."""
     make = sessionmaker(engine)
     capture = attach(make, hooks=recorder)
     seen: list[str] = []
@@ -780,10 +784,10 @@ def test_all_flushes_of_a_transaction_are_written_at_once(
 # Targets
 
 
-def test_whatever_makes_sessions_can_be_captured(
+def test_every_factory_of_sessions_can_be_captured(
     engine: Engine, primary: TestDatabase, recorder: Hooks
 ) -> None:
-    """And is not any more once detached; twice does no harm."""
+    """Once detached, it is captured no more; attaching or detaching twice is harmless."""
 
     class Own(Session):
         pass
@@ -817,7 +821,7 @@ def test_whatever_makes_sessions_can_be_captured(
 def test_other_sessions_are_left_alone(
     engine: Engine, primary: TestDatabase, recorder: Hooks
 ) -> None:
-    """A captured sessionmaker captures its own."""
+    """A captured sessionmaker captures only its own sessions."""
     capture = attach(sessionmaker(engine), hooks=recorder)
     with sessionmaker(engine).begin() as session:
         session.add(User(email="a@example.com", username="u"))
@@ -826,7 +830,7 @@ def test_other_sessions_are_left_alone(
 
 
 def test_detaching_leaves_no_listener(engine: Engine, recorder: Hooks) -> None:
-    """Neither on sessions nor on mappers; one of two captures leaves the other's."""
+    """No listener is left on sessions or mappers; detaching one of two captures keeps the other."""
     make = sessionmaker(engine)
     first, second = attach(make, hooks=recorder), attach(make, hooks=recorder)
     first.detach()
@@ -840,7 +844,7 @@ def test_detaching_leaves_no_listener(engine: Engine, recorder: Hooks) -> None:
 
 
 def test_a_captured_session_can_be_forgotten(engine: Engine, recorder: Hooks) -> None:
-    """Nothing keeps it alive, not even a flush that failed."""
+    """Capture keeps no reference to it, even after a failed flush."""
     session = Session(engine)
     attach(session, hooks=recorder)
     session.add(User(email="a@example.com", username="u"))
@@ -855,8 +859,8 @@ def test_a_captured_session_can_be_forgotten(engine: Engine, recorder: Hooks) ->
     assert gone() is None
 
 
-def test_what_makes_no_sessions_is_refused(engine: Engine, recorder: Hooks) -> None:
-    """By its type."""
+def test_an_object_that_makes_no_sessions_is_refused(engine: Engine, recorder: Hooks) -> None:
+    """The error names the type."""
     with pytest.raises(UsageError, match="Engine"):
         attach(engine, hooks=recorder)  # type: ignore[arg-type]
 
@@ -866,7 +870,7 @@ def test_what_makes_no_sessions_is_refused(engine: Engine, recorder: Hooks) -> N
 def test_asyncio_sessions_are_captured(
     primary: TestDatabase, recorder: Hooks, driver: str, kind: str
 ) -> None:
-    """Flushes and statements, with reads of old values on the way; until detached."""
+    """Flushes and statements are captured, with reads of old values, until capture is detached."""
     url = primary.url.replace("postgresql://", f"postgresql+{driver}://", 1)
 
     class Own(AsyncSession):
@@ -913,7 +917,7 @@ def test_asyncio_sessions_are_captured(
 def test_the_trips_model_of_the_environment_is_the_default(
     engine: Engine, primary: TestDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Then hooks and capture share what they have recorded."""
+    """Hooks and capture then share the recorded events."""
     monkeypatch.setenv("MIRROR_DOORBELL", "off")
     make = sessionmaker(engine)
     capture = attach(make)
@@ -926,7 +930,7 @@ def test_the_trips_model_of_the_environment_is_the_default(
 def test_a_registry_of_its_own_gets_hooks_of_its_own(
     engine: Engine, primary: TestDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those of the environment are shared only if they are of the same one."""
+    """They share the environment's hooks only if these have the same registry."""
     monkeypatch.setenv("MIRROR_DOORBELL", "off")
     smaller = Registry("users", [trips["users"]])
     for registry in (trips, smaller):
@@ -938,7 +942,7 @@ def test_a_registry_of_its_own_gets_hooks_of_its_own(
             session.flush()
             hooks.changed(session, "users", user.id, "grant")
         capture.detach()
-    # Once where both share, twice where they cannot.
+    # One event if hooks and capture share, two if they cannot.
     assert primary.value("select count(*) from mirror.outbox") == 3
     with pytest.raises(UsageError, match="of another registry"):
         attach(make, smaller, hooks=hooks.default())

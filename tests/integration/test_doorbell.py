@@ -1,4 +1,4 @@
-"""The doorbell: heard when Redis is there, never waited for when it is not."""
+"""The doorbell reaches Redis if it is up, and a commit never waits for it if it is not."""
 
 import asyncio
 import json
@@ -35,13 +35,13 @@ from tests.support.databases import TestDatabase
 from tests.support.waiting import until
 
 ROOT = Path(__file__).parent.parent.parent
-# Longer than any test may take: who waited for Redis for so long did wait.
+# Longer than any test may take, so a commit that waits for Redis makes its test fail.
 LONG = 300.0
 
 
 @pytest.fixture
 def client(redis_server: RedisServer) -> Iterator[redis.Redis]:
-    """The test's own view of Redis."""
+    """The test's own connection to Redis."""
     with redis.Redis.from_url(redis_server.url) as client:
         yield client
 
@@ -59,14 +59,14 @@ def make(redis_server: RedisServer) -> Iterator[Callable[..., hooks.Hooks]]:
     yield make
     redis_server.resume()
     for recorder in made:
-        # Rings of a server that has gone end at once.
+        # If the server is gone, the rings in progress end at once.
         recorder.doorbell.flush(30)
         for ringer in recorder.doorbell._ringers.values():
             ringer._disconnect()
 
 
 def commit(recorder: hooks.Hooks, engine: Engine) -> None:
-    """Change something, the way a request does."""
+    """Change a row, as a request does."""
     with Session(engine) as session:
         session.execute(text("select 1"))
         recorder.changed(session, "users", uuid4())
@@ -86,7 +86,7 @@ def events(primary: TestDatabase) -> int:
 def script(
     text: str, *arguments: str, timeout: float = 120, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a Python script as a process of its own."""
+    """Run a Python script in its own process."""
     return subprocess.run(
         [sys.executable, "-c", text, *arguments],
         cwd=ROOT,
@@ -98,7 +98,7 @@ def script(
     )
 
 
-# A ring
+# Rings
 
 
 def test_rings_coalesce_until_the_drain_answers(
@@ -107,7 +107,7 @@ def test_rings_coalesce_until_the_drain_answers(
     client: redis.Redis,
     primary: TestDatabase,
 ) -> None:
-    """One message however many commits, and however many processes ring."""
+    """There is one message, for any number of commits and of processes that ring."""
     one, other = make(), make()
     for recorder in (one, other, one):
         for _ in range(5):
@@ -122,10 +122,10 @@ def test_rings_coalesce_until_the_drain_answers(
     assert len(messages(client)) == 2
 
 
-def test_the_message_is_the_drains_and_says_nothing(
+def test_the_message_is_the_drains_task_without_data(
     make: Callable[..., hooks.Hooks], engine: Engine, client: redis.Redis
 ) -> None:
-    """In the worker's queue, by its task's name, without arguments."""
+    """It is in the worker's queue, with the name of its task and no arguments."""
     recorder = make()
     commit(recorder, engine)
     assert recorder.doorbell.flush(30)
@@ -136,7 +136,7 @@ def test_the_message_is_the_drains_and_says_nothing(
     assert message["headers"]["kwargsrepr"] == "{}"
 
 
-def test_an_unanswered_ring_silences_for_a_while_only(
+def test_an_unanswered_ring_silences_others_for_a_limited_time(
     make: Callable[..., hooks.Hooks], engine: Engine, client: redis.Redis
 ) -> None:
     """Its message may have been lost with a worker."""
@@ -149,7 +149,7 @@ def test_an_unanswered_ring_silences_for_a_while_only(
 def test_nothing_rings_for_a_rollback_or_for_a_commit_without_events(
     make: Callable[..., hooks.Hooks], engine: Engine, client: redis.Redis
 ) -> None:
-    """A ring costs a worker a look."""
+    """Each ring costs a worker a query."""
     recorder = make()
     with Session(engine) as session:
         session.execute(text("select 1"))
@@ -160,7 +160,7 @@ def test_nothing_rings_for_a_rollback_or_for_a_commit_without_events(
     assert recorder.doorbell._ringers == {}
 
 
-# Redis is not there
+# Redis is not available
 
 
 @pytest.mark.parametrize("url", [None, "redis://127.0.0.1:1/0", "redis://nowhere.invalid:6379/0"])
@@ -172,7 +172,7 @@ def test_without_redis_the_commit_succeeds(
     url: str | None,
     mode: str,
 ) -> None:
-    """Not configured, not listening, not known."""
+    """Redis is not configured, does not listen, or has an unknown host name."""
     recorder = make(redis_url=url, mode=mode, seconds=1)
     commit(recorder, engine)
     assert events(primary) == 1
@@ -186,7 +186,7 @@ def test_a_commit_does_not_wait_for_a_redis_that_hangs(
     redis_server: RedisServer,
     client: redis.Redis,
 ) -> None:
-    """It is over while the ring still waits; the ring arrives when Redis goes on."""
+    """The commit returns while the ring still waits; the ring arrives when Redis resumes."""
     recorder = make()
     redis_server.pause()
     for _ in range(3):
@@ -201,7 +201,7 @@ def test_a_commit_does_not_wait_for_a_redis_that_hangs(
 def test_an_async_commit_does_not_wait_either(
     make: Callable[..., hooks.Hooks], primary: TestDatabase, redis_server: RedisServer
 ) -> None:
-    """The loop goes on while the ring waits in its thread."""
+    """The event loop continues while the ring waits in its thread."""
     recorder = make()
     redis_server.pause()
 
@@ -219,13 +219,13 @@ def test_an_async_commit_does_not_wait_either(
     assert events(primary) == 2
 
 
-def test_rings_work_again_after_redis_hung(
+def test_rings_succeed_again_after_redis_hung(
     make: Callable[..., hooks.Hooks],
     engine: Engine,
     redis_server: RedisServer,
     client: redis.Redis,
 ) -> None:
-    """Though Redis then sets the key that the ring had given up on."""
+    """Redis then sets the key of the ring that timed out, and a ring still succeeds."""
     recorder = make(seconds=0.2)
     commit(recorder, engine)
     assert recorder.doorbell.flush(30)
@@ -242,13 +242,13 @@ def test_rings_work_again_after_redis_hung(
 
 
 @pytest.mark.parametrize("rung_meanwhile", [False, True])
-def test_rings_work_again_after_redis_was_killed(
+def test_rings_succeed_again_after_redis_was_killed(
     make: Callable[..., hooks.Hooks],
     engine: Engine,
     redis_server: RedisServer,
     rung_meanwhile: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
-    """The first ring already, though the connections that were open are dead."""
+    """The first ring succeeds already, although the open connections are dead."""
     recorder = make()
     commit(recorder, engine)
     assert recorder.doorbell.flush(30)
@@ -271,7 +271,7 @@ def test_a_connection_that_died_in_silence_costs_no_ring(
     client: redis.Redis,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As behind a firewall that forgets idle connections: nothing comes back on the old one."""
+    """A firewall can forget an idle connection: no answer comes back on it."""
     recorder = make()
     commit(recorder, engine)
     assert recorder.doorbell.flush(30)
@@ -291,7 +291,7 @@ def test_a_connection_that_died_in_silence_costs_no_ring(
 def test_a_ring_that_was_not_published_leaves_no_key(
     make: Callable[..., hooks.Hooks], engine: Engine, client: redis.Redis, mode: str
 ) -> None:
-    """Or everybody would stay silent for nobody."""
+    """With the key left, every process would stay silent, although no message is in the queue."""
     recorder = make(mode=mode)
     client.set(QUEUE, "not a list: nothing can be pushed to it")
     commit(recorder, engine)
@@ -306,7 +306,7 @@ def test_a_ring_that_was_not_published_leaves_no_key(
 def test_a_dropped_ring_is_mentioned_once_without_the_password(
     make: Callable[..., hooks.Hooks], engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """To the backend's own logging; not for each of a thousand commits."""
+    """The backend's logger gets one message, not one for each of a thousand commits."""
     recorder = make(redis_url="redis://:hunter2@127.0.0.1:1/0", mode="inline")
     for _ in range(3):
         commit(recorder, engine)
@@ -322,7 +322,7 @@ def test_a_thread_that_cannot_start_fails_no_commit(
     client: redis.Redis,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The limit of the process, or its end; the next commit tries again."""
+    """The process is at its limit of threads or ends; the next commit tries again."""
     recorder = make()
 
     def refuse(_: threading.Thread) -> None:
@@ -341,10 +341,10 @@ def test_a_thread_that_cannot_start_fails_no_commit(
 # Modes
 
 
-def test_inline_has_rung_when_the_commit_returns(
+def test_mode_inline_has_rung_when_the_commit_returns(
     make: Callable[..., hooks.Hooks], engine: Engine, client: redis.Redis
 ) -> None:
-    """For servers that allow no threads: none is started."""
+    """This mode is for servers that allow no threads: none is started."""
     recorder = make(mode="inline")
     commit(recorder, engine)
     assert len(messages(client)) == 1
@@ -352,13 +352,13 @@ def test_inline_has_rung_when_the_commit_returns(
     assert ringer._thread is None
 
 
-def test_inline_waits_for_a_redis_that_hangs_as_long_as_it_is_told(
+def test_mode_inline_waits_for_a_redis_that_hangs_as_long_as_the_setting_says(
     make: Callable[..., hooks.Hooks],
     engine: Engine,
     primary: TestDatabase,
     redis_server: RedisServer,
 ) -> None:
-    """Redis hangs for good; the commit returns."""
+    """Redis hangs for ever; the commit returns."""
     recorder = make(mode="inline", seconds=0.1)
     commit(recorder, engine)
     redis_server.pause()
@@ -367,10 +367,10 @@ def test_inline_waits_for_a_redis_that_hangs_as_long_as_it_is_told(
     assert events(primary) == 3
 
 
-def test_off_is_off(
+def test_mode_off_sends_no_ring(
     make: Callable[..., hooks.Hooks], engine: Engine, primary: TestDatabase, client: redis.Redis
 ) -> None:
-    """The event is recorded, nobody is rung."""
+    """The event is recorded, and no ring is sent."""
     recorder = make(mode="off")
     commit(recorder, engine)
     assert events(primary) == 1
@@ -378,12 +378,12 @@ def test_off_is_off(
     assert client.keys() == []
 
 
-# A ring follows its commit
+# A ring comes after its commit
 
 
 @pytest.fixture
 def slow_commit(primary: TestDatabase) -> Iterator[Callable[[], None]]:
-    """Make commits that insert a user wait for a lock; yields what lets them go on."""
+    """Make commits that insert a user wait for a lock; yield the function that releases it."""
     primary.query(
         "create function wait_here() returns trigger language plpgsql as "
         "$$ begin perform pg_advisory_xact_lock(7); return null; end $$"
@@ -413,7 +413,7 @@ def test_a_ring_comes_after_its_commit(
     slow_commit: Callable[[], None],
     kind: str,
 ) -> None:
-    """However long that takes; rings of other commits do not wait for it."""
+    """The commit may take long; rings of other commits do not wait for it."""
     recorder = make()
 
     def change() -> None:
@@ -433,7 +433,7 @@ def test_a_ring_comes_after_its_commit(
     thread.start()
     waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted"
     until(lambda: primary.value(waiting) == 1)
-    # Had the slow one rung already, this would be silent, and the last one missing.
+    # Had the slow commit rung already, this ring would be silent, and the last one missing.
     commit(recorder, engine)
     until(lambda: len(messages(client)) == 1)
     acknowledge_ring(client)
@@ -444,7 +444,7 @@ def test_a_ring_comes_after_its_commit(
     assert recorder.doorbell.flush(30)
 
 
-def test_a_joined_transaction_that_rolls_back_holds_nobody_up(
+def test_a_joined_transaction_that_rolls_back_delays_no_other_ring(
     make: Callable[..., hooks.Hooks], engine: Engine
 ) -> None:
     """Test suites never commit their outer transaction."""
@@ -462,7 +462,7 @@ def test_a_joined_transaction_that_rolls_back_holds_nobody_up(
 
 
 def test_no_ring_is_lost_among_many_threads() -> None:
-    """Each request is followed by a publication, and `idle` never comes before it."""
+    """A publication follows each request, and `idle` never comes before it."""
     published = 0
 
     class Counting(_Ringer):
@@ -479,7 +479,7 @@ def test_no_ring_is_lost_among_many_threads() -> None:
         for n in range(300):
             before = published
             ringer.request((lambda: True) if (n + number) % 3 else None)
-            # Others may ring on and on, and keep it from idling; not for ever.
+            # Other threads may ring and keep it from idling, but not for ever.
             if not ringer.idle.wait(30) or published == before:
                 lost.append(n)
 
@@ -494,7 +494,7 @@ def test_no_ring_is_lost_among_many_threads() -> None:
 def test_threads_that_ring_first_at_once_share_one_thread(
     make: Callable[..., hooks.Hooks], client: redis.Redis
 ) -> None:
-    """A burst after a start costs one."""
+    """A burst after a start costs one thread."""
     bell = make().doorbell
     before = {thread.ident for thread in threading.enumerate()}
     start = threading.Barrier(8)
@@ -517,7 +517,7 @@ def test_threads_that_ring_first_at_once_share_one_thread(
 
 
 def test_commits_that_never_end_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They neither pile up nor keep the thread busy for ever."""
+    """They neither accumulate nor keep the thread busy for ever."""
     monkeypatch.setattr(_Ringer, "_MAX_COMMIT_SECONDS", 0.05)
     ringer = _Ringer(DoorbellSettings(redis_url="redis://127.0.0.1:1/0"))
     for _ in range(3000):
@@ -550,7 +550,7 @@ def commit():
 def test_a_script_that_commits_and_exits_has_rung(
     primary: TestDatabase, redis_server: RedisServer, client: redis.Redis
 ) -> None:
-    """Although the thread is the process's last concern."""
+    """The thread is a daemon, and the process still waits for it at exit."""
     script(COMMIT + "commit()", DATABASE=primary.sqlalchemy_url, REDIS_URL=redis_server.url)
     assert len(messages(client)) == 1
 
@@ -558,7 +558,7 @@ def test_a_script_that_commits_and_exits_has_rung(
 def test_an_exit_does_not_wait_for_a_redis_that_hangs(
     primary: TestDatabase, redis_server: RedisServer
 ) -> None:
-    """It hangs for good; the ring would wait for minutes, and is given half a second."""
+    """Redis hangs for ever; the ring would wait for minutes, but the exit waits half a second."""
     redis_server.pause()
     monkey = (
         "import mirror.capture.doorbell\nmirror.capture.doorbell._Ringer._IMPORT_SECONDS = -299.5\n"
@@ -575,7 +575,7 @@ def test_an_exit_does_not_wait_for_a_redis_that_hangs(
 def test_the_backends_own_celery_is_left_alone(
     primary: TestDatabase, redis_server: RedisServer, client: redis.Redis
 ) -> None:
-    """Its app stays the current one, its CELERY_BROKER_URL is its own."""
+    """Its app stays the current one, and its CELERY_BROKER_URL stays its own."""
     found = script(
         "import celery\nbackend = celery.Celery('backend')\n"
         + COMMIT
@@ -584,7 +584,7 @@ def test_the_backends_own_celery_is_left_alone(
         DATABASE=primary.sqlalchemy_url,
         REDIS_URL=redis_server.url,
         CELERY_BROKER_URL="amqp://nobody@127.0.0.1:1//",
-        # In the thread that has a current app to lose.
+        # This runs in the thread that has a current app.
         MIRROR_DOORBELL="inline",
     )
     assert found.stdout.split() == ["backend", "amqp://nobody@127.0.0.1:1//"]
@@ -594,7 +594,7 @@ def test_the_backends_own_celery_is_left_alone(
 def test_a_forked_child_rings_with_a_thread_of_its_own(
     primary: TestDatabase, redis_server: RedisServer, client: redis.Redis
 ) -> None:
-    """Even where the parent's locks were taken at the moment of the fork."""
+    """The parent may hold the locks at the moment of the fork."""
     forked = """
 import redis
 from mirror.capture.doorbell import acknowledge_ring
@@ -648,7 +648,7 @@ def app(environ, start_response):
 def test_gunicorns_workers_ring_with_a_preloaded_app(
     primary: TestDatabase, redis_server: RedisServer, client: redis.Redis
 ) -> None:
-    """Each for itself, though the master had rung before it forked them."""
+    """Each worker rings by itself, although the master rang before it forked them."""
     with TemporaryDirectory() as name, (Path(name) / "log").open("w") as log:
         place = Path(name)
         (place / "backend.py").write_text(WSGI)
@@ -708,7 +708,7 @@ def test_gunicorns_workers_ring_with_a_preloaded_app(
 
 
 def test_rediss_verifies_the_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Celery's own default would trust anybody's; the URL may still say so."""
+    """Celery's own default would accept any certificate; the URL can still ask for that."""
     for query, verified in (("", True), ("?ssl_cert_reqs=none", False)):
         ringer = _Ringer(DoorbellSettings(redis_url=f"rediss://127.0.0.1:1/0{query}", seconds=1))
         with pytest.raises(Exception, match="refused"):

@@ -1,4 +1,4 @@
-"""Explain: each way in which a permission can break, and that its step is named first."""
+"""Explain names the first broken step, for each way in which a permission can break."""
 
 import json
 from collections.abc import Callable
@@ -37,25 +37,25 @@ DELETE = f"delete from trip_memberships {WHERE}"
 
 
 def explained(world: SharedPair, member: Membership) -> Explanation:
-    """Ask about a member's trip."""
+    """Explain a member's access to their trip."""
     return explain_resource(world.drain, TRIP, str(member.user_id), str(member.trip_id))
 
 
 def first(page: Explanation) -> tuple[str, str]:
-    """Return the first broken step's name, and what it says."""
+    """Return the name and the text of the first broken step."""
     assert page.first is not None, page
     return page.first.name, page.first.says
 
 
 def test_a_member_is_allowed(world: SharedPair) -> None:
-    """Every step agrees."""
+    """No step is broken."""
     page = explained(world, world.member())
     assert page.first is None, page.first
     assert (page.primary_grants, page.allowed, page.exit_code) == (True, True, 0)
 
 
-def test_somebody_whom_the_app_does_not_know_has_another_id_there(world: SharedPair) -> None:
-    """Auth's id, of which the primary never heard."""
+def test_a_user_unknown_to_the_primary_may_have_another_id_there(world: SharedPair) -> None:
+    """Auth has the id; the primary has never had it."""
     user = uuid4()
     world.target.query("insert into auth.users (id) values (%s)", user)
     page = explain_resource(world.drain, TRIP, str(user), str(world.member().trip_id))
@@ -65,7 +65,7 @@ def test_somebody_whom_the_app_does_not_know_has_another_id_there(world: SharedP
 
 
 def test_a_stranger_is_not_in_the_primary(world: SharedPair) -> None:
-    """Two people who are known, and no membership."""
+    """Both users exist, but not the membership."""
     trip, user = world.member().trip_id, world.member().user_id
     page = explain_resource(world.drain, TRIP, str(user), str(trip))
     name, says = first(page)
@@ -75,7 +75,7 @@ def test_a_stranger_is_not_in_the_primary(world: SharedPair) -> None:
 
 
 def bury(world: SharedPair, member: Membership) -> None:
-    """Give an event up."""
+    """Bury the member's event."""
     world.primary.query(
         "insert into mirror.retries"
         " (id, lane, recorded_at, mapping, key, attempts, due_at, error, buried_at)"
@@ -86,14 +86,14 @@ def bury(world: SharedPair, member: Membership) -> None:
 
 
 def filtered_out(world: SharedPair, member: Membership) -> None:
-    """Softly deleted, and mirrored so."""
+    """Soft-delete the membership and mirror that."""
     world.change("deleted_at = now()", member)
     world.record(member)
     world.mirror()
 
 
 def without_its_trip(world: SharedPair, member: Membership) -> None:
-    """The trip is softly deleted, the membership is not."""
+    """Soft-delete the trip, but not the membership."""
     world.primary.query("update trips set deleted_at = now() where id = %s", member.trip_id)
     world.primary.query(
         "insert into mirror.outbox (mapping, key) values ('trips', %s)", [str(member.trip_id)]
@@ -102,26 +102,26 @@ def without_its_trip(world: SharedPair, member: Membership) -> None:
 
 
 def inactive(world: SharedPair, member: Membership) -> None:
-    """Mirrored as inactive."""
+    """Mirror the membership as inactive."""
     world.change("status = 'INACTIVE'", member)
     world.record(member)
     world.mirror()
 
 
 def never_captured(world: SharedPair, member: Membership) -> None:
-    """The target never heard of the row."""
+    """Leave the row unknown to the target."""
     world.target.query(DELETE, *key(member))
     world.target.query(FORGET, *key(member))
 
 
 def pending(world: SharedPair, member: Membership) -> None:
-    """The same, with an event that waits."""
+    """The row is unknown to the target, and its event waits."""
     never_captured(world, member)
     world.record(member)
 
 
 def pending_by_scope(world: SharedPair, member: Membership) -> None:
-    """The same, with an event of everything."""
+    """The row is unknown to the target, and an event of its whole trip waits."""
     never_captured(world, member)
     world.primary.query(
         "insert into mirror.outbox (mapping, reference, key)"
@@ -131,35 +131,35 @@ def pending_by_scope(world: SharedPair, member: Membership) -> None:
 
 
 def buried(world: SharedPair, member: Membership) -> None:
-    """The same, with an event that was given up."""
+    """The row is unknown to the target, and its event is buried."""
     never_captured(world, member)
     bury(world, member)
 
 
-def promoted_without_a_word(world: SharedPair, member: Membership) -> None:
-    """The ledger is of before."""
+def promoted_without_an_event(world: SharedPair, member: Membership) -> None:
+    """Promote the member without an event, so the ledger is older."""
     world.change("role = 'OWNER'", member)
 
 
-def went_back(world: SharedPair, member: Membership) -> None:
-    """The target knows of a newer read than this primary can give."""
+def primary_went_back(world: SharedPair, member: Membership) -> None:
+    """Give the target a newer fence than this primary can reach."""
     world.target.query(
         f"update mirror.ledger_trip_memberships set fence = fence * 2 {WHERE}", *key(member)
     )
 
 
 def deleted_by_hand(world: SharedPair, member: Membership) -> None:
-    """In the target."""
+    """Delete the row in the target."""
     world.target.query(DELETE, *key(member))
 
 
 def demoted_by_hand(world: SharedPair, member: Membership) -> None:
-    """In the target."""
+    """Change the row in the target."""
     world.target.query(f"update trip_memberships set status = 'NO' {WHERE}", *key(member))
 
 
-def not_auths(world: SharedPair, member: Membership) -> None:
-    """Auth gave the user another id."""
+def with_another_auth_id(world: SharedPair, member: Membership) -> None:
+    """Give the user another id in Auth."""
     world.target.query("delete from auth.users where id = %s", member.user_id)
 
 
@@ -183,11 +183,11 @@ def not_auths(world: SharedPair, member: Membership) -> None:
         (pending, "events", "The change waits: 1 event(s)", "mirror drain"),
         (pending_by_scope, "events", "The change waits: 1 event(s)", "mirror drain"),
         (buried, "events", "event -1 is buried (target: a row was refused)", "mirror retry -1"),
-        (promoted_without_a_word, "ledger", "Stale", "mirror sync trip_memberships"),
-        (went_back, "ledger", "went back in time", "mirror rebase"),
+        (promoted_without_an_event, "ledger", "Stale", "mirror sync trip_memberships"),
+        (primary_went_back, "ledger", "went back in time", "mirror rebase"),
         (deleted_by_hand, "target row", "Missing", "mirror sync trip_memberships"),
         (demoted_by_hand, "target row", "edited by hand", "mirror sync trip_memberships"),
-        (not_auths, "user", "the app's id is not Auth's", "mirror Auth's beside them"),
+        (with_another_auth_id, "user", "the app's id is not Auth's", "mirror Auth's beside them"),
     ],
 )
 def test_the_step_that_breaks_is_named_first(
@@ -197,11 +197,11 @@ def test_the_step_that_breaks_is_named_first(
     says: str,
     remedy: str,
 ) -> None:
-    """Each break of one member's rows."""
+    """Each case breaks one member's rows."""
     member = world.member()
     breaks(world, member)
     page = explained(world, member)
-    # Nobody else's worker shall mirror what waits.
+    # Delete the waiting events, so that no worker of another test mirrors them.
     world.primary.query("delete from mirror.outbox; delete from mirror.retries")
     assert first(page)[0] == step, page
     assert says in first(page)[1]
@@ -252,10 +252,10 @@ READ = f"for select to authenticated {USING}"
         ),
     ],
 )
-def test_what_decides_can_be_what_is_broken(
+def test_a_broken_policy_or_helper_is_named(
     world: SharedPair, breaks: str, mends: str, says: str
 ) -> None:
-    """Each break of the target's schema."""
+    """Each case breaks the target's schema."""
     member = world.member()
     with world.broken(breaks, mends):
         page = explained(world, member)
@@ -264,7 +264,7 @@ def test_what_decides_can_be_what_is_broken(
 
 
 def message(world: SharedPair, member: Membership) -> UUID:
-    """Return a message that somebody else wrote in the member's trip."""
+    """Return a message that another user wrote in the member's trip."""
     found: UUID = world.target.value(
         "insert into chat_messages (trip_id, sender_id, content) values (%s, %s, 'secret')"
         " returning id",
@@ -275,15 +275,15 @@ def message(world: SharedPair, member: Membership) -> UUID:
 
 
 def ask(world: SharedPair, member: Membership, table: str, verb: str, **row: object) -> Explanation:
-    """Ask about a statement."""
+    """Explain a statement."""
     values = {name: str(value) for name, value in row.items()}
     return explain_table(world.drain, table, verb, values, str(member.user_id))
 
 
 def test_a_statement_is_tried_and_undone(world: SharedPair) -> None:
-    """Reading, writing and deleting messages, of one's own and of others."""
+    """The member reads, updates and deletes a message of their own and one of another user."""
     member = world.member()
-    theirs = message(world, member)
+    another_users = message(world, member)
     own = world.target.value(
         "insert into chat_messages (trip_id, sender_id, content) values (%s, %s, 'x') returning id",
         *key(member),
@@ -291,69 +291,69 @@ def test_a_statement_is_tried_and_undone(world: SharedPair) -> None:
     allowed = {
         (verb, which): ask(world, member, "chat_messages", verb, id=which).allowed
         for verb in ("select", "update", "delete")
-        for which in (own, theirs)
+        for which in (own, another_users)
     }
     assert allowed == {
         ("select", own): True,
-        ("select", theirs): True,
+        ("select", another_users): True,
         ("update", own): True,
-        ("update", theirs): False,
+        ("update", another_users): False,
         ("delete", own): True,
-        ("delete", theirs): False,
+        ("delete", another_users): False,
     }
     page = ask(world, member, "chat_messages", "insert", trip_id=member.trip_id, content="y")
     assert page.allowed, page
     assert "by mirror_trips_insert" in page.steps[-1].says
-    # A content may not be empty; row-level security comes before that.
+    # A content may not be empty; PostgreSQL checks row-level security before that constraint.
     page = ask(world, member, "chat_messages", "insert", trip_id=member.trip_id, content="")
     assert "a constraint refuses this row [23514]" in page.steps[-1].says
     assert world.target.value("select count(*) from chat_messages") == 2
-    # Nor does what was tried first hide anything from what is tried next.
+    # A statement that was tried does not change the rows that the next one finds.
     row = {"id": str(own)}
     tries = [AskStatement("public", "chat_messages", verb, row) for verb in ("delete", "select")]
-    told = world.drain.target.ask(tries, [(str(member.user_id), [])])[0]
-    assert [one.rows for one in told] == [1, 1]
+    results = world.drain.target.ask(tries, [(str(member.user_id), [])])[0]
+    assert [one.rows for one in results] == [1, 1]
 
 
 def test_a_refused_statement_names_its_policies_and_follows_the_row(world: SharedPair) -> None:
-    """A reaction to a message, in a trip that the user is not in any more."""
+    """A reaction to a message is refused after the user has left the trip."""
     member = world.member()
-    theirs = message(world, member)
-    page = ask(world, member, "chat_reactions", "insert", message_id=theirs, emoji="!")
+    another_users = message(world, member)
+    page = ask(world, member, "chat_reactions", "insert", message_id=another_users, emoji="!")
     assert page.steps[-1].says == "chat_reactions: insert is allowed, by mirror_trips_insert."
     assert page.exit_code == 0
-    page = ask(world, member, "chat_reactions", "update", message_id=theirs)
+    page = ask(world, member, "chat_reactions", "update", message_id=another_users)
     assert page.steps[-1].says.endswith("update is refused; the guard does not declare it.")
     filtered_out(world, member)
-    page = ask(world, member, "chat_reactions", "insert", message_id=theirs, emoji="!")
+    page = ask(world, member, "chat_reactions", "insert", message_id=another_users, emoji="!")
     assert first(page)[0] == "primary"
     assert page.steps[-1].says == "chat_reactions: insert is refused, by mirror_trips_insert."
     page = ask(world, member, "chat_messages", "select", id=uuid4())
     assert page.steps[-1].says == "chat_messages: there is no such row."
 
 
-def test_what_policies_read_is_all_that_is_read_of_a_row(world: SharedPair) -> None:
-    """A message's text stays where it is."""
+def test_only_the_columns_that_policies_need_are_read_of_a_row(world: SharedPair) -> None:
+    """The text of a message is not read."""
     member = world.member()
     row = {"id": str(message(world, member))}
     asked = [AskStatement("public", "chat_messages", "select", row)]
-    told = world.drain.target.ask(asked, [(str(member.user_id), [])])[0][0]
-    assert set(told.row) == {"trip_id", "sender_id"}
+    result = world.drain.target.ask(asked, [(str(member.user_id), [])])[0][0]
+    assert set(result.row) == {"trip_id", "sender_id"}
 
 
-def test_the_door_knows_no_tables_but_those_of_the_api(world: SharedPair) -> None:
-    """Whoever has a token of mirror_writer alone must not learn of others by it."""
+def test_the_function_ask_reads_only_tables_of_the_api(world: SharedPair) -> None:
+    """With a token of mirror_writer alone, a caller must not learn of other tables."""
     asked: list[Ask] = [
         AskStatement("auth", "users", "select", {"id": SOMEBODY}),
         AskRows("mirror", "mappings", "name"),
         AskRows("public", "chat_messages", "content"),
     ]
-    told = world.drain.target.ask(asked, [(SOMEBODY, ["secret"])])[0]
-    assert [one.exists for one in told] == [False, False, False]
+    results = world.drain.target.ask(asked, [(SOMEBODY, ["secret"])])[0]
+    assert [one.exists for one in results] == [False, False, False]
 
 
-def test_any_mirrored_row_can_be_asked_for(world: SharedPair) -> None:
-    """The name of somebody in the same trip, and of a stranger."""
+def test_any_mirrored_row_can_be_explained(world: SharedPair) -> None:
+    """It may be the name of a user in the same trip, or of a stranger."""
     member = world.member()
     stranger = world.member()
     users = registry["users"]
@@ -364,7 +364,7 @@ def test_any_mirrored_row_can_be_asked_for(world: SharedPair) -> None:
 
 
 def test_values_are_shown_on_demand_alone(world: SharedPair) -> None:
-    """Of a user's row: the e-mail address."""
+    """The e-mail address of a user is an example."""
     member = world.member()
     name = (str(member.user_id),)
     page = explain_key(world.drain, registry["users"], name, name[0])
@@ -373,8 +373,8 @@ def test_values_are_shown_on_demand_alone(world: SharedPair) -> None:
     assert "@example.com" in json.dumps(page.as_json())
 
 
-def test_who_revokes_without_a_word_is_told_of_the_over_grant(world: SharedPair) -> None:
-    """The primary grants nothing; that the target still does is what is wrong."""
+def test_a_revocation_without_an_event_is_named_as_over_grant(world: SharedPair) -> None:
+    """The primary grants nothing; the fault is that the target still does."""
     member = world.member()
     world.change("deleted_at = now()", member)
     page = explained(world, member)
@@ -395,27 +395,27 @@ def command(world: SharedPair, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
 
 
 def test_the_command_prints_a_page(world: SharedPair, command: Callable[..., Result]) -> None:
-    """For people and for programs."""
+    """It prints text or JSON."""
     member = world.member()
     trip, user = key(member)
-    told = command(user, "--trip", trip)
-    assert (told.exit_code, told.stdout.splitlines()[-1]) == (0, "allowed")
+    result = command(user, "--trip", trip)
+    assert (result.exit_code, result.stdout.splitlines()[-1]) == (0, "allowed")
     deleted_by_hand(world, member)
-    told = command("--trip", trip, user)
-    assert (told.exit_code, told.stdout.splitlines()[-2]) == (
+    result = command("--trip", trip, user)
+    assert (result.exit_code, result.stdout.splitlines()[-2]) == (
         1,
         "refused; decisive step: target row",
     )
-    told = command(f"--trip={trip}", user)
-    assert told.exit_code == 1
-    told = command(user, "--resource", f"trip:{trip}", "--json")
-    assert json.loads(told.stdout)["first"] == "target row"
-    told = command(user, "--mapping", "trip_memberships", "--key", f"{trip},{user}", "--json")
-    assert json.loads(told.stdout)["first"] == "target row"
-    told = command(
+    result = command(f"--trip={trip}", user)
+    assert result.exit_code == 1
+    result = command(user, "--resource", f"trip:{trip}", "--json")
+    assert json.loads(result.stdout)["first"] == "target row"
+    result = command(user, "--mapping", "trip_memberships", "--key", f"{trip},{user}", "--json")
+    assert json.loads(result.stdout)["first"] == "target row"
+    result = command(
         user, "--table", "chat_messages", "--verb", "insert", "--row", f"trip_id={trip}", "--json"
     )
-    assert json.loads(told.stdout)["first"] == "target row"
+    assert json.loads(result.stdout)["first"] == "target row"
 
 
 @pytest.mark.parametrize(
@@ -442,16 +442,16 @@ def test_the_command_prints_a_page(world: SharedPair, command: Callable[..., Res
 def test_bad_input_is_named(
     command: Callable[..., Result], arguments: list[str], names: str
 ) -> None:
-    """With exit code 2."""
+    """The exit code is 2."""
     error = command(*arguments).exception
     assert isinstance(error, UsageError), error
     assert names in str(error)
 
 
-def test_a_login_that_may_not_act_as_users_is_told(
+def test_a_login_that_may_not_act_as_users_is_an_error(
     world: SharedPair, target_cluster: PostgresCluster
 ) -> None:
-    """A role of its own, to which the doors were granted."""
+    """A custom role with EXECUTE on the functions of the API."""
     admin = TestDatabase(target_cluster.url("target_world"))
     admin.query("create role narrow login password 'narrow'")
     admin.query("grant mirror_writer to narrow")
@@ -465,10 +465,10 @@ def test_a_login_that_may_not_act_as_users_is_told(
         admin.query("drop role narrow")
 
 
-def test_it_asks_over_rest(world: SharedPair, serve_api: ServeApi) -> None:
-    """With a secret key, and with a token of mirror_writer."""
+def test_explain_works_over_rest(world: SharedPair, serve_api: ServeApi) -> None:
+    """It runs with a secret key, and with a token of mirror_writer."""
     member = world.member()
-    theirs = {"id": str(message(world, member))}
+    another_users = {"id": str(message(world, member))}
     api = serve_api(world.target)
     secret = {"supabase_secret_key": api.secret_key}
     writer = {
@@ -482,7 +482,9 @@ def test_it_asks_over_rest(world: SharedPair, serve_api: ServeApi) -> None:
         with closing(build_drain(settings, registry)) as drain:
             page = explain_resource(drain, TRIP, str(member.user_id), str(member.trip_id))
             assert page.exit_code == 0, page
-            page = explain_table(drain, "chat_messages", "delete", theirs, str(member.user_id))
+            page = explain_table(
+                drain, "chat_messages", "delete", another_users, str(member.user_id)
+            )
             assert (page.allowed, page.steps[-1].status) == (False, StepStatus.NO)
-            # Who asked is again who calls.
+            # The connection has its own role again.
             assert drain.target.describe().epoch == 0

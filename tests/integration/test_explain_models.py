@@ -1,4 +1,4 @@
-"""Explain and audit on another permission model: several ways, some of several rows."""
+"""Explain and audit on another permission model, with several ways to a right."""
 
 import random
 from collections.abc import Iterator
@@ -85,10 +85,10 @@ loans = Mapping(
 
 @dataclass(frozen=True)
 class Rights:
-    """By one's job's role, or lent for a while."""
+    """A user has a right by the role of their job, or on loan for a while."""
 
     def ddl(self, _registry: Registry) -> list[str]:
-        """Return the helper."""
+        """Return the SQL of the helper."""
         return [
             """\
 create or replace function mirror.has_right(name text) returns boolean
@@ -106,7 +106,7 @@ $$;""",
         ]
 
     def questions(self, _registry: Registry) -> tuple[AccessQuestion, ...]:
-        """Return the only one."""
+        """Return the only question."""
         by_job = AccessPath(
             (
                 Lookup("jobs", {"user_id": Given.USER}),
@@ -142,18 +142,18 @@ create table loans (user_id uuid, name text, until timestamptz);
 
 @dataclass
 class Hospital:
-    """Both databases, and a worker."""
+    """Both databases, and a drain."""
 
     primary: TestDatabase
     target: TestDatabase
     drain: Drain
 
     def explain(self, user: str, right: str) -> Explanation:
-        """Ask about a right."""
+        """Explain a right."""
         return explain_resource(self.drain, RIGHT, user, right)
 
     def mirror(self) -> None:
-        """Mirror everything."""
+        """Mirror all rows."""
         resync(self.drain.queue, registry, [])
         assert self.drain.run().failed == 0
 
@@ -162,7 +162,7 @@ class Hospital:
 def hospital(
     primary_cluster: PostgresCluster, target_cluster: PostgresCluster, project_template: str
 ) -> Iterator[Hospital]:
-    """Two roles, five people."""
+    """A hospital with two roles and five people."""
     primary_cluster.create_database("primary_hospital")
     target_cluster.create_database("target_hospital", template=project_template, owner="postgres")
     primary = TestDatabase(primary_cluster.url("primary_hospital"))
@@ -221,7 +221,7 @@ def hospital(
 def test_the_way_that_grants_is_followed_else_the_one_that_gets_farthest(
     hospital: Hospital, user: str, right: str, says: str | None
 ) -> None:
-    """By a role, on loan, and not."""
+    """A user has a right by a role, on loan, or not at all."""
     page = hospital.explain(user, right)
     if says is None:
         assert page.exit_code == 0, page
@@ -229,12 +229,12 @@ def test_the_way_that_grants_is_followed_else_the_one_that_gets_farthest(
         assert page.first is not None
         assert page.first.name == "primary"
         assert says in page.first.says
-        # What became of the other way is said beside it.
+        # The step's text also says where the other way breaks.
         assert any(line.startswith("nor by ") for line in page.first.details)
 
 
-def test_each_row_of_a_way_is_followed(hospital: Hospital) -> None:
-    """The right was taken from the role by hand; the job is as it was."""
+def test_each_row_of_a_way_is_checked(hospital: Hospital) -> None:
+    """The right was taken from the role by hand; the job is unchanged."""
     hospital.target.query("delete from rights where name = 'prescribe'")
     page = hospital.explain(DOCTOR, "prescribe")
     hospital.mirror()
@@ -253,7 +253,7 @@ def test_each_row_of_a_way_is_followed(hospital: Hospital) -> None:
 
 
 def test_an_over_grant_is_followed_along_what_the_target_has(hospital: Hospital) -> None:
-    """A job that somebody planted."""
+    """A user inserted the job by hand."""
     hospital.target.query("insert into jobs values (9, 1, %s, 2)", GUEST)
     page = hospital.explain(GUEST, "prescribe")
     found = audit(hospital.drain, RIGHT, 60, random.Random(2))
@@ -267,10 +267,10 @@ def test_an_over_grant_is_followed_along_what_the_target_has(hospital: Hospital)
 
 
 def test_an_audit_asks_about_every_way(hospital: Hospital) -> None:
-    """Nothing is found where both agree."""
+    """The audit finds nothing if both sides agree."""
     found = audit(hospital.drain, RIGHT, 60, random.Random(2))
     assert (found.mismatches, found.under_way) == ([], 0)
-    # The nurse's two rights, the doctor's two.
+    # The nurse has two rights, the doctor two.
     assert found.granted == 4
 
 
@@ -302,7 +302,7 @@ _BASE = select(_people.c.user_id)
             ["people has the row, but jobs has no row with jobs.person_id = people.id"],
         ),
         (
-            # As an old join, with a condition on the other table.
+            # An old-style join, with a condition on the other table.
             _BASE.where(_jobs.c.person_id == _people.c.id, _jobs.c.role_id == 7),
             NURSE,
             ["does not satisfy the condition jobs.role_id = 7"],
@@ -325,10 +325,10 @@ _BASE = select(_people.c.user_id)
         ),
     ],
 )
-def test_what_drops_a_row_is_told_of_each_kind_of_query(
+def test_the_condition_that_drops_a_row_is_named_for_each_kind_of_query(
     hospital: Hospital, query: SelectQuery, user: str, says: list[str]
 ) -> None:
-    """Filters, joins, subqueries, and each part of a union."""
+    """Filters, joins, subqueries, and each part of a union can drop a row."""
     with closing(Database(hospital.primary.url, role="primary")) as database:
         found = [
             str(part) for part in missing_row_reasons(database, _left(query), {"user_id": user})

@@ -1,4 +1,4 @@
-"""Guards as they are installed: what is refused, what is made, and what goes with a declaration."""
+"""Guards in a database: errors, created policies, and their removal with the declaration."""
 
 import json
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ POLICIES = """
 
 @pytest.fixture
 def guarded(project: TestDatabase) -> TestDatabase:
-    """A project with the tables of the rooms model, before they are guarded."""
+    """A project with the tables of the rooms model, without guards."""
     project.query(SCHEMA)
     with project.migrating() as connection:
         upgrade(connection, "supabase", registry)
@@ -40,7 +40,7 @@ def guard(database: TestDatabase, *guards: Any) -> None:
 
 
 def tables(database: TestDatabase) -> set[str]:
-    """Return which tables have policies of guards."""
+    """Return the tables that have policies of guards."""
     return {row[0] for row in database.query(POLICIES)}
 
 
@@ -50,7 +50,7 @@ COLUMN = 'alter table "Messages" rename "{}" to moved'
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ([AWAY], f"{NAME} does not exist. Create it"),
         ([AWAY, 'create view "Messages" as select 1 as id'], f"{NAME} is no table"),
@@ -73,21 +73,21 @@ COLUMN = 'alter table "Messages" rename "{}" to moved'
     ],
 )
 def test_a_table_that_cannot_be_guarded_is_named_and_nothing_changes(
-    guarded: TestDatabase, changes: list[str], told: str
+    guarded: TestDatabase, changes: list[str], message: str
 ) -> None:
-    """Its other guards stay as they were."""
+    """Its other guards stay unchanged."""
     guard(guarded, messages)
     for change in changes:
         guarded.query(change)
     before = guarded.query(POLICIES)
     with pytest.raises(NotMigrated) as refused:
         guard(guarded, messages, attachments)
-    assert told in str(refused.value)
+    assert message in str(refused.value)
     assert guarded.query(POLICIES) == before
 
 
 def test_a_partition_that_is_open_by_itself_is_named(guarded: TestDatabase) -> None:
-    """Closed, it is read through its table alone."""
+    """Once its policy is closed, rows are read only through its table."""
     guarded.query('alter table "Messages" rename to part')
     guarded.query('create table "Messages" (like part including all) partition by list (id)')
     guarded.query('alter table "Messages" attach partition part default')
@@ -101,7 +101,7 @@ def test_a_partition_that_is_open_by_itself_is_named(guarded: TestDatabase) -> N
 def test_a_table_of_another_owner_is_named(
     target_cluster: PostgresCluster, guarded: TestDatabase
 ) -> None:
-    """Its policies could not be made."""
+    """The migrating role could not create its policies."""
     superuser = TestDatabase(target_cluster.url(guarded.url.rsplit("/", 1)[-1]))
     superuser.query('alter table "Messages" owner to supabase_auth_admin')
     with pytest.raises(NotMigrated, match="belongs to supabase_auth_admin, not to postgres"):
@@ -109,7 +109,7 @@ def test_a_table_of_another_owner_is_named(
 
 
 def test_restrictive_policies_and_those_of_other_roles_may_stay(guarded: TestDatabase) -> None:
-    """They let in nobody whom the guard keeps out."""
+    """They allow no user whom the guard refuses."""
     guarded.query('create policy less on "Messages" as restrictive using (true)')
     guarded.query('create policy backend on "Messages" to service_role using (true)')
     guard(guarded, messages)
@@ -119,7 +119,7 @@ def test_restrictive_policies_and_those_of_other_roles_may_stay(guarded: TestDat
 def test_a_guard_that_is_removed_takes_its_policies_along_and_nothing_else(
     guarded: TestDatabase,
 ) -> None:
-    """Also from a table that has been renamed since; the table stays, and stays closed."""
+    """This also holds for a renamed table; the table stays, and row-level security stays on."""
     guard(guarded, messages, attachments, notes, files)
     assert tables(guarded) == {'"Messages"', '"Attachments"', "parent1"}
     guarded.query('alter table "Attachments" rename to papers')
@@ -136,8 +136,8 @@ def test_a_guard_that_is_removed_takes_its_policies_along_and_nothing_else(
     assert tables(guarded) == {"papers"}
 
 
-def test_rules_by_column_go_with_their_declaration(guarded: TestDatabase) -> None:
-    """One Allow again: whoever may update the row may update its columns."""
+def test_column_rules_are_removed_with_their_declaration(guarded: TestDatabase) -> None:
+    """With a plain Allow again, a user who may update the row may update every column."""
     triggers = (
         "select tgrelid::regclass::text from pg_trigger where tgname = 'mirror_rooms_columns'"
     )
@@ -152,10 +152,10 @@ def test_rules_by_column_go_with_their_declaration(guarded: TestDatabase) -> Non
     assert guarded.query(triggers) == []
 
 
-def test_guards_are_put_on_once_they_are_asked_for_and_kept_up_to_date_from_then_on(
+def test_guards_are_installed_on_request_and_kept_up_to_date_from_then_on(
     guarded: TestDatabase,
 ) -> None:
-    """A model alone needs none of the tables; a forgotten flag leaves no old rule behind."""
+    """Without the flag the first time, no table is needed; later runs keep guards up to date."""
     assert tables(guarded) == set()
     with guarded.migrating() as connection:
         assert due(connection, "supabase", registry) == []
@@ -167,8 +167,8 @@ def test_guards_are_put_on_once_they_are_asked_for_and_kept_up_to_date_from_then
     assert tables(guarded) == {'"Messages"'}
 
 
-def test_asking_again_puts_right_what_was_changed_by_hand(guarded: TestDatabase) -> None:
-    """The history alone would say that there is nothing to do."""
+def test_a_second_request_repairs_policies_that_were_changed_by_hand(guarded: TestDatabase) -> None:
+    """The history alone would say that no step is pending."""
     guard(guarded, messages)
     before = guarded.query(POLICIES)
     guarded.query('drop policy mirror_rooms_delete on "Messages"')
@@ -196,7 +196,7 @@ INDEXES = """
 
 
 def test_the_columns_that_policies_ask_for_are_indexed(guarded: TestDatabase) -> None:
-    """Unique through the key, which no advisor calls unused; once, however often one migrates."""
+    """The key makes each index unique, so no advisor calls it unused; a second run adds none."""
     for _ in range(2):
         guard(guarded, messages, attachments)
         assert guarded.query(INDEXES) == [
@@ -207,7 +207,7 @@ def test_the_columns_that_policies_ask_for_are_indexed(guarded: TestDatabase) ->
 
 
 def test_an_index_that_begins_with_the_column_is_enough(guarded: TestDatabase) -> None:
-    """One that is partial, or has the column further back, is not."""
+    """A partial index, or one with the column further back, is not enough."""
     guarded.query('create index on "Messages" ("roomId", "content")')
     guarded.query("""create index on "Attachments" ("messageId") where "order" = 1""")
     guarded.query('create index on "Attachments" ("order", "userId")')
@@ -217,14 +217,14 @@ def test_an_index_that_begins_with_the_column_is_enough(guarded: TestDatabase) -
 
 
 def test_a_table_without_a_key_gets_a_plain_index(guarded: TestDatabase) -> None:
-    """There is nothing to make it unique by."""
+    """Without a key, a unique index is impossible."""
     guarded.query('alter table "Messages" drop constraint "Messages_pkey"')
     guard(guarded, messages)
     assert guarded.query(INDEXES) == [('"Messages"', False, "{roomId}")]
 
 
 def plan(database: TestDatabase, query: str) -> str:
-    """Return what a signed-in stranger's query does, analysed."""
+    """Return the plan of a query of a signed-in stranger, with EXPLAIN ANALYZE."""
     with database.acting_as("00000000-0000-4000-8000-000000000001") as connection:
         row = connection.execute(f"explain (analyze, verbose, format json) {query}".encode())
         found = row.fetchone()
@@ -248,7 +248,7 @@ def nodes(plan: Any) -> Iterator[dict[str, Any]]:
 def test_the_set_of_ones_trips_is_computed_once_per_statement(
     target: TestDatabase, table: str
 ) -> None:
-    """Whatever the number of rows, also through a parent."""
+    """This holds for any number of rows, and through a parent."""
     target.query(
         "insert into chat_messages (id, trip_id, sender_id, content)"
         " select gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 'x'"
@@ -260,14 +260,14 @@ def test_the_set_of_ones_trips_is_computed_once_per_statement(
     helpers = [node for node in found if "my_trips" in str(node.get("Output"))]
     assert [node["Actual Loops"] for node in helpers] == [1]
     assert helpers[0]["Parent Relationship"] == "InitPlan"
-    # Nowhere else, where it would be called for each row.
+    # It appears in no other node, where it would run for each row.
     assert not any("my_trips" in node.get("Filter", "") for node in found)
 
 
 def test_a_page_of_reactions_reads_the_messages_that_they_are_about_and_no_others(
     target: TestDatabase,
 ) -> None:
-    """Not all that the caller may read, which grows with every trip."""
+    """Reading all messages that the caller may read would grow with every trip."""
     user, trip = "00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-000000000002"
     target.query("insert into users values (%s)", user)
     target.query("insert into trips values (%s)", trip)
@@ -292,7 +292,7 @@ def test_a_page_of_reactions_reads_the_messages_that_they_are_about_and_no_other
 
 
 def test_tables_of_supabase_get_policies_and_nothing_else() -> None:
-    """There, postgres may make and drop policies, and nothing else that takes an owner."""
+    """There, postgres may create and drop policies, but nothing else that needs the owner."""
     for one in (trips.registry, registry):
         touched = [
             line.strip()

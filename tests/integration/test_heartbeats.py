@@ -1,4 +1,4 @@
-"""Heartbeats: that the parts of the mirror note that they are at work, and what it costs them."""
+"""Heartbeats: each part of the mirror records that it is at work, at little cost."""
 
 from collections.abc import Callable
 
@@ -17,8 +17,10 @@ FRESH = "select seen_at > now() - interval '1 minute' from mirror.heartbeats"
 MAKE_OLD = "update mirror.heartbeats set seen_at = now() - interval '1 hour'"
 
 
-def test_a_drain_that_finds_nothing_is_seen(drain: Drain, primary: TestDatabase) -> None:
-    """It asked, and that is what counts."""
+def test_a_drain_that_finds_no_event_writes_a_heartbeat(
+    drain: Drain, primary: TestDatabase
+) -> None:
+    """The drain asked for events, which proves that it is at work."""
     drain.run()
     assert primary.value(NOTED) == ["drain"]
 
@@ -26,7 +28,7 @@ def test_a_drain_that_finds_nothing_is_seen(drain: Drain, primary: TestDatabase)
 def test_it_is_written_once_a_minute_however_many_ask(
     make_drain: Callable[..., Drain], primary: TestDatabase
 ) -> None:
-    """By one process, and by several."""
+    """This holds for one process and for several."""
     drain = make_drain()
     drain.run()
     first = primary.value(VERSION)
@@ -39,7 +41,7 @@ def test_it_is_written_once_a_minute_however_many_ask(
 
 
 def test_it_is_written_again_after_a_minute(settings: Settings, primary: TestDatabase) -> None:
-    """By the same process."""
+    """The same process writes it again."""
     times = [0.0, 59.0, 60.0]
     heartbeat = Heartbeat("relay", iter(times).__next__)
     database = primary_database(settings)
@@ -55,7 +57,7 @@ def test_it_is_written_again_after_a_minute(settings: Settings, primary: TestDat
 def test_a_primary_without_the_table_is_drained_all_the_same(
     drain: Drain, session: Session, primary: TestDatabase, target: TestDatabase
 ) -> None:
-    """Workers may be newer than their primary's schema."""
+    """A worker may be newer than its primary's schema."""
     primary.query("drop table mirror.heartbeats")
     user = UserFactory()
     session.commit()

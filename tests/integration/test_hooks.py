@@ -71,17 +71,17 @@ def inserts_counted(engine: Engine) -> Iterator[list[str]]:
 
 
 def user(name: str = "ann") -> User:
-    """Return a user who is in no session yet."""
+    """Return a user outside any session."""
     return User(id=uuid4(), email=f"{name}@example.com", username=name)
 
 
-# What a commit carries
+# The events of a commit
 
 
 def test_all_events_of_a_commit_are_written_by_one_statement(
     engine: Engine, primary: TestDatabase, recorder: hooks.Hooks
 ) -> None:
-    """Whatever their number, their mappings and the flushes in between; each event once."""
+    """This holds for any number of events, mappings and flushes; each event is written once."""
     ids = [uuid4() for _ in range(300)]
     with inserts_counted(engine) as inserts, Session(engine) as session:
         for one in ids:
@@ -106,7 +106,7 @@ def test_all_events_of_a_commit_are_written_by_one_statement(
 
 
 def test_a_commit_without_events_touches_no_outbox(engine: Engine, recorder: hooks.Hooks) -> None:
-    """Also on a session that had some before."""
+    """This holds on a session that had events before, too."""
     with Session(engine) as session:
         session.add(user())
         recorder.changed(session, "users", uuid4())
@@ -122,7 +122,7 @@ def test_a_commit_without_events_touches_no_outbox(engine: Engine, recorder: hoo
 def test_events_go_with_the_change_that_did_not_commit(
     engine: Engine, primary: TestDatabase, recorder: hooks.Hooks, ending: str
 ) -> None:
-    """Rolled back, closed, or left by an exception; and the next transaction starts empty."""
+    """A rollback, a close or an exception ends it; the next transaction starts empty."""
     with Session(engine) as session:
         session.add(user())
         recorder.changed(session, "users", uuid4())
@@ -146,7 +146,7 @@ def test_events_go_with_the_change_that_did_not_commit(
 def test_a_session_serves_one_transaction_after_another(
     engine: Engine, primary: TestDatabase, recorder: hooks.Hooks
 ) -> None:
-    """Each writes its own events, once."""
+    """Each transaction writes its own events, once."""
     ids = [str(uuid4()) for _ in range(3)]
     with Session(engine) as session:
         for count, one in enumerate(ids, 1):
@@ -159,7 +159,7 @@ def test_a_session_serves_one_transaction_after_another(
 def test_two_sessions_at_once_do_not_mix(
     engine: Engine, primary: TestDatabase, recorder: hooks.Hooks
 ) -> None:
-    """Not even where they share `info`, which sessionmaker may give to all of them."""
+    """They do not mix even if they share `info`, which sessionmaker can give to all of them."""
     make = sessionmaker(engine, info={"shared": {}})
     with make() as one, make() as other:
         for session in (one, other):
@@ -175,7 +175,7 @@ def test_two_sessions_at_once_do_not_mix(
 def test_two_recorders_on_one_session_each_write_their_events(
     engine: Engine, primary: TestDatabase
 ) -> None:
-    """Alternating between them piles up no listeners either."""
+    """Use of both in turn adds no more listeners."""
     off = Doorbell(DoorbellSettings(mode="off"))
     one, other = hooks.Hooks(registry, off), hooks.Hooks(registry, off)
     with inserts_counted(engine) as inserts, Session(engine) as session:
@@ -221,7 +221,7 @@ def test_scoped_sessions_of_many_threads_do_not_mix(
 def test_releasing_a_savepoint_writes_nothing_yet(
     engine: Engine, recorder: hooks.Hooks, primary: TestDatabase
 ) -> None:
-    """One statement for the whole commit, whichever savepoint an event came from."""
+    """One statement writes all events of the commit, from every savepoint."""
     with inserts_counted(engine) as inserts, Session(engine) as session:
         with session.begin_nested():
             session.add(user())
@@ -238,7 +238,7 @@ def test_releasing_a_savepoint_writes_nothing_yet(
 def test_the_events_of_a_savepoint_that_rolled_back_are_kept(
     engine: Engine, recorder: hooks.Hooks, primary: TestDatabase
 ) -> None:
-    """They say that something may have changed; the drain looks, and finds that nothing has."""
+    """An event says that a row may have changed; the drain reads the row and finds it unchanged."""
     with Session(engine) as session:
         session.add(user("kept"))
         with session.begin_nested() as savepoint:
@@ -252,7 +252,7 @@ def test_the_events_of_a_savepoint_that_rolled_back_are_kept(
 def test_the_outer_transaction_may_commit_with_a_savepoint_still_open(
     engine: Engine, recorder: hooks.Hooks, primary: TestDatabase, depth: int
 ) -> None:
-    """SQLAlchemy releases it on the way; the events are there all the same."""
+    """SQLAlchemy releases it during the commit, and its events are written."""
     with Session(engine) as session:
         with session.begin():
             recorder.changed(session, "users", UUID(int=1))
@@ -271,7 +271,7 @@ def test_the_outer_transaction_may_commit_with_a_savepoint_still_open(
 def test_session_commit_ends_open_savepoints_as_well(
     engine: Engine, recorder: hooks.Hooks, primary: TestDatabase
 ) -> None:
-    """The other way to the same place."""
+    """Session.commit is another method for it."""
     with inserts_counted(engine) as inserts, Session(engine) as session:
         session.add(user())
         session.begin_nested()
@@ -295,7 +295,7 @@ def test_hooks_may_be_called_while_the_session_flushes(
     flushed: str,
     warm: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
-    """Also by the commit's own flush, which comes after before_commit, and by a first hook."""
+    """The commit's own flush comes after before_commit; the listener may call the first hook."""
     make = sessionmaker(engine)
 
     def listener(session: Session, *_: Any) -> None:
@@ -323,7 +323,7 @@ def test_hooks_may_be_called_while_the_session_flushes(
 def test_a_flush_that_fails_in_a_savepoint_leaves_the_transaction_usable(
     engine: Engine, recorder: hooks.Hooks, primary: TestDatabase
 ) -> None:
-    """Although its first hook was called from inside the flush, and waits for its end."""
+    """Its first hook was called inside the flush, and waits for the end of the flush."""
     make = sessionmaker(engine)
     event.listen(
         make, "before_flush", lambda session, *_: recorder.changed(session, "users", UUID(int=1))
@@ -341,7 +341,7 @@ def test_a_flush_that_fails_in_a_savepoint_leaves_the_transaction_usable(
 def test_mapper_events_may_call_hooks(
     engine: Engine, recorder: hooks.Hooks, primary: TestDatabase
 ) -> None:
-    """After a row's INSERT, on the session of the object or on the connection it got."""
+    """The listener runs after a row's INSERT, with the object's session or its own connection."""
 
     def inserted(_mapper: Any, _connection: Any, target: User) -> None:
         session = Session.object_session(target)
@@ -365,7 +365,7 @@ def test_a_listener_of_all_sessions_may_call_the_first_hook(
     primary: TestDatabase,
     changes: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
-    """Of a commit that has nothing left to flush, too: ours is not asked any more."""
+    """The commit may have nothing left to flush, so that our own listener is called no more."""
     make = sessionmaker(engine)
 
     def listener(session: Session) -> None:
@@ -387,7 +387,7 @@ def test_a_listener_of_all_sessions_may_call_the_first_hook(
 def test_the_first_hook_of_a_flush_writes_nothing_yet(
     engine: Engine, recorder: hooks.Hooks, primary: TestDatabase
 ) -> None:
-    """One statement for the commit, whatever flushes there were before."""
+    """One statement writes the events of the commit, for any number of flushes before it."""
     make = sessionmaker(engine)
 
     def listener(session: Session, *_: Any) -> None:
@@ -407,7 +407,7 @@ def test_the_first_hook_of_a_flush_writes_nothing_yet(
 def test_a_listener_behind_ours_may_call_hooks(
     engine: Engine, recorder: hooks.Hooks, primary: TestDatabase
 ) -> None:
-    """A before_commit that runs after the events were written adds one to them."""
+    """A before_commit listener that runs after the events were written adds one more event."""
     with Session(engine) as session:
         session.add(user())
         recorder.changed(session, "users", UUID(int=1))
@@ -420,7 +420,7 @@ def test_a_listener_behind_ours_may_call_hooks(
 def test_a_hook_after_the_end_is_refused(
     engine: Engine, recorder: hooks.Hooks, primary: TestDatabase, moment: str
 ) -> None:
-    """The session is still in its transaction then, but nothing would carry the event."""
+    """The session is still in its transaction then, but no statement would write the event."""
     errors: list[Exception] = []
 
     def late(session: Session) -> None:
@@ -443,7 +443,7 @@ def test_a_hook_after_the_end_is_refused(
 def test_a_session_in_its_callers_transaction_commits_with_that(
     engine: Engine, recorder: hooks.Hooks, primary: TestDatabase
 ) -> None:
-    """Every join_transaction_mode that leaves the outer transaction to the caller."""
+    """This holds in every join_transaction_mode that leaves the outer transaction to the caller."""
     for number, mode in enumerate(("create_savepoint", "conditional_savepoint", "rollback_only")):
         for outcome in ("rollback", "commit"):
             with engine.connect() as connection, connection.begin() as outer:
@@ -457,7 +457,7 @@ def test_a_session_in_its_callers_transaction_commits_with_that(
 
 
 def test_two_phase_commits_prepare_the_events(tmp_path: Path, recorder: hooks.Hooks) -> None:
-    """They are in the prepared transaction, of a session or of a connection; or are gone."""
+    """The prepared transaction of a session or connection holds them; a rollback removes them."""
     with PostgresCluster.start(
         tmp_path / "data", version=16, durable=False, settings={"max_prepared_transactions": "5"}
     ) as cluster:
@@ -507,7 +507,7 @@ def test_an_autocommit_connection_is_refused_at_the_hook(
 def test_an_autocommit_session_is_refused_at_commit(
     primary: TestDatabase, recorder: hooks.Hooks
 ) -> None:
-    """Its connection is not known before; hooks do no I/O."""
+    """Hooks do no I/O, so the connection is known only at commit."""
     for options, of_session in (
         ({"isolation_level": "AUTOCOMMIT"}, None),
         ({}, {"isolation_level": "AUTOCOMMIT"}),
@@ -526,7 +526,7 @@ def test_an_autocommit_session_is_refused_at_commit(
 def test_outside_a_transaction_a_hook_is_refused(
     engine: Engine, recorder: hooks.Hooks, primary: TestDatabase
 ) -> None:
-    """Before the first statement, after commit, after close, after a failed flush."""
+    """This holds before the first statement, after commit or close, and after a failed flush."""
     refused = pytest.raises(NotInTransaction, match="before commit")
     with Session(engine) as session:
         with refused:
@@ -554,11 +554,11 @@ def test_outside_a_transaction_a_hook_is_refused(
         recorder.changed(unstarted, "users", uuid4())
 
 
-@pytest.mark.parametrize("what", [None, "session", 7, object()], ids=["", "text", "7", "object"])
-def test_what_is_no_session_is_refused(recorder: hooks.Hooks, what: Any) -> None:
-    """An engine, a request, a forgotten argument."""
+@pytest.mark.parametrize("wrong", [None, "session", 7, object()], ids=["", "text", "7", "object"])
+def test_an_object_that_is_no_session_is_refused(recorder: hooks.Hooks, wrong: Any) -> None:
+    """Examples are an engine, a request, and a forgotten argument."""
     with pytest.raises(UsageError, match="hooks take a SQLAlchemy session or connection, not "):
-        recorder.changed(what, "users", uuid4())
+        recorder.changed(wrong, "users", uuid4())
 
 
 # Connections
@@ -567,7 +567,7 @@ def test_what_is_no_session_is_refused(recorder: hooks.Hooks, what: Any) -> None
 def test_a_connections_events_commit_with_its_transaction(
     engine: Engine, recorder: hooks.Hooks, primary: TestDatabase
 ) -> None:
-    """One statement each; rolled back or closed ones leave nothing."""
+    """Each gets one statement; transactions that are rolled back or closed write nothing."""
     with inserts_counted(engine) as inserts, engine.connect() as connection:
         for number, ending in enumerate(("commit", "rollback", "commit")):
             connection.execute(text("select 1"))
@@ -603,7 +603,7 @@ def test_a_pooled_connection_keeps_nothing_from_its_last_user(
 def test_a_connections_savepoints_write_nothing_by_themselves(
     engine: Engine, recorder: hooks.Hooks, primary: TestDatabase
 ) -> None:
-    """As those of a session."""
+    """Savepoints of a session behave in the same way."""
     with inserts_counted(engine) as inserts, engine.begin() as connection:
         with connection.begin_nested() as savepoint:
             recorder.changed(connection, "users", uuid4())
@@ -621,7 +621,7 @@ def test_a_connections_savepoints_write_nothing_by_themselves(
 def test_a_routing_session_writes_events_to_the_primary(
     engine: Engine, recorder: hooks.Hooks, primary: TestDatabase
 ) -> None:
-    """As in SQLAlchemy's documentation: reads go to a replica, which could not hold them."""
+    """As in SQLAlchemy's documentation, reads go to a replica, which could not store events."""
     replica = create_engine("postgresql+psycopg://nobody@127.0.0.1:1/replica")
 
     class Routing(Session):
@@ -636,10 +636,10 @@ def test_a_routing_session_writes_events_to_the_primary(
     assert len(recorded(primary)) == 1
 
 
-def test_a_session_of_several_databases_names_the_outboxs(
+def test_a_session_of_several_databases_must_name_the_one_of_the_outbox(
     engine: Engine, recorder: hooks.Hooks, primary: TestDatabase
 ) -> None:
-    """Or is told how to."""
+    """Without that, the error says how to name it."""
     with Session(binds={Base: engine}) as session:
         session.add(user())
         recorder.changed(session, "users", UUID(int=1))
@@ -657,7 +657,7 @@ def test_a_session_of_several_databases_names_the_outboxs(
 
 
 @pytest.mark.parametrize(
-    ("call", "error", "told"),
+    ("call", "error", "message"),
     [
         (lambda h, s: h.changed(s, "boats", 1), MappingError, "'boats' is not declared"),
         (lambda h, s: h.changed(s, "users", None), InvalidKey, r"session\.flush\(\) before"),
@@ -695,20 +695,20 @@ def test_bad_input_is_named_and_nothing_is_half_written(
     primary: TestDatabase,
     call: Callable[[hooks.Hooks, Session], None],
     error: type[Exception],
-    told: str,
+    message: str,
 ) -> None:
-    """The error comes from the hook itself; what went before may still commit."""
+    """The hook itself raises the error; the events recorded before can still commit."""
     with Session(engine) as session:
         session.add(user())
         recorder.changed(session, "users", UUID(int=1))
-        with pytest.raises(error, match=told):
+        with pytest.raises(error, match=message):
             call(recorder, session)
         session.commit()
     assert recorded(primary) == [("users", [str(UUID(int=1))])]
 
 
 def test_a_text_key_is_stored_as_it_is(engine: Engine, primary: TestDatabase) -> None:
-    """Whatever is in it."""
+    """The text may hold any character."""
     keys = [
         "",
         "'; drop table mirror.outbox; --",
@@ -744,7 +744,7 @@ def test_a_text_key_is_stored_as_it_is(engine: Engine, primary: TestDatabase) ->
 def test_an_unmigrated_primary_is_named_at_commit_and_the_change_is_rolled_back(
     primary: TestDatabase, engine: Engine, recorder: hooks.Hooks
 ) -> None:
-    """A change that the mirror would miss must not commit; once migrated, it does."""
+    """A change without its event must not commit; once the primary is migrated, it commits."""
     primary.query("alter schema mirror rename to elsewhere")
     with Session(engine) as session:
         session.add(user())
@@ -779,12 +779,12 @@ def test_an_outbox_of_another_version_is_no_outbox(
 
 
 @pytest.mark.parametrize("schema", [False, True], ids=["no schema", "no table"])
-def test_a_role_without_rights_is_told_the_grant(
+def test_the_error_for_a_role_without_rights_names_the_grant(
     primary: TestDatabase,
     recorder: hooks.Hooks,
     schema: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
-    """The least that it needs, which then is enough."""
+    """The grant in the message is the least that the role needs, and it is enough."""
     role = f"backend_{uuid4().hex}"
     primary.query(f"create role {role}; grant insert on users to {role}")
     if schema:
@@ -809,7 +809,7 @@ def test_a_role_without_rights_is_told_the_grant(
 
 
 def test_an_unreachable_database_is_the_backends_own_error(recorder: hooks.Hooks) -> None:
-    """It would fail without hooks just so."""
+    """Without hooks the same error would arise."""
     nowhere = create_engine("postgresql+psycopg://nobody@127.0.0.1:1/nothing")
     with Session(nowhere) as session:
         session.add(user())
@@ -821,7 +821,7 @@ def test_an_unreachable_database_is_the_backends_own_error(recorder: hooks.Hooks
 def test_the_change_fails_with_its_own_error_not_with_ours(
     engine: Engine, recorder: hooks.Hooks, primary: TestDatabase
 ) -> None:
-    """The backend's handlers for its constraints go on working."""
+    """The backend's handlers for its constraint errors keep working."""
     with Session(engine) as session:
         session.add(Trip(id=uuid4(), name="x", created_by=uuid4()))
         recorder.changed(session, "trips", uuid4())
@@ -830,11 +830,11 @@ def test_the_change_fails_with_its_own_error_not_with_ours(
     assert recorded(primary) == []
 
 
-# What hooks leave behind
+# Memory
 
 
 def test_hooks_keep_no_session_alive(engine: Engine, recorder: hooks.Hooks) -> None:
-    """No cycle of ours: a session goes when its last user drops it, without the collector."""
+    """Hooks make no reference cycle: a session ends with its last user, without the collector."""
     gc.collect()
     gc.disable()
     try:
@@ -851,7 +851,7 @@ def test_hooks_keep_no_session_alive(engine: Engine, recorder: hooks.Hooks) -> N
 
 
 def test_nothing_piles_up_on_a_long_lived_session(engine: Engine, recorder: hooks.Hooks) -> None:
-    """Thousands of requests through one scoped_session cost what the first did."""
+    """The request number 1,000 of one scoped_session costs as much as the first."""
     calls: list[str] = []
     with engine.connect() as connection:
         scoped = scoped_session(sessionmaker(connection, join_transaction_mode="rollback_only"))
@@ -869,7 +869,7 @@ def test_nothing_piles_up_on_a_long_lived_session(engine: Engine, recorder: hook
 def test_nothing_remains_of_sessions_and_connections_that_are_gone(
     primary: TestDatabase, recorder: hooks.Hooks
 ) -> None:
-    """Neither with the recorder, nor with the pool's connections."""
+    """The recorder keeps no reference to them, nor do the pool's connections."""
     engine = create_engine(primary.sqlalchemy_url, pool_size=1)
     for _ in range(50):
         with Session(engine) as session:
@@ -892,7 +892,7 @@ def test_nothing_remains_of_sessions_and_connections_that_are_gone(
 def test_the_default_hooks_are_made_at_the_first_call(
     engine: Engine, primary: TestDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The environment may be set after the import; a mistake in it is named, then mended."""
+    """The environment may be set after the import; a wrong setting is named and can be fixed."""
     with Session(engine) as session:
         session.execute(text("select 1"))
         monkeypatch.setenv("MIRROR_MAPPINGS", "no.such.module")
@@ -911,7 +911,7 @@ def test_the_default_hooks_are_made_at_the_first_call(
 def test_each_domain_event_records_its_key_in_its_lane(
     engine: Engine, primary: TestDatabase
 ) -> None:
-    """What may take access away goes first."""
+    """Events that can take access away come first."""
     trip, person = uuid4(), uuid4()
     with Session(engine) as session:
         session.execute(text("select 1"))
@@ -944,7 +944,7 @@ def test_each_domain_event_records_its_key_in_its_lane(
 
 
 def test_importing_the_hooks_loads_nothing_a_backend_did_not_ask_for() -> None:
-    """In a fresh interpreter: no Celery, no pydantic, no driver."""
+    """A fresh interpreter loads no Celery, no pydantic and no driver."""
     script = (
         "import sys, mirror.hooks; "
         "print([m for m in ('celery', 'kombu', 'supabase', 'typer', 'pydantic', 'psycopg')"

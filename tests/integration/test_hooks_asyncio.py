@@ -26,7 +26,7 @@ Body = Callable[[AsyncEngine], Awaitable[None]]
 
 @pytest.fixture(params=["asyncpg", "psycopg"])
 def run(request: pytest.FixtureRequest, primary: TestDatabase) -> Callable[..., None]:
-    """Return a function that runs a coroutine with an engine of either driver."""
+    """Return a function that runs a coroutine with an engine of each driver."""
     url = primary.url.replace("postgresql://", f"postgresql+{request.param}://", 1)
 
     @asynccontextmanager
@@ -51,7 +51,7 @@ def recorded(primary: TestDatabase) -> list[str]:
 
 
 def user() -> User:
-    """Return a user who is in no session yet."""
+    """Return a user outside any session."""
     one = uuid4()
     return User(id=one, email=f"{one}@example.com", username="ann")
 
@@ -95,7 +95,7 @@ def test_an_async_session_writes_once_per_commit(
 def test_an_async_connection_writes_once_per_commit(
     run: Callable[..., None], recorder: hooks.Hooks, primary: TestDatabase
 ) -> None:
-    """Rolled back, nothing; and a savepoint is no commit."""
+    """A rollback writes nothing, and releasing a savepoint is no commit."""
 
     async def body(engine: AsyncEngine) -> None:
         async with engine.connect() as connection:
@@ -115,7 +115,7 @@ def test_an_async_connection_writes_once_per_commit(
 def test_sessions_of_many_tasks_do_not_mix(
     run: Callable[..., None], recorder: hooks.Hooks, primary: TestDatabase
 ) -> None:
-    """async_scoped_session gives each task its own."""
+    """async_scoped_session gives each task its own session."""
 
     async def body(engine: AsyncEngine) -> None:
         scoped = async_scoped_session(async_sessionmaker(engine), scopefunc=asyncio.current_task)
@@ -140,7 +140,7 @@ def test_sessions_of_many_tasks_do_not_mix(
 def test_a_session_inside_run_sync_is_the_same_session(
     run: Callable[..., None], recorder: hooks.Hooks, primary: TestDatabase
 ) -> None:
-    """Services written for synchronous sessions serve both."""
+    """Services written for synchronous sessions work with both."""
 
     async def body(engine: AsyncEngine) -> None:
         async with AsyncSession(engine) as session, session.begin():
@@ -155,7 +155,7 @@ def test_a_session_inside_run_sync_is_the_same_session(
 def test_a_task_cancelled_before_commit_leaves_nothing(
     run: Callable[..., None], recorder: hooks.Hooks, primary: TestDatabase
 ) -> None:
-    """As when a client hangs up in the middle of its request."""
+    """This happens when a client disconnects in the middle of its request."""
 
     async def body(engine: AsyncEngine) -> None:
         reached = asyncio.Event()
@@ -181,7 +181,7 @@ def test_a_task_cancelled_before_commit_leaves_nothing(
 def test_errors_are_the_same_as_without_asyncio(
     run: Callable[..., None], recorder: hooks.Hooks, primary: TestDatabase
 ) -> None:
-    """Of the hook, of autocommit, and of a primary without an outbox."""
+    """Errors of the hook, of autocommit mode, and of a primary without an outbox."""
 
     async def bad_calls(engine: AsyncEngine) -> None:
         async with AsyncSession(engine) as session:
@@ -217,10 +217,10 @@ def test_errors_are_the_same_as_without_asyncio(
     assert primary.value("select count(*) from users") == 0
 
 
-def test_a_role_without_rights_is_told_the_grant(
+def test_the_error_for_a_role_without_rights_names_the_grant(
     run: Callable[..., None], recorder: hooks.Hooks, primary: TestDatabase
 ) -> None:
-    """Each driver names the state in its own way."""
+    """Each driver reports the SQLSTATE in its own attribute."""
     role = f"backend_{uuid4().hex}"
     primary.query(f"create role {role}; grant insert on users to {role}")
 

@@ -1,4 +1,4 @@
-"""The main job in its shortest form: a domain event becomes a permission, and goes again."""
+"""The main job in its shortest form: a domain event grants a permission, another revokes it."""
 
 from uuid import uuid4
 
@@ -10,7 +10,7 @@ from tests.support.databases import TestDatabase
 
 
 def messages_seen(target: TestDatabase, user_id: object) -> int:
-    """Return how many chat messages RLS lets a user read."""
+    """Return how many chat messages row-level security lets a user read."""
     with target.acting_as(str(user_id)) as connection:
         row = connection.execute("select count(*) from chat_messages").fetchone()
         return int(row[0]) if row else -1
@@ -19,7 +19,7 @@ def messages_seen(target: TestDatabase, user_id: object) -> int:
 def test_a_member_reads_the_chat_from_joining_until_leaving(
     session: Session, drain: Drain, target: TestDatabase
 ) -> None:
-    """Refused, allowed after member_added, refused again after member_removed."""
+    """Reading is refused, allowed after member_added, and refused again after member_removed."""
     owner, guest = uuid4(), uuid4()
     services.sign_up(session, owner, "owner@example.com", "owner")
     services.sign_up(session, guest, "guest@example.com", "guest")

@@ -1,4 +1,4 @@
-"""Migrations on real databases: what an upgrade leaves, runs twice, and refuses to start."""
+"""Migrations on real databases: the state after an upgrade, repeated runs, and refusals."""
 
 import asyncio
 import itertools
@@ -25,7 +25,7 @@ from tests.support.example_model import model
 
 _numbers = itertools.count(1)
 
-# Everything of ours that a second run could change, as one text per object.
+# Every object of the library that a second run could change, as one text per object.
 CATALOG = """
     with ours as (select oid from pg_namespace where nspname in ('mirror', 'public'))
     select concat_ws(' ', oid::regclass, relkind, relowner::regrole, relacl, relrowsecurity)
@@ -52,7 +52,7 @@ CATALOG = """
 
 @pytest.fixture
 def backend(primary_cluster: PostgresCluster) -> Iterator[TestDatabase]:
-    """A primary with the backend's tables and nothing of ours."""
+    """A primary with the backend's tables and no object of the library."""
     name = f"backend_{next(_numbers)}"
     primary_cluster.create_database(name)
     database = TestDatabase(primary_cluster.url(name))
@@ -65,7 +65,7 @@ def backend(primary_cluster: PostgresCluster) -> Iterator[TestDatabase]:
 def test_an_upgrade_says_what_it_applied_and_the_next_one_applies_nothing(
     backend: TestDatabase, project: TestDatabase
 ) -> None:
-    """On either side; and nothing is pending any more."""
+    """This holds on both sides; afterwards no step is pending."""
     with backend.migrating() as connection:
         assert upgrade(connection) == ["0001_outbox", "0002_runs", "0003_heartbeats"]
     with backend.migrating() as connection:
@@ -79,7 +79,7 @@ def test_an_upgrade_says_what_it_applied_and_the_next_one_applies_nothing(
 
 
 def test_every_statement_can_run_again_and_changes_nothing(target: TestDatabase) -> None:
-    """As after `supabase db push` of what is already there: same objects, grants and rows."""
+    """`supabase db push` can repeat applied steps: objects, grants and rows stay the same."""
     target.query("insert into users (id, username) values (gen_random_uuid(), 'ada')")
     target.query("update mirror.state set identity = 'kept', epoch = 3")
     before = target.query(CATALOG)
@@ -92,7 +92,7 @@ def test_every_statement_can_run_again_and_changes_nothing(target: TestDatabase)
 
 
 def test_every_statement_on_the_primary_can_run_again(primary: TestDatabase) -> None:
-    """Events that wait stay."""
+    """Waiting events stay."""
     primary.query("insert into mirror.outbox (mapping, key) values ('users', '{x}')")
     before = primary.query(CATALOG)
     primary.query("delete from mirror.migrations")
@@ -105,15 +105,15 @@ def test_every_statement_on_the_primary_can_run_again(primary: TestDatabase) -> 
 @pytest.mark.parametrize(
     "name", [found.name for found in iter_modules(mappings.__path__) if found.name != "trips"]
 )
-def test_what_a_model_prints_installs_it_and_can_be_pasted_again(
+def test_the_sql_that_a_model_prints_installs_it_and_can_run_again(
     name: str,
     primary_cluster: PostgresCluster,
     target_cluster: PostgresCluster,
     project_template: str,
 ) -> None:
-    """The model, its guards and its triggers, as `mirror ddl` prints them; again changes nothing.
+    """Apply model, guards and triggers, as `mirror ddl` prints them; a second run changes nothing.
 
-    The trips model has golden files, and the tests around this one.
+    The trips model is tested by its golden files and by the other tests of this module.
     """
     declared = load_registry(f"mappings.{name}")
     with model(primary_cluster, target_cluster, project_template, declared) as installed:
@@ -129,14 +129,14 @@ def test_what_a_model_prints_installs_it_and_can_be_pasted_again(
 
 
 def test_only_a_step_whose_text_changed_runs_again(target: TestDatabase) -> None:
-    """A new release that changed the model leaves the engine alone."""
+    """A new release that changes only the model does not run the engine's step again."""
     target.query("update mirror.migrations set checksum = 'old' where name = 'model_trips'")
     with target.migrating() as connection:
         assert upgrade(connection, "supabase", registry) == ["model_trips"]
 
 
 def test_the_target_is_migrated_by_a_role_that_is_no_superuser(target: TestDatabase) -> None:
-    """As on Supabase, where nobody is; and everything belongs to that role."""
+    """Supabase gives no user a superuser; all objects belong to the migrating role."""
     assert target.query("select current_user, rolsuper from pg_roles where rolname = current_user")[
         0
     ] == ("postgres", False)
@@ -152,7 +152,7 @@ def test_the_target_is_migrated_by_a_role_that_is_no_superuser(target: TestDatab
 def test_the_primary_needs_a_role_that_may_create_a_schema_and_no_more(
     primary_cluster: PostgresCluster, backend: TestDatabase
 ) -> None:
-    """Managed databases give nobody more."""
+    """Managed databases give their users no more than this."""
     name = backend.url.rsplit("/", 1)[-1]
     backend.query("drop role if exists migrator")
     backend.query("create role migrator login password 'secret'")
@@ -162,10 +162,10 @@ def test_the_primary_needs_a_role_that_may_create_a_schema_and_no_more(
         assert upgrade(connection) == ["0001_outbox", "0002_runs", "0003_heartbeats"]
 
 
-def test_a_role_that_may_not_create_a_schema_is_told_so(
+def test_a_role_that_may_not_create_a_schema_is_an_error(
     primary_cluster: PostgresCluster, backend: TestDatabase
 ) -> None:
-    """In an error of ours, whatever the driver calls it."""
+    """The error is one of the library's, with every driver."""
     name = backend.url.rsplit("/", 1)[-1]
     backend.query("drop role if exists reader")
     backend.query("create role reader login password 'secret'")
@@ -179,7 +179,7 @@ def test_a_role_that_may_not_create_a_schema_is_told_so(
 
 @pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
 def test_two_migrators_at_once_apply_every_step_once(project: TestDatabase, driver: str) -> None:
-    """Two replicas of a deployment start together: one works, the other finds nothing to do."""
+    """Two replicas of a deployment start together: one migrates, the other finds nothing to do."""
     barrier = Barrier(2)
 
     def migrate(_: int) -> list[str]:
@@ -212,7 +212,7 @@ def run_in_transaction(database: TestDatabase, driver: str, job: Any) -> Any:
 
 
 def test_migrations_run_over_asyncpg(backend: TestDatabase, project: TestDatabase) -> None:
-    """Which takes one statement at a time; up and down."""
+    """The driver asyncpg runs one statement at a time; upgrade and downgrade both work."""
     assert run_in_transaction(backend, "asyncpg", upgrade) == [
         "0001_outbox",
         "0002_runs",
@@ -225,7 +225,7 @@ def test_migrations_run_over_asyncpg(backend: TestDatabase, project: TestDatabas
         project, "asyncpg", lambda connection: upgrade(connection, "supabase", registry)
     )
     assert applied == ["0001_engine", "model_trips"]
-    # No driver has changed the text on its way: a step of the same text is not pending.
+    # No driver has changed the text on its way: a step with the same text is not pending.
     with project.migrating() as connection:
         assert pending(connection, migrations("supabase", registry)) == []
 
@@ -234,7 +234,7 @@ def test_migrations_run_over_asyncpg(backend: TestDatabase, project: TestDatabas
 def test_a_database_that_is_ahead_is_refused(
     primary: TestDatabase, target: TestDatabase, side: str
 ) -> None:
-    """An old release must not run its older text over a newer one's."""
+    """An old release must not replace newer SQL with its older SQL."""
     database = primary if side == "primary" else target
     database.query("insert into mirror.migrations values ('0009_later', 'abc')")
     database.query("update mirror.migrations set checksum = 'newer' where name <> '0009_later'")
@@ -248,7 +248,7 @@ def test_a_database_that_is_ahead_is_refused(
 
 
 def test_a_connection_in_autocommit_mode_is_refused(backend: TestDatabase) -> None:
-    """A failure half-way would leave half a migration."""
+    """A failure in the middle would leave half a migration."""
     engine = create_engine(backend.sqlalchemy_url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
     with engine.connect() as connection, pytest.raises(NotInTransaction, match="AUTOCOMMIT"):
         upgrade(connection)
@@ -256,7 +256,7 @@ def test_a_connection_in_autocommit_mode_is_refused(backend: TestDatabase) -> No
 
 
 def test_an_upgrade_that_fails_half_way_leaves_nothing(project: TestDatabase) -> None:
-    """The engine's statements are gone with the model's."""
+    """The statements of the engine are rolled back with those of the model."""
     project.query("create table trips (id uuid primary key)")
     with pytest.raises(NotMigrated), project.migrating() as connection:
         upgrade(connection, "supabase", registry)
@@ -269,7 +269,7 @@ def test_an_upgrade_that_fails_half_way_leaves_nothing(project: TestDatabase) ->
 def test_an_upgrade_waits_for_a_batch_in_flight_instead_of_deadlocking_with_it(
     target: TestDatabase,
 ) -> None:
-    """A worker that is writing when the deployment migrates finishes first."""
+    """A worker that is writing while the deployment migrates finishes first."""
     target.query("update mirror.migrations set checksum = 'old' where name = 'model_trips'")
 
     def migrate() -> list[str]:
@@ -295,8 +295,8 @@ def test_an_upgrade_waits_for_a_batch_in_flight_instead_of_deadlocking_with_it(
     assert target.value("select count(*) from users") == 1
 
 
-def test_a_downgrade_takes_ours_alone(primary: TestDatabase) -> None:
-    """The backend's tables and rows stay; an upgrade starts from nothing again."""
+def test_a_downgrade_removes_only_objects_of_the_library(primary: TestDatabase) -> None:
+    """The backend's tables and rows stay; a new upgrade applies every step again."""
     primary.query("insert into users (id, email, username) values (gen_random_uuid(), 'a', 'a')")
     with primary.migrating() as connection:
         downgrade(connection)

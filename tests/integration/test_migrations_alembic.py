@@ -1,4 +1,4 @@
-"""Migrations from an Alembic revision of the backend's own, and what autogenerate makes of it."""
+"""Migrations inside an Alembic revision of the backend, and their effect on autogenerate."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -98,7 +98,7 @@ def make_alembic(tmp_path: Path, backend: TestDatabase) -> Callable[..., Config]
 def test_a_revision_installs_and_removes_the_outbox(
     make_alembic: Callable[..., Config], backend: TestDatabase, *, per_migration: bool
 ) -> None:
-    """Up, down past ours, up again; the backend's tables and Alembic's stay what they are."""
+    """Upgrade, downgrade and upgrade leave the tables of the backend and of Alembic unchanged."""
     alembic = make_alembic(per_migration=per_migration)
     command.upgrade(alembic, "head")
     assert backend.value("select version_num from alembic_version") == "c3"
@@ -117,10 +117,10 @@ def test_a_revision_installs_and_removes_the_outbox(
     assert backend.value("select to_regclass('mirror.outbox')") is not None
 
 
-def test_autogenerate_proposes_nothing_of_ours(
+def test_autogenerate_proposes_no_object_of_the_library(
     make_alembic: Callable[..., Config], backend: TestDatabase
 ) -> None:
-    """Not to drop our tables, nor to create them: its default looks at the default schema."""
+    """It proposes neither to drop nor to create them: it compares only the default schema."""
     command.upgrade(make_alembic(), "b2")
     with backend.migrating() as connection:
         context = MigrationContext.configure(connection)
@@ -130,7 +130,7 @@ def test_autogenerate_proposes_nothing_of_ours(
 def test_autogenerate_over_all_schemas_can_leave_ours_out(
     make_alembic: Callable[..., Config], backend: TestDatabase
 ) -> None:
-    """With include_schemas=True it does propose drops, unless include_name says otherwise."""
+    """With include_schemas=True it proposes drops, unless include_name leaves the schema out."""
     command.upgrade(make_alembic(), "b2")
 
     def include_name(name: str | None, kind: str, _parents: object) -> bool:
@@ -150,7 +150,7 @@ def test_autogenerate_over_all_schemas_can_leave_ours_out(
 def test_a_revision_that_fails_after_ours_takes_ours_back(
     make_alembic: Callable[..., Config], backend: TestDatabase
 ) -> None:
-    """One transaction for all revisions of a run, as Alembic has it by default."""
+    """By default, Alembic uses one transaction for all revisions of a run."""
     alembic = make_alembic()
     command.upgrade(alembic, "a1")
     backend.query("alter table trips add column notes text")

@@ -1,4 +1,4 @@
-"""Projects whose default privileges were revoked: whatever is needed has been granted by name."""
+"""Projects without default privileges: the migrations grant every privilege by name."""
 
 import json
 from uuid import uuid4
@@ -14,7 +14,7 @@ from tests.support.databases import SCHEMA, TestDatabase
 
 @pytest.fixture
 def bare(target_cluster: PostgresCluster, project: TestDatabase) -> TestDatabase:
-    """A migrated project where new objects in public are granted to nobody, as on newer ones."""
+    """A migrated project where new objects in public carry no grants, as on newer projects."""
     superuser = TestDatabase(target_cluster.url(project.url.rsplit("/", 1)[-1]))
     for kind in ("tables", "sequences", "functions"):
         superuser.query(
@@ -36,17 +36,17 @@ def bare(target_cluster: PostgresCluster, project: TestDatabase) -> TestDatabase
 
 
 def test_the_service_role_can_do_what_the_mirror_does_over_rest(bare: TestDatabase) -> None:
-    """Call every door, and read the mirrored tables to compare them."""
-    doors = [
+    """It may call every function of the API, and reads the mirrored tables to compare them."""
+    functions = [
         row[0]
         for row in bare.query(
             "select oid::regprocedure::text from pg_proc"
             " where pronamespace = 'public'::regnamespace and proname like 'mirror\\_%'"
         )
     ]
-    assert len(doors) >= 5
-    for door in doors:
-        assert bare.value("select has_function_privilege('service_role', %s, 'execute')", door)
+    assert len(functions) >= 5
+    for function in functions:
+        assert bare.value("select has_function_privilege('service_role', %s, 'execute')", function)
     with bare.acting_as(None, role="service_role") as connection:
         row = connection.execute("select public.mirror_describe()").fetchone()
         assert row is not None
@@ -55,8 +55,8 @@ def test_the_service_role_can_do_what_the_mirror_does_over_rest(bare: TestDataba
             assert connection.execute(f"select * from {table}".encode()).fetchall() == []
 
 
-def test_a_door_opens_all_the_way_down(bare: TestDatabase) -> None:
-    """What the door calls runs with its owner's rights, not with service_role's."""
+def test_an_api_function_can_call_the_functions_behind_it(bare: TestDatabase) -> None:
+    """The function runs the inner ones with its owner's rights, not with service_role's."""
     request = {"identity": "test", "epoch": 0, "fence": 1, "sections": []}
     with bare.acting_as(None, role="service_role") as connection:
         connection.execute("select public.mirror_apply(%s)", [json.dumps(request)])
@@ -65,7 +65,7 @@ def test_a_door_opens_all_the_way_down(bare: TestDatabase) -> None:
 
 
 def test_a_member_can_chat_and_read_what_is_granted(bare: TestDatabase) -> None:
-    """Policies' helpers included; the e-mail address excluded."""
+    """The helpers of policies are granted; the e-mail address is not."""
     user, trip = uuid4(), uuid4()
     bare.query("insert into users values (%s, 'ada@example.com', 'ada')", user)
     bare.query("insert into trips values (%s, 'Lisbon', %s)", trip, user)

@@ -1,4 +1,4 @@
-"""What an upgrade does not take over: it says which table is in the way and changes nothing."""
+"""An upgrade does not take over foreign objects: it names the table and changes nothing."""
 
 import asyncio
 from uuid import uuid4
@@ -23,7 +23,7 @@ MEMBERSHIPS = """
     );
 """
 
-# What is in the way → what the error must say.
+# The obstacle, and the text that the error must contain.
 IN_THE_WAY = {
     "a view": (
         "create view users as select gen_random_uuid() as id, '' as email, '' as username",
@@ -101,7 +101,7 @@ IN_THE_WAY = {
 }
 
 
-# What earlier versions of PostgreSQL cannot put in the way.
+# Obstacles that earlier versions of PostgreSQL do not allow.
 SINCE = {"a foreign key that is not enforced": 18}
 
 
@@ -109,8 +109,8 @@ SINCE = {"a foreign key that is not enforced": 18}
 def test_a_table_that_is_not_what_we_would_create_is_refused_by_name(
     target_cluster: PostgresCluster, project: TestDatabase, case: str
 ) -> None:
-    """And nothing is altered, nothing half applied."""
-    statements, told = IN_THE_WAY[case]
+    """Nothing is altered, and no step is half applied."""
+    statements, message = IN_THE_WAY[case]
     if target_cluster.version < SINCE.get(case, 0):
         pytest.skip(f"PostgreSQL {SINCE[case]} brought it")
     with project.connect() as connection:
@@ -123,7 +123,7 @@ def test_a_table_that_is_not_what_we_would_create_is_refused_by_name(
     before = project.query(everything)
     with pytest.raises(NotMigrated) as caught, project.migrating() as connection:
         upgrade(connection, "supabase", registry)
-    assert str(caught.value).startswith(f"target: table {told}")
+    assert str(caught.value).startswith(f"target: table {message}")
     assert "give mapping" in str(caught.value)
     assert project.query(everything) == before
     assert project.value("select to_regnamespace('mirror')") is None
@@ -133,7 +133,7 @@ def test_a_table_that_is_not_what_we_would_create_is_refused_by_name(
 def test_a_server_that_is_too_old_is_refused_before_anything_is_made(
     project: TestDatabase, monkeypatch: pytest.MonkeyPatch, side: Side
 ) -> None:
-    """By both versions; tests/acceptance/test_old_servers.py asks servers that really are."""
+    """Each side has its limit; tests/acceptance/test_old_servers.py starts really old servers."""
     monkeypatch.setitem(OLDEST, side, 99)
     for function in (due, upgrade):
         with (
@@ -147,17 +147,17 @@ def test_a_server_that_is_too_old_is_refused_before_anything_is_made(
 def test_a_table_of_another_owner_is_refused_by_name(
     target_cluster: PostgresCluster, project: TestDatabase
 ) -> None:
-    """Whoever owns it could change its policies, and we could not."""
+    """The owner could change the table's policies, and the migrating role could not."""
     superuser = TestDatabase(target_cluster.url(project.url.rsplit("/", 1)[-1]))
     superuser.query(USERS)
-    told = r"public\.users exists and belongs to supabase_admin, not to postgres"
-    with pytest.raises(NotMigrated, match=told), project.migrating() as connection:
+    message = r"public\.users exists and belongs to supabase_admin, not to postgres"
+    with pytest.raises(NotMigrated, match=message), project.migrating() as connection:
         upgrade(connection, "supabase", registry)
     assert project.value("select to_regnamespace('mirror')") is None
 
 
 def test_a_table_that_is_exactly_ours_is_taken_over_with_its_rows(project: TestDatabase) -> None:
-    """As after somebody dropped schema `mirror`: rows stay, privileges are taken back."""
+    """After a user dropped schema `mirror`, the rows stay, and privileges are revoked again."""
     with project.migrating() as connection:
         upgrade(connection, "supabase", registry)
     user = uuid4()
@@ -171,7 +171,7 @@ def test_a_table_that_is_exactly_ours_is_taken_over_with_its_rows(project: TestD
 
 
 def test_a_policy_added_to_a_table_of_ours_later_is_left_alone(target: TestDatabase) -> None:
-    """It was added on purpose; only what we find there at first is not trusted."""
+    """It was added on purpose; only policies that exist at the first upgrade are not trusted."""
     target.query("create policy support on users for select to authenticated using (false)")
     target.query("delete from mirror.migrations")
     with target.migrating() as connection:
@@ -187,7 +187,7 @@ def any_target_version(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("any_target_version")
 def test_a_database_that_is_no_supabase_project_is_refused(primary: TestDatabase) -> None:
-    """Somebody's own PostgreSQL, or the primary by mistake."""
+    """It may be an ordinary PostgreSQL, or the primary by mistake."""
     primary.query("drop schema mirror cascade")
     with (
         pytest.raises(NotMigrated, match=r"no Supabase project.*Point SUPABASE_DB_URL"),
@@ -199,7 +199,7 @@ def test_a_database_that_is_no_supabase_project_is_refused(primary: TestDatabase
 
 @pytest.mark.usefixtures("any_target_version")
 def test_the_primary_is_not_mistaken_for_the_target(primary: TestDatabase) -> None:
-    """Its history names migrations that the target's side does not know."""
+    """The primary's history names migrations that are unknown on the target's side."""
     with (
         pytest.raises(NotMigrated, match="0001_outbox"),
         primary.migrating() as connection,
@@ -208,14 +208,14 @@ def test_the_primary_is_not_mistaken_for_the_target(primary: TestDatabase) -> No
 
 
 def test_the_target_is_not_mistaken_for_the_primary(target: TestDatabase) -> None:
-    """The other way round."""
+    """The target's history names migrations that are unknown on the primary's side."""
     with pytest.raises(NotMigrated, match="0001_engine"), target.migrating() as connection:
         upgrade(connection)
     assert target.value("select to_regclass('mirror.outbox')") is None
 
 
-def test_a_schema_mirror_of_somebody_else_is_refused(project: TestDatabase) -> None:
-    """Its tables could be called like ours."""
+def test_a_schema_mirror_with_foreign_objects_is_refused(project: TestDatabase) -> None:
+    """Its tables could have the same names as the library's."""
     project.query("create schema mirror")
     project.query("create table mirror.state (id int)")
     with (
@@ -226,15 +226,15 @@ def test_a_schema_mirror_of_somebody_else_is_refused(project: TestDatabase) -> N
     assert project.query("select relname from pg_class where relnamespace = 'mirror'::regnamespace")
 
 
-def test_an_empty_schema_mirror_is_ours(project: TestDatabase) -> None:
-    """An administrator may make it beforehand."""
+def test_an_empty_schema_mirror_is_accepted(project: TestDatabase) -> None:
+    """An administrator may create the schema beforehand."""
     project.query("create schema mirror")
     with project.migrating() as connection:
         assert upgrade(connection, "supabase", registry)
 
 
 def test_a_refusal_reads_the_same_over_asyncpg(project: TestDatabase) -> None:
-    """The table's name and the remedy, though the driver's errors look different."""
+    """The error names the table and the remedy, although the driver's errors look different."""
     project.query("create view users as select 1 as id")
 
     async def migrate() -> None:

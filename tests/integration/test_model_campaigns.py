@@ -1,4 +1,4 @@
-"""Campaigns from the primary to the game: everybody, every table, every statement."""
+"""Campaigns from the primary to the game: every person, every table, every statement."""
 
 from collections.abc import Iterator
 from uuid import uuid4
@@ -19,7 +19,7 @@ from tests.support.policy_matrix import DENIED, Matrix, Outcome, check_that_it_i
 from tests.support.rest import ServeApi
 from tests.support.waiting import until
 
-# By running it, by a seat with a role, by a character, by a seat that expires.
+# The ways in: running it, a seat with a role, a character, a seat that expires.
 DMS = ("dm", "co_dm")
 PLAYERS = (*DMS, "player")
 INSIDE = (*PLAYERS, "watcher")
@@ -32,63 +32,66 @@ EVERYBODY = ("anon", "unsigned", *INSIDE, *ELSEWHERE, *OUTSIDE)
 def world(
     primary_cluster: PostgresCluster, target_cluster: PostgresCluster, project_template: str
 ) -> Iterator[InstalledModel]:
-    """Two campaigns, mirrored from the primary, and what was written in them."""
+    """Two campaigns, mirrored from the primary, with rows of the application."""
     with model(primary_cluster, target_cluster, project_template, registry) as world:
         world.people.update({person: uuid4() for person in EVERYBODY[2:]})
-        people, values, backend = world.people, world.values, world.stage.backend
-        for campaign, dm in (("here", "dm"), ("there", "other_dm")):
-            values[campaign] = backend(
-                "insert into campaigns (dm_id, name) values (%s, %s) returning id",
-                people[dm],
-                campaign,
-            )
-        for character, owner, campaign in (
-            ("hero", "player", "here"),
-            ("sold", "former_owner", "here"),
-            ("removed", "former_player", "here"),
-            ("foe", "other_player", "there"),
-        ):
-            values[character] = backend(
-                "insert into characters (owner_id, name) values (%s, %s) returning id",
-                people[owner],
-                character,
-            )
-            backend(
-                "insert into campaign_characters values (%s, %s)",
-                values[campaign],
-                values[character],
-            )
-        for member, role in (("co_dm", "DM"), ("watcher", "SPECTATOR"), ("expired", "DM")):
-            backend(
-                "insert into campaign_members values (%s, %s, %s, now() + interval '1 hour')",
-                values["here"],
-                people[member],
-                role,
-            )
-        for source, owner, private, home in (
-            ("own", "player", True, None),
-            ("public", "other_dm", False, None),
-            ("shared", "dm", True, "here"),
-        ):
-            values[source] = backend(
-                "insert into sources (owner_id, is_private, campaign_id, title)"
-                " values (%s, %s, %s, %s) returning id",
-                people[owner],
-                private,
-                values.get(home or ""),
-                source,
-            )
-        backend(
-            "update characters set owner_id = %s where id = %s", people["player"], values["sold"]
-        )
-        backend("delete from campaign_characters where character_id = %s", values["removed"])
-        let_expire(world, "expired")
+        populate(world)
+        expire(world, "expired")
         fill(world)
         yield world
 
 
-def let_expire(world: InstalledModel, person: str, after: str = "0") -> None:
-    """Move the end of a seat, on both sides, as if time had passed: without an event."""
+def populate(world: InstalledModel) -> None:
+    """Insert campaigns, characters, seats and sources as the backend does, then change some."""
+    people, values, backend = world.people, world.values, world.stage.backend
+    for campaign, dm in (("here", "dm"), ("there", "other_dm")):
+        values[campaign] = backend(
+            "insert into campaigns (dm_id, name) values (%s, %s) returning id",
+            people[dm],
+            campaign,
+        )
+    for character, owner, campaign in (
+        ("hero", "player", "here"),
+        ("sold", "former_owner", "here"),
+        ("removed", "former_player", "here"),
+        ("foe", "other_player", "there"),
+    ):
+        values[character] = backend(
+            "insert into characters (owner_id, name) values (%s, %s) returning id",
+            people[owner],
+            character,
+        )
+        backend(
+            "insert into campaign_characters values (%s, %s)",
+            values[campaign],
+            values[character],
+        )
+    for member, role in (("co_dm", "DM"), ("watcher", "SPECTATOR"), ("expired", "DM")):
+        backend(
+            "insert into campaign_members values (%s, %s, %s, now() + interval '1 hour')",
+            values["here"],
+            people[member],
+            role,
+        )
+    for source, owner, private, home in (
+        ("own", "player", True, None),
+        ("public", "other_dm", False, None),
+        ("shared", "dm", True, "here"),
+    ):
+        values[source] = backend(
+            "insert into sources (owner_id, is_private, campaign_id, title)"
+            " values (%s, %s, %s, %s) returning id",
+            people[owner],
+            private,
+            values.get(home or ""),
+            source,
+        )
+    backend("update characters set owner_id = %s where id = %s", people["player"], values["sold"])
+    backend("delete from campaign_characters where character_id = %s", values["removed"])
+
+
+def expire(world: InstalledModel, person: str, after: str = "0") -> None:
+    """Move a seat's end into the past on both sides, without an event, as if time had passed."""
     past = "update campaign_members set expires_at = now() + %s::interval where user_id = %s"
     world.target.query(past, after, world.people[person])
     world.stage.drain.run()
@@ -98,7 +101,7 @@ def let_expire(world: InstalledModel, person: str, after: str = "0") -> None:
 
 
 def fill(world: InstalledModel) -> None:
-    """Write sheets, entries, a log with a rumour that is over, comments and notes."""
+    """Write sheets, entries, a log with an expired rumour, comments and notes."""
     values, people = world.values, world.people
     with world.target.connect() as connection:
         connection.execute(
@@ -123,7 +126,7 @@ def fill(world: InstalledModel) -> None:
                 " values (%s, %s, %s, 'x', now() + %s::interval)",
                 [values[log], values[campaign], people[author], age],
             )
-            # Under the same id, so that each hop is led by a known value.
+            # All rows of a chain share one id, so that a known value leads from each to the next.
             connection.execute(
                 "insert into log_comments values (%s, %s, %s, 'x')",
                 [values[log], values[log], people["watcher"]],
@@ -136,7 +139,7 @@ def fill(world: InstalledModel) -> None:
 def everybody(
     outcome: Outcome = 0, *, unsigned: Outcome | None = None, **others: Outcome
 ) -> dict[str, Outcome]:
-    """Return what is expected of each person: `outcome`, anon denied, groups and names."""
+    """Return each person's expected result: `outcome`, anon DENIED, `others` by group or name."""
     expected = dict.fromkeys(EVERYBODY, outcome) | {"anon": DENIED}
     if unsigned is not None:
         expected["unsigned"] = unsigned
@@ -157,7 +160,7 @@ NOBODY = everybody(DENIED)
 def mirrored(
     select: str, expected: dict[str, Outcome], grab: str
 ) -> dict[str, tuple[str, dict[str, Outcome]]]:
-    """Return the rows of the matrix for a table that nobody but the mirror writes."""
+    """Return the rows of the matrix for a table that only the mirror writes."""
     table = select.rsplit(" ", 1)[-1]
     nobody = NOBODY | {"service_role": DENIED}
     return {
@@ -171,7 +174,7 @@ def mirrored(
 MATRIX: Matrix = {
     "characters": mirrored(
         "select id, owner_id, name from characters",
-        # One's own; and for who runs a campaign, those in it.
+        # A user sees their own; a user who runs a campaign also sees those in it.
         everybody(dm=2, player=2, former_player=1, elsewhere=1),
         "owner_id",
     ),
@@ -191,7 +194,7 @@ MATRIX: Matrix = {
     ),
     "sources": mirrored(
         "select id, owner_id, is_private, campaign_id from sources",
-        # Public, one's own, those of one's campaign.
+        # Public sources, one's own, and those of one's campaign.
         everybody(1, inside=2, player=3),
         "owner_id",
     ),
@@ -239,7 +242,7 @@ MATRIX: Matrix = {
         "delete": ("delete from source_entries", everybody(dm=1, player=1, other_dm=1)),
     },
     "campaign_log": {
-        # Without the rumour that is over.
+        # The expired rumour is not counted.
         "select": ("select * from campaign_log", everybody(inside=2, elsewhere=1)),
         "insert": (
             "insert into campaign_log (campaign_id, body) values (%(here)s, 'x')",
@@ -284,7 +287,7 @@ MATRIX: Matrix = {
             "delete from log_comments where id = %(players_log)s",
             everybody(dms=1, watcher=1),
         ),
-        # One's own, but what nobody may read, nobody may look for.
+        # An author may delete the comments on their log, but finds no row that they may not read.
         "delete under what is over": (
             "delete from log_comments where id = %(rumour)s",
             everybody(),
@@ -332,18 +335,18 @@ MATRIX: Matrix = {
 
 
 @pytest.mark.parametrize(
-    ("table", "what"), [(table, what) for table, rows in MATRIX.items() for what in rows]
+    ("table", "attempt"), [(table, attempt) for table, rows in MATRIX.items() for attempt in rows]
 )
-def test_everybody_gets_what_is_theirs_and_no_more(
-    world: InstalledModel, table: str, what: str
+def test_each_person_gets_their_own_rows_and_no_more(
+    world: InstalledModel, table: str, attempt: str
 ) -> None:
-    """One statement, tried by everybody; the number of rows, or refused."""
-    statement, expected = MATRIX[table][what]
+    """Every person tries one statement; the result is a number of rows, or refused."""
+    statement, expected = MATRIX[table][attempt]
     assert world.outcomes(statement, expected) == expected
 
 
 def test_the_matrix_covers_every_table_and_every_kind_of_statement() -> None:
-    """A mapping or guard that is added to the model is added here."""
+    """A mapping or guard that is added to the model must be added here."""
     tables = {".".join(guard.relation) for guard in registry.guards}
     tables |= {f"{mapping.schema}.{mapping.table}" for mapping in registry}
     assert {table.removeprefix("public.") for table in tables} == set(MATRIX)
@@ -364,7 +367,7 @@ def test_the_matrix_covers_every_table_and_every_kind_of_statement() -> None:
             "%(watcher)s = any(mirror.my_campaign_companions())",
             dict.fromkeys(INSIDE, True),
         ),
-        # Somebody whose seat has expired is nobody's companion, not even one's own.
+        # A user whose seat has expired is no companion of any user, not even of themself.
         (
             "%(expired)s = any(array_remove(mirror.my_campaign_companions(), %(me)s))",
             {},
@@ -374,14 +377,14 @@ def test_the_matrix_covers_every_table_and_every_kind_of_statement() -> None:
 def test_helpers_know_no_seat_that_has_expired(
     world: InstalledModel, helper: str, expected: dict[str, bool]
 ) -> None:
-    """Each of them; for those who belong in another way, the strongest role counts."""
+    """Each helper ignores it; for users with another way in, the strongest role counts."""
     statement = f"select where {helper}"
     found = {person for person in EVERYBODY[2:] if world.outcome(person, statement) == 1}
     assert found == set(expected)
 
 
 def test_explain_follows_each_way_into_a_campaign(world: InstalledModel) -> None:
-    """By running it, a character, a seat; and says of a seat that it has expired."""
+    """The ways are running it, a character, and a seat; the text says that a seat has expired."""
     here = world.values["here"]
     world.target.query(
         "insert into auth.users (id) select unnest(%s) on conflict do nothing",
@@ -395,7 +398,7 @@ def test_explain_follows_each_way_into_a_campaign(world: InstalledModel) -> None
         assert (page.primary_grants, page.allowed) == (False, False), person
         assert page.first is not None
         assert page.first.name == "primary"
-    # Whether or not it was swept.
+    # This holds before and after the sweep.
     for _ in range(2):
         page = world.explain("expired", "campaign", here)
         assert page.first is not None
@@ -408,7 +411,7 @@ def test_explain_follows_each_way_into_a_campaign(world: InstalledModel) -> None
 
 @pytest.mark.parametrize("table", ["sources", "campaign_members", "campaign_log"])
 def test_all_ways_in_are_asked_once_for_each_statement(world: InstalledModel, table: str) -> None:
-    """However many rows there are, also where other conditions stand beside."""
+    """This holds for any number of rows, and with other conditions in the policy."""
     with world.target.acting_as(world.people["player"]) as connection:
         explain = f"explain (analyze, verbose, costs off) select 1 from {table}"
         plan = [line for (line,) in connection.execute(explain.encode()).fetchall()]
@@ -421,7 +424,7 @@ def test_all_ways_in_are_asked_once_for_each_statement(world: InstalledModel, ta
 
 
 def test_a_seat_is_refused_from_the_instant_that_it_expires(world: InstalledModel) -> None:
-    """Nothing is drained meanwhile; the row is still there, until the next sweep."""
+    """No drain runs meanwhile; the row exists until the next sweep."""
     guest = world.people["guest"] = uuid4()
     world.stage.backend(
         "insert into campaign_members values (%s, %s, 'DM', now() + interval '1 hour')",
@@ -429,22 +432,22 @@ def test_a_seat_is_refused_from_the_instant_that_it_expires(world: InstalledMode
         guest,
     )
     read = "select * from campaign_log"
-    there = "select count(*) from campaign_members where user_id = %s"
+    seats = "select count(*) from campaign_members where user_id = %s"
     assert world.outcome("guest", read) == 2
-    let_expire(world, "guest", "0.2 seconds")
+    expire(world, "guest", "0.2 seconds")
     until(lambda: world.outcome("guest", read) == 0)
-    assert world.target.value(there, guest) == 1
+    assert world.target.value(seats, guest) == 1
 
     assert sweep(world.stage.drain) >= 1
-    assert world.target.value(there, guest) == 0
-    # It lies on the primary, and counts for nothing there either.
-    assert world.primary.value(there, guest) == 1
+    assert world.target.value(seats, guest) == 0
+    # It is still in the primary, but grants nothing there either.
+    assert world.primary.value(seats, guest) == 1
     assert world.reconcile(dry_run=True).exit_code == 0
     del world.people["guest"]
 
 
 def test_a_seat_that_is_prolonged_is_not_swept(world: InstalledModel) -> None:
-    """Also where the event is on its way: the primary is asked."""
+    """The sweep asks the primary, so this holds while the event is still on its way."""
     guest = uuid4()
     world.stage.backend(
         "insert into campaign_members values (%s, %s, 'PLAYER', now() + interval '1 hour')",
@@ -462,8 +465,8 @@ def test_a_seat_that_is_prolonged_is_not_swept(world: InstalledModel) -> None:
 News = tuple[str, str, dict[str, object]]
 
 
-def told(world: InstalledModel, *people: str) -> list[News]:
-    """Return what these people were told since this was last asked."""
+def news_of(world: InstalledModel, *people: str) -> list[News]:
+    """Return the news for these people since the last call."""
     news = world.target.query(
         "with gone as (delete from realtime.messages where topic like 'user:%' returning *)"
         " select topic, event, payload - 'id' from gone order by event desc, payload ->> 'role'"
@@ -472,12 +475,12 @@ def told(world: InstalledModel, *people: str) -> list[News]:
     return [(names[topic], event, payload) for topic, event, payload in news if topic in names]
 
 
-def test_everybody_is_told_of_each_way_in_and_out(world: InstalledModel) -> None:
-    """A seat, a character, the campaign itself; and whether one is still in by another way."""
+def test_every_member_gets_news_of_each_way_in_and_out(world: InstalledModel) -> None:
+    """A seat, a character, the campaign itself; each news says whether another way in is left."""
     backend, here = world.stage.backend, world.values["here"]
     guest, heir = uuid4(), uuid4()
     world.people.update(guest=guest, heir=heir)
-    told(world)
+    news_of(world)
 
     def news(person: str, event: str, role: str) -> News:
         return person, f"membership_{event}", {"campaign_id": here, "role": role}
@@ -487,32 +490,32 @@ def test_everybody_is_told_of_each_way_in_and_out(world: InstalledModel) -> None
         here,
         guest,
     )
-    assert told(world, "guest") == [news("guest", "granted", "SPECTATOR")]
+    assert news_of(world, "guest") == [news("guest", "granted", "SPECTATOR")]
     backend("update campaign_members set role = 'PLAYER' where user_id = %s", guest)
-    assert told(world, "guest") == [news("guest", "changed", "PLAYER")]
+    assert news_of(world, "guest") == [news("guest", "changed", "PLAYER")]
     elf = backend("insert into characters (owner_id, name) values (%s, 'x') returning id", guest)
     backend("insert into campaign_characters values (%s, %s)", here, elf)
     reader: dict[str, object] = {"character_id": elf, "role": "READER"}
-    assert told(world, "guest", "dm") == [
+    assert news_of(world, "guest", "dm") == [
         news("guest", "granted", "PLAYER"),
         ("dm", "membership_granted", reader),
     ]
-    # The seat is over, the character is still there.
-    let_expire(world, "guest")
-    told(world)
+    # The seat has ended, the character is still there.
+    expire(world, "guest")
+    news_of(world)
     sweep(world.stage.drain)
-    assert told(world, "guest") == [news("guest", "changed", "PLAYER")]
+    assert news_of(world, "guest") == [news("guest", "changed", "PLAYER")]
     backend("update characters set owner_id = %s where id = %s", heir, elf)
-    assert told(world, "guest", "heir", "dm") == [
+    assert news_of(world, "guest", "heir", "dm") == [
         news("guest", "revoked", "PLAYER"),
         news("heir", "granted", "PLAYER"),
     ]
-    # Nobody's access has changed.
+    # No user's access has changed.
     backend("update campaigns set name = name || '!' where id = %s", here)
     backend("update characters set name = 'y' where id = %s", elf)
-    assert told(world, "dm", "heir") == []
+    assert news_of(world, "dm", "heir") == []
     backend("delete from characters where id = %s", elf)
-    assert told(world, "dm", "heir") == [
+    assert news_of(world, "dm", "heir") == [
         news("heir", "revoked", "PLAYER"),
         ("dm", "membership_revoked", reader),
     ]
@@ -527,7 +530,7 @@ OVER = "select count(*) from campaign_members where expires_at <= now()"
 
 
 def test_a_worker_sweeps_when_it_has_drained_and_has_not_lately(world: InstalledModel) -> None:
-    """Whoever rings, and whether or not there was anything to drain; Redis need not be there."""
+    """Any ring starts a sweep, also with nothing to drain; Redis need not be up."""
     settings = load_settings(
         primary_database_url=world.primary.url,
         supabase_db_url=world.target.url,
@@ -547,7 +550,7 @@ def test_a_worker_sweeps_when_it_has_drained_and_has_not_lately(world: Installed
 def test_mirror_drain_sweeps_over_the_api_too(
     world: InstalledModel, serve_api: ServeApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The command, with the secret key alone."""
+    """The command uses only the secret key."""
     api = serve_api(world.target)
     for name, value in {
         "PRIMARY_DATABASE_URL": world.primary.url,
@@ -563,7 +566,7 @@ def test_mirror_drain_sweeps_over_the_api_too(
 
 
 def test_more_rows_than_a_page_are_swept(world: InstalledModel) -> None:
-    """Page by page, by key."""
+    """It sweeps page by page, in the order of the key."""
     for _ in range(2):
         world.target.query(
             "insert into campaign_members select %s, gen_random_uuid(), 'DM', now()"
@@ -575,7 +578,7 @@ def test_more_rows_than_a_page_are_swept(world: InstalledModel) -> None:
 
 
 def test_a_seat_whose_time_is_over_before_it_is_mirrored_never_comes(world: InstalledModel) -> None:
-    """What the backend enters too late, or a drain that was down reads too late."""
+    """The backend may enter it too late, or a drain that was down may read it too late."""
     guest = uuid4()
     world.stage.backend(
         "insert into campaign_members values (%s, %s, 'DM', now() - interval '1 s')",
@@ -590,7 +593,7 @@ def test_a_seat_whose_time_is_over_before_it_is_mirrored_never_comes(world: Inst
 def test_a_character_that_is_sold_takes_all_its_seats_along_in_one_event(
     world: InstalledModel,
 ) -> None:
-    """One row changes on the primary, two events are recorded, whatever the number of campaigns."""
+    """One row changes on the primary and two events are recorded, for any number of campaigns."""
     old, new = world.people["seller"], world.people["buyer"] = uuid4(), uuid4()
     backend = world.stage.backend
     character = backend(
@@ -616,8 +619,8 @@ def test_a_character_that_is_sold_takes_all_its_seats_along_in_one_event(
     del world.people["seller"], world.people["buyer"]
 
 
-def test_what_somebody_planted_is_found_and_removed(world: InstalledModel) -> None:
-    """With `mirror reconcile`: an owner, a seat for ever, a source that is public."""
+def test_rows_planted_by_hand_are_found_and_removed(world: InstalledModel) -> None:
+    """`mirror reconcile` finds a planted owner, a seat without end, and a source made public."""
     assert world.reconcile().exit_code == 0
     stranger = world.people["stranger"]
     here, hero, own = (world.values[name] for name in ("here", "hero", "own"))
@@ -651,7 +654,7 @@ def test_what_somebody_planted_is_found_and_removed(world: InstalledModel) -> No
 def test_a_seat_that_ends_at_another_time_is_found_with_its_direction(
     world: InstalledModel, moment: str, direction: str
 ) -> None:
-    """Later allows more than the primary, sooner less."""
+    """A later end allows more than the primary, an earlier one less."""
     watcher = world.people["watcher"]
     world.target.query(
         f"update campaign_members set expires_at = {moment} where user_id = %s", watcher
@@ -662,7 +665,7 @@ def test_a_seat_that_ends_at_another_time_is_found_with_its_direction(
     assert (report.outcome, world.reconcile().outcome) == ("repaired", "in line")
 
 
-def test_the_story_goes_as_it_is_told(world: InstalledModel) -> None:
-    """The example's, on the same databases."""
+def test_the_story_of_the_example_runs(world: InstalledModel) -> None:
+    """The example's story runs on the same databases."""
     story(world.stage)
     assert len(world.stage.log) > 5

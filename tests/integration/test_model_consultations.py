@@ -1,4 +1,4 @@
-"""Consultations from the primary to the chat: everybody, every table, every statement."""
+"""Consultations from the primary to the chat: every person, every table, every statement."""
 
 from collections.abc import Iterator
 from uuid import uuid4
@@ -11,7 +11,7 @@ from mirror.devstack import PostgresCluster
 from tests.support.example_model import InstalledModel, model
 from tests.support.policy_matrix import DENIED, Matrix, Outcome, check_that_it_is_whole
 
-# The first lawyer's case went to `lawyer`; the closed one's to nobody, as it was deleted.
+# The first lawyer's case went to `lawyer`; the closed case has no lawyer, as it was deleted.
 PARTIES = ("client", "lawyer")
 PEOPLE = (*PARTIES, "first_lawyer", "other_client", "closed_client", "stranger")
 EVERYBODY = ("anon", "unsigned", *PEOPLE)
@@ -21,7 +21,7 @@ EVERYBODY = ("anon", "unsigned", *PEOPLE)
 def world(
     primary_cluster: PostgresCluster, target_cluster: PostgresCluster, project_template: str
 ) -> Iterator[InstalledModel]:
-    """A case that changed hands, another one, and a deleted one, all mirrored from the primary."""
+    """A case that changed hands, another case, and a deleted one, all mirrored from the primary."""
     with model(primary_cluster, target_cluster, project_template, registry) as world:
         world.people.update({person: uuid4() for person in PEOPLE})
         people = world.people
@@ -51,7 +51,7 @@ def world(
 
 
 def fill(world: InstalledModel) -> None:
-    """Write messages with files, one taken back, and one of the system."""
+    """Write messages with files, one withdrawn message, and one of the system."""
     with world.target.connect() as connection:
         for name, sender, case in (
             ("clients", "client", "here"),
@@ -93,7 +93,7 @@ def fill(world: InstalledModel) -> None:
 def everybody(
     outcome: Outcome = 0, *, parties: Outcome | None = None, **others: Outcome
 ) -> dict[str, Outcome]:
-    """Return what is expected of each person: `outcome`, anon denied, and whom else it names."""
+    """Return each person's expected result: `outcome`, DENIED for anon, or that of `others`."""
     expected = dict.fromkeys(EVERYBODY, outcome) | {"anon": DENIED}
     if parties is not None:
         expected |= dict.fromkeys(PARTIES, parties)
@@ -125,7 +125,7 @@ MATRIX: Matrix = {
         "delete": ("delete from consultations", NOBODY | {"service_role": DENIED}),
     },
     "messages": {
-        # A message that was taken back is its sender's alone.
+        # Only its sender sees a withdrawn message.
         "select": (
             "select * from messages",
             everybody(client=4, lawyer=3, other_client=1),
@@ -211,7 +211,7 @@ MATRIX: Matrix = {
             'update messages set "consultationId" = %(elsewhere)s where id = %(clients)s',
             NOBODY,
         ),
-        # There is no way to remove a message for good, and so no DELETE for others to hear of.
+        # No user can delete a message for good, so no other user gets news of a DELETE.
         "delete": ("delete from messages where id = %(clients)s", NOBODY),
     },
     "message_attachments": {
@@ -278,26 +278,26 @@ MATRIX: Matrix = {
 
 
 @pytest.mark.parametrize(
-    ("table", "what"), [(table, what) for table, rows in MATRIX.items() for what in rows]
+    ("table", "attempt"), [(table, attempt) for table, rows in MATRIX.items() for attempt in rows]
 )
-def test_everybody_gets_what_is_theirs_and_no_more(
-    world: InstalledModel, table: str, what: str
+def test_each_person_gets_their_own_rows_and_no_more(
+    world: InstalledModel, table: str, attempt: str
 ) -> None:
-    """One statement, tried by everybody; the number of rows, or refused."""
-    statement, expected = MATRIX[table][what]
+    """Every person tries one statement; the result is a number of rows, or refused."""
+    statement, expected = MATRIX[table][attempt]
     assert world.outcomes(statement, expected) == expected
 
 
 def test_the_matrix_covers_every_table_and_every_kind_of_statement() -> None:
-    """A mapping or guard that is added to the model is added here."""
+    """A mapping or guard that is added to the model must be added here."""
     tables = {".".join(guard.relation) for guard in registry.guards}
     tables |= {f"{mapping.schema}.{mapping.table}" for mapping in registry}
     assert {table.removeprefix("public.") for table in tables} == set(MATRIX)
     check_that_it_is_whole(MATRIX, EVERYBODY)
 
 
-def test_times_are_the_servers_and_what_was_read_stays_read(world: InstalledModel) -> None:
-    """A client only says that; `status` follows."""
+def test_the_server_sets_times_and_a_read_message_stays_read(world: InstalledModel) -> None:
+    """A client only marks a message as read; the server sets the time, and `status` follows."""
     lawyer = world.people["lawyer"]
     with world.target.acting_as(lawyer) as connection:
         row = connection.execute(
@@ -315,13 +315,13 @@ def test_times_are_the_servers_and_what_was_read_stays_read(world: InstalledMode
 
 
 def test_the_backend_is_not_bound_by_the_rules_for_columns(world: InstalledModel) -> None:
-    """Neither is it by the policies."""
+    """Column rules and policies do not bind the backend's role."""
     update = """update messages set content = 'x', "readAt" = now()"""
     assert world.outcome("service_role", update) == 6
 
 
 def test_the_other_side_hears_that_a_message_was_taken_back(world: InstalledModel) -> None:
-    """On the consultation's private channel, by its id alone: the row itself is out of sight."""
+    """The consultation's private channel sends only the id: the row itself is not readable."""
     sent = world.target.query(
         "select payload - 'id' from realtime.messages where topic = %s and private",
         f"consultation:{world.values['here']}",
@@ -329,17 +329,17 @@ def test_the_other_side_hears_that_a_message_was_taken_back(world: InstalledMode
     assert sent == [({"message_id": str(world.values["taken_back"])},)]
 
 
-def test_a_case_that_changes_hands_is_told_to_both(world: InstalledModel) -> None:
-    """The one who has it no more, and the one who has it now; the client notices nothing."""
-    told = (
+def test_both_lawyers_get_news_of_a_case_that_changes_hands(world: InstalledModel) -> None:
+    """The old lawyer and the new one get news; the client gets none."""
+    channel_news = (
         "with gone as (delete from realtime.messages where topic like 'user:%' returning *)"
         " select topic, event, payload ->> 'consultation_id' from gone order by event"
     )
     case, first, second = world.values["here"], world.people["lawyer"], uuid4()
-    world.target.query(told)
+    world.target.query(channel_news)
     hand_over = 'update consultations set "lawyerId" = %s where id = %s'
     world.stage.backend(hand_over, second, case)
-    assert world.target.query(told) == [
+    assert world.target.query(channel_news) == [
         (f"user:{second}", "membership_granted", str(case)),
         (f"user:{first}", "membership_revoked", str(case)),
     ]
@@ -347,7 +347,7 @@ def test_a_case_that_changes_hands_is_told_to_both(world: InstalledModel) -> Non
 
 
 def test_files_without_a_message_are_listed_for_the_storage_api(world: InstalledModel) -> None:
-    """Once they are a day old: also those of messages that were taken back that long ago."""
+    """They are listed once they are a day old, also for messages withdrawn at least a day ago."""
     listed = "select * from orphaned_files()"
     stray = f"consultations/{world.values['here']}/{world.people['client']}/stray.pdf"
     taken_back = stray.replace("stray", "taken_back")
@@ -371,8 +371,8 @@ def test_files_without_a_message_are_listed_for_the_storage_api(world: Installed
     assert world.outcome("client", listed) == DENIED
 
 
-def test_the_bucket_is_private_and_takes_what_it_says(world: InstalledModel) -> None:
-    """50 MB, and a list of types without anything that a browser would run."""
+def test_the_bucket_is_private_and_enforces_its_limits(world: InstalledModel) -> None:
+    """50 MB at most, and only types that a browser does not execute."""
     [(public, limit, types)] = world.target.query(
         "select public, file_size_limit, allowed_mime_types from storage.buckets"
     )
@@ -381,16 +381,16 @@ def test_the_bucket_is_private_and_takes_what_it_says(world: InstalledModel) -> 
     assert not {"text/html", "image/svg+xml", "application/javascript"} & set(types)
 
 
-def test_messages_are_published_and_what_is_mirrored_is_not(world: InstalledModel) -> None:
-    """A DELETE is told to everybody who listens."""
+def test_messages_are_published_and_mirrored_tables_are_not(world: InstalledModel) -> None:
+    """Publishing a mirrored table would send each DELETE to every listener."""
     published = world.target.query(
         "select tablename from pg_publication_tables where pubname = 'supabase_realtime'"
     )
     assert published == [("messages",)]
 
 
-def test_explain_follows_whichever_column_one_belongs_by(world: InstalledModel) -> None:
-    """And names the row where a person planted in one of them is not the primary's."""
+def test_explain_follows_each_column_that_gives_access(world: InstalledModel) -> None:
+    """It names the row if a user was planted in one of the columns."""
     here = world.values["here"]
     world.target.query(
         "insert into auth.users (id) select unnest(%s) on conflict do nothing",
@@ -410,8 +410,8 @@ def test_explain_follows_whichever_column_one_belongs_by(world: InstalledModel) 
     world.target.query(plant, world.people["lawyer"], here)
 
 
-def test_a_lawyer_that_somebody_planted_is_found_and_removed(world: InstalledModel) -> None:
-    """With `mirror reconcile`: by which columns one belongs, it knows from the declaration."""
+def test_a_lawyer_planted_by_hand_is_found_and_removed(world: InstalledModel) -> None:
+    """`mirror reconcile` knows from the declaration which columns give access."""
     assert world.reconcile().exit_code == 0
     world.target.query(
         'update consultations set "lawyerId" = %s where id = %s',
@@ -425,7 +425,7 @@ def test_a_lawyer_that_somebody_planted_is_found_and_removed(world: InstalledMod
     assert world.outcome("lawyer", "select * from messages") == 3
 
 
-def test_the_story_goes_as_it_is_told(world: InstalledModel) -> None:
-    """The example's, on the same databases."""
+def test_the_story_of_the_example_runs(world: InstalledModel) -> None:
+    """The example's story runs on the same databases."""
     story(world.stage)
     assert len(world.stage.log) > 5

@@ -1,4 +1,4 @@
-"""Rights from three places, as one table: what each change in the primary means to everybody."""
+"""Rights from three sources, in one table: the effect of each change on every user."""
 
 import re
 import sys
@@ -52,22 +52,22 @@ RESOURCES = {
 NAMES = (*USERS, *chain(*RESOURCES.values()))
 
 
-def known(name: str) -> UUID:
-    """Return the id of somebody or something, which is made of the name."""
+def id_of(name: str) -> UUID:
+    """Return the id of a user or resource, which is derived from its name."""
     return uuid5(UUID(int=0), name)
 
 
 def populate(session: Session) -> None:
-    """Two companies; design and sales are Acme's, abroad is Globex's."""
-    session.add_all(User(id=known(name), email=f"{name}@example.com") for name in USERS)
-    session.add_all(Company(id=known(name), name=name) for name in RESOURCES["company"])
+    """Insert two companies; design and sales are Acme's, abroad is Globex's."""
+    session.add_all(User(id=id_of(name), email=f"{name}@example.com") for name in USERS)
+    session.add_all(Company(id=id_of(name), name=name) for name in RESOURCES["company"])
     session.flush()
     for name, company in {"design": "acme", "sales": "acme", "abroad": "globex"}.items():
-        session.add(Workspace(id=known(name), company_id=known(company), name=name))
+        session.add(Workspace(id=id_of(name), company_id=id_of(company), name=name))
     session.flush()
     places = {"budget": "design", "plan": "design", "leads": "sales", "far": "abroad"}
     for name, workspace in places.items():
-        session.add(TableView(id=known(name), workspace_id=known(workspace), name=name))
+        session.add(TableView(id=id_of(name), workspace_id=id_of(workspace), name=name))
     session.flush()
     for company, user, role in (
         ("acme", "olga", "owner"),
@@ -75,24 +75,24 @@ def populate(session: Session) -> None:
         ("acme", "mia", "member"),
         ("acme", "tina", "member"),
         ("globex", "otto", "owner"),
-        # Nobody knows this role.
+        # The mapping has no right for this role.
         ("globex", "nora", "founder"),
     ):
-        session.add(CompanyMember(company_id=known(company), user_id=known(user), role=role))
+        session.add(CompanyMember(company_id=id_of(company), user_id=id_of(user), role=role))
     for workspace, user, role in (
         ("design", "ed", "editor"),
         ("design", "vera", "viewer"),
         ("design", "tina", "viewer"),
         ("sales", "mia", "owner"),
     ):
-        session.add(WorkspaceMember(workspace_id=known(workspace), user_id=known(user), role=role))
+        session.add(WorkspaceMember(workspace_id=id_of(workspace), user_id=id_of(user), role=role))
     for view, user, permission in (
         ("budget", "gus", "read"),
         ("budget", "tina", "write"),
         ("far", "olga", "read"),
     ):
         session.add(
-            ViewGrant(table_view_id=known(view), user_id=known(user), permission=permission)
+            ViewGrant(table_view_id=id_of(view), user_id=id_of(user), permission=permission)
         )
 
 
@@ -101,9 +101,9 @@ Rights = dict[tuple[str, str, str], str]
 
 
 def rights(pair: ModelPair) -> Rights:
-    """Work out what everybody may, from the primary's plain rows; the mapping has no part in it."""
+    """Return each user's rights, computed from the primary's plain rows without the mapping."""
     ask = pair.ask
-    names = {known(name): name for name in NAMES}
+    names = {id_of(name): name for name in NAMES}
     ranks = {"owner": 2, "admin": 1, "editor": 1, "member": 0, "viewer": 0, "read": 0, "write": 1}
     found: dict[tuple[str, str, str], int] = {}
 
@@ -131,11 +131,11 @@ def rights(pair: ModelPair) -> Rights:
 
 
 def answers(pair: ModelPair) -> Rights:
-    """Ask the target, as everybody, for every level of everything, taken for every kind."""
+    """Ask the target about each user, each resource taken as each kind, and each level."""
     found: Rights = {}
     kinds, names = zip(*product(RESOURCES, chain(*RESOURCES.values())), strict=True)
     everybody = pair.asked_by(
-        {user: known(user) for user in USERS},
+        {user: id_of(user) for user in USERS},
         """
         select a.kind, a.name, l.level, mirror.can(a.kind, a.id, l.level),
           a.id = any((select mirror.my_resources(a.kind, l.level))::uuid[])
@@ -145,7 +145,7 @@ def answers(pair: ModelPair) -> Rights:
         """,
         list(kinds),
         list(names),
-        [known(name) for name in names],
+        [id_of(name) for name in names],
         [*LEVELS, "", "x"],
     )
     for user, rows in everybody.items():
@@ -156,17 +156,17 @@ def answers(pair: ModelPair) -> Rights:
             if can:
                 reached.setdefault((str(kind), str(name)), []).append(str(level))
         for (kind, name), levels in reached.items():
-            # Each level includes those before it.
+            # Each level includes the lower ones.
             assert tuple(levels) == LEVELS[: len(levels)]
             found[user, kind, name] = levels[-1]
     return found
 
 
 @pytest.fixture(scope="module")
-def made(
+def databases(
     primary_cluster: PostgresCluster, target_cluster: PostgresCluster, project_template: str
 ) -> Iterator[ModelPair]:
-    """Both databases, once."""
+    """Both databases, created once."""
     with model(primary_cluster, target_cluster, project_template, grants.registry) as found:
         pair = ModelPair(found, grants.registry, Base.metadata.tables)
         yield pair
@@ -174,25 +174,25 @@ def made(
 
 
 @pytest.fixture
-def pair(made: ModelPair) -> ModelPair:
-    """The example's people and things, mirrored."""
-    made.start(populate, *OWN)
-    return made
+def pair(databases: ModelPair) -> ModelPair:
+    """The example's users and resources, mirrored."""
+    databases.start(populate, *OWN)
+    return databases
 
 
 def change(pair: ModelPair, statement: str) -> Rights:
-    """Run a statement on the primary, with :names for ids; return what everybody may after it."""
+    """Run a statement on the primary, with :names for ids; return every user's rights after it."""
     with pair.change() as session:
-        session.execute(text(statement), {n: known(n) for n in NAMES if f":{n}" in statement})
+        session.execute(text(statement), {n: id_of(n) for n in NAMES if f":{n}" in statement})
     found = answers(pair)
     assert found == rights(pair)
     return found
 
 
-def test_everybody_reaches_what_one_of_the_sources_gives_them_at_the_strongest_level(
+def test_every_user_has_the_strongest_right_that_any_source_gives(
     pair: ModelPair,
 ) -> None:
-    """Nine users, nine things, three levels; worked out from the plain rows, and spelt out."""
+    """Nine users, nine resources, three levels; computed from the plain rows, and written out."""
     found = answers(pair)
     assert found == rights(pair)
     assert {(name, level) for (user, _, name), level in found.items() if user == "olga"} == {
@@ -209,7 +209,7 @@ def test_everybody_reaches_what_one_of_the_sources_gives_them_at_the_strongest_l
 
 
 @pytest.mark.parametrize(
-    ("statement", "who", "before", "after"),
+    ("statement", "right", "before", "after"),
     [
         (
             "delete from table_view_grants where user_id = :tina",
@@ -294,37 +294,37 @@ def test_everybody_reaches_what_one_of_the_sources_gives_them_at_the_strongest_l
         ("truncate workspace_members", ("ed", "workspace", "design"), "write", None),
     ],
 )
-def test_what_one_place_takes_away_another_may_still_give(
+def test_a_right_that_one_source_takes_away_another_may_still_give(
     pair: ModelPair,
     statement: str,
-    who: tuple[str, str, str],
+    right: tuple[str, str, str],
     before: str | None,
     after: str | None,
 ) -> None:
-    """And everybody else's rights are what the plain rows say, after each of these."""
-    assert rights(pair).get(who) == before
-    assert change(pair, statement).get(who) == after
+    """After each change, every other user's rights also match the plain rows."""
+    assert rights(pair).get(right) == before
+    assert change(pair, statement).get(right) == after
 
 
-def test_of_equally_strong_rights_the_earliest_is_shown(pair: ModelPair) -> None:
-    """Whatever the order in which rows are found: two reads of the same data never differ."""
+def test_of_equally_strong_rights_the_earliest_is_mirrored(pair: ModelPair) -> None:
+    """The order in which rows are found does not matter: two reads of the same data agree."""
     pair.ask("update workspace_members set granted_at = '2026-01-02', granted_by = null")
     pair.ask("update company_members set granted_at = '2026-01-03', granted_by = user_id")
     shown = "select granted_at::date::text, granted_by from user_permissions where resource_id = %s"
     change(
         pair, "insert into workspace_members values (:design, :olga, 'owner', '2026-01-01', null)"
     )
-    assert pair.asked(known("olga"), shown, known("design")) == [("2026-01-01", None)]
+    assert pair.asked(id_of("olga"), shown, id_of("design")) == [("2026-01-01", None)]
     change(pair, "delete from workspace_members where user_id = :olga")
-    assert pair.asked(known("olga"), shown, known("design")) == [("2026-01-03", known("olga"))]
+    assert pair.asked(id_of("olga"), shown, id_of("design")) == [("2026-01-03", id_of("olga"))]
 
 
 def test_a_change_of_many_rights_is_one_apply(
     pair: ModelPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An owner of a company with two hundred workspaces comes and goes: one event, one call."""
+    """An owner of a company with 200 workspaces comes and goes: one event, one call each."""
     with pair.change() as session:
-        workspaces = [Workspace(company_id=known("globex"), name=str(n)) for n in range(200)]
+        workspaces = [Workspace(company_id=id_of("globex"), name=str(n)) for n in range(200)]
         session.add_all(workspaces)
         session.flush()
         session.add_all(TableView(workspace_id=w.id, name="v") for w in workspaces)
@@ -336,12 +336,12 @@ def test_a_change_of_many_rights_is_one_apply(
         return apply(*arguments)
 
     monkeypatch.setattr(pair.drain.target, "apply", counted)
-    member = CompanyMember(company_id=known("globex"), user_id=known("gus"), role="owner")
+    member = CompanyMember(company_id=id_of("globex"), user_id=id_of("gus"), role="owner")
     with pair.change() as session:
         session.add(member)
         session.flush()
         assert session.scalar(text("select count(*) from mirror.outbox")) == 1
-    # Two hundred and one workspaces with a view each, the company, and what gus had before.
+    # 201 workspaces with a view each, the company, and the rights that gus had before.
     assert calls == [404]
     with pair.change() as session:
         session.delete(member)
@@ -351,39 +351,39 @@ def test_a_change_of_many_rights_is_one_apply(
 
 @pytest.mark.parametrize("column", ["user_id", "resource_id", "workspace_id"])
 def test_a_read_by_reference_looks_below_the_union(pair: ModelPair, column: str) -> None:
-    """Each source by an index, for the values asked for; no table as a whole."""
+    """Each source uses an index for the given values and scans no whole table."""
     mapping = pair.registry["user_permissions"]
     with pair.primary.connect() as connection:
-        # The tables are small: else they would be read whole for that.
+        # The tables are small, so PostgreSQL would scan them without these settings.
         connection.execute("set enable_seqscan = off")
         plan = "\n".join(
             line
             for (line,) in connection.execute(
                 f"explain select * from ({mapping.sql}) as q where q.{column} = any(%s)",
-                [[known("olga")]],
+                [[id_of("olga")]],
             )
         )
     assert "Seq Scan" not in plan
     assert plan.count("Index Cond") == len(re.findall(r"Index (Only )?Scan (using|on)", plan)) > 4
 
 
-def test_rights_that_nobody_gave_are_found_and_taken_back(pair: ModelPair) -> None:
-    """One planted, one raised, one lowered, and three lost; told apart by what they allow."""
+def test_rights_without_a_source_are_found_and_removed(pair: ModelPair) -> None:
+    """One is planted, one raised, one lowered, three are lost; each gets its direction."""
     pair.target.query(
         "insert into user_permissions values (%s, 'company', %s, 'admin')",
-        known("nora"),
-        known("acme"),
+        id_of("nora"),
+        id_of("acme"),
     )
     pair.target.query(
-        "update user_permissions set permission_level = 'admin' where user_id = %s", known("gus")
+        "update user_permissions set permission_level = 'admin' where user_id = %s", id_of("gus")
     )
     pair.target.query(
         "update user_permissions set permission_level = 'read' where resource_id = %s"
         " and user_id = %s",
-        known("sales"),
-        known("mia"),
+        id_of("sales"),
+        id_of("mia"),
     )
-    pair.target.query("delete from user_permissions where user_id = %s", known("vera"))
+    pair.target.query("delete from user_permissions where user_id = %s", id_of("vera"))
     assert answers(pair)["nora", "company", "acme"] == "admin"
     report = pair.model.reconcile()
     assert report.outcome == "repaired"
@@ -393,15 +393,15 @@ def test_rights_that_nobody_gave_are_found_and_taken_back(pair: ModelPair) -> No
     assert pair.model.reconcile().outcome == "in line"
 
 
-@pytest.mark.parametrize("who", [None, known("a stranger")])
-def test_who_is_no_user_reaches_nothing(pair: ModelPair, who: UUID | None) -> None:
-    """A token without a subject, and one of a user that the primary does not know."""
+@pytest.mark.parametrize("user", [None, id_of("a stranger")])
+def test_a_token_without_a_known_user_reaches_nothing(pair: ModelPair, user: UUID | None) -> None:
+    """One token has no subject, another one has a subject that the primary does not know."""
     asked = "select mirror.can('company', %s, 'read'), mirror.my_resources('company', 'read')"
-    assert pair.asked(who, asked, known("acme")) == [(False, [])]
-    assert pair.asked(who, "select user_id from user_permissions") == []
+    assert pair.asked(user, asked, id_of("acme")) == [(False, [])]
+    assert pair.asked(user, "select user_id from user_permissions") == []
 
 
-# Tables.
+# Tables of the application
 
 STATEMENTS: dict[str, tuple[str, dict[str, int | str]]] = {
     "see one's own rights": (
@@ -460,42 +460,42 @@ STATEMENTS: dict[str, tuple[str, dict[str, int | str]]] = {
 
 @pytest.fixture
 def furnished(pair: ModelPair) -> ModelPair:
-    """A data table in each workspace; everybody once commented on the budget."""
+    """A data table in each workspace; every user once commented on the budget."""
     for name in RESOURCES["workspace"]:
         pair.target.query(
-            "insert into data_tables (workspace_id, name) values (%s, '')", known(name)
+            "insert into data_tables (workspace_id, name) values (%s, '')", id_of(name)
         )
     for user in USERS:
         pair.target.query(
             "insert into view_comments (table_view_id, author_id, content) values (%s, %s, '')",
-            known("budget"),
-            known(user),
+            id_of("budget"),
+            id_of(user),
         )
     return pair
 
 
-def test_each_statement_does_what_it_may_for_everybody(furnished: ModelPair) -> None:
-    """Every statement tried by everybody, and rolled back; anon may nothing."""
-    people = {"anon": None} | {user: known(user) for user in USERS}
-    values = {name: known(name) for name in ("acme", "design", "sales", "budget")}
+def test_each_statement_affects_only_permitted_rows_for_every_user(furnished: ModelPair) -> None:
+    """Every user tries every statement, which is rolled back; anon may do nothing."""
+    people = {"anon": None} | {user: id_of(user) for user in USERS}
+    values = {name: id_of(name) for name in ("acme", "design", "sales", "budget")}
     for what, (statement, expected) in STATEMENTS.items():
         found = furnished.attempts(statement, people, **values)
         assert found == dict.fromkeys(USERS, 0) | expected | {"anon": DENIED}, what
 
 
-# Shapes.
+# Shapes
 
 
 @pytest.fixture
 def devices(pair: ModelPair, target_cluster: PostgresCluster) -> Iterator[Any]:
-    """Return a function that makes a device of a user; it subscribes at once."""
+    """Return a function that makes a device of a user, which subscribes at once."""
     database = TestDatabase(target_cluster.url(f"model_{pair.registry.name}"))
     if not database.query("select 1 from pg_publication where pubname like 'electric%'"):
         pair.target.query(ELECTRIC.read_text())
     made: list[Device] = []
 
     def make(user: str) -> Device:
-        made.append(Device(database, f"device_{len(made)}", known(user)))
+        made.append(Device(database, f"device_{len(made)}", id_of(user)))
         return made[-1]
 
     yield make
@@ -503,10 +503,10 @@ def devices(pair: ModelPair, target_cluster: PostgresCluster) -> Iterator[Any]:
         device.close()
 
 
-def held(pair: ModelPair, user: str) -> dict[tuple[str | None, str | None], str | None]:
-    """Return what a device of a user should hold."""
+def expected_rows(pair: ModelPair, user: str) -> dict[tuple[str | None, str | None], str | None]:
+    """Return the rows that a user's device should hold."""
     return {
-        (kind, str(known(name))): level
+        (kind, str(id_of(name))): level
         for (who, kind, name), level in rights(pair).items()
         if who == user
     }
@@ -515,12 +515,12 @@ def held(pair: ModelPair, user: str) -> dict[tuple[str | None, str | None], str 
 def test_an_invitation_makes_rows_appear_and_a_removal_makes_them_go(
     pair: ModelPair, devices: Any
 ) -> None:
-    """On the user's devices, and on nobody else's; a level that changes is one update."""
+    """They change only on this user's devices; a change of level is one update."""
     olga, gus = devices("olga"), devices("gus")
-    assert olga.rows == held(pair, "olga")
+    assert olga.rows == expected_rows(pair, "olga")
     change(pair, "insert into workspace_members values (:sales, :gus, 'editor', now(), :mia)")
     assert gus.sync() == ["insert table_view", "insert workspace"]
-    assert gus.rows == held(pair, "gus")
+    assert gus.rows == expected_rows(pair, "gus")
     change(pair, "update workspace_members set role = 'viewer' where user_id = :gus")
     assert gus.sync() == ["update table_view", "update workspace"]
     assert olga.sync() == []
@@ -531,25 +531,25 @@ def test_an_invitation_makes_rows_appear_and_a_removal_makes_them_go(
         *["delete table_view"] * 3,
         *["delete workspace"] * 2,
     ]
-    assert olga.rows == held(pair, "olga") == {("table_view", str(known("far"))): "read"}
+    assert olga.rows == expected_rows(pair, "olga") == {("table_view", str(id_of("far"))): "read"}
     assert gus.sync() == []
 
 
 def test_a_device_without_rights_holds_nothing_until_there_are_some(
     pair: ModelPair, devices: Any
 ) -> None:
-    """The empty shape is a shape."""
+    """An empty shape is valid."""
     nora = devices("nora")
     assert nora.rows == {}
     change(pair, "insert into table_view_grants values (:far, :nora, 'read', now(), :otto)")
     assert nora.sync() == ["insert table_view"]
-    assert nora.rows == held(pair, "nora")
+    assert nora.rows == expected_rows(pair, "nora")
 
 
 def test_a_device_that_was_offline_catches_up_and_all_of_a_users_devices_agree(
     pair: ModelPair, devices: Any
 ) -> None:
-    """What was given and taken away meanwhile; what came and went in between leaves nothing."""
+    """It gets grants and removals; a right that came and went meanwhile leaves no row."""
     phone, laptop = devices("tina"), devices("tina")
     change(pair, "insert into workspace_members values (:sales, :tina, 'viewer', now(), null)")
     assert phone.sync() == ["insert table_view", "insert workspace"]
@@ -558,12 +558,12 @@ def test_a_device_that_was_offline_catches_up_and_all_of_a_users_devices_agree(
     change(pair, "delete from company_members where user_id = :tina")
     phone.sync()
     laptop.sync()
-    assert phone.rows == laptop.rows == held(pair, "tina")
-    assert ("workspace", str(known("sales"))) not in laptop.rows
+    assert phone.rows == laptop.rows == expected_rows(pair, "tina")
+    assert ("workspace", str(id_of("sales"))) not in laptop.rows
 
 
-def test_the_door_to_electric_pins_the_shape_to_the_caller() -> None:
-    """Whatever the client asks for, it is their own rights; how far they have read is theirs."""
+def test_the_proxy_to_electric_restricts_the_shape_to_the_caller() -> None:
+    """The client chooses only `offset` and `live`; the server sets table, filter and secret."""
     asked = [
         ("offset", "-1"),
         ("live", "true"),
@@ -573,98 +573,98 @@ def test_the_door_to_electric_pins_the_shape_to_the_caller() -> None:
         ("columns", "user_id"),
         ("secret", "guess"),
     ]
-    url = shape_url("http://electric:3000", "s&cret", known("olga"), asked)
+    url = shape_url("http://electric:3000", "s&cret", id_of("olga"), asked)
     assert url.startswith("http://electric:3000/v1/shape?")
     assert parse_qsl(url.partition("?")[2]) == [
         ("offset", "-1"),
         ("live", "true"),
         ("table", "user_permissions"),
         ("where", "user_id = $1"),
-        ("params[1]", str(known("olga"))),
+        ("params[1]", str(id_of("olga"))),
         ("secret", "s&cret"),
     ]
 
 
-def test_explain_and_audits_ask_for_a_thing_by_its_kind(pair: ModelPair) -> None:
-    """Guards of that kind included; and a level that somebody raised is told."""
+def test_explain_and_audits_ask_for_a_resource_by_its_kind(pair: ModelPair) -> None:
+    """This includes guards of that kind; a level raised by hand is reported."""
     question = question_about(pair.registry, "workspace")
-    ed, design = str(known("ed")), str(known("design"))
+    ed, design = str(id_of("ed")), str(id_of("design"))
     page = explain_resource(pair.drain, question, ed, design)
     assert (page.exit_code, page.primary_grants, page.allowed) == (0, True, True)
     assert any(step.says.startswith("data_tables: as declared") for step in page.steps)
     pair.target.query(
         "update user_permissions set permission_level = 'admin'"
         " where user_id = %s and resource_type = 'workspace'",
-        known("ed"),
+        id_of("ed"),
     )
     page = explain_resource(pair.drain, question, ed, design)
     assert page.first is not None
     assert page.first.name == "target row"
     found = audit(pair.drain, question, 200, Random(1)).mismatches
     assert {(one.direction, one.user) for one in found} == {(Direction.OVER, ed)}
-    nobody = explain_resource(pair.drain, question, str(known("nora")), design)
+    nobody = explain_resource(pair.drain, question, str(id_of("nora")), design)
     assert (nobody.primary_grants, nobody.allowed) == (False, False)
 
 
 def test_a_sample_may_draw_any_key_also_one_of_a_user_with_many(
     pair: ModelPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not just the first that each user has; and all, where there are no more than asked for."""
+    """It draws not only each user's first key; if it wants more than exist, it draws all."""
     mapping = pair.registry["user_permissions"]
     everything = draw_keys(pair.drain, mapping, 200, Random(1))
-    # By its name, the package means the function.
+    # The package exports the function under this name, so the module is imported by its path.
     monkeypatch.setattr(sys.modules["mirror.reconcile.sample"], "_FEW", 1)
     drawn = draw_keys(pair.drain, mapping, 200, Random(1))
-    # Of eight users and some more than twenty rights, where every gap is chance.
+    # 200 random draws find all eight users, and more than 20 of their rights.
     assert len({user for user, _, _ in drawn}) == 8
     assert len(everything) >= len(drawn) > 20
     assert set(drawn) <= set(everything)
 
 
-def test_the_story_of_the_example_goes_as_it_is_told(made: ModelPair) -> None:
-    """On databases that were empty before."""
-    made.start(lambda _: None, *OWN)
-    story(made.model.stage)
-    assert len(made.model.stage.log) > 5
+def test_the_story_of_the_example_runs(databases: ModelPair) -> None:
+    """The databases were empty before."""
+    databases.start(lambda _: None, *OWN)
+    story(databases.model.stage)
+    assert len(databases.model.stage.log) > 5
 
 
-# Other ways of capture; from here on there are no triggers.
+# Other ways of capture; from here on there are no triggers
 
 
 @pytest.fixture
 def hooked(pair: ModelPair) -> Hooks:
-    """Hooks of the model, and nothing else that captures."""
+    """The hooks of the model; nothing else captures."""
     pair.no_triggers()
     return Hooks(pair.registry, Doorbell(DoorbellSettings(mode="off")))
 
 
-def test_hooks_name_the_user_or_the_thing(pair: ModelPair, hooked: Hooks) -> None:
-    """As a backend would call them beside its changes."""
+def test_hooks_take_the_user_or_the_resource(pair: ModelPair, hooked: Hooks) -> None:
+    """A backend would call these hooks beside its changes."""
     with pair.change() as session:
-        session.delete(session.get_one(CompanyMember, (known("acme"), known("olga"))))
-        hooked.scope_changed(session, "user_permissions", user_id=known("olga"))
+        session.delete(session.get_one(CompanyMember, (id_of("acme"), id_of("olga"))))
+        hooked.scope_changed(session, "user_permissions", user_id=id_of("olga"))
     assert answers(pair) == rights(pair)
     with pair.change() as session:
-        session.get_one(Workspace, known("sales")).company_id = known("globex")
-        hooked.scope_changed(session, "user_permissions", workspace_id=known("sales"))
+        session.get_one(Workspace, id_of("sales")).company_id = id_of("globex")
+        hooked.scope_changed(session, "user_permissions", workspace_id=id_of("sales"))
     assert answers(pair) == rights(pair)
     with pair.change() as session:
-        session.delete(session.get_one(TableView, known("budget")))
-        hooked.scope_changed(session, "user_permissions", resource_id=known("budget"))
+        session.delete(session.get_one(TableView, id_of("budget")))
+        hooked.scope_changed(session, "user_permissions", resource_id=id_of("budget"))
     assert answers(pair) == rights(pair)
 
 
-def test_the_orms_own_events_do_for_what_goes_through_sessions(
+def test_orm_capture_needs_no_hooks_for_changes_through_sessions(
     pair: ModelPair, hooked: Hooks
 ) -> None:
-    """The same changes, without a word of the mirror beside them."""
+    """The same changes are made, without any call of a hook."""
     make = sessionmaker(pair.engine)
     capture = attach(make, hooks=hooked)
     with make.begin() as session:
-        session.delete(session.get_one(CompanyMember, (known("acme"), known("olga"))))
-        session.get_one(Workspace, known("sales")).company_id = known("globex")
-        session.get_one(WorkspaceMember, (known("design"), known("ed"))).role = "viewer"
-        session.add(ViewGrant(table_view_id=known("far"), user_id=known("nora")))
+        session.delete(session.get_one(CompanyMember, (id_of("acme"), id_of("olga"))))
+        session.get_one(Workspace, id_of("sales")).company_id = id_of("globex")
+        session.get_one(WorkspaceMember, (id_of("design"), id_of("ed"))).role = "viewer"
+        session.add(ViewGrant(table_view_id=id_of("far"), user_id=id_of("nora")))
     capture.detach()
     pair.mirror()
     assert answers(pair) == rights(pair)

@@ -1,4 +1,4 @@
-"""Roles and permissions, the whole way: a change in the primary, and who may what after it."""
+"""Roles and permissions end to end: each change in the primary, and every user's permissions."""
 
 from collections.abc import Iterator
 from random import Random
@@ -31,10 +31,10 @@ FIRST: Matrix = {name: set(data.ROLES[role]) for name, (_, role) in data.USERS.i
 
 
 @pytest.fixture(scope="module")
-def made(
+def databases(
     primary_cluster: PostgresCluster, target_cluster: PostgresCluster, project_template: str
 ) -> Iterator[ModelPair]:
-    """Both databases, once."""
+    """Both databases, created once."""
     with model(primary_cluster, target_cluster, project_template, rbac.registry) as found:
         pair = ModelPair(found, rbac.registry, Base.metadata.tables)
         yield pair
@@ -42,19 +42,19 @@ def made(
 
 
 @pytest.fixture
-def pair(made: ModelPair) -> ModelPair:
+def pair(databases: ModelPair) -> ModelPair:
     """The example's data, mirrored."""
-    made.start(data.populate, *OWN)
-    return made
+    databases.start(data.populate, *OWN)
+    return databases
 
 
 def named(session: Session, kind: type[T], name: str) -> T:
-    """Return the row of a name."""
+    """Return the row with this name."""
     return session.scalars(select(kind).where(kind.name == name)).one()
 
 
 def link(session: Session, role: str, permission: str) -> RolePermission | None:
-    """Return what grants a role a permission."""
+    """Return the row that grants a permission to a role, or None."""
     return session.scalars(
         select(RolePermission)
         .join(Role, Role.id == RolePermission.role_id)
@@ -70,7 +70,7 @@ def user_id(pair: ModelPair, name: str) -> UUID:
 
 
 def matrix(pair: ModelPair) -> Matrix:
-    """Ask the target, as each user, for each permission that there ever was."""
+    """Ask the target, as each user, for each permission that ever existed."""
     asked = """
     select name, mirror.has_permission(name), name = any((select mirror.my_permissions())::text[])
     from unnest(%s::text[]) as name
@@ -84,19 +84,19 @@ def matrix(pair: ModelPair) -> Matrix:
 
 
 def test_every_user_has_the_permissions_of_their_role_and_no_other(pair: ModelPair) -> None:
-    """Four users, nine permissions, and names that are none."""
+    """Four users, nine permissions, and names that are no permission."""
     assert matrix(pair) == FIRST
 
 
-@pytest.mark.parametrize("who", [None, uuid4()])
-def test_who_is_no_user_has_no_permission(pair: ModelPair, who: UUID | None) -> None:
-    """A token without a subject, and one of a user that the primary does not know."""
+@pytest.mark.parametrize("user", [None, uuid4()])
+def test_a_token_without_a_known_user_has_no_permission(pair: ModelPair, user: UUID | None) -> None:
+    """One token has no subject, another one has a subject that the primary does not know."""
     asked = "select mirror.has_permission(n), mirror.my_permissions() from unnest(%s::text[]) as n"
-    assert set(map(str, pair.asked(who, asked, sorted(ALL)))) == {"(False, [])"}
+    assert set(map(str, pair.asked(user, asked, sorted(ALL)))) == {"(False, [])"}
 
 
-def test_one_granted_permission_is_one_row_and_everybodys_of_the_role(pair: ModelPair) -> None:
-    """Both customers at once; taken away again, likewise."""
+def test_one_granted_permission_is_one_row_for_all_users_of_the_role(pair: ModelPair) -> None:
+    """Both customers get it at once, and lose it at once."""
     before = pair.mirrored()
     with pair.change() as session:
         role, permission = (
@@ -122,41 +122,41 @@ def test_one_granted_permission_is_one_row_and_everybodys_of_the_role(pair: Mode
 
 
 def pair_events(session: Session) -> list[tuple[str, str | None]]:
-    """Return what the transaction has recorded so far: mapping and reference."""
+    """Return the transaction's events so far as (mapping, reference)."""
     rows = session.execute(text("select mapping, reference from mirror.outbox order by id"))
     return [(row.mapping, row.reference) for row in rows]
 
 
 def test_a_user_with_another_role_has_its_permissions_and_none_of_the_old(pair: ModelPair) -> None:
-    """One row again."""
+    """This is one row again."""
     with pair.change() as session:
         named(session, User, "John Customer").role_id = named(session, Role, "manager").id
     assert matrix(pair) == FIRST | {"John Customer": FIRST["Manager User"]}
 
 
 def test_a_role_that_is_deleted_leaves_its_users_with_no_role(pair: ModelPair) -> None:
-    """And with no permission; the users stay, without a role, on both sides."""
+    """The users stay on both sides, without a role or permissions."""
     with pair.change() as session:
         session.execute(delete(Role).where(Role.name == "customer"))
     nothing: Matrix = {"John Customer": set(), "Jane Customer": set()}
     assert matrix(pair) == FIRST | nothing
     assert pair.target.value("select count(*) from users where role_id is null") == 2
 
-    # A role of the same name is another role.
+    # A new role with the same name is another role.
     with pair.change() as session:
         session.add(Role(name="customer"))
     assert matrix(pair) == FIRST | nothing
 
 
-def test_a_permission_that_is_deleted_is_nobodys(pair: ModelPair) -> None:
-    """Its links go by the cascade, which no hook would see."""
+def test_a_permission_that_is_deleted_is_lost_for_every_user(pair: ModelPair) -> None:
+    """A cascade deletes its links, which no hook would see."""
     with pair.change() as session:
         session.execute(delete(Permission).where(Permission.name == "users.read"))
     assert matrix(pair) == {name: names - {"users.read"} for name, names in FIRST.items()}
 
 
 def test_a_permission_that_is_renamed_counts_under_its_new_name(pair: ModelPair) -> None:
-    """For everybody who has it."""
+    """This holds for every user with the permission."""
     with pair.change() as session:
         named(session, Permission, "users.read").name = "x"
     assert matrix(pair) == {
@@ -166,15 +166,15 @@ def test_a_permission_that_is_renamed_counts_under_its_new_name(pair: ModelPair)
 
 
 def test_a_user_who_is_deleted_may_nothing(pair: ModelPair) -> None:
-    """Their token lives on for a while."""
+    """Their token stays valid for a while."""
     admin = user_id(pair, "Admin User")
     with pair.change() as session:
         session.delete(session.get_one(User, admin))
     assert pair.asked(admin, "select mirror.my_permissions()") == [([],)]
 
 
-def test_what_is_changed_behind_the_mirrors_back_is_found_and_repaired(pair: ModelPair) -> None:
-    """A permission that somebody planted, a role handed to oneself; and a link that is gone."""
+def test_changes_by_hand_are_found_and_repaired(pair: ModelPair) -> None:
+    """One permission and one role were granted by hand; one link was deleted."""
     pair.target.query(
         "insert into role_permissions select r.id, p.id from roles as r, permissions as p"
         " where r.name = 'customer' and p.name = 'roles.manage'"
@@ -194,7 +194,7 @@ def test_what_is_changed_behind_the_mirrors_back_is_found_and_repaired(pair: Mod
     assert report.outcome == "repaired"
     found = {one.mapping: (one.over_grants, one.under_grants) for one in report.mappings}
     assert found["role_permissions"] == (1, 2)
-    # Which of two roles is more, nobody can tell: it counts as more.
+    # The order of two roles is unknown, so a change of role counts as over-grant.
     assert found["users"] == (1, 0)
     assert matrix(pair) == FIRST
     assert pair.model.reconcile().outcome == "in line"
@@ -203,7 +203,7 @@ def test_what_is_changed_behind_the_mirrors_back_is_found_and_repaired(pair: Mod
 def test_explain_names_the_row_that_is_missing_and_the_one_that_was_planted(
     pair: ModelPair,
 ) -> None:
-    """Along the permission, the user and the link; an audit finds the same by chance."""
+    """It follows the permission, the user and the link; a random audit finds the same fault."""
     question = question_about(pair.registry, "permission")
     manager, john = user_id(pair, "Manager User"), user_id(pair, "John Customer")
     assert explain_resource(pair.drain, question, str(manager), "users.read").exit_code == 0
@@ -213,7 +213,7 @@ def test_explain_names_the_row_that_is_missing_and_the_one_that_was_planted(
     assert "role_permissions" in page.first.says
     assert audit(pair.drain, question, 60, Random(1)).mismatches == []
 
-    # All of them: whichever an audit draws, some are wrong.
+    # All of them are audited, so the sample includes the wrong ones.
     pair.target.query(
         "insert into role_permissions select u.role_id, p.id from users as u, permissions as p"
         " where u.name = 'John Customer' on conflict do nothing"
@@ -226,28 +226,28 @@ def test_explain_names_the_row_that_is_missing_and_the_one_that_was_planted(
     assert {one.resource for one in found} <= ALL - set(data.ROLES["customer"])
 
 
-def test_the_story_of_the_example_goes_as_it_is_told(made: ModelPair) -> None:
-    """On databases that were empty before."""
-    made.start(lambda _: None, *OWN)
-    story(made.model.stage)
-    assert len(made.model.stage.log) > 5
+def test_the_story_of_the_example_runs(databases: ModelPair) -> None:
+    """The databases were empty before."""
+    databases.start(lambda _: None, *OWN)
+    story(databases.model.stage)
+    assert len(databases.model.stage.log) > 5
 
 
-# Tables. Whoever may not is refused by the missing grant, or finds no row.
+# Tables. Without a right, the grant is missing, or the statement finds no row.
 
 PEOPLE = ("anon", "unsigned", "stranger", *data.USERS)
 Expected = dict[str, Outcome]
 
 
 def everybody(outcome: Outcome, **others: Outcome) -> Expected:
-    """Return what each person gets: anon nothing, others as said, by role."""
+    """Return each person's expected result: DENIED for anon; `outcome`, or that of `others`."""
     roles = {name: role for name, (_, role) in data.USERS.items()} | {"anon": "anon"}
     return {p: others.get(roles.get(p, ""), DENIED if p == "anon" else outcome) for p in PEOPLE}
 
 
 NOBODY = everybody(DENIED)
 STATEMENTS: dict[str, tuple[str, Expected]] = {
-    # The mirrored tables: oneself and what one's role may; everything with the permission for it.
+    # Mirrored tables: users see themselves and their role's rows; with the permission, all rows.
     "see users": (
         "select id, name, role_id from users",
         everybody(0, admin=4, manager=4, customer=1),
@@ -274,7 +274,7 @@ STATEMENTS: dict[str, tuple[str, Expected]] = {
         NOBODY,
     ),
     "revoke all": ("delete from role_permissions", NOBODY),
-    # The application's own.
+    # Tables of the application
     "see profiles": ("select * from profiles", everybody(0, admin=4, manager=4, customer=1)),
     "make a profile": (
         "insert into profiles values (gen_random_uuid(), 'new')",
@@ -301,19 +301,19 @@ STATEMENTS: dict[str, tuple[str, Expected]] = {
 
 
 @pytest.fixture(scope="module")
-def world(made: ModelPair) -> dict[str, UUID]:
-    """Everybody's id; each user has a profile and has written a report."""
-    made.start(data.populate, *OWN)
-    made.target.query("insert into profiles select id from users")
-    made.target.query("insert into reports (author_id, title) select id, 'x' from users")
-    return dict(made.primary.query("select name, id from users"))
+def world(databases: ModelPair) -> dict[str, UUID]:
+    """Each person's id; each user has a profile and has written a report."""
+    databases.start(data.populate, *OWN)
+    databases.target.query("insert into profiles select id from users")
+    databases.target.query("insert into reports (author_id, title) select id, 'x' from users")
+    return dict(databases.primary.query("select name, id from users"))
 
 
-@pytest.mark.parametrize("what", STATEMENTS)
-def test_each_statement_does_what_it_may_for_everybody(
-    made: ModelPair, world: dict[str, UUID], what: str
+@pytest.mark.parametrize("attempt", STATEMENTS)
+def test_each_statement_affects_only_permitted_rows_for_every_user(
+    databases: ModelPair, world: dict[str, UUID], attempt: str
 ) -> None:
-    """One statement, tried by everybody, and rolled back."""
-    statement, expected = STATEMENTS[what]
+    """Every person tries one statement, which is rolled back."""
+    statement, expected = STATEMENTS[attempt]
     ids = {person: world.get(person) for person in PEOPLE} | {"stranger": uuid4()}
-    assert made.attempts(statement, ids) == expected
+    assert databases.attempts(statement, ids) == expected

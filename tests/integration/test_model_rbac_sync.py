@@ -1,4 +1,4 @@
-"""What clients of the RBAC example sync, by PowerSync's own evaluator, and what they send back."""
+"""Clients of the RBAC example: rows that PowerSync's own evaluator gives them, and uploads."""
 
 import json
 import subprocess
@@ -30,10 +30,10 @@ TABLES = {
 
 
 @pytest.fixture(scope="module")
-def made(
+def databases(
     primary_cluster: PostgresCluster, target_cluster: PostgresCluster, project_template: str
 ) -> Iterator[ModelPair]:
-    """Both databases, once. Nothing captures but the hooks of the upload."""
+    """Both databases, created once. Only the hooks of the upload capture changes."""
     with model(primary_cluster, target_cluster, project_template, rbac.registry) as found:
         pair = ModelPair(found, rbac.registry, Base.metadata.tables)
         pair.no_triggers()
@@ -42,17 +42,17 @@ def made(
 
 
 @pytest.fixture
-def pair(made: ModelPair, monkeypatch: pytest.MonkeyPatch) -> ModelPair:
-    """The example's data, mirrored; the backend's hooks know the model."""
+def pair(databases: ModelPair, monkeypatch: pytest.MonkeyPatch) -> ModelPair:
+    """The example's data, mirrored; the backend's hooks use this model."""
     monkeypatch.setenv("MIRROR_MAPPINGS", "mappings.rbac")
     monkeypatch.setenv("MIRROR_DOORBELL", "off")
     hooks.default.cache_clear()
-    made.start(data.populate, "profiles", "reports")
-    return made
+    databases.start(data.populate, "profiles", "reports")
+    return databases
 
 
 def evaluated(pair: ModelPair, users: list[str]) -> dict[str, Any]:
-    """Return what PowerSync makes of the example's file and of the primary's rows."""
+    """Return the rows of each user, as PowerSync evaluates the example's file on the primary."""
     install(PACKAGE)
     tables = {
         name: [row for (row,) in pair.ask(f"select to_jsonb(t) from {name} as t")]
@@ -71,8 +71,8 @@ def evaluated(pair: ModelPair, users: list[str]) -> dict[str, Any]:
     return answer
 
 
-def test_a_client_syncs_what_row_level_security_lets_its_user_see(pair: ModelPair) -> None:
-    """Row for row, of all four tables, for each user and for a stranger; no e-mail address."""
+def test_a_client_syncs_the_rows_that_row_level_security_lets_its_user_see(pair: ModelPair) -> None:
+    """All four tables agree by row, for each user and a stranger; no e-mail address is synced."""
     pair.ask("update users set role_id = null where name = 'Jane Customer'")
     pair.primary.query(
         "insert into mirror.outbox (mapping, reference, key) values ('users', '*', '{}')"
@@ -99,7 +99,7 @@ def test_a_client_syncs_what_row_level_security_lets_its_user_see(pair: ModelPai
 
 
 def test_the_publication_has_the_tables_that_are_synced_and_no_other(pair: ModelPair) -> None:
-    """The outbox above all."""
+    """Above all, the outbox is not in it."""
     pair.primary.query((EXAMPLE / "powersync.sql").read_text())
     published = pair.primary.query(
         "select schemaname || '.' || tablename from pg_publication_tables"
@@ -108,27 +108,27 @@ def test_the_publication_has_the_tables_that_are_synced_and_no_other(pair: Model
     assert {name for (name,) in published} == {f"public.{name}" for name in TABLES}
 
 
-# The upload.
+# The upload
 
 
 def put(table: str, row: str, **values: Any) -> dict[str, Any]:
-    """Return the operation of a new row."""
+    """Return the operation that inserts a row."""
     return {"op": "PUT", "type": table, "id": row, "data": {"id": row} | values}
 
 
 def patch(table: str, row: str, **values: Any) -> dict[str, Any]:
-    """Return the operation of a changed row."""
+    """Return the operation that changes a row."""
     return put(table, row, **values) | {"op": "PATCH"}
 
 
 def drop(table: str, row: str) -> dict[str, Any]:
-    """Return the operation of a row that goes."""
+    """Return the operation that deletes a row."""
     return {"op": "DELETE", "type": table, "id": row, "data": None}
 
 
-def send(pair: ModelPair, who: str, *operations: Any) -> tuple[int, Any]:
-    """Upload as a user of the example, mirror what the hooks recorded, and return the answer."""
-    caller = UUID(ids(pair, "users")[who])
+def send(pair: ModelPair, user: str, *operations: Any) -> tuple[int, Any]:
+    """Upload as a user of the example, mirror the events of the hooks, and return the answer."""
+    caller = UUID(ids(pair, "users")[user])
     body = json.dumps(operations).encode()
     status, text = upload.answer(lambda: Session(pair.engine), caller, body)
     pair.mirror()
@@ -140,8 +140,8 @@ def ids(pair: ModelPair, table: str) -> dict[str, str]:
     return dict(pair.ask(f"select name, id::text from {table}"))
 
 
-def held(pair: ModelPair, user: str) -> set[str]:
-    """Return the names of the permissions that a user has on the target."""
+def permissions_of(pair: ModelPair, user: str) -> set[str]:
+    """Return the names of a user's permissions on the target."""
     rows = pair.asked(UUID(user), "select unnest(mirror.my_permissions())")
     return {str(name) for (name,) in rows}
 
@@ -150,32 +150,32 @@ TAKEN = (200, {"refused": None})
 
 
 def test_a_role_is_made_given_changed_and_taken_away_by_uploads(pair: ModelPair) -> None:
-    """PUT, PATCH and DELETE of every table, each mirrored by the hooks alone."""
+    """The test sends PUT, PATCH and DELETE for every table; only the hooks capture them."""
     role, link, user, permission = (str(uuid4()) for _ in range(4))
     known = ids(pair, "permissions")
-    made = [
+    operations = [
         put("roles", role, name="auditor", description=None),
         put("permissions", permission, name="audit.read"),
         put("role_permissions", link, role_id=role, permission_id=permission),
         put("users", user, name="Ann", email="ann@example.com", role_id=role),
     ]
-    assert send(pair, "Admin User", *made) == TAKEN
-    assert held(pair, user) == {"audit.read"}
-    # The answer was lost: the client sends it again.
-    assert send(pair, "Admin User", *made) == TAKEN
+    assert send(pair, "Admin User", *operations) == TAKEN
+    assert permissions_of(pair, user) == {"audit.read"}
+    # The answer was lost, so the client sends the operations again.
+    assert send(pair, "Admin User", *operations) == TAKEN
 
     assert send(pair, "Admin User", patch("permissions", permission, name="audit.see")) == TAKEN
-    assert held(pair, user) == {"audit.see"}
+    assert permissions_of(pair, user) == {"audit.see"}
     moved = patch("role_permissions", link, permission_id=known["users.read"])
     assert send(pair, "Admin User", moved) == TAKEN
-    assert held(pair, user) == {"users.read"}
+    assert permissions_of(pair, user) == {"users.read"}
     assert send(pair, "Admin User", patch("roles", role, description="reads")) == TAKEN
     customer = ids(pair, "roles")["customer"]
     assert send(pair, "Admin User", patch("users", user, role_id=customer)) == TAKEN
-    assert held(pair, user) == {"profile.read", "profile.update"}
+    assert permissions_of(pair, user) == {"profile.read", "profile.update"}
 
     assert send(pair, "Admin User", drop("roles", customer)) == TAKEN
-    assert held(pair, user) == set()
+    assert permissions_of(pair, user) == set()
     assert pair.target.value("select count(*) from users where role_id is null") == 3
     gone = [
         drop("role_permissions", link),
@@ -188,12 +188,14 @@ def test_a_role_is_made_given_changed_and_taken_away_by_uploads(pair: ModelPair)
     assert user not in ids(pair, "users").values()
 
 
-def test_what_the_caller_may_not_is_refused_as_a_whole_and_answered(pair: ModelPair) -> None:
-    """An error would block the client's queue. Nothing of the list is written."""
+def test_a_list_with_a_forbidden_operation_is_refused_as_a_whole_and_answered(
+    pair: ModelPair,
+) -> None:
+    """An error would block the client's queue. No operation of the list is written."""
     users, roles = ids(pair, "users"), ids(pair, "roles")
     admin, manager, john = users["Admin User"], users["Manager User"], users["John Customer"]
     refusals = [
-        # Who may change users may not make themself an administrator.
+        # A user with the right to change users may not make themself an administrator.
         ("Manager User", patch("users", manager, role_id=roles["admin"]), "needs roles.manage"),
         ("Manager User", put("users", str(uuid4()), name="x", email="x"), "needs users.create"),
         ("Manager User", drop("users", john), "needs users.delete"),
@@ -206,9 +208,9 @@ def test_what_the_caller_may_not_is_refused_as_a_whole_and_answered(pair: ModelP
         ("Admin User", put("users", str(uuid4()), name="x"), "another row conflicts"),
     ]
     before = pair.wanted()
-    for who, operation, why in refusals:
-        allowed = patch("users", users[who], name="Mandy")
-        status, answer = send(pair, who, allowed, operation)
+    for user, operation, why in refusals:
+        allowed = patch("users", users[user], name="Mandy")
+        status, answer = send(pair, user, allowed, operation)
         assert (status, why in answer["refused"]) == (200, True), (operation, answer)
     assert pair.wanted() == before
     assert send(pair, "John Customer", patch("users", john, name="Jack")) == TAKEN
@@ -234,8 +236,8 @@ def test_what_the_caller_may_not_is_refused_as_a_whole_and_answered(pair: ModelP
         b'[{"op": "PATCH", "type": "users", "id": "%b", "data": [1]}]',
     ],
 )
-def test_a_body_that_no_client_of_ours_sends_is_told_apart(body: bytes) -> None:
-    """Before any database is asked."""
+def test_a_malformed_body_is_a_bad_request(body: bytes) -> None:
+    """This happens before any query."""
 
     def no_session() -> Session:
         raise AssertionError

@@ -1,4 +1,4 @@
-"""Everything works behind transaction poolers, on both sides."""
+"""Everything works behind transaction poolers on both sides."""
 
 from collections.abc import Iterator
 from uuid import uuid4
@@ -21,15 +21,15 @@ from tests.support.transaction_pooler import TransactionPooler
 
 @pytest.fixture
 def pooled(primary: TestDatabase, target: TestDatabase) -> Iterator[Settings]:
-    """Settings that lead through a pooler to either side."""
+    """Settings whose URLs lead through a pooler on both sides."""
     with TransactionPooler(primary.url) as one, TransactionPooler(target.url) as other:
         yield load_settings(
             primary_database_url=one.url, supabase_db_url=other.url, source_name="primary"
         )
 
 
-def test_the_pooler_of_these_tests_is_hostile(primary: TestDatabase) -> None:
-    """What a session sets is gone in its next transaction."""
+def test_the_pooler_of_these_tests_keeps_no_session(primary: TestDatabase) -> None:
+    """A setting of the session is gone in its next transaction."""
     with TransactionPooler(primary.url) as pooler:
         database = TestDatabase(pooler.url)
         with database.connect(prepare_threshold=None) as connection:
@@ -43,7 +43,7 @@ def test_the_pooler_of_these_tests_is_hostile(primary: TestDatabase) -> None:
 def test_events_are_mirrored_through_poolers(
     pooled: Settings, session: Session, recorder: Hooks, target: TestDatabase
 ) -> None:
-    """Keys, scopes, parents, retries and several batches."""
+    """This covers keys, scopes, parents, retries and several batches."""
     members = MembershipFactory.create_batch(12)
     session.flush()
     for member in members:
@@ -65,7 +65,7 @@ def test_events_are_mirrored_through_poolers(
 def test_hooks_record_through_a_pooler(
     pooled: Settings, primary: TestDatabase, recorder: Hooks
 ) -> None:
-    """The backend itself sits behind the pooler."""
+    """The backend itself connects through the pooler."""
     url = pooled.need("primary_database_url").replace("postgresql://", "postgresql+psycopg://")
     engine = create_engine(url, poolclass=NullPool, connect_args={"prepare_threshold": None})
     with Session(engine) as session, session.begin():

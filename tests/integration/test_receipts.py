@@ -1,4 +1,4 @@
-"""Receipts: after the wait the target says what the transaction said, or the wait says why not."""
+"""Receipts: after the wait the target matches the transaction, or the wait raises the reason."""
 
 import pickle
 import threading
@@ -48,12 +48,12 @@ from tests.support.waiting import until
 
 
 def user(name: str = "ann") -> User:
-    """Return a user who is in no session yet."""
+    """Return a user outside any session."""
     return User(id=uuid4(), email=f"{name}@example.com", username=name)
 
 
 def waits(receipt: Receipt) -> bool:
-    """Tell by one look whether something waits."""
+    """Tell with one query whether an event of the receipt waits."""
     try:
         receipts.wait(receipt, 0)
     except StillWaiting:
@@ -71,7 +71,7 @@ def committed(session: Session, recorder: Hooks, mapping: str = "users") -> Rece
 
 
 def buried(primary: TestDatabase, error: bool = True) -> None:  # noqa: FBT001, FBT002 - brevity
-    """Move all that waits to the retries, as failures do, and bury it if `error`."""
+    """Move every waiting event to the retries, as failures do, and bury it if `error`."""
     primary.query(
         "with gone as (delete from mirror.outbox returning *) insert into mirror.retries"
         " (id, transaction_id, lane, recorded_at, mapping, reference, key, attempts, due_at, error,"
@@ -81,22 +81,22 @@ def buried(primary: TestDatabase, error: bool = True) -> None:  # noqa: FBT001, 
     )
 
 
-# What a wait is for
+# The purpose of a wait
 
 
 def test_after_the_wait_the_chat_lets_the_new_member_in(
     session: Session, recorder: Hooks, drain: Drain, target: TestDatabase
 ) -> None:
-    """A worker that is slow to apply holds up the answer, and nothing else does."""
+    """Only a worker that is slow to apply delays the answer."""
     member = MembershipFactory()
     recorder.changed(session, "trip_memberships", (member.trip_id, member.user_id), "grant")
     receipt = recorder.receipt(session)
     session.commit()
     go_on = threading.Event()
-    held = Intercepted(drain.target, before=lambda: go_on.wait(30))
-    drain.target = held
+    target_that_waits = Intercepted(drain.target, before=lambda: go_on.wait(30))
+    drain.target = target_that_waits
     draining = Running(drain.run)
-    until(lambda: held.calls)
+    until(lambda: target_that_waits.calls)
     assert waits(receipt)
     waiting = Running(lambda: recorder.wait(receipt, 30))
     assert not waiting.ended
@@ -112,7 +112,7 @@ def test_after_the_wait_the_chat_lets_the_new_member_in(
 def test_events_of_triggers_count(
     session: Session, recorder: Hooks, primary: TestDatabase, drain: Drain
 ) -> None:
-    """Nobody called a hook, and still the receipt knows; it also sees to it that a worker wakes."""
+    """No hook is called, but the receipt covers the event and also rings a worker."""
     primary.query(
         "create function told() returns trigger language plpgsql as $$ begin"
         " insert into mirror.outbox (lane, mapping, key) values (1, 'users', array[new.id::text]);"
@@ -133,7 +133,7 @@ def test_events_of_triggers_count(
 def test_events_that_the_commit_itself_records_count(
     session: Session, recorder: Hooks, primary: TestDatabase, drain: Drain
 ) -> None:
-    """Deferred triggers run after everything that SQLAlchemy tells of; as do other listeners."""
+    """Deferred triggers and some listeners run after every event of SQLAlchemy."""
     primary.query(
         "create function told() returns trigger language plpgsql as $$ begin"
         " insert into mirror.outbox (lane, mapping, key) values (1, 'users', array[new.id::text]);"
@@ -146,7 +146,7 @@ def test_events_that_the_commit_itself_records_count(
         receipt = recorder.receipt(session)
         session.commit()
         if set_apart:
-            # Before anybody looked for the first time.
+            # This happens before the first query of the wait.
             buried(primary, error=False)
         assert waits(receipt)
         drain.run()
@@ -156,7 +156,7 @@ def test_events_that_the_commit_itself_records_count(
 def test_hooks_after_before_commit_count(
     session: Session, recorder: Hooks, primary: TestDatabase
 ) -> None:
-    """Called by a listener behind ours, which adds an event or takes the receipt only there."""
+    """A listener that runs after ours adds an event, or takes the receipt only then."""
     taken: list[Receipt] = []
     session.add(user())
     recorder.changed(session, "users", UUID(int=1))
@@ -169,7 +169,7 @@ def test_hooks_after_before_commit_count(
     event.listen(session, "before_commit", late, once=True)
     session.commit()
     primary.query("delete from mirror.outbox where key = %s", [str(UUID(int=1))])
-    # Moved, it can no longer be found by its transaction, only by its id.
+    # A moved event is found only by its id, no longer by its transaction.
     buried(primary, error=False)
     assert waits(receipt)
     assert waits(taken[0])
@@ -178,7 +178,7 @@ def test_hooks_after_before_commit_count(
 def test_a_receipt_taken_while_the_session_flushes_is_read(
     session: Session, recorder: Hooks, primary: TestDatabase
 ) -> None:
-    """That flush may be the commit's own."""
+    """The flush may be the commit's own."""
     taken: list[Receipt] = []
 
     def flushed(session: Session, _: object) -> None:
@@ -190,7 +190,7 @@ def test_a_receipt_taken_while_the_session_flushes_is_read(
     assert not waits(taken[0])
 
 
-# What an event leads to
+# Events that follow from an event
 
 
 def test_the_rest_of_a_large_scope_counts(
@@ -200,7 +200,7 @@ def test_the_rest_of_a_large_scope_counts(
     target: TestDatabase,
     primary: TestDatabase,
 ) -> None:
-    """Its own event is gone with the first page."""
+    """The drain deletes the scope's own event after the first page."""
     trip = TripFactory()
     MembershipFactory.create_batch(20, trip=trip)
     session.commit()
@@ -221,7 +221,7 @@ def test_the_rest_of_a_large_scope_counts(
 def test_children_that_were_too_many_to_come_with_their_parent_count(
     session: Session, recorder: Hooks, make_drain: Callable[..., Drain], target: TestDatabase
 ) -> None:
-    """The parent's event is gone when they are announced."""
+    """The drain announces them after it has deleted the parent's event."""
     trip = TripFactory()
     MembershipFactory.create_batch(20, trip=trip)
     recorder.changed(session, "trips", trip.id, "grant")
@@ -231,9 +231,9 @@ def test_children_that_were_too_many_to_come_with_their_parent_count(
     drain.once()
     assert target.value("select count(*) from trips") == 1
     assert target.value("select count(*) from trip_memberships") < 20
-    with pytest.raises(StillWaiting) as told:
+    with pytest.raises(StillWaiting) as raised:
         recorder.wait(receipt, 0)
-    assert (told.value.pending, told.value.events) == (1, ())
+    assert (raised.value.pending, raised.value.events) == (1, ())
     while waits(receipt):
         drain.once()
     assert target.value("select count(*) from trip_memberships") == 20
@@ -283,7 +283,7 @@ KEY, SCOPE, ALL = ("a", None, "1"), ("b", "a_id", "1"), ("b", "*", None)
         (("not ours", None, "1"), ("b", "a_id", "1"), False),
     ],
 )
-def test_what_an_event_may_have_led_to(
+def test_a_wait_counts_events_that_may_follow_from_its_own(
     engine: Engine,
     primary: TestDatabase,
     recorded: tuple[str, str | None, str | None],
@@ -291,7 +291,7 @@ def test_what_an_event_may_have_led_to(
     counts: bool,  # noqa: FBT001 - a parameter of the test
     place: str,
 ) -> None:
-    """By mapping, reference and value; by the value of something unknown, any."""
+    """Mapping, reference and value must match; if the value is unknown, any value matches."""
     recorder = Hooks(chain(), Doorbell(DoorbellSettings(mode="off")))
     insert = text(
         "insert into mirror.outbox (mapping, reference, key)"
@@ -319,10 +319,10 @@ def test_what_an_event_may_have_led_to(
         assert waits(receipt) == counts
 
 
-def test_what_others_buried_before_counts_only_under_the_same_scope(
+def test_events_buried_before_count_only_under_the_same_scope(
     engine: Engine, primary: TestDatabase
 ) -> None:
-    """One scope that is given up must not fail everybody's waits; this trip's, it must."""
+    """A buried event of a whole mapping must not fail every wait; one of the same trip must."""
     recorder = Hooks(chain(), Doorbell(DoorbellSettings(mode="off")))
     record(primary, "c", 7, reference="b_id")
     buried(primary)
@@ -339,7 +339,7 @@ def test_what_others_buried_before_counts_only_under_the_same_scope(
 
 
 def committed_key(session: Session, recorder: Hooks) -> Receipt:
-    """Commit an event of `a`'s key 1."""
+    """Commit an event for key 1 of `a`."""
     session.begin()
     recorder.changed(session, "a", 1)
     receipt = recorder.receipt(session)
@@ -347,22 +347,22 @@ def committed_key(session: Session, recorder: Hooks) -> Receipt:
     return receipt
 
 
-# When it does not come
+# When the wait fails
 
 
-def test_a_wait_in_vain_says_how_many_wait(
+def test_a_wait_that_times_out_says_how_many_events_wait(
     session: Session, recorder: Hooks, primary: TestDatabase
 ) -> None:
-    """With their ids, which survive a queue, and nothing of what is in them."""
+    """The error has the events' ids, which survive pickling, and no other data of them."""
     session.add(user())
     for n in range(12):
         recorder.changed(session, "users", UUID(int=n))
     receipt = recorder.receipt(session)
     session.commit()
     ids = [row[0] for row in primary.query("select id from mirror.outbox order by id")]
-    with pytest.raises(StillWaiting) as told:
+    with pytest.raises(StillWaiting) as raised:
         recorder.wait(receipt, timeout=0.02)
-    error = pickle.loads(pickle.dumps(told.value))  # noqa: S301 - our own
+    error = pickle.loads(pickle.dumps(raised.value))  # noqa: S301 - our own
     assert (error.pending, error.events) == (12, tuple(ids))
     named = ", ".join(map(str, ids[:10]))
     assert f"12 event(s) ({named}, …) have not reached the target within 0.02 s" in str(error)
@@ -372,7 +372,7 @@ def test_a_wait_in_vain_says_how_many_wait(
 def test_an_event_that_was_given_up_ends_the_wait(
     session: Session, recorder: Hooks, make_drain: Callable[..., Drain], target: TestDatabase
 ) -> None:
-    """At once; while it is retried, the wait goes on."""
+    """It ends at once; while the event is retried, the wait goes on."""
     target.query("create unique index spoilt on users ((1))")
     fine, spoilt = UserFactory(), UserFactory()
     recorder.changed(session, "users", fine.id)
@@ -386,13 +386,13 @@ def test_an_event_that_was_given_up_ends_the_wait(
     drain.once()
     assert waits(receipt)
     until(lambda: drain.run().failed)
-    with pytest.raises(Buried, match="`mirror retry`") as told:
+    with pytest.raises(Buried, match="`mirror retry`") as raised:
         recorder.wait(receipt, 30)
-    error = pickle.loads(pickle.dumps(told.value))  # noqa: S301 - our own
+    error = pickle.loads(pickle.dumps(raised.value))  # noqa: S301 - our own
     assert len(error.events) == 1
     assert str(error.events[0]) in str(error)
     assert str(spoilt.id) not in str(error)
-    # Somebody mended it.
+    # An operator has repaired the cause.
     target.query("drop index spoilt")
     drain.queue.notes.execute("update mirror.retries set buried_at = null, due_at = now()")
     assert waits(receipt)
@@ -403,7 +403,7 @@ def test_an_event_that_was_given_up_ends_the_wait(
 def test_a_primary_that_is_away_is_asked_again_until_time_is_up(
     recorder: Hooks, primary: TestDatabase, primary_cluster: PostgresCluster
 ) -> None:
-    """Connections that died, refused connections; a restart in time costs a wait nothing."""
+    """Connections die or are refused; a restart in time does not fail the wait."""
     engine = create_engine(primary.sqlalchemy_url)
     with Session(engine) as one:
         receipt = committed(one, recorder)
@@ -420,11 +420,11 @@ def test_a_primary_that_is_away_is_asked_again_until_time_is_up(
     engine.dispose()
 
 
-# Misuse, and transactions of all kinds
+# Misuse, and all kinds of transactions
 
 
 def test_before_commit_a_wait_is_refused(session: Session, recorder: Hooks) -> None:
-    """Waiting there would be for ever; afterwards the same receipt serves, also twice."""
+    """That wait would never end; after the commit, the same receipt works, also twice."""
     session.add(user())
     receipt = recorder.receipt(session)
     with pytest.raises(UsageError, match="not committed"):
@@ -439,10 +439,10 @@ def test_before_commit_a_wait_is_refused(session: Session, recorder: Hooks) -> N
 
 
 @pytest.mark.parametrize("ending", ["rollback", "close"])
-def test_what_was_rolled_back_cannot_be_waited_for(
+def test_a_wait_for_a_rolled_back_transaction_is_refused(
     session: Session, recorder: Hooks, ending: str
 ) -> None:
-    """Nor does the session's next transaction change that."""
+    """The session's next transaction does not change that."""
     session.add(user())
     receipt = recorder.receipt(session)
     getattr(session, ending)()
@@ -454,7 +454,7 @@ def test_what_was_rolled_back_cannot_be_waited_for(
 def test_a_commit_that_failed_was_rolled_back(
     session: Session, recorder: Hooks, primary: TestDatabase
 ) -> None:
-    """After the receipt was read, by a constraint that is checked then."""
+    """A deferred constraint fails the commit after the receipt was read."""
     primary.query("alter table users add constraint one unique (biography) initially deferred")
     for one in (user("ann"), user("bob")):
         one.biography = "the same"
@@ -468,10 +468,10 @@ def test_a_commit_that_failed_was_rolled_back(
         recorder.wait(receipt)
 
 
-def test_a_commit_that_the_server_has_not_finished_is_none(
+def test_a_commit_that_the_server_has_not_finished_is_no_commit(
     session: Session, recorder: Hooks, primary: TestDatabase
 ) -> None:
-    """As when the connection broke in the middle of it: the primary knows, not SQLAlchemy."""
+    """The connection may have broken during the commit: only the primary knows the outcome."""
     receipt = committed(session, recorder)
     with primary.connect(autocommit=False) as unfinished:
         row = unfinished.execute("select pg_current_xact_id()::text").fetchone()
@@ -482,7 +482,7 @@ def test_a_commit_that_the_server_has_not_finished_is_none(
 
 
 def test_without_a_transaction_there_is_no_receipt(session: Session, recorder: Hooks) -> None:
-    """Before the first statement, and after commit."""
+    """There is none before the first statement, nor after commit."""
     with pytest.raises(NotInTransaction):
         recorder.receipt(session)
     committed(session, recorder)
@@ -491,7 +491,7 @@ def test_without_a_transaction_there_is_no_receipt(session: Session, recorder: H
 
 
 def test_in_autocommit_mode_there_is_no_receipt(primary: TestDatabase, recorder: Hooks) -> None:
-    """Each statement is a transaction of its own."""
+    """Each statement is its own transaction."""
     with Session(primary.engine(isolation_level="AUTOCOMMIT")) as session:
         session.begin()
         recorder.receipt(session)
@@ -505,7 +505,7 @@ def test_nothing_recorded_is_nothing_to_wait_for(
     recorder: Hooks,
     writes: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
-    """Whether the transaction has written something else or nothing at all."""
+    """The transaction may have written other rows, or none."""
     session.add(user()) if writes else session.execute(text("select 1"))
     receipt = recorder.receipt(session)
     session.commit()
@@ -515,7 +515,7 @@ def test_nothing_recorded_is_nothing_to_wait_for(
 def test_each_transaction_of_a_session_has_its_own_receipt(
     session: Session, recorder: Hooks, primary: TestDatabase
 ) -> None:
-    """And one transaction's receipts are all the same."""
+    """All receipts of one transaction are the same."""
     first, second = committed(session, recorder), committed(session, recorder)
     assert waits(first)
     assert waits(second)
@@ -527,7 +527,7 @@ def test_each_transaction_of_a_session_has_its_own_receipt(
 def test_a_savepoint_that_rolled_back_changes_nothing(
     session: Session, recorder: Hooks, primary: TestDatabase
 ) -> None:
-    """Its events are written all the same, under the transaction's id and not the savepoint's."""
+    """Its events are written with the transaction's id, not the savepoint's."""
     session.add(user())
     with session.begin_nested() as savepoint:
         recorder.changed(session, "users", uuid4())
@@ -543,7 +543,7 @@ def test_a_savepoint_that_rolled_back_changes_nothing(
 
 
 def test_a_connection_gives_receipts_too(engine: Engine, recorder: Hooks) -> None:
-    """For its transactions that commit."""
+    """It does so for its transactions that commit."""
     with engine.connect() as connection:
         connection.execute(text("select 1"))
         recorder.changed(connection, "users", uuid4())
@@ -563,7 +563,7 @@ def test_a_connection_gives_receipts_too(engine: Engine, recorder: Hooks) -> Non
 def test_a_session_in_its_callers_transaction_waits_after_that(
     engine: Engine, recorder: Hooks, outcome: str
 ) -> None:
-    """Its own commit is none."""
+    """The session's own commit does not commit the transaction."""
     with engine.connect() as connection, connection.begin() as outer:
         with Session(connection, join_transaction_mode="create_savepoint") as session:
             session.add(user())
@@ -580,13 +580,13 @@ def test_a_session_in_its_callers_transaction_waits_after_that(
             recorder.wait(receipt)
 
 
-# What it takes
+# The cost of a wait
 
 
-def test_between_looks_no_connection_is_held(
+def test_between_two_queries_a_wait_holds_no_connection(
     primary: TestDatabase, recorder: Hooks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not even from a pool of one; and looks become rarer."""
+    """Even a pool of one connection is enough; the queries become rarer."""
     engine = create_engine(primary.sqlalchemy_url, pool_size=1, max_overflow=0)
     with Session(engine) as session:
         receipt = committed(session, recorder)
@@ -606,10 +606,10 @@ def test_between_looks_no_connection_is_held(
     engine.dispose()
 
 
-def test_a_wait_takes_no_longer_than_it_may(
+def test_a_wait_takes_no_longer_than_its_timeout(
     session: Session, recorder: Hooks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By a clock that only pauses move: the last one is as short as it must be, then one look."""
+    """The test's clock moves only in pauses; the last pause is cut short before a last query."""
     receipt = committed(session, recorder)
     now = [0.0]
 
@@ -623,7 +623,7 @@ def test_a_wait_takes_no_longer_than_it_may(
 
 
 def test_a_pool_that_is_exhausted_is_no_answer(primary: TestDatabase, recorder: Hooks) -> None:
-    """As is a primary that is away; but who forgot to commit is told so, not made to wait."""
+    """A primary that is away is no answer either; a missing commit is an error at once."""
     engine = create_engine(primary.sqlalchemy_url, pool_size=1, max_overflow=0, pool_timeout=0.01)
     with Session(engine) as session:
         receipt = committed(session, recorder)
@@ -641,7 +641,7 @@ def test_a_pool_that_is_exhausted_is_no_answer(primary: TestDatabase, recorder: 
 def test_an_engine_of_any_isolation_level_will_do(
     primary: TestDatabase, recorder: Hooks, drain: Drain
 ) -> None:
-    """Each look sees what is committed by then."""
+    """Each query sees everything committed before it."""
     engine = create_engine(primary.sqlalchemy_url, isolation_level="SERIALIZABLE")
     with Session(engine) as session:
         receipt = committed(session, recorder)
@@ -655,7 +655,7 @@ def test_an_engine_of_any_isolation_level_will_do(
 def test_a_transaction_pooler_may_lie_between(
     primary: TestDatabase, recorder: Hooks, drain: Drain
 ) -> None:
-    """Each look may find another server session."""
+    """Each query may use another server session."""
     with TransactionPooler(primary.url) as pooler:
         engine = create_engine(
             TestDatabase(pooler.url).sqlalchemy_url, connect_args={"prepare_threshold": None}
@@ -670,7 +670,7 @@ def test_a_transaction_pooler_may_lie_between(
 
 @contextmanager
 def backend(primary: TestDatabase, grants: str) -> Iterator[Engine]:
-    """Yield an engine of a role that may do what `grants` say, to {role}."""
+    """Yield an engine of a role with the privileges in `grants`, where {role} is its name."""
     role = f"backend_{uuid4().hex}"
     primary.query(f"create role {role}; {grants.format(role=role)}")
     engine = primary.engine(connect_args={"options": f"-c role={role}"})
@@ -681,7 +681,7 @@ def backend(primary: TestDatabase, grants: str) -> Iterator[Engine]:
 
 
 def test_a_role_that_may_only_insert_can_wait(primary: TestDatabase, recorder: Hooks) -> None:
-    """And still reads nobody's events."""
+    """The role still cannot read any event."""
     grants = "grant usage on schema mirror to {role}; grant insert on mirror.outbox to {role}"
     with backend(primary, grants) as engine:
         with Session(engine) as session:
@@ -692,12 +692,12 @@ def test_a_role_that_may_only_insert_can_wait(primary: TestDatabase, recorder: H
             )
             key = primary.value("select key[1] from mirror.outbox")
             transaction = primary.value("select transaction_id::text from mirror.outbox")
-            told = session.scalar(
+            events = session.scalar(
                 text("select cast(mirror.events_of(cast(:it as xid8)) as text)"),
                 {"it": transaction},
             )
-            assert told is not None
-            assert key not in told
+            assert events is not None
+            assert key not in events
         with Session(engine) as session:
             session.execute(text("select 1"))
             receipt = recorder.receipt(session)
@@ -706,10 +706,10 @@ def test_a_role_that_may_only_insert_can_wait(primary: TestDatabase, recorder: H
             recorder.wait(receipt, 0)
 
 
-def test_a_role_without_the_schema_is_told_the_grant(
+def test_the_error_for_a_role_without_the_schema_names_the_grant(
     primary: TestDatabase, recorder: Hooks
 ) -> None:
-    """At commit, where the receipt is read."""
+    """The error comes at commit, where the receipt is read."""
     with backend(primary, "") as engine, Session(engine) as session:
         session.begin()
         recorder.receipt(session)
@@ -718,7 +718,7 @@ def test_a_role_without_the_schema_is_told_the_grant(
 
 
 def test_an_older_outbox_is_named(session: Session, recorder: Hooks, primary: TestDatabase) -> None:
-    """At commit, or in the wait."""
+    """The error comes at commit, or in the wait."""
     receipt = committed(session, recorder)
     primary.query("drop function mirror.still_waiting(jsonb)")
     with pytest.raises(NotMigrated, match="run `mirror migrate primary`"):
@@ -733,7 +733,7 @@ def test_an_older_outbox_is_named(session: Session, recorder: Hooks, primary: Te
 def test_without_a_receipt_a_commit_does_not_read(
     session: Session, recorder: Hooks, engine: Engine
 ) -> None:
-    """Who does not wait pays nothing, also right after somebody did."""
+    """A commit without a receipt costs nothing more, also right after one with a receipt."""
     seen: list[str] = []
     event.listen(
         engine, "before_cursor_execute", lambda _c, _u, statement, *_: seen.append(statement)

@@ -29,7 +29,7 @@ Body = Callable[[AsyncEngine], Awaitable[None]]
 
 @pytest.fixture(params=["asyncpg", "psycopg"])
 def run(request: pytest.FixtureRequest, primary: TestDatabase) -> Callable[[Body], None]:
-    """Return a function that runs a coroutine with an engine of either driver, a pool of one."""
+    """Return a function that runs a coroutine with an engine of each driver and a pool of one."""
     url = primary.url.replace("postgresql://", f"postgresql+{request.param}://", 1)
 
     @asynccontextmanager
@@ -58,7 +58,7 @@ async def committed(session: AsyncSession, recorder: Hooks) -> AsyncReceipt:
 
 
 async def waits(recorder: Hooks, receipt: AsyncReceipt) -> bool:
-    """Tell by one look whether something waits."""
+    """Tell with one query whether an event of the receipt waits."""
     try:
         await recorder.wait(receipt, 0)
     except StillWaiting:
@@ -69,7 +69,7 @@ async def waits(recorder: Hooks, receipt: AsyncReceipt) -> bool:
 def test_after_the_wait_the_chat_lets_the_new_member_in(
     run: Callable[[Body], None], recorder: Hooks, drain: Drain, target: TestDatabase
 ) -> None:
-    """Whoever waits holds up neither the loop nor the pool: what is waited for runs in both."""
+    """The wait blocks neither the loop nor the pool, and the drain uses both."""
     trip_id, user_id = uuid4(), uuid4()
 
     async def body(engine: AsyncEngine) -> None:
@@ -96,13 +96,13 @@ def test_after_the_wait_the_chat_lets_the_new_member_in(
         client.execute("insert into chat_messages (trip_id, content) values (%s, 'hi')", [trip_id])
 
 
-def test_between_looks_no_connection_is_held(
+def test_between_two_queries_a_wait_holds_no_connection(
     run: Callable[[Body], None],
     recorder: Hooks,
     primary: TestDatabase,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """And the loop is free: the pauses are asyncio's."""
+    """The loop stays free: the pauses are asyncio's."""
     pauses: list[float] = []
     sleep = asyncio.sleep
 
@@ -128,7 +128,7 @@ def test_between_looks_no_connection_is_held(
 def test_every_kind_of_async_session_gives_receipts(
     run: Callable[[Body], None], recorder: Hooks, primary: TestDatabase
 ) -> None:
-    """A scoped one, a connection, and a session one transaction after another."""
+    """A scoped session, a connection, and one session with several transactions."""
 
     async def body(engine: AsyncEngine) -> None:
         scoped = async_scoped_session(async_sessionmaker(engine), scopefunc=asyncio.current_task)
@@ -156,7 +156,7 @@ def test_every_kind_of_async_session_gives_receipts(
 def test_misuse_is_refused_as_without_asyncio(
     run: Callable[[Body], None], recorder: Hooks, primary: TestDatabase
 ) -> None:
-    """Before commit, after a rollback, without a transaction, with the wrong kind of receipt."""
+    """It is misuse before commit, after a rollback, without a transaction, with a wrong receipt."""
 
     async def body(engine: AsyncEngine) -> None:
         async with AsyncSession(engine) as session:
@@ -181,7 +181,7 @@ def test_misuse_is_refused_as_without_asyncio(
 def test_a_cancelled_wait_returns_its_connection(
     run: Callable[[Body], None], recorder: Hooks, primary: TestDatabase
 ) -> None:
-    """As when a client hangs up, or a timeout of the backend's own strikes first."""
+    """A client may disconnect, or a timeout of the backend may come first."""
 
     async def body(engine: AsyncEngine) -> None:
         async with AsyncSession(engine) as session:
@@ -201,7 +201,7 @@ def test_a_primary_that_is_away_is_asked_again_until_time_is_up(
     primary: TestDatabase,
     primary_cluster: PostgresCluster,
 ) -> None:
-    """What asyncpg raises while connecting is none of SQLAlchemy's errors."""
+    """While connecting, asyncpg raises errors that are not SQLAlchemy's."""
 
     async def body(engine: AsyncEngine) -> None:
         async with AsyncSession(engine) as session:
@@ -224,7 +224,7 @@ def test_a_primary_that_is_away_is_asked_again_until_time_is_up(
 def test_an_older_outbox_is_named(
     run: Callable[[Body], None], recorder: Hooks, primary: TestDatabase
 ) -> None:
-    """At commit, or in the wait."""
+    """The error comes at commit, or in the wait."""
 
     async def body(engine: AsyncEngine) -> None:
         async with AsyncSession(engine) as session:

@@ -1,4 +1,4 @@
-"""The differ finds the symmetric difference, all of it and nothing else, whatever the keys are."""
+"""The differ finds the symmetric difference, and nothing else, for keys of any type."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -51,7 +51,7 @@ Rows = dict[int, int]
 
 
 class Side:
-    """Both sides of a comparison, of numbers."""
+    """One side of a comparison; its keys are numbers."""
 
     def __init__(self, rows: Rows, strays: set[int]) -> None:
         self.rows = rows
@@ -67,7 +67,7 @@ class Side:
         ]
 
     def one(self, within: KeyRange, numbers: Sequence[int]) -> Digest:
-        """Return a digest."""
+        """Return the digest of one range."""
         there = [n for n in numbers if n in self.rows]
         return Digest(
             within,
@@ -81,11 +81,11 @@ class Ours(Side):
     """Stands in for the primary."""
 
     def estimate(self, _mapping: object) -> int:
-        """Return too few rows to survey."""
+        """Return an estimate too small for a survey."""
         return len(self.rows)
 
     def chunk(self, _mapping: object, _hashing: object, start: Key, rows: int) -> Digest:
-        """Return the first rows."""
+        """Return the digest of the first rows from a key on."""
         numbers = self.inside(KeyRange(start))
         end = (str(numbers[rows]),) if len(numbers) > rows else None
         return self.one(KeyRange(start, end), numbers[:rows])
@@ -97,7 +97,7 @@ class Ours(Side):
     def split(
         self, _mapping: object, _hashing: object, within: KeyRange, size: int
     ) -> list[Digest]:
-        """Return pieces."""
+        """Return the digests of the pieces of a range."""
         numbers = self.inside(within)
         starts = [within.start, *((str(n),) for n in numbers[size::size])]
         ranges = [
@@ -109,15 +109,15 @@ class Ours(Side):
     def listing(
         self, _mapping: object, _hashing: object, ranges: Sequence[KeyRange]
     ) -> dict[Key, int]:
-        """Return rows."""
+        """Return the hashes of the rows in ranges, by key."""
         return {(str(n),): self.rows[n] for each in ranges for n in self.inside(each)}
 
 
 class Theirs(Side):
-    """Stands in for the target, which answers for no more rows than it is allowed to read."""
+    """Stands in for the target, which reads at most `limit` rows for an answer."""
 
     def cut(self, within: KeyRange, limit: int) -> tuple[KeyRange, list[int]]:
-        """Return what may be read of a range."""
+        """Return the part of a range that may be read, and its numbers."""
         numbers = self.inside(within)
         if len(numbers) > limit:
             return KeyRange(within.start, (str(numbers[limit]),)), numbers[:limit]
@@ -126,13 +126,13 @@ class Theirs(Side):
     def digest(
         self, _mapping: object, _hashing: object, ranges: Sequence[KeyRange], *, limit: int
     ) -> list[Digest]:
-        """Return digests."""
+        """Return the digests of ranges."""
         return [self.one(*self.cut(each, limit)) for each in ranges]
 
     def listing(
         self, _mapping: object, _hashing: object, ranges: Sequence[KeyRange], *, limit: int
     ) -> list[Listing]:
-        """Return rows."""
+        """Return the rows of ranges."""
         found = []
         for each in ranges:
             within, numbers = self.cut(each, limit)
@@ -150,7 +150,7 @@ def found_by(comparison: Comparison, ours: Any) -> set[Key]:
         if isinstance(found, MissingRange):
             inside = set(ours.listing(comparison.mapping, HASHING, [found.range]))
             assert len(inside) == found.rows
-            found = inside  # noqa: PLW2901 - the keys it stands for
+            found = inside  # noqa: PLW2901 - the keys of the range
         assert not suspects & found, "told twice"
         suspects |= found
     return suspects
@@ -167,7 +167,7 @@ NUMBERS = Mapping(
 
 
 def spread(*values: int) -> int:
-    """Return a hash whose sums do not collide, as those of Python's own for tuples do."""
+    """Return a hash whose sums do not collide, unlike those of Python's own hash of tuples."""
     return int.from_bytes(blake2b(repr(values).encode(), digest_size=8).digest())
 
 
@@ -180,12 +180,12 @@ def spread(*values: int) -> int:
     strays=st.sets(st.integers(-70, 70), max_size=5),
     sizes=st.tuples(st.integers(1, 30), st.integers(1, 8), st.integers(2, 20)),
 )
-def test_any_two_sets_of_rows_differ_where_they_differ(
+def test_the_difference_of_any_two_sets_of_rows_is_found(
     *, ours: Rows, theirs: Rows, equal: bool, strays: set[int], sizes: tuple[int, int, int]
 ) -> None:
-    """With any sizes of chunks and pieces, and rows beyond either side's ends.
+    """Chunks and pieces have any sizes, and rows may lie beyond the other side's ends.
 
-    Sums of such small hashes could hide a difference, so each value is spread.
+    Sums of small hashes could hide a difference, so each value is spread.
     """
     if equal:
         theirs = ours | theirs
@@ -204,7 +204,7 @@ def test_any_two_sets_of_rows_differ_where_they_differ(
 def things(
     primary_cluster: PostgresCluster, target_cluster: PostgresCluster, project_template: str
 ) -> Iterator[tuple[TestDatabase, TestDatabase, Drain]]:
-    """Things on both sides, and the drain between them; the types differ, as they may."""
+    """A table of things on both sides, and the drain between them; some types differ."""
     registry = Registry("things", [THINGS])
     primary_cluster.create_database("differ_primary")
     target_cluster.create_database("differ_target", template=project_template, owner="postgres")
@@ -228,15 +228,16 @@ def things(
 
 @pytest.mark.fast
 def test_text_keys_are_ordered_by_their_bytes_on_both_sides() -> None:
-    """Whatever the primary's own collation: ranges would not match."""
+    """Otherwise, with another collation on the primary, the ranges would not match."""
     assert 'q."place" collate "C", q."number"' in key_order(THINGS).as_string()
     printed = digest_function(THINGS)
     assert 'p_from[1]::text collate "C", p_from[2]::bigint' in printed
 
 
-Things = dict[tuple[str, int], str | None]
+ThingKey = tuple[str, int]
+Things = dict[ThingKey, str | None]
 
-things_there = st.dictionaries(
+generated_things = st.dictionaries(
     st.tuples(
         st.sampled_from(["", "a", "B", "b", "ä", "Z", "zz", "é", "€,'", '"{', "\\", "a b"]),
         st.integers(-3, 3),
@@ -246,6 +247,74 @@ things_there = st.dictionaries(
 )
 
 
+def set_ledger(target: TestDatabase, *, forgotten: int, moved: int, gone: int) -> None:
+    """Insert a ledger row for each of the first `30 - forgotten` things.
+
+    The ledger calls the first `gone` things deleted, and has another shelf for `moved` things
+    from the fourth on.
+    """
+    target.query(
+        "insert into mirror.ledger_things"
+        " (place, number, ref_shelf, epoch, fence, present, applied_at)"
+        " select place, number, number %% 2 + case when n between 4 and 3 + %s then 5 else 0 end,"
+        " 0, 0, n > %s, now()"
+        " from (select *, row_number() over (order by place, number desc) as n from things) as t"
+        " where n <= 30 - %s",
+        moved,
+        gone,
+        forgotten,
+    )
+
+
+def expected_difference(
+    target: TestDatabase, ours: Things, theirs: Things
+) -> tuple[set[ThingKey], set[ThingKey]]:
+    """Return the keys that differ by value or ledger, and the keys of withdrawn rows.
+
+    A withdrawn row has no value and a ledger row that calls it deleted: only its key is left,
+    because another table needs it, so the target counts it as absent.
+    """
+    known = {
+        (place, number): (present, right)
+        for place, number, present, right in target.query(
+            "select place, number, present, ref_shelf = number % 2 from mirror.ledger_things"
+        )
+    }
+    withdrawn = {
+        key for key, value in theirs.items() if value is None and key in known and not known[key][0]
+    }
+    strays = {key for key in theirs if known.get(key) != (True, True)} - withdrawn
+    visible = {key: value for key, value in theirs.items() if key not in withdrawn}
+    expected = {
+        key
+        for key in {*ours, *visible}
+        if key not in ours or key not in visible or ours[key] != visible[key]
+    } | strays
+    return expected, withdrawn
+
+
+def comparisons(drain: Drain, source: PrimaryReader, *, md5: bool) -> Iterator[Comparison]:
+    """Yield comparisons by small chunks, one chunk, and surveys that list many or few keys."""
+    for chunk_rows, survey_from, listed in (
+        (3, 10**9, 0),
+        (1000, 10**9, 0),
+        (1000, 0, 1000),
+        (1000, 0, 4),
+    ):
+        yield Comparison(
+            source,
+            drain.target,
+            drain.registry["things"],
+            Hashing(7, md5=md5),
+            chunk_rows=chunk_rows,
+            leaf_rows=2,
+            bulk_rows=5,
+            survey_rows=survey_from,
+            bits=(3, 4, 6),
+            listed_keys=listed,
+        )
+
+
 @settings(
     max_examples=60,
     deadline=None,
@@ -253,8 +322,8 @@ things_there = st.dictionaries(
     phases=[Phase.explicit, Phase.generate],
 )
 @given(
-    ours=things_there,
-    theirs=things_there,
+    ours=generated_things,
+    theirs=generated_things,
     forgotten=st.integers(0, 3),
     moved=st.integers(0, 3),
     gone=st.integers(0, 3),
@@ -273,64 +342,19 @@ def test_on_two_servers_the_difference_is_found_and_gone_after_its_repair(
     gone: int,
     md5: bool,
 ) -> None:
-    """Text beside number in the key, nulls, quotes; either hash.
+    """Keys have a text and a number, values are null or have quotes, and both hashes are used.
 
-    The ledger forgot some rows, believes some on another shelf, and some deleted: of those, one
-    without any value was withdrawn, but for a key that somebody needed.
+    The ledger lacks some rows, has another shelf for some, and calls some deleted.
     """
     primary, target, drain = things
     primary.query("truncate things")
     target.query("truncate things, mirror.ledger_things")
     fill(primary, ours)
     fill(target, theirs)
-    target.query(
-        "insert into mirror.ledger_things"
-        " (place, number, ref_shelf, epoch, fence, present, applied_at)"
-        " select place, number, number %% 2 + case when n between 4 and 3 + %s then 5 else 0 end,"
-        " 0, 0, n > %s, now()"
-        " from (select *, row_number() over (order by place, number desc) as n from things) as t"
-        " where n <= 30 - %s",
-        moved,
-        gone,
-        forgotten,
-    )
-    known = {
-        (place, number): (present, right)
-        for place, number, present, right in target.query(
-            "select place, number, present, ref_shelf = number % 2 from mirror.ledger_things"
-        )
-    }
-    withdrawn = {
-        key for key, value in theirs.items() if value is None and key in known and not known[key][0]
-    }
-    strays = {key for key in theirs if known.get(key) != (True, True)} - withdrawn
-    there = {key: value for key, value in theirs.items() if key not in withdrawn}
-    expected = {
-        key
-        for key in {*ours, *there}
-        if key not in ours or key not in there or ours[key] != there[key]
-    } | strays
-    mapping = drain.registry["things"]
+    set_ledger(target, forgotten=forgotten, moved=moved, gone=gone)
+    expected, withdrawn = expected_difference(target, ours, theirs)
     source = PrimaryReader(drain.registry, drain.source)
-    # Chunk by chunk, in one, and by surveys that list much or little at once.
-    for chunk_rows, survey_from, listed in (
-        (3, 10**9, 0),
-        (1000, 10**9, 0),
-        (1000, 0, 1000),
-        (1000, 0, 4),
-    ):
-        comparison = Comparison(
-            source,
-            drain.target,
-            mapping,
-            Hashing(7, md5=md5),
-            chunk_rows=chunk_rows,
-            leaf_rows=2,
-            bulk_rows=5,
-            survey_rows=survey_from,
-            bits=(3, 4, 6),
-            listed_keys=listed,
-        )
+    for comparison in comparisons(drain, source, md5=md5):
         found = found_by(comparison, source)
         assert {(place, int(number)) for place, number in found} == expected
 
@@ -344,7 +368,7 @@ def test_on_two_servers_the_difference_is_found_and_gone_after_its_repair(
 
 
 def fill(database: TestDatabase, rows: Things) -> None:
-    """Insert rows."""
+    """Insert rows into the table of things."""
     if rows:
         columns = zip(
             *((place, number, value) for (place, number), value in rows.items()), strict=True
@@ -358,7 +382,7 @@ def fill(database: TestDatabase, rows: Things) -> None:
 
 @pytest.fixture
 def drifted(things: tuple[TestDatabase, TestDatabase, Drain]) -> set[Key]:
-    """Five thousand things, in another order on either side, and the keys that differ."""
+    """5,000 things, in different order on the two sides, and the keys that differ."""
     primary, target, _ = things
     primary.query("truncate things")
     target.query("truncate things, mirror.ledger_things")
@@ -395,7 +419,7 @@ def compared(drain: Drain) -> Comparison:
 
 
 def surveyed(drain: Drain, tick: Callable[[float], object]) -> Spool[Key] | None:
-    """Return what a survey of things finds."""
+    """Return the keys that a survey of things suspects."""
     primary = PrimaryReader(drain.registry, drain.source)
     things = drain.registry["things"]
     return survey.Survey(
@@ -404,13 +428,13 @@ def surveyed(drain: Drain, tick: Callable[[float], object]) -> Spool[Key] | None
 
 
 @pytest.mark.parametrize("call_rows", [10_000, 700])
-def test_a_survey_finds_what_differs_however_many_calls_it_takes(
+def test_a_survey_finds_the_difference_in_any_number_of_calls(
     things: tuple[TestDatabase, TestDatabase, Drain],
     drifted: set[Key],
     call_rows: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A visible row and its ledger row may be of two calls; chunks are not needed."""
+    """A row and its ledger row may be read by different calls; the survey needs no chunks."""
     _, _, drain = things
     monkeypatch.setattr(survey, "_CALL_ROWS", call_rows)
     monkeypatch.setattr(Comparison, "_compare_chunks", None)
@@ -420,13 +444,13 @@ def test_a_survey_finds_what_differs_however_many_calls_it_takes(
 
 
 @pytest.mark.parametrize("fails", ["their buckets", "their second", "their members", "ours"])
-def test_a_survey_that_takes_too_long_gives_way_to_chunks(
+def test_a_survey_that_takes_too_long_is_replaced_by_chunks(
     things: tuple[TestDatabase, TestDatabase, Drain],
     drifted: set[Key],
     fails: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """And nothing is told twice."""
+    """Nothing is reported twice."""
     _, _, drain = things
     calls = 0
 
@@ -457,7 +481,7 @@ def test_a_survey_that_takes_too_long_gives_way_to_chunks(
 def locked(
     things: tuple[TestDatabase, TestDatabase, Drain], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[psycopg.Connection[Any]]:
-    """A transaction for which the primary's part of a survey waits."""
+    """A transaction that blocks the primary's part of a survey."""
     monkeypatch.setattr(survey, "_TICK_SECONDS", 0.05)
     with things[0].connect() as connection:
         connection.execute("begin")
@@ -467,7 +491,7 @@ def locked(
 
 
 def waiting(primary: TestDatabase) -> float:
-    """Return for how many seconds the longest has waited for a lock; 0 if nobody does."""
+    """Return the seconds of the longest wait for a lock; 0 if no session waits."""
     return float(
         primary.value(
             "select coalesce(max(extract(epoch from now() - query_start)), 0)"
@@ -482,7 +506,7 @@ def test_the_primary_may_take_longer_for_a_survey_than_for_a_statement(
     drifted: set[Key],
     locked: psycopg.Connection[Any],
 ) -> None:
-    """It reads all of its rows at once, and there may be many."""
+    """It reads all rows of the primary at once, and these may be many."""
     primary, _, drain = things
     drain.source.database.statement_seconds = 0.3
 
@@ -501,7 +525,7 @@ def test_a_survey_that_is_interrupted_leaves_no_statement_behind(
     drifted: set[Key],
     locked: psycopg.Connection[Any],
 ) -> None:
-    """Whoever presses Ctrl-C waits for no primary."""
+    """A user who presses Ctrl-C does not wait for the primary."""
     primary, _, drain = things
     drain.source.database.statement_seconds = 60
 
@@ -514,10 +538,10 @@ def test_a_survey_that_is_interrupted_leaves_no_statement_behind(
     assert waiting(primary) == 0
 
 
-def test_where_most_is_missing_it_is_loaded_not_listed(
+def test_where_most_rows_are_missing_they_are_loaded_not_listed(
     things: tuple[TestDatabase, TestDatabase, Drain], drifted: set[Key]
 ) -> None:
-    """Also where the target has something."""
+    """This holds even if the target has some rows."""
     _, target, drain = things
     for name in ("things", "mirror.ledger_things"):
         target.query(f"delete from {name} where number > 1000")
@@ -527,12 +551,12 @@ def test_where_most_is_missing_it_is_loaded_not_listed(
     assert found_by(comparison, comparison.primary) > drifted - {("a", "3000")}
 
 
-def test_where_nothing_is_there_all_is_loaded_without_another_look(
+def test_an_empty_target_is_loaded_without_a_comparison(
     things: tuple[TestDatabase, TestDatabase, Drain],
     drifted: set[Key],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A row that only the ledger knows is something."""
+    """If the ledger still knows the rows, the target does not count as empty."""
     _, target, drain = things
     target.query("truncate things")
     comparison = compared(drain)
@@ -547,7 +571,7 @@ def test_where_nothing_is_there_all_is_loaded_without_another_look(
 
 @pytest.fixture
 def loose_keys(things: tuple[TestDatabase, TestDatabase, Drain]) -> Iterator[None]:
-    """Let the primary have two rows of one key, until the test is over."""
+    """Let the primary have two rows with one key during the test."""
     primary, _, _ = things
     primary.query("alter table things drop constraint things_pkey")
     yield
@@ -560,7 +584,7 @@ def loose_keys(things: tuple[TestDatabase, TestDatabase, Drain]) -> Iterator[Non
 def test_a_survey_refuses_a_query_that_yields_a_key_twice(
     things: tuple[TestDatabase, TestDatabase, Drain], drifted: set[Key], number: int
 ) -> None:
-    """Although two equal hashes leave nothing: where the target has no such row, nor counts it."""
+    """Two equal hashes cancel out, so the survey must notice it, with or without a target row."""
     primary, _, drain = things
     primary.query("insert into things (place, number, value) values ('a', %s, 'x')", number)
     with pytest.raises(Unreadable, match="two rows for one key"):

@@ -1,4 +1,4 @@
-"""When a reconcile deletes nothing, because the primary may be what is wrong."""
+"""A reconcile deletes nothing if the primary may be at fault."""
 
 from collections.abc import Callable
 
@@ -34,16 +34,16 @@ select t.id, u.id, 'MEMBER', 'ACTIVE' from trips as t cross join users as u
 
 @pytest.fixture
 def filled(primary: TestDatabase, reconcile: Reconciling) -> None:
-    """150 users, all of them in each of three trips, mirrored."""
+    """150 users, each in all three trips, mirrored."""
     for statement in FILL.split(";"):
         primary.query(statement)
     assert reconcile().outcome == "repaired"
 
 
-def test_more_deletes_than_allowed_stop_the_deletes_of_that_mapping_alone(
+def test_too_many_deletes_stop_the_deletes_of_that_mapping_alone(
     filled: None, primary: TestDatabase, target: TestDatabase, reconcile: Reconciling
 ) -> None:
-    """And nothing else: a raised role, and the other mappings, are repaired."""
+    """It stops nothing else: a raised role and the other mappings are repaired."""
     gone = "(select user_id from trip_memberships order by user_id limit 120)"
     primary.query(f"delete from trip_memberships where user_id in {gone}")
     last = target.value("select max(user_id::text)::uuid from trip_memberships")
@@ -57,7 +57,7 @@ def test_more_deletes_than_allowed_stop_the_deletes_of_that_mapping_alone(
     assert "--max-deletes 120" in members.held
     assert (members.extra, members.changed_over, members.repaired) == (120, 3, 3)
     assert trips.repaired == 3
-    # What lies above would take the rows along.
+    # The deletes of the parents would delete these rows by cascade.
     assert (users.extra, users.repaired, users.held) == (1, 0, members.held)
     assert target.value("select count(*) from trip_memberships") == 450
 
@@ -66,10 +66,10 @@ def test_more_deletes_than_allowed_stop_the_deletes_of_that_mapping_alone(
     assert differing(primary, target) == EQUAL
 
 
-def test_a_bound_of_ones_own_counts(
+def test_a_bound_given_by_the_user_counts(
     filled: None, primary: TestDatabase, target: TestDatabase, reconcile: Reconciling
 ) -> None:
-    """Three deletes are too many for somebody who allows two."""
+    """Three deletes are too many for a user who allows two."""
     user = primary.value("select id from users limit 1")
     primary.query("delete from trip_memberships where user_id = %s", user)
     assert reconcile(max_deletes=2).exit_code == 3
@@ -80,12 +80,12 @@ def test_a_bound_of_ones_own_counts(
 def test_a_parent_stays_while_its_children_are_held_back(
     filled: None, primary: TestDatabase, target: TestDatabase, reconcile: Reconciling
 ) -> None:
-    """A trip is one row, but its removal takes 150 members along."""
+    """A trip is one row, but its removal deletes 150 memberships by cascade."""
     primary.query("delete from trips where id = (select id from trips limit 1)")
     report = reconcile()
     assert [part.held is not None for part in report.mappings] == [False, True, True]
     assert target.value("select count(*) from trips") == 3
-    # Also where one asks for trips alone.
+    # This also holds for a reconcile of trips alone.
     report = reconcile(mappings=("trips",))
     assert report.exit_code == 3
     assert "trip_memberships" in str(report.mappings[0].held)
@@ -97,7 +97,7 @@ def test_a_parent_stays_while_its_children_are_held_back(
 def test_orphans_stay_while_their_parents_are_held_back(
     filled: None, primary: TestDatabase, target: TestDatabase, reconcile: Reconciling
 ) -> None:
-    """All users are hidden by mistake: their memberships must not remove them by the back door."""
+    """All users are hidden by mistake: their memberships must not delete them by another way."""
     primary.query(
         "update users set deleted_at = now() where id <> (select created_by from trips limit 1)"
     )
@@ -108,7 +108,7 @@ def test_orphans_stay_while_their_parents_are_held_back(
 
 
 @pytest.mark.parametrize(
-    ("harm", "told"),
+    ("fault", "message"),
     [
         ("alter table trip_memberships rename to elsewhere", "does not exist"),
         ("alter table trip_memberships drop column role", "does not exist"),
@@ -119,23 +119,23 @@ def test_a_table_that_cannot_be_read_changes_nothing(
     primary: TestDatabase,
     target: TestDatabase,
     reconcile: Reconciling,
-    harm: str,
-    told: str,
+    fault: str,
+    message: str,
 ) -> None:
-    """And does not keep the other mappings from being repaired."""
-    primary.query(harm)
+    """The other mappings are repaired all the same."""
+    primary.query(fault)
     target.query("update trips set name = 'mine'")
     report = reconcile()
     assert report.exit_code == 3
-    assert told in str(report.mappings[2].held)
+    assert message in str(report.mappings[2].held)
     assert report.mappings[1].repaired == 3
     assert target.value("select count(*) from trip_memberships") == 450
 
 
-def test_what_the_guard_stops_is_not_counted_as_repaired(
+def test_deletes_that_the_guard_stops_are_not_counted_as_repaired(
     filled: None, primary: TestDatabase, reconcile: Reconciling
 ) -> None:
-    """The report does not promise what did not happen."""
+    """The report counts only repairs that were made."""
     primary.query("delete from trip_memberships")
     part = reconcile().mappings[2]
     assert (part.extra, part.repaired, part.rows, part.target_rows) == (450, 0, 0, 450)
@@ -150,7 +150,7 @@ def test_what_the_guard_stops_is_not_counted_as_repaired(
         (100_000, 100_900, 900, None, False),
         (100_000, 102_000, 2_000, None, True),
         (100_000, 102_000, 2_000, 2_000, False),
-        # More than half gone: whatever bound a schedule carries, somebody has to look.
+        # More than half is gone: a schedule's own limit does not help, a user must act.
         (400, 1_000, 600, 10_000, True),
         (0, 5, 5, 10_000, True),
         (0, 0, 0, None, False),
@@ -160,7 +160,7 @@ def test_what_the_guard_stops_is_not_counted_as_repaired(
 def test_the_bound_is_a_hundred_rows_or_one_percent(
     *, rows: int, target_rows: int, extra: int, max_deletes: int | None, stops: bool
 ) -> None:
-    """Whichever is more; an empty or shrunken primary stops deletes in any case."""
+    """The larger bound counts; an empty or shrunken primary stops deletes in any case."""
     part = MappingReport("seats", rows=rows, target_rows=target_rows, extra=extra)
     assert (refuse_deletes(part, max_deletes=max_deletes, confirmed=False) is not None) == stops
     assert refuse_deletes(part, max_deletes=max_deletes, confirmed=True) is None
@@ -190,10 +190,10 @@ def passes(
     return lambda: build_drain(settings, registry)
 
 
-def test_rows_past_their_expiry_are_swept_apart(
+def test_expired_rows_do_not_count_as_deletes(
     passes: Callable[[], Drain], primary: TestDatabase, project: TestDatabase
 ) -> None:
-    """They grant nothing any more, so any number of them may go; and they need not be gone."""
+    """They grant nothing any more, so any number may be deleted, and some may exist still."""
     primary.query(
         "insert into passes select 'old ' || n, now() + interval '1 hour'"
         " from generate_series(1, 300) as n"
@@ -205,7 +205,7 @@ def test_rows_past_their_expiry_are_swept_apart(
     drain = passes()
     throttle = Throttle(drain.queue.notes, backlog=10**9, latency_seconds=60)
     assert run(drain, Options(grace_seconds=0), throttle).outcome == "repaired"
-    # Time goes by: for 1, 10 to 19, 100 to 199.
+    # Time passes: the rows 1, 10 to 19 and 100 to 199 expire.
     for side in (primary, project):
         side.query("update passes set until = now() where id like 'old 1%'")
     primary.query("delete from passes where id in ('new 1', 'new 2')")
@@ -215,7 +215,7 @@ def test_rows_past_their_expiry_are_swept_apart(
     assert project.value("select count(*) from passes") == 487
     assert primary.value("select count(*) from passes") == 598
 
-    # Also while the others are held back.
+    # This also holds while other deletes are held back.
     for side in (primary, project):
         side.query("update passes set until = now() where id like 'old%'")
     primary.query("delete from passes where id not in ('new 298', 'new 299')")
@@ -227,7 +227,7 @@ def test_rows_past_their_expiry_are_swept_apart(
 def test_rows_that_expired_are_no_sign_of_a_primary_that_lost_its_rows(
     passes: Callable[[], Drain], primary: TestDatabase, project: TestDatabase
 ) -> None:
-    """Most of the target is over, and some is gone: less than half, but not of what counts."""
+    """Most of the target's rows have expired and few others are gone: less than half in all."""
     drain = passes()
     throttle = Throttle(drain.queue.notes, backlog=10**9, latency_seconds=60)
     primary.query(
@@ -268,7 +268,7 @@ def test_an_expiry_is_a_timestamp() -> None:
 def test_rows_that_are_new_on_both_sides_are_no_reason_to_stop(
     session: Session, reconcile: Reconciling
 ) -> None:
-    """An empty target, an empty primary, and the first row."""
+    """The target is empty, the primary is empty, and the first row arrives."""
     assert reconcile().outcome == "in line"
     UserFactory()
     session.commit()

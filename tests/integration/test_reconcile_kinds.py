@@ -1,4 +1,4 @@
-"""Every way in which the target can come to differ, each while the backend keeps writing."""
+"""Every kind of drift in the target, each while the backend keeps writing."""
 
 from collections.abc import Callable, Iterator
 
@@ -26,7 +26,7 @@ def traffic(
     reconcile: Reconciling,
     make_drain: Callable[..., Drain],
 ) -> Iterator[Traffic]:
-    """Writes to rows that no test touches itself."""
+    """Writes to rows that the test itself does not touch."""
     trips = [TripFactory() for _ in range(4)]
     users = [UserFactory() for _ in range(4)]
     come_and_go = [MembershipFactory(trip=trip, user=user) for trip in trips for user in users]
@@ -47,7 +47,7 @@ def traffic(
 
 
 def keys(report: Report, mapping: str) -> dict[tuple[str, ...], str]:
-    """Return the keys that drifted in a mapping, each with its kind and direction."""
+    """Return the drifted keys of a mapping, each with its kind and direction."""
     parts = {part.mapping: part for part in report.mappings}
     return {key: f"{kind}, {direction}" for kind, direction, key in parts[mapping].keys}
 
@@ -60,7 +60,7 @@ def key(member: Membership) -> tuple[str, str]:
 def test_rows_deleted_by_hand_come_back(
     traffic: Traffic, target: TestDatabase, members: list[Membership], reconcile: Reconciling
 ) -> None:
-    """A member, and a trip, which takes its members along."""
+    """A member is missing, and a trip with its members, which it deletes by cascade."""
     target.query("delete from trips where id = %s", members[0].trip_id)
     target.query(
         "delete from trip_memberships where (trip_id, user_id) = (%s, %s)", *key(members[3])
@@ -77,7 +77,7 @@ def test_rows_deleted_by_hand_come_back(
 def test_rows_edited_by_hand_are_set_right(
     traffic: Traffic, target: TestDatabase, members: list[Membership], reconcile: Reconciling
 ) -> None:
-    """A role that was raised, and a status that was taken away."""
+    """One role was raised, and one status was taken away."""
     edit = "update trip_memberships set {} where (trip_id, user_id) = (%s, %s)"
     target.query(edit.format("role = 'OWNER'"), *key(members[0]))
     target.query(edit.format("status = 'INVITED'"), *key(members[1]))
@@ -95,7 +95,7 @@ def test_rows_edited_by_hand_are_set_right(
 def test_rows_inserted_by_hand_go(
     traffic: Traffic, target: TestDatabase, members: list[Membership], reconcile: Reconciling
 ) -> None:
-    """A stranger in a trip, and one who was removed and comes back."""
+    """One is a stranger in a trip; another was removed and is back."""
     stranger = key(members[5])[1]
     target.query(
         "insert into trip_memberships (trip_id, user_id, role, status)"
@@ -108,7 +108,7 @@ def test_rows_inserted_by_hand_go(
         (str(members[0].trip_id), stranger): "extra, over-grant"
     }
     assert report.mappings[2].causes == {"by_hand": 1}
-    # Its tombstone stays; the same again is still seen.
+    # The tombstone of the row stays; a second insert by hand is found, too.
     target.query(
         "insert into trip_memberships (trip_id, user_id) values (%s, %s)",
         members[0].trip_id,
@@ -126,7 +126,7 @@ def test_changes_without_a_hook_are_caught_up_with(
     members: list[Membership],
     reconcile: Reconciling,
 ) -> None:
-    """A member removed, one added, one promoted and one demoted: in psql, say."""
+    """In psql, one member is removed, one is added, one promoted and one demoted."""
     change = "update trip_memberships set {} where (trip_id, user_id) = (%s, %s)"
     primary.query(change.format("deleted_at = now()"), *key(members[0]))
     primary.query(change.format("role = 'OWNER'"), *key(members[1]))
@@ -155,7 +155,7 @@ def test_orphans_go_with_their_parent(
     reconcile: Reconciling,
     only: tuple[str, ...],
 ) -> None:
-    """A trip was deleted without its hook; its members' rows are still in the primary."""
+    """A trip was deleted without a hook; its members' rows are still in the primary."""
     gone = members[0].trip_id
     primary.query("update trips set deleted_at = now() where id = %s", gone)
     report = reconcile(mappings=only)
@@ -174,7 +174,7 @@ def test_a_mapping_that_was_emptied_is_filled(
     reconcile: Reconciling,
     ledger: str,
 ) -> None:
-    """By hand, with or without what the mirror remembers of it."""
+    """It is emptied by hand, with or without the mirror's ledger."""
     target.query(f"truncate trip_memberships{ledger}")
     report = reconcile()
     assert set(keys(report, "trip_memberships")) >= {key(member) for member in members}
@@ -184,21 +184,21 @@ def test_a_mapping_that_was_emptied_is_filled(
 def test_a_target_that_was_truncated_is_filled(
     traffic: Traffic, target: TestDatabase, members: list[Membership], reconcile: Reconciling
 ) -> None:
-    """All tables at once."""
+    """All tables are truncated at once."""
     target.query("truncate users, trips, trip_memberships")
     report = reconcile()
     assert report.outcome == "repaired"
     assert all(part.missing for part in report.mappings)
 
 
-def test_a_primary_that_was_emptied_takes_nothing_along(
+def test_an_emptied_primary_deletes_nothing_in_the_target(
     traffic: Traffic,
     primary: TestDatabase,
     target: TestDatabase,
     members: list[Membership],
     reconcile: Reconciling,
 ) -> None:
-    """Until somebody says that it is meant."""
+    """The deletes wait until a user confirms them."""
     before = target.value("select count(*) from trip_memberships")
     raised = key(members[0])
     primary.query("delete from trip_memberships")
@@ -214,10 +214,10 @@ def test_a_primary_that_was_emptied_takes_nothing_along(
     assert target.value("select count(*) from trip_memberships") == 0
 
 
-def test_a_row_that_the_target_forgot_to_remember_is_entered_again(
+def test_a_row_without_its_ledger_row_gets_one(
     traffic: Traffic, target: TestDatabase, members: list[Membership], reconcile: Reconciling
 ) -> None:
-    """It looks right, but whoever asks the ledger for its trip's members would miss it."""
+    """The row is right, but a query of the ledger for the trip's members would miss it."""
     forget = "delete from mirror.ledger_trip_memberships where (trip_id, user_id) = (%s, %s)"
     target.query(forget, *key(members[0]))
     report = reconcile()

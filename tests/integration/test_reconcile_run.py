@@ -1,4 +1,4 @@
-"""A reconcile as a run: what is under way, one at a time, dry, interrupted, on record."""
+"""A reconcile run: changes under way, one run at a time, dry runs, interrupts and records."""
 
 import json
 from typing import Any
@@ -36,14 +36,14 @@ def key(member: Membership) -> tuple[str, str]:
 
 
 def remove(primary: TestDatabase, *members: Membership) -> None:
-    """Delete members without a word to the mirror."""
+    """Delete members in the primary without an event."""
     for member in members:
         primary.query(
             "delete from trip_memberships where (trip_id, user_id) = (%s, %s)", *key(member)
         )
 
 
-# What is under way is no drift
+# A change under way is no drift
 
 
 @pytest.mark.parametrize("where", ["outbox", "retries"])
@@ -66,7 +66,7 @@ def test_a_row_with_a_change_under_way_is_left_to_the_drain(
     members: Members,
     reconcile: Reconciling,
 ) -> None:
-    """By its own key, any of its scopes, or a parent's; waiting, or set apart to be retried."""
+    """The event names its key, a scope or a parent; it waits in the outbox or in the retries."""
     mapping, values, reference = event
     trip, user = key(members[0])
     remove(primary, members[0])
@@ -80,7 +80,7 @@ def test_a_row_with_a_change_under_way_is_left_to_the_drain(
 
 
 def set_apart(primary: TestDatabase, *, buried: bool = False) -> None:
-    """Move what waits to the retries."""
+    """Move the waiting events to the retries."""
     primary.query(
         "with gone as (delete from mirror.outbox returning *)"
         " insert into mirror.retries (id, lane, recorded_at, mapping, reference, key, attempts,"
@@ -91,10 +91,10 @@ def set_apart(primary: TestDatabase, *, buried: bool = False) -> None:
     )
 
 
-def test_a_change_of_somebody_else_is_no_excuse(
+def test_a_waiting_event_of_another_row_is_no_reason_to_skip_a_row(
     primary: TestDatabase, members: Members, reconcile: Reconciling
 ) -> None:
-    """Another key, another trip, another mapping."""
+    """The event names another key, another trip, or another mapping."""
     remove(primary, members[0])
     record(primary, "trip_memberships", *key(members[1]))
     record(primary, "trip_memberships", members[9].trip_id, reference="trip_id")
@@ -105,7 +105,7 @@ def test_a_change_of_somebody_else_is_no_excuse(
 def test_a_claimed_event_is_still_under_way(
     primary: TestDatabase, members: Members, reconcile: Reconciling, drain: Drain
 ) -> None:
-    """A worker has taken it out of the outbox and has not written yet."""
+    """A worker has taken it from the outbox and has not written the row yet."""
     remove(primary, members[0])
     record(primary, "trip_memberships", *key(members[0]))
     claim = drain.queue.claim(10)
@@ -117,7 +117,7 @@ def test_a_claimed_event_is_still_under_way(
 def test_a_buried_event_is_named_as_the_cause(
     primary: TestDatabase, target: TestDatabase, members: Members, reconcile: Reconciling
 ) -> None:
-    """Nobody is under way for it any more; the row is repaired all the same."""
+    """No worker will apply the event any more; the row is repaired all the same."""
     remove(primary, members[0])
     record(primary, "trip_memberships", *key(members[0]))
     set_apart(primary, buried=True)
@@ -126,16 +126,16 @@ def test_a_buried_event_is_named_as_the_cause(
     assert differing(primary, target) == EQUAL
 
 
-def test_what_changes_between_the_two_reads_is_no_drift(
+def test_a_change_between_the_two_reads_is_no_drift(
     primary: TestDatabase,
     members: Members,
     reconciler: Drain,
     drain: Drain,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The judge's snapshot is older than what a drain wrote before the target was read.
+    """The snapshot of the primary is older than a drain's write to the target.
 
-    No event is left to tell; the fence in the ledger does.
+    The event is gone by then; the fence in the ledger proves that the row is newer.
     """
     judge = Judge(reconciler.registry, reconciler.source, reconciler.target)
     mapping = reconciler.registry["trip_memberships"]
@@ -152,10 +152,10 @@ def test_what_changes_between_the_two_reads_is_no_drift(
     assert (verdict.drifts, verdict.in_flight) == ([], [key(members[0])])
 
 
-def test_what_was_written_before_the_last_migration_says_so(
+def test_a_row_written_before_the_last_migration_is_reported_so(
     primary: TestDatabase, target: TestDatabase, members: Members, reconcile: Reconciling
 ) -> None:
-    """A changed mapping that no resync followed looks like this."""
+    """This is the state after a changed mapping without a resync."""
     remove(primary, members[0])
     target.query("update mirror.migrations set applied_at = now() where name = 'model_trips'")
     assert reconcile().mappings[2].causes == {"outdated": 1}
@@ -164,7 +164,7 @@ def test_what_was_written_before_the_last_migration_says_so(
 def test_another_version_of_a_mapping_is_left_alone(
     target: TestDatabase, members: Members, reconcile: Reconciling
 ) -> None:
-    """The others are compared."""
+    """The other mappings are compared."""
     target.query("update mirror.mappings set digest = 'another' where name = 'trips'")
     report = reconcile()
     assert "another version" in str(report.mappings[1].error)
@@ -175,17 +175,17 @@ def test_another_version_of_a_mapping_is_left_alone(
 def test_a_target_of_another_primary_is_refused(
     target: TestDatabase, members: Members, reconcile: Reconciling
 ) -> None:
-    """Before anything is compared: everything would be drift."""
+    """The run ends before it compares, because every row would differ."""
     target.query("update mirror.state set identity = 'another'")
     with pytest.raises(WrongSource):
         reconcile(dry_run=True)
 
 
-# How it runs
+# Runs
 
 
 def counters(database: TestDatabase) -> list[Any]:
-    """Return how much was ever written to each table."""
+    """Return the number of writes to each table so far."""
     with database.connect() as connection:
         if connection.info.server_version < 150_000:
             pytest.skip("before PostgreSQL 15, the counters lag behind what was written")
@@ -198,7 +198,7 @@ def counters(database: TestDatabase) -> list[Any]:
 
 
 def settle(*databases: TestDatabase) -> None:
-    """Let sessions that are idle say what they have written: they do so only when they end."""
+    """End the idle sessions, because a session reports its last writes when it ends."""
     for database in databases:
         database.query(
             "select pg_terminate_backend(pid) from pg_stat_activity"
@@ -214,7 +214,7 @@ def test_a_dry_run_changes_nothing(
     reconciler: Drain,
     reconcile: Reconciling,
 ) -> None:
-    """By both databases' own counters, whatever differs; and the real run still finds it all."""
+    """The counters of both databases prove it; a real run afterwards finds every drift."""
     session.close()
     remove(primary, members[0])
     target.query("delete from trips where id = %s", members[5].trip_id)
@@ -235,10 +235,10 @@ def test_a_dry_run_changes_nothing(
     assert counters(target) != before[1], "these counters would not have told"
 
 
-def test_only_the_mappings_asked_for_are_looked_at(
+def test_only_the_requested_mappings_are_compared(
     target: TestDatabase, members: Members, reconcile: Reconciling
 ) -> None:
-    """From a key on, if one is given."""
+    """It begins at a key, if one is given."""
     target.query("update users set username = 'x'")
     target.query("update trips set name = 'x'")
     middle = target.value("select id::text from trips order by id offset 10 limit 1")
@@ -256,7 +256,7 @@ def test_only_the_mappings_asked_for_are_looked_at(
 def test_two_runs_at_once_are_one(
     primary: TestDatabase, members: Members, reconciler: Drain, reconcile: Reconciling
 ) -> None:
-    """The second is told who holds the lease, or waits for it; an expired one stops nobody."""
+    """The second names the lease's holder, or waits for it; an expired lease stops no run."""
     first = Lease(reconciler.queue.notes)
     assert first.take()
     with pytest.raises(AlreadyRunning, match=first.holder):
@@ -282,7 +282,7 @@ def test_two_runs_at_once_are_one(
 def test_a_run_that_lost_its_lease_stops(
     primary: TestDatabase, target: TestDatabase, members: Members, reconciler: Drain
 ) -> None:
-    """It hung for so long that another took over; it must not go on beside that one."""
+    """It hung until another run took the lease; both must not run together."""
     lease = Lease(reconciler.queue.notes, seconds=0)
     assert lease.take()
     other = Lease(reconciler.queue.notes)
@@ -296,7 +296,7 @@ def test_a_run_that_lost_its_lease_stops(
 def test_each_run_is_on_record(
     primary: TestDatabase, members: Members, reconciler: Drain, reconcile: Reconciling
 ) -> None:
-    """Counts without keys, for `status` and for trends."""
+    """The record has counts without keys, for `status` and for trends."""
     remove(primary, members[0])
     reconcile()
     outcome, report, ended = primary.query(
@@ -311,10 +311,10 @@ def test_each_run_is_on_record(
     assert status.healthy
 
 
-def test_two_schedulers_are_told_of(
+def test_two_schedulers_are_reported(
     primary: TestDatabase, members: Members, reconciler: Drain
 ) -> None:
-    """Beat and the platform's own: one of them was forgotten."""
+    """The schedules are beat's and the platform's: one of them was forgotten."""
     options = Options(grace_seconds=0)
     for started_by in ("beat", "hand", "schedule"):
         status = read_status(reconciler.registry, reconciler.source, reconciler.target)
@@ -327,7 +327,7 @@ def test_two_schedulers_are_told_of(
 def test_a_run_that_is_interrupted_says_so_and_the_next_one_finishes(
     primary: TestDatabase, target: TestDatabase, members: Members, reconciler: Drain
 ) -> None:
-    """Ctrl-C in the middle of its repairs."""
+    """A user presses Ctrl-C in the middle of the repairs."""
     target.query("update users set username = 'x'")
     target.query("update trips set name = 'x'")
 
@@ -344,7 +344,7 @@ def test_a_run_that_is_interrupted_says_so_and_the_next_one_finishes(
 
 
 def fill(primary: TestDatabase, users: int) -> None:
-    """Insert users who are all in each of two trips."""
+    """Insert users that are members of both trips."""
     primary.query(
         "insert into users (id, email, username)"
         " select gen_random_uuid(), n || '@example.com', 'user' || n from generate_series(1, %s) n",
@@ -364,9 +364,9 @@ def fill(primary: TestDatabase, users: int) -> None:
 def test_an_empty_target_is_loaded_in_bulk(
     primary: TestDatabase, target: TestDatabase, reconciler: Drain, reconcile: Reconciling
 ) -> None:
-    """More rows than a page holds; what the workers were to do in case of a death is gone again.
+    """It has more rows than a page; the events in case of a crash are gone afterwards.
 
-    No batch reads a whole table, which would make each dearer than the one before.
+    No batch scans a whole table, which would make each batch slower than the one before.
     """
     fill(primary, 2500)
     report = reconcile()
@@ -382,21 +382,21 @@ def test_an_empty_target_is_loaded_in_bulk(
     assert reconcile().outcome == "in line"
 
 
-@pytest.mark.parametrize("who", ["workers", "the next run"])
-def test_a_load_that_dies_is_finished_by_others(
-    who: str,
+@pytest.mark.parametrize("finisher", ["workers", "the next run"])
+def test_a_load_that_dies_is_finished_by_another_process(
+    finisher: str,
     primary: TestDatabase,
     target: TestDatabase,
     reconciler: Drain,
     drain: Drain,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Parents are there without their children then, and nobody else would read those again."""
+    """The parents exist without their children then, and no other event names these."""
     fill(primary, 2500)
 
     def die(phase: str, mapping: str, _rows: int, _total: int) -> None:
         if (phase, mapping) == ("load", "users"):
-            # As kill -9 would: nothing is given back.
+            # As with kill -9, the run releases nothing.
             raise SystemExit
 
     monkeypatch.setattr(Lease, "release", lambda _: None)
@@ -406,11 +406,11 @@ def test_a_load_that_dies_is_finished_by_others(
     drain.run()
     assert target.value("select count(*) from trip_memberships") == 0, "the lease has not run out"
     primary.query("update mirror.leases set expires_at = now() - interval '1 second'")
-    if who == "workers":
+    if finisher == "workers":
         primary.query("update mirror.retries set due_at = now()")
         drain.run()
     else:
-        # To itself, what the dead one intended is no reason to leave rows to the workers.
+        # The dead run's own events are no reason for this run to leave rows to the workers.
         monkeypatch.undo()
         options = Options(grace_seconds=0)
         assert run(reconciler, options, unpaced(reconciler)).outcome == "repaired"
@@ -421,7 +421,7 @@ def test_a_load_that_dies_is_finished_by_others(
 def test_a_large_scope_that_waits_is_not_loaded_twice(
     primary: TestDatabase, target: TestDatabase, reconcile: Reconciling, drain: Drain
 ) -> None:
-    """After `mirror resync` the workers do it."""
+    """After `mirror resync`, the workers load it."""
     fill(primary, 1500)
     for mapping in ("users", "trips", "trip_memberships"):
         record(primary, mapping, reference="*")
@@ -435,7 +435,7 @@ def test_a_large_scope_that_waits_is_not_loaded_twice(
 
 
 def test_a_backlog_and_a_slow_target_pause_it(primary: TestDatabase, drain: Drain) -> None:
-    """For a while; without workers a backlog would last for ever."""
+    """The pauses are limited; without workers a backlog would last for ever."""
     slept: list[float] = []
     throttle = Throttle(drain.queue.notes, backlog=2, latency_seconds=1.0, sleep=slept.append)
     throttle.tick(0.9)
@@ -453,7 +453,7 @@ def test_a_backlog_and_a_slow_target_pause_it(primary: TestDatabase, drain: Drai
 def test_servers_that_hash_otherwise_are_compared_by_md5(
     primary: TestDatabase, target: TestDatabase, members: Members, reconcile: Reconciling
 ) -> None:
-    """The probe tells; without it every row would look different."""
+    """A probe finds it; without it, every row would look different."""
     rule = "hash_record_extended(probe, seed)"
     rewrite(target, "digest", rule, "hash_record_extended(probe, seed + 1)")
     rewrite(
@@ -473,7 +473,7 @@ def test_servers_that_hash_otherwise_are_compared_by_md5(
 def test_it_works_behind_poolers(
     primary: TestDatabase, target: TestDatabase, members: Members
 ) -> None:
-    """No session outlives a transaction there."""
+    """A pooler keeps no session beyond a transaction."""
     remove(primary, members[0])
     target.query("update trips set name = 'x'")
     with TransactionPooler(primary.url) as one, TransactionPooler(target.url) as other:
@@ -492,7 +492,7 @@ def test_it_works_behind_poolers(
 def test_named_keys_are_repaired_at_once(
     primary: TestDatabase, target: TestDatabase, members: Members, reconciler: Drain
 ) -> None:
-    """And nothing else."""
+    """No other key is repaired."""
     remove(primary, members[0], members[1])
     mapping = reconciler.registry["trip_memberships"]
     verdict = sync(reconciler, mapping, [key(members[0]), key(members[2])])
@@ -503,31 +503,31 @@ def test_named_keys_are_repaired_at_once(
 def test_a_sample_sees_what_either_side_has(
     primary: TestDatabase, target: TestDatabase, members: Members, reconciler: Drain
 ) -> None:
-    """All sixty members were drawn sooner or later; the stranger only the target has, too."""
+    """All 60 members are drawn sooner or later, and also the stranger that only the target has."""
     mapping = reconciler.registry["trip_memberships"]
     drawn, verdict = sample(reconciler, mapping, 50)
     assert drawn > 5
     assert verdict.drifts == []
     remove(primary, *members)
     _, verdict = sample(reconciler, mapping, 50)
-    assert verdict.drifts == []  # Nothing on the primary: nowhere to begin.
+    assert verdict.drifts == []  # The primary is empty, so there is no first key.
     users = reconciler.registry["users"]
     target.query("update users set username = 'x'")
     drawn, verdict = sample(reconciler, users, 50)
     assert len(verdict.drifts) == drawn > 5
 
 
-def test_what_a_foreign_key_holds_back_is_no_drift(
+def test_a_row_that_a_foreign_key_keeps_is_no_drift(
     primary: TestDatabase, target: TestDatabase, members: Members, reconcile: Reconciling
 ) -> None:
-    """A bare key stays, which grants nothing, until that other table lets go."""
+    """A row with only its key stays and grants nothing, until the other table's row is gone."""
     target.query("create table notes (trip_id uuid references trips (id))")
     target.query("insert into notes values (%s)", members[0].trip_id)
     primary.query("delete from trips where id = %s", members[0].trip_id)
     assert reconcile().outcome == "repaired"
     assert target.value("select count(*) from trips where id = %s", members[0].trip_id) == 1
     assert reconcile().outcome == "in line"
-    # Somebody fills it in by hand.
+    # A user fills it in by hand.
     target.query("update trips set name = 'mine' where id = %s", members[0].trip_id)
     assert reconcile().mappings[1].extra == 1
     assert reconcile().outcome == "in line"
@@ -536,7 +536,7 @@ def test_what_a_foreign_key_holds_back_is_no_drift(
 def test_nothing_is_read_of_a_row_that_does_not_differ(
     members: Members, reconciler: Drain, reconcile: Reconciling
 ) -> None:
-    """Equal sides exchange a few numbers, however many rows they have."""
+    """Equal sides exchange a few numbers, for any number of rows."""
     report = reconcile()
     assert report.outcome == "in line"
     assert report.bytes_moved < 4000

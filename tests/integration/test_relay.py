@@ -1,4 +1,4 @@
-"""What a relay asks of a real primary, and when it rings, by a clock that a test moves."""
+"""The queries and rings of a relay with a real primary, on a clock that the test moves."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from tests.support.waiting import until
 
 
 class Clock:
-    """Time that passes while somebody sleeps."""
+    """A clock that moves only in `sleep`."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -26,40 +26,40 @@ class Clock:
         return self.now
 
     def sleep(self, seconds: float) -> None:
-        """Let time pass."""
+        """Move the clock."""
         self.now += seconds
 
 
 class CountingDatabase(Database):
-    """Counts what it is asked."""
+    """Counts the calls."""
 
     asked = 0
 
     def call(self, *arguments: Any, **options: Any) -> list[Any]:
-        """Ask, and count it."""
+        """Count the call and run it."""
         self.asked += 1
         return super().call(*arguments, **options)
 
 
 class CountingDoorbell(Doorbell):
-    """Counts rings."""
+    """Counts the rings."""
 
     def __init__(self) -> None:
         super().__init__(DoorbellSettings(mode="off"))
         self.rings = 0
 
     def ring(self, after: object = None) -> None:  # noqa: ARG002 - like the other
-        """Count."""
+        """Count the ring."""
         self.rings += 1
 
 
 class TimelessListener(Listener):
-    """Waits by the test's clock, but for what has arrived already."""
+    """Waits by the test's clock, except for a notification that has already arrived."""
 
     clock: Clock
 
     def wait(self, seconds: float) -> bool:
-        """Take a notification that has arrived; else let the whole time pass."""
+        """Take a notification that has arrived; otherwise move the clock by the whole time."""
         waited = super().wait(0.0 if self.works else 0.05)
         if waited:
             self.clock.sleep(seconds)
@@ -67,8 +67,8 @@ class TimelessListener(Listener):
 
 
 @dataclass
-class Bench:
-    """A relay, and what there is to see of it."""
+class RelayBench:
+    """A relay with its counters."""
 
     relay: Relay
     primary: CountingDatabase
@@ -78,7 +78,7 @@ class Bench:
     rung: int = 0
 
     def run(self, seconds: float) -> None:
-        """Let it work for so long by its clock, and count anew."""
+        """Run the relay for this time by its clock, and count its calls and rings."""
         asked, rings, end = self.primary.asked, self.doorbell.rings, self.clock() + seconds
         while self.clock() < end:
             self.relay.turn()
@@ -86,8 +86,8 @@ class Bench:
         self.rung = self.doorbell.rings - rings
 
 
-def bench(url: str, *, seconds: float = 0.2, listen: str | None = None) -> Bench:
-    """Return a relay on a bench; `listen` is the URL of its listener."""
+def make_relay(url: str, *, seconds: float = 0.2, listen: str | None = None) -> RelayBench:
+    """Return a relay with counters; `listen` is the URL of its listener."""
     clock, doorbell = Clock(), CountingDoorbell()
     primary = CountingDatabase(url, role="primary")
     listener = None
@@ -97,21 +97,21 @@ def bench(url: str, *, seconds: float = 0.2, listen: str | None = None) -> Bench
     relay = Relay(
         primary, doorbell, seconds=seconds, listener=listener, clock=clock, sleep=clock.sleep
     )
-    return Bench(relay, primary, doorbell, clock)
+    return RelayBench(relay, primary, doorbell, clock)
 
 
 @pytest.fixture
-def polling(primary: TestDatabase) -> Iterator[Bench]:
-    """A relay without an listener."""
-    made = bench(primary.url)
+def polling(primary: TestDatabase) -> Iterator[RelayBench]:
+    """A relay without a listener."""
+    made = make_relay(primary.url)
     yield made
     made.relay.close()
 
 
 @pytest.fixture
-def listening(primary: TestDatabase) -> Iterator[Bench]:
-    """A relay whose listener works."""
-    made = bench(primary.url, listen=primary.url)
+def listening(primary: TestDatabase) -> Iterator[RelayBench]:
+    """A relay with a listener that works."""
+    made = make_relay(primary.url, listen=primary.url)
     made.run(SLOW)
     assert made.relay.listener is not None
     assert made.relay.listener.works
@@ -120,7 +120,7 @@ def listening(primary: TestDatabase) -> Iterator[Bench]:
 
 
 def record(primary: TestDatabase, *, lane: int = 1) -> None:
-    """Insert an event, as a writer would that knows nothing but SQL."""
+    """Insert an event, as a writer that knows only SQL would."""
     primary.query(
         "insert into mirror.outbox (lane, mapping, key) values (%s, 'users', '{a}')", lane
     )
@@ -139,33 +139,33 @@ def retry(primary: TestDatabase, due: str, *, buried: bool = False) -> None:
 
 
 def notified(primary: TestDatabase) -> list[str]:
-    """Record an event; return what a listener was told, up to a mark of the test's own."""
+    """Record an event; return the notifications up to a mark that the test sends."""
     with primary.connect() as connection:
         connection.execute("listen mirror")
         record(primary)
         primary.query("select pg_notify('mirror', 'mark')")
-        told: list[str] = []
-        while "mark" not in told:
-            told += [each.payload for each in connection.notifies(timeout=30, stop_after=1)]
-    return told
+        payloads: list[str] = []
+        while "mark" not in payloads:
+            payloads += [each.payload for each in connection.notifies(timeout=30, stop_after=1)]
+    return payloads
 
 
-def test_an_idle_relay_polls_no_more_often_than_it_was_told(polling: Bench) -> None:
-    """One statement per interval, once it has calmed down; and it rings nobody."""
+def test_an_idle_relay_polls_no_more_often_than_its_interval(polling: RelayBench) -> None:
+    """Once it is idle, it runs one statement per interval and sends no ring."""
     polling.run(1)
     polling.run(60)
     assert polling.asked <= 60 / 0.2 + 1
     assert polling.rung == 0
 
 
-def test_a_relay_that_looks_leaves_word_of_itself(polling: Bench, primary: TestDatabase) -> None:
-    """Once a minute, for `mirror doctor`; nobody else knows of one that polls."""
+def test_a_relay_that_polls_writes_a_heartbeat(polling: RelayBench, primary: TestDatabase) -> None:
+    """It does so once a minute, for `mirror doctor`; a polling relay leaves no other trace."""
     polling.run(1)
     assert primary.query("select name from mirror.heartbeats") == [("relay",)]
 
 
-def test_an_idle_relay_with_an_ear_asks_little(listening: Bench) -> None:
-    """One look and one renewal of the lease in ten seconds, and a word of itself each minute."""
+def test_an_idle_relay_with_a_listener_runs_few_statements(listening: RelayBench) -> None:
+    """In ten seconds it polls once and renews its lease once; it writes a heartbeat each minute."""
     listening.run(SLOW)
     listening.run(600)
     assert listening.asked <= 2 * 600 / SLOW + 600 / 60 + 2
@@ -173,19 +173,21 @@ def test_an_idle_relay_with_an_ear_asks_little(listening: Bench) -> None:
 
 
 def test_an_interval_may_be_long_enough_for_a_compute_to_sleep(primary: TestDatabase) -> None:
-    """After an event it looks often, then ever more seldom, down to the interval."""
-    made = bench(primary.url, seconds=3600)
+    """After an event it polls often, then less and less often, down to the interval."""
+    made = make_relay(primary.url, seconds=3600)
     record(primary)
     made.run(2 * 3600)
     made.primary.close()
     made.run(24 * 3600)
-    # Each time a look, and with it a word of itself.
+    # Each poll is one call, and its heartbeat another.
     assert made.asked <= 2 * 25
     made.relay.close()
 
 
-def test_a_new_event_is_rung_for_at_the_next_look(polling: Bench, primary: TestDatabase) -> None:
-    """Also beside one that has waited for long, in either lane."""
+def test_a_new_event_is_rung_for_at_the_next_poll(
+    polling: RelayBench, primary: TestDatabase
+) -> None:
+    """This also holds beside an event that has waited for long, in both lanes."""
     for lane in (1, 1, 0):
         record(primary, lane=lane)
         polling.relay.turn()
@@ -197,9 +199,9 @@ def test_a_new_event_is_rung_for_at_the_next_look(polling: Bench, primary: TestD
 
 
 def test_an_event_whose_transaction_began_earlier_is_new_all_the_same(
-    polling: Bench, primary: TestDatabase
+    polling: RelayBench, primary: TestDatabase
 ) -> None:
-    """Its number is below others that the relay has seen."""
+    """Its id is lower than others that the relay has seen."""
     with primary.connect(autocommit=False) as slow:
         slow.execute("insert into mirror.outbox (lane, mapping, key) values (1, 'users', '{b}')")
         record(primary)
@@ -211,18 +213,18 @@ def test_an_event_whose_transaction_began_earlier_is_new_all_the_same(
     assert polling.doorbell.rings == rings + 1
 
 
-def test_what_nobody_can_mirror_is_rung_for_ever_more_seldom(
-    polling: Bench, primary: TestDatabase
+def test_an_event_that_no_worker_can_mirror_is_rung_for_less_and_less_often(
+    polling: RelayBench, primary: TestDatabase
 ) -> None:
-    """The target is away, say: each ring would end in a line of the worker's log."""
+    """If the target is away, for example, each ring would end in a line of the worker's log."""
     record(primary)
     polling.run(60)
     polling.run(600)
     assert 600 / SLOW - 2 <= polling.rung <= 600 / SLOW + 2
 
 
-def test_a_retry_is_rung_for_when_it_is_due(polling: Bench, primary: TestDatabase) -> None:
-    """Not before; and not for every time that it is postponed."""
+def test_a_retry_is_rung_for_when_it_is_due(polling: RelayBench, primary: TestDatabase) -> None:
+    """It does not ring earlier, nor each time that the retry is postponed."""
     retry(primary, "1 hour")
     polling.run(60)
     assert polling.rung == 0
@@ -237,17 +239,17 @@ def test_a_retry_is_rung_for_when_it_is_due(polling: Bench, primary: TestDatabas
     assert polling.doorbell.rings < 30
 
 
-def test_nothing_is_rung_for_what_is_buried(polling: Bench, primary: TestDatabase) -> None:
-    """Somebody has to say `mirror retry` first."""
+def test_a_buried_event_is_not_rung_for(polling: RelayBench, primary: TestDatabase) -> None:
+    """A user must run `mirror retry` first."""
     retry(primary, "-1 hour", buried=True)
     polling.run(60)
     assert polling.rung == 0
 
 
-def test_a_relay_that_listens_is_back_when_a_retry_is_due(
-    listening: Bench, primary: TestDatabase
+def test_a_relay_that_listens_polls_when_a_retry_is_due(
+    listening: RelayBench, primary: TestDatabase
 ) -> None:
-    """Nothing notifies of that."""
+    """No notification announces a retry."""
     listening.run(60)
     retry(primary, "3 seconds")
     listening.relay.turn()
@@ -256,18 +258,18 @@ def test_a_relay_that_listens_is_back_when_a_retry_is_due(
     assert listening.clock() - before <= 3
 
 
-def test_without_a_relay_that_listens_nobody_is_notified(
-    primary: TestDatabase, polling: Bench
+def test_without_a_relay_that_listens_no_writer_notifies(
+    primary: TestDatabase, polling: RelayBench
 ) -> None:
-    """NOTIFY makes commits wait for each other: who polls does not cause it."""
+    """NOTIFY makes commits wait for each other, so a polling relay must not cause it."""
     polling.run(60)
     assert notified(primary) == ["mark"]
 
 
 def test_the_lease_of_a_relay_that_is_gone_runs_out(
-    primary: TestDatabase, listening: Bench
+    primary: TestDatabase, listening: RelayBench
 ) -> None:
-    """Then writers no longer notify."""
+    """Writers then stop notifying."""
     assert notified(primary) == ["", "mark"]
     left = primary.value("select extract(epoch from listened_until - now()) from mirror.state")
     assert 0 < left <= LEASE
@@ -276,8 +278,10 @@ def test_the_lease_of_a_relay_that_is_gone_runs_out(
     assert notified(primary) == ["mark"]
 
 
-def test_a_relay_that_listens_renews_its_lease(primary: TestDatabase, listening: Bench) -> None:
-    """Long before it runs out."""
+def test_a_relay_that_listens_renews_its_lease(
+    primary: TestDatabase, listening: RelayBench
+) -> None:
+    """It does so long before the lease runs out."""
     assert LEASE >= 3 * SLOW
     primary.query("update mirror.state set listened_until = now()")
     listening.run(2 * SLOW)
@@ -285,9 +289,9 @@ def test_a_relay_that_listens_renews_its_lease(primary: TestDatabase, listening:
 
 
 def test_a_pooler_in_place_of_a_direct_url_is_found_out(primary: TestDatabase) -> None:
-    """LISTEN succeeds there and delivers nothing: the relay says so, polls, and takes no lease."""
+    """LISTEN succeeds there and delivers nothing: the relay logs it, polls, and takes no lease."""
     with TransactionPooler(primary.url) as pooler:
-        made = bench(pooler.url, listen=pooler.url)
+        made = make_relay(pooler.url, listen=pooler.url)
         made.run(10)
         listener = made.relay.listener
         assert listener is not None
@@ -301,11 +305,11 @@ def test_a_pooler_in_place_of_a_direct_url_is_found_out(primary: TestDatabase) -
     assert primary.value("select listened_until < now() from mirror.state")
 
 
-def test_an_ear_that_cannot_connect_does_not_keep_the_relay_from_polling(
+def test_a_listener_that_cannot_connect_does_not_keep_the_relay_from_polling(
     primary: TestDatabase,
 ) -> None:
-    """A firewall, an IPv6-only host: it tries again, seldom."""
-    made = bench(primary.url, listen="postgresql://someone@127.0.0.1:9/nothing")
+    """The cause may be a firewall or an IPv6-only host: it tries again, seldom."""
+    made = make_relay(primary.url, listen="postgresql://someone@127.0.0.1:9/nothing")
     made.run(60)
     assert made.asked >= 60 / 0.2 - 1
     record(primary)
@@ -315,8 +319,10 @@ def test_an_ear_that_cannot_connect_does_not_keep_the_relay_from_polling(
     made.relay.close()
 
 
-def test_an_ear_whose_connection_ends_is_replaced(primary: TestDatabase, listening: Bench) -> None:
-    """Meanwhile the relay polls."""
+def test_a_listener_whose_connection_ends_is_replaced(
+    primary: TestDatabase, listening: RelayBench
+) -> None:
+    """The relay polls meanwhile."""
     primary.query(
         "select pg_terminate_backend(pid) from pg_stat_activity"
         " where datname = current_database() and query like 'listen%'"
@@ -336,18 +342,18 @@ def test_an_ear_whose_connection_ends_is_replaced(primary: TestDatabase, listeni
     assert listener.works
 
 
-def test_a_primary_that_is_away_is_asked_seldom() -> None:
-    """No busy loop, however short the interval is."""
-    made = bench("postgresql://someone@127.0.0.1:9/nothing", seconds=0.02)
+def test_a_primary_that_is_away_is_polled_seldom() -> None:
+    """It makes no busy loop, even with a short interval."""
+    made = make_relay("postgresql://someone@127.0.0.1:9/nothing", seconds=0.02)
     made.run(600)
     assert made.asked <= 2 * (600 / 5 + 10)
     assert made.relay._pause > FAST
 
 
 def test_a_primary_that_is_not_migrated_ends_the_relay(
-    primary: TestDatabase, polling: Bench
+    primary: TestDatabase, polling: RelayBench
 ) -> None:
-    """Waiting would not mend that."""
+    """Waiting would not help."""
     primary.query("drop schema mirror cascade")
     with pytest.raises(NotMigrated, match="mirror migrate primary"):
         polling.relay.turn()

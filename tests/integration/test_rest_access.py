@@ -1,4 +1,4 @@
-"""Who may mirror over REST (secret keys, legacy keys, mirror_writer), and what others hear."""
+"""Keys that may mirror over REST (secret, legacy, mirror_writer), and the errors of other keys."""
 
 import logging
 import re
@@ -28,7 +28,7 @@ USER = "0d0cf4a2-7f3a-4f5e-9a43-6b8f5d0f7a01"
 
 @pytest.fixture
 def targets() -> Iterator[list[RestTarget]]:
-    """What the test opened, to be closed."""
+    """A list of the targets that the test opens; they are closed after it."""
     made: list[RestTarget] = []
     yield made
     for target in made:
@@ -36,7 +36,7 @@ def targets() -> Iterator[list[RestTarget]]:
 
 
 def everything(target: RestTarget) -> None:
-    """Call every door."""
+    """Call every function of the API."""
     stamp = Stamp("a primary", 0, 10)
     target.apply(stamp, [Section(registry["users"], with_children=[(USER, "a@example.com", "a")])])
     page = ScopePage(registry["trip_memberships"], "user_id", (USER,))
@@ -59,7 +59,7 @@ def everything(target: RestTarget) -> None:
 def test_a_secret_key_may_mirror(
     api: SupabaseLite, target: TestDatabase, targets: list[RestTarget]
 ) -> None:
-    """One that begins with sb_secret_."""
+    """This key begins with sb_secret_."""
     targets.append(RestTarget(api.url, api.secret_key))
     everything(targets[0])
     assert target.query("select username from users") == [("a",)]
@@ -68,28 +68,28 @@ def test_a_secret_key_may_mirror(
 def test_a_legacy_service_role_key_may_mirror(
     api: SupabaseLite, target: TestDatabase, targets: list[RestTarget]
 ) -> None:
-    """A JWT, as projects had before."""
+    """This key is a JWT, as older projects have."""
     targets.append(RestTarget(api.url, api.token(role="service_role")))
     everything(targets[0])
 
 
 @pytest.fixture
 def writer(api: SupabaseLite, target: TestDatabase, targets: list[RestTarget]) -> RestTarget:
-    """A target that is reached with a token of mirror_writer."""
+    """A target with a token of mirror_writer."""
     token = api.token(role="mirror_writer")
     targets.append(RestTarget(api.url, api.publishable_key, token=token))
     return targets[-1]
 
 
 def test_a_token_of_mirror_writer_may_mirror(writer: RestTarget) -> None:
-    """All of it."""
+    """It can call every function."""
     everything(writer)
 
 
 def test_the_recipe_of_the_docs_signs_a_token_of_mirror_writer(
     api: SupabaseLite, target: TestDatabase, targets: list[RestTarget]
 ) -> None:
-    """Run as it stands there, with the project's secret."""
+    """The recipe runs as written, with the project's secret."""
     (recipe,) = (b for b in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if "jwt." in b)
     done = subprocess.run(
         [sys.executable, "-c", recipe],
@@ -107,7 +107,7 @@ def test_the_recipe_of_the_docs_signs_a_token_of_mirror_writer(
 def test_a_token_of_mirror_writer_may_do_nothing_else(
     api: SupabaseLite, writer: RestTarget, verb: str, table: str
 ) -> None:
-    """Not read or write any table, its own mirrored ones included."""
+    """It can neither read nor write any table, not even a mirrored one."""
     answer = httpx.request(
         verb,
         f"{api.url}/rest/v1/{table}",
@@ -125,8 +125,8 @@ def test_a_token_of_mirror_writer_may_do_nothing_else(
     assert (answer.status_code, answer.json()["code"]) == (403, "42501")
 
 
-def test_mirror_writer_has_no_right_but_to_the_doors(target: TestDatabase) -> None:
-    """As the database sees it: tables, views and sequences of any schema; functions of ours."""
+def test_mirror_writer_has_no_privilege_but_on_the_api_functions(target: TestDatabase) -> None:
+    """The catalog has the privileges: tables, views and sequences of any schema; our functions."""
     rights = "select, insert, update, delete, truncate, references, trigger"
     assert (
         target.query(
@@ -145,9 +145,11 @@ def test_mirror_writer_has_no_right_but_to_the_doors(target: TestDatabase) -> No
         " and has_function_privilege('mirror_writer', p.oid, 'execute')"
         " and p.proname like any (array['mirror%%', 'my_%%', 'apply%%', 'is_%%', 'has_%%'])"
     )
-    doors = ["apply", "ask", "describe", "digest", "examine", "expired", "open_scopes", "purge"]
-    doors += ["rebase", "rows", "survey", "trace"]
-    assert sorted(name for (name,) in callable_ones) == [f"mirror_{door}" for door in doors]
+    functions = ["apply", "ask", "describe", "digest", "examine", "expired", "open_scopes", "purge"]
+    functions += ["rebase", "rows", "survey", "trace"]
+    assert sorted(name for (name,) in callable_ones) == [
+        f"mirror_{function}" for function in functions
+    ]
     assert target.query(
         "select rolsuper, rolcanlogin, rolbypassrls, rolcreaterole from pg_roles"
         " where rolname = 'mirror_writer'"
@@ -155,16 +157,16 @@ def test_mirror_writer_has_no_right_but_to_the_doors(target: TestDatabase) -> No
 
 
 def refusal(target: RestTarget) -> MirrorError:
-    """Return what calling it raises."""
+    """Return the error of a call."""
     with pytest.raises(MirrorError) as raised:
         target.describe()
     return raised.value
 
 
-def test_a_users_token_is_told_apart(
+def test_a_users_token_is_refused(
     api: SupabaseLite, sign_up: SignUp, targets: list[RestTarget], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where it could not be told by its look, the database refuses it."""
+    """A token whose role the client cannot read is refused by the database."""
     monkeypatch.setattr("mirror.sync.targets.rest.check_secret_key", lambda *_: None)
     monkeypatch.setattr("mirror.sync.targets.rest.check_writer_token", lambda *_: None)
     person = sign_up("ada@example.com")
@@ -177,7 +179,7 @@ def test_a_users_token_is_told_apart(
 
 
 def test_another_projects_key_is_refused(api: SupabaseLite, targets: list[RestTarget]) -> None:
-    """Such a key looks like any other."""
+    """Another project's key has the same form."""
     targets.append(RestTarget(api.url, "sb_secret_of_another_project"))
     error = refusal(targets[0])
     assert isinstance(error, WrongKey)
@@ -187,14 +189,14 @@ def test_another_projects_key_is_refused(api: SupabaseLite, targets: list[RestTa
 def test_a_token_that_the_project_did_not_sign_is_refused(
     api: SupabaseLite, targets: list[RestTarget]
 ) -> None:
-    """Its signature is another's."""
+    """Its signature is wrong."""
     token = api.token(role="mirror_writer")[:-4] + "AAAA"
     targets.append(RestTarget(api.url, api.publishable_key, token=token))
     assert isinstance(refusal(targets[0]), WrongKey)
 
 
-def test_nobody_listens_at_a_wrong_address(targets: list[RestTarget]) -> None:
-    """Says which setting to look at."""
+def test_a_wrong_address_is_unreachable(targets: list[RestTarget]) -> None:
+    """The error names the setting."""
     targets.append(RestTarget("http://127.0.0.1:9", "sb_secret_x"))
     targets[0].http.pause = lambda _: None
     error = refusal(targets[0])
@@ -205,7 +207,7 @@ def test_nobody_listens_at_a_wrong_address(targets: list[RestTarget]) -> None:
 def test_a_project_that_was_not_migrated_says_so(
     project: TestDatabase, serve_api: ServeApi, targets: list[RestTarget]
 ) -> None:
-    """Neither functions nor the writer's role are there… but roles belong to the server."""
+    """The functions are missing, but the role exists, because roles belong to the server."""
     api = serve_api(project)
     targets.append(RestTarget(api.url, api.secret_key))
     error = refusal(targets[0])
@@ -216,7 +218,7 @@ def test_a_project_that_was_not_migrated_says_so(
 def test_a_role_that_does_not_exist_means_not_migrated(
     api: SupabaseLite, targets: list[RestTarget], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A token for mirror_writer before there is one."""
+    """A token for mirror_writer arrives before the role exists."""
     monkeypatch.setattr("mirror.sync.targets.rest.check_writer_token", lambda *_: None)
     token = api.token(role="mirror_writer_to_be")
     targets.append(RestTarget(api.url, api.publishable_key, token=token))
@@ -226,7 +228,7 @@ def test_a_role_that_does_not_exist_means_not_migrated(
 def test_a_stale_schema_cache_is_told_from_a_missing_migration(
     target: TestDatabase, serve_api: ServeApi, targets: list[RestTarget]
 ) -> None:
-    """The API answers the same to both; the database knows."""
+    """The API gives the same answer to both; the database knows the difference."""
     target.query("alter function public.mirror_purge(text) rename to purge_away")
     api = serve_api(target)
     targets.append(RestTarget(api.url, api.secret_key))
@@ -239,10 +241,10 @@ def test_a_stale_schema_cache_is_told_from_a_missing_migration(
     assert targets[0].purge(7) == 0
 
 
-def test_what_the_cache_knows_and_the_database_lacks_is_not_migrated(
+def test_a_function_that_only_the_cache_knows_means_not_migrated(
     target: TestDatabase, api: SupabaseLite, targets: list[RestTarget]
 ) -> None:
-    """The other way round."""
+    """The function is in the API's cache, but not in the database."""
     targets.append(RestTarget(api.url, api.secret_key))
     target.query("drop function public.mirror_purge(text)")
     with pytest.raises(NotMigrated):
@@ -255,7 +257,7 @@ def test_keys_are_in_no_log_and_no_error(
     targets: list[RestTarget],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Though every library that has a part in a call logs what it can."""
+    """Every library that takes part in a call logs as much as it can."""
     caplog.set_level(logging.DEBUG)
     token = api.token(role="mirror_writer")
     targets.append(RestTarget(api.url, api.publishable_key, token=token))
@@ -271,7 +273,7 @@ def test_keys_are_in_no_log_and_no_error(
 def test_the_stand_in_grants_nothing_that_a_project_would_not(
     api: SupabaseLite, target: TestDatabase, sign_up: SignUp
 ) -> None:
-    """Left to itself it would grant everything on every table to everybody who signs up."""
+    """Without our adjustments it would grant everything on every table to every user."""
     before: Any = target.query("select relname, relacl::text from pg_class where relkind = 'r'")
     person = sign_up("ada@example.com")
     for table in ("trips", "chat_messages"):
@@ -301,7 +303,7 @@ def test_the_stand_in_passes_on_codes_as_postgrest_does(
     statement: str,
     code: str,
 ) -> None:
-    """Left to itself it would not."""
+    """Without our adjustments it would not."""
     target.query(
         "create function public.fail() returns void language plpgsql"
         f" as $$ begin {statement}; end $$"

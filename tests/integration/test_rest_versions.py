@@ -1,4 +1,4 @@
-"""HTTP/1.1 and HTTP/2, behind TLS as a hosted project is."""
+"""HTTP/1.1 and HTTP/2, behind TLS as in a hosted project."""
 
 import logging
 import subprocess
@@ -24,7 +24,7 @@ StartTls = Callable[..., str]
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """A certificate for 127.0.0.1, with its key beside it."""
+    """A certificate for 127.0.0.1, and its key in the same directory."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "permission-mirror tests")])
     now = datetime.now(UTC)
@@ -78,7 +78,7 @@ def start_tls(api: SupabaseLite, certificate: Path) -> Iterator[StartTls]:
 
 
 @pytest.mark.parametrize(("http2", "version"), [(True, "2.0"), (False, "1.1")])
-def test_a_target_speaks_what_the_server_speaks_and_logs_no_key(
+def test_a_target_uses_the_servers_http_version_and_logs_no_key(
     api: SupabaseLite,
     start_tls: StartTls,
     certificate: Path,
@@ -87,7 +87,7 @@ def test_a_target_speaks_what_the_server_speaks_and_logs_no_key(
     http2: bool,  # noqa: FBT001 - of the parameters above
     version: str,
 ) -> None:
-    """By agreement in the handshake; HTTP/2's own library would log every header."""
+    """The handshake chooses the version; the library for HTTP/2 would log every header."""
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     caplog.set_level(logging.DEBUG)
     target = RestTarget(start_tls(http2=http2), api.secret_key)
@@ -98,10 +98,10 @@ def test_a_target_speaks_what_the_server_speaks_and_logs_no_key(
     assert api.secret_key not in caplog.text
 
 
-def test_a_server_that_nobody_vouches_for_gets_no_key(
+def test_a_server_without_a_trusted_certificate_gets_no_key(
     api: SupabaseLite, start_tls: StartTls
 ) -> None:
-    """Somebody in between, with a certificate of their own."""
+    """An attacker in between has a certificate that no authority signed."""
     target = RestTarget(start_tls(http2=True), api.secret_key)
     target.http.pause = lambda _: None
     with pytest.raises(Unreachable, match="CERTIFICATE_VERIFY_FAILED"):

@@ -1,4 +1,4 @@
-"""The matrix of a second model: quoted names, expiry, a chain of parents, Storage."""
+"""The access matrix of a second model: quoted names, expiry, a chain of parents, Storage."""
 
 from collections.abc import Iterator
 from uuid import UUID, uuid4
@@ -22,7 +22,7 @@ from tests.support.policy_matrix import (
 
 @pytest.fixture(scope="module")
 def world(target_cluster: PostgresCluster, project_template: str) -> Iterator[ChatWithPeople]:
-    """A room with everybody somewhere around it; each left a message and a file."""
+    """A room with a person of every kind in or near it; each has a message and a file."""
     name = "rls_rooms"
     target_cluster.create_database(name, template=project_template, owner="postgres")
     prepare_services(target_cluster, name)
@@ -35,39 +35,13 @@ def world(target_cluster: PostgresCluster, project_template: str) -> Iterator[Ch
     messages = {person: uuid4() for person in (*USERS, "nobody")}
     expired = uuid4()
     fill(database, users, here, elsewhere)
-    with database.connect() as connection:
-        for person, message in messages.items():
-            where = elsewhere if person == "outsider" else here
-            user = users.get(person) or uuid4()
-            connection.execute(
-                'insert into "Messages" values (%s, %s, %s, %s)', [message, where, user, "hello"]
-            )
-            # Under the same id, so that each hop is led by a known value.
-            connection.execute(
-                'insert into "Attachments" values (%s, %s, %s)', [message, message, user]
-            )
-            connection.execute('insert into "parent1" values (%s, %s)', [message, message])
-            for bucket, path in (
-                ("attachments", f"rooms/{where}/{user}/scan.pdf"),
-                ("attachments", f"rooms/{where}/{user}/deep/er/scan.pdf"),
-                ("plans", f"shared/{where}/{user}.pdf"),
-            ):
-                connection.execute(
-                    "insert into storage.objects (bucket_id, name) values (%s, %s)", [bucket, path]
-                )
-        connection.execute(
-            'insert into "Messages" values'
-            " (%(id)s, %(here)s, %(member)s, 'gone', now() - interval '1 second'),"
-            " (default, %(here)s, %(member)s, 'not yet', now() + interval '1 hour')",
-            {"id": expired, "here": here, "member": users["member"]},
-        )
-        connection.execute('insert into "Attachments" values (default, %s, %s)', [expired, uuid4()])
+    write(database, users, here, elsewhere, messages, expired)
     yield ChatWithPeople(database, users, here, elsewhere, messages, {"expired": expired})
     target_cluster.drop_database(name)
 
 
 def fill(database: TestDatabase, users: dict[str, UUID], here: UUID, elsewhere: UUID) -> None:
-    """Seat everybody, and make the buckets."""
+    """Insert the participants and the buckets."""
     seats = [
         (here, "member", "MEMBER", "ACTIVE"),
         (here, "admin", "ADMIN", "ACTIVE"),
@@ -88,7 +62,45 @@ def fill(database: TestDatabase, users: dict[str, UUID], here: UUID, elsewhere: 
     )
 
 
-# Of each person's nine messages one is elsewhere; and two of the member's, one of them expired.
+def write(
+    database: TestDatabase,
+    users: dict[str, UUID],
+    here: UUID,
+    elsewhere: UUID,
+    messages: dict[str, UUID],
+    expired: UUID,
+) -> None:
+    """Insert a message of each person with the rows below it, and files; and an expired message."""
+    with database.connect() as connection:
+        for person, message in messages.items():
+            where = elsewhere if person == "outsider" else here
+            user = users.get(person) or uuid4()
+            connection.execute(
+                'insert into "Messages" values (%s, %s, %s, %s)', [message, where, user, "hello"]
+            )
+            # All rows of a chain share one id, so that a known value leads from each to the next.
+            connection.execute(
+                'insert into "Attachments" values (%s, %s, %s)', [message, message, user]
+            )
+            connection.execute('insert into "parent1" values (%s, %s)', [message, message])
+            for bucket, path in (
+                ("attachments", f"rooms/{where}/{user}/scan.pdf"),
+                ("attachments", f"rooms/{where}/{user}/deep/er/scan.pdf"),
+                ("plans", f"shared/{where}/{user}.pdf"),
+            ):
+                connection.execute(
+                    "insert into storage.objects (bucket_id, name) values (%s, %s)", [bucket, path]
+                )
+        connection.execute(
+            'insert into "Messages" values'
+            " (%(id)s, %(here)s, %(member)s, 'gone', now() - interval '1 second'),"
+            " (default, %(here)s, %(member)s, 'not yet', now() + interval '1 hour')",
+            {"id": expired, "here": here, "member": users["member"]},
+        )
+        connection.execute('insert into "Attachments" values (default, %s, %s)', [expired, uuid4()])
+
+
+# Each person has a message, one of them elsewhere; the member has two more, one expired.
 HERE = len(USERS)
 
 MATRIX: Matrix = {
@@ -125,7 +137,7 @@ MATRIX: Matrix = {
             'update "Messages" set content = $$x$$ where id = %(expired)s',
             everybody(),
         ),
-        # WITH CHECK: USING alone would let one's own row go anywhere.
+        # WITH CHECK is needed: with USING alone, a user could move their own row anywhere.
         "move one's own elsewhere": (
             'update "Messages" set "roomId" = %(other_trip)s where id = %(mine)s',
             everybody(members=DENIED, outsider=1),
@@ -148,7 +160,7 @@ MATRIX: Matrix = {
         ),
     },
     "Attachments": {
-        # One's own without a role, wherever it is; that on the expired message for nobody.
+        # A user's own need no role, in any room; no user may have the one on the expired message.
         "select": (
             'select * from "Attachments"',
             everybody(1, unsigned=0, members=HERE),
@@ -273,18 +285,18 @@ MATRIX: Matrix = {
 
 
 @pytest.mark.parametrize(
-    ("table", "what"), [(table, what) for table, rows in MATRIX.items() for what in rows]
+    ("table", "attempt"), [(table, attempt) for table, rows in MATRIX.items() for attempt in rows]
 )
-def test_everybody_gets_what_is_theirs_and_no_more(
-    world: ChatWithPeople, table: str, what: str
+def test_each_person_gets_their_own_rows_and_no_more(
+    world: ChatWithPeople, table: str, attempt: str
 ) -> None:
-    """One statement, tried by everybody; the number of rows, or refused."""
-    statement, expected = MATRIX[table][what]
+    """Every person tries one statement; the result is a number of rows, or refused."""
+    statement, expected = MATRIX[table][attempt]
     assert world.outcomes(statement, expected) == expected
 
 
 def test_the_matrix_covers_every_guard_and_every_kind_of_statement() -> None:
-    """A guard that is added to the model is added here."""
+    """A guard that is added to the model must be added here."""
     guarded = {".".join(guard.relation).removeprefix("public.") for guard in registry.guards}
     assert guarded == set(MATRIX)
     check_that_it_is_whole(MATRIX)
@@ -313,8 +325,8 @@ def test_the_matrix_covers_every_guard_and_every_kind_of_statement() -> None:
         "rooms/%/{me}/x",
     ],
 )
-def test_a_path_that_is_not_well_formed_is_nobodys(world: ChatWithPeople, path: str) -> None:
-    """Neither written nor read, and never an error of another kind: even for its owner."""
+def test_a_malformed_path_belongs_to_no_user(world: ChatWithPeople, path: str) -> None:
+    """It can be neither written nor read, even by its owner, and gives no other error."""
     here, me = str(world.trip), str(world.users["owner"])
     name = path.format(here=here, me=me, HERE=here.upper())
     with world.database.connect(autocommit=False) as connection:

@@ -1,4 +1,4 @@
-"""The helper functions that policies ask: right for each person, and never fooled into yes."""
+"""The helper functions of policies give each person the right answer, and cannot be tricked."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -27,7 +27,7 @@ MEMBERSHIPS = [
     (OTHER_TRIP, "outsider", "OWNER", "ACTIVE"),
     (OTHER_TRIP, "admin", "MEMBER", "ACTIVE"),
 ]
-# What each role may be asked for, from weakest to strongest.
+# The names that each role satisfies, from weakest to strongest.
 REACHES = {
     "member": ["MEMBER"],
     "admin": ["MEMBER", "ADMIN"],
@@ -40,7 +40,7 @@ YES_OR_NO = "select mirror.has_trip_role(%s, %s)"
 
 @pytest.fixture(scope="module")
 def people(target_cluster: PostgresCluster, target_template: str) -> Iterator[TestDatabase]:
-    """Two trips and everybody around them; the tests change nothing."""
+    """Two trips and persons of every kind; the tests change no row."""
     target_cluster.create_database("rls_helpers", template=target_template, owner="postgres")
     database = TestDatabase(target_cluster.url("rls_helpers", user="postgres"))
     with database.connect() as connection:
@@ -59,7 +59,7 @@ def people(target_cluster: PostgresCluster, target_template: str) -> Iterator[Te
 
 
 def ask(database: TestDatabase, user: UUID | str | None, query: str, *values: object) -> Any:
-    """Return a helper's answer to one person."""
+    """Return the answer of a helper to one person."""
     with database.acting_as(user) as connection:
         row = connection.execute(query.encode(), values).fetchone()
         assert row is not None
@@ -70,14 +70,16 @@ def ask(database: TestDatabase, user: UUID | str | None, query: str, *values: ob
 def test_a_role_includes_the_weaker_ones_and_nothing_else(
     people: TestDatabase, person: str
 ) -> None:
-    """OWNER > ADMIN > MEMBER; no answer but yes or no, also for names that are no roles."""
+    """OWNER > ADMIN > MEMBER; the answer is yes or no, also for names that are no roles."""
     answers = {role: ask(people, PEOPLE[person], YES_OR_NO, TRIP, role) for role in ASKED}
     assert answers == {role: role in REACHES.get(person, []) for role in ASKED}
 
 
 @pytest.mark.parametrize("person", PEOPLE)
-def test_my_trips_are_those_where_i_have_the_role(people: TestDatabase, person: str) -> None:
-    """Never null: `= any(null)` would make a policy's answer depend on its spelling."""
+def test_my_trips_returns_the_trips_where_the_user_has_the_role(
+    people: TestDatabase, person: str
+) -> None:
+    """It is never null: with `= any(null)`, a policy's answer would depend on its form."""
     elsewhere = {"outsider": ["MEMBER", "ADMIN", "OWNER"], "admin": ["MEMBER"]}
     for role in ASKED:
         trips = ask(people, PEOPLE[person], "select mirror.my_trips(%s)", role)
@@ -87,14 +89,16 @@ def test_my_trips_are_those_where_i_have_the_role(people: TestDatabase, person: 
 
 
 @pytest.mark.parametrize("person", PEOPLE)
-def test_a_member_is_whoever_is_active(people: TestDatabase, person: str) -> None:
-    """In this trip; an invitation is none."""
+def test_only_an_active_member_is_a_member(people: TestDatabase, person: str) -> None:
+    """This is per trip; an invitation is no membership."""
     answer = ask(people, PEOPLE[person], "select mirror.is_trip_member(%s)", TRIP)
     assert answer is (person in REACHES)
 
 
-def test_companions_are_the_active_members_of_my_trips_and_i(people: TestDatabase) -> None:
-    """Whoever shares no trip is alone."""
+def test_companions_are_the_active_members_of_the_users_trips_and_the_user(
+    people: TestDatabase,
+) -> None:
+    """A user who shares no trip has only themself."""
     companions = {
         person: set(ask(people, user, "select mirror.my_trip_companions()"))
         for person, user in PEOPLE.items()
@@ -111,15 +115,15 @@ def test_companions_are_the_active_members_of_my_trips_and_i(people: TestDatabas
     }
 
 
-def test_null_is_nobodys_trip(people: TestDatabase) -> None:
-    """And the answer is no, not null."""
+def test_null_is_no_users_trip(people: TestDatabase) -> None:
+    """The answer is no, not null."""
     assert ask(people, PEOPLE["owner"], YES_OR_NO, None, "MEMBER") is False
     assert ask(people, PEOPLE["owner"], "select mirror.is_trip_member(null)") is False
     assert ask(people, PEOPLE["owner"], YES_OR_NO, None, None) is False
 
 
-def test_a_token_without_a_subject_belongs_to_nobody(people: TestDatabase) -> None:
-    """As that of an API key."""
+def test_a_token_without_a_subject_has_no_access(people: TestDatabase) -> None:
+    """An API key's token is like this."""
     assert ask(people, None, YES_OR_NO, TRIP, "MEMBER") is False
     assert ask(people, None, "select mirror.is_trip_member(%s)", TRIP) is False
     assert ask(people, None, "select mirror.my_trips('MEMBER')") == []
@@ -128,8 +132,8 @@ def test_a_token_without_a_subject_belongs_to_nobody(people: TestDatabase) -> No
 
 
 @pytest.mark.parametrize("claims", ["", "null", "{}", '{"sub": null}', '{"sub": ""}', "[]", "1"])
-def test_claims_that_name_nobody_allow_nothing(people: TestDatabase, claims: str) -> None:
-    """Either an empty answer or an error."""
+def test_claims_without_a_user_allow_nothing(people: TestDatabase, claims: str) -> None:
+    """The answer is empty or an error."""
     with people.connect(autocommit=False) as connection:
         connection.execute("select set_config('request.jwt.claims', %s, true)", [claims])
         connection.execute("set local role authenticated")
@@ -160,7 +164,7 @@ def test_claims_that_name_nobody_allow_nothing(people: TestDatabase, claims: str
 def test_a_subject_that_is_no_uuid_is_an_error_and_never_allowed(
     people: TestDatabase, subject: str, query: str
 ) -> None:
-    """auth.uid() casts it, so the statement fails; a blank around a UUID is no exception."""
+    """auth.uid() casts it, so the statement fails, even for a UUID with a blank around it."""
     with (
         people.acting_as(subject) as connection,
         pytest.raises(psycopg.errors.InvalidTextRepresentation),
@@ -168,7 +172,7 @@ def test_a_subject_that_is_no_uuid_is_an_error_and_never_allowed(
         connection.execute(query.encode())
 
 
-# Each makes something that a careless helper would find before the real thing.
+# Each case creates an object that an unqualified name would find before the real one.
 SHADOWS = {
     "a temporary table": """
         create temp table trip_memberships (trip_id uuid, user_id uuid, role text, status text);
@@ -209,10 +213,10 @@ SHADOWS = {
 @pytest.mark.parametrize("shadow", SHADOWS)
 @pytest.mark.parametrize("path", ["attacker, pg_temp, public, mirror, auth", "pg_temp, public"])
 @pytest.mark.parametrize("person", ["stranger", "member"])
-def test_a_search_path_of_the_callers_does_not_fool_the_helpers(
+def test_the_callers_search_path_does_not_trick_the_helpers(
     people: TestDatabase, shadow: str, path: str, person: str
 ) -> None:
-    """They answer as ever, and run nothing of the caller's with their definer's rights."""
+    """They answer as before, and run no code of the caller with their definer's rights."""
     allowed = person == "member"
     with people.acting_as(PEOPLE[person]) as connection:
         connection.execute("reset role")

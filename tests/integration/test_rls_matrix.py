@@ -1,10 +1,10 @@
-"""Row-level security: every person, every table, every statement; allowed or refused.
+"""Row-level security: every person, every table, every statement is allowed or refused.
 
-The chat tables are the example's. Each test is one statement, tried by everybody.
+The chat tables are the example's. Each test is one statement that every person tries.
 """
 
 from collections.abc import Iterator
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from psycopg import sql
@@ -24,14 +24,22 @@ from tests.support.policy_matrix import (
 
 @pytest.fixture(scope="module")
 def world(target_cluster: PostgresCluster, target_template: str) -> Iterator[ChatWithPeople]:
-    """A trip with everybody somewhere around it, and a history in which everybody took part."""
+    """A trip with a person of every kind in or near it, who all took part in its chat."""
     name = "rls_matrix"
     target_cluster.create_database(name, template=target_template, owner="postgres")
     database = TestDatabase(target_cluster.url(name, user="postgres"))
     users = {person: uuid4() for person in USERS}
     trip, other_trip = uuid4(), uuid4()
-    # A message of somebody who has no account any more, to react to.
+    # A message of a deleted user, to which the others react.
     messages = {person: uuid4() for person in (*USERS, "nobody")}
+    fill(database, users, trip, other_trip)
+    write(database, users, trip, other_trip, messages)
+    yield ChatWithPeople(database, users, trip, other_trip, messages)
+    target_cluster.drop_database(name)
+
+
+def fill(database: TestDatabase, users: dict[str, UUID], trip: UUID, other_trip: UUID) -> None:
+    """Insert the mirrored rows: each user, both trips, and the memberships."""
     memberships = [
         (trip, users["member"], "MEMBER", "ACTIVE"),
         (trip, users["admin"], "ADMIN", "ACTIVE"),
@@ -53,6 +61,17 @@ def world(target_cluster: PostgresCluster, target_template: str) -> Iterator[Cha
         for membership in memberships:
             connection.execute("insert into trip_memberships values (%s, %s, %s, %s)", membership)
         connection.execute("delete from trip_memberships where user_id = %s", [users["removed"]])
+
+
+def write(
+    database: TestDatabase,
+    users: dict[str, UUID],
+    trip: UUID,
+    other_trip: UUID,
+    messages: dict[str, UUID],
+) -> None:
+    """Insert chat rows of each person, and the rows that Realtime writes to check access."""
+    with database.connect() as connection:
         for person, message in messages.items():
             user = users.get(person) or uuid4()
             where = other_trip if person == "outsider" else trip
@@ -61,12 +80,12 @@ def world(target_cluster: PostgresCluster, target_template: str) -> Iterator[Cha
             )
             connection.execute("insert into chat_reactions values (%s, %s, '+')", [message, user])
             connection.execute("insert into chat_read_receipts values (%s, %s)", [message, user])
-            # Presence is gone before one can enter again.
+            # A user without a row can insert one, so this one keeps none.
             if person != "nobody":
                 connection.execute(
                     "insert into user_presence values (%s, %s, 'online')", [where, user]
                 )
-        # As Realtime writes them to ask: a row for each feature of each channel.
+        # Realtime writes these rows to check access: one for each feature of each channel.
         connection.execute("truncate realtime.messages")
         for topic in (f"trip:{trip}", f"trip:{other_trip}", *(f"user:{u}" for u in users.values())):
             for extension in ("broadcast", "presence", "postgres_changes"):
@@ -74,13 +93,11 @@ def world(target_cluster: PostgresCluster, target_template: str) -> Iterator[Cha
                     "insert into realtime.messages (topic, extension) values (%s, %s)",
                     [topic, extension],
                 )
-    yield ChatWithPeople(database, users, trip, other_trip, messages)
-    target_cluster.drop_database(name)
 
 
 MATRIX: Matrix = {
     "users": {
-        # Companions; everybody sees at least themself.
+        # Users see their companions, and at least themselves.
         "select": (
             "select id, username from users",
             everybody(outside=1, members=3, service_role=len(USERS)),
@@ -108,7 +125,7 @@ MATRIX: Matrix = {
             "select id, name, created_by from trips",
             everybody(members=1, outsider=1, service_role=2),
         ),
-        # Whoever created a trip and is no member any more: created_by grants nothing.
+        # A trip's creator who is no member any more has no access: created_by grants nothing.
         "select the trips one created": (
             "select id from trips where created_by = %(me)s",
             everybody(),
@@ -124,7 +141,7 @@ MATRIX: Matrix = {
         "delete": ("delete from trips where id = %(trip)s", NOBODY | {"service_role": DENIED}),
     },
     "trip_memberships": {
-        # Members see who else is in the trip, the invited and the inactive too.
+        # Members see all members of the trip, also the invited and the inactive.
         "select": (
             "select trip_id, user_id, role, status from trip_memberships",
             everybody(members=5, outsider=1, service_role=6),
@@ -237,7 +254,7 @@ MATRIX: Matrix = {
                 "insert into user_presence (trip_id, status) values (%(trip)s, 'away')"
                 " on conflict do nothing"
             ),
-            # The members are there already, so nothing is inserted, and nothing refused.
+            # The members already have a row, so the statement inserts none and is not refused.
             everybody(DENIED, members=0),
         ),
         "insert as somebody else": (
@@ -268,9 +285,9 @@ MATRIX: Matrix = {
             everybody(),
         ),
     },
-    # The API's roles have privileges here, so that all is decided by the policies.
+    # The API's roles have privileges here, so only the policies decide.
     "realtime.messages": {
-        # Broadcast and presence of one's trips, and broadcasts for oneself.
+        # Users get broadcast and presence of their trips, and their own broadcasts.
         "select": (
             "select topic from realtime.messages",
             everybody(1, anon=0, unsigned=0, members=3, outsider=3, service_role=3 * 10),
@@ -321,18 +338,18 @@ MATRIX: Matrix = {
 
 
 @pytest.mark.parametrize(
-    ("table", "what"), [(table, what) for table, rows in MATRIX.items() for what in rows]
+    ("table", "attempt"), [(table, attempt) for table, rows in MATRIX.items() for attempt in rows]
 )
-def test_everybody_gets_what_is_theirs_and_no_more(
-    world: ChatWithPeople, table: str, what: str
+def test_each_person_gets_their_own_rows_and_no_more(
+    world: ChatWithPeople, table: str, attempt: str
 ) -> None:
-    """One statement, tried by everybody; the number of rows, or refused."""
-    statement, expected = MATRIX[table][what]
+    """Every person tries one statement; the result is a number of rows, or refused."""
+    statement, expected = MATRIX[table][attempt]
     assert world.outcomes(statement, expected) == expected
 
 
 def test_the_matrix_covers_every_table_and_every_kind_of_statement(world: ChatWithPeople) -> None:
-    """A table that is added to the example is added here."""
+    """A table that is added to the example must be added here."""
     tables = world.database.query(
         "select relname from pg_class where relnamespace = 'public'::regnamespace and relkind = 'r'"
     )
@@ -341,7 +358,7 @@ def test_the_matrix_covers_every_table_and_every_kind_of_statement(world: ChatWi
 
 
 def test_a_member_enters_and_leaves_presence(world: ChatWithPeople) -> None:
-    """The insert that the matrix could not show, because everybody is there already."""
+    """The matrix cannot show this insert, because every person already has a row."""
     with world.database.acting_as(world.users["member"]) as connection:
         connection.execute("delete from user_presence where user_id = auth.uid()")
         entered = connection.execute(
@@ -352,7 +369,7 @@ def test_a_member_enters_and_leaves_presence(world: ChatWithPeople) -> None:
 
 
 def test_a_demoted_admin_moderates_no_more(world: ChatWithPeople) -> None:
-    """The same token, the next statement."""
+    """The next statement with the same token is refused."""
     delete = "delete from chat_messages where id = %(theirs)s"
     assert world.outcome("admin", delete) == 1
     update = "update trip_memberships set role = %s where user_id = %s"
@@ -363,8 +380,8 @@ def test_a_demoted_admin_moderates_no_more(world: ChatWithPeople) -> None:
         world.database.query(update, "ADMIN", world.users["admin"])
 
 
-def test_the_history_of_a_deleted_trip_stays_and_nobody_reads_it(target: TestDatabase) -> None:
-    """Nothing of the chat hangs on the mirrored rows; access does."""
+def test_the_history_of_a_deleted_trip_stays_and_no_user_reads_it(target: TestDatabase) -> None:
+    """The chat's rows do not depend on the mirrored rows, but access does."""
     trip, user = uuid4(), uuid4()
     target.query("insert into users values (%s)", user)
     target.query("insert into trips values (%s)", trip)
@@ -380,7 +397,7 @@ def test_the_history_of_a_deleted_trip_stays_and_nobody_reads_it(target: TestDat
 
 
 def test_the_realtime_publication_holds_no_mirrored_table(target: TestDatabase) -> None:
-    """DELETE events pass RLS by: everybody would learn who left what."""
+    """DELETE events bypass row-level security: every listener would learn of each removed row."""
     published = target.query(
         "select tablename from pg_publication_tables where pubname = 'supabase_realtime'"
     )
@@ -393,10 +410,10 @@ def test_the_realtime_publication_holds_no_mirrored_table(target: TestDatabase) 
     [(role, "ACTIVE") for role in ("member", " MEMBER", "GUEST", "", None)]
     + [("OWNER", status) for status in ("active", "ACTIVE ", "PENDING", "", None)],
 )
-def test_a_role_or_status_that_nobody_declared_grants_nothing(
+def test_an_undeclared_role_or_status_grants_nothing(
     world: ChatWithPeople, role: str | None, status: str | None
 ) -> None:
-    """Unknown, misspelt, empty, missing: none falls back to something that grants."""
+    """It may be unknown, misspelt, empty or missing: none falls back to one that grants."""
     user = uuid4()
     world.database.query("insert into users values (%s)", user)
     world.database.query(

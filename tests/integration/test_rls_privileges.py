@@ -1,4 +1,4 @@
-"""What the API's roles may touch at all, asked of the catalogs, so that new objects are covered."""
+"""Privileges of the API's roles, read from the catalogs, so that new objects are included."""
 
 import psycopg
 import pytest
@@ -21,7 +21,7 @@ HELPERS = {
     "mirror.is_trip_member(uuid)",
     "mirror.has_trip_role(uuid,text)",
 }
-# Everything of ours: schema mirror, and what starts with mirror_ in an exposed schema.
+# All our objects: schema mirror, and names beginning with mirror_ in an exposed schema.
 OURS = """
     from pg_proc as p join pg_namespace as n on n.oid = p.pronamespace
     where (n.nspname = 'mirror' or (n.nspname = 'public' and p.proname like 'mirror\\_%%'))
@@ -34,24 +34,24 @@ def functions(target: TestDatabase, condition: str = "true", *parameters: object
     return {signature for (signature,) in target.query(query, *parameters)}
 
 
-def doors(target: TestDatabase) -> set[str]:
-    """Return the functions that the REST API shows."""
+def api_functions(target: TestDatabase) -> set[str]:
+    """Return the functions that the REST API exposes."""
     return {name for name in functions(target) if not name.startswith("mirror.")}
 
 
 def test_each_role_executes_what_it_needs_and_nothing_else(target: TestDatabase) -> None:
-    """Users the policies' helpers, service_role the doors; a new function, nobody."""
+    """Users execute the policies' helpers, service_role the API's functions; new ones no role."""
     may = {
         role: functions(target, "has_function_privilege(%s, p.oid, 'execute')", role)
         for role in API_ROLES
     }
-    assert may == {"anon": set(), "authenticated": HELPERS, "service_role": doors(target)}
-    assert len(doors(target)) >= 5
-    assert len(functions(target)) > len(doors(target)) + len(HELPERS) + 10
+    assert may == {"anon": set(), "authenticated": HELPERS, "service_role": api_functions(target)}
+    assert len(api_functions(target)) >= 5
+    assert len(functions(target)) > len(api_functions(target)) + len(HELPERS) + 10
 
 
 def test_nothing_of_ours_is_executable_by_public(target: TestDatabase) -> None:
-    """A role that the project adds later starts with nothing."""
+    """A role that the project adds later starts with no privilege."""
     assert (
         functions(
             target,
@@ -64,7 +64,7 @@ def test_nothing_of_ours_is_executable_by_public(target: TestDatabase) -> None:
 
 @pytest.mark.parametrize("role", ["anon", "authenticated"])
 def test_calling_what_is_not_granted_is_refused(target: TestDatabase, role: str) -> None:
-    """Each function, called with nulls, says permission denied before anything else."""
+    """Each function, called with nulls, raises permission denied before any other error."""
     refused = target.query(
         "select n.nspname, p.proname,"
         f" array(select t::regtype::text from unnest(p.proargtypes) as t) {OURS}"
@@ -85,10 +85,12 @@ def test_calling_what_is_not_granted_is_refused(target: TestDatabase, role: str)
     assert tried > 10
 
 
-def test_what_runs_with_its_owners_rights_is_a_helper_or_a_door(target: TestDatabase) -> None:
-    """SECURITY DEFINER nowhere else; and each of our functions pins its search_path."""
-    # A definer's function may not change its role, and asking as somebody is a change of role.
-    assert functions(target, "p.prosecdef") == HELPERS | doors(target) - {"mirror_ask(text)"}
+def test_only_helpers_and_api_functions_run_with_their_owners_rights(target: TestDatabase) -> None:
+    """No other function is SECURITY DEFINER, and each of our functions pins its search_path."""
+    # A SECURITY DEFINER function cannot set its role, and mirror_ask sets the user's role.
+    assert functions(target, "p.prosecdef") == HELPERS | api_functions(target) - {
+        "mirror_ask(text)"
+    }
     assert (
         functions(
             target,
@@ -99,7 +101,7 @@ def test_what_runs_with_its_owners_rights_is_a_helper_or_a_door(target: TestData
 
 
 def test_helpers_search_the_callers_temporary_schema_last(target: TestDatabase) -> None:
-    """Not naming it means searching it first, for tables and types."""
+    """Without its name in the path, it would be searched first, for tables and types."""
     last = "'search_path=pg_catalog, pg_temp' = any(p.proconfig)"
     assert functions(target, last) >= HELPERS
 
@@ -108,7 +110,7 @@ def test_helpers_search_the_callers_temporary_schema_last(target: TestDatabase) 
 def test_no_api_role_has_any_right_to_a_table_of_the_engine(
     target: TestDatabase, role: str
 ) -> None:
-    """Tables, views, sequences; whole or by column."""
+    """This includes tables, views, sequences and single columns."""
     relations = target.query(
         "select c.oid::regclass::text,"
         " has_table_privilege(%(role)s, c.oid,"
@@ -124,7 +126,7 @@ def test_no_api_role_has_any_right_to_a_table_of_the_engine(
 
 @pytest.mark.parametrize("role", API_ROLES)
 def test_reading_or_writing_the_engines_tables_is_refused(target: TestDatabase, role: str) -> None:
-    """The statements themselves, on each table there is."""
+    """The test runs the statements on every table."""
     names = target.query(
         "select relname from pg_class where relnamespace = 'mirror'::regnamespace and relkind = 'r'"
     )
@@ -139,7 +141,7 @@ def test_reading_or_writing_the_engines_tables_is_refused(target: TestDatabase, 
 
 
 def test_on_mirrored_tables_the_api_reads_and_does_nothing_else(target: TestDatabase) -> None:
-    """Not TRUNCATE either, nor a trigger or a foreign key that could hold a row."""
+    """TRUNCATE is not granted, nor are triggers or foreign keys, which could keep a row."""
     rights = target.query(
         "select c.relname, a.grantee::regrole::text, a.privilege_type"
         " from pg_class as c, aclexplode(c.relacl) as a"
@@ -165,8 +167,8 @@ def test_on_mirrored_tables_the_api_reads_and_does_nothing_else(target: TestData
     }
 
 
-def test_row_level_security_is_on_wherever_the_api_could_look(target: TestDatabase) -> None:
-    """Each table of the exposed schema, and one permissive policy per action at most."""
+def test_row_level_security_is_on_for_every_exposed_table(target: TestDatabase) -> None:
+    """Each table of the exposed schema has it, and one permissive policy per action at most."""
     assert (
         target.query(
             "select relname from pg_class where relnamespace = 'public'::regnamespace"
@@ -183,7 +185,7 @@ def test_row_level_security_is_on_wherever_the_api_could_look(target: TestDataba
 
 
 def test_the_schema_is_open_to_the_policies_callers_alone(target: TestDatabase) -> None:
-    """And nobody creates in it."""
+    """No role may create objects in it."""
     rights = {
         (role, right)
         for role in API_ROLES
@@ -197,7 +199,7 @@ def test_the_schema_is_open_to_the_policies_callers_alone(target: TestDatabase) 
 def test_a_user_cannot_become_a_role_that_may_more(
     target_cluster: PostgresCluster, target: TestDatabase, role: str
 ) -> None:
-    """Not by membership; and the login behind the API has no way to the owner either."""
+    """Membership of roles does not allow it; the API's login role cannot reach the owner either."""
     above = ["postgres", "supabase_admin", "supabase_auth_admin"]
     for other in [*above, "service_role", "authenticator"]:
         assert not target.value("select pg_has_role(%s, %s, 'member')", role, other)
@@ -210,8 +212,8 @@ def test_a_user_cannot_become_a_role_that_may_more(
             connection.rollback()
 
 
-def test_service_role_passes_through_the_doors_alone(target: TestDatabase) -> None:
-    """It reads the mirrored tables to compare them; it neither writes them nor goes behind."""
+def test_service_role_uses_only_the_api_functions(target: TestDatabase) -> None:
+    """It reads the mirrored tables to compare them, but writes none and reads no inner table."""
     with target.acting_as(None, role="service_role") as connection:
         assert connection.execute("select public.mirror_describe()").fetchone()
         for statement in (
@@ -225,7 +227,7 @@ def test_service_role_passes_through_the_doors_alone(target: TestDatabase) -> No
 
 
 def membership_of(columns: tuple[Column, ...], **changes: object) -> Registry:
-    """Return a registry with one table of memberships and helpers over it."""
+    """Return a registry with one table of memberships and helpers for it."""
     seats = table(
         "seats", *(column(one.name, Uuid if one.type == "uuid" else Text) for one in columns)
     )
@@ -250,7 +252,7 @@ def membership_of(columns: tuple[Column, ...], **changes: object) -> Registry:
 def test_a_column_called_like_a_helpers_parameter_does_not_win_over_it(
     project: TestDatabase,
 ) -> None:
-    """`resource = resource` would be true of every row."""
+    """`resource = resource` would be true for every row."""
     columns = (Column("room", "uuid"), Column("resource", "uuid"), Column("min_role", "text"))
     with project.migrating() as connection:
         upgrade(connection, "supabase", membership_of(columns))
@@ -264,7 +266,7 @@ def test_a_column_called_like_a_helpers_parameter_does_not_win_over_it(
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"role": "rank"}, "'rank' is not among the mapping's columns"),
         ({"user": "role"}, "'role' is text, but auth.uid.. is a uuid"),
@@ -273,12 +275,12 @@ def test_a_column_called_like_a_helpers_parameter_does_not_win_over_it(
     ],
 )
 def test_helpers_that_could_not_work_are_refused_when_printed(
-    project: TestDatabase, changes: dict[str, object], told: str
+    project: TestDatabase, changes: dict[str, object], message: str
 ) -> None:
-    """With the mapping's name and the remedy, before anything reaches the database."""
+    """The error has the mapping's name and the remedy; no database is needed."""
     columns = (Column("room", "uuid"), Column("guest", "uuid"), Column("role", "text"))
     with (
-        pytest.raises(MappingError, match=told),
+        pytest.raises(MappingError, match=message),
         project.migrating() as connection,
     ):
         upgrade(connection, "supabase", membership_of(columns, **changes))

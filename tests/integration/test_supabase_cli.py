@@ -1,7 +1,7 @@
-"""The real Supabase CLI: pushing our migrations, beside others, and the dashboard's advisors.
+"""The real Supabase CLI: pushes of our migrations beside others, and the dashboard's advisors.
 
-The CLI is an npm package, pinned in tests/supabase. Without Docker it still speaks to any
-PostgreSQL, here the stand-in for a project.
+The CLI is an npm package, pinned in tests/supabase. Without Docker it still connects to any
+PostgreSQL, which stands in for a project here.
 """
 
 import json
@@ -35,14 +35,14 @@ Cli = Callable[..., dict[str, Any]]
 
 @pytest.fixture(scope="session")
 def program() -> list[str]:
-    """The command that starts the CLI; installs it if need be."""
+    """The command that starts the CLI; the fixture installs it if it is missing."""
     install(PACKAGE)
     return [find_program("node"), str(PROGRAM)]
 
 
 @pytest.fixture
 def workdir(tmp_path: Path) -> Path:
-    """A repository whose Supabase project is managed by the CLI, with a migration of its own."""
+    """A repository whose Supabase project uses the CLI and has its own migration."""
     path = tmp_path / "repository" / "supabase" / "migrations" / "20240101000059_bookmarks.sql"
     path.parent.mkdir(parents=True)
     path.write_text("create table bookmarks (id int primary key);\n")
@@ -51,7 +51,7 @@ def workdir(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cli(program: list[str], tmp_path: Path, workdir: Path) -> Cli:
-    """Return a function that runs one command against a database and returns its JSON."""
+    """Return a function that runs one command on a database and returns its JSON."""
     home = tmp_path / "home"
     home.mkdir()
     environment = {
@@ -88,7 +88,7 @@ def cli(program: list[str], tmp_path: Path, workdir: Path) -> Cli:
 
 
 def push(cli: Cli, database: TestDatabase) -> list[str]:
-    """Push what is new and return its files: the exit code alone says little."""
+    """Push new files and return them, because the exit code alone is not enough."""
     answer = cli(database, "db", "push", "--yes")
     assert answer["exit_code"] == 0, answer
     pushed: list[str] = answer["migrations"]
@@ -96,14 +96,14 @@ def push(cli: Cli, database: TestDatabase) -> list[str]:
 
 
 def names(files: list[str]) -> list[str]:
-    """Return what follows the version in each file's name."""
+    """Return the part of each file's name after the version."""
     return [name.partition("_")[2].removesuffix(".sql") for name in files]
 
 
-def test_what_the_cli_pushes_is_recognised_by_upgrade(
+def test_files_pushed_by_the_cli_are_recognised_by_upgrade(
     cli: Cli, workdir: Path, project: TestDatabase
 ) -> None:
-    """Our files after the project's own; then nothing is pending, for either tool."""
+    """Our files come after the project's own; then no tool finds a pending step."""
     assert names(push(cli, project)) == ["bookmarks"]
     steps = migrations("supabase", registry)
     written = write_files(workdir / "supabase" / "migrations", steps)
@@ -122,7 +122,7 @@ def test_what_the_cli_pushes_is_recognised_by_upgrade(
 def test_a_project_that_upgrade_migrated_can_be_pushed_to(
     cli: Cli, workdir: Path, project: TestDatabase
 ) -> None:
-    """Our history is not the CLI's: it knows nothing yet, runs ours again, and then its own."""
+    """The CLI has its own history: it repeats our files, then runs the project's own."""
     assert names(push(cli, project)) == ["bookmarks"]
     with project.migrating() as connection:
         assert upgrade(connection, "supabase", registry) == OURS
@@ -140,7 +140,7 @@ def test_a_project_that_upgrade_migrated_can_be_pushed_to(
 def test_upgrade_alone_does_not_break_the_projects_own_pushes(
     cli: Cli, workdir: Path, project: TestDatabase
 ) -> None:
-    """Ours leaves no row in the CLI's history that the repository lacks."""
+    """Our migrations leave no row in the CLI's history that the repository lacks."""
     assert names(push(cli, project)) == ["bookmarks"]
     with project.migrating() as connection:
         upgrade(connection, "supabase", registry)
@@ -152,7 +152,7 @@ def test_upgrade_alone_does_not_break_the_projects_own_pushes(
 def test_a_changed_model_is_pushed_as_one_more_file(
     cli: Cli, workdir: Path, project: TestDatabase
 ) -> None:
-    """The file that was pushed stays as it is."""
+    """The pushed file stays unchanged."""
     into = workdir / "supabase" / "migrations"
     engine, model = migrations("supabase", registry)
     write_files(into, [engine, model])
@@ -167,7 +167,7 @@ def test_a_changed_model_is_pushed_as_one_more_file(
 def test_a_push_that_is_refused_names_the_table_and_can_be_repeated(
     cli: Cli, workdir: Path, project: TestDatabase
 ) -> None:
-    """The CLI runs each file in a transaction of its own."""
+    """The CLI runs each file in its own transaction."""
     project.query("create view users as select 1 as id")
     write_files(workdir / "supabase" / "migrations", migrations("supabase", registry))
     answer = cli(project, "db", "push", "--yes")
@@ -179,8 +179,8 @@ def test_a_push_that_is_refused_names_the_table_and_can_be_repeated(
     assert names(push(cli, project)) == ["mirror_model_trips"]
 
 
-def test_the_advisors_have_nothing_to_say(cli: Cli, target: TestDatabase) -> None:
-    """Security and performance, down to level info; our tables and the example's."""
+def test_the_advisors_report_nothing(cli: Cli, target: TestDatabase) -> None:
+    """They check security and performance, down to level info, of our tables and the example's."""
     answer = cli(target, "db", "advisors", "--level", "info", "--fail-on", "info")
     assert answer["results"] == []
     assert answer["exit_code"] == 0
@@ -194,10 +194,10 @@ MODELS = {
 
 
 @pytest.mark.parametrize("model", ["rooms", *MODELS])
-def test_the_advisors_have_nothing_to_say_of_any_model_and_its_guards(
+def test_the_advisors_report_nothing_for_any_model_and_its_guards(
     cli: Cli, project: TestDatabase, target_cluster: PostgresCluster, model: str
 ) -> None:
-    """Quoted names, parents, expiry, one's own rows, files; tables that had no index."""
+    """Models have quoted names, parents, expiry, own rows, files, and tables without an index."""
     own, one = guarded_model.SCHEMA, guarded_model.registry
     if model in MODELS:
         own, one = MODELS[model][0].read_text(), MODELS[model][1]
@@ -215,7 +215,7 @@ def test_the_advisors_have_nothing_to_say_of_any_model_and_its_guards(
 def test_guards_are_pushed_after_the_tables_that_they_guard(
     cli: Cli, workdir: Path, project: TestDatabase
 ) -> None:
-    """As one more file; a table that is missing is named."""
+    """They are one more file; a missing table is named."""
     into = workdir / "supabase" / "migrations"
     push(cli, project)
     write_files(into, migrations("supabase", registry, guards=True))
@@ -228,8 +228,8 @@ def test_guards_are_pushed_after_the_tables_that_they_guard(
         assert upgrade(connection, "supabase", registry) == []
 
 
-def test_the_advisors_do_look_at_our_tables(cli: Cli, target: TestDatabase) -> None:
-    """Else the test above would pass on anything."""
+def test_the_advisors_do_check_our_tables(cli: Cli, target: TestDatabase) -> None:
+    """Otherwise the test above would always pass."""
     target.query("alter table trips disable row level security")
     target.query("create policy twice on users for select to authenticated using (true)")
     answer = cli(target, "db", "advisors", "--level", "info", "--fail-on", "info")

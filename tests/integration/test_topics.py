@@ -1,4 +1,4 @@
-"""Private channels: topics that are nobody's, and who is told of what, whatever breaks."""
+"""Private channels: malformed topics, and the news sent for each change, also after faults."""
 
 import json
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ OWNER, GUEST = uuid4(), uuid4()
 
 @pytest.fixture
 def trip(session: Session, drain: Drain, target: TestDatabase) -> UUID:
-    """A trip whose owner has been told; nobody has been told of anything else."""
+    """A trip whose owner has got news; no other news has been sent."""
     services.sign_up(session, OWNER, "owner@example.com", "owner")
     services.sign_up(session, GUEST, "guest@example.com", "guest")
     session.flush()
@@ -31,8 +31,8 @@ def trip(session: Session, drain: Drain, target: TestDatabase) -> UUID:
     return trip.id
 
 
-def told(target: TestDatabase) -> list[tuple[str, str, dict[str, object]]]:
-    """Return what was sent since the last time: topic, event and payload."""
+def sent_news(target: TestDatabase) -> list[tuple[str, str, dict[str, object]]]:
+    """Return the news since the last call: topic, event and payload."""
     rows = target.query(
         "select topic, event, payload - 'id' from realtime.messages"
         " where private and extension = 'broadcast' order by topic, event"
@@ -67,10 +67,8 @@ def told(target: TestDatabase) -> list[tuple[str, str, dict[str, object]]]:
         "trip:" + "0" * 5000,
     ],
 )
-def test_a_topic_that_is_not_well_formed_is_nobodys(
-    trip: UUID, target: TestDatabase, topic: str
-) -> None:
-    """No cast, so no error either: Realtime would log one for each attempt."""
+def test_a_malformed_topic_belongs_to_no_user(trip: UUID, target: TestDatabase, topic: str) -> None:
+    """No cast is needed, so no error arises, which Realtime would log for each attempt."""
     text = str(trip)
     name = topic.format(trip=text, TRIP=text.upper(), bare=text.replace("-", ""), owner=OWNER)
     assert joins(target, OWNER, f"trip:{trip}") == {"broadcast", "presence"}
@@ -87,7 +85,7 @@ def test_a_topic_that_is_not_well_formed_is_nobodys(
 
 
 def joins(target: TestDatabase, user: UUID, topic: str) -> set[str]:
-    """Ask as Realtime does when a client joins; return what it would be let into."""
+    """Return the features that Realtime allows a client of this topic, asked in Realtime's way."""
     with target.connect(autocommit=False) as connection:
         for extension in ("broadcast", "presence"):
             connection.execute(
@@ -106,50 +104,50 @@ def joins(target: TestDatabase, user: UUID, topic: str) -> set[str]:
     return {extension for (extension,) in found}
 
 
-def test_a_user_is_told_of_joining_of_a_new_role_and_of_leaving(
+def test_a_user_gets_news_of_joining_of_a_new_role_and_of_leaving(
     trip: UUID, session: Session, drain: Drain, target: TestDatabase
 ) -> None:
-    """On a topic that only that user may join; an invitation is no news yet."""
+    """The topic is open to this user only; an invitation sends no news yet."""
 
     def news(event: str, role: str) -> list[tuple[str, str, dict[str, object]]]:
         return [(f"user:{GUEST}", event, {"trip_id": str(trip), "role": role})]
 
-    assert told(target) == [
+    assert sent_news(target) == [
         (f"user:{OWNER}", "membership_granted", {"trip_id": str(trip), "role": "OWNER"})
     ]
     services.invite(session, trip, GUEST)
     session.commit()
     drain.run()
-    assert told(target) == []
+    assert sent_news(target) == []
     services.accept_invitation(session, trip, GUEST)
     session.commit()
     drain.run()
-    assert told(target) == news("membership_granted", "MEMBER")
+    assert sent_news(target) == news("membership_granted", "MEMBER")
     services.change_role(session, trip, GUEST, Role.ADMIN)
     session.commit()
     drain.run()
-    assert told(target) == news("membership_changed", "ADMIN")
+    assert sent_news(target) == news("membership_changed", "ADMIN")
     services.deactivate_member(session, trip, GUEST)
     session.commit()
     drain.run()
-    assert told(target) == news("membership_revoked", "ADMIN")
+    assert sent_news(target) == news("membership_revoked", "ADMIN")
     services.remove_member(session, trip, GUEST)
     session.commit()
     drain.run()
-    assert told(target) == []
+    assert sent_news(target) == []
     assert joins(target, GUEST, f"user:{GUEST}") == {"broadcast"}
     assert joins(target, OWNER, f"user:{GUEST}") == set()
 
 
-def test_everybody_is_told_when_a_trip_goes(
+def test_every_member_gets_news_of_a_deleted_trip(
     trip: UUID, session: Session, drain: Drain, target: TestDatabase
 ) -> None:
-    """Memberships that go with their parent are revoked like any other."""
-    told(target)
+    """Memberships deleted with their parent are revoked like any other."""
+    sent_news(target)
     services.delete_trip(session, trip)
     session.commit()
     drain.run()
-    assert [(topic, event) for topic, event, _ in told(target)] == [
+    assert [(topic, event) for topic, event, _ in sent_news(target)] == [
         (f"user:{OWNER}", "membership_revoked")
     ]
 
@@ -158,15 +156,15 @@ SEND = "realtime.send(jsonb, text, text, boolean)"
 
 
 @pytest.fixture
-def held(target: TestDatabase) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
-    """Another session's transaction."""
+def other_transaction(target: TestDatabase) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
+    """A transaction of another session."""
     with target.connect(autocommit=False) as connection:
         yield connection
         connection.rollback()
 
 
 @pytest.mark.parametrize(
-    "harm",
+    "fault",
     [
         "drop table realtime.messages",
         f"drop function {SEND}",
@@ -182,39 +180,39 @@ def held(target: TestDatabase) -> Iterator[psycopg.Connection[tuple[object, ...]
         ),
     ],
 )
-def test_whatever_is_wrong_with_realtime_the_revocation_goes_through(
+def test_a_revocation_goes_through_with_any_fault_of_realtime(
     trip: UUID,
     session: Session,
     drain: Drain,
     target: TestDatabase,
     target_cluster: PostgresCluster,
-    harm: str,
+    fault: str,
 ) -> None:
-    """At once: not as one more attempt."""
+    """It goes through at once, not after a retry."""
     superuser = TestDatabase(target_cluster.url(target.url.rsplit("/", 1)[-1]))
-    superuser.query(harm)
+    superuser.query(fault)
     services.remove_member(session, trip, OWNER)
     session.commit()
     drain.run()
     assert target.value("select count(*) from trip_memberships") == 0
 
 
-def test_a_revocation_waits_for_nobody_who_holds_realtimes_table(
+def test_a_revocation_does_not_wait_for_a_lock_on_realtimes_table(
     trip: UUID,
     session: Session,
     drain: Drain,
     target: TestDatabase,
-    held: psycopg.Connection[tuple[object, ...]],
+    other_transaction: psycopg.Connection[tuple[object, ...]],
 ) -> None:
-    """Such as a migration that is making policies there."""
-    held.execute("lock table realtime.messages in access exclusive mode")
+    """A migration that creates policies there would hold it, for example."""
+    other_transaction.execute("lock table realtime.messages in access exclusive mode")
     services.remove_member(session, trip, OWNER)
     session.commit()
     drain.run()
     assert target.value("select count(*) from trip_memberships") == 0
 
 
-def test_telling_needs_no_more_than_realtime_grants(
+def test_sending_news_needs_no_more_than_realtime_grants(
     target: TestDatabase, target_cluster: PostgresCluster
 ) -> None:
     """On newer projects, postgres is no member of the role that owns the table."""
@@ -236,7 +234,7 @@ def test_telling_needs_no_more_than_realtime_grants(
 def test_channels_are_guarded_once_realtime_has_made_its_table(
     project: TestDatabase, target_cluster: PostgresCluster
 ) -> None:
-    """Before, there is nothing to guard; asking again does it."""
+    """Before that, there is no table to guard; a second request guards it."""
     project.query(SCHEMA.read_text())
     policies = "select count(*) from pg_policies where schemaname = 'realtime'"
     with project.migrating() as connection:
@@ -248,8 +246,8 @@ def test_channels_are_guarded_once_realtime_has_made_its_table(
     assert project.value(policies) == 2
 
 
-def test_nobody_is_told_any_more_once_the_declaration_says_so(target: TestDatabase) -> None:
-    """The triggers go with the topics."""
+def test_no_user_gets_news_once_the_declaration_removes_topics(target: TestDatabase) -> None:
+    """The triggers are removed with the topics."""
     triggers = "select count(*) from pg_trigger where tgname like 'mirror\\_trips\\_told%'"
     assert target.value(triggers) == 3
     target.query("select mirror.drop_guards('trips')")
