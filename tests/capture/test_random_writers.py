@@ -205,9 +205,12 @@ def test_the_target_is_right_after_random_transactions(
 
     workers = [Running(lambda size=size: work(size)) for size in (3, 50)]  # type: ignore[misc]
     writing = [Running(lambda writer=writer: writer.run(60)) for writer in writers]  # type: ignore[misc]
-    for writing_thread in writing:
-        writing_thread.wait()
-    finished.set()
+    try:
+        for writing_thread in writing:
+            writing_thread.wait()
+    finally:
+        # Also after a failure: the threads would go on draining the database of the tests after it.
+        finished.set()
     mirrored = sum(worker.wait() for worker in workers)
     backends[0].mirror()
     assert mirrored > 0
