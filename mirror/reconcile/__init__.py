@@ -1,8 +1,8 @@
 """Reconcile: finds rows in which the target differs from the primary, repairs and reports them.
 
-Runs in the worker and in the `mirror` command; `worker`, `diagnostics` and `cli` import it. Its steps
-are compare, judge, limit deletes, repair. Comparing only finds suspects. Judging reads each suspect
-again and excludes rows with a change under way. Repairs are fenced, like a drain's.
+Runs in the worker and in the `mirror` command; `worker`, `diagnostics` and `cli` import it. Its
+steps are compare, judge, limit deletes, repair. Comparing only finds suspects. Judging reads each
+suspect again and excludes rows with a change under way. Repairs are fenced, like a drain's.
 """
 
 from mirror.reconcile.drift import Cause
