@@ -50,6 +50,8 @@ def main() -> None:
     parser.add_argument("--against", metavar="REV", help="a commit to compare the parts with")
     parser.add_argument("--runs", type=int, default=5, help="how often each commit runs a part")
     options = parser.parse_args()
+    # `kill` stops the servers, removes the worktree and prints the tables, like Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     if options.against is None:
@@ -59,8 +61,6 @@ def main() -> None:
     elif options.json is not None:
         parser.error("--against writes no --json; it appends every figure to the file of --keep")
     else:
-        # `kill` ends the part that runs, too, and removes the worktree.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         sizes = ["--quick"] if options.quick else []
         sizes += ["--rows", str(options.rows)] if options.rows is not None else []
         compare(options.against, options.parts, sizes, runs=options.runs, keep=options.keep)
