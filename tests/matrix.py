@@ -13,6 +13,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from mirror.devstack.node import install
@@ -99,12 +100,12 @@ def run(primary: int, target: int) -> bool:
     return done.returncode == 0
 
 
-def main() -> int:
-    """Run the pairs that the command line selects; return the exit code."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the pairs that the command line asks for; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.matrix", description=__doc__)
     parser.add_argument("--primary", type=int, help="the primary's version, 14 to 18")
     parser.add_argument("--target", type=int, help="the target's version, 15 to 18")
-    asked = parser.parse_args()
+    asked = parser.parse_args(arguments)
     pairs = PAIRS
     if asked.primary or asked.target:
         pairs = [(asked.primary or USUAL[0], asked.target or USUAL[1])]
