@@ -91,7 +91,7 @@ test-versions: ## Run test-fast on each supported Python that this machine has; 
 	@$(PYTHON) tests/versions.py $(VERSIONS)
 
 test-postgres: $(INSTALLED) $(NODE) ## Run what PostgreSQL's version decides on 14 to 18; or PRIMARY=14 TARGET=15.
-	$(BIN)/python -m tests.matrix $(PRIMARY:%=--primary=%) $(TARGET:%=--target=%)
+	$(BIN)/python -m tests.matrix $(PRIMARY:%=--primary=%) $(TARGET:%=--target=%) $(TESTS)
 
 # What `make bench` takes: PARTS="throughput latency" instead of all of them, and AGAINST=REV to
 # compare them with that commit, each run RUNS times.

