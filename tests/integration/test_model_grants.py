@@ -332,7 +332,7 @@ def test_a_change_of_many_rights_is_one_apply(
     apply = pair.drain.target.apply
 
     def counted(*arguments: Any) -> Any:
-        calls.append(sum(len(s.rows) + len(s.gone) for s in arguments[1]))
+        calls.append(sum(len(s.rows) + len(s.deleted) for s in arguments[1]))
         return apply(*arguments)
 
     monkeypatch.setattr(pair.drain.target, "apply", counted)
