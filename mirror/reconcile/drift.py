@@ -103,7 +103,10 @@ def direction_of_change(
 
 
 def _level_columns(registry: Registry, mapping: Mapping) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield the columns that contain a role or a level, each with its levels in rising order."""
+    """Yield each column that a Membership or Grants of this mapping reads, with its levels, rising.
+
+    A seat in `Membership.also` is not looked at: a changed role there counts as an over-grant.
+    """
     for access in registry.access:
         if isinstance(access, Membership) and access.mapping == mapping.name:
             if isinstance(access.role, str):

@@ -12,10 +12,10 @@ from mirror.schema.quoting import identifier, literal
 
 
 def seats_of(registry: Registry, mapping: str, owner: str) -> list[tuple[Membership, Seat]]:
-    """Return the memberships and their seats that are rows of a mapping.
+    """Return each Seat that is declared on a mapping, with the Membership that it belongs to.
 
     Raises:
-        MappingError: there is none; the message begins with `owner`.
+        MappingError: no Membership has a seat on the mapping; the message begins with `owner`.
     """
     found = [
         (access, seat)

@@ -1,4 +1,16 @@
-"""Writing: the values that a drain sends to a target, and the results."""
+"""Writing: the values that a drain sends to a target, and the results.
+
+The names in the JSON are those of the SQL functions, which databases already hold:
+
+=================  ==============
+here               in the JSON
+=================  ==============
+``deleted``        ``gone``
+``with_children``  a row's last value, ``true``
+``newest_fence``   ``ahead``
+``new_parents``    ``appearing``
+=================  ==============
+"""
 
 from dataclasses import dataclass, field
 from typing import Any, Self
