@@ -1,8 +1,8 @@
-"""Set-up installs what is pinned, whatever pip it begins with and whatever was released since.
+"""Set-up installs the pinned versions, with an old pip and a new one, beside later releases.
 
-`make setup` runs in an empty environment. Beside the machine's index it is offered a directory with
-a release 9999 of each package, so that the future is here already. The downloads come from uv's
-cache, which a set-up for these tests has filled; the index is still asked, and has to answer.
+`make setup` runs in an empty environment. A directory with a release 9999 of each package stands
+for everything that will be released. uv's cache has the downloads already, from the set-up that
+these tests run in; the package index still has to answer.
 """
 
 import json
