@@ -9,8 +9,8 @@ DEMO := $(VENV)/.demo
 INSTALLED := $(VENV)/.installed
 NODE := tests/supabase/node_modules/.installed
 
-# uv installs what requirements/ pins, whatever a user's files or variables say for other projects.
-# The index and the certificates are those of the machine: pip's index, unless uv has another.
+# uv ignores a user's configuration files and these variables: they are meant for other projects.
+# The machine decides on the index and the certificates: pip's index, or UV_DEFAULT_INDEX.
 export UV_NO_CONFIG := 1
 UV_SYSTEM_CERTS ?= 1
 export UV_SYSTEM_CERTS
@@ -44,7 +44,7 @@ $(INSTALLER): requirements/uv.txt $(BIN)/python
 	  --no-compile --only-binary :all: --require-hashes --requirement requirements/uv.txt
 	@touch $@
 
-# Without a recipe: an environment whose interpreter is gone is made anew.
+# Has no recipe: if the interpreter is gone, this makes the installer's stamp out of date.
 $(BIN)/python:
 
 # $(call install,OPTIONS) installs what is pinned, and this checkout. It resolves nothing, so later
@@ -63,7 +63,7 @@ $(DEMO): requirements/demo.txt pyproject.toml $(INSTALLER)
 	$(call install,install --no-deps --requirement requirements/demo.txt)
 	@touch $@
 
-# In place of the demo's packages, not beside them: what is not pinned goes.
+# `sync` also removes each package that is not pinned any more.
 $(INSTALLED): requirements/dev.txt $(DEMO)
 	@echo "Installing what the tests need"
 	$(call install,sync --compile-bytecode requirements/uv.txt requirements/dev.txt)

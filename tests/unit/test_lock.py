@@ -1,8 +1,8 @@
-"""What `requirements/` pins: all that is asked for on any supported platform, and nothing else.
+"""The locks in `requirements/` pin every package that each supported platform needs, and no other.
 
-Set-up resolves nothing: a package that is not pinned is not installed, and one that is pinned for
-another platform alone is missing here. So each distribution's requirements are followed from the
-roots, as each Python and platform would read them. They come from what is installed; no network.
+Set-up resolves nothing: it installs no package that is not pinned. So these tests follow the
+requirements of each distribution from the roots, with the markers of each Python and platform.
+They read the metadata of the installed packages and need no network.
 """
 
 import tomllib
@@ -174,7 +174,7 @@ def test_the_installer_is_one_package() -> None:
 
 @pytest.mark.parametrize("lock", [*LOCKS, "uv.txt"])
 def test_every_pin_is_exact_and_has_hashes(lock: str) -> None:
-    """Whatever index a machine uses, it gets these files or an error."""
+    """From any index, a machine gets these files or an error."""
     for requirement, *hashes in lines(lock):
         (specifier,) = Requirement(requirement).specifier
         assert specifier.operator == "==", requirement

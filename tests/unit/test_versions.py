@@ -38,7 +38,7 @@ def test_an_interpreter_is_found_behind_one_that_does_not_run() -> None:
 def test_a_missing_version_is_named_and_the_others_decide(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, passed: bool, code: int
 ) -> None:
-    """Nobody takes what was not tested for tested."""
+    """A version that was not tested is never reported as passed."""
     monkeypatch.setattr(versions, "passes", lambda *_: passed)
     assert versions.main([NOWHERE, HERE]) == code
     printed = capsys.readouterr().out
