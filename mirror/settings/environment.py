@@ -104,7 +104,7 @@ class Settings(BaseSettings):
     """A JWT of the role mirror_writer, which may do only what the mirror needs. Takes precedence
     over a secret key."""
     target: Literal["rest", "postgres"] | None = None
-    """How to reach the target. Default: `postgres` if SUPABASE_DB_URL is set, else `rest`."""
+    """How to reach the target. Default: `rest` if only SUPABASE_URL is set, else `postgres`."""
     rest_bytes: int = Field(1_000_000, ge=10_000, le=100_000_000)
     """Maximum bytes in the body of one REST call; a batch that exceeds it is split."""
     redis_url: RedisUrl | None = Field(None, alias="REDIS_URL")

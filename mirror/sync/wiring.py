@@ -1,4 +1,8 @@
-"""Wiring: builds the parts of a worker from settings. Nothing is connected before its first use."""
+"""Wiring: builds from settings what workers, commands and the relay use.
+
+That is connections, the target, the queue, the drain and the relay. Nothing is connected before its
+first use.
+"""
 
 from dataclasses import replace
 

@@ -1,1 +1,5 @@
-"""Supabase: policies for the private channels of Realtime and for folders in Storage."""
+"""Supabase: prints what only a Supabase project has.
+
+Policies for Realtime's private channels and for folders in Storage, and the triggers that tell
+users when a membership of theirs changes.
+"""

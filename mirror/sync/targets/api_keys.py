@@ -52,8 +52,8 @@ def check_writer_token(token: str, url: str) -> None:
     claims = _check(token, url, "MIRROR_WRITER_TOKEN")
     if claims.get("role") != "mirror_writer":
         raise ConfigError(
-            "MIRROR_WRITER_TOKEN is not a JWT of the role mirror_writer; the README says how to "
-            "sign one."
+            "MIRROR_WRITER_TOKEN is not a JWT of the role mirror_writer; docs/target.md says how "
+            "to sign one."
         )
 
 
