@@ -26,6 +26,7 @@ create table if not exists public.users (
   username text,
   primary key (id)
 );
+select mirror.leave_room('public.users');
 select mirror.add_column('public.users', 'email', 'text');
 select mirror.add_column('public.users', 'username', 'text');
 
@@ -39,6 +40,7 @@ create table if not exists mirror.ledger_users (
   applied_at timestamptz not null,
   primary key (id)
 );
+select mirror.leave_room('mirror.ledger_users');
 revoke all on mirror.ledger_users from public, anon, authenticated, service_role;
 
 -- Purging looks at tombstones alone.
@@ -63,6 +65,7 @@ create table if not exists public.trips (
   created_by uuid,
   primary key (id)
 );
+select mirror.leave_room('public.trips');
 select mirror.add_column('public.trips', 'name', 'text');
 select mirror.add_column('public.trips', 'created_by', 'uuid');
 
@@ -76,6 +79,7 @@ create table if not exists mirror.ledger_trips (
   applied_at timestamptz not null,
   primary key (id)
 );
+select mirror.leave_room('mirror.ledger_trips');
 revoke all on mirror.ledger_trips from public, anon, authenticated, service_role;
 
 -- Purging looks at tombstones alone.
@@ -103,6 +107,7 @@ create table if not exists public.trip_memberships (
   foreign key (trip_id) references public.trips (id) on delete cascade,
   foreign key (user_id) references public.users (id) on delete cascade
 );
+select mirror.leave_room('public.trip_memberships');
 select mirror.add_column('public.trip_memberships', 'role', 'text');
 select mirror.add_column('public.trip_memberships', 'status', 'text');
 
@@ -123,6 +128,7 @@ create table if not exists mirror.ledger_trip_memberships (
   constraint ledger_trip_memberships_by_user_id
     unique (user_id, trip_id)
 );
+select mirror.leave_room('mirror.ledger_trip_memberships');
 select mirror.add_constraint('mirror.ledger_trip_memberships', 'ledger_trip_memberships_by_user_id',
   'unique (user_id, trip_id)'
 );
@@ -262,6 +268,11 @@ language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   answer jsonb;
+  -- Whether some scope was read later than these rows; if not, no row looks for its scopes.
+  later_scopes constant boolean := exists (
+    select from mirror.scopes
+    where mapping = 'trip_memberships' and epoch = p_epoch and fence > p_fence
+  );
   gone_trip_id uuid[];
   gone_user_id uuid[];
 begin
@@ -277,34 +288,27 @@ begin
     select (g ->> 0)::uuid, (g ->> 1)::uuid, null::text, null::text, false
     from jsonb_array_elements(p_gone) as g
   ),
-  -- The newest read that this key, or a scope it would be in, is known to have had.
+  -- The newest read of a scope that this key would be in.
   known as materialized (
     select i.*,
-      coalesce(l.present, false) as was_present,
-      greatest(
-        case when l.epoch = p_epoch then l.fence end,
-        case when i.present then (
+      case when later_scopes and i.present then greatest(
+        (
           select s.fence from mirror.scopes as s
           where s.mapping = 'trip_memberships' and s.reference = '*'
             and s.value = '' and s.epoch = p_epoch
-        ) end,
-        case when i.present then (
+        ),
+        (
           select s.fence from mirror.scopes as s
           where s.mapping = 'trip_memberships' and s.reference = 'trip_id'
             and s.value = i.trip_id::text and s.epoch = p_epoch
-        ) end,
-        case when i.present then (
+        ),
+        (
           select s.fence from mirror.scopes as s
           where s.mapping = 'trip_memberships' and s.reference = 'user_id'
             and s.value = i.user_id::text and s.epoch = p_epoch
-        ) end
-      ) as newest
+        )
+      ) end as newest
     from incoming as i
-    -- LIMIT keeps this a look-up for each key: a plan from when the table was small would read all
-    -- of it for every batch of a first load.
-    left join lateral (
-      select * from mirror.ledger_trip_memberships as s where s.trip_id = i.trip_id and s.user_id = i.user_id limit 1
-    ) as l on true
   ),
   judged as materialized (
     select k.*,
@@ -312,11 +316,9 @@ begin
       k.present and not coalesce(k.newest > p_fence, false) and (
         (k.trip_id is not null and (
           select true from mirror.ledger_trips as p
-          join public.trips as t using (id)
           where p.id = k.trip_id and p.present
         ) is null) or (k.user_id is not null and (
           select true from mirror.ledger_users as p
-          join public.users as t using (id)
           where p.id = k.user_id and p.present
         ) is null)
       ) as orphan
@@ -354,7 +356,11 @@ begin
     jsonb_build_object(
       'stale', coalesce(jsonb_agg(jsonb_build_array(j.trip_id::text, j.user_id::text))
         filter (where a.trip_id is null and not j.orphan), '[]'),
-      'ahead', max(j.newest) filter (where j.stale),
+      'ahead', max(greatest(case when j.stale then j.newest end, (
+        -- The ledger's read, where that refused the row.
+        select l.fence from mirror.ledger_trip_memberships as l
+        where l.trip_id = j.trip_id and l.user_id = j.user_id and l.epoch = p_epoch and l.fence > p_fence
+      ))) filter (where a.trip_id is null and not j.orphan),
       'orphans', coalesce(jsonb_agg(jsonb_build_array(j.trip_id::text, j.user_id::text)) filter (where j.orphan), '[]')
     ),
     array_agg(j.trip_id) filter (where not a.present),
@@ -704,6 +710,11 @@ language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   answer jsonb;
+  -- Whether some scope was read later than these rows; if not, no row looks for its scopes.
+  later_scopes constant boolean := exists (
+    select from mirror.scopes
+    where mapping = 'trips' and epoch = p_epoch and fence > p_fence
+  );
   gone_id uuid[];
 begin
   with incoming as materialized (
@@ -718,7 +729,7 @@ begin
     select (g ->> 0)::uuid, null::text, null::uuid, null::boolean, false
     from jsonb_array_elements(p_gone) as g
   ),
-  -- The newest read that this key, or a scope it would be in, is known to have had.
+  -- The newest read of a scope that this key would be in, or of the key itself.
   known as materialized (
     select i.*,
       coalesce(l.present, false) and exists (
@@ -726,10 +737,12 @@ begin
       ) as was_present,
       greatest(
         case when l.epoch = p_epoch then l.fence end,
-        case when i.present then (
-          select s.fence from mirror.scopes as s
-          where s.mapping = 'trips' and s.reference = '*'
-            and s.value = '' and s.epoch = p_epoch
+        case when later_scopes and i.present then greatest(
+          (
+            select s.fence from mirror.scopes as s
+            where s.mapping = 'trips' and s.reference = '*'
+              and s.value = '' and s.epoch = p_epoch
+          )
         ) end
       ) as newest
     from incoming as i
@@ -778,7 +791,11 @@ begin
     jsonb_build_object(
       'stale', coalesce(jsonb_agg(jsonb_build_array(j.id::text))
         filter (where a.id is null and not j.orphan and (j.stale or not j.alone)), '[]'),
-      'ahead', max(j.newest) filter (where j.stale),
+      'ahead', max(greatest(case when j.stale then j.newest end, (
+        -- The ledger's read, where that refused the row.
+        select l.fence from mirror.ledger_trips as l
+        where l.id = j.id and l.epoch = p_epoch and l.fence > p_fence
+      ))) filter (where a.id is null and not j.orphan),
       'orphans', coalesce(jsonb_agg(jsonb_build_array(j.id::text)) filter (where j.orphan), '[]'),
       'appearing', coalesce(jsonb_agg(jsonb_build_array(j.id::text)) filter (where j.alone and not j.stale and not j.orphan), '[]')
     ),
@@ -1128,6 +1145,11 @@ language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   answer jsonb;
+  -- Whether some scope was read later than these rows; if not, no row looks for its scopes.
+  later_scopes constant boolean := exists (
+    select from mirror.scopes
+    where mapping = 'users' and epoch = p_epoch and fence > p_fence
+  );
   gone_id uuid[];
 begin
   with incoming as materialized (
@@ -1142,7 +1164,7 @@ begin
     select (g ->> 0)::uuid, null::text, null::text, null::boolean, false
     from jsonb_array_elements(p_gone) as g
   ),
-  -- The newest read that this key, or a scope it would be in, is known to have had.
+  -- The newest read of a scope that this key would be in, or of the key itself.
   known as materialized (
     select i.*,
       coalesce(l.present, false) and exists (
@@ -1150,10 +1172,12 @@ begin
       ) as was_present,
       greatest(
         case when l.epoch = p_epoch then l.fence end,
-        case when i.present then (
-          select s.fence from mirror.scopes as s
-          where s.mapping = 'users' and s.reference = '*'
-            and s.value = '' and s.epoch = p_epoch
+        case when later_scopes and i.present then greatest(
+          (
+            select s.fence from mirror.scopes as s
+            where s.mapping = 'users' and s.reference = '*'
+              and s.value = '' and s.epoch = p_epoch
+          )
         ) end
       ) as newest
     from incoming as i
@@ -1202,7 +1226,11 @@ begin
     jsonb_build_object(
       'stale', coalesce(jsonb_agg(jsonb_build_array(j.id::text))
         filter (where a.id is null and not j.orphan and (j.stale or not j.alone)), '[]'),
-      'ahead', max(j.newest) filter (where j.stale),
+      'ahead', max(greatest(case when j.stale then j.newest end, (
+        -- The ledger's read, where that refused the row.
+        select l.fence from mirror.ledger_users as l
+        where l.id = j.id and l.epoch = p_epoch and l.fence > p_fence
+      ))) filter (where a.id is null and not j.orphan),
       'orphans', coalesce(jsonb_agg(jsonb_build_array(j.id::text)) filter (where j.orphan), '[]'),
       'appearing', coalesce(jsonb_agg(jsonb_build_array(j.id::text)) filter (where j.alone and not j.stale and not j.orphan), '[]')
     ),

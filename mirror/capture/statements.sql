@@ -44,36 +44,21 @@ select cast(mirror.still_waiting(cast(cast(:question as text) as jsonb)) as text
 -- ==== A worker claims events ====================================================================
 
 -- claim_events --
--- One query per lane, so that each starts in the index at the floor. A batch with revocations
--- takes few grants along: otherwise the revocations would wait for a whole batch of grants.
--- The last column is a hint that a claim which has died may have held one of the events.
-with revocations as materialized (
-  select ctid from mirror.outbox where lane = 0 and transaction_id >= {floor}
-  order by transaction_id, id limit {limit} for update skip locked
-),
-grants as materialized (
-  select ctid from mirror.outbox where lane = 1 and transaction_id >= {floor}
-  order by transaction_id, id
-  limit (
-    select case when count(*) = 0 then {limit} else least({few}, {limit} - count(*)) end
-    from revocations
-  )
-  for update skip locked
-),
-taken as (
-  delete from mirror.outbox
-  where ctid = any (array(select ctid from revocations union all select ctid from grants))
-  returning id, transaction_id, lane, recorded_at, mapping, reference, key
-)
-select *, exists (select from mirror.claims where events && array(select id from taken))
-from taken
+select * from mirror.claim_events({floor}, {limit}, {few})
+
+-- read_claimed_events --
+-- Over another connection than the claim's: there, events that a claim has taken are still visible.
+select id, transaction_id, lane, recorded_at, mapping, reference, key from mirror.outbox
+where lane in (0, 1) and transaction_id between %(oldest)s and %(newest)s
+  and id = any(%(ids)s::text::bigint[])
+order by lane, id
 
 -- note_claim --
 -- Committed before the claimed events are read, so that it survives a worker that crashes on them.
 -- It does not wait for the disk: a crash of the server ends the claim and the note alike.
 begin;
 set local synchronous_commit = off;
-insert into mirror.claims (id, events) values ({}, {}) on conflict do nothing;
+insert into mirror.claims (id, events) values ({note}, {ids}::text::bigint[]) on conflict do nothing;
 commit
 
 -- delete_claim_note --
@@ -133,17 +118,7 @@ select least(
 )
 
 -- read_stamp --
--- Fence, epoch, and what identifies this primary. The fence packs the snapshot's xmax and the
--- number of transactions that ran below it; mirror.sync.snapshot says why.
-select
-  (pg_snapshot_xmax(s.snapshot)::text::bigint << {bits}) + ((1 << {bits}) - 1)
-    - (select count(*) from pg_snapshot_xip(s.snapshot))
-    - coalesce((pg_current_xact_id_if_assigned() < pg_snapshot_xmax(s.snapshot))::integer, 0),
-  (select epoch from mirror.state),
-  {system},
-  current_setting('neon.timeline_id', true),
-  current_database()
-from (select pg_current_snapshot() as snapshot offset 0) as s
+select * from mirror.read_stamp()
 
 -- beat --
 -- A heartbeat that is younger than 50 seconds stays: many workers share a row.

@@ -107,6 +107,10 @@ class Rejected(Permanent):
     """Raised when a database refused rows for their values; the event is isolated."""
 
 
+class LostParent(Rejected):
+    """Raised when a row refers to a parent that its table does not have."""
+
+
 class TooSlow(Permanent):
     """Raised when a statement ran into its timeout; a smaller batch may succeed.
 

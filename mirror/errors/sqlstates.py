@@ -11,6 +11,7 @@ from typing import Final
 from mirror.errors import (
     ConfigError,
     Halted,
+    LostParent,
     MirrorError,
     NotMigrated,
     Rejected,
@@ -49,7 +50,7 @@ database was not migrated, or by another version."""
 
 _OUR_OBJECTS = re.compile(
     r"schema \"mirror\"|mirror_\w+|mirror\.(outbox|claims|retries|state|runs|leases|heartbeats"
-    r"|migrations|mappings|scopes|ledger_|apply|scope_|withdraw_|open_scopes|purge|rebase|describe"
+    r"|migrations|mappings|scopes|claim_events|read_stamp|ledger_|apply|scope_|withdraw_|open_scopes|purge|rebase|describe"
     r"|admit|examine)"
 )
 # By SQLSTATE prefix; the first match wins. Each has our error, and a text that replaces
@@ -63,6 +64,7 @@ _MEANINGS: Final[tuple[tuple[tuple[str, ...], type[MirrorError], str | None], ..
     (("08", "53", "57P", "58", "40001", "40P01", "55P03", "25", "XX"), Transient, None),
     # Caused by a row's own values: data, integrity, an exception in a user's trigger, a limit.
     (("22",), Rejected, "a value does not fit its type"),
+    (("23503",), LostParent, "a row was refused"),
     (("23", "21", "P0", "54"), Rejected, "a row was refused"),
     # Missing objects and privileges, syntax: the rows are not the cause.
     (("42", "3F", "0A", "MR"), Halted, None),
@@ -127,7 +129,7 @@ def classify(
         return NotMigrated(f"{role}: {message} [{state}]; run `mirror migrate {command}`")
     for prefixes, error, replacement in _MEANINGS:
         if state.startswith(prefixes):
-            where = f" ({culprit})" if culprit and error is Rejected else ""
+            where = f" ({culprit})" if culprit and issubclass(error, Rejected) else ""
             return error(f"{role}: {replacement or redact(message)} [{state}]{where}")
     return Unexplained(f"{role}: an error that we do not know [{state}]")
 

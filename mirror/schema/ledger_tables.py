@@ -37,6 +37,7 @@ def ledger_sql(mapping: Mapping) -> str:
         [
             f"-- {mapping.name}: what was last written for each key, and how fresh the read was.",
             f"create table if not exists {ledger} (\n{body}\n);",
+            leave_room(ledger),
             *added,
             f"revoke all on {ledger} from public, anon, authenticated, service_role;\n",
             # Not by age: each write changes that column, so its index would make writes dearer.
@@ -78,6 +79,11 @@ def add_column(table: str, name: str, kind: str, clause: str = "") -> str:
     """Return the statement that adds a column, with a clause after its type, if it is missing."""
     arguments = [table, name, kind, clause] if clause else [table, name, kind]
     return f"select mirror.add_column({', '.join(map(literal, arguments))});"
+
+
+def leave_room(table: str) -> str:
+    """Return the statement that leaves room for updates in each page of a table."""
+    return f"select mirror.leave_room({literal(table)});"
 
 
 def led_by(mapping: Mapping, column: str) -> str:

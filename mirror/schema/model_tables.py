@@ -17,7 +17,14 @@ from mirror.schema.compare_functions import (
     revoke_compare_functions,
     rows_function,
 )
-from mirror.schema.ledger_tables import add_column, adopt_sql, column_type, led_by, ledger_sql
+from mirror.schema.ledger_tables import (
+    add_column,
+    adopt_sql,
+    column_type,
+    leave_room,
+    led_by,
+    ledger_sql,
+)
 from mirror.schema.names import table_name
 from mirror.schema.quoting import comma, identifier, literal
 from mirror.schema.skeletons import fill
@@ -108,7 +115,9 @@ def _table(registry: Registry, mapping: Mapping) -> str:
         add_column(table, column.name, column.type, references.get(column.name, ""))
         for column in mapping.data_columns
     ]
-    return "\n".join([f"create table if not exists {table} (\n{body}\n);", *added])
+    return "\n".join(
+        [f"create table if not exists {table} (\n{body}\n);", leave_room(table), *added]
+    )
 
 
 def _indexes(mapping: Mapping) -> list[str]:

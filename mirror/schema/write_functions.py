@@ -4,6 +4,8 @@ They are printed for each mapping instead of composed at run time. Static SQL ha
 typed keys, and a user can read, explain and review it where it runs.
 """
 
+from textwrap import indent
+
 from mirror.model.mapping import EVERYTHING, Mapping, Parent
 from mirror.model.registry import Registry
 from mirror.schema.names import function_name, ledger_column, ledger_name, table_name
@@ -28,7 +30,8 @@ def apply_function(registry: Registry, mapping: Mapping) -> str:
         l_key=comma(key, "l."),
         first_key=identifier(key[0]),
         j_key_json=f"jsonb_build_array({comma(key, 'j.', '::text')})",
-        s_is_i=_same_key(mapping, "s", "i"),
+        l_is_j=_same_key(mapping, "l", "j"),
+        mapping=literal(mapping.name),
         a_is_j=_same_key(mapping, "a", "j"),
         columns=comma(column.name for column in mapping.columns),
         j_columns=comma((column.name for column in mapping.columns), "j."),
@@ -38,8 +41,7 @@ def apply_function(registry: Registry, mapping: Mapping) -> str:
         new_references="".join(
             f"{identifier(name)} = excluded.{identifier(name)}, " for name in own_columns
         ),
-        scope_fences=",\n".join(_scope_fences(mapping)),
-        was_present=_was_present(registry, mapping),
+        **_known(registry, mapping),
         orphan=_orphan(registry, mapping),
         gone=comma(gone),
         first_gone=identifier(gone[0]),
@@ -112,24 +114,38 @@ def _scope_fences(mapping: Mapping) -> list[str]:
     ]
 
 
-def _was_present(registry: Registry, mapping: Mapping) -> str:
-    """Return the condition that the row was present; for a parent, in the table too.
+def _known(registry: Registry, mapping: Mapping) -> dict[str, str]:
+    """Return the fragments of `apply.sql` that find out what is known of a key before the upsert.
 
-    If a user deleted a parent's row by hand, its foreign keys deleted the children as well.
+    A leaf's ledger is not asked before: the upsert itself refuses what is older. For a parent, the
+    row must be known to have been present, in the table too: if a user deleted a parent's row by
+    hand, its foreign keys deleted the children as well.
     """
+    scopes = ",\n".join(_scope_fences(mapping))
+    newest = f"case when later_scopes and i.present then greatest(\n{indent(scopes, '  ')}\n) end"
     if not registry.children(mapping):
-        return "coalesce(l.present, false)"
-    return (
-        "coalesce(l.present, false) and exists (\n"
-        f"  select from {table_name(mapping)} as t where {_same_key(mapping, 't', 'i')}\n)"
-    )
+        return {"known": f"{newest} as newest", "known_ledger": "", "or_of_itself": ""}
+    return {
+        "known": (
+            "coalesce(l.present, false) and exists (\n"
+            f"  select from {table_name(mapping)} as t where {_same_key(mapping, 't', 'i')}\n"
+            ") as was_present,\n"
+            "greatest(\n  case when l.epoch = p_epoch then l.fence end,\n"
+            f"{indent(newest, '  ')}\n) as newest"
+        ),
+        "known_ledger": fill(
+            "known_ledger", ledger=ledger_name(mapping), s_is_i=_same_key(mapping, "s", "i")
+        ),
+        "or_of_itself": ", or of the key itself",
+    }
 
 
 def _orphan(registry: Registry, mapping: Mapping) -> str:
     """Return the condition that a parent of the row is missing.
 
-    A parent is present only if both its ledger row and its table row say so. The table still has
-    a parent that only a foreign key holds back; the ledger still has one that was deleted by hand.
+    The ledger decides: the table still has a parent that only a foreign key holds back. The ledger
+    still has one that was deleted by hand; the row's foreign key then fails the call, and
+    `mirror.forget_lost_parents` corrects the ledger for the second attempt.
     """
     if not mapping.parents:
         return "false"
@@ -143,7 +159,6 @@ def _missing(parent: Parent, other: Mapping) -> str:
     return (
         f"(k.{column} is not null and (\n"
         f"    select true from {ledger_name(other)} as p\n"
-        f"    join {table_name(other)} as t using ({comma(other.key)})\n"
         f"    where p.{identifier(other.key[0])} = k.{column} and p.present\n"
         f"  ) is null)"
     )

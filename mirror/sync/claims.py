@@ -3,6 +3,9 @@
 A claim deletes its events in a transaction that stays open until they are applied to the target. If
 the worker crashes, the rollback makes them wait again.
 
+A claim holds groups of events, not events: the keys of a group travel as texts from the outbox to
+the query that reads their rows. A worker reads single events only where it has to work on each.
+
 An event may itself cause the crash, so a second connection commits a note of the claim before the
 events are processed. A later claim that can lock an event with a note knows that the worker of the
 noted claim is gone: it sets the event apart (`mirror.sync.retries`), as it does with events that
@@ -11,12 +14,13 @@ fail.
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final
 from uuid import UUID, uuid4
 
 from psycopg import sql
 
-from mirror.capture.outbox import Event, Lane
+from mirror.capture.outbox import Event
 from mirror.capture.statements import statement
 from mirror.errors import MirrorError, Transient
 from mirror.sync.connections import Database
@@ -27,16 +31,60 @@ from mirror.sync.retries import Attempt, ClaimedEvent, Retries, claimed_event
 # After this many claimed events, the floor is worth a query.
 _EVENTS_PER_FLOOR: Final = 1_000
 
+MAX_PARTS: Final = 4
+"""Keys with more parts are not passed on as texts; `mirror.claim_events` returns so many arrays."""
+
+
+@dataclass(frozen=True)
+class EventGroup:
+    """Claimed events of one mapping, as `mirror.claim_events` returns them."""
+
+    mapping: str
+    scopes: bool
+    """These events are scopes; otherwise they are keys."""
+    parts: int
+    """The number of parts that each of the keys has."""
+    revocations: int
+    grants: int
+    oldest: int
+    """The lowest transaction id."""
+    newest: int
+    """The highest transaction id."""
+    ids: str
+    """The ids of the events: an array literal of PostgreSQL."""
+    keys: list[str]
+    """For each of the first `MAX_PARTS` parts, that part of every key: an array literal."""
+
 
 class Claim:
     """Claimed events, held in an open transaction until `acknowledge` or `release`."""
 
-    def __init__(self, queue: "Queue", events: list[ClaimedEvent], *, full: bool) -> None:
+    def __init__(
+        self, queue: "Queue", groups: list[EventGroup], events: list[ClaimedEvent], *, full: bool
+    ) -> None:
         self._queue = queue
         self._note = uuid4()
-        self.events = events
+        self._events = events
+        self.groups = groups
+        """The events that nothing has been read of. Empty after a worker crashed on one of them."""
         self.full = full
         """More events may be waiting."""
+
+    def __len__(self) -> int:
+        """Return the number of events."""
+        return _count(self.groups) + len(self._events)
+
+    def read(self, groups: Sequence[EventGroup]) -> list[ClaimedEvent]:
+        """Return the events of some groups, and those that belong to no group."""
+        return sorted(
+            [*self._queue.read_events(groups), *self._events],
+            key=lambda event: (event.lane, event.id),
+        )
+
+    @property
+    def events(self) -> list[ClaimedEvent]:
+        """All events, revocations first; each access reads them from the outbox."""
+        return self.read(self.groups)
 
     @property
     def note(self) -> sql.Composed:
@@ -44,8 +92,9 @@ class Claim:
 
         They run first on the connection that reads the rows of the events.
         """
+        ids = [group.ids[1:-1] for group in self.groups] + [str(event.id) for event in self._events]
         return sql.SQL(statement("note_claim")).format(
-            sql.Literal(self._note), sql.Literal([event.id for event in self.events])
+            note=sql.Literal(self._note), ids=sql.Literal("{" + ",".join(ids) + "}")
         )
 
     def acknowledge(
@@ -136,20 +185,40 @@ class Queue:
             if not rows:
                 self.claims.rollback()
                 return None
-            events = [claimed_event(event) for *event, _ in rows]
-            events.sort(key=lambda event: (event.lane, event.id))
-            self._claimed += len(events)
+            groups = [EventGroup(*group) for *group, _ in rows]
+            count, grants = _count(groups), sum(group.grants for group in groups)
+            self._claimed += count
+            full = count == limit or (grants == few and grants < count)
             *_, noted = rows[0]
-            suspects = self._find_suspects([event.id for event in events]) if noted else set()
-            for event in events:
-                if event.id in suspects:
-                    self.retries.set_apart(event, attempts=0, error=None)
-            grants = sum(event.lane is Lane.GRANT for event in events)
-            full = len(events) == limit or (grants == few and grants < len(events))
-            return Claim(self, [event for event in events if event.id not in suspects], full=full)
+            if not noted:
+                return Claim(self, groups, [], full=full)
+            return Claim(self, [], self._set_suspects_apart(self.read_events(groups)), full=full)
         except BaseException:
             self.claims.rollback()
             raise
+
+    def read_events(self, groups: Sequence[EventGroup]) -> list[ClaimedEvent]:
+        """Return the claimed events of some groups.
+
+        `notes` reads them: the transaction of `claims` has deleted them, and no other sees that.
+        """
+        if not groups:
+            return []
+        parameters = {
+            "oldest": min(group.oldest for group in groups),
+            "newest": max(group.newest for group in groups),
+            "ids": "{" + ",".join(group.ids[1:-1] for group in groups) + "}",
+        }
+        rows = self.notes.execute(statement("read_claimed_events"), parameters)
+        return [claimed_event(row) for row in rows]
+
+    def _set_suspects_apart(self, events: list[ClaimedEvent]) -> list[ClaimedEvent]:
+        """Set events apart whose earlier worker crashed; return the others."""
+        suspects = self._find_suspects([event.id for event in events])
+        for event in events:
+            if event.id in suspects:
+                self.retries.set_apart(event, attempts=0, error=None)
+        return [event for event in events if event.id not in suspects]
 
     def _find_suspects(self, claimed: list[int]) -> set[int]:
         """Return the events whose earlier worker crashed, and remove them from its notes."""
@@ -205,3 +274,8 @@ class Queue:
         with self.claims.transaction():
             self.record(continuations)
             self.retries.delete(attempt)
+
+
+def _count(groups: Iterable[EventGroup]) -> int:
+    """Return the number of events in some groups."""
+    return sum(group.revocations + group.grants for group in groups)

@@ -109,7 +109,7 @@ class Database:
                 if not cursor.nextset():
                     return found
 
-    def bound(self, query: sql.Composed, parameters: Any) -> sql.SQL:
+    def bound(self, query: sql.SQL | sql.Composed, parameters: Any) -> sql.SQL:
         """Return a statement with its parameters filled in, to send it together with others."""
         with translated(self.role):
             text = psycopg.ClientCursor(self.connection).mogrify(query, parameters)

@@ -14,6 +14,7 @@ from psycopg import sql
 
 from mirror.capture.outbox import Event
 from mirror.errors import (
+    Halted,
     InvalidKey,
     MappingError,
     MirrorError,
@@ -26,10 +27,10 @@ from mirror.errors import (
 )
 from mirror.model.mapping import EVERYTHING
 from mirror.model.registry import Registry
-from mirror.sync.claims import Queue
+from mirror.sync.claims import MAX_PARTS, Claim, EventGroup, Queue
 from mirror.sync.retries import WORKER_DIED, Attempt, ClaimedEvent
 from mirror.sync.snapshot import Snapshot, Source
-from mirror.sync.sync_pass import PendingKeys, SyncPass, pending_keys
+from mirror.sync.sync_pass import PendingKeys, SyncPass, log_retained, pending_keys
 from mirror.sync.targets.base import Target
 from mirror.sync.targets.writing import TooOld
 
@@ -138,9 +139,7 @@ class Drain:
             return DrainResult()
         started = time.monotonic()
         try:
-            continuations, failed = self._isolate(
-                claim.events, claim.note, until=started + _SEARCH_SECONDS
-            )
+            continuations, failed = self._apply_claim(claim, until=started + _SEARCH_SECONDS)
             claim.acknowledge(failed, continuations)
         except BaseException:
             claim.release()
@@ -149,15 +148,65 @@ class Drain:
             log.warning(
                 "event set apart", event_id=event.id, mapping=event.mapping, error=str(error)
             )
-        if claim.events:
+        if len(claim):
             log.info(
                 "drained",
-                events=len(claim.events),
+                events=len(claim),
                 failed=len(failed),
                 milliseconds=round((time.monotonic() - started) * 1000, 1),
             )
         full = claim.full or bool(continuations) or self._announced
-        return DrainResult(len(claim.events), len(failed), full=full)
+        return DrainResult(len(claim), len(failed), full=full)
+
+    def _apply_claim(
+        self, claim: Claim, *, until: float
+    ) -> tuple[list[Event], list[tuple[ClaimedEvent, MirrorError]]]:
+        """Apply the events of a claim: plain keys without reading them, all others in sync passes.
+
+        Returns continuations, and the events that failed with their errors.
+        """
+        plain = [group for group in claim.groups if self._is_plain(group)]
+        others = claim.read([group for group in claim.groups if group not in plain])
+        continuations, failed = self._isolate(others, claim.note, until=until)
+        if plain:
+            try:
+                continuations += self._pass_on(plain, claim.note)
+            except (*ISOLATED, TooOld, Halted):
+                # A sync pass finds the event at fault, names the mapping that cannot be read, and
+                # reads again what was read too early.
+                rest, rest_failed = self._isolate(claim.read(plain), claim.note, until=until)
+                continuations, failed = continuations + rest, failed + rest_failed
+        return continuations, failed
+
+    def _is_plain(self, group: EventGroup) -> bool:
+        """Return whether events are keys of which nothing but the rows has to be known.
+
+        The revocation of a parent is not: its children have to be looked at, too.
+        """
+        if group.scopes or group.mapping not in self.registry:
+            return False
+        mapping = self.registry[group.mapping]
+        return group.parts == len(mapping.key) <= MAX_PARTS and not (
+            group.revocations and self.registry.children(mapping)
+        )
+
+    def _pass_on(self, groups: list[EventGroup], note: sql.Composed) -> list[Event]:
+        """Apply plain keys: carry the rows that the primary prints to the target, unread.
+
+        A sync pass takes the keys that the target refuses. Returns events to continue with.
+        """
+        keys = [(self.registry[group.mapping], group.keys[: group.parts]) for group in groups]
+        stamp, rows = self.source.read_json(keys, note)
+        answers = self.target.apply(stamp, rows)
+        refused = PendingKeys()
+        for name, answer in answers.items():
+            log_retained(answer)
+            refused.keys[name].update(answer.stale, answer.orphans, answer.new_parents)
+            refused.new_parents.update((name, key) for key in answer.new_parents)
+        if not any(refused.keys.values()):
+            return []
+        newest_fence = max(answer.newest_fence or 0 for answer in answers.values())
+        return self.sync_keys(refused, newest_fence=newest_fence)
 
     def _isolate(
         self, events: list[ClaimedEvent], note: sql.Composed, *, until: float
@@ -268,24 +317,24 @@ class Drain:
         return self.sync_keys(pending_keys(self.registry, events), *before, batch_size=batch_size)
 
     def sync_keys(
-        self, pending: PendingKeys, *before: sql.Composed, batch_size: int | None = None
+        self,
+        pending: PendingKeys,
+        *before: sql.Composed,
+        batch_size: int | None = None,
+        newest_fence: int = 0,
     ) -> list[Event]:
         """Bring keys and scopes up to date; return events to continue with.
 
         The statements `before` run on the primary before any row is read. `batch_size` replaces the
-        drain's own.
+        drain's own. `newest_fence` is the newest fence that the target is known to have.
 
         Raises:
             Transient: a database does not answer, or other workers were faster every time.
             Halted: no write is allowed until a person acts.
         """
         continuations: list[Event] = []
-        newest_fence = 0
         for number in range(_MAX_PASSES):
-            keys = [
-                (self.registry[name], list(some)) for name, some in pending.keys.items() if some
-            ]
-            with self.source.snapshot(*before, keys=keys) as snapshot:
+            with self.source.snapshot(*before) as snapshot:
                 if snapshot.stamp.fence < newest_fence:
                     raise WentBack(
                         "the primary is older than what the target has seen "

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping as MappingABC
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from psycopg import sql
 
@@ -13,7 +14,26 @@ Row = tuple[str | None, ...]
 """A desired row as texts of the target's types: the columns, then references that are not columns.
 """
 
-BoundQuery = tuple[sql.Composed, object]
+
+@dataclass(frozen=True)
+class JsonRows:
+    """Rows of one mapping as the primary printed them: the request to the target has these texts.
+
+    So a batch costs the worker the same time whatever the number of its rows.
+    """
+
+    mapping: Mapping
+    rows: str
+    """A JSON array of rows."""
+    deleted: str
+    """A JSON array of keys that have no row."""
+
+    def as_json(self) -> tuple[str, str]:
+        """Return the JSON texts of the rows and of the keys without a row."""
+        return self.rows, self.deleted
+
+
+BoundQuery = tuple[sql.SQL | sql.Composed, object]
 """A statement and its parameters."""
 
 
@@ -23,6 +43,7 @@ class RowQueries:
     def __init__(self) -> None:
         self._flattened: dict[str, bool] = {}
         self._values: dict[str, sql.Composed] = {}
+        self._json: dict[str, sql.SQL] = {}
 
     def values(self, mapping: Mapping) -> sql.Composed:
         """Return the select list: the values of a row `q`, as texts."""
@@ -35,31 +56,69 @@ class RowQueries:
 
     def of_keys(self, mapping: Mapping, keys: Sequence[Key], *, expired: bool) -> BoundQuery:
         """Return a query for the rows of some keys; `expired` includes expired rows."""
+        statement = sql.SQL(
+            "select {values} from unnest({arrays}) as k ({names}) join ({query}) as q on {same}"
+        ).format(values=self.values(mapping), **self._joined(mapping, expired=expired))
+        columns = zip(*keys, strict=True)
+        return statement, {f"k{number}": list(column) for number, column in enumerate(columns)}
+
+    def as_json(self, mapping: Mapping, keys: Sequence[str]) -> BoundQuery:
+        """Return a query that prints the rows of some keys as JSON.
+
+        `keys` has, for each key column, the values of all keys as an array literal. The query
+        returns one row: a JSON array of rows, a JSON array of the keys without a row, and whether
+        some key has two rows.
+        """
+        if mapping.name not in self._json:
+            first = sql.Identifier(mapping.key[0])
+            query = sql.SQL(
+                "with k as materialized (select distinct * from unnest({arrays}) as k ({names}))"
+                " select coalesce(json_agg(array[{values}])"
+                " filter (where q.{first} is not null), '[]')::text,"
+                " coalesce(json_agg(array[{key}]) filter (where q.{first} is null), '[]')::text,"
+                " count(*) > (select count(*) from k)"
+                " from k left join ({query}) as q on {same}"
+            ).format(
+                values=self.values(mapping),
+                first=first,
+                key=sql.SQL(", ").join(
+                    sql.SQL("k.{}::text").format(sql.Identifier(name)) for name in mapping.key
+                ),
+                **self._joined(mapping, expired=False),
+            )
+            # As one text: to compose it again for each batch takes as long as to run it.
+            self._json[mapping.name] = sql.SQL(query.as_string(None))
+        return self._json[mapping.name], {f"k{i}": array for i, array in enumerate(keys)}
+
+    def _joined(self, mapping: Mapping, *, expired: bool) -> dict[str, sql.Composable]:
+        """Return the parts of a query that joins rows `q` to keys `k`.
+
+        The query has a placeholder `k0`, `k1`, … for each key column's array, so that each array
+        is sent once.
+        """
         names = [sql.Identifier(name) for name in mapping.key]
-        # Named placeholders, so that each array is sent once.
         arrays = [
             sql.SQL("{}::text[]::{}[]").format(sql.Placeholder(f"k{number}"), _type(column.type))
             for number, column in enumerate(mapping.key_columns)
         ]
-        statement = sql.SQL(
-            "select {values} from unnest({arrays}) as k ({names}) join ({query}) as q on {same}"
-        ).format(
-            values=self.values(mapping),
-            arrays=sql.SQL(", ").join(arrays),
-            names=sql.SQL(", ").join(names),
-            query=row_query(mapping, expired=expired),
-            same=sql.SQL(" and ").join(sql.SQL("q.{0} = k.{0}").format(name) for name in names),
-        )
+        query = row_query(mapping, expired=expired)
         if not self._dissolves(mapping):
             # The same condition as the join's, but the planner can move it below a DISTINCT, GROUP
             # BY or UNION. Elsewhere it is slower: the planner then reads all rows of a key's user
             # to keep one.
-            statement += sql.SQL(" where ") + sql.SQL(" and ").join(
-                sql.SQL("q.{} = any({})").format(name, array)
-                for name, array in zip(names, arrays, strict=True)
+            query = sql.SQL("select q.* from ({query}) as q where {in_arrays}").format(
+                query=query,
+                in_arrays=sql.SQL(" and ").join(
+                    sql.SQL("q.{} = any({})").format(name, array)
+                    for name, array in zip(names, arrays, strict=True)
+                ),
             )
-        columns = zip(*keys, strict=True)
-        return statement, {f"k{number}": list(column) for number, column in enumerate(columns)}
+        return {
+            "arrays": sql.SQL(", ").join(arrays),
+            "names": sql.SQL(", ").join(names),
+            "query": query,
+            "same": sql.SQL(" and ").join(sql.SQL("q.{0} = k.{0}").format(n) for n in names),
+        }
 
     def in_scope(
         self,

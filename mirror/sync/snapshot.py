@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from collections.abc import Mapping as MappingABC
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,9 +25,7 @@ from mirror.errors import Halted, NotMigrated, Rejected
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
 from mirror.sync.connections import Database
-from mirror.sync.row_queries import BoundQuery, Row, RowQueries
-
-_RUNNING_BITS = 20  # PostgreSQL allows 2^18 connections, so the count fits.
+from mirror.sync.row_queries import BoundQuery, JsonRows, Row, RowQueries
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,6 @@ class Snapshot:
         self._database = database
         self._desired = desired
         self._expired = False
-        self._cache: dict[str, dict[Key, Row | None]] = {}
 
     def with_expired(self) -> "Snapshot":
         """Return the same view with expired rows included, for diagnostics."""
@@ -59,20 +55,11 @@ class Snapshot:
         view._expired = True
         return view
 
-    def keep(self, mapping: Mapping, keys: Sequence[Key], found: list[Row]) -> None:
-        """Cache the rows found for these keys; `rows` does not query for them again."""
-        rows = _by_key(mapping, found)
-        self._cache[mapping.name] = {key: rows.get(key) for key in keys}
-
     def rows(self, mapping: Mapping, keys: Sequence[Key]) -> dict[Key, Row]:
         """Return the desired row of each key that has one."""
-        cached = self._cache.get(mapping.name, {})
-        rows = {key: row for key in keys if (row := cached.get(key)) is not None}
-        if missing := [key for key in keys if key not in cached]:
-            rows |= self._read(
-                mapping, self._desired.of_keys(mapping, missing, expired=self._expired)
-            )
-        return rows
+        if not keys:
+            return {}
+        return self._read(mapping, self._desired.of_keys(mapping, keys, expired=self._expired))
 
     def rows_in_scope(
         self,
@@ -113,11 +100,15 @@ def _by_key(mapping: Mapping, found: list[Row]) -> dict[Key, Row]:
     positions = [names.index(name) for name in mapping.key]
     rows: dict[Key, Row] = {tuple(str(row[i]) for i in positions): row for row in found}
     if len(rows) < len(found):
-        raise Rejected(
-            f"mapping {mapping.name!r}: its query yields two rows for one key; "
-            f"make the query DISTINCT or group it."
-        )
+        raise _two_rows(mapping)
     return rows
+
+
+def _two_rows(mapping: Mapping) -> Rejected:
+    return Rejected(
+        f"mapping {mapping.name!r}: its query yields two rows for one key; "
+        f"make the query DISTINCT or group it."
+    )
 
 
 class Source:
@@ -142,64 +133,56 @@ class Source:
         self.database.close()
 
     @contextmanager
-    def snapshot(
-        self, *before: sql.Composable, keys: Sequence[tuple[Mapping, Sequence[Key]]] = ()
-    ) -> Iterator[Snapshot]:
+    def snapshot(self, *before: sql.Composable) -> Iterator[Snapshot]:
         """Yield a snapshot in a REPEATABLE READ, READ ONLY transaction.
 
-        One round trip runs the statements `before` (transactions of their own), begins the
-        snapshot and reads the rows of `keys`.
+        The round trip that begins it also runs the statements `before`, as transactions of their
+        own.
         """
         with self.database.ending():
-            reads = [self.desired.of_keys(*each, expired=False) for each in keys]
-            rows, *found = self._begin(before, reads)
-            fence, epoch, system, timeline, name = rows[0]
-            if epoch is None:
-                raise NotMigrated("primary: mirror.state is empty; run `mirror migrate primary`")
-            identity = f"{system or '-'}/{timeline or '-'}/{self.name}/{name}"
-            snapshot = Snapshot(self.database, self.desired, Stamp(identity, epoch, fence))
-            # `found` is empty if the mappings have to be read one by one.
-            for (mapping, some), mapping_rows in zip(keys, found, strict=False):
-                snapshot.keep(mapping, some, mapping_rows)
-            yield snapshot
+            ((row,),) = self._begin(before)
+            yield Snapshot(self.database, self.desired, self._stamp(row))
 
-    def _begin(
-        self, before: Sequence[sql.Composable], reads: Sequence[BoundQuery]
-    ) -> list[list[Any]]:
-        """Begin a snapshot; return the stamp's row, then the rows of each of `reads`.
+    def read_json(
+        self, groups: Sequence[tuple[Mapping, Sequence[str]]], *before: sql.Composable
+    ) -> tuple[Stamp, list[JsonRows]]:
+        """Return the rows of some keys at one moment, as JSON texts, with their stamp.
 
-        If one of `reads` fails, the stamp's row comes alone.
+        Each group is a mapping and, for each of its key columns, the values of all keys as an
+        array literal. One round trip does everything: the statements `before` as transactions of
+        their own, then the snapshot from its beginning to its end.
+
+        Raises:
+            Rejected: a key has another type than declared, or its mapping yields two rows for it.
         """
-
-        def begin(*reads: sql.Composable) -> list[list[Any]]:
-            return self.database.begin(
-                self._stamp_query,
-                *reads,
-                before=before,
-                mode="isolation level repeatable read read only",
-                idle_seconds=self.idle_seconds,
-            )
-
         try:
-            return begin(*(self.database.bound(*read) for read in reads))
-        except (Rejected, Halted):
-            if not reads:
-                raise
-            # The caller then reads the mappings one by one, and its error names the mapping.
+            reads = [
+                self.database.bound(*self.desired.as_json(mapping, keys))
+                for mapping, keys in groups
+            ]
+            (row,), *found = self._begin(before, *reads, sql.SQL("commit"))
+        except BaseException:
             self.database.rollback()
-            return begin()
+            raise
+        rows = []
+        for (mapping, _), ((printed, deleted, two_rows),) in zip(groups, found, strict=True):
+            if two_rows:
+                raise _two_rows(mapping)
+            rows.append(JsonRows(mapping, printed, deleted))
+        return self._stamp(row), rows
 
-    @cached_property
-    def _stamp_query(self) -> sql.Composed:
-        """The stamp's query. Some hosts do not let a user read the system identifier."""
-        allowed = self.database.execute(
-            "select has_function_privilege('pg_control_system()', 'execute')"
-        )[0][0]
-        system = (
-            sql.SQL("(select system_identifier from pg_control_system())")
-            if allowed
-            else sql.SQL("null")
+    def _begin(self, before: Sequence[sql.Composable], *first: sql.Composable) -> list[list[Any]]:
+        """Begin a snapshot; return the row of its stamp, and the rows of the statements `first`."""
+        return self.database.begin(
+            sql.SQL(statement("read_stamp")),
+            *first,
+            before=before,
+            mode="isolation level repeatable read read only",
+            idle_seconds=self.idle_seconds,
         )
-        return sql.SQL(statement("read_stamp")).format(
-            bits=sql.Literal(_RUNNING_BITS), system=system
-        )
+
+    def _stamp(self, row: tuple[Any, ...]) -> Stamp:
+        fence, epoch, system, timeline, name = row
+        if epoch is None:
+            raise NotMigrated("primary: mirror.state is empty; run `mirror migrate primary`")
+        return Stamp(f"{system or '-'}/{timeline or '-'}/{self.name}/{name}", epoch, fence)

@@ -19,7 +19,7 @@ from mirror.model.registry import Registry
 from mirror.sync.row_queries import Row
 from mirror.sync.snapshot import Snapshot
 from mirror.sync.targets.base import Target
-from mirror.sync.targets.writing import Answers, ScopePage, Section
+from mirror.sync.targets.writing import Answer, Answers, ScopePage, Section
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -40,6 +40,8 @@ class PendingKeys:
     """Without duplicates, in canonical form."""
     revoked: set[MappingKey] = field(default_factory=set)
     """Keys of parents with a revocation."""
+    new_parents: set[MappingKey] = field(default_factory=set)
+    """Keys of parents that the target refused because it lacks them: their children come along."""
 
 
 def pending_keys(registry: Registry, events: Iterable[Event]) -> PendingKeys:
@@ -130,6 +132,8 @@ class SyncPass:
         """
         for name, keys in pending.keys.items():
             self._queue(self._registry[name], keys)
+        for name, key in pending.new_parents:
+            self._queue_with_children(self._registry[name], {key: self._queued[name][key]})
         self._expand([*pending.scopes, *self._recreated(pending)])
         self._apply_all()
         # A parent may have been written after its child, so orphans that now have all parents are
@@ -200,8 +204,7 @@ class SyncPass:
                     self._orphans[name, key] = row
             self.stale[name].update(answer.stale)
             self.newest_fence = max(self.newest_fence, answer.newest_fence or 0)
-            for retained_in, keys in answer.retained.items():
-                log.warning("held back by a foreign key", mapping=retained_in, rows=len(keys))
+            log_retained(answer)
 
     def _queue_parents(self, mapping: Mapping, key: Key) -> None:
         """Queue an orphan again with its parents, if one of those was not tried yet."""
@@ -290,6 +293,12 @@ class SyncPass:
         moved = self._snapshot.rows(mapping, [key for key in keys if key not in rows])
         found = {key: rows.get(key, moved.get(key)) for key in keys}
         return found, keys[-1] if more else None
+
+
+def log_retained(answer: Answer) -> None:
+    """Log the rows that could not be deleted."""
+    for mapping, keys in answer.retained.items():
+        log.warning("held back by a foreign key", mapping=mapping, rows=len(keys))
 
 
 def _next_page(scope: Event, last: Key) -> Event:

@@ -27,8 +27,9 @@ def claim_keys(queue: Queue, limit: int = 100) -> list[tuple[str, ...]]:
     claim = queue.claim(limit)
     if claim is None:
         return []
+    keys = [event.key for event in claim.events]
     claim.acknowledge()
-    return [event.key for event in claim.events]
+    return keys
 
 
 def pages_read(queue: Queue, floor: int) -> int:

@@ -37,8 +37,7 @@ apply = drain.target.apply
 
 
 def deadly(stamp, sections):
-    written = [section.rows + section.with_children + section.deleted for section in sections]
-    if any(poison in str(rows) for rows in written):
+    if any(poison in text for section in sections for text in section.as_json()):
         if action == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         print("claimed", flush=True)

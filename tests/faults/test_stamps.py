@@ -10,9 +10,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from mirror.capture.statements import statement
 from mirror.sync.connections import Database
-from mirror.sync.snapshot import _RUNNING_BITS, Source
+from mirror.sync.snapshot import Source
 from tests.faults.tools import Running
 from tests.support.databases import TestDatabase
 from tests.support.rest import both_transports
@@ -20,8 +19,8 @@ from tests.support.rest import both_transports
 pytestmark = both_transports
 
 
-STAMP = statement("read_stamp").replace("{bits}", str(_RUNNING_BITS)).replace("{system}", "null")
-OWN = "- coalesce((pg_current_xact_id_if_assigned() < pg_snapshot_xmax(s.snapshot))::integer, 0)"
+STAMP = "select fence from mirror.read_stamp()"
+OWN = "- coalesce((pg_current_xact_id_if_assigned() < pg_snapshot_xmax(snapshot))::integer, 0)"
 
 
 @pytest.fixture(autouse=True)
@@ -30,12 +29,12 @@ def things(primary: TestDatabase) -> None:
     primary.query("create table things (id bigint generated always as identity, worth integer)")
 
 
-def two_reads(primary: TestDatabase, stamp: str) -> tuple[tuple[int, int], tuple[int, int]]:
+def two_reads(primary: TestDatabase) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return (fence, number of rows) of a read before and a read after a commit.
 
     The first reader has its own transaction id, the oldest of three.
     """
-    query = f"select (select fence from ({stamp}) as s (fence)), (select count(*) from things)"
+    query = f"select ({STAMP}), (select count(*) from things)"
 
     def read(connection: psycopg.Connection[tuple[int, int]]) -> tuple[int, int]:
         row = connection.execute(query).fetchone()
@@ -56,27 +55,22 @@ def two_reads(primary: TestDatabase, stamp: str) -> tuple[tuple[int, int], tuple
     return first, second
 
 
-FENCE_ALONE = (
-    "select "
-    + STAMP.partition(",\n  (select epoch")[0].partition("select")[2]
-    + (" from (select pg_current_snapshot() as snapshot offset 0) as s")
-)
-
-
 def test_a_reader_with_a_transaction_id_of_its_own_counts_itself(primary: TestDatabase) -> None:
     """A snapshot leaves the reader's own id out; another transaction's end must raise the fence."""
-    (first, saw), (second, saw_more) = two_reads(primary, FENCE_ALONE)
+    (first, saw), (second, saw_more) = two_reads(primary)
     assert (saw, saw_more) == (0, 1)
     assert second > first
 
 
 def test_without_counting_itself_equal_fences_see_different_data(primary: TestDatabase) -> None:
     """The same steps without the rule: the reader's own id hides the other transaction's end."""
-    assert OWN in FENCE_ALONE
+    (function,) = primary.query("select pg_get_functiondef('mirror.read_stamp'::regproc)")[0]
+    assert OWN in function
+    primary.query(function.replace(OWN, ""))
     seen = []
     # Another transaction of the server may end between the reads and hide the harm once.
     for _ in range(10):
-        (first, saw), (second, saw_more) = two_reads(primary, FENCE_ALONE.replace(OWN, ""))
+        (first, saw), (second, saw_more) = two_reads(primary)
         seen.append(first == second and saw != saw_more)
     assert any(seen)
 
@@ -120,7 +114,7 @@ def read_as_the_source(primary: TestDatabase, clock: Clock, stop: threading.Even
 def read_with_an_id(primary: TestDatabase, clock: Clock, stop: threading.Event) -> list[Read]:
     """Read in transactions that have their own id, until `stop` is set."""
     query = (
-        f"select (select fence from ({FENCE_ALONE}) as s (fence)),"
+        f"select ({STAMP}),"
         " (select count(*) from things), (select coalesce(sum(id), 0) from things)"
     )
     reads = []

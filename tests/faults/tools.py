@@ -7,7 +7,7 @@ from typing import Any, Self
 from mirror.model.keys import Key
 from mirror.model.registry import Registry
 from mirror.sync.connections import Database
-from mirror.sync.row_queries import Row
+from mirror.sync.row_queries import JsonRows, Row
 from mirror.sync.snapshot import Source, Stamp
 from mirror.sync.targets.base import Target
 from mirror.sync.targets.postgres import PostgresTarget
@@ -94,7 +94,7 @@ class Intercepted(Target):
         self._target = target
         self._before = before
         self._after = after
-        self.calls: list[Sequence[Section]] = []
+        self.calls: list[Sequence[Section | JsonRows]] = []
 
     def _call(self, function: str, *, timeout_factor: int = 1, **arguments: str) -> Any:
         return self._target._call(function, timeout_factor=timeout_factor, **arguments)
@@ -103,7 +103,7 @@ class Intercepted(Target):
         """Close the wrapped target."""
         self._target.close()
 
-    def apply(self, stamp: Stamp, sections: Sequence[Section]) -> Answers:
+    def apply(self, stamp: Stamp, sections: Sequence[Section | JsonRows]) -> Answers:
         """Write, and call the functions that the test gave."""
         self.calls.append(sections)
         if self._before is not None:

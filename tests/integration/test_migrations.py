@@ -23,6 +23,8 @@ from mirror.schema.migrate import downgrade, migrations, pending, upgrade
 from tests.support.databases import TestDatabase
 from tests.support.example_model import model
 
+PRIMARY_STEPS = ["0001_outbox", "0002_runs", "0003_heartbeats", "0004_claims"]
+
 _numbers = itertools.count(1)
 
 # Every object of the library that a second run could change, as one text per object.
@@ -67,7 +69,7 @@ def test_an_upgrade_says_what_it_applied_and_the_next_one_applies_nothing(
 ) -> None:
     """This holds on both sides; afterwards no step is pending."""
     with backend.migrating() as connection:
-        assert upgrade(connection) == ["0001_outbox", "0002_runs", "0003_heartbeats"]
+        assert upgrade(connection) == PRIMARY_STEPS
     with backend.migrating() as connection:
         assert upgrade(connection) == []
         assert pending(connection, migrations("primary")) == []
@@ -97,7 +99,7 @@ def test_every_statement_on_the_primary_can_run_again(primary: TestDatabase) -> 
     before = primary.query(CATALOG)
     primary.query("delete from mirror.migrations")
     with primary.migrating() as connection:
-        assert upgrade(connection) == ["0001_outbox", "0002_runs", "0003_heartbeats"]
+        assert upgrade(connection) == PRIMARY_STEPS
     assert primary.query(CATALOG) == before
     assert primary.value("select count(*) from mirror.outbox") == 1
 
@@ -159,7 +161,7 @@ def test_the_primary_needs_a_role_that_may_create_a_schema_and_no_more(
     backend.query(f"grant create on database {name} to migrator")
     database = TestDatabase(primary_cluster.url(name, user="migrator", password="secret"))
     with database.migrating() as connection:
-        assert upgrade(connection) == ["0001_outbox", "0002_runs", "0003_heartbeats"]
+        assert upgrade(connection) == PRIMARY_STEPS
 
 
 def test_a_role_that_may_not_create_a_schema_is_an_error(
@@ -217,6 +219,7 @@ def test_migrations_run_over_asyncpg(backend: TestDatabase, project: TestDatabas
         "0001_outbox",
         "0002_runs",
         "0003_heartbeats",
+        "0004_claims",
     ]
     assert run_in_transaction(backend, "asyncpg", upgrade) == []
     run_in_transaction(backend, "asyncpg", downgrade)
@@ -303,4 +306,4 @@ def test_a_downgrade_removes_only_objects_of_the_library(primary: TestDatabase) 
     assert primary.value("select to_regnamespace('mirror')") is None
     assert primary.value("select count(*) from users") == 1
     with primary.migrating() as connection:
-        assert upgrade(connection) == ["0001_outbox", "0002_runs", "0003_heartbeats"]
+        assert upgrade(connection) == PRIMARY_STEPS

@@ -106,6 +106,7 @@ def test_a_revision_installs_and_removes_the_outbox(
         ("0001_outbox",),
         ("0002_runs",),
         ("0003_heartbeats",),
+        ("0004_claims",),
     ]
 
     command.downgrade(alembic, "a1")

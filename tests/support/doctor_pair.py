@@ -61,8 +61,9 @@ class BreakableDatabase(Database):
         idle_seconds: float = 60,  # noqa: ARG002 - as in Database
         timeout_factor: int = 1,  # noqa: ARG002 - as in Database
     ) -> list[list[Any]]:
-        """Continue the open transaction."""
-        return self.together(*before, *first) if first else []
+        """Continue the open transaction, in a savepoint."""
+        with self.connection.transaction():
+            return self.together(*before, *first) if first else []
 
     def rollback(self) -> None:
         """Keep the transaction open."""

@@ -23,7 +23,8 @@ CHECKSUMS = {
     "0001_outbox": "8f1723d88847e10a",
     "0002_runs": "720219b9ef0ca37b",
     "0003_heartbeats": "8fa76498fde8b00d",
-    "0001_engine": "346e73e2bc741662",
+    "0004_claims": "67913274875b6dec",
+    "0001_engine": "94a542a2c8cbbbc4",
 }
 
 

@@ -32,9 +32,18 @@ create or replace function mirror.admit(request jsonb, alone boolean) returns bi
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
+  -- The newest version of the request that is understood here; one without a version is of the
+  -- first. Workers may add fields that can be ignored; for others they raise the version.
+  known_version constant integer := 1;
   state mirror.state;
   wrong text;
 begin
+  if coalesce((request ->> 'version')::integer, 1) > known_version then
+    raise exception 'the worker writes requests of version %, the target knows version %',
+      request ->> 'version', known_version
+      using errcode = 'MR001', hint = 'Run `mirror migrate supabase` with the worker''s version.';
+  end if;
+
   -- Asked before the lock is held, because one that is shared cannot become exclusive. An epoch
   -- only rises, so whoever finds nothing to move here finds nothing to move below.
   perform mirror.lock(alone or exists (

@@ -1,8 +1,6 @@
 -- Note that these scopes are being read at this fence, and return the keys known under them.
 --
--- request: {identity, epoch, fence, limit, sections: [{mapping, digest, reference, values, after}]}.
--- Answers {horizon, sections: [[key, …], …]}: at most `limit` keys each, in key order, those after
--- `after` if that is a key. Only the first page (no `after`) closes a scope to earlier reads: they
+-- ARCHITECTURE.md describes the request and the answer. Only the first page (no `after`) closes a scope to earlier reads: they
 -- may have missed what it was opened for. Later pages need not, and would make every other worker
 -- read again for as long as a large scope takes.
 create or replace function mirror.open_scopes(request jsonb) returns jsonb

@@ -136,7 +136,23 @@ begin
   end if;
 end
 $$;
+
+-- Leave room in each page of a table, so that an update finds its place beside the old row and
+-- touches no index. What is written already stays as it is; a user's own setting, too.
+create or replace function mirror.leave_room(name text) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if not exists (
+    select from pg_class, unnest(reloptions) as option
+    where oid = to_regclass(name) and option like 'fillfactor=%'
+  ) then
+    execute format('alter table %s set (fillfactor = 70)', name);
+  end if;
+end
+$$;
 revoke all on function
+  mirror.leave_room(text),
   mirror.add_column(text, text, text, text),
   mirror.add_constraint(text, text, text)
 from public, anon, authenticated, service_role;

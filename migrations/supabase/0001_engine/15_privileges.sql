@@ -2,6 +2,7 @@
 revoke all on function
   mirror.lock(boolean),
   mirror.admit(jsonb, boolean),
+  mirror.forget_lost_parents(jsonb),
   mirror.apply(jsonb),
   mirror.open_scopes(jsonb),
   mirror.digest(jsonb),

@@ -5,6 +5,11 @@ language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   answer jsonb;
+  -- Whether some scope was read later than these rows; if not, no row looks for its scopes.
+  later_scopes constant boolean := exists (
+    select from mirror.scopes
+    where mapping = {mapping} and epoch = p_epoch and fence > p_fence
+  );
   {gone_declarations}
 begin
   with incoming as materialized (
@@ -16,20 +21,11 @@ begin
     select {gone_values}, false
     from jsonb_array_elements(p_gone) as g
   ),
-  -- The newest read that this key, or a scope it would be in, is known to have had.
+  -- The newest read of a scope that this key would be in{or_of_itself}.
   known as materialized (
     select i.*,
-      {was_present} as was_present,
-      greatest(
-        case when l.epoch = p_epoch then l.fence end,
-        {scope_fences}
-      ) as newest
-    from incoming as i
-    -- LIMIT keeps this a look-up for each key: a plan from when the table was small would read all
-    -- of it for every batch of a first load.
-    left join lateral (
-      select * from {ledger} as s where {s_is_i} limit 1
-    ) as l on true
+      {known}
+    from incoming as i{known_ledger}
   ),
   judged as materialized (
     select k.*,
@@ -65,7 +61,11 @@ begin
     jsonb_build_object(
       'stale', coalesce(jsonb_agg({j_key_json})
         filter (where a.{first_key} is null and not j.orphan{and_stale_or_not_alone}), '[]'),
-      'ahead', max(j.newest) filter (where j.stale),
+      'ahead', max(greatest(case when j.stale then j.newest end, (
+        -- The ledger's read, where that refused the row.
+        select l.fence from {ledger} as l
+        where {l_is_j} and l.epoch = p_epoch and l.fence > p_fence
+      ))) filter (where a.{first_key} is null and not j.orphan),
       'orphans', coalesce(jsonb_agg({j_key_json}) filter (where j.orphan), '[]'){appearing}
     ),
     {gone_arrays}

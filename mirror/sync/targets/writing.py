@@ -12,6 +12,7 @@ here               in the JSON
 =================  ==============
 """
 
+import json
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -31,6 +32,11 @@ class Section:
     """Desired rows of parents; the same call has their children."""
     deleted: list[Key] = field(default_factory=list)
     """Keys that have no row."""
+
+    def as_json(self) -> tuple[str, str]:
+        """Return the JSON texts of the rows and of the keys without a row."""
+        rows = [*self.rows, *((*row, True) for row in self.with_children)]
+        return as_text(rows), as_text(self.deleted)
 
 
 @dataclass
@@ -88,3 +94,11 @@ class TooOld(Exception):
 def as_keys(values: list[list[str]]) -> list[Key]:
     """Return keys from their JSON arrays."""
     return [tuple(value) for value in values]
+
+
+def as_text(value: object) -> str:
+    """Return a value as JSON text.
+
+    Compact: REST sends it as a string inside JSON, where every quote takes two characters.
+    """
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
