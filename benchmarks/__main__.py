@@ -40,7 +40,7 @@ PARTS: dict[str, Callable[..., None]] = {
 
 
 def main() -> None:
-    """Run the parts one after the other; print every figure at once, and all of them at the end."""
+    """Run the parts one after the other; print each figure at once, and tables at the end."""
     parser = argparse.ArgumentParser(prog="benchmarks")
     parser.add_argument("parts", nargs="*", metavar="part", help=", ".join(PARTS))
     parser.add_argument("--quick", action="store_true", help="small sizes: shows only that it runs")

@@ -76,7 +76,7 @@ class BenchmarkedTree:
         return done.stdout
 
     def sizes(self, part: str) -> set[float]:
-        """Return the numbers in a part's source; they say how much it measures, and how often.
+        """Return all numbers in a part's source; among them are its numbers of rows and rounds.
 
         Raises:
             SystemExit: there is no such part.
@@ -93,7 +93,7 @@ class BenchmarkedTree:
 
 
 class CommitComparison:
-    """The figures of both sides, run by run, and the ratios of the new ones to the old ones."""
+    """The figures of both commits, run by run, and the ratios of the new ones to the old ones."""
 
     def __init__(self, old: str, new: str) -> None:
         self.old = old
@@ -181,7 +181,7 @@ def _turns(
 
 
 def commit_of(tree: Path) -> str:
-    """Return the commit of a working tree, with `-dirty` where files differ from it."""
+    """Return the short hash of a working tree's commit, with `-dirty` if files differ from it."""
     return _git(tree, "describe", "--always", "--dirty", "--abbrev=7", "--exclude=*")
 
 
@@ -223,7 +223,7 @@ def _warnings(old: BenchmarkedTree, new: BenchmarkedTree, parts: Sequence[str]) 
 
 
 def _unequal(pairs: Sequence[tuple[Figure, Figure]]) -> str:
-    """Return how many values each side has, where that differs; else an empty string."""
+    """Return a text with both numbers of values if they differ in a run; else an empty string."""
     for old, new in pairs:
         if len(old.values) != len(new.values):
             return f" ({len(old.values)} and {len(new.values)})"

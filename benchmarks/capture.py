@@ -54,7 +54,7 @@ def bulk_update(report: Report, engine: Engine, rounds: int) -> None:
 
 
 def create_trip(report: Report, engine: Engine, rounds: int, times: int = 200) -> None:
-    """Measure the example's transaction that creates a trip, without capture and with each way.
+    """Measure the example's transaction that creates a trip, without and with each way of capture.
 
     Hooks ring the doorbell from their thread; no worker runs.
     """

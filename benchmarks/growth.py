@@ -18,7 +18,7 @@ where trip_id in (select id from trips order by id limit {})
 
 
 def main(report: Report, *, quick: bool) -> None:
-    """Measure with few rows, and with many."""
+    """Measure times per row and per event in small and in large tables; add their ratios."""
     small, large = (2_000, 10_000) if quick else (10_000, 1_000_000)
     for rows in (small, large):
         with start_servers() as servers:

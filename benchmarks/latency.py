@@ -175,7 +175,10 @@ def _connect_as(servers: Servers, user: UUID) -> Iterator[Connection]:
 def _measure_visibility(
     client: Connection, user: UUID, trips: list[UUID], change: Change, *, gone: bool = False
 ) -> list[float]:
-    """Make a hundred changes a second; return the seconds until the client sees each of them."""
+    """Change each trip, a hundred a second; return for each the seconds until the client sees it.
+
+    `gone`: the client no longer sees a trip after its change.
+    """
     committed: dict[UUID, float] = {}
 
     def write() -> None:

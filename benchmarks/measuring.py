@@ -96,7 +96,7 @@ class Report:
     ) -> None:
         """Add the ratio of one figure to another, of their medians unless `by` says otherwise.
 
-        Nothing is added where one of them was not measured.
+        The goal is `at_least` or `at_most`. Nothing is added if a figure was not measured.
         """
         goal = at_least if at_least is not None else at_most
         if goal is None or of not in self.figures or to not in self.figures:
@@ -143,11 +143,11 @@ def append_line(path: Path, context: Mapping[str, object], figure: Figure) -> No
 
 
 def described(figure: Figure) -> str:
-    """Return the median with its unit, and of how many values it is where there are several."""
+    """Return the median with its unit, and the number of values if there are several."""
     count = len(figure.values)
     return f"{shown(figure.median)} {figure.unit}" + (f", median of {count}" if count > 1 else "")
 
 
 def shown(value: float) -> str:
-    """Return a number with three digits, or without a fraction from a hundred on."""
+    """Return a number as text: below a hundred with three digits, above without a fraction."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"  # noqa: PLR2004 - as it says

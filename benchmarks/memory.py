@@ -1,4 +1,7 @@
-"""Memory: measures a load, a reconcile, a repair and a worker beyond an idle process."""
+"""Memory: measures how much more memory than an idle process some work takes.
+
+The work is a load, a reconcile, a repair, and that of a worker.
+"""
 
 from benchmarks.measuring import Report
 from benchmarks.own_process import compare, measure_process, resync

@@ -1,4 +1,4 @@
-"""Native: logical replication of the same columns, between the same two servers."""
+"""Native: PostgreSQL's logical replication of the same columns, between the same two servers."""
 
 import time
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ create publication native for table users (id, email, username), trips (id, name
 
 
 class NativeSubscription:
-    """A subscription with its tables in another database on the target's server."""
+    """A subscription of logical replication; its tables are in a database of their own."""
 
     def __init__(self, servers: Servers, connection: Connection) -> None:
         self._servers = servers

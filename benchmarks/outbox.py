@@ -14,7 +14,7 @@ select 1, 'users', array['00000000-0000-0000-0000-000000000000'] from generate_s
 
 
 def main(report: Report, *, quick: bool) -> None:
-    """Measure before and after a million events were drained."""
+    """Measure an empty claim before and after a million events were drained."""
     events, times = (10_000, 20) if quick else (1_000_000, 200)
     with (
         start_servers() as servers,

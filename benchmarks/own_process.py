@@ -20,7 +20,7 @@ values (1, 'trip_memberships', '*', '{}')
 
 
 def measure_process(servers: Servers, work: Callable[[str, str], float]) -> tuple[float, float]:
-    """Return the seconds of some work, and its megabytes beyond those of an idle process."""
+    """Return the seconds of some work in a new process, and its megabytes beyond an idle one's."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         urls = (servers.stack.primary_url, servers.stack.supabase_db_url)
         idle: float = pool.apply(_idle, urls)
@@ -29,7 +29,7 @@ def measure_process(servers: Servers, work: Callable[[str, str], float]) -> tupl
 
 
 def compare(primary: str, target: str) -> float:
-    """Reconcile; return the seconds that it takes."""
+    """Reconcile the two databases; return the seconds that it takes."""
     with closing(_drain(primary, target)) as drain:
         return timed(lambda: reconcile_now(drain))
 
@@ -51,7 +51,7 @@ def _idle(primary: str, target: str) -> float:
 
 
 def _peak() -> float:
-    """Return the megabytes of this process at its peak, without those of its parent."""
+    """Return the largest number of megabytes that this process has used so far."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None  # noqa: S101 - Linux always has this line
     return int(found[1]) / 1024

@@ -51,7 +51,7 @@ def create_tables(servers: Servers, trips: int) -> UUID:
 
 
 def queries(report: Report, url: str, user: UUID, rounds: int, times: int = 100) -> None:
-    """Measure each query as the owner, without RLS, and as a user."""
+    """Measure each query as the tables' owner, for whom no policy applies, and as a user."""
     with psycopg.connect(url) as owner, psycopg.connect(url) as member:
         found = owner.execute(
             "select trip_id from trip_memberships where user_id = %s limit 1", [user]

@@ -90,11 +90,11 @@ class Servers:
         self.primary.execute("vacuum analyze")
 
     def drift(self, memberships: int) -> None:
-        """Change memberships in the target without the mirror."""
+        """Change so many memberships in the target without the mirror, so that they drift."""
         self.target.execute(_DRIFT, [memberships])
 
     def drain(self) -> Drain:
-        """Return a drain of this process; the caller closes it."""
+        """Return a new drain, to be run in this process; the caller closes it."""
         return build_drain(self.settings, registry)
 
     def load(self) -> Report:
@@ -120,7 +120,7 @@ class Servers:
             yield
 
     def ring(self) -> None:
-        """Ring the doorbell once."""
+        """Ring the doorbell once, which wakes a worker."""
         bell = DoorbellSettings(redis_url=self.stack.redis_url, mode="inline")
         Doorbell(bell).ring()
 
@@ -136,7 +136,7 @@ def reconcile_now(drain: Drain) -> Report:
 
 
 def until(connection: Connection, question: str, *parameters: object) -> None:
-    """Wait until a query returns true."""
+    """Repeat a query until it returns true."""
     while connection.execute(question.encode(), parameters).fetchone() != (True,):
         time.sleep(0.003)
 
@@ -149,7 +149,7 @@ def timed(action: Callable[[], object]) -> float:
 
 
 def milliseconds(action: Callable[[], object], times: int) -> list[float]:
-    """Return the milliseconds that an action takes, for each of several times."""
+    """Run an action `times` times; return the milliseconds of each run."""
     return [timed(action) * 1000 for _ in range(times)]
 
 

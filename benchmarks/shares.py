@@ -1,4 +1,4 @@
-"""Shares: measures how the time of an event divides among target, primary and worker."""
+"""Shares: measures how much of the time of an event target, primary and worker each take."""
 
 import time
 from collections import defaultdict

@@ -83,7 +83,7 @@ def main(report: Report, *, quick: bool) -> None:
 
 
 def make_changes(servers: Servers, count: int) -> None:
-    """Change memberships, each in a transaction of its own."""
+    """Change `count` memberships, each in a transaction of its own."""
     servers.primary.execute("set synchronous_commit = off")
     servers.primary.execute(_CHANGE.format(count=count).encode())
     servers.primary.execute("reset synchronous_commit")
@@ -118,7 +118,7 @@ def _measure_native(
 
 
 def _measure_tasks(servers: Servers, count: int, *, rest: bool) -> float:
-    """Return the number of rows that two processes write in a second, after the first row."""
+    """Return how many rows a second two processes write by direct tasks, after the first row."""
     servers.target.execute("truncate public.direct")
     app = Celery(broker=servers.stack.redis_url)
     app.conf.task_default_queue = "direct"

@@ -1,8 +1,10 @@
 """Capture: records changes as events, in the transaction that makes them.
 
-Runs in the backend; the worker imports only the events (`outbox`) and the doorbell. outbox ->
-receipts, doorbell -> transaction -> recorder -> trips; `orm/` records what SQLAlchemy sessions
-flush and execute. A backend imports `mirror.hooks`, and `attach` from here.
+Runs in the backend; the worker imports only the events (`outbox`), the statements and the doorbell.
+A backend imports `mirror.hooks`, and `attach` from here. `orm/` records the changes that SQLAlchemy
+sessions flush and execute. Each of the other modules builds on those before it:
+
+    outbox  ->  receipts, doorbell  ->  transaction  ->  recorder  ->  trips
 """
 
 from mirror.capture.orm.listeners import Capture, attach

@@ -1,9 +1,10 @@
 """Doorbell: wakes a drain after a commit, off the request path.
 
-A ring is a Celery message without content. Rings coalesce by a key in Redis: the process that sets
-the key publishes a message, and all others rely on that message. The worker deletes the key before
-it claims events, so a change that commits after the claim always rings again. A ring that fails is
-dropped: the events are in the outbox, and beat rings anyway.
+To ring means to publish a Celery message without content. A key in Redis keeps the messages few:
+the process that sets the key publishes a message, and while the key exists, all others rely on that
+message. The worker deletes the key before it claims events, so a change that commits after the
+claim always publishes another. A ring that fails is dropped: the events are in the outbox, and beat
+wakes a worker regularly.
 """
 
 import atexit
@@ -85,7 +86,7 @@ def is_redis_url(text: str) -> bool:
 
 
 class Doorbell:
-    """Rings for one process. Threads may share it, and it works after a fork."""
+    """Wakes workers after a process's commits. Threads may share it, and it works after a fork."""
 
     def __init__(self, settings: DoorbellSettings) -> None:
         self.settings = settings
@@ -95,7 +96,8 @@ class Doorbell:
     def ring(self, after: Committed | None = None) -> None:
         """Wake a drain soon. Never raises; never waits, except in mode `inline`.
 
-        `after` returns whether the commit has ended. If given, the ring waits until it is True.
+        `after` returns whether the commit has ended; the message is published once it returns True.
+        None: the commit has ended.
         """
         if self.settings.mode == "off" or self.settings.redis_url is None:
             return
@@ -109,7 +111,7 @@ class Doorbell:
             ringer.request(after)
 
     def flush(self, seconds: float = 1.0) -> bool:
-        """Wait until no ring is outstanding; return False if `seconds` pass before."""
+        """Wait until no message is left to publish; return False if that takes longer."""
         ringer = self._ringers.get(os.getpid())
         return ringer is None or ringer.idle.wait(seconds)
 
@@ -143,7 +145,7 @@ class _Ringer:
         self._warned_at: float | None = None
 
     def request(self, after: Committed | None) -> None:
-        """Ask the thread for a ring."""
+        """Have the thread publish a message: soon, or once `after` returns True."""
         with self._condition:
             try:
                 self._start()
@@ -159,7 +161,7 @@ class _Ringer:
             self._condition.notify()
 
     def publish(self) -> None:
-        """Set the key and publish the message, unless a published message is outstanding."""
+        """Set the key and publish the message; do nothing if the key exists. Never raises."""
         with self._publishing:
             try:
                 if self._redis is not None:
@@ -191,7 +193,7 @@ class _Ringer:
             time.sleep(self._MIN_INTERVAL)
 
     def _wait_for_request(self) -> None:
-        """Return when a ring is due."""
+        """Return when a message has to be published."""
         with self._condition:
             while True:
                 now = time.monotonic()
@@ -281,7 +283,7 @@ class _Ringer:
 
 
 def acknowledge_ring(client: redis.Redis) -> None:
-    """Delete the doorbell's key, so that the next change rings again."""
+    """Delete the doorbell's key, so that the next change publishes a message again."""
     client.delete(KEY)
 
 

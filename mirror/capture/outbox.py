@@ -1,8 +1,8 @@
 """Outbox: defines events, and records them in the caller's transaction.
 
-An event says that a key, or all keys of a scope, may have changed. It never says how: the drain
-reads the present state, so the order of events, duplicates, and events of a savepoint that rolled
-back are harmless.
+An event says that the row of a key, or all rows of a scope, may have changed. A scope is all keys
+with one value of a reference. An event never says how a row changed: the drain reads the present
+state, so the order of events, duplicates, and events of a savepoint that rolled back are harmless.
 """
 
 import json
@@ -34,10 +34,15 @@ class Lane(IntEnum):
     REVOCATION = 0
     """May take access away: deletes, role and status changes."""
     GRANT = 1
+    """Cannot take access away."""
 
     @classmethod
     def parse(cls, name: str) -> "Lane":
-        """Return the lane called `revocation` or `grant`."""
+        """Return the lane called `revocation` or `grant`.
+
+        Raises:
+            UsageError: `name` is neither of them.
+        """
         try:
             return cls[name.upper()]
         except KeyError:
@@ -46,22 +51,23 @@ class Lane(IntEnum):
 
 @dataclass(frozen=True)
 class Event:
-    """A key, or all keys of a scope, may have changed."""
+    """Says that the row of a key, or all rows of a scope, may have changed."""
 
     lane: Lane
     mapping: str
     key: Key
-    """A key. For a scope: its value, then the key after which a large scope continues, if any."""
+    """The key. For a scope: its value. If only the rest of a large scope is left to read, the last
+    key before the rest follows."""
     reference: str | None = None
     """None: the event is about a key. Otherwise the scope's reference, or EVERYTHING."""
 
 
 def key_event(registry: Registry, mapping: str, key: object, lane: str) -> Event:
-    """Return the event of one key.
+    """Return an event that says that the row of one key may have changed.
 
     Raises:
         MappingError: the mapping is not declared.
-        InvalidKey: the key has the wrong arity or type, or contains None.
+        InvalidKey: the key has the wrong number of values, a wrong type, or contains None.
     """
     return Event(Lane.parse(lane), mapping, registry[mapping].canonical(key))
 
@@ -69,7 +75,7 @@ def key_event(registry: Registry, mapping: str, key: object, lane: str) -> Event
 def scope_event(
     registry: Registry, mapping: str, reference: str, value: object, lane: str
 ) -> Event:
-    """Return the event of all keys under one value of a reference.
+    """Return an event that says that all rows under one value of a reference may have changed.
 
     Raises:
         MappingError: the mapping or its reference is not declared.
@@ -104,7 +110,7 @@ def outbox_connection(session: Session) -> Connection:
 
 
 def insert(connection: Connection, events: Iterable[Event]) -> None:
-    """Record events in the connection's transaction.
+    """Write events to the outbox in the connection's transaction.
 
     Raises:
         NotMigrated: the primary has no outbox. The transaction must fail, because the mirror would

@@ -3,9 +3,9 @@
 A receipt stands for a transaction, not for the hooks called in it, so it also covers events that
 triggers record. Before commit, the session writes its events and reads back all of the
 transaction's rows in the outbox. After commit, `wait` polls until none of them is left. It also
-waits for the events that they led to: the rest of a large scope, or the children of a parent that
-were too many for the parent's call. Those belong to the worker's transactions; they are recognised
-by mapping, reference and value.
+waits for the events that workers record while they process these: for the rest of a large scope,
+and for the children of a parent if they are too many to be written together with it. Those events
+belong to the workers' transactions; they are recognised by mapping, reference and value.
 
 The backend's role may not read the outbox. Two functions of the primary return ids, and hashes
 instead of keys.
@@ -77,7 +77,7 @@ class RecordedEvents:
         return bool(self._ids)
 
     def end(self) -> None:
-        """Note that the transaction has ended. If `read` never ran, it rolled back."""
+        """Note that the transaction has ended. If `read` was never called, it was rolled back."""
         self._ended = True
 
     def _add(self, events: str) -> None:
@@ -98,7 +98,7 @@ class RecordedEvents:
                     self._add_below(child)
 
     def _add_below(self, mapping: str) -> None:
-        """Expect events of all descendants of a mapping; their keys are unknown here."""
+        """Note that events of all descendants of a mapping may follow, under any value."""
         for child, column in self._children(mapping):
             self._anywhere.add((child, column))
             self._add_below(child)
@@ -113,7 +113,7 @@ class RecordedEvents:
     # After the transaction
 
     def engine(self) -> Engine | None:
-        """Return the engine of the primary; None if there is nothing to wait for.
+        """Return the primary's engine, to ask it; None: the transaction recorded no event.
 
         Raises:
             UsageError: the transaction has not committed.
@@ -125,7 +125,7 @@ class RecordedEvents:
         return None if self._transaction is None else self._engine
 
     def all_applied(self, connection: Connection) -> bool:
-        """Ask the primary whether no event waits any more.
+        """Ask the primary; return whether all events, and those that followed, have been applied.
 
         Raises:
             UsageError: the transaction has not committed.
@@ -167,7 +167,7 @@ class RecordedEvents:
         self._carrier = None
 
     def still_waiting(self, seconds: float) -> StillWaiting:
-        """Return the error for events that still wait."""
+        """Return the error that says that events still wait after these seconds."""
         pending = len(self._ids) + self._following
         which = f" ({_list(self._ids)})" if self._ids else " that others led to"
         return StillWaiting(
@@ -271,7 +271,7 @@ class _Pauses:
         self._pause = _SHORTEST_PAUSE
 
     def next(self, failure: Unreachable | None) -> float:
-        """Return the next pause; when time is up, raise `failure` or StillWaiting."""
+        """Return the next pause in seconds; when time is up, raise `failure` or StillWaiting."""
         left = self._end - time.monotonic()
         if left <= 0:
             raise failure or self._recorded.still_waiting(self._seconds)
@@ -304,7 +304,7 @@ def _list(ids: set[int] | list[int]) -> str:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Turn any driver's errors into ours."""
+    """Raise an error of the mirror in place of a driver's error that the block raises."""
     try:
         yield
     except Exception as error:
@@ -315,7 +315,7 @@ def _translated() -> Iterator[None]:
 
 
 def _own_error(error: Exception) -> MirrorError | None:
-    """Return our error for a driver's; None if it has none."""
+    """Return the mirror's error for a driver's error; None: it has none for it."""
     # SQLAlchemy does not wrap the errors that asyncpg raises while it connects.
     original = error.orig if isinstance(error, DBAPIError) else error
     state = server_error(original).state

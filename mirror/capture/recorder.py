@@ -28,7 +28,10 @@ AnySession: TypeAlias = (
 
 
 class Hooks:
-    """Records events of one registry; the functions of `mirror.hooks` use `default()`."""
+    """Records events about the mappings of one registry.
+
+    The functions of `mirror.hooks` use the instance that `default()` returns.
+    """
 
     def __init__(self, registry: Registry, doorbell: Doorbell) -> None:
         self.registry = registry
@@ -47,7 +50,8 @@ class Hooks:
 
         Raises:
             MappingError: the mapping is not declared.
-            InvalidKey: the key has the wrong arity or type, or a value is None (flush first).
+            InvalidKey: the key has the wrong number of values, a wrong type, or a value of None
+                (flush first).
             NotInTransaction: no transaction would carry the event.
         """
         self.record(session, [key_event(self.registry, mapping, key, lane)])
@@ -134,7 +138,10 @@ class Hooks:
 
 
 def _unwrapped(session: AnySession) -> Session | Connection | None:
-    """Return the synchronous session or connection; None for an AsyncConnection not yet started."""
+    """Return the synchronous session or connection behind `session`.
+
+    None: it is an AsyncConnection that is not yet started.
+    """
     owner: Any = session
     # Not imported here, because it needs greenlet, which not every backend has. If the backend has
     # not imported it either, no object is of its types.

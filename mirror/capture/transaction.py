@@ -27,17 +27,17 @@ class TransactionEvents:
         self.recorded: RecordedEvents | None = None
 
     def record(self, _owner: Any, events: Iterable[Event]) -> None:
-        """Keep events until commit; `_owner` is the session or connection."""
+        """Keep events in memory until commit; `_owner` is the session or connection."""
         self.events.update(dict.fromkeys(events))
 
     def receipt(self, _owner: Any, registry: Registry) -> RecordedEvents:
-        """Return the record that all receipts of the transaction share."""
+        """Return the one RecordedEvents that all receipts of the transaction share."""
         if self.recorded is None:
             self.recorded = RecordedEvents(registry)
         return self.recorded
 
     def write(self, connection: Connection) -> RootTransaction | None:
-        """Write the events; return the transaction that carries them, None if there are none."""
+        """Write the events to the outbox; return the transaction they are in; None: no events."""
         if not self.events and self.recorded is None:
             return None
         _refuse_autocommit(connection)
@@ -58,7 +58,7 @@ class TransactionEvents:
             self.recorded = None
 
     def ring(self, carrier: RootTransaction) -> None:
-        """Ring when `carrier` has committed."""
+        """Ring the doorbell, which wakes a worker, when the transaction `carrier` has ended."""
         self.doorbell.ring(after=(lambda: not carrier.is_active) if carrier.is_active else None)
 
 
@@ -92,7 +92,7 @@ class SessionEvents(TransactionEvents):
         self._write_late(owner)
 
     def receipt(self, owner: Any, registry: Registry) -> RecordedEvents:
-        """Return the record that receipts share; read it at once if before_commit has passed."""
+        """Return the RecordedEvents; read the events at once if before_commit has passed."""
         recorded = super().receipt(owner, registry)
         self._write_late(owner)
         return recorded

@@ -23,12 +23,12 @@ def user_updated(session: AnySession, user_id: Any) -> None:
 
 
 def user_deleted(session: AnySession, user_id: Any) -> None:
-    """Record that a user was deleted or soft-deleted; all memberships of the user go with it."""
+    """Record that a user was deleted or soft-deleted; this also removes the user's memberships."""
     _changed(session, "users", user_id)
 
 
 def trip_created(session: AnySession, trip_id: Any) -> None:
-    """Record that a trip was created; the creator's membership needs `member_added`."""
+    """Record that a trip was created; call `member_added` for the creator's membership, too."""
     _changed(session, "trips", trip_id, "grant")
 
 
@@ -38,7 +38,7 @@ def trip_updated(session: AnySession, trip_id: Any) -> None:
 
 
 def trip_deleted(session: AnySession, trip_id: Any) -> None:
-    """Record that a trip was deleted or soft-deleted; all of its memberships go with it."""
+    """Record that a trip was deleted or soft-deleted; this also removes its memberships."""
     _changed(session, "trips", trip_id)
 
 

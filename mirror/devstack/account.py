@@ -23,7 +23,7 @@ _ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 
 @dataclass(frozen=True)
 class Account:
-    """An operating system account; `switched`: it is not the caller's own."""
+    """An operating system account; `switched`: whether it is another one than the caller's."""
 
     uid: int
     gid: int
@@ -66,7 +66,7 @@ class Account:
         return done.returncode == 0
 
     def can(self, access: Literal["-r", "-w", "-x"], path: Path) -> bool:
-        """Return whether the account has this access to `path`; `-x` on a directory: traverse."""
+        """Return whether the account may read, write or execute `path`, or enter that directory."""
         # Running `test` as the account accounts for mode bits, ACLs and mount options alike.
         done = subprocess.run(
             ["/bin/sh", "-c", 'test "$1" "$2"', "sh", access, str(path)],
@@ -81,7 +81,7 @@ class Account:
             os.chown(path, self.uid, self.gid)
 
     def temp_directory(self) -> Path:
-        """Return the first temporary directory that the account can traverse.
+        """Return the system's temporary directory, or another one if the account cannot enter it.
 
         Raises:
             ConfigError: there is none.

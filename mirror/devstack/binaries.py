@@ -1,4 +1,6 @@
-"""Where the embedded servers' programs are, for an account that may not see the virtualenv.
+"""Binaries: finds the programs of the embedded servers.
+
+If the servers' account cannot read the virtualenv, it copies them to a temporary directory.
 
 Two packages carry them, and the extra `embedded` installs both:
 
@@ -46,7 +48,7 @@ def postgres_programs(version: int) -> Path:
 
 
 def usable_programs(programs: Path, account: Account) -> Path:
-    """Return a PostgreSQL's `bin` directory, or that of a copy which `account` can run.
+    """Return a PostgreSQL's `bin` directory: `programs`, or a copy if `account` cannot run that.
 
     Raises:
         ConfigError: the programs are missing or do not run here.
@@ -56,7 +58,7 @@ def usable_programs(programs: Path, account: Account) -> Path:
 
 
 def valkey_program(account: Account) -> Path:
-    """Return the `valkey-server` that `account` can run.
+    """Return the path of a `valkey-server` that `account` can run; it may be a copy.
 
     Raises:
         ConfigError: the package is missing, or holds no program for this platform.
@@ -112,7 +114,7 @@ def _for_account(package: Path, tree: str, program: str, account: Account) -> Pa
 
 
 def _cache(account: Account) -> Path:
-    """Return the directory for copies, which only the caller can write to."""
+    """Create and return the directory for copies, which only the caller can write to."""
     cache = account.temp_directory() / f"permission-mirror-{os.geteuid()}"
     cache.mkdir(exist_ok=True)
     state = cache.lstat()

@@ -1,4 +1,4 @@
-"""Caller: opens connections to the target as one of its users, as PostgREST does."""
+"""Caller: opens connections with the rights of a signed-in user, as PostgREST does."""
 
 import json
 from collections.abc import Iterator

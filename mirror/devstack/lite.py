@@ -19,7 +19,7 @@ from mirror.errors import Unreachable
 
 
 class SupabaseLite:
-    """REST and Auth for one database of a prepared cluster; create it with `start`.
+    """The REST and Auth API for one database of a prepared cluster; create it with `start`.
 
     Leaving the context manager stops it.
     """
@@ -36,7 +36,7 @@ class SupabaseLite:
 
     @classmethod
     def start(cls, cluster: PostgresCluster, *, package: Path, log: Path) -> Self:
-        """Start on a free port of 127.0.0.1; `serve` selects the database.
+        """Start the API on a free port of 127.0.0.1. It serves no database until `serve` is called.
 
         Args:
             cluster: a PostgreSQL with the roles of a project.
@@ -67,7 +67,7 @@ class SupabaseLite:
     def serve(self, database: str | None) -> None:
         """Serve this database from now on; None: no database.
 
-        The API reads the schema only now, so call this again after a migration.
+        The API reads the database's schema in this call only, so call it again after a migration.
 
         Raises:
             Unreachable: the API cannot serve the database; its log has the reason.
@@ -80,7 +80,7 @@ class SupabaseLite:
             raise Unreachable(f"the API does not serve {database}; see {self._log}") from error
 
     def stop(self) -> None:
-        """Stop; idempotent."""
+        """Stop the API; idempotent."""
         if self._process is not None:
             self._process.end(signal.SIGTERM)
             self._process = None

@@ -22,7 +22,9 @@ def find_program(name: str) -> str:
 
 
 def install(package: Path) -> None:
-    """Install the npm package in the directory `package` from its lock file, once.
+    """Install the dependencies of the npm package in the directory `package` from its lock file.
+
+    Do nothing if they are installed and the lock file has not changed since.
 
     Raises:
         ConfigError: npm is missing or fails; the message has the end of its output.

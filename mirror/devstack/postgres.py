@@ -24,7 +24,8 @@ _SETTINGS = {
     "max_connections": "200",
     "timezone": "UTC",
 }
-# To stretch a random password of this length is of no use, and every connection pays for it.
+# Many iterations protect weak passwords only. This one is long and random, and each costs time at
+# every connection.
 _SINCE_16 = {"scram_iterations": "1"}
 _NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
@@ -69,10 +70,10 @@ class PostgresCluster:
         """Initialise a cluster and start it on a free port of 127.0.0.1.
 
         Args:
-            directory: where its data goes; empty or new. If the account that the server runs
-                under cannot get there, it is a temporary directory: see `.directory`.
-            version: the major version; 16 or 18 are installed.
-            programs: the `bin` directory of a PostgreSQL of that version, instead of those.
+            directory: the directory for its data, empty or new. If the server's account has no
+                access to it, the server uses a temporary directory: see `.directory`.
+            version: the major version; 16 and 18 are installed.
+            programs: the `bin` directory of a PostgreSQL of that version; None: the installed one.
             superuser: the name of the bootstrap superuser.
             durable: `False` trades crash safety for speed: after `kill`, the last commits
                 may be missing.
@@ -81,7 +82,7 @@ class PostgresCluster:
         Raises:
             ConfigError: the embedded servers are not installed, there is no such version,
                 or the directory holds files.
-            Unreachable: the server does not start; with the end of its log.
+            Unreachable: the server does not start; the message has the end of its log.
         """
         account = Account.for_servers()
         programs = usable_programs(programs or postgres_programs(version), account)
@@ -111,15 +112,16 @@ class PostgresCluster:
 
         Args:
             database: the database's name; it need not exist yet.
-            user: the superuser if `None`.
-            password: the superuser's if `None`, which the Supabase stand-in's login roles share.
+            user: the role; None: the superuser.
+            password: the role's password; None: the superuser's, which the login roles of the
+                stand-in for Supabase have, too.
         """
         name = quote(user or self.superuser, safe="")
         secret = quote(password or self.password, safe="")
         return f"postgresql://{name}:{secret}@127.0.0.1:{self.port}/{quote(database, safe='')}"
 
     def stop(self) -> None:
-        """Shut down in order and close open connections; idempotent."""
+        """Stop the server after it has closed open connections; keep the data. Idempotent."""
         self._end(signal.SIGINT)
 
     def kill(self) -> None:
@@ -150,7 +152,7 @@ class PostgresCluster:
         Args:
             name: its name.
             template: the database to copy, which must have no connections; None: template1.
-            owner: the superuser if `None`.
+            owner: the role that owns it; None: the superuser.
         """
         statement = sql.SQL("create database {}").format(sql.Identifier(name))
         if template is not None:

@@ -112,7 +112,7 @@ class ServerProcess:
             self._server.send_signal(signal_)
 
     def end(self, signal_: signal.Signals) -> None:
-        """End the server with this signal and wait for its end; kill it after 30 s."""
+        """Send the server this signal and wait until it has ended; kill it after 30 s."""
         self.send(signal_)
         # A paused process handles no signal except SIGKILL, so resume it.
         self.send(signal.SIGCONT)
@@ -128,7 +128,7 @@ class ServerProcess:
             self._watchdog.communicate(b"\n")
 
     def _output(self) -> str:
-        """Return the server's output since this start."""
+        """Return the output of this start of the server; the log may have that of earlier ones."""
         return self._log.read_bytes()[self._log_start :].decode(errors="replace")
 
 

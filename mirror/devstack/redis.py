@@ -1,4 +1,4 @@
-"""A server that speaks Redis's protocol, of one's own, gone when it is no longer needed."""
+"""Redis: a temporary server that speaks the protocol of Redis."""
 
 import signal
 import socket
@@ -11,7 +11,7 @@ from mirror.devstack.process import ServerProcess, launch_on_free_port
 
 
 class RedisServer:
-    """A running Valkey server and its append-only file; `start` makes one.
+    """A running Valkey server and its append-only file; create it with `start`.
 
     Leaving the context manager stops the server and deletes its data.
     """
@@ -52,7 +52,7 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def stop(self) -> None:
-        """Shut down in order; idempotent."""
+        """Stop the server; keep the data. Idempotent."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:

@@ -20,8 +20,9 @@ class DevStack:
     The API in front of the stand-in is optional: call its `serve` with the database "postgres" once
     that is migrated.
 
-    Leaving the context manager, or `stop`, stops all servers and deletes their data. Otherwise the
-    end of the Python process does. After SIGKILL the servers end, too, but temporary files remain.
+    Leaving the context manager, or `stop`, stops all servers and deletes their data. If neither
+    happens, the end of the Python process does the same. After SIGKILL the servers end, too, but
+    their files remain.
     """
 
     def __init__(
@@ -125,7 +126,7 @@ class DevStack:
 
 
 def _start_target(directory: Path, *, durable: bool) -> PostgresCluster:
-    """Start the stand-in for a Supabase project."""
+    """Start and prepare the stand-in for a Supabase project."""
     target = PostgresCluster.start(
         directory, version=18, superuser=supabase.SUPERUSER, durable=durable
     )

@@ -25,7 +25,7 @@ _LOGIN_ROLES = (OWNER, "authenticator", "supabase_auth_admin")
 
 
 def prepare_cluster(cluster: PostgresCluster) -> None:
-    """Create the roles, once per cluster; login roles have the superuser's password.
+    """Create a project's roles in a new cluster; login roles get the superuser's password.
 
     Raises:
         ConfigError: the bootstrap superuser is not `supabase_admin`.

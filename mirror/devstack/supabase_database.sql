@@ -6,9 +6,9 @@
 -- Schema public ------------------------------------------------------------------------------
 grant usage on schema public to postgres, anon, authenticated, service_role;
 
--- Every table, sequence and function made here is open to the API at birth, and row-level
--- security is all that stands before its rows. Without these grants a test that anon cannot
--- write would pass no matter what the migrations forgot to revoke.
+-- The API's roles have all privileges on every new table, sequence and function, so only row-level
+-- security protects the rows. Without these grants, a test that anon cannot write would pass even
+-- if the migrations forgot to revoke them.
 alter default privileges for role postgres, supabase_admin in schema public
     grant all on tables to postgres, anon, authenticated, service_role;
 alter default privileges for role postgres, supabase_admin in schema public
@@ -29,10 +29,10 @@ create schema auth authorization supabase_auth_admin;
 
 grant usage on schema auth to postgres, anon, authenticated, service_role;
 
--- Its owner makes what is in it, so that nothing there belongs to the superuser.
+-- The owner of the schema creates its objects, so that none of them belongs to the superuser.
 set local role supabase_auth_admin;
 
--- The columns that applications refer to; the service's own are left out.
+-- Only the columns that applications refer to; those that only the service uses are left out.
 create table auth.users (
     id uuid primary key,
     email text,
@@ -40,16 +40,16 @@ create table auth.users (
     created_at timestamptz default now()
 );
 
--- No policy: the API's roles read nobody, even after a careless grant.
+-- No policy: the API's roles can read no row, even if a grant is given by mistake.
 alter table auth.users enable row level security;
 
--- References, too, for foreign keys; select can be passed on.
+-- All includes REFERENCES, which foreign keys need. postgres may grant SELECT to other roles.
 grant all on auth.users to postgres;
 grant select on auth.users to postgres with grant option;
 
--- The verified token of the request, or null outside of one. PostgREST sets one variable
--- with all the claims. Once it has been set in a session it reads as '' in later
--- transactions, not as null, hence nullif.
+-- The verified token of the request; null outside of a request. PostgREST sets one variable
+-- with all the claims. After it was set once in a session, it is '' in later transactions,
+-- not null; hence nullif.
 create function auth.jwt() returns jsonb
     language sql stable
     return coalesce(
@@ -57,7 +57,7 @@ create function auth.jwt() returns jsonb
         nullif(current_setting('request.jwt.claims', true), '')
     )::jsonb;
 
--- Old versions of PostgREST set one variable per claim; it goes first where it exists.
+-- Old versions of PostgREST set one variable per claim; if it is set, it takes precedence.
 create function auth.uid() returns uuid
     language sql stable
     return coalesce(
@@ -83,8 +83,9 @@ reset role;
 
 
 -- Realtime -----------------------------------------------------------------------------------
--- Tables reach postgres_changes by being added here. The schema realtime comes apart, in
--- supabase_services.sql: code that uses it has to cope with plain PostgreSQL.
+-- Changes of the tables in this publication are sent to subscribers of postgres_changes.
+-- supabase_services.sql creates the schema realtime separately: code that uses it must also work
+-- in a database without it.
 create publication supabase_realtime;
 
 alter publication supabase_realtime owner to postgres;

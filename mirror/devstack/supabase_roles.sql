@@ -1,10 +1,10 @@
 -- The roles of a Supabase project, once per cluster, run as its superuser supabase_admin.
--- Left out: the roles of services that are not stood in for (pooler, dashboard).
+-- Left out: the roles of services that have no stand-in here (pooler, dashboard).
 -- Passwords are set by the caller.
 
 
 -- The role of migrations and of the dashboard's SQL editor -------------------------------
--- No superuser: a migration that needs one must fail here as it would there.
+-- Not a superuser: a migration that needs a superuser must fail here as it fails in a project.
 create role postgres
     login createdb createrole replication bypassrls;
 
@@ -14,13 +14,13 @@ alter role postgres set search_path = "$user", public, extensions;
 
 
 -- The roles that API requests run as -------------------------------------------------------
--- They inherit (Supabase changed that in 2023): what is granted to a role that one of them
--- is a member of counts without SET ROLE, and tests ought to see that, too.
+-- They inherit (Supabase changed that in 2023): if one of them is a member of another role, it has
+-- that role's privileges without SET ROLE. Tests have to see that, too.
 create role anon nologin;
 create role authenticated nologin;
 create role service_role nologin bypassrls;
 
--- Admin option, as on PostgreSQL 16 and later there: postgres may pass them on.
+-- With admin option, as in projects with PostgreSQL 16 or later: postgres may grant these roles.
 grant anon, authenticated, service_role to postgres with admin option;
 
 
@@ -32,7 +32,7 @@ grant anon, authenticated, service_role to authenticator;
 
 
 -- The role that owns the schema auth -------------------------------------------------------
--- postgres is not a member: it cannot change what is in there.
+-- postgres is not a member of it, so it cannot change the objects in that schema.
 create role supabase_auth_admin login noinherit;
 
 alter role supabase_auth_admin set search_path = auth;
@@ -42,8 +42,8 @@ alter role supabase_auth_admin set search_path = auth;
 create role supabase_realtime_admin nologin noinherit;
 create role supabase_storage_admin nologin noinherit;
 
--- There, the extension supautils lets postgres make and drop policies on a few of their tables,
--- and nothing else that takes an owner. Here, being a member has to do.
+-- In a project, the extension supautils lets postgres create and drop policies on a few of their
+-- tables, but nothing else that only an owner may do. Here, postgres is a member of the owners.
 grant supabase_realtime_admin, supabase_storage_admin to postgres;
 
 

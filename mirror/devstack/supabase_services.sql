@@ -1,6 +1,6 @@
--- What Realtime and Storage make in a project's database, as far as policies meet it. Run as the
--- superuser supabase_admin after supabase_database.sql. The facts are those of the public
--- repositories supabase/realtime and supabase/storage.
+-- The objects of Realtime and Storage in a project's database that policies refer to. Run as the
+-- superuser supabase_admin after supabase_database.sql. They follow the public repositories
+-- supabase/realtime and supabase/storage.
 
 
 -- Realtime: private channels -----------------------------------------------------------------
@@ -9,8 +9,8 @@ create schema realtime;
 grant usage on schema realtime to postgres, anon, authenticated, service_role;
 grant all on schema realtime to supabase_realtime_admin;
 
--- Messages from the database, and what Realtime asks policies with: it writes a row of the topic
--- and rolls back. There, partitions are made day by day; here, one takes every day.
+-- Messages that the database sends. Realtime also asks policies with this table: it writes a row
+-- of the topic and rolls back. In a project, each day has a partition; here, one holds all days.
 create table realtime.messages (
     id uuid not null default gen_random_uuid(),
     topic text not null,
@@ -31,12 +31,12 @@ alter table realtime.messages enable row level security;
 grant select, insert, update on realtime.messages
     to postgres, anon, authenticated, service_role;
 
--- The topic that a client wants to join, while Realtime asks.
+-- The topic that a client wants to join, while Realtime asks the policies.
 create function realtime.topic() returns text
     language sql stable
     return nullif(current_setting('realtime.topic', true), '');
 
--- A message that went wrong is a warning, not an error.
+-- If a message cannot be written, that is a warning, not an error.
 create function realtime.send(
     payload jsonb, event text, topic text, private boolean default true
 ) returns void

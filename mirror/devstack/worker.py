@@ -68,7 +68,7 @@ class WorkerProcess:
         self._process.end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End the worker and its children at once, in the middle of their work."""
+        """End the worker and its child processes at once, in the middle of their work."""
         if self._process.alive:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.end(signal.SIGKILL)

@@ -28,23 +28,27 @@ class LastRun:
 
     outcome: str
     started_by: str
+    """`hand`, `beat` or `schedule` (the platform's scheduler)."""
     age_seconds: float
+    """Seconds since it started."""
     over_grants: int
-    """Rows in all mappings that allowed more than the primary."""
+    """Rows in all mappings that allowed more in the target than in the primary."""
     under_grants: int
+    """Rows that allowed less."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A failed event."""
+    """An event that failed and is retried, or that is buried."""
 
     id: int
     mapping: str
     attempts: int
     error: str
     buried: bool
-    """No longer retried, until `mirror retry`."""
+    """Whether it is no longer retried, until `mirror retry`."""
     age_seconds: float
+    """Seconds since the event was recorded."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +56,17 @@ class Status:
     """The state of the mirror as an operator needs it first."""
 
     revocations: int
-    """Number of events waiting in this lane; likewise `grants`."""
+    """How many events wait that may take access away."""
     grants: int
+    """How many other events wait."""
     oldest_seconds: float | None
     """Age of the oldest waiting event; None if none waits."""
     retrying: int
+    """How many failed events are retried."""
     buried: int
+    """How many failed events are no longer retried."""
     failures: list[Failure]
-    """At most a hundred events, those being retried first."""
+    """At most a hundred failed events, those being retried first."""
     epoch: int
     source: str
     """The primary's identity."""
@@ -67,11 +74,12 @@ class Status:
     """The identity the target expects; None before the first write, or if it was not asked."""
     target_epoch: int
     digests: dict[str, str]
-    """By mapping name: `current`, `missing` or `different` in the target."""
+    """By mapping name: whether the target was migrated to the present declaration (`current`), to
+    another one (`different`), or to none (`missing`); empty if the target was not asked."""
     last_run: LastRun | None = None
     """None: no reconcile has finished yet."""
     two_schedulers: bool = False
-    """Both beat and the platform's scheduler started a reconcile within the last week."""
+    """Whether both beat and the platform's scheduler started a reconcile within the last week."""
 
     def as_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -98,7 +106,7 @@ class Status:
 
     @property
     def healthy(self) -> bool:
-        """There is no fault."""
+        """Whether there is no fault."""
         return not self.remedies
 
 
@@ -114,7 +122,7 @@ def read_status(registry: Registry, source: Source, target: Target) -> Status:
 def read_primary_status(
     registry: Registry, source: Source, described: Description | None
 ) -> Status:
-    """Read the primary's status and add the target's description; None: the target is unknown.
+    """Read the primary's status; `described` adds that of the target. None: the target is unknown.
 
     Raises:
         MirrorError: the primary does not answer, or is not migrated.
@@ -145,7 +153,7 @@ def read_primary_status(
 
 
 def digest_states(registry: Registry, described: Description) -> dict[str, str]:
-    """Return by mapping name what the target has: `current`, `missing` or `different`."""
+    """Return for each mapping its state in the target, as in `Status.digests`."""
     states = {}
     for mapping in registry:
         digest = described.digests.get(mapping.name)

@@ -6,10 +6,10 @@ suspect again and excludes rows with a change under way. Repairs are fenced, lik
 """
 
 from mirror.reconcile.drift import Cause
+from mirror.reconcile.leased_run import AlreadyRunning, reconcile, run_reconcile
 from mirror.reconcile.report import MappingReport, Report
 from mirror.reconcile.run import Options, Progress
 from mirror.reconcile.sample import draw_keys, sample, sync
-from mirror.reconcile.session import AlreadyRunning, reconcile, run_reconcile
 from mirror.reconcile.sweep import sweep
 from mirror.reconcile.throttle import Throttle
 

@@ -1,7 +1,8 @@
 """Buckets: queries on the primary that group the desired rows by the hash of their key.
 
-They answer in the form of the target's `mirror.survey()`. The target stores a row in two tables,
-so one row of the primary adds two hashes: that of the visible row and that of the ledger row.
+A bucket is the set of rows whose key hashes have the same lowest bits. The results have the form of
+the target's `mirror.survey()`. The target stores a row in two tables, so one row of the primary
+adds two hashes to its bucket: that of the visible row and that of the ledger row.
 """
 
 from typing import Any, Final
@@ -11,7 +12,7 @@ from psycopg import sql
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
 from mirror.reconcile.clauses import as_text, row_hash
-from mirror.reconcile.primary import PrimaryReader, hashes_by_key
+from mirror.reconcile.primary_reader import PrimaryReader, hashes_by_key
 from mirror.sync.targets.reading import Buckets, Hashing, SurveyRequest
 
 # One statement reads all rows, and no other work waits for it.
@@ -21,7 +22,10 @@ _TIMEOUT_FACTOR: Final = 20
 def read_buckets(
     primary: PrimaryReader, mapping: Mapping, hashing: Hashing, request: SurveyRequest
 ) -> Buckets:
-    """Return the number of rows and the XOR of their hashes in each requested bucket."""
+    """Return how many desired rows of the primary each requested bucket has, and its hash.
+
+    The hash of a bucket is the XOR of its rows' hashes. Buckets without rows are left out.
+    """
     rows, parameters = _hashed_rows(primary, mapping, hashing, request)
     statement = sql.SQL(
         "select coalesce(string_agg(int4send(b.bucket), ''), ''),"
@@ -41,7 +45,7 @@ def read_buckets(
 def read_members(
     primary: PrimaryReader, mapping: Mapping, hashing: Hashing, request: SurveyRequest
 ) -> dict[Key, int]:
-    """Return the hash of each row in the requested buckets, by key.
+    """Return, by key, the hash of each desired row of the primary in the requested buckets.
 
     Raises:
         Unreadable: the query returns a key twice.
@@ -61,7 +65,11 @@ def read_members(
 def _hashed_rows(
     primary: PrimaryReader, mapping: Mapping, hashing: Hashing, request: SurveyRequest
 ) -> tuple[sql.Composed, list[Any]]:
-    """Return the FROM item `k` (key, other values, hash of the key), WHERE, and parameters."""
+    """Return SQL and its parameters: the FROM item `k` with the primary's desired rows.
+
+    `k` has the key columns (k0, k1, …), the other columns as text (c0, c1, …), and `key_hash`. If
+    the request is for some buckets only, a WHERE clause follows.
+    """
     keys = [
         sql.SQL("q.{}::{}").format(sql.Identifier(column.name), sql.SQL(column.type))
         for column in mapping.key_columns
@@ -87,7 +95,7 @@ def _hashed_rows(
 
 
 def _bucket_hash(mapping: Mapping, hashing: Hashing) -> sql.Composed:
-    """Return the expression of the value that one row adds to its bucket."""
+    """Return the SQL expression of the hash that one row adds to its bucket."""
     count = len(mapping.data_columns)
     texts = [sql.SQL("k.") + sql.Identifier(f"c{i}") for i in range(len(_other_columns(mapping)))]
 
@@ -100,5 +108,5 @@ def _bucket_hash(mapping: Mapping, hashing: Hashing) -> sql.Composed:
 
 
 def _other_columns(mapping: Mapping) -> list[tuple[str, str]]:
-    """Return name and type of the columns outside the key: the visible ones, then the ledger's."""
+    """Return name and type of each column outside the key, the ledger's own columns last."""
     return [(name, kind) for name, kind in mapping.row_layout if name not in mapping.key]

@@ -1,6 +1,6 @@
 """Clauses: SQL fragments for queries on the primary by ranges of keys.
 
-In each of them `q` is the mapping's query.
+In each fragment, `q` is the alias of the mapping's query in FROM.
 """
 
 from typing import Any, Final
@@ -22,22 +22,22 @@ _LOWEST: Final = {
 
 
 def lowest_key(mapping: Mapping) -> Key:
-    """Return the smallest possible key."""
+    """Return the smallest key that a row of the mapping could have."""
     return tuple(_LOWEST[column.type] for column in mapping.key_columns)
 
 
 def as_text(name: str, kind: str) -> sql.Composed:
-    """Return a column, cast to the target's type and then to text."""
+    """Return SQL for column `name` of `q`, cast to the target's type `kind` and then to text."""
     return sql.SQL("q.{}::{}::text").format(sql.Identifier(name), sql.SQL(kind))
 
 
 def key_texts(mapping: Mapping) -> sql.Composed:
-    """Return the list of the key columns as text."""
+    """Return an SQL list of the mapping's key columns, each as text."""
     return sql.SQL(", ").join(as_text(column.name, column.type) for column in mapping.key_columns)
 
 
 def row_to_hash(mapping: Mapping) -> sql.Composed:
-    """Return the row expression that is hashed."""
+    """Return the SQL row of all values as text: its hash is compared with the target's."""
     texts = [
         sql.SQL('{} collate "C"').format(as_text(name, kind)) for name, kind in mapping.row_layout
     ]
@@ -45,7 +45,10 @@ def row_to_hash(mapping: Mapping) -> sql.Composed:
 
 
 def for_key_columns(mapping: Mapping, template: str, number: int) -> sql.Composed:
-    """Return a list of the template, filled with each of the columns k0, k1, … and a number."""
+    """Return an SQL list that has the template once for each key column.
+
+    The template's two placeholders get the column's name (k0, k1, …) and `number`.
+    """
     return sql.SQL(", ").join(
         sql.SQL(template).format(sql.Identifier(f"k{i}"), sql.Literal(number))
         for i in range(len(mapping.key))
@@ -53,13 +56,13 @@ def for_key_columns(mapping: Mapping, template: str, number: int) -> sql.Compose
 
 
 def row_hash(hashing: Hashing, row: sql.Composable) -> sql.Composed:
-    """Return the expression of a row's hash."""
+    """Return the SQL expression that hashes `row` with the function and the seed of `hashing`."""
     template = MD5_HASH if hashing.md5 else RECORD_HASH
     return sql.SQL(template).format(seed=sql.SQL(f"({hashing.seed})::bigint"), row=row)
 
 
 def sort_column(column: KeyColumn) -> sql.Composed:
-    """Return a key column with the collation by which both sides sort it."""
+    """Return SQL for a key column of `q`, with the collation by which both databases sort it."""
     text = 'q.{} collate "C"' if column.type == "text" else "q.{}"
     return sql.SQL(text).format(sql.Identifier(column.name))
 
@@ -72,7 +75,7 @@ def key_order(mapping: Mapping, direction: str = "") -> sql.Composed:
 
 
 def range_condition(mapping: Mapping, within: KeyRange) -> tuple[sql.Composed, list[Any]]:
-    """Return the condition that a key lies in a range, and its parameters."""
+    """Return the SQL condition that a row's key lies in a range, and its parameters."""
     conditions = []
     parameters: list[Any] = []
     first = mapping.key_columns[0]

@@ -1,10 +1,12 @@
 """Compare: finds the keys whose rows seem to differ, without transferring the rows.
 
-Small mappings, and those for which a survey (`survey.py`) does not help, are compared in chunks.
-Chunks of keys cover the whole key space, so also keys that only one side has at its ends. Each side
-returns a count and a sum of hashes; where they differ, the chunk is split again and again. Pieces
-of a few dozen rows are listed key by key. A key that is found here is only a suspect: the two sides
-are read one after the other, and rows may change in between.
+Large mappings are compared by a survey (`survey.py`) where that helps, all others in chunks, which
+are consecutive ranges of keys. The first chunk begins with the smallest possible key and the last
+one has no end, so a key that only one side has is always in a chunk. For each chunk, each side
+returns the number of its rows and the sum of their hashes. If these differ, the chunk is split into
+smaller and smaller pieces; for pieces of a few dozen rows, each side lists its keys and hashes. A
+key that is found here is only a suspect: the two sides are read one after the other, and rows may
+change in between.
 """
 
 import time
@@ -18,16 +20,17 @@ from mirror.errors import TooSlow
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
 from mirror.reconcile.clauses import lowest_key
-from mirror.reconcile.primary import PrimaryReader
+from mirror.reconcile.primary_reader import PrimaryReader
 from mirror.reconcile.spool import Spool, batched
 from mirror.reconcile.survey import BUCKET_BITS, LISTED_KEYS, SURVEY_ROWS, Survey
 from mirror.sync.targets.base import Target
 from mirror.sync.targets.reading import Digest, Hashing, KeyRange, width
 
 LEAF_ROWS: Final = 64
-"""Pieces of at most this many rows are listed, not split."""
+"""A piece of a chunk with at most this many rows is listed key by key, not split further."""
 BULK_ROWS: Final = 1000
-"""A piece of at least this many rows, of which the target has none, is loaded as a whole."""
+"""If a piece of a chunk has at least this many rows in the primary and none in the target, it is
+loaded as a whole."""
 
 _FEWEST_CHUNK_ROWS, _MOST_CHUNK_ROWS = 500, 100_000
 _CHUNK_SECONDS = 1.0
@@ -39,14 +42,14 @@ _SUSPECTS_PER_BATCH = 1000
 
 @dataclass(frozen=True)
 class MissingRange:
-    """A range in which the primary has many rows and the target none."""
+    """A range of keys in which the primary has `rows` rows, many of them, and the target none."""
 
     range: KeyRange
     rows: int
 
 
 class Comparison:
-    """Compares one mapping's rows on both sides."""
+    """Compares the rows of one mapping in the primary with those in the target."""
 
     def __init__(
         self,
@@ -82,9 +85,10 @@ class Comparison:
         self._tick = tick
 
     def suspects(self, start: Key | None = None) -> Iterator[set[Key] | MissingRange]:
-        """Yield the keys from `start` on that seem to differ, and ranges that the target lacks.
+        """Yield sets of keys whose rows seem to differ, and ranges that the target lacks.
 
-        `tick` is called between chunks, with the seconds that the target took for one.
+        Only keys from `start` on are compared; None: all keys. `tick` is called after each read of
+        the target, with the seconds that the read took.
         """
         if start is None and (rows := self.primary.estimate(self.mapping)) >= self._survey_rows:
             found = self._survey(rows)
@@ -94,7 +98,7 @@ class Comparison:
         yield from self._compare_chunks(start or lowest_key(self.mapping))
 
     def _survey(self, rows: int) -> Iterator[set[Key] | MissingRange] | None:
-        """Return the result of a survey of about `rows` rows; None where a survey does not help."""
+        """Return the suspects that a survey of about `rows` rows finds; None: it does not help."""
         survey = Survey(
             self.primary,
             self.target,
@@ -152,13 +156,20 @@ class Comparison:
         self.chunk_rows = max(_FEWEST_CHUNK_ROWS, self.chunk_rows // 4)
 
     def _adapt_chunks(self, seconds: float) -> None:
-        """Make chunks take about a second, far below any server's limit on a statement."""
+        """Set the size of the next chunk by the seconds that the last one took.
+
+        A chunk is to take about a second, far below any server's limit on a statement.
+        """
         factor = min(2.0, max(0.5, _CHUNK_SECONDS / max(seconds, 0.001)))
         rows = max(_FEWEST_CHUNK_ROWS, self.chunk_rows * factor)
         self.chunk_rows = int(min(_MOST_CHUNK_ROWS, rows))
 
     def _compare_chunk(self, primary: Digest, target: Digest) -> Iterator[set[Key] | MissingRange]:
-        """Yield the suspects in a chunk; the target's answer may cover only its beginning."""
+        """Yield the suspects in a chunk.
+
+        If the target has too many rows there, its answer covers only the beginning of the chunk;
+        then the rest is compared, too.
+        """
         while (covered := target.range.end) != primary.range.end:
             assert covered is not None  # noqa: S101 - an incomplete answer says where it ends
             rest = KeyRange(covered, primary.range.end)
@@ -179,7 +190,10 @@ class Comparison:
     # Inside a chunk
 
     def _split(self, differing: list[tuple[Digest, Digest]]) -> Iterator[set[Key] | MissingRange]:
-        """Split pieces that differ until they are small; then list those key by key."""
+        """Yield the suspects in pieces of a chunk that differ, given as (primary, target).
+
+        Large pieces are split until they are small; small ones are compared key by key.
+        """
         small: list[KeyRange] = []
         while differing:
             large = []
@@ -208,7 +222,10 @@ class Comparison:
             yield from self._list(ranges)
 
     def _piece_rows(self, rows: int) -> int:
-        """Return the size into which to split pieces of `rows` rows: two steps reach a leaf."""
+        """Return how many rows each part has when a piece of `rows` rows is split.
+
+        After two splits, the parts are small enough to be listed key by key.
+        """
         return self.leaf_rows if rows <= 64 * self.leaf_rows else rows // 32
 
     def _list(self, ranges: Sequence[KeyRange]) -> Iterator[set[Key]]:
@@ -259,7 +276,7 @@ def _differ(primary: Digest, target: Digest) -> bool:
 
 
 def _joined(ranges: Sequence[KeyRange]) -> list[KeyRange]:
-    """Return ranges that are in key order, with adjacent ones joined."""
+    """Return the same ranges, with adjacent ones joined; `ranges` are in key order."""
     joined: list[KeyRange] = []
     for each in ranges:
         if joined and joined[-1].end == each.start:

@@ -1,4 +1,7 @@
-"""Delete limit: refuses to delete so many rows that the primary, not the target, may be wrong."""
+"""Delete limit: refuses the deletes of a mapping if they are suspiciously many.
+
+Then the primary may be wrong, not the target.
+"""
 
 from mirror.reconcile.report import MappingReport
 
@@ -7,9 +10,11 @@ SHARE = 0.01
 
 
 def refuse_deletes(part: MappingReport, *, max_deletes: int | None, confirmed: bool) -> str | None:
-    """Return why this mapping's extra rows must not be deleted; None if they may be deleted.
+    """Return why the rows that only the target has must not be deleted; None: they may be.
 
-    The default limit is 100 rows or 1 % of the target's rows, whichever is more. Rows past their
+    They must not be deleted if the primary has no row of the mapping, if there are more than 100 of
+    them and the primary has less than half of the target's rows, or if there are more of them than
+    `max_deletes` (None: 100 rows or 1 % of the target's rows, whichever is more). Rows past their
     expiry do not count. `confirmed` lifts every limit.
     """
     if confirmed or not part.extra:

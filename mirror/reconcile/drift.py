@@ -27,12 +27,12 @@ class Kind(StrEnum):
     CHANGED = "changed"
     """Both have it, with other values."""
     LEDGER = "ledger"
-    """The visible row is right, but its ledger row is wrong, so the target would miss a later
-    change of one of its scopes."""
+    """The visible row is right, but the target's ledger row for the key is wrong. So a later event
+    about a scope (all rows with one value of a reference) would not reach this row."""
 
 
 class Direction(StrEnum):
-    """Whether the target allows more or less than the primary."""
+    """Whether a row allows more in the target than in the primary (OVER), or less (UNDER)."""
 
     OVER = "over-grant"
     UNDER = "under-grant"
@@ -55,7 +55,7 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True)
 class Drift:
-    """One row that drifted."""
+    """One row that differs between the sides although no event for it is under way."""
 
     key: Key
     kind: Kind
@@ -64,7 +64,8 @@ class Drift:
     expired: bool = False
     """The time in the column that the mapping declares as `expires` has passed."""
     parents: frozenset[MappingKey] = frozenset()
-    """The missing parents because of which the primary's row does not belong in the target."""
+    """If the primary has the row, but lacks one of its ancestors: the chain of parents up to the
+    missing one. Because of it, the row does not belong in the target."""
 
     def __post_init__(self) -> None:
         known = {Kind.MISSING: Direction.UNDER, Kind.EXTRA: Direction.OVER}
@@ -75,9 +76,9 @@ class Drift:
 def direction_of_change(
     registry: Registry, mapping: Mapping, primary_row: Row, target_row: Row
 ) -> Direction:
-    """Return whether a changed row allows more in the target than in the primary, or less.
+    """Return whether a row with other values in the target allows more there, less, or the same.
 
-    A change whose direction is unknown counts as more.
+    If the direction cannot be determined, it is OVER.
     """
     names = [column.name for column in mapping.columns]
     differing = {name for name, a, b in zip(names, primary_row, target_row, strict=False) if a != b}
@@ -103,9 +104,10 @@ def direction_of_change(
 
 
 def _level_columns(registry: Registry, mapping: Mapping) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield each column that a Membership or Grants of this mapping reads, with its levels, rising.
+    """Yield each column of the mapping that holds a level of a Membership or of Grants.
 
-    A seat in `Membership.also` is not looked at: a changed role there counts as an over-grant.
+    With the column come its levels, from weakest to strongest. Columns of `Membership.also` are
+    left out: a changed role there counts as an over-grant.
     """
     for access in registry.access:
         if isinstance(access, Membership) and access.mapping == mapping.name:
@@ -120,9 +122,10 @@ def _is_active(mapping: Mapping, row: dict[str, str | None]) -> bool:
 
 
 def _expiry(text: str | None) -> datetime:
-    """Return the time of a timestamptz, as PostgreSQL prints it in UTC; None: never expires.
+    """Return the time that a timestamptz, as PostgreSQL prints it in UTC, stands for.
 
-    Times outside of Python's range become its first or its last one.
+    None means that the row never expires: then it is the last time that Python has. Times outside
+    of Python's range become its first or its last one.
     """
     if text is None:
         return _LAST

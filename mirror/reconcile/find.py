@@ -1,4 +1,4 @@
-"""Find: compares and judges the rows of a mapping, and adds what drifted to its findings.
+"""Find: compares and judges the rows of a mapping, and adds rows that drifted to its findings.
 
 Nothing is written to either database.
 """
@@ -10,10 +10,10 @@ from typing import Final, Literal
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
 from mirror.reconcile.compare import Comparison, MissingRange
-from mirror.reconcile.findings import MappingFindings
 from mirror.reconcile.judge import Judge
+from mirror.reconcile.mapping_findings import MappingFindings
 from mirror.reconcile.pending_events import read_pending
-from mirror.reconcile.primary import PrimaryReader
+from mirror.reconcile.primary_reader import PrimaryReader
 from mirror.sync.drain import Drain
 from mirror.sync.targets.reading import Hashing
 
@@ -22,7 +22,8 @@ _BATCH: Final = 500
 Phase = Literal["compare", "judge", "repair", "load"]
 Tick = Callable[[Phase, str, int, int, float], object]
 """Called often, with the phase, the mapping's name, the number of rows since the last call, the
-estimated number of all rows (0: unknown), and the seconds that the target took."""
+estimated number of all rows (0: unknown), and the seconds that the target took for its last answer
+(0: it was not asked)."""
 
 
 class Finder:
@@ -31,9 +32,9 @@ class Finder:
     Args:
         drain: its connections are used.
         primary: reads the desired rows.
-        tick: called often.
-        keys: how many keys of each mapping the report names.
-        ignored: ids of retries that do not count as pending.
+        tick: called often; see `Tick`.
+        keys: how many keys of each mapping the report names at most.
+        ignored: ids of retries that do not count as changes under way.
     """
 
     def __init__(
@@ -60,7 +61,10 @@ class Finder:
         return self._transferred + self.judge.transferred
 
     def compare(self, findings: MappingFindings, start: Key | None) -> None:
-        """Add every suspect from key `start` on."""
+        """Compare the mapping's rows, from key `start` on (None: all), and add the results.
+
+        These are the suspects, the ranges that the target lacks, and the numbers of rows.
+        """
         name = findings.mapping.name
         comparison = Comparison(
             self.primary,
@@ -84,14 +88,18 @@ class Finder:
         self._transferred += comparison.transferred
 
     def _choose_hashing(self, mapping: Mapping) -> Hashing:
-        """Return the faster hash if both servers compute the same one, else md5."""
+        """Return the faster hash function if both servers agree on its hashes, otherwise md5."""
         hashing = Hashing(secrets.randbits(62))
         if self.primary.probe(hashing) == self.target.probe(mapping, hashing):
             return hashing
         return Hashing(hashing.seed, md5=True)
 
     def judge_all(self, findings: MappingFindings) -> None:
-        """Judge each suspect, and count the ranges that the target lacks."""
+        """Judge each suspect and add the drifts; count the rows of ranges that the target lacks.
+
+        While an event about the whole mapping is under way, these ranges count as under way and
+        are not loaded.
+        """
         mapping, report = findings.mapping, findings.report
         for keys in findings.suspects.batches(_BATCH):
             verdict = self.judge.judge(mapping, keys)

@@ -33,7 +33,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class _PrimaryState:
-    """Some keys in one snapshot of the primary."""
+    """The state of some keys in one snapshot of the primary."""
 
     epoch: int
     fence: int
@@ -47,9 +47,9 @@ class _PrimaryState:
 
 
 class Judge:
-    """Judges keys of any mapping.
+    """Decides for keys of any mapping whether their rows drifted.
 
-    `ignored` are the ids of retries that do not count as pending: the reconcile's own ones.
+    `ignored` are the ids of retries that do not count as changes under way: the reconcile's own.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Judge:
         """Characters of rows that were read."""
 
     def judge(self, mapping: Mapping, keys: Sequence[Key]) -> Verdict:
-        """Return which of these keys drifted, and which have a change under way."""
+        """Return the keys that differ: those that drifted, and those with a change under way."""
         # The first read finds the references and parents that the target's rows contain. Where the
         # key contains all of them, it is not needed.
         references = {reference.name for reference in mapping.all_references}
@@ -116,7 +116,10 @@ class Judge:
     def _key_status(
         self, mapping: Mapping, key: Key, primary: _PrimaryState, known: Sequence[KnownRow]
     ) -> KeyStatus:
-        """Return the pending events of a key, of its scopes and of its parents."""
+        """Return whether an event of the key, of its scopes or of its parents is under way.
+
+        The result also has the id of a buried event of the key or of its scopes.
+        """
         rows = [primary.rows.get(key), primary.orphans.get(key), *(each.row for each in known)]
         known_rows = [row for row in rows if row is not None]
         references = references_of(mapping, key, known_rows)
@@ -172,10 +175,11 @@ def missing_ancestors(
     others: Iterable[Row],
     involved: dict[str, set[Key]],
 ) -> dict[Key, set[MappingKey]]:
-    """Return, for each row that lacks a parent, the chain of parents up to the missing one.
+    """Return, for each row of `rows` that lacks an ancestor, the chain of parents up to that one.
 
-    Adds the keys of all parents to `involved`, also of the parents of `others`: rows as the target
-    has them.
+    An ancestor is missing if the primary's query does not yield it. `others` are rows as the target
+    has them. The keys of the parents and further ancestors of `rows` and `others` are added to
+    `involved`, by mapping.
     """
     missing: dict[Key, set[MappingKey]] = {}
     for parent in mapping.parents:
@@ -197,7 +201,8 @@ def missing_ancestors(
 def _parent_is_pending(pending: PendingEvents, mapping: Mapping, key: Key) -> bool:
     """Return whether a change of a parent, or of one of its own parents, is under way.
 
-    The references of a parent are not read: an event of any scope of its mapping counts.
+    The parent's row is not read. So an event of any scope of its mapping counts, and any event of
+    the mappings of its own parents.
     """
     if pending.any_scope(mapping.name) or pending.find(mapping.name, key, ()).under_way:
         return True
@@ -223,7 +228,7 @@ def _cause(known: KnownRow, status: KeyStatus, *, orphan: bool) -> Cause:
 
 
 def _row_of_key(mapping: Mapping, key: Key) -> Row:
-    """Return a row whose values outside the key are None."""
+    """Return a row with the values of this key; its other values are None."""
     values = dict(zip(mapping.key, key, strict=True))
     return tuple(values.get(column.name) for column in mapping.columns)
 

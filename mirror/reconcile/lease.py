@@ -23,14 +23,14 @@ class LeaseLost(Transient):
 
 
 class Lease:
-    """The right to reconcile, for as long as it is renewed."""
+    """The right to reconcile: one process has it at a time, for as long as it renews it."""
 
     def __init__(self, database: Database, *, seconds: float = 120.0) -> None:
         self.database = database
         self.seconds = seconds
         self.holder = f"{socket.gethostname()}:{os.getpid()}"
         self.recovery_retries: dict[int, str] = {}
-        """The mapping of each retry that workers run if this process crashes, by its id."""
+        """By the id of each retry that workers run if this process crashes: its mapping's name."""
         self._token = uuid4()
         self._renewed = 0.0
 
@@ -51,7 +51,7 @@ class Lease:
         return found[0][0] if found else None
 
     def renew(self) -> None:
-        """Renew the lease if a quarter of its time has passed.
+        """Renew the lease if a quarter of its time has passed since it was last renewed.
 
         Raises:
             LeaseLost: another process has taken it.
@@ -63,13 +63,17 @@ class Lease:
             raise LeaseLost(f"primary: {holder} reconciles now; run this again afterwards.")
 
     def release(self) -> None:
-        """Give the lease back, and have workers run the recovery retries that are left."""
+        """Give the lease back. Recovery retries that are left become due, so workers run them."""
         self.database.execute(statement("release_recovery"), [list(self.recovery_retries)])
         self.recovery_retries.clear()
         self.database.execute(statement("release_lease"), [self._token])
 
     def add_recovery(self, mappings: Iterable[str]) -> None:
-        """Add retries by which workers read these mappings as a whole if this process crashes."""
+        """Record a retry for each mapping that has none yet.
+
+        If this process crashes and stops renewing them, workers run them: they read these mappings
+        as a whole.
+        """
         found = self.database.execute(
             statement("record_recovery"),
             {
@@ -83,7 +87,7 @@ class Lease:
         self.recovery_retries.update(found)
 
     def remove_recovery(self, mappings: Container[str]) -> None:
-        """Remove these mappings' recovery retries: everything is written."""
+        """Delete the recovery retries of these mappings, because all their rows are written."""
         finished = [number for number, name in self.recovery_retries.items() if name in mappings]
         self.database.execute(statement("delete_retries"), [finished])
         for number in finished:

@@ -25,7 +25,7 @@ _MOST: Final = 20_000
 
 
 def references_of(mapping: Declared, key: Key, rows: Iterable[Row]) -> set[tuple[str, str]]:
-    """Return the references and values of a key, according to its key columns and these rows."""
+    """Return a key's scopes, as (reference, value), by its own columns and by these rows of it."""
     names = [name for name, _ in mapping.row_layout]
     found = {
         (reference.name, str(row[names.index(reference.name)]))
@@ -41,19 +41,19 @@ def references_of(mapping: Declared, key: Key, rows: Iterable[Row]) -> set[tuple
 
 @dataclass
 class PendingEvents:
-    """The events that concern some keys: those that wait, are claimed or are buried."""
+    """The events about some keys, and about scopes of their mappings, that are not applied yet."""
 
     keys: dict[tuple[str, Key], int | None] = field(default_factory=dict)
-    """By mapping and key: the id of the buried event; None if one is under way."""
+    """By mapping and key: None if an event waits or is claimed; otherwise a buried event's id."""
     scopes: dict[str, dict[tuple[str, str], int | None]] = field(
         default_factory=lambda: defaultdict(dict)
     )
-    """By mapping, then by reference and value: the same."""
+    """By mapping, then by reference and value: as in `keys`."""
     too_many: bool = False
     """Not all events were read; any key may have one."""
 
     def find(self, mapping: str, key: Key, references: Iterable[tuple[str, str]]) -> "KeyStatus":
-        """Return whether events of a key or of its scopes are under way or buried."""
+        """Return the state of a key by the events about it and about these scopes of it."""
         scopes = self.scopes.get(mapping, {})
         found = [self.keys[mapping, key]] if (mapping, key) in self.keys else []
         names = [(EVERYTHING, ""), *references]
@@ -71,12 +71,12 @@ class PendingEvents:
 
 @dataclass(frozen=True)
 class KeyStatus:
-    """The pending events of one key."""
+    """Whether events about one key, or about its scopes, are not applied yet."""
 
     under_way: bool
     """An event waits or is claimed, so a difference is no drift yet."""
     buried: int | None
-    """The id of a buried event."""
+    """The id of a buried event; None: there is none."""
 
 
 def read_pending(
@@ -86,9 +86,9 @@ def read_pending(
     *,
     ignored: Iterable[int] = (),
 ) -> PendingEvents:
-    """Return the events that concern these keys, and every scope of their mappings.
+    """Return the events about these keys, and those about any scope of their mappings.
 
-    `ignored` are the ids of retries to leave out: the reconcile's own ones.
+    `keys` are by mapping name. `ignored` are the ids of retries to leave out: the reconcile's own.
     """
     wanted = [[name, list(key)] for name, some in keys.items() for key in some]
     found = database.execute(

@@ -13,7 +13,7 @@ import structlog
 from mirror.errors import MirrorError, TooSlow, WentBack
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
-from mirror.reconcile.primary import PrimaryReader
+from mirror.reconcile.primary_reader import PrimaryReader
 from mirror.reconcile.spool import batched
 from mirror.sync.drain import ISOLATED, Drain
 from mirror.sync.row_queries import Row
@@ -25,7 +25,8 @@ from mirror.sync.targets.writing import Section, TooOld
 log = structlog.stdlib.get_logger(__name__)
 
 RepairItem = list[MappingKey]
-"""A row to repair, followed by its missing parents where those are the reason."""
+"""The mapping and key of a row to repair. If the row is wrong because parents are missing, they
+follow."""
 
 _LOAD_ROWS: Final = 2000
 _NARROW: Final = 10
@@ -41,7 +42,11 @@ class Repairer:
         """Characters of the rows that were loaded."""
 
     def repair(self, items: Sequence[RepairItem]) -> int:
-        """Bring rows up to date; return the number of rows that failed."""
+        """Bring rows up to date; return the number of rows that failed.
+
+        If the batch fails because of its data, it is halved again and again, so that only the rows
+        that cause the failure are left out.
+        """
         keys: dict[str, set[Key]] = defaultdict(set)
         for item in items:
             for name, key in item:
@@ -71,8 +76,8 @@ class Repairer:
     def load(self, mapping: Mapping, within: KeyRange, tick: Callable[[int], object]) -> int:
         """Write all rows of the primary in a range; return the number of rows that failed.
 
-        The next page is read while one is written. Rows of a parent are written without their
-        children; the caller loads those.
+        The next page is read while one is written. If other mappings are children of this one, its
+        rows are written without theirs; the caller loads those, too.
         """
         failed = 0
         with ThreadPoolExecutor(1, "mirror-source") as executor:
@@ -109,7 +114,7 @@ class Repairer:
         return snapshot.stamp, [tuple(str(row[i]) for i in places) for row in rows], rows
 
     def _write(self, mapping: Mapping, stamp: Stamp, keys: list[Key], rows: list[Row]) -> list[Key]:
-        """Write rows; return the keys that were refused, which `repair` has to write."""
+        """Write rows in one call; return the keys that were not written, for `repair` to write."""
         is_parent = bool(mapping.children)
         section = Section(mapping, [] if is_parent else rows, rows if is_parent else [])
         try:

@@ -12,7 +12,7 @@ EXIT_CODES: Final[dict[Outcome, int]] = {"in line": 0, "repaired": 0, "held back
 
 @dataclass
 class MappingReport:
-    """One mapping's part."""
+    """The numbers of one mapping in the report of a run."""
 
     mapping: str
     rows: int = 0
@@ -26,6 +26,8 @@ class MappingReport:
     expired: int = 0
     """Rows that only the target has, and that are past their declared expiry."""
     changed_over: int = 0
+    """Rows that both sides have, with values that allow more in the target; in the next two: that
+    allow less there, that allow the same."""
     changed_under: int = 0
     changed_neither: int = 0
     ledger: int = 0
@@ -59,7 +61,7 @@ class MappingReport:
         return self.over_grants + self.under_grants + self.changed_neither + self.ledger
 
     def add_drift(self, drift: Drift, *, keys: int) -> None:
-        """Count a drift; keep its key while there are fewer than `keys`."""
+        """Count a drift; also keep its key if fewer than `keys` are kept so far."""
         name = drift.kind.value
         if drift.kind is Kind.EXTRA and drift.expired:
             name = "expired"
@@ -71,7 +73,7 @@ class MappingReport:
             self.keys.append((drift.kind.value, drift.direction.value, drift.key))
 
     def add_missing(self, rows: int) -> None:
-        """Count rows of ranges that the target lacks."""
+        """Count `rows` missing rows, which are in ranges that the target lacks as a whole."""
         if rows:
             self.missing += rows
             self._count_cause(Cause.NEW, rows)
@@ -93,7 +95,11 @@ class Report:
 
     @property
     def outcome(self) -> Outcome:
-        """The result of the run; `drift`: some drift was not repaired."""
+        """The result of the run.
+
+        `in line`: no row drifted. `repaired`: all drift was repaired. `held back`: deletes in some
+        mapping were refused. `drift`: some drift was not repaired.
+        """
         if any(part.held for part in self.mappings):
             return "held back"
         if any(part.error or part.drifted > part.repaired for part in self.mappings):

@@ -13,9 +13,9 @@ from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
 from mirror.reconcile.delete_limit import refuse_deletes
 from mirror.reconcile.find import Finder, Phase
-from mirror.reconcile.findings import MappingFindings
 from mirror.reconcile.lease import Lease
-from mirror.reconcile.primary import PrimaryReader
+from mirror.reconcile.mapping_findings import MappingFindings
+from mirror.reconcile.primary_reader import PrimaryReader
 from mirror.reconcile.repair import Repairer, RepairItem
 from mirror.reconcile.report import MappingReport, Report
 from mirror.reconcile.spool import Spool
@@ -40,7 +40,7 @@ class Options:
     max_deletes: int | None = None
     """The limit of deletes in each mapping; None: 100 rows or 1 %, whichever is more."""
     confirm: frozenset[str] = frozenset()
-    """Mappings without any limit of deletes."""
+    """Names of mappings in which any number of rows may be deleted."""
     grace_seconds: float = 5.0
     """Seconds to wait before suspects are read again."""
     keys: int = 20
@@ -48,7 +48,7 @@ class Options:
 
 
 class ReconcileRun:
-    """One run, over a drain's connections."""
+    """One reconcile; it uses the connections of a drain."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class ReconcileRun:
         return self.report
 
     def _new_findings(self) -> list[MappingFindings]:
-        """Return empty findings for the requested mappings and for all mappings below them."""
+        """Return empty findings for the requested mappings and for all of their descendants."""
         options = self.options
         for name in (*options.mappings, *options.confirm):
             _ = self.registry[name]

@@ -1,4 +1,4 @@
-"""Sample: judges a few keys, which are given or drawn at random."""
+"""Sample: finds out whether a few keys, given or drawn at random, have drifted."""
 
 import random
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
 from mirror.reconcile.clauses import lowest_key
 from mirror.reconcile.judge import Judge, Verdict
-from mirror.reconcile.primary import PrimaryReader
+from mirror.reconcile.primary_reader import PrimaryReader
 from mirror.reconcile.spool import batched
 from mirror.sync.drain import Drain
 from mirror.sync.sync_pass import PendingKeys
@@ -41,12 +41,12 @@ def sync(drain: Drain, mapping: Mapping, keys: Iterable[Key]) -> Verdict:
 def draw_keys(drain: Drain, mapping: Mapping, count: int, rng: random.Random) -> list[Key]:
     """Return about `count` keys per key column, drawn at random from both sides, in key order.
 
-    Returns all keys if there are fewer than `count`. Otherwise draws random positions in the key
-    space and takes the key that follows each one on either side, which reads few rows. Where keys
-    are spread unevenly, a key after a gap is drawn more often. Keys of several columns are drawn
-    column by column: the first round draws all columns, the next ones start with the first columns
-    of a key that was drawn before. Otherwise nearly every position would be followed by the first
-    key of some value of the first column.
+    Returns all keys if there are fewer than `count`, at most a thousand. Otherwise it makes up
+    random keys and takes the existing key that follows each of them on either side, which reads few
+    rows. Where keys are spread unevenly, a key after a gap is drawn more often. If the key has
+    several columns, there is a round for each of them. The first round makes up all columns; each
+    later one takes one more of the first columns from a key that was drawn before. With the first
+    round alone, nearly every drawn key would be the first one of some value of the first column.
     """
     primary = PrimaryReader(drain.registry, drain.source)
     few = min(count, _FEW)
@@ -77,7 +77,10 @@ def draw_keys(drain: Drain, mapping: Mapping, count: int, rng: random.Random) ->
 def sample(
     drain: Drain, mapping: Mapping, count: int, rng: random.Random | None = None
 ) -> tuple[int, Verdict]:
-    """Judge about `count` keys drawn at random from both sides; return their number and verdict."""
+    """Draw about `count` keys per key column at random from both sides, and judge them.
+
+    Returns the number of drawn keys, and those of them that differ.
+    """
     total = Verdict()
     judge = Judge(drain.registry, drain.source, drain.target)
     keys = draw_keys(drain, mapping, count, rng or random.Random())  # noqa: S311 - no secret
@@ -89,7 +92,10 @@ def sample(
 
 
 def _random_position(mapping: Mapping, lowest: Key, highest: Key, rng: random.Random) -> Key:
-    """Return a random position in the key space; the primary's keys are `lowest` to `highest`."""
+    """Return a random key, which need not exist.
+
+    Most integers in it lie between the primary's `lowest` and `highest` key, the others outside.
+    """
     chosen = []
     for column, low, high in zip(mapping.key_columns, lowest, highest, strict=True):
         if column.type == "uuid":

@@ -16,7 +16,7 @@ from mirror.errors import TooSlow
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
 from mirror.reconcile.buckets import read_buckets, read_members
-from mirror.reconcile.primary import PrimaryReader
+from mirror.reconcile.primary_reader import PrimaryReader
 from mirror.reconcile.spool import Spool, batched
 from mirror.sync.targets.base import Target
 from mirror.sync.targets.reading import Hashing, SurveyRequest, width
@@ -26,9 +26,9 @@ T = TypeVar("T")
 SURVEY_ROWS: Final = 20_000
 """From this many rows on, a survey is faster than a comparison in chunks."""
 BUCKET_BITS: Final = (12, 17, 20, 23, 26)
-"""For each round, the number of bits of a key's hash that number its bucket."""
+"""For each round: how many bits of the hash of a key are the number of its bucket."""
 LISTED_KEYS: Final = 10_000
-"""The number of keys that one statement lists on either side."""
+"""About how many keys one statement lists on either side, at most."""
 # The most statements that list keys.
 _LISTINGS: Final = 25
 # How often `tick` is called while the primary reads.
@@ -38,7 +38,7 @@ _CALL_ROWS: Final = 500_000
 
 
 class Survey:
-    """One survey of a mapping."""
+    """One comparison of all rows of a mapping by buckets."""
 
     def __init__(
         self,
@@ -69,9 +69,10 @@ class Survey:
         self._parts = 1
 
     def suspects(self, rows: int) -> Spool[Key] | None:
-        """Return the keys that differ among about `rows` rows; the caller closes the spool.
+        """Return the keys whose rows differ; the caller closes the spool.
 
-        None where a survey does not help: it takes too long, or too much differs.
+        `rows` is about the number of rows. None: a survey does not help, because it takes too long
+        or too much differs.
         """
         self._parts = max(1, round(rows / _CALL_ROWS))
         found: Spool[Key] = Spool(tuple)
@@ -87,7 +88,7 @@ class Survey:
         return None
 
     def _fill(self, found: Spool[Key]) -> bool:
-        """Add the keys that differ; return False where a survey does not help."""
+        """Add the keys that differ to `found`; return False if a survey does not help."""
         # A bucket number of no bits: one bucket holds all rows.
         bits, differing = 0, [0]
         for finer_bits in self._bits:
@@ -106,7 +107,10 @@ class Survey:
         return True
 
     def _differing_buckets(self, bits: int, wanted: list[int], finer_bits: int) -> list[int]:
-        """Return the numbers of the finer buckets that differ, within the wanted larger ones."""
+        """Return the numbers of the buckets that differ, for buckets of `finer_bits` bits.
+
+        Only those inside the `wanted` larger buckets, of `bits` bits, are compared.
+        """
         step = finer_bits - bits
         # The number of a larger bucket is the lower bits of the numbers of the finer ones in it.
         # The finer buckets of one larger bucket have adjacent places in the arrays.
@@ -156,7 +160,11 @@ class Survey:
         read_primary: Callable[[PrimaryReader, Mapping, Hashing, SurveyRequest], T],
         read_target: Callable[[Mapping, Hashing, SurveyRequest], T],
     ) -> Iterator[tuple[T, bool]]:
-        """Yield the target's answer for each part, with False; then the primary's, with True."""
+        """Read both sides at the same time.
+
+        Yields the target's answer for each part of its rows, with False; then the primary's answer
+        for all rows, with True.
+        """
         # The two servers usually have processors of their own, so both read at the same time.
         with ThreadPoolExecutor(1, "mirror-primary") as executor:
             answer = executor.submit(
@@ -180,7 +188,7 @@ class Survey:
 
 
 def _bitmap(numbers: Iterable[int], bits: int) -> bytes:
-    """Return one bit for each of the 2 ** `bits` buckets, set for the given numbers."""
+    """Return a bitmap of 2 ** `bits` buckets, in which the bits of the given numbers are set."""
     bitmap = bytearray(1 << max(0, bits - 3))
     for number in numbers:
         bitmap[number >> 3] |= 1 << (number & 7)

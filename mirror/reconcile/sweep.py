@@ -1,11 +1,11 @@
 """Sweep: removes expired rows from the target.
 
-Policies ignore expired rows, so this changes no permission. It keeps the tables small, and it sends
-the users who are told of revocations the message for these, too. A row whose expiry the primary has
-moved to a later time is updated instead.
+Policies ignore expired rows, so this changes no permission. It keeps the tables small. Where the
+target sends users a message about each revocation, it also sends them one for the removal of an
+expired row. A row whose expiry the primary has moved to a later time is updated instead.
 """
 
-from mirror.reconcile.primary import PrimaryReader
+from mirror.reconcile.primary_reader import PrimaryReader
 from mirror.reconcile.repair import Repairer
 from mirror.sync.drain import Drain
 
@@ -13,7 +13,7 @@ _PAGE = 500
 
 
 def sweep(drain: Drain) -> int:
-    """Bring up to date each row that has expired in the target; return their number.
+    """Remove, or else update, each row that has expired in the target; return their number.
 
     Raises:
         Transient: a database does not answer.

@@ -11,7 +11,7 @@ _CHECK_SECONDS = 1.0
 
 
 class Throttle:
-    """Pauses while many events wait, or the target is slow.
+    """Pauses a reconcile while many events wait, or after the target was slow.
 
     No pause is longer than ten seconds. If no worker runs, the number of waiting events never
     falls, and then only the reconcile keeps the target right.

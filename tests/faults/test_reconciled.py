@@ -3,7 +3,7 @@
 from mirror.reconcile import Options, Throttle
 from mirror.reconcile import reconcile as run
 from mirror.reconcile.compare import Comparison
-from mirror.reconcile.primary import PrimaryReader
+from mirror.reconcile.primary_reader import PrimaryReader
 from mirror.sync.drain import Drain
 from mirror.sync.targets.reading import Hashing
 from tests.faults.tools import record

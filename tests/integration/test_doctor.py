@@ -17,7 +17,7 @@ from mirror.cli.doctor import doctor
 from mirror.devstack import SupabaseLite
 from mirror.diagnostics.doctor import CHECKS, Limits, diagnose
 from mirror.diagnostics.doctor.diagnosis import SystemState, check_all
-from mirror.diagnostics.doctor.primary import PrimaryState
+from mirror.diagnostics.doctor.primary_state import PrimaryState
 from mirror.errors import ConfigError
 from mirror.model.mapping import Readable
 from mirror.model.registry import Registry

@@ -19,7 +19,7 @@ from mirror.model.registry import Registry
 from mirror.reconcile import Options, Throttle, reconcile, survey
 from mirror.reconcile.clauses import key_order
 from mirror.reconcile.compare import Comparison, MissingRange
-from mirror.reconcile.primary import PrimaryReader, Unreadable
+from mirror.reconcile.primary_reader import PrimaryReader, Unreadable
 from mirror.reconcile.spool import Spool
 from mirror.schema.compare_functions import digest_function
 from mirror.schema.migrate import upgrade

@@ -1,4 +1,4 @@
-"""Databases for one test each, copied from templates that a run creates once."""
+"""Each test gets databases of its own: copies of templates that a test run creates once."""
 
 import itertools
 from collections.abc import Iterator
@@ -52,12 +52,12 @@ class TestDatabase:
             return cursor.fetchall() if cursor.description else []
 
     def value(self, query: str, *parameters: Any) -> Any:
-        """Run one statement and return its only value."""
+        """Run one statement and return the first value of its first row."""
         return self.query(query, *parameters)[0][0]
 
     @contextmanager
     def migrating(self) -> Iterator[Connection]:
-        """Yield a SQLAlchemy connection in a transaction."""
+        """Yield a SQLAlchemy connection in a transaction, which is committed at the end."""
         engine = self.engine()
         with engine.begin() as connection:
             yield connection
@@ -66,9 +66,11 @@ class TestDatabase:
     def acting_as(
         self, user: UUID | str | None, *, role: str = "authenticated"
     ) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
-        """Yield a connection that PostgREST would use for this user; rolled back at the end.
+        """Yield a connection in a transaction with this user's role and claims, as in PostgREST.
 
-        None as the user means no JWT subject; `role` may be `anon` or `service_role`.
+        The transaction is rolled back at the end.
+
+        None: the token has no subject. `role` may be `anon` or `service_role`, too.
         """
         with self.connect(autocommit=False) as connection:
             become(connection, user, role)

@@ -42,7 +42,7 @@ class BreakableDatabase(Database):
     def execute(
         self, query: str | sql.SQL | sql.Composed, parameters: Any = None, *, binary: bool = False
     ) -> list[Any]:
-        """Run one statement in a savepoint, so that a failure leaves the others alone."""
+        """Run one statement in a savepoint, so that its failure does not end the transaction."""
         if query == "commit":
             return []
         with self.connection.transaction():
@@ -93,20 +93,20 @@ class DoctorPair:
         self._broken[side] = broken
 
     def mend(self) -> None:
-        """Undo scripts that no diagnosis has used, and renew the heartbeats."""
+        """Undo the scripts that no diagnosis has used yet, and renew the heartbeats."""
         for broken in self._broken.values():
             broken.close()
         self._broken.clear()
         self.primary.query("update mirror.heartbeats set seen_at = now()")
 
     def build_source(self, settings: Settings) -> Source:
-        """Return the broken primary, or else the primary as a worker reads it."""
+        """Return the primary; if a script broke it since the last diagnosis, the broken one."""
         source = wiring.build_source(settings)
         source.database = self._broken.pop("primary", source.database)
         return source
 
     def build_target(self, settings: Settings) -> Target:
-        """Return the broken target, or else the target as a worker reaches it."""
+        """Return the target; if a script broke it since the last diagnosis, the broken one."""
         broken = self._broken.pop("target", None)
         return wiring.build_target(settings) if broken is None else PostgresTarget(broken)
 

@@ -1,4 +1,4 @@
-"""The connections between a test's two databases."""
+"""Fixtures between a test's two databases: a session, hooks, settings and drains."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -62,7 +62,7 @@ def session(engine: Engine) -> Iterator[Session]:
 
 @pytest.fixture
 def recorder() -> hooks.Hooks:
-    """Hooks without a doorbell: the test drains by itself."""
+    """Hooks that wake no worker: the test drains by itself."""
     return hooks.Hooks(registry, Doorbell(DoorbellSettings(mode="off")))
 
 
@@ -79,7 +79,7 @@ def settings(
 
 @contextmanager
 def making_drains(settings: Settings, model: Registry) -> Iterator[Callable[..., Drain]]:
-    """Yield a function that makes workers; keyword arguments change their settings."""
+    """Yield a function that makes drains of a model; keyword arguments change their settings."""
     made: list[Drain] = []
 
     def make(**changes: object) -> Drain:
@@ -94,7 +94,7 @@ def making_drains(settings: Settings, model: Registry) -> Iterator[Callable[...,
 
 @pytest.fixture
 def make_drain(settings: Settings) -> Iterator[Callable[..., Drain]]:
-    """Return a function that makes workers of the trips model."""
+    """Return a function that makes drains of the trips model, as `making_drains` does."""
     with making_drains(settings, registry) as make:
         yield make
 

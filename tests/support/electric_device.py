@@ -1,4 +1,4 @@
-"""An Electric shape on a device: a snapshot, then the decoded changes of its user."""
+"""A device that syncs with Electric: it reads a snapshot, then the changes of its user's rows."""
 
 import struct
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ class Device:
         self.rows = {(kind, resource): level for kind, resource, level in snapshot}
 
     def sync(self) -> list[str]:
-        """Read the new changes, and return those of the user's rows, in order."""
+        """Read the new changes; apply and return those of the user's rows, each as `verb kind`."""
         # A slot yields only changes that are on disk; the tests' servers write late by default.
         with self.database.connect(options="-c synchronous_commit=on") as connection:
             connection.execute("select pg_logical_emit_message(true, '', '')")
@@ -70,7 +70,7 @@ class Device:
 
 
 def decoded(messages: Iterator[bytes]) -> Iterator[Change]:
-    """Yield the changes in messages of pgoutput, protocol 1."""
+    """Yield the changes in these messages of the plug-in pgoutput, protocol 1."""
     columns: dict[int, list[str]] = {}
     for message in messages:
         reader = _Reader(message[1:])

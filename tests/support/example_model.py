@@ -1,4 +1,4 @@
-"""A permission model between a primary and a project, installed as its example installs it."""
+"""The two databases of a permission model, set up as the example of the model does it."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from tests.support.policy_matrix import Outcome, attempts
 
 @dataclass(frozen=True)
 class InstalledModel:
-    """Both sides of a model, and the people with accounts."""
+    """A model's primary and target, and the people that its tests try statements as."""
 
     stage: Sandbox
     primary: TestDatabase
@@ -42,13 +42,13 @@ class InstalledModel:
         )
 
     def explain(self, person: str, noun: str, resource: object) -> Explanation:
-        """Explain a person's rights on a resource."""
+        """Return the explanation of a person's access to a resource of kind `noun`."""
         question = question_about(self.stage.drain.registry, noun)
         user = str(self.people[person])
         return explain_resource(self.stage.drain, question, user, str(resource))
 
     def reconcile(self, **options: Any) -> Report:
-        """Compare both sides and repair the differences."""
+        """Compare both sides, repair the differences, and return the report."""
         throttle = Throttle(self.stage.drain.queue.notes, backlog=10**9, latency_seconds=60)
         chosen = Options(grace_seconds=0.0, keys=1000, **options)
         return reconcile(self.stage.drain, chosen, throttle)

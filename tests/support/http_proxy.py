@@ -1,4 +1,4 @@
-"""An HTTP server in front of the real API that follows a script, request by request."""
+"""An HTTP server in front of the real API. A script says how it answers each request."""
 
 import socket
 import struct
@@ -95,7 +95,7 @@ class Server(ThreadingHTTPServer):
 
 
 class Proxy:
-    """Passes requests on to `url`, except for the actions in `script`."""
+    """Answers a request by the next action in `script`; if there is none, passes it on to `url`."""
 
     def __init__(self, url: str) -> None:
         self.script: deque[Action] = deque()
@@ -131,7 +131,7 @@ def pass_through(exchange: Exchange) -> None:
 def answering(
     status: int, body: bytes = b"", *, kind: str = "application/json", **headers: str
 ) -> Action:
-    """Answer in place of the real API, which does not get the request."""
+    """Return an action that answers in place of the real API, which does not get the request."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
 
     def action(exchange: Exchange) -> None:
@@ -141,7 +141,7 @@ def answering(
 
 
 def cut_before(exchange: Exchange) -> None:
-    """Cut the connection before the call is done."""
+    """Cut the connection; the real API does not get the request."""
     exchange.reset()
 
 
@@ -153,7 +153,7 @@ def cut_in_the_body(exchange: Exchange) -> None:
 
 
 def never_ending_body(exchange: Exchange) -> None:
-    """Do the call, send half of the answer, and keep the rest."""
+    """Do the call, send half of the answer, and never send the rest."""
     answer = exchange.forward()
     exchange.send(answer, only=len(answer.body) // 2)
     exchange.server.proxy.closing.wait(30)
@@ -161,7 +161,7 @@ def never_ending_body(exchange: Exchange) -> None:
 
 
 def truncated(exchange: Exchange) -> None:
-    """Do the call, and send half of the JSON as if it were the whole answer."""
+    """Do the call, and send half of the answer's body as if it were the whole body."""
     answer = exchange.forward()
     exchange.send(Answer(answer.status, answer.body[: len(answer.body) // 2], answer.headers))
 

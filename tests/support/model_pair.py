@@ -46,11 +46,11 @@ class ModelPair:
         return _rows(self._primary_connection, query, *parameters)
 
     def no_triggers(self) -> None:
-        """Remove the triggers, so that nothing is captured automatically."""
+        """Remove the triggers, so that changes record no event by themselves."""
         self.ask(removal_sql(self.registry))
 
     def start(self, populate: Callable[[Session], None], *own: str) -> None:
-        """Empty both sides and the target's tables `own`; fill the primary and mirror it."""
+        """Empty both sides, and the tables `own` in the target; fill the primary and mirror it."""
         self.ask(f"truncate {', '.join(self._tables)}, mirror.retries cascade")
         self.ask("truncate mirror.outbox")
         mirrored = [f"{m.schema}.{m.table}, mirror.ledger_{m.name}" for m in self.registry]
@@ -70,13 +70,13 @@ class ModelPair:
 
     @contextmanager
     def change(self) -> Iterator[Session]:
-        """Yield a session whose transaction commits and is mirrored at the end."""
+        """Yield a session on the primary; at the end, commit its changes and mirror them."""
         with Session(self.engine) as session, session.begin():
             yield session
         self.mirror()
 
     def mirror(self) -> None:
-        """Drain, and check that both sides agree and no event was set apart."""
+        """Drain; assert that both sides have the same rows and that no event failed."""
         self.drain.run()
         assert self.mirrored() == self.wanted()
         assert self.ask("select 1 from mirror.retries") == []

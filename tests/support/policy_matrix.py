@@ -10,7 +10,7 @@ from psycopg import errors, sql
 from tests.support.databases import TestDatabase, become
 
 DENIED = "denied"
-"""No privilege, or a row that the policy's WITH CHECK refuses."""
+"""The outcome of a statement without the privilege, or of a row that WITH CHECK refuses."""
 
 MEMBERS = ("member", "admin", "owner")
 MODERATORS = ("admin", "owner")
@@ -41,7 +41,7 @@ NOBODY = everybody(DENIED)
 
 
 def another_member(person: str) -> str:
-    """Return another member: the owner, and for the owner the admin."""
+    """Return another person who is a member: the owner, or the admin if the person is the owner."""
     return "admin" if person == "owner" else "owner"
 
 

@@ -63,7 +63,7 @@ _MIRRORED = {
 
 
 def differing(primary: TestDatabase, target: TestDatabase) -> dict[str, set[tuple[str, ...]]]:
-    """Return the rows that only one side has, by mapping, read with plain SQL."""
+    """Return by mapping the rows that only one side has; they are read with plain SQL."""
     return {
         name: set(primary.query(_DESIRED[name])) ^ set(target.query(_MIRRORED[name]))
         for name in _DESIRED

@@ -19,7 +19,7 @@ both_transports = pytest.mark.both_transports
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a marked test once for each transport, if it reaches the target at all."""
+    """Run a marked test once for each transport, if it uses the fixture `transport`."""
     marked = metafunc.definition.get_closest_marker("both_transports")
     if marked and "transport" in metafunc.fixturenames:
         metafunc.parametrize("transport", ["postgres", "rest"], indirect=True)

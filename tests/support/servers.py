@@ -34,7 +34,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let a run choose other servers; see tests.matrix.py."""
+    """Add options by which a run chooses other versions; see tests/matrix.py."""
     for name in ("primary", "target"):
         parser.addoption(f"--{name}", type=int, help=f"the PostgreSQL version of the {name}")
 

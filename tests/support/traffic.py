@@ -34,7 +34,10 @@ for each row execute function public.remember();
 
 
 class Traffic:
-    """Counts up in names of users and trips, and removes and restores members, until its exit."""
+    """Writes and mirrors changes until its exit.
+
+    Names of users and trips are numbers that count up; members are removed and restored.
+    """
 
     def __init__(
         self,
@@ -82,12 +85,12 @@ class Traffic:
         self._drain.run()
 
     def wait_for_changes(self, changes: int) -> None:
-        """Wait until so many more changes are made."""
+        """Wait until `changes` more transactions are committed, or the traffic has failed."""
         before = self.changes
         until(lambda: self._errors or self.changes >= before + changes)
 
     def set_back(self) -> list[Any]:
-        """Return the rows whose name ever went back to an earlier one."""
+        """Return the target's rows whose name ever went back to a lower number."""
         return self.target.query(
             "select mapping, id, value, earlier from ("
             "  select *, lag(value) over (partition by mapping, id order by at) as earlier"

@@ -1,7 +1,8 @@
-"""A transaction pooler, as strict as those of Neon and Supabase can be.
+"""A transaction pooler that keeps no state of a session from one transaction to the next.
 
-A client gets a server connection for one transaction at a time, and another one for the next. So
-the state of a session (prepared statements, SET, session locks, LISTEN) is lost at once. libpq
+A client gets a server connection for one transaction, and another one for the next. So the state
+of a session (prepared statements, SET, session locks, LISTEN) is lost, as it may be with the
+poolers of Neon and Supabase. libpq
 opens the server connections, because it can authenticate; after that, bytes pass unchanged.
 """
 
@@ -108,7 +109,7 @@ class TransactionPooler:
 
     @staticmethod
     def _answer(server: "_Server", client: socket.socket) -> bytes:
-        """Forward one whole answer; return the transaction's state."""
+        """Forward one whole answer; return the transaction's state in the protocol (`I`: idle)."""
         while True:
             kind, message = _read(server.socket)
             client.sendall(message)

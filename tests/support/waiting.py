@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 
 def until(condition: Callable[[], object], *, seconds: float = 30.0) -> None:
-    """Return when `condition` is true; fail the test if it is not true in time."""
+    """Return when `condition` returns a true value; fail the test if that takes longer."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"not within {seconds} s"

@@ -9,7 +9,7 @@ from mirror.capture.orm.plans import auto_updated_columns
 
 
 def assigned(statement: Any, parameters: Any, mapper: Mapper[Any] | None) -> frozenset[str] | None:
-    """Return the names of the columns that an UPDATE sets; None if they are unknown.
+    """Return the names, in the database, of the columns that an UPDATE sets; None: unknown.
 
     They include the columns that change with any UPDATE.
     """
@@ -26,10 +26,11 @@ def assigned(statement: Any, parameters: Any, mapper: Mapper[Any] | None) -> fro
 
 
 def on_conflict(statement: Any) -> frozenset[str] | None:
-    """Return the columns that an INSERT sets in a row that already exists; None: any column.
+    """Return the columns that an INSERT … ON CONFLICT sets in a row that already exists.
 
-    Columns of the conflict target are excluded if the statement sets them to the proposed values:
-    those are equal to the row's.
+    Empty: it updates no row. None: the columns are unknown, so it may be any. Columns of the
+    conflict target are excluded if the statement sets them to the proposed values: those are equal
+    to the row's.
     """
     clause: Any = getattr(statement, "_post_values_clause", None)
     if clause is None:

@@ -24,9 +24,9 @@ ExecutedStatement: TypeAlias = tuple[Any, list[Event]]
 def execute(
     state: ORMExecuteState, row_events: RowEvents, plans: Plans
 ) -> ExecutedStatement | None:
-    """Execute a statement that changes mirrored rows; return its result and the events.
+    """Execute a statement if it may change mirrored rows; return its result and the events.
 
-    If it changes none, execute nothing and return None.
+    Otherwise execute nothing and return None, so that SQLAlchemy executes it.
     """
     if not (state.is_insert or state.is_update or state.is_delete):
         return None
@@ -61,6 +61,7 @@ def _by_returning(
     effects: Sequence[Effect],
     changed: frozenset[str] | None,
 ) -> ExecutedStatement:
+    """Execute a statement with RETURNING, and derive the events from the rows that it returns."""
     updated = on_conflict(statement) if state.is_insert else changed
     # Effects whose old key or scope is unknown, because the statement sets their columns.
     moved = (
@@ -121,7 +122,10 @@ def _rows(result: Any, labels: dict[str, str]) -> list[RowValues]:
 def _by_primary_key(
     state: ORMExecuteState, row_events: RowEvents, mapper: Mapper[Any], plans: Sequence[Plan]
 ) -> ExecutedStatement | None:
-    """Execute an UPDATE with a list of objects' values, which cannot have a RETURNING."""
+    """Execute an UPDATE with a list of objects' values, which cannot have a RETURNING.
+
+    None: not executed, because some values have no primary key.
+    """
     keys = [mapper.get_property_by_column(column).key for column in mapper.primary_key]
     parameters: Any = state.parameters
     if not all(key in values for values in parameters for key in keys):
@@ -153,7 +157,7 @@ def _by_primary_key(
 def _by_parameters(
     state: ORMExecuteState, row_events: RowEvents, plans: Sequence[Plan]
 ) -> ExecutedStatement:
-    """Execute an INSERT of objects' values into several tables."""
+    """Execute an INSERT of objects' values into several tables; events follow from the values."""
     parameters: Any = state.parameters
     result = state.invoke_statement()
     dialect = state.session.get_bind(mapper=state.bind_mapper).dialect

@@ -43,7 +43,7 @@ class Flush:
         self._objects: list[object] = []
 
     def prepare(self, session: Session) -> None:
-        """Read and lock the rows that will change and whose identity does not suffice."""
+        """Read and lock the rows that will change and whose events need more than the identity."""
         to_lock: dict[tuple[Mapper[Any], Plan], list[State]] = defaultdict(list)
         for objects, deleted in ((session.dirty, False), (session.deleted, True)):
             for instance in objects:
@@ -55,7 +55,7 @@ class Flush:
             self._lock(session.connection(bind_arguments={"mapper": mapper}), plan, states)
 
     def inserting(self, session: Session, connection: Connection, state: State) -> None:
-        """Note a row that is about to be inserted."""
+        """Note a row that is about to be inserted, and the deleted one that it replaces, if any."""
         for plan in self._note(connection, state):
             self._inserted.append((plan, state))
             replaced = _replaced(session, state)
@@ -76,7 +76,7 @@ class Flush:
             self._remember_old(connection, plan, state, None)
 
     def events(self) -> list[Event]:
-        """Return the events of all noted rows, after the flush has written them."""
+        """Return the events of all noted rows. Call it after the flush has written them."""
         found: list[Event] = []
         row_events = self._row_events
         # Other listeners may have changed more columns after ours ran.
@@ -132,7 +132,7 @@ class Flush:
             self._old[plan, state] = rows.get(identity)
 
     def _new_values(self) -> dict[_Row, RowValues]:
-        """Return the new values of rows; from the database if the objects lack some."""
+        """Return new values of rows whose keys or scopes change; read those that objects lack."""
         new: dict[_Row, RowValues] = {}
         missing: dict[Plan, dict[State, Any]] = defaultdict(dict)
         for row in (*self._inserted, *self._updated):
@@ -158,7 +158,10 @@ class Flush:
 
 
 def _replaced(session: Session, state: State) -> State | None:
-    """Return the deleted object whose row a new object with the same identity takes over."""
+    """Return the deleted object whose row a new object with the same identity takes over.
+
+    None: there is none.
+    """
     instance = state.obj()
     if instance is None or not session.deleted:
         return None

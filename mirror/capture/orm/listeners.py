@@ -211,7 +211,10 @@ def _event_target(target: Any) -> tuple[Any, Callable[[], None]]:
 def _own_class(
     asynchronous: Any, options: dict[str, Any]
 ) -> tuple[type[Session], Callable[[], None]]:
-    """Give asyncio sessions their own synchronous class; by default, all share Session."""
+    """Give asyncio sessions a synchronous class of their own; by default, all share Session.
+
+    Returns the class, and a function that undoes the change.
+    """
     inherited = asynchronous.sync_session_class
     configured = options.get("sync_session_class")
     own: type[Session] = type("CapturedSession", (configured or inherited,), {})

@@ -36,7 +36,10 @@ _NO_EXPRESSION = TypeEngine.bind_expression
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """One mapped class and one of its tables, which mappings read."""
+    """How rows of a mapped class in one of its tables are found, read and compared.
+
+    Mappings read the table.
+    """
 
     table: Any
     effects: tuple[Effect, ...]
@@ -54,7 +57,7 @@ class Plan:
 
     @cached_property
     def named(self) -> frozenset[str]:
-        """The columns whose values are in events."""
+        """The columns whose values name the keys and scopes in events."""
         return frozenset(name for effect in self.effects for name in effect.columns)
 
     def changed(self, state: InstanceState[Any]) -> frozenset[str]:
@@ -67,7 +70,7 @@ class Plan:
         return self._with_others(found)
 
     def changed_by(self, attributes: set[str]) -> frozenset[str]:
-        """Return the columns that change with these attributes."""
+        """Return the columns that change if these attributes of an object are set."""
         return self._with_others(
             {name for name, key in self.attributes.items() if key in attributes}
         )
@@ -76,9 +79,10 @@ class Plan:
         return frozenset(names | self.auto_updated) if names else frozenset()
 
     def must_be_read(self, changed: frozenset[str] | None) -> bool:
-        """Return whether events of a change (None: a delete) need more than the identity.
+        """Return whether events of a row need values from the database, not only its identity.
 
-        Another transaction may have replaced any other value since it was loaded.
+        `changed` are the columns that change; None: the row is deleted. Another transaction may
+        have replaced any value outside of the identity since it was loaded.
         """
         return any(
             not self.identity.keys() >= set(effect.columns)
@@ -87,13 +91,13 @@ class Plan:
         )
 
     def by_identity(self, identity: Any, dialect: Dialect) -> dict[str, str | None]:
-        """Return the columns in an object's identity; without those whose text is unknown."""
+        """Return the texts, by column, of an object's identity; without those that are unknown."""
         return self._texts(
             {name: identity[place] for name, place in self.identity.items()}, dialect
         )
 
     def by_attribute(self, values: Any, dialect: Dialect) -> dict[str, str | None]:
-        """Return the columns in `named` from values by attribute."""
+        """Return the texts, by column of `named`, of values by attribute; without unknown ones."""
         known = {
             name: values[key]
             for name, key in self.attributes.items()
@@ -199,7 +203,7 @@ def auto_updated_columns(columns: Any) -> set[str]:
 
 
 def text_of(kind: Any, value: Any, dialect: Dialect) -> str | None:
-    """Return the text of a value in a column; None if only the database knows it."""
+    """Return the text that PostgreSQL prints for a value of type `kind`; None: it is unknown."""
     if isinstance(value, ClauseElement) or type(kind).bind_expression is not _NO_EXPRESSION:
         return None
     if isinstance(kind, Enum):

@@ -1,8 +1,8 @@
 """Row events: turns changed rows into events.
 
-A row is a mapping from column names to the texts that PostgreSQL prints for the values. A row that
-is None, or lacks a column, is unknown. Then the event is about the whole mapping, which is slow but
-correct.
+An effect says which key or scope of a mapping a row of one table affects. A row is a mapping from
+column names to the texts that PostgreSQL prints for the values. A row that is None, or lacks a
+column, is unknown. Then the event is about the whole mapping, which is slow but correct.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ _DEFAULT_SCHEMA = "public."
 
 
 class RowEvents:
-    """The effects of one registry, by table, and the events of changed rows."""
+    """Derives the events of changed rows from the effects of one registry."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -32,7 +32,7 @@ class RowEvents:
             self._effects[name] = (*self._effects.get(name, ()), *effects)
 
     def of(self, table: Any) -> tuple[Effect, ...]:
-        """Return the effects of a table's rows; empty if no mapping reads the table."""
+        """Return the effects of a table's rows on mappings; empty: no mapping reads the table."""
         while isinstance(table, Alias):
             table = table.element
         schema = getattr(table, "schema", None)
@@ -40,11 +40,11 @@ class RowEvents:
         return self._effects.get(name.removeprefix(_DEFAULT_SCHEMA), ())
 
     def inserted(self, effect: Effect, new: RowValues | None) -> Iterator[Event]:
-        """Yield the event of an inserted row."""
+        """Yield the event of an inserted row by one effect; none if the row affects nothing."""
         yield from self._event(effect, new, Lane.GRANT if effect.adds else Lane.REVOCATION)
 
     def deleted(self, effect: Effect, old: RowValues | None) -> Iterator[Event]:
-        """Yield the event of a deleted row."""
+        """Yield the event of a deleted row by one effect; none if the row affected nothing."""
         yield from self._event(effect, old, Lane.REVOCATION)
 
     def updated(
@@ -54,7 +54,11 @@ class RowEvents:
         old: RowValues | None,
         new: RowValues | None,
     ) -> Iterator[Event]:
-        """Yield the events of an updated row; `changed` are its columns, None: unknown."""
+        """Yield the events of an updated row by one effect; none if it reads no changed column.
+
+        `changed` are the columns that were set; None: unknown. If they name the key or scope, there
+        is an event of the old one and an event of the new one.
+        """
         if not touches(changed, effect.reads):
             return
         moved = touches(changed, frozenset(effect.columns))
@@ -64,7 +68,7 @@ class RowEvents:
             yield from self._event(effect, new, lane)
 
     def everything(self, effect: Effect) -> Event:
-        """Return the event that has the whole mapping read again."""
+        """Return an event that makes workers read the whole mapping of an effect again."""
         return Event(Lane.REVOCATION, effect.mapping, (), EVERYTHING)
 
     def _event(self, effect: Effect, row: RowValues | None, lane: Lane) -> Iterator[Event]:
@@ -92,7 +96,7 @@ class RowEvents:
 
 
 def touches(changed: frozenset[str] | None, columns: frozenset[str] | None) -> bool:
-    """Return whether a change may affect one of these columns; None: any column."""
+    """Return whether one of the `changed` columns may be in `columns`; None is any column."""
     if changed is None or columns is None:
         return changed is None or bool(changed)
     return not changed.isdisjoint(columns)

@@ -23,16 +23,20 @@ class SecondaryTable:
     """A relationship over a `secondary` table that mappings read."""
 
     attribute: str
+    """The relationship's name in the class."""
     effects: tuple[Effect, ...]
     near: tuple[tuple[Any, Any], ...]
     """Pairs of a column of the object's own table and a column of the secondary table."""
     far: tuple[tuple[Any, Any], ...]
-    """The same for the other side."""
+    """The same for the table of the objects that the relationship leads to."""
 
     def events(
         self, row_events: RowEvents, state: InstanceState[Any], dialect: Dialect, *, deleted: bool
     ) -> Iterator[Event]:
-        """Yield the events of one object's flushed changes."""
+        """Yield the events of the rows that a flush has added and removed for one object.
+
+        `deleted`: the object itself was deleted.
+        """
         history = state.get_history(self.attribute, PassiveFlag.PASSIVE_NO_INITIALIZE)
         gone = [*history.deleted, *(history.unchanged if deleted else ())]
         near = _row(state, self.near, dialect)

@@ -307,4 +307,4 @@ CHECKS: dict[str, Check] = {
         "both beat and the platform's scheduler start reconciles", REMEDIES["two-schedulers"]
     ),
 }
-"""By code, in the order in which the doctor prints findings."""
+"""By code, in the order in which the doctor prints findings of one severity."""

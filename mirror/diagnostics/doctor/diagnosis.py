@@ -9,13 +9,13 @@ from typing import Any
 from mirror.diagnostics.doctor.checks import CHECKS, Severity
 from mirror.diagnostics.doctor.expected import ExpectedTarget, declared_tables, declared_types
 from mirror.diagnostics.doctor.findings import Finding, finding
-from mirror.diagnostics.doctor.migrations import (
+from mirror.diagnostics.doctor.installed_migrations import (
     check_migrations,
     check_triggers,
     missing_migrations,
 )
 from mirror.diagnostics.doctor.policies import PolicyChecks, check_functions, check_grants
-from mirror.diagnostics.doctor.primary import (
+from mirror.diagnostics.doctor.primary_state import (
     PrimaryState,
     read_columns,
     read_installed,
@@ -51,7 +51,8 @@ from mirror.sync.targets.catalog import Catalog, Description
 from mirror.sync.wiring import build_source, build_target
 
 _DEFAULT = Limits()
-# A missing migration of the model or of the guards causes these, so it hides them.
+# A missing migration of the model or of the guards causes these findings; while one is missing, the
+# doctor reports the migration instead of them.
 _CAUSED_BY_MIGRATION = {
     "table-missing",
     "column-missing",
@@ -72,15 +73,15 @@ class SystemState:
     described: Description | None = None
     catalog: Catalog | None = None
     skew_seconds: float = 0.0
-    """How far the target's clock is ahead of this machine's."""
+    """How far the target's clock is ahead of this machine's; negative: behind."""
     failures: list[Finding] = field(default_factory=list)
-    """Why a part could not be read."""
+    """One for each part that could not be read."""
 
     @contextmanager
     def collecting_errors(
         self, settings: Settings, side: str, *, ignore_not_migrated: bool = False
     ) -> Iterator[None]:
-        """Turn an error of the block into a finding.
+        """Turn an error of the block into a finding, and leave the block.
 
         `ignore_not_migrated`: another finding already reports the missing migration.
         """
@@ -102,7 +103,10 @@ class Diagnosis:
 
     @property
     def exit_code(self) -> int:
-        """The exit code of `mirror doctor`: 4 if no side answered, 1 for errors, 0 for warnings."""
+        """The exit code of `mirror doctor`.
+
+        4: neither side could be read. 1: there are errors. 0: there are warnings at most.
+        """
         if self.no_side_answered:
             return 4
         return int(any(found.severity is Severity.ERROR for found in self.findings))
@@ -170,7 +174,10 @@ def _read_primary(
 def check_all(
     state: SystemState, settings: Settings, registry: Registry, limits: Limits
 ) -> Iterator[Finding]:
-    """Run all checks on a state that was read; sends no query."""
+    """Yield the findings of all checks on a state that was read; send no query.
+
+    A part that was not read is not checked.
+    """
     primary, described, catalog = state.primary, state.described, state.catalog
     # Migrations printed from the declarations that the target does not have.
     missing_printed: list[str] = []

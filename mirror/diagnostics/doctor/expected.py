@@ -11,7 +11,7 @@ from functools import cached_property
 
 from mirror.access import Guard
 from mirror.access.rules import VERBS
-from mirror.diagnostics.doctor.migrations import printed_migrations
+from mirror.diagnostics.doctor.installed_migrations import printed_migrations
 from mirror.model.mapping import Mapping
 from mirror.model.registry import Registry
 from mirror.schema.quoting import identifier
@@ -30,14 +30,15 @@ _EXECUTE = re.compile(r"grant execute on function([^;]*?)to authenticated;")
 
 @dataclass(frozen=True)
 class ExpectedTable:
-    """A declared table that exists in the target: what is declared for it, and what it is."""
+    """A declared table that exists in the target, with its declarations and its actual state."""
 
     actual: Table
     """The table in the target's catalogs."""
     mapping: Mapping | None = None
     """The mapping that writes the table; None: the table is guarded, not mirrored."""
     guard: Guard | None = None
-    """None: the table is mirrored, or other applications use it too (Realtime's, Storage's)."""
+    """The guard of the table. None: the table is mirrored, or it is a table of Realtime or Storage,
+    which other applications use, too."""
     policies: frozenset[str] = frozenset()
     """Names of the policies declared for it."""
     grants: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -50,7 +51,10 @@ class ExpectedTable:
 
     @property
     def exclusive(self) -> bool:
-        """Only the declarations decide about access to the table."""
+        """Whether the declarations alone decide about access to the table.
+
+        False for a table of Realtime or Storage: it may have other policies, too.
+        """
         return self.mapping is not None or self.guard is not None
 
 
@@ -86,7 +90,10 @@ class ExpectedTarget:
             yield mapping, table or None
 
     def guards(self) -> Iterator[tuple[str, ExpectedTable | None]]:
-        """Yield each guarded table's name with the table; None: the table does not exist."""
+        """Yield each guarded table's name with the table; None: the table does not exist.
+
+        Yields nothing if the guards are not installed.
+        """
         for guard in self.registry.guards if self.guarded else ():
             name = identifier(*guard.relation)
             actual = self.catalog["tables"].get(name)
@@ -101,14 +108,14 @@ class ExpectedTarget:
 
     @cached_property
     def functions(self) -> dict[str, bool]:
-        """The mirror's functions, as in SQL, and whether `authenticated` may execute them."""
+        """The mirror's functions by name, each with whether `authenticated` may execute it."""
         scripts = "\n".join(self._printed.values())
         granted = " ".join(_EXECUTE.findall(scripts))
         return {name: f"{name}(" in granted for name in _FUNCTION.findall(scripts)}
 
     @cached_property
     def triggers(self) -> list[tuple[str, str]]:
-        """The guards' triggers: (table as in SQL, trigger)."""
+        """The guards' triggers: (table as in SQL, trigger); empty if no guards are installed."""
         found = _TRIGGER.findall(self._guards) if self.guarded else []
         return [(self._catalog_name(table), name.strip('"')) for name, table in found]
 

@@ -1,4 +1,4 @@
-"""Findings: one problem in one place, and its remedy."""
+"""Findings: the results of checks. A finding is one problem in one place, with its remedy."""
 
 from dataclasses import asdict, dataclass
 from typing import Any

@@ -26,7 +26,7 @@ class PolicyChecks:
 
     @cached_property
     def _client_policies(self) -> list[Policy]:
-        """The policies for clients' roles; requests of clients are subject to no others."""
+        """The policies for anon, authenticated or PUBLIC; no others apply to clients' requests."""
         return [policy for policy in self.target.catalog["policies"] if policy["clients"]]
 
     @cached_property
@@ -49,7 +49,7 @@ class PolicyChecks:
         return {(table.name, name) for table in self.target.tables for name in table.policies}
 
     def check(self) -> Iterator[Finding]:
-        """Yield all problems of policies."""
+        """Yield the findings of all checks of policies."""
         yield from self._check_enabled()
         yield from self._check_names()
         yield from self._check_status()
@@ -111,7 +111,10 @@ class PolicyChecks:
                 yield finding("policy-recursive", message)
 
     def _circle(self, table: str, command: str, outer: tuple[str, ...]) -> tuple[str, ...]:
-        """Return the tables of a circle found by expanding `table` inside `outer`; empty: none."""
+        """Return the tables of a circle, the first one also at the end; empty: there is none.
+
+        `outer` are the tables that PostgreSQL is expanding already when it meets `table`.
+        """
         policies = [
             policy
             for policy in self._client_policies
@@ -160,7 +163,7 @@ def check_grants(target: ExpectedTarget) -> Iterator[Finding]:
 
 
 def check_functions(target: ExpectedTarget) -> Iterator[Finding]:
-    """Yield the mirror's functions that a role may execute although it is not declared."""
+    """Yield the mirror's functions that anon or authenticated may execute without a declaration."""
     for function, roles in target.catalog["functions"].items():
         name = function.partition("(")[0]
         if name.startswith("mirror_"):
@@ -185,9 +188,10 @@ def _description(policy: Policy) -> str:
 
 
 def _reads_without(policy: Policy, table: str, bare: str, column: str) -> str | None:
-    """Return how a policy reads a table without a column; None: it does not.
+    """Return how a policy reads a table without reading the column; None: it does not do so.
 
-    The empty string means directly. `bare` is the table's name without its schema.
+    The empty string means that it reads the table itself. Otherwise the text names the function
+    that it calls. `bare` is the table's name without its schema.
     """
     if table in policy["reads"] and [table, column] not in policy["columns"]:
         return ""
@@ -198,7 +202,10 @@ def _reads_without(policy: Policy, table: str, bare: str, column: str) -> str | 
 
 
 def _call_per_row(policy: Policy) -> str | None:
-    """Return a call that a policy evaluates for each row; None: there is none."""
+    """Return a call that a policy makes for each row, although one call for all rows would do.
+
+    None: there is none.
+    """
     for condition in policy["conditions"]:
         for call in _CALL.finditer(condition or ""):
             before = (condition or "")[: call.start()]

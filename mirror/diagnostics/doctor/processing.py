@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mirror.diagnostics.doctor.findings import Finding, finding
-from mirror.diagnostics.doctor.primary import PrimaryState
+from mirror.diagnostics.doctor.primary_state import PrimaryState
 from mirror.diagnostics.status import Status, digest_states
 from mirror.model.registry import Registry
 from mirror.settings import Settings
@@ -34,9 +34,10 @@ def check_status(
     *,
     model_late: bool,
 ) -> Iterator[Finding]:
-    """Yield the faults that `mirror status` reports; either side may be unknown (None).
+    """Yield the faults that `mirror status` reports, too; a side that is None is not checked.
 
-    `model_late`: a missing migration already reports that the target has other declarations.
+    `model_late`: the target lacks the model's latest migration; another check reports that, so the
+    outdated mappings are not reported once more.
     """
     states = digest_states(registry, described) if described is not None else {}
     outdated = sorted(name for name, state in states.items() if state != "current")

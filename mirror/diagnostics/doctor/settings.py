@@ -1,4 +1,4 @@
-"""Settings: checks that settings are present and valid, and that their URLs lead to a server."""
+"""Settings: checks that they are set and valid, and that Redis and the listen URL answer."""
 
 import time
 from collections.abc import Iterator

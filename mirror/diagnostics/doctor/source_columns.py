@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from mirror.access import Membership
 from mirror.diagnostics.doctor.findings import Finding, finding
-from mirror.diagnostics.doctor.primary import PrimaryState, SourceColumn
+from mirror.diagnostics.doctor.primary_state import PrimaryState, SourceColumn
 from mirror.model.mapping import Mapping
 from mirror.model.registry import Registry
 
@@ -74,7 +74,10 @@ def _check_active_values(mapping: Mapping, columns: dict[str, SourceColumn]) -> 
 
 
 def _check_roles(primary: PrimaryState, registry: Registry) -> Iterator[Finding]:
-    """Yield the labels of role enums that are not levels of their membership."""
+    """Yield the roles that the primary's enum has and the membership's levels do not.
+
+    A membership whose role is not an enum is not checked.
+    """
     for access in registry.access:
         if isinstance(access, Membership):
             for seat in access.seats:

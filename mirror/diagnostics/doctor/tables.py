@@ -105,7 +105,7 @@ def _check_referencing(
 
 
 def _delete_finding(mapping: Mapping, table: ExpectedTable, key: ForeignKey) -> Finding:
-    """Return the finding about a foreign key that is affected by the mirror's deletes."""
+    """Return the finding about a foreign key that blocks the mirror's deletes, or cascades them."""
     source = f"{key['table']} ({comma(key['columns'])})"
     names = {
         "table": key["table"],
@@ -121,7 +121,7 @@ def _delete_finding(mapping: Mapping, table: ExpectedTable, key: ForeignKey) -> 
 
 
 def _check_indexes(target: ExpectedTarget) -> Iterator[Finding]:
-    """Yield the columns used to find rows that are the first column of no index."""
+    """Yield the columns by which rows are found, but with which no index begins."""
     indexes = {table.name: table.actual["indexes"] for table in target.tables}
     for table, column in target.indexed:
         if column not in indexes.get(table, [column]):

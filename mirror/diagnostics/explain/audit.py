@@ -1,9 +1,10 @@
 """Audit: compares the access that the primary grants with the access that the target allows.
 
-It draws users and resources at random: pairs that a row names, pairs of recently deleted rows, and
-users with resources of others. The primary's rows and the registry's `access` say what each pair is
-granted; the target is asked as each user. Pairs that differ are compared a second time, and pairs
-with a change in flight are dropped, so that a change that is just being mirrored is not reported.
+It draws pairs of a user and a resource at random: pairs that a row names, pairs that a recently
+deleted row named, and users with resources of others. The primary's rows and the registry's
+`access` decide which access each pair is granted; the target is asked as each user. Pairs that
+differ are compared a second time, and pairs with a change under way are dropped, so that a change
+that is just being mirrored is not reported.
 """
 
 import random
@@ -63,9 +64,9 @@ class Audit:
     pairs: int = 0
     """Number of pairs of user and resource that were compared."""
     granted: int = 0
-    """Number of these pairs to which the primary grants something."""
+    """Number of these pairs to which the primary grants some level of access."""
     under_way: int = 0
-    """Number of pairs that differed while a change was in flight."""
+    """Number of pairs that differed while a change was under way."""
     mismatches: list[Mismatch] = field(default_factory=list)
     """Over-grants first."""
 
@@ -76,7 +77,7 @@ class Audit:
 
 @dataclass(frozen=True)
 class _Check:
-    """One thing to ask the target, and the level that is needed for it."""
+    """One thing to ask the target, the level that a user needs for it, and its name in reports."""
 
     ask: Ask
     level: str
@@ -84,7 +85,10 @@ class _Check:
 
 
 def audit(drain: Drain, question: AccessQuestion, count: int, rng: random.Random) -> Audit:
-    """Compare about `count` pairs named by rows of a question, and others at random.
+    """Compare the access that the primary grants with the access that the target allows.
+
+    For each kind of row that the question reads, pairs of about `count` rows are compared, and each
+    of their users with a few resources drawn at random.
 
     Raises:
         MirrorError: a side does not answer, or the login may not act as a user.
@@ -110,7 +114,7 @@ def audit(drain: Drain, question: AccessQuestion, count: int, rng: random.Random
 
 
 def _draw(drain: Drain, question: AccessQuestion, count: int, rng: random.Random) -> list[Pair]:
-    """Return pairs named by rows of either side or by deleted keys, and each user with others."""
+    """Return pairs that rows of either side or deleted keys name, and more pairs of their users."""
     pairs: set[Pair] = set()
     users: set[str] = set()
     resources: set[str] = set()
@@ -137,7 +141,10 @@ def _draw(drain: Drain, question: AccessQuestion, count: int, rng: random.Random
 def _sample_rows(
     drain: Drain, mapping: Mapping, count: int, rng: random.Random
 ) -> Iterator[MappingABC[str, str | None]]:
-    """Yield rows of both sides by column, and the key columns of rows that were deleted last."""
+    """Yield the values, by column, of rows drawn at random from both sides.
+
+    Of the rows that were deleted last, the values of the key columns follow.
+    """
     keys = draw_keys(drain, mapping, count, rng)
     for start in range(0, len(keys), _BATCH):
         batch = keys[start : start + _BATCH]
@@ -150,7 +157,7 @@ def _sample_rows(
 
 
 def _checks(registry: Registry, question: AccessQuestion) -> Iterator[_Check]:
-    """Yield the helpers, and the tables for which a level alone decides about reading."""
+    """Yield a check for each helper, and for each table that a user may read by level alone."""
     for helper in question.helpers:
         ask: Ask = AskHelper(helper.function, helper.arguments, helper.each)
         yield _Check(ask, helper.level, helper.call("…"))
@@ -172,7 +179,7 @@ def _checks(registry: Registry, question: AccessQuestion) -> Iterator[_Check]:
 def _primary_grants(
     drain: Drain, question: AccessQuestion, pairs: Sequence[Pair]
 ) -> dict[Pair, Grant]:
-    """Return the grant of the primary's rows for each pair."""
+    """Return, for each pair, the levels of access that the primary's rows grant."""
     with _primary_reader(drain, question, pairs) as reader:
         return {
             pair: combined_grant(find_paths(drain.registry, question, reader, *pair))
@@ -184,7 +191,7 @@ def _primary_grants(
 def _primary_reader(
     drain: Drain, question: AccessQuestion, pairs: Sequence[Pair]
 ) -> Iterator[PrimaryRowReader]:
-    """Yield a reader on one snapshot that has prefetched the first row of each path."""
+    """Yield a reader of one snapshot; it has already read, by key, the first row of each path."""
     given = [{Given.USER: user, Given.RESOURCE: resource} for user, resource in pairs]
     with drain.source.snapshot() as snapshot:
         reader = PrimaryRowReader(drain.registry, snapshot)
@@ -200,7 +207,7 @@ def _primary_reader(
 def _compare(
     drain: Drain, question: AccessQuestion, checks: Sequence[_Check], grants: dict[Pair, Grant]
 ) -> dict[Pair, list[Mismatch]]:
-    """Ask the target as each user; return the pairs whose answers differ from the grants."""
+    """Ask the target as each user; return the pairs whose answers differ from the `grants`."""
     by_user: dict[str, list[str]] = defaultdict(list)
     for user, resource in grants:
         by_user[user].append(resource)
@@ -220,7 +227,7 @@ def _compare(
 def _differences(
     resource: str, grant: Grant, checks: Sequence[_Check], results: Iterable[AskResult]
 ) -> list[tuple[Direction, str]]:
-    """Return the direction of each check that differs from the grant, and its name."""
+    """Return direction and name of each check whose answer differs from the grant."""
     found = []
     for check, result in zip(checks, results, strict=True):
         expected, allowed = check.level in grant.levels, resource in result.values
@@ -234,7 +241,7 @@ def _differences(
 
 
 def _without_changes(drain: Drain, question: AccessQuestion, pairs: Sequence[Pair]) -> list[Pair]:
-    """Return the pairs for which no change of a row that grants or granted is in flight."""
+    """Return the pairs, without those that a change under way of one of their rows may explain."""
     judge = Judge(drain.registry, drain.source, drain.target)
     pairs_by_key: dict[str, dict[Key, set[Pair]]] = defaultdict(lambda: defaultdict(set))
     for pair, path in _paths(drain, question, pairs):
@@ -252,7 +259,10 @@ def _without_changes(drain: Drain, question: AccessQuestion, pairs: Sequence[Pai
 def _paths(
     drain: Drain, question: AccessQuestion, pairs: Sequence[Pair]
 ) -> Iterator[tuple[Pair, FoundPath]]:
-    """Yield the primary's paths of each pair, and the target's if a missing row has no key."""
+    """Yield each pair with the paths of rows that lead from its user to its resource.
+
+    These are the primary's; if the key of a row that it lacks is unknown, the target's follow.
+    """
     target = TargetRowReader(drain.target)
     for start in range(0, len(pairs), _BATCH):
         batch = pairs[start : start + _BATCH]

@@ -25,10 +25,10 @@ def ask_question(
     grant: Grant,
     rows: Sequence[tuple[Mapping, Key]],
 ) -> tuple[bool, list[Step]]:
-    """Ask the helpers, the policies of the mirrored rows, and the policies of guarded tables.
+    """Ask, as the user, the helpers and the policies of the mirrored rows and of guarded tables.
 
-    `grant` is the grant of the target's rows. Returns whether the user has access to the resource,
-    and the steps.
+    `grant` has the levels that the target's rows grant; a step is BROKEN if it contradicts them.
+    Returns whether the first helper gives the user access to the resource, and the steps.
     """
     helpers: list[Ask] = [AskHelper(h.function, h.arguments, h.each) for h in question.helpers]
     readable = [(mapping, key) for mapping, key in rows if mapping.readable is not None]
@@ -59,7 +59,7 @@ def ask_question(
 
 
 def ask_row(drain: Drain, mapping: Mapping, key: Key, user: str) -> tuple[Step, bool]:
-    """Ask whether a user may read one mirrored row."""
+    """Ask, as the user, for one mirrored row; return the step, and whether the user may read it."""
     result = drain.target.ask([_select(mapping, key)], [(user, [])])[0][0]
     return statement_step(mapping.table, "select", result), bool(result.rows)
 
@@ -100,7 +100,7 @@ def _helpers_step(
 def _mirrored_row_step(mapping: Mapping, result: AskResult, *, expected: bool | None) -> Step:
     """Return the step about reading the mirrored row itself.
 
-    `expected`: whether the row lets the user read it; None: rules outside the question decide.
+    `expected`: whether the user's levels allow reading it; None: they alone do not decide that.
     """
     broken = broken_step(mapping.table, "select", result)
     if broken is not None:
@@ -116,14 +116,18 @@ def _mirrored_row_step(mapping: Mapping, result: AskResult, *, expected: bool | 
 
 
 def _guard_step(guard: Guard, grant: Grant, verbs: list[tuple[str, AskResult]]) -> Step:
-    """Return the step about a guarded table: the statements on rows of the resource."""
+    """Return the step about a guarded table.
+
+    It says for each statement whether the policies allow it on a row of the resource; it is BROKEN
+    if they contradict the declarations.
+    """
     lines = []
     for verb, result in verbs:
         statement = VERBS[verb]
         broken = broken_step(guard.table, statement, result)
         if broken is not None:
             return broken
-        allowed, expected = result.passes(statement), _admits(guard.verbs[verb].rules, grant)
+        allowed, expected = result.passes(statement), _rules_allow(guard.verbs[verb].rules, grant)
         if expected is not None and allowed != expected:
             return Step(
                 "decision",
@@ -140,10 +144,10 @@ def _guard_step(guard: Guard, grant: Grant, verbs: list[tuple[str, AskResult]]) 
     return Step("decision", status, says, details=tuple(lines))
 
 
-def _admits(rules: Sequence[object], grant: Grant) -> bool | None:
-    """Return whether a rule admits a user with these levels to a row of their own.
+def _rules_allow(rules: Sequence[object], grant: Grant) -> bool | None:
+    """Return whether one of the rules allows a user with these levels a row of the user's own.
 
-    None: a rule of another kind decides.
+    None: no rule by level does, but a rule of another kind may.
     """
     needed = [rule.role if isinstance(rule, Own) else rule for rule in rules]
     if any(role is None or role in grant.levels for role in needed):
@@ -152,7 +156,10 @@ def _admits(rules: Sequence[object], grant: Grant) -> bool | None:
 
 
 def broken_step(table: str, verb: str, result: AskResult) -> Step | None:
-    """Return a step if the policies cannot decide at all; None: they do."""
+    """Return a BROKEN step if the table's policies cannot decide about a statement; None: they can.
+
+    They cannot without the table, row-level security, the privilege, or a policy for the statement.
+    """
     remedy = MIGRATE
     if not result.exists:
         says = f"{table}: the table does not exist."
@@ -172,7 +179,7 @@ def broken_step(table: str, verb: str, result: AskResult) -> Step | None:
 
 
 def policy_lines(result: AskResult) -> tuple[str, ...]:
-    """Return a line for each policy that applies."""
+    """Return a line for each policy that applies: whether it holds for the row."""
     states = {True: "holds", False: "does not hold", None: "failed"}
     return tuple(
         f"policy {policy.name} ({'permissive' if policy.permissive else 'restrictive'}, for "
@@ -182,7 +189,7 @@ def policy_lines(result: AskResult) -> tuple[str, ...]:
 
 
 def _deciding_policies(result: AskResult, verb: str) -> str:
-    """Return the names of the policies that allow or refuse the statement."""
+    """Return the names of the policies that decided that the statement is allowed, or refused."""
     allowed = result.passes(verb)
     names = [
         p.name for p in result.policies if bool(p.holds) == allowed and p.permissive == allowed

@@ -14,12 +14,14 @@ MappingKey = tuple[str, Key]
 
 @dataclass(frozen=True)
 class QueuedEvent:
-    """An event in the outbox, or one that failed."""
+    """An event about a key or a scope: it waits in the outbox, or it failed."""
 
     id: int
     mapping: str
     reference: str | None
+    """None: the event is about a key. Otherwise the scope's reference; `*`: the whole mapping."""
     key: Key
+    """The key; for a scope, the value of its reference."""
     lane: int
     age_seconds: float
     attempts: int
@@ -55,7 +57,9 @@ class QueuedEvent:
 def queued_events(
     database: Database, keys: Iterable[MappingKey], scopes: Iterable[tuple[str, str, str]]
 ) -> list[QueuedEvent]:
-    """Return the first twenty events for one of these keys or scopes, revocations first.
+    """Return the waiting and failed events about any of these keys or scopes, revocations first.
+
+    At most twenty are returned.
 
     A scope is (mapping, reference, value); the reference `*` means the whole mapping.
     """

@@ -53,7 +53,7 @@ class FoundRow:
 
 @dataclass(frozen=True)
 class FoundPath:
-    """An access path, and the rows of it that exist before the first missing one."""
+    """An access path, the rows of it that exist before the first missing one, and their grant."""
 
     path: AccessPath
     rows: tuple[FoundRow, ...]
@@ -72,7 +72,7 @@ class FoundPath:
 
 
 def key_from(mapping: Mapping, filter_: Filter) -> Key | None:
-    """Return the key in these values; None: they do not contain all of it."""
+    """Return the key that these values contain; None: they do not contain all of its columns."""
     return (
         tuple(filter_[name] for name in mapping.key) if set(mapping.key) <= set(filter_) else None
     )
@@ -81,7 +81,10 @@ def key_from(mapping: Mapping, filter_: Filter) -> Key | None:
 def find_paths(
     registry: Registry, question: AccessQuestion, reader: RowReader, user: str, resource: str
 ) -> list[FoundPath]:
-    """Return every path in one database, incomplete ones included; the strongest grant first."""
+    """Return all paths from the user to the resource that one database has rows for.
+
+    Incomplete paths are included. The path that grants most levels comes first.
+    """
     given = {Given.USER: user, Given.RESOURCE: resource}
     found = [
         one
@@ -93,7 +96,7 @@ def find_paths(
 
 
 def combined_grant(paths: Iterable[FoundPath]) -> Grant:
-    """Return the sum of the grants; if it is empty, with the reason of the first path."""
+    """Return all levels that the paths grant; if there are none, the reason of the first path."""
     grants = [path.grant for path in paths]
     levels = frozenset(level for grant in grants for level in grant.levels)
     return Grant(levels, None if levels else next((grant.reason for grant in grants), None))
@@ -107,7 +110,7 @@ def _follow(
     path: AccessPath,
     before: tuple[FoundRow, ...],
 ) -> Iterator[FoundPath]:
-    """Yield the found paths that begin with these rows."""
+    """Yield the found paths that begin with the rows `before`."""
     lookup = path.rows[len(before)]
     mapping = registry[lookup.mapping]
     filter_ = lookup_filter(lookup, given, before)
@@ -133,7 +136,7 @@ def _follow(
 def lookup_filter(
     lookup: Lookup, given: dict[Given, str], before: tuple[FoundRow, ...]
 ) -> Filter | None:
-    """Return the values to search by; None: one comes from an earlier row and is NULL."""
+    """Return the values that a row must have to be found; None: one is NULL in an earlier row."""
     filter_ = {}
     for name, source in lookup.by.items():
         if isinstance(source, Given):
@@ -165,7 +168,7 @@ class PrimaryRowReader:
         return self._cache[name]
 
     def prefetch(self, mapping: Mapping, filters: Iterable[Filter]) -> None:
-        """Read the rows of those filters that contain a key, in one query, into the cache."""
+        """Read the rows for all filters that contain a whole key, in one query, into the cache."""
         by_key = {key_from(mapping, filter_): filter_ for filter_ in filters}
         filters_by_key = {key: filter_ for key, filter_ in by_key.items() if key is not None}
         found = self._with_parents(mapping, self._snapshot.rows(mapping, list(filters_by_key)))

@@ -30,20 +30,22 @@ class KeyState:
     row: Row | None
     """The row that the mapping's query yields, even if its parents are missing."""
     parents: dict[MappingKey, bool]
-    """Its parents and their parents: whether the primary yields them."""
+    """Its parents and their parents, by mapping and key: whether the primary has the row."""
     known: KnownRow
     """The row and the ledger row of the target."""
     trace: Trace
+    """Facts of the target beside rows: its primary, the fences of scopes, whether Auth knows the
+    user."""
     drift: Drift | None
-    """How the sides differ; None: they do not, or a change that explains it is in flight."""
+    """How the sides differ; None: they do not, or a change that explains it is under way."""
     in_flight: bool
-    """The sides differ, and a change that explains it is in flight."""
+    """Whether the sides differ, and a change that explains it is under way."""
     events: tuple[QueuedEvent, ...]
     """Waiting and buried events that concern the key."""
 
     @property
     def name(self) -> str:
-        """The mapping and the key, as commands take them."""
+        """The mapping and the key, as arguments of `mirror sync`."""
         return f"{self.mapping.name} {','.join(self.key)}"
 
     @property
@@ -72,7 +74,7 @@ class KeyState:
 
     @property
     def target_is_newer(self) -> bool:
-        """Whether the target knows a newer read of the key, or of a scope of it, than this one."""
+        """Whether the target has recorded a newer read of the key or its scopes than this one."""
         fences = [scope[3:] for scope in self.trace.scopes]
         newest = max([(self.known.epoch, self.known.fence), *fences])
         return newest > (self.stamp.epoch, self.stamp.fence)
@@ -84,7 +86,7 @@ def values_by_column(mapping: Mapping, row: Row) -> Values:
 
 
 def read_key_state(drain: Drain, mapping: Mapping, key: Key, user: str) -> KeyState:
-    """Read the state of a key on both sides, and what Auth knows about the user.
+    """Read the state of a key on both sides, and whether Auth knows the user.
 
     Raises:
         MirrorError: a side does not answer, is not migrated, or has other declarations.
@@ -126,7 +128,7 @@ def _read(drain: Drain, mapping: Mapping, key: Key, user: str) -> KeyState:
 def _parents(
     registry: Registry, snapshot: Snapshot, mapping: Mapping, key: Key, rows: Iterable[Row]
 ) -> Iterator[tuple[MappingKey, bool]]:
-    """Yield each parent, and its parents, with whether the primary yields it."""
+    """Yield each parent of a key, and each of their parents, with whether the primary has it."""
     names = [column.name for column in mapping.columns]
     for parent in mapping.parents:
         parent_mapping = registry[parent.mapping]

@@ -53,7 +53,7 @@ class MissingRowReason:
     tables: tuple[str, ...]
     """The tables whose columns have the values."""
     exists: bool
-    """These tables have rows with the values."""
+    """Whether these tables have rows with the values."""
     conditions: tuple[str, ...] = ()
     """Conditions of the query that these rows do not satisfy."""
     joined_table: str | None = None
@@ -74,7 +74,7 @@ class MissingRowReason:
 def missing_row_reasons(
     database: Database, mapping: Mapping, values: MappingABC[str, str]
 ) -> list[MissingRowReason]:
-    """Return the reason for each SELECT that the mapping's query unites.
+    """Return why the mapping's query yields no row with these values, for each SELECT in it.
 
     `values` are texts by column: a key, or others that identify a row. The result is empty for a
     query of a form that is not analysed.
@@ -134,7 +134,7 @@ def _reason(
 
 @dataclass
 class _Probe:
-    """Tells whether rows with the values satisfy given conditions."""
+    """Finds out whether rows with the values satisfy given conditions."""
 
     database: Database
     matches: Sequence[Any]

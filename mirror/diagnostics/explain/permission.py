@@ -85,7 +85,7 @@ def explain_key(
 ) -> Explanation:
     """Explain one mirrored row, and whether a user may read it.
 
-    If the row alone decides about this user's access to a resource, explain that access.
+    If the row alone decides about this user's access to a resource, explain that access instead.
 
     Raises:
         InvalidKey: the user is not a valid id of Auth.
@@ -152,7 +152,7 @@ def _path_steps(
     *,
     show_values: bool,
 ) -> list[Step]:
-    """Return the steps from the primary's rows to the target's."""
+    """Return the steps of all rows of a path, from the primary to the target."""
 
     def grant(position: int, values: Values | None) -> Grant:
         if values is None:
@@ -190,7 +190,8 @@ def _row_steps(
 ) -> list[Step]:
     """Return the steps of all rows: `primary` of each row first, then `events`, and so on.
 
-    `grants` has the grant in the primary and in the target for each state; None: irrelevant.
+    `grants` has for each state the grant of its row in the primary and in the target; None: the
+    explanation is not about a grant.
     """
     by_row = []
     for state, pair in zip(states, grants, strict=True):

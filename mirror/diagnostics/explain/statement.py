@@ -76,7 +76,7 @@ def _undeclared_step(guard: Guard, verb: str, result: AskResult) -> Step:
 
 
 def _declaration(registry: Registry, table: str) -> Guard | Mapping:
-    """Return the guard or mapping of a table."""
+    """Return the guard or the mapping that declares a table, named with or without its schema."""
     declared: list[Guard | Mapping] = [g for g in registry.guards if isinstance(g, Guard)]
     declared += list(registry)
     for one in declared:
@@ -91,7 +91,7 @@ def _declaration(registry: Registry, table: str) -> Guard | Mapping:
 def _deciding_resource(
     drain: Drain, guard: Guard, user: str, row: MappingABC[str, object]
 ) -> tuple[AccessQuestion | None, str | None]:
-    """Return the question and the resource that decide about a row; None: the row is unknown."""
+    """Return the access question and the resource that decide about a row; None: unknown."""
     parent = guard.parent(drain.registry)
     value = row.get(guard.on)
     if value is None:

@@ -63,7 +63,10 @@ def user_step(
 def _parent_without_user(
     state: KeyState, user: str, column: str, registry: Registry, database: Database
 ) -> str | None:
-    """Return the parent mapping whose tables have no row for the user; None: they have one."""
+    """Return the parent mapping that `column` refers to, if its tables have no row for the user.
+
+    None: they have one, or `column` refers to no parent.
+    """
     parent = next((p.mapping for p in state.mapping.parents if p.column == column), None)
     if parent is None or state.parents.get((parent, (user,))) is not False:
         return None
@@ -74,7 +77,7 @@ def _parent_without_user(
 def primary_step(
     state: KeyState, grant: Grant | None, registry: Registry, database: Database
 ) -> Step:
-    """Return the step about the primary's row; `grant` is what the row grants, if relevant."""
+    """Return the step about the primary's row, which grants `grant`; None: irrelevant."""
     if state.row is None or state.missing_parents:
         return Step("primary", StepStatus.NO, _reason(state, registry, database), CHANGE)
     if grant is not None and not grant.levels:
@@ -85,7 +88,7 @@ def primary_step(
 
 
 def _reason(state: KeyState, registry: Registry, database: Database) -> str:
-    """Return why the primary has no row for the key that could be mirrored."""
+    """Return why the primary has no row for the key, or why that row is not mirrored."""
     if state.row is not None:
         name, key = state.missing_parents[0]
         values = dict(zip(registry[name].key, key, strict=True))
@@ -110,7 +113,7 @@ def absence_reason(mapping: Mapping, values: dict[str, str], database: Database)
 
 
 def _is_expired(mapping: Mapping, values: dict[str, str], database: Database) -> bool:
-    """Return whether the query without the filter on the expiry time yields a row."""
+    """Return whether the query yields a row with these values if expired rows are not left out."""
     types = {column.name: column.type for column in mapping.columns}
     same = sql.SQL(" and ").join(
         sql.SQL("q.{} = %s::text::{}").format(sql.Identifier(name), sql.SQL(types[name]))
@@ -165,7 +168,7 @@ def _sync_remedy(state: KeyState) -> str:
 
 
 def ledger_step(state: KeyState) -> Step:
-    """Return the step about the ledger: what the target recorded, and which writes it refuses."""
+    """Return the step about the ledger: the newest read it has, and whether it refuses writes."""
     known, stamp, trace = state.known, state.stamp, state.trace
     rebase = (
         "If this primary is the truth now, run `mirror rebase`; otherwise correct "
@@ -216,7 +219,7 @@ def ledger_step(state: KeyState) -> Step:
 
 
 def target_step(state: KeyState, grant: Grant | None) -> Step:
-    """Return the step about the target's row; `grant` is what the row grants, if relevant."""
+    """Return the step about the target's row, which grants `grant`; None: irrelevant."""
     known, name = state.known, "target row"
     remedy = (
         f"Run `mirror sync {state.name}` to restore the row, and find out which program or person "

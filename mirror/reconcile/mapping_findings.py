@@ -1,4 +1,4 @@
-"""Findings: collects the suspects and drifts of one mapping during a run."""
+"""Mapping findings: the suspects and drifts of one mapping, collected during a run."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
 from mirror.reconcile.compare import MissingRange
 from mirror.reconcile.drift import Direction, Drift, Kind
-from mirror.reconcile.primary import Unreadable
+from mirror.reconcile.primary_reader import Unreadable
 from mirror.reconcile.repair import RepairItem
 from mirror.reconcile.report import MappingReport
 from mirror.reconcile.spool import Spool
@@ -30,7 +30,7 @@ def _items() -> Spool[RepairItem]:
 
 @dataclass
 class MappingFindings:
-    """One mapping's part of a run."""
+    """The suspects and drifts of one mapping in one run, and its report."""
 
     mapping: Mapping
     requested: bool
@@ -49,16 +49,16 @@ class MappingFindings:
     others: Spool[RepairItem] = field(default_factory=_items)
     """All other rows that drifted."""
     loads: list[MissingRange] = field(default_factory=list)
-    """Ranges to load as a whole."""
+    """Ranges that the target lacks: all rows that the primary has there are to be written."""
 
     def close(self) -> None:
-        """Delete what was found."""
+        """Delete the lists, which may lie in temporary files. The report stays."""
         for value in vars(self).values():
             if isinstance(value, Spool):
                 value.close()
 
     def add_drift(self, drift: Drift) -> None:
-        """Add a drift to the list of its kind of repair."""
+        """Add a drift to the one list (`extras`, `over_grants`, …) for its kind of repair."""
         item = [(self.mapping.name, drift.key), *sorted(drift.parents)]
         if drift.kind is not Kind.EXTRA:
             spool = self.over_grants if drift.direction is Direction.OVER else self.others
@@ -70,7 +70,11 @@ class MappingFindings:
 
     @contextmanager
     def errors_reported(self) -> Iterator[None]:
-        """Report errors that concern only this mapping, so that the other mappings go on."""
+        """Put an error of the block into the report, so that the other mappings go on.
+
+        Errors that concern all mappings are raised: a database does not answer, or the target
+        mirrors another primary.
+        """
         try:
             yield
         except (WrongSource, WentBack):

@@ -1,4 +1,7 @@
-"""Session: starts a run with its lease, so that only one runs, and records it in `mirror.runs`."""
+"""Leased run: runs a reconcile under the lease, so that only one runs, and records it.
+
+The record is a row of `mirror.runs`.
+"""
 
 import json
 import time
@@ -35,12 +38,13 @@ def reconcile(
     progress: Progress = lambda *_: None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Report:
-    """Run one reconcile and record it in `mirror.runs`. A dry run takes no lease and no record.
+    """Run one reconcile under the lease, and record it in `mirror.runs`; return its report.
 
-    `wait` waits for another reconcile to end instead of raising an error.
+    A dry run takes no lease and is not recorded. If another reconcile runs, `wait` says whether to
+    wait for its end or to raise an error.
 
     Raises:
-        AlreadyRunning: another reconcile runs.
+        AlreadyRunning: another reconcile runs, and `wait` is false.
         MirrorError: the error that ended the run.
     """
     if options.dry_run:
@@ -83,7 +87,7 @@ def run_reconcile(
     wait: bool = False,
     progress: Progress = lambda *_: None,
 ) -> Report:
-    """Run one reconcile over a drain's connections, with the limits of the settings.
+    """Run one reconcile over a drain's connections, with the pauses that the settings say.
 
     Raises:
         AlreadyRunning: another reconcile runs, and `wait` is false.

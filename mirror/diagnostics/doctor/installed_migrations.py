@@ -1,10 +1,10 @@
-"""Migrations: compares installed migrations and triggers with those that this version prints."""
+"""Installed migrations: compares a side's migrations and triggers with those of this version."""
 
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 
 from mirror.diagnostics.doctor.findings import Finding, finding
-from mirror.diagnostics.doctor.primary import PrimaryState
+from mirror.diagnostics.doctor.primary_state import PrimaryState
 from mirror.model.registry import Registry
 from mirror.schema.migrate import Migration, Side, compare, migrations
 
@@ -13,7 +13,9 @@ _OPERATIONS = ("insert", "update", "delete", "truncate")
 
 @lru_cache(maxsize=8)
 def printed_migrations(side: Side, registry: Registry, *, extra: bool) -> list[Migration]:
-    """Return a side's migrations; `extra` adds the triggers or the guards.
+    """Return the migrations that this version prints for a side.
+
+    `extra` adds the triggers (primary) or the guards (target).
 
     Cached, because several checks need them and printing takes longer than a query.
     """
@@ -22,14 +24,14 @@ def printed_migrations(side: Side, registry: Registry, *, extra: bool) -> list[M
 
 
 def missing_migrations(side: Side, applied: Mapping[str, str], registry: Registry) -> list[str]:
-    """Return the names of migrations that a side does not have in their present form."""
+    """Return the names of the migrations that a side lacks, or has in another form than printed."""
     return [step.name for step in _compare(side, applied, registry)[0]]
 
 
 def check_migrations(
     side: Side, applied: Mapping[str, str], registry: Registry
 ) -> Iterator[Finding]:
-    """Yield a side's missing migrations, and those that this version does not know."""
+    """Yield findings about a side's missing migrations, and about those unknown to this version."""
     name = "primary" if side == "primary" else "target"
     missing, unknown = _compare(side, applied, registry)
     behind: dict[str, list[str]] = {}
@@ -47,7 +49,10 @@ def check_migrations(
 
 
 def check_triggers(primary: PrimaryState, registry: Registry) -> Iterator[Finding]:
-    """Yield tables with missing or disabled triggers, if triggers were installed."""
+    """Yield a finding for each table on which triggers are missing or disabled.
+
+    Yields none if the migration of the triggers was never applied.
+    """
     if f"triggers_{registry.name}" not in primary.applied:
         return
     # A table that does not exist is a finding of the mapping that reads it.

@@ -1,4 +1,4 @@
-"""Primary: reads the desired rows, or their hashes, from the primary by ranges of keys.
+"""Primary reader: reads the desired rows, or their hashes, from the primary by ranges of keys.
 
 Each read is a short transaction of its own, because a snapshot that is held for long keeps the
 primary from vacuuming dead rows.
@@ -36,7 +36,7 @@ class Unreadable(Permanent):
 
 
 def hashes_by_key(mapping: Mapping, found: Sequence[Sequence[Any]]) -> dict[Key, int]:
-    """Return the hashes by key; each found row is a key followed by a hash.
+    """Return the hashes by key. Each row in `found` has the key's values, then the hash.
 
     Raises:
         Unreadable: two rows have the same key.
@@ -60,7 +60,10 @@ class PrimaryReader:
         """Characters that were received."""
 
     def probe(self, hashing: Hashing) -> int | None:
-        """Return the probe row's hash; None where the server lacks the hash function."""
+        """Return the hash of a fixed row, to be compared with the target's hash of the same row.
+
+        None: this server lacks the hash function.
+        """
         if not hashing.md5:
             function = "hash_record_extended(record,bigint)"
             found = self.source.database.execute("select to_regprocedure(%s)", [function])
@@ -71,14 +74,18 @@ class PrimaryReader:
         return value
 
     def estimate(self, mapping: Mapping) -> int:
-        """Return the planner's estimate of the number of rows."""
+        """Return the planner's estimate of how many rows the mapping's query yields."""
         statement = sql.SQL("explain (format json) ") + row_query(mapping)
         with self._reading(mapping):
             plan = self.source.database.execute(statement, [])[0][0]
         return int(plan[0]["Plan"]["Plan Rows"])
 
     def chunk(self, mapping: Mapping, hashing: Hashing, start: Key, rows: int) -> Digest:
-        """Return the digest of the first `rows` rows from `start` on; its range says the end."""
+        """Return the number and the hash sum of the first `rows` rows from key `start` on.
+
+        The result's range ends at the first key of the next chunk, or nowhere if there are no
+        further rows.
+        """
         numbered, parameters = self._numbered(mapping, hashing, KeyRange(start), limit=rows + 1)
         statement = sql.SQL(
             "select count(*) filter (where f.n < {rows}),"
@@ -93,14 +100,17 @@ class PrimaryReader:
         return Digest(within, count, int(total))
 
     def digest(self, mapping: Mapping, hashing: Hashing, within: KeyRange) -> Digest:
-        """Return the digest of one range."""
+        """Return the number of rows in a range of keys, and the sum of their hashes."""
         (digest,) = self.split(mapping, hashing, within, _UNSPLIT)
         return digest
 
     def split(
         self, mapping: Mapping, hashing: Hashing, within: KeyRange, size: int
     ) -> list[Digest]:
-        """Return digests of pieces of `size` rows each; together they cover the whole range."""
+        """Split a range of keys into pieces of `size` rows; return the digest of each piece.
+
+        The last piece may have fewer rows. Together, the pieces cover the whole range.
+        """
         numbered, parameters = self._numbered(mapping, hashing, within)
         statement = sql.SQL(
             "select count(*), sum(f.hash)::text, {firsts} from {numbered}"
@@ -125,7 +135,10 @@ class PrimaryReader:
     def _numbered(
         self, mapping: Mapping, hashing: Hashing, within: KeyRange, *, limit: int | None = None
     ) -> tuple[sql.Composed, list[Any]]:
-        """Return the FROM item `f` of a range's rows (key, hash, number from 0), and parameters."""
+        """Return SQL and its parameters: the FROM item `f` with the rows of a range.
+
+        `f` has each row's key (k0, k1, …), hash, and number `n`, counted from 0.
+        """
         condition, parameters = range_condition(mapping, within)
         return sql.SQL(
             "(select {keys}, {hash} as hash, row_number() over (order by {order}) - 1 as n"
@@ -157,7 +170,7 @@ class PrimaryReader:
         return hashes_by_key(mapping, self.read(mapping, statement, parameters))
 
     def first_and_last_key(self, mapping: Mapping) -> tuple[Key, Key]:
-        """Return the first and the last key; two empty tuples where there is no row."""
+        """Return the first and the last key; two empty tuples if the mapping has no row."""
         statement = sql.SQL(
             "(select {keys} from ({query}) as q order by {order} limit 1) union all"
             " (select {keys} from ({query}) as q order by {reverse} limit 1)"
@@ -171,7 +184,7 @@ class PrimaryReader:
         return (tuple(found[0]), tuple(found[1])) if found else ((), ())
 
     def first_keys(self, mapping: Mapping, limit: int) -> set[Key]:
-        """Return the first keys, at most `limit`."""
+        """Return the first keys in key order, at most `limit`."""
         statement = sql.SQL("select {} from ({}) as q order by {} limit {}").format(
             key_texts(mapping),
             self.desired_query(mapping),
@@ -197,7 +210,7 @@ class PrimaryReader:
         template: str,
         **fragments: sql.Composed,
     ) -> tuple[sql.Composed, list[Any]]:
-        """Return the UNION ALL of a query for each range, and its parameters."""
+        """Return one query, the UNION ALL of `template` for each range, and its parameters."""
         bounds = [range_condition(mapping, within) for within in ranges]
         fragments["keys"] = key_texts(mapping)
         fragments["query"] = self.desired_query(mapping)
@@ -207,7 +220,10 @@ class PrimaryReader:
         return sql.SQL(" union all ").join(parts), [each for _, found in bounds for each in found]
 
     def page(self, mapping: Mapping, within: KeyRange, limit: int) -> list[Row]:
-        """Return a range's first rows as the target gets them, in the caller's open snapshot."""
+        """Return the first rows of a range, at most `limit`, with the values that the target gets.
+
+        The caller has opened a snapshot.
+        """
         condition, parameters = range_condition(mapping, within)
         statement = sql.SQL(
             "select {values} from ({query}) as q where {condition} order by {order} limit {limit}"
@@ -234,7 +250,7 @@ class PrimaryReader:
         `timeout_factor` multiplies the statement timeout.
 
         Raises:
-            Unreadable: the statement fails for any range of keys.
+            Unreadable: the primary rejects the statement, and would for any range of keys.
         """
         with self._reading(mapping, timeout_factor):
             return self._execute(statement, parameters, binary=binary)
@@ -263,7 +279,7 @@ class PrimaryReader:
         return found
 
     def desired_query(self, mapping: Mapping) -> sql.Composed:
-        """Return the mapping's query, without the rows whose parents are not mirrored."""
+        """Return the mapping's query in SQL, without the rows whose parents are not mirrored."""
         types = {column.name: column.type for column in mapping.columns}
         conditions = []
         for parent in mapping.parents:

@@ -1,4 +1,4 @@
-"""Primary: reads the primary's state for the checks."""
+"""Primary state: the state of the primary that the checks need, and how it is read."""
 
 import time
 from dataclasses import dataclass, field
@@ -89,11 +89,12 @@ class PrimaryState:
 
     version: int = 0
     replica: bool = False
+    """Whether the server is a standby."""
     skew_seconds: float = 0.0
-    """How far its clock is ahead of this machine's."""
+    """How far its clock is ahead of this machine's; negative: behind."""
     open_transactions: list[OpenTransaction] = field(default_factory=list)
     migrated: bool = False
-    """Its table of migrations could be read."""
+    """Whether its table of migrations could be read."""
     applied: dict[str, str] = field(default_factory=dict)
     """Applied migrations: checksums by name."""
     triggers: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -109,7 +110,9 @@ class PrimaryState:
 
 
 def read_server(database: Database) -> PrimaryState:
-    """Return the server's version, role, clock and open transactions; needs no migration.
+    """Return a state with only the server's own facts; needs no migration.
+
+    These are its version, whether it is a standby, its clock, and open transactions.
 
     Raises:
         MirrorError: the server does not answer.
@@ -121,7 +124,7 @@ def read_server(database: Database) -> PrimaryState:
 
 
 def read_installed(primary: PrimaryState, database: Database, registry: Registry) -> None:
-    """Add migrations, triggers and heartbeats.
+    """Add to `primary` the migrations, the triggers on mirrored tables, and the heartbeats.
 
     Raises:
         MirrorError: the mirror's tables do not exist, or may not be read.
@@ -136,7 +139,7 @@ def read_installed(primary: PrimaryState, database: Database, registry: Registry
 
 
 def read_columns(primary: PrimaryState, source: Source, registry: Registry) -> None:
-    """Add the columns that each mapping's query yields; reads no row.
+    """Add to `primary` the columns that each mapping's query yields, or its error; read no row.
 
     Raises:
         Transient: the primary does not answer any more.
