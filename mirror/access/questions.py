@@ -83,7 +83,7 @@ class Helper:
 
 
 @dataclass(frozen=True)
-class Grant:
+class HeldLevels:
     """The levels that rows grant."""
 
     levels: frozenset[str] = frozenset()
@@ -106,23 +106,23 @@ class AccessQuestion:
     helpers: tuple[Helper, ...]
     """The functions that policies call, one for each level, in that order."""
 
-    def granted_by(self, level: str | None) -> Grant:
+    def granted_by(self, level: str | None) -> HeldLevels:
         """Return the levels that `level` includes; none if it is not one of `levels`."""
         if level not in self.levels:
             known = ", ".join(self.levels)
-            return Grant(reason=f"its level is {level}, which is not one of {known}")
-        return Grant(frozenset(self.levels[: self.levels.index(level) + 1]))
+            return HeldLevels(reason=f"its level is {level}, which is not one of {known}")
+        return HeldLevels(frozenset(self.levels[: self.levels.index(level) + 1]))
 
-    def grant(self, path: AccessPath, position: int, mapping: Mapping, row: Values) -> Grant:
+    def grant(self, path: AccessPath, position: int, mapping: Mapping, row: Values) -> HeldLevels:
         """Return the levels that a path can still grant, given its row at a position.
 
         A row before the last one allows all levels, if it is active.
         """
         reason = inactive_reason(mapping, row)
         if reason is not None:
-            return Grant(reason=reason)
+            return HeldLevels(reason=reason)
         if position < len(path.rows) - 1:
-            return Grant(frozenset(self.levels))
+            return HeldLevels(frozenset(self.levels))
         return self.granted_by(path.level if path.column is None else row[path.column])
 
     def reads(self, mapping: Mapping) -> tuple[str, str] | None:

@@ -5,7 +5,7 @@ hand-written migrations are in `migrations/`, at the top of the repository. The 
 have their SQL in `skeletons/`.
 """
 
-from mirror.schema.guards import guards_sql
+from mirror.schema.guard_policies import guards_sql
 from mirror.schema.migrate import downgrade, upgrade
 from mirror.schema.model_tables import model_sql
 from mirror.schema.triggers import removal_sql, triggers_sql

@@ -31,7 +31,7 @@ from sqlalchemy.exc import DBAPIError
 from mirror.errors import MirrorError, NotInTransaction, NotMigrated, ServerTooOld
 from mirror.errors.sqlstates import MIGRATION_REFUSED, NO_PRIVILEGE, server_error, translate
 from mirror.model.registry import Registry
-from mirror.schema.guards import guards_sql
+from mirror.schema.guard_policies import guards_sql
 from mirror.schema.model_tables import model_sql
 from mirror.schema.quoting import literal
 from mirror.schema.triggers import triggers_sql

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from mirror.access import Guard
-from mirror.access.questions import AccessQuestion, Given, Grant
+from mirror.access.questions import AccessQuestion, Given, HeldLevels
 from mirror.diagnostics.explain.found_paths import (
     FoundPath,
     PrimaryRowReader,
@@ -171,7 +171,7 @@ def _checks(registry: Registry, question: AccessQuestion) -> Iterator[_Check]:
 
 def _primary_grants(
     drain: Drain, question: AccessQuestion, pairs: Sequence[Pair]
-) -> dict[Pair, Grant]:
+) -> dict[Pair, HeldLevels]:
     """Return the grant of the primary's rows for each pair."""
     with _primary_reader(drain, question, pairs) as reader:
         return {
@@ -198,7 +198,7 @@ def _primary_reader(
 
 
 def _compare(
-    drain: Drain, question: AccessQuestion, checks: Sequence[_Check], grants: dict[Pair, Grant]
+    drain: Drain, question: AccessQuestion, checks: Sequence[_Check], grants: dict[Pair, HeldLevels]
 ) -> dict[Pair, list[Mismatch]]:
     """Ask the target as each user; return the pairs whose answers differ from the grants."""
     by_user: dict[str, list[str]] = defaultdict(list)
@@ -218,7 +218,7 @@ def _compare(
 
 
 def _differences(
-    resource: str, grant: Grant, checks: Sequence[_Check], results: Iterable[AskResult]
+    resource: str, grant: HeldLevels, checks: Sequence[_Check], results: Iterable[AskResult]
 ) -> list[tuple[Direction, str]]:
     """Return the direction of each check that differs from the grant, and its name."""
     found = []
