@@ -15,7 +15,10 @@ _MESSAGE = "Who is in?"
 
 
 class People(Protocol):
-    """Users and their actions; each action returns the number of rows, or -1 if it is refused."""
+    """The users of the chat and their actions, under row-level security.
+
+    Each action returns the number of rows that it read or wrote; -1 if it is refused with an error.
+    """
 
     def sign_up(self, email: str) -> UUID:
         """Sign a user up; return the id that policies see."""
@@ -26,11 +29,11 @@ class People(Protocol):
         ...
 
     def write(self, user: UUID, trip: UUID) -> int:
-        """Write a message and keep it."""
+        """Write one message to a trip's chat."""
         ...
 
     def moderate(self, user: UUID, trip: UUID) -> int:
-        """Delete a trip's messages, and restore them afterwards."""
+        """Delete a trip's messages; afterwards the chat has messages again."""
         ...
 
 
@@ -41,7 +44,7 @@ class PeopleInSql:
         self._url = url
 
     def sign_up(self, email: str) -> UUID:  # noqa: ARG002 - there is no Auth here
-        """Return a new id."""
+        """Return a new id: here, a user exists without an account."""
         return uuid4()
 
     def read(self, user: UUID, trip: UUID) -> int:
@@ -49,7 +52,7 @@ class PeopleInSql:
         return self._try(user, "select from chat_messages where trip_id = %s", trip)
 
     def write(self, user: UUID, trip: UUID) -> int:
-        """Write a message and keep it."""
+        """Write one message to a trip's chat, and commit."""
         statement = "insert into chat_messages (trip_id, content) values (%s, %s)"
         return self._try(user, statement, trip, _MESSAGE, keep=True)
 
@@ -58,6 +61,7 @@ class PeopleInSql:
         return self._try(user, "delete from chat_messages where trip_id = %s", trip)
 
     def _try(self, user: UUID, statement: str, *parameters: Any, keep: bool = False) -> int:
+        """Run a statement as the user; commit only if `keep` is true; return the rows, or -1."""
         with acting_as(self._url, user) as connection:
             try:
                 rows = connection.execute(statement, parameters).rowcount
@@ -81,7 +85,7 @@ class PeopleOverRest:
             client.postgrest.aclose()
 
     def sign_up(self, email: str) -> UUID:
-        """Sign up with a password."""
+        """Sign a user up with a password; return the id that Auth assigned."""
         # supabase-py cannot parse Lite's answer to a sign-up.
         answer = httpx.post(
             f"{self._api.url}/auth/v1/signup",
@@ -104,7 +108,7 @@ class PeopleOverRest:
         return self._try(self._messages(user).select("id").eq("trip_id", str(trip)))
 
     def write(self, user: UUID, trip: UUID) -> int:
-        """Write a message and keep it."""
+        """Write one message to a trip's chat."""
         message: Any = {"trip_id": str(trip), "content": _MESSAGE}
         return self._try(self._messages(user).insert(message))
 

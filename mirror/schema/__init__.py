@@ -1,8 +1,8 @@
 """Schema: prints SQL from declarations, and migrates both databases.
 
 `mirror migrate`, `mirror ddl` and Alembic revisions run it; `mirror.access` uses its quoting. The
-hand-written migrations are in `migrations/`, at the top of the repository. The printed functions
-have their SQL in `skeletons/`.
+hand-written migrations are in `migrations/`, at the top of the repository. The SQL of the printed
+functions is in `skeletons/`, with placeholders.
 """
 
 from mirror.schema.guard_policies import guards_sql
