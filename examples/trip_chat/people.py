@@ -25,7 +25,7 @@ class People(Protocol):
         ...
 
     def read(self, user: UUID, trip: UUID) -> int:
-        """Read a trip's messages."""
+        """Read a trip's messages; return their number."""
         ...
 
     def write(self, user: UUID, trip: UUID) -> int:
@@ -38,7 +38,7 @@ class People(Protocol):
 
 
 class PeopleInSql:
-    """Acts with SQL, with the role and the claims that PostgREST sets."""
+    """The users' actions in SQL, under the role and the claims that PostgREST sets."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -48,7 +48,7 @@ class PeopleInSql:
         return uuid4()
 
     def read(self, user: UUID, trip: UUID) -> int:
-        """Read a trip's messages."""
+        """Read a trip's messages; return their number."""
         return self._try(user, "select from chat_messages where trip_id = %s", trip)
 
     def write(self, user: UUID, trip: UUID) -> int:
@@ -57,7 +57,7 @@ class PeopleInSql:
         return self._try(user, statement, trip, _MESSAGE, keep=True)
 
     def moderate(self, user: UUID, trip: UUID) -> int:
-        """Delete a trip's messages, and roll that back."""
+        """Try to delete a trip's messages, and roll that back; return how many could be deleted."""
         return self._try(user, "delete from chat_messages where trip_id = %s", trip)
 
     def _try(self, user: UUID, statement: str, *parameters: Any, keep: bool = False) -> int:
@@ -73,7 +73,7 @@ class PeopleInSql:
 
 
 class PeopleOverRest:
-    """Signs up through the Auth API, and acts through supabase-py with the returned token."""
+    """The users' actions through supabase-py, each with the token from the user's sign-up."""
 
     def __init__(self, api: SupabaseLite) -> None:
         self._api = api
@@ -104,7 +104,7 @@ class PeopleOverRest:
         return user
 
     def read(self, user: UUID, trip: UUID) -> int:
-        """Read a trip's messages."""
+        """Read a trip's messages; return their number."""
         return self._try(self._messages(user).select("id").eq("trip_id", str(trip)))
 
     def write(self, user: UUID, trip: UUID) -> int:
@@ -113,7 +113,7 @@ class PeopleOverRest:
         return self._try(self._messages(user).insert(message))
 
     def moderate(self, user: UUID, trip: UUID) -> int:
-        """Delete a trip's messages, and write a new one."""
+        """Delete a trip's messages, then write a new one; return how many were deleted."""
         deleted = self._try(self._messages(user).delete().eq("trip_id", str(trip)))
         if deleted > 0:
             self.write(user, trip)

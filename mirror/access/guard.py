@@ -162,7 +162,7 @@ class Guard:
             types.setdefault(column, None)
         indexed = [(self.sql_name, self.on)] if self.on else []
         if any(isinstance(rule, Own) and not isinstance(rule.role, str) for rule in rules):
-            # No role narrows down the rows, so the owner's column must.
+            # Without a role, only the owner's column narrows down the rows, so it needs an index.
             indexed.append((self.sql_name, self.owner))
         parent = self.parent(registry)
         if parent is not None:

@@ -42,7 +42,7 @@ class FromRow:
 
 @dataclass(frozen=True)
 class Constant:
-    """A fixed value."""
+    """A fixed value, for example a kind of resource."""
 
     value: str
 

@@ -26,7 +26,7 @@ def demo(rest: _Rest = False) -> None:
 
 
 def dev(rest: _Rest = False) -> None:
-    """Run the same servers and a worker until Ctrl-C, and print their URLs."""
+    """Run the demo's servers and a worker until Ctrl-C, and print their URLs."""
     _run_example("dev", rest=rest)
 
 

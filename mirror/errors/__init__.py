@@ -81,7 +81,7 @@ class Unreachable(Transient):
 
 
 class StaleCache(Transient):
-    """Raised when the target's API has not noticed a migration yet."""
+    """Raised when the target's API still uses its schema cache from before a migration."""
 
 
 class StillWaiting(Transient):

@@ -30,8 +30,8 @@ EVERYTHING: Final = "*"
 class Column:
     """One column of a target table.
 
-    Every column outside of the key is nullable in the target: a value that the primary lacks must
-    never prevent the write of a revocation.
+    Every column outside of the key is nullable in the target, so that a missing value never
+    prevents a write that takes access away.
     """
 
     name: str
@@ -69,7 +69,8 @@ class Reference:
 class Parent:
     """A mapping whose row must be in the target before a row of this mapping can be.
 
-    It becomes a foreign key in the target, with ON DELETE CASCADE as a backstop.
+    It becomes a foreign key in the target. The mirror deletes children together with their parent;
+    the foreign key's ON DELETE CASCADE does the same if the parent is deleted by hand.
     """
 
     mapping: str
@@ -221,7 +222,7 @@ class Mapping:
 
 
 def sql_text(clause: Any) -> str:
-    """Return a query or an expression as SQL text, in the form of `Mapping.sql`."""
+    """Return a query or an expression as SQL text with its values inline, as in `Mapping.sql`."""
     ordered = visitors.cloned_traverse(clause, {}, {"bindparam": _sort_values})
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     # Until a dialect has connected, it doubles backslashes, as PostgreSQL before 9.1 required.

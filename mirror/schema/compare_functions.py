@@ -134,7 +134,7 @@ def bare(mapping: Mapping, gone: str = "l.present is false") -> str:
 
 
 def collated(kind: str) -> str:
-    """Return the clause that makes values of this type compare by their bytes."""
+    """Return the clause that makes values of this type compare by bytes; empty if they do so."""
     return ' collate "C"' if kind == "text" else ""
 
 

@@ -42,7 +42,7 @@ def ledger_sql(mapping: Mapping) -> str:
             f"create table if not exists {ledger} (\n{body}\n);",
             *added,
             f"revoke all on {ledger} from public, anon, authenticated, service_role;\n",
-            # Not by age: each write changes that column, so its index would make writes dearer.
+            # Not an index on applied_at: each write changes that column, so it would cost more.
             "-- Purging looks at tombstones alone.",
             f"create unique index if not exists {identifier(f'{name}_tombstones')}",
             f"on {ledger} ({comma(mapping.key)}) where not present;",

@@ -172,7 +172,10 @@ def _target(effect: Effect) -> str:
 
 
 def _bytes(value: str) -> str:
-    """Return a value as text that PostgreSQL compares by bytes, for every type and collation."""
+    """Return the expression for a value as text that compares by bytes, for every type.
+
+    NULL stays NULL.
+    """
     return f'(case when {value} is distinct from null then {_text(value)} end) collate "C"'
 
 
@@ -181,7 +184,7 @@ def _texts(values: Iterable[str]) -> str:
 
 
 def _text(value: str) -> str:
-    """Return a value's text as its type prints it.
+    """Return the expression for a value's text, as its type prints it.
 
     A cast would call a function of the type's creator with the rights of the role that installed
     the trigger. format() and a row's text call only functions of the server or of a superuser.

@@ -64,7 +64,7 @@ def _check(table: str, effects: tuple[Effect, ...]) -> str:
 
 
 def _columns(effects: tuple[Effect, ...]) -> str:
-    """Return the columns that the events of a table name or depend on, as an SQL array."""
+    """Return, as an SQL array, the columns of a table that its events contain or depend on."""
     names = {name for effect in effects for name in (*effect.columns, *(effect.reads or ()))}
     return f"array[{', '.join(map(literal, sorted(names)))}]::text[]"
 

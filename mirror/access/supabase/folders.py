@@ -33,7 +33,7 @@ _PLAIN = re.compile(r"[^{}/]+")
 
 @dataclass(frozen=True, kw_only=True)
 class Folder:
-    """The access of users to files of one bucket, in folders that belong to resources."""
+    """Declares the access of users to files of one bucket, in folders that belong to resources."""
 
     bucket: str
     """The bucket's id. The bucket must be private: everyone can download files of a public one."""
@@ -132,9 +132,10 @@ class Folder:
 
 @dataclass(frozen=True, kw_only=True)
 class Folders:
-    """Policies on `storage.objects`, if that table exists; one for each verb.
+    """Declares policies on Storage's table `storage.objects`, one for each verb.
 
-    A path grants nothing if it is malformed, or spells an id otherwise than the database does.
+    A path that is malformed, or spells an id in another way than the database, grants nothing. If
+    Storage has not created its table yet, the migration creates no policy.
     """
 
     folders: tuple[Folder, ...]
@@ -142,7 +143,7 @@ class Folders:
 
     @property
     def relation(self) -> tuple[str, str]:
-        """The table that Storage reads and writes as the user."""
+        """Schema and name of the table that Storage reads and writes with the user's rights."""
         return "storage", "objects"
 
     def prepare(self, registry: Registry) -> list[str]:
@@ -156,7 +157,7 @@ class Folders:
         return []
 
     def ddl(self, registry: Registry) -> list[str]:
-        """Return the block that creates the policies."""
+        """Return one block, which creates the policies; an empty list if no verb is allowed."""
         policies = []
         for verb in VERBS:
             found = [f.condition(registry, verb) for f in self.folders if verb in f.verbs]

@@ -44,9 +44,10 @@ class Topic:
 
 @dataclass(frozen=True, kw_only=True)
 class Topics:
-    """Policies on `realtime.messages`, if that table exists; one to receive and one to send.
+    """Declares policies on Realtime's table `realtime.messages`: one to receive, one to send.
 
-    A topic grants nothing if it is malformed, or spells an id otherwise than the database does.
+    A topic that is malformed, or spells an id in another way than the database, grants nothing. If
+    Realtime has not created its table yet, the migration creates no policy.
     """
 
     topics: tuple[Topic, ...] = ()
@@ -60,7 +61,7 @@ class Topics:
 
     @property
     def relation(self) -> tuple[str, str]:
-        """The table that Realtime reads and writes as the user."""
+        """Schema and name of the table that Realtime reads and writes with the user's rights."""
         return "realtime", "messages"
 
     def prepare(self, registry: Registry) -> list[str]:

@@ -66,7 +66,7 @@ class Branch:
 
     @property
     def insert_only_adds(self) -> bool:
-        """Whether a new row in any of its tables can only add result rows, never remove one."""
+        """Whether a new row in any table of the SELECT can only add result rows, not remove one."""
         return (
             self._in_plain_union
             and not self._root.inner
@@ -168,7 +168,7 @@ class Branch:
         )
 
     def _note_columns(self, mapping: Mapping, names: list[str]) -> None:
-        """Fill `reads` and `decides`."""
+        """Fill `reads` and `decides` with the columns of all expressions in the SELECT."""
         # EXCEPT compares all columns, and DISTINCT ON may choose by any: all of them decide.
         plain = self._in_plain_union and not distinct_on(self._root.select)
         descriptive = {c.name for c in mapping.columns if c.descriptive and plain}

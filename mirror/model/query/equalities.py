@@ -68,7 +68,7 @@ class Equality(NamedTuple):
 
 
 def equalities(root: SelectNode) -> list[Equality]:
-    """Return all equalities in a query."""
+    """Return all equalities that follow from the conditions and subqueries of a query."""
     return [
         equality
         for node in root.walk()
