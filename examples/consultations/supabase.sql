@@ -38,8 +38,8 @@ on messages ("consultationId", "createdAt" desc, id) where "deletedAt" is null;
 create unique index messages_unread
 on messages ("consultationId", id) where "readAt" is null and "deletedAt" is null;
 
--- A client sets a time to any value: the server replaces it by its own time. A time that is set once
--- stays as it is.
+-- If a client sets one of the times, the server's present time is stored, not the client's value. A
+-- time that was set once never changes.
 create function message_times() returns trigger
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -115,7 +115,8 @@ create policy messages_of_people on messages as restrictive for insert to authen
 with check (type <> 'system');
 
 -- Realtime sends an INSERT or UPDATE only to users who may read the row. It cannot check that for a
--- DELETE, and sends the deleted row's key to every subscriber. So messages are withdrawn by an update.
+-- DELETE, and sends the deleted row's key to every subscriber. So a message is withdrawn by an
+-- update.
 alter publication supabase_realtime add table messages;
 
 
@@ -143,8 +144,8 @@ set public = excluded.public, file_size_limit = excluded.file_size_limit,
 
 -- Returns the paths of files without a message: the message was never sent, or it was withdrawn.
 -- It does not delete them: the row is only Storage's record of the file, and without the row the
--- file would stay for ever, so newer versions of Storage refuse that. Delete the listed files through
--- the Storage API, at most 1000 at a time. Only service_role may call this function.
+-- file would stay for ever, so newer versions of Storage refuse that. Delete the listed files
+-- through the Storage API, at most 1000 at a time. Only service_role may call this function.
 create function orphaned_files(older_than interval default '1 day', most integer default 1000)
 returns setof text
 language sql stable security definer set search_path = pg_catalog, pg_temp

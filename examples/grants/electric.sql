@@ -6,8 +6,8 @@
 --   grant usage on schema public to electric;
 --   grant select on user_permissions to electric;
 --
--- FULL: the old values of a changed or deleted row are sent whole. Electric needs the old user_id to
--- find the shape that loses the row.
+-- FULL: a changed or deleted row is sent with all of its old values. Electric needs the old user_id
+-- to find the shape that loses the row.
 
 
 alter table user_permissions replica identity full;
