@@ -1,4 +1,4 @@
-"""Sandbox: two databases with the model of an example between them, for running its story.
+"""Sandbox: runs an example's story on two databases, with its model installed in both.
 
 `python -m examples.<model>` starts temporary servers for it.
 """
@@ -33,7 +33,7 @@ class UnexpectedResult(Exception):
 
 @dataclass(frozen=True)
 class Sandbox:
-    """The backend's database, the Supabase project with its users, and a drain between them."""
+    """The two databases on which a story runs, and the drain that mirrors from one to the other."""
 
     primary_url: str
     target_url: str
@@ -42,7 +42,10 @@ class Sandbox:
     """The steps of the story so far."""
 
     def backend(self, statement: str, *parameters: Any) -> Any:
-        """Change the primary and mirror the change; return the first value, None without one."""
+        """Run a statement on the primary and mirror the change.
+
+        Returns the first value of the first row, or None if the statement returns no row.
+        """
         with psycopg.connect(self.primary_url) as connection:
             cursor = connection.execute(statement.encode(), parameters)
             row = cursor.fetchone() if cursor.description else None
@@ -50,7 +53,11 @@ class Sandbox:
         return row[0] if row else None
 
     def user(self, user: UUID | None, statement: str, *parameters: Any) -> int:
-        """Run and commit a statement as a signed-in user; return the number of rows, or REFUSED."""
+        """Run and commit a statement on the target as a signed-in user.
+
+        Returns the number of rows that it read or wrote, or REFUSED. A `user` of None is not signed
+        in.
+        """
         with acting_as(self.target_url, user) as connection:
             try:
                 rows = connection.execute(statement.encode(), parameters).rowcount
@@ -74,7 +81,10 @@ class Sandbox:
 def open_sandbox(
     primary_url: str, target_url: str, registry: Registry, folder: Path
 ) -> Iterator[Sandbox]:
-    """Install a model, and the tables of the example in `folder`, in two empty databases."""
+    """Install a model and an example's tables in two empty databases; yield the Sandbox.
+
+    `folder` is the example's folder.
+    """
     _create_tables(primary_url, folder)
     _migrate(primary_url, "primary", registry, triggers=True)
     _migrate(target_url, "supabase", registry)

@@ -98,8 +98,8 @@ campaign_members = Mapping(
 )
 
 # A character in a campaign makes its owner a player, and lets the game master read its sheet. The
-# query joins both users from the tables of characters and campaigns, so a change of owner or game
-# master changes one row there, and is one scope here.
+# query takes owner and game master from the tables of characters and campaigns. So if one of them
+# changes, one row changes there, and its event names one scope here: the character or the campaign.
 campaign_characters = Mapping(
     name="campaign_characters",
     table="campaign_characters",
@@ -200,7 +200,7 @@ source_entries = Guard(
     table="source_entries",
     via="sources",
     on="source_id",
-    # This includes public sources, to which no user belongs.
+    # Users may read the entries of every source that they may read, public sources included.
     read=Readers(),
     insert="OWNER",
     update=Allow("OWNER", columns=("body",)),
@@ -237,7 +237,7 @@ comment_notes = Guard(
     delete="DM",
 )
 
-# `campaign:<id>`, and `user:<id>`, which notifies the user of joining and leaving.
+# `campaign:<id>` is for the campaign's members; `user:<id>` tells the user of joining and leaving.
 channels = Topics(
     topics=(
         Topic(

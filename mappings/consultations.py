@@ -44,7 +44,7 @@ consultations = Mapping(
     ),
 )
 
-# A lawyer may do everything that a client may. NULL: there is no lawyer yet.
+# A lawyer may do everything that a client may. While `lawyerId` is NULL, there is no lawyer yet.
 participants = Membership(
     mapping="consultations",
     resource="id",

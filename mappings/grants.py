@@ -2,8 +2,8 @@
 
 The primary does not have this table. Rights come from three tables, and some are inherited: owners
 of a company have access to all of its workspaces, and members of a workspace to all of its views.
-A user with two rights to one resource has the stronger one; when that is revoked, the weaker one
-remains.
+A user with two rights to one resource has the stronger one. When that one is revoked, the weaker
+one remains.
 """
 
 from typing import Any
@@ -35,6 +35,7 @@ _views = table("table_views", column("id", Uuid), column("workspace_id", Uuid))
 
 
 def _given(name: str, resource: str, level: str) -> Any:
+    """Return a table of the primary in which each row gives a user a level on a resource."""
     return table(
         name,
         column(resource, Uuid),
@@ -51,7 +52,7 @@ _views_given = _given("table_view_grants", "table_view_id", "permission")
 
 
 def _grants(given: Any, kind: str, resource: Any, level: Any, workspace: Any) -> Select[Any]:
-    """Return the rights to resources of one kind that one source gives."""
+    """Return the query for the rights to resources of one kind that the table `given` gives."""
     return select(
         given.c.user_id,
         literal(kind, Text).label("resource_type"),

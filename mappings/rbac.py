@@ -1,7 +1,8 @@
 """Role-based access: users with a role, and roles with permissions like `users.update`.
 
 A row of `role_permissions` decides for all users with the role, and it is one row in the target,
-too. When a role is deleted, its permissions go with it, and its users have none.
+too. When a role is deleted, its rows of `role_permissions` are deleted, and its users have no
+permission any more.
 """
 
 from sqlalchemy import Text, Uuid, column, select, table

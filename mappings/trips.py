@@ -128,7 +128,7 @@ user_presence = Guard(
     update=Allow(Own("MEMBER"), columns=("status", "seen_at")),
     delete=Own("MEMBER"),
 )
-# `trip:<id>` is for the trip's members; `user:<id>` notifies the user of joining and leaving.
+# `trip:<id>` is for the trip's members; `user:<id>` tells the user of joining and leaving.
 channels = Topics(
     topics=(
         Topic(

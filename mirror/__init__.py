@@ -1,7 +1,7 @@
 """Keeps a Supabase project authorising exactly what your primary PostgreSQL says.
 
-Import declarations from here: `from mirror import Column, Mapping, Registry`. They are loaded at
-first use, so that a backend that imports `mirror.hooks` does not pay for them.
+Import the classes for declarations from here: `from mirror import Column, Mapping, Registry`. Each
+is loaded at its first use, so that `import mirror.hooks` in a backend stays fast.
 """
 
 import importlib
@@ -55,7 +55,7 @@ __all__ = [
     "strongest",
 ]
 
-# Modules for import paths that the documentation used to name; each one warns.
+# Modules for import paths that the documentation used to name; importing one of them warns.
 __path__.append(str(Path(__file__).parent / "_moved"))
 
 

@@ -2,8 +2,9 @@
 
 Call a hook in the same transaction as the change, before commit. It checks its arguments and
 keeps the event in memory. When the transaction commits, one statement writes all of its events to
-the outbox; when it rolls back, they are dropped. After commit the doorbell wakes a worker, off the
-request path: Redis may be down, slow or absent, and the request neither fails nor waits.
+the outbox; when it rolls back, they are dropped. After commit, a thread sends a message through
+Redis (the doorbell), which wakes a worker. If Redis is down, slow or absent, the request neither
+fails nor waits.
 
     from mirror import hooks
 
@@ -58,16 +59,20 @@ __all__ = [
 
 
 def changed(session: AnySession, mapping: str, key: Any, lane: LaneName = "revocation") -> None:
-    """Record that the row of `key` in `mapping` may have changed. See `Hooks.changed`."""
+    """Record an event: the row with this key in the mapping called `mapping` may have changed.
+
+    `lane="grant"` says that the change takes no access away. See `Hooks.changed`.
+    """
     default().changed(session, mapping, key, lane)
 
 
 def scope_changed(
     session: AnySession, mapping: str, /, *, lane: LaneName = "revocation", **reference: Any
 ) -> None:
-    """Record that all rows under a reference's value may have changed.
+    """Record an event: all rows of a mapping with one value of a reference may have changed.
 
-    See `Hooks.scope_changed`.
+    `reference` is one keyword argument, the reference's name with the value, as in `trip_id=7`. See
+    `Hooks.scope_changed`.
     """
     default().scope_changed(session, mapping, lane=lane, **reference)
 
@@ -79,5 +84,8 @@ def receipt(
     session: "AsyncSession | async_scoped_session[Any] | AsyncConnection",
 ) -> AsyncReceipt: ...
 def receipt(session: AnySession) -> Receipt | AsyncReceipt:
-    """Return a receipt for all events that the transaction records. See `Hooks.receipt`."""
+    """Return a receipt, with which a caller can wait until the transaction's events are mirrored.
+
+    It is an AsyncReceipt if the session is an async one. See `Hooks.receipt`.
+    """
     return default().receipt(session)

@@ -1,4 +1,4 @@
-"""Worker: the Celery app that drains.
+"""Worker: the Celery app with the tasks that keep the target up to date.
 
 Run it in your own repository; MIRROR_MAPPINGS names your mappings module::
 
@@ -6,7 +6,7 @@ Run it in your own repository; MIRROR_MAPPINGS names your mappings module::
     celery -A mirror.worker beat
 
 The broker is Redis, the queue is `mirror`, and messages have no content. If a task crashes, no
-event is lost: its claim rolls back, and beat rings again.
+event is lost: the transaction that claimed its events rolls back, and beat starts a task again.
 """
 
 import logging
@@ -41,7 +41,10 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class Worker:
-    """The state of one worker process between tasks; created at first use, after the fork."""
+    """The settings and connections that one worker process keeps between its tasks.
+
+    Each is created at its first use, so after the fork.
+    """
 
     def __init__(self, load: Callable[[], Settings]) -> None:
         self._load = load
@@ -58,10 +61,10 @@ class Worker:
 
     @property
     def drain(self) -> Drain:
-        """The drain of this thread. Its connections stay open between tasks.
+        """This thread's own Drain. Its connections stay open between tasks.
 
-        Two tasks must never share a claim's connection: the commit of one would end the claim of
-        the other.
+        Tasks in two threads must never share the connection of a claim: the commit of one task
+        would end the claim of the other.
         """
         if not hasattr(self._thread, "drain"):
             self._thread.drain = build_drain(self.settings)
@@ -70,20 +73,22 @@ class Worker:
 
     @cached_property
     def doorbell(self) -> Doorbell:
-        """Rings for other workers when there is a backlog."""
+        """The doorbell with which a task wakes other workers when there is a backlog."""
         return Doorbell(DoorbellSettings(redis_url=self.settings.need("redis_url"), mode="inline"))
 
     @cached_property
     def redis(self) -> redis.Redis:
-        """The broker's Redis, for the doorbell's key."""
+        """The broker's Redis; it holds the key that marks an unanswered ring of the doorbell."""
         return redis.Redis.from_url(
             self.settings.need("redis_url"), socket_timeout=5, socket_connect_timeout=5
         )
 
     def run_drain(self, *, from_beat: bool = False) -> None:
-        """Drain until no event is left or the time is up; ring for other workers at a backlog.
+        """Mirror the waiting events, until none is left or `drain_seconds` are over.
 
-        `from_beat` says that beat sent the message.
+        Wakes other workers at a backlog, and afterwards deletes expired rows. Errors are logged,
+        not raised: the events wait for the next drain. `from_beat`: whether beat sent the message;
+        if so, the heartbeat of worker and beat is written.
         """
         try:
             acknowledge_ring(self.redis)
@@ -111,7 +116,7 @@ class Worker:
                 self._heartbeat.beat(self.drain.queue.claims)
 
     def _sweep(self) -> None:
-        """Delete expired rows from the target, unless this thread did so recently."""
+        """Delete expired rows from the target, at most once per `sweep_seconds` in each thread."""
         now = time.monotonic()
         if now < getattr(self._thread, "sweep_after", now):
             return
@@ -125,7 +130,7 @@ class Worker:
                 log.info("swept", expired=expired)
 
     def run_purge(self) -> None:
-        """Delete old tombstones in the target."""
+        """Delete the target's tombstones (records of deleted keys) older than `tombstone_days`."""
         target = build_target(self.settings)
         try:
             log.info("purged", tombstones=target.purge(self.settings.tombstone_days))
@@ -135,7 +140,10 @@ class Worker:
             target.close()
 
     def run_reconcile(self) -> None:
-        """Compare the two sides and repair the differences."""
+        """Compare primary and target, repair the differences, and log the report.
+
+        Errors are logged, not raised.
+        """
         drain = build_drain(self.settings)
         try:
             report = run_reconcile(drain, self.settings, Options(), started_by="beat")
@@ -157,16 +165,19 @@ class _App(Celery):  # type: ignore[misc]
     """
 
     def connection_for_read(self, url: str | None = None, **options: Any) -> Any:
-        """Connect to consume."""
+        """Return the connection on which a worker receives messages."""
         return super().connection_for_read(url or self.conf.first("broker_url"), **options)
 
     def connection_for_write(self, url: str | None = None, **options: Any) -> Any:
-        """Connect to produce."""
+        """Return the connection on which messages are sent."""
         return super().connection_for_write(url or self.conf.first("broker_url"), **options)
 
 
 def create_app(load: Callable[[], Settings] = load_settings) -> Celery:
-    """Return a Celery app; the settings are loaded when Celery first asks for its own."""
+    """Return the Celery app with its tasks.
+
+    `load` returns the mirror's settings; it is called when Celery first needs one of its own.
+    """
     app = _App("mirror")
     worker = Worker(load)
     app.add_defaults(lambda: _celery_settings(worker.settings))
@@ -179,7 +190,8 @@ def create_app(load: Callable[[], Settings] = load_settings) -> Celery:
     def purge() -> None:
         worker.run_purge()
 
-    # Acknowledged at the start: Redis delivers a message again that stays unacknowledged for long.
+    # Acknowledged at the start: Redis delivers a message a second time if it is not acknowledged
+    # for long, and a reconcile may take long.
     @app.task(  # type: ignore[untyped-decorator]
         name=RECONCILE_TASK,
         acks_late=False,
@@ -191,11 +203,12 @@ def create_app(load: Callable[[], Settings] = load_settings) -> Celery:
 
     def setup_logging(**_: Any) -> None:
         configure_logging(style=worker.settings.log_format, level=worker.settings.log_level)
-        # These log two lines for every ring, with nothing that our own `drained` does not say.
+        # These log two lines for each task; our own record `drained` says the same.
         for name in ("celery.worker.strategy", "celery.app.trace", "celery.beat"):
             logging.getLogger(name).setLevel(logging.WARNING)
 
     def check(*, drains: bool) -> None:
+        """Exit if the settings, and with `drains` the declarations, cannot work."""
         try:
             setup_logging()
             worker.settings.need("redis_url")

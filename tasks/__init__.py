@@ -1,7 +1,7 @@
-"""Tasks: this repository's deployment of the worker, `celery -A tasks worker` (or `beat`).
+"""Tasks: the Celery app of this repository's deployment, for `celery -A tasks worker` (or `beat`).
 
-The wheel has the app, its tasks and its schedule in `mirror.worker`. A deployment changes
-`app.conf` for its own needs.
+The app, its tasks and its schedule are in `mirror.worker`, which is part of the wheel. A deployment
+changes `app.conf` here for its own needs.
 """
 
 from mirror.worker import app

@@ -1,4 +1,5 @@
--- What the backend keeps: who owns what, and what belongs where. Users are ids of Supabase Auth.
+-- The backend's tables: owners, and which character and source belongs to which campaign. Users are
+-- ids that Supabase Auth assigned.
 
 create table characters (
   id bigint primary key generated always as identity,
@@ -13,7 +14,7 @@ create table campaigns (
   name text not null
 );
 
--- Beside those who play: who may watch, or play without a character, and until when.
+-- Users who belong to a campaign without a character: their role, and until when.
 create table campaign_members (
   campaign_id bigint not null references campaigns on delete cascade,
   user_id uuid not null,

@@ -1,8 +1,8 @@
 -- The game's own tables on Supabase.
 --
--- They belong to the game, not to the mirror: none references a mirrored table. Who may do what is
--- declared in mappings/campaigns.py; `mirror migrate supabase --guards` installs it, `mirror ddl
--- supabase --guards` prints it.
+-- They belong to the game, not to the mirror: none references a mirrored table. The permissions are
+-- declared in mappings/campaigns.py; `mirror migrate supabase --guards` installs them, `mirror ddl
+-- supabase --guards` prints them.
 
 create table character_sheets (
   character_id bigint primary key,
@@ -20,7 +20,7 @@ create table campaign_log (
   campaign_id bigint not null,
   author_id uuid not null default auth.uid(),
   body text not null,
-  -- A rumour: gone from then on.
+  -- For a rumour: the time from which no user can read it any more. NULL: there is none.
   expires_at timestamptz,
   created_at timestamptz not null default now()
 );
@@ -40,7 +40,8 @@ create table comment_notes (
 );
 
 
--- Closed until they are guarded.
+-- With row-level security and without policies, users cannot read or write, until the guards are
+-- installed.
 alter table character_sheets enable row level security;
 alter table source_entries enable row level security;
 alter table campaign_log enable row level security;

@@ -1,8 +1,8 @@
--- What the backend keeps: who talks to whom. The chat itself lives on Supabase.
+-- The backend's table: which client talks to which lawyer. The messages are on Supabase.
 
 create table consultations (
   id uuid primary key default gen_random_uuid(),
-  -- Ids as Supabase Auth gave them. No lawyer: nobody has taken the case yet.
+  -- Ids that Supabase Auth assigned. "lawyerId" is NULL until a lawyer takes the case.
   "clientId" uuid not null,
   "lawyerId" uuid,
   status text not null default 'pending'

@@ -1,16 +1,16 @@
 -- The chat's own tables, bucket and clean-up on Supabase.
 --
--- They belong to the chat, not to the mirror: no foreign key leads to a mirrored table, so that a
--- consultation that goes does not take its messages along. Who may do what is declared in
--- mappings/consultations.py; `mirror migrate supabase --guards` installs it, `mirror ddl supabase
--- --guards` prints it.
+-- They belong to the chat, not to the mirror. No foreign key references a mirrored table, so that
+-- the messages stay when a consultation is deleted. The permissions are declared in
+-- mappings/consultations.py; `mirror migrate supabase --guards` installs them, `mirror ddl supabase
+-- --guards` prints them.
 
 
 -- Messages -----------------------------------------------------------------------------------
 create table messages (
   id uuid primary key default gen_random_uuid(),
   "consultationId" uuid not null,
-  -- NULL: the system.
+  -- NULL: a message of the system.
   "senderId" uuid default auth.uid(),
   content text not null check (content <> ''),
   type varchar(50) not null default 'text'
@@ -19,7 +19,8 @@ create table messages (
   "deliveredAt" timestamptz,
   "readAt" timestamptz,
   "deletedAt" timestamptz,
-  -- What a client shows while it sends, it knows itself; the rest follows from the times.
+  -- "Sending" is not among the values: only the sending client knows it. The others follow from the
+  -- times.
   status text not null generated always as (
     case
       when "readAt" is not null then 'read'
@@ -27,17 +28,18 @@ create table messages (
       else 'sent'
     end
   ) stored,
-  -- For attachments: whose message it is, and where.
+  -- For the foreign key of attachments: a message with its consultation and sender.
   unique (id, "consultationId", "senderId")
 );
 
--- A page of a chat; unique through the id.
+-- For one page of a chat. The index is unique because it contains the id.
 create unique index messages_page
 on messages ("consultationId", "createdAt" desc, id) where "deletedAt" is null;
 create unique index messages_unread
 on messages ("consultationId", id) where "readAt" is null and "deletedAt" is null;
 
--- A client says that, not when: the time is the server's, and what was read stays read.
+-- If a client sets one of the times, the server's present time is stored, not the client's value. A
+-- time that was set once never changes.
 create function message_times() returns trigger
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -62,7 +64,8 @@ revoke all on function message_times() from public, anon, authenticated, service
 create trigger message_times before update on messages
 for each row execute function message_times();
 
--- A message that is taken back is read by nobody but its sender, so nobody would hear of it.
+-- After a message is withdrawn, only its sender may read it, so Realtime's postgres_changes would
+-- tell no other user about the update. This trigger broadcasts it.
 create function message_deleted() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -86,12 +89,12 @@ create table message_attachments (
   "consultationId" uuid not null,
   "senderId" uuid not null default auth.uid(),
   "fileName" varchar(500) not null,
-  -- Where it lies in the bucket; never a URL.
+  -- The file's path in the bucket, not a URL.
   "fileUrl" text not null unique,
   "fileSize" bigint not null check ("fileSize" between 0 and 52428800),
   "mimeType" varchar(100) not null,
   "createdAt" timestamptz not null default now(),
-  -- To one's own message, and with a file of one's own in that consultation.
+  -- The attachment's sender is the sender of the message and, by the path, of the file.
   foreign key ("messageId", "consultationId", "senderId")
     references messages (id, "consultationId", "senderId") on delete cascade,
   check (
@@ -102,16 +105,18 @@ create unique index message_attachments_message
 on message_attachments ("messageId", "consultationId", "senderId", id);
 
 
--- Closed until they are guarded.
+-- With row-level security and without policies, users cannot read or write, until the guards are
+-- installed.
 alter table messages enable row level security;
 alter table message_attachments enable row level security;
 
--- Beside the guard's rules, and narrower: what the system says is not for clients to write.
+-- In addition to the guard's rules: clients may not write messages of the system.
 create policy messages_of_people on messages as restrictive for insert to authenticated
 with check (type <> 'system');
 
--- INSERT and UPDATE reach those who may read the row. DELETE is not asked about: it tells every
--- subscriber the deleted row's key, which is why messages are taken back by an update.
+-- Realtime sends an INSERT or UPDATE only to users who may read the row. It cannot check that for a
+-- DELETE, and sends the deleted row's key to every subscriber. So a message is withdrawn by an
+-- update.
 alter publication supabase_realtime add table messages;
 
 
@@ -137,10 +142,10 @@ on conflict (id) do update
 set public = excluded.public, file_size_limit = excluded.file_size_limit,
   allowed_mime_types = excluded.allowed_mime_types;
 
--- Files that no message has: uploads whose message never came, and those whose message was taken
--- back. Only listed: the row is Storage's note of the file, and a row deleted by SQL leaves the file
--- behind for ever, so newer versions of Storage refuse that. What is listed goes through the Storage
--- API, at most 1000 at a time. For service_role alone.
+-- Returns the paths of files without a message: the message was never sent, or it was withdrawn.
+-- It does not delete them: the row is only Storage's record of the file, and without the row the
+-- file would stay for ever, so newer versions of Storage refuse that. Delete the listed files
+-- through the Storage API, at most 1000 at a time. Only service_role may call this function.
 create function orphaned_files(older_than interval default '1 day', most integer default 1000)
 returns setof text
 language sql stable security definer set search_path = pg_catalog, pg_temp

@@ -1,12 +1,13 @@
--- What Electric replicates, on Supabase: the rights, and no other table. It runs with
--- ELECTRIC_MANUAL_TABLE_PUBLISHING=true, and connects directly, never through a pooler, as a role
--- that may replicate and read this one table.
+-- The table that Electric replicates from Supabase: the rights, and no other. Start Electric with
+-- ELECTRIC_MANUAL_TABLE_PUBLISHING=true. It connects directly, never through a pooler, as a role
+-- that may replicate and may read this one table.
 --
 --   create role electric login replication bypassrls password '…';
 --   grant usage on schema public to electric;
 --   grant select on user_permissions to electric;
 --
--- FULL, so that a row that goes is sent whole: a shape finds it by its user, and tells what it was.
+-- FULL: a changed or deleted row is sent with all of its old values. Electric needs the old user_id
+-- to find the shape that loses the row.
 
 
 alter table user_permissions replica identity full;

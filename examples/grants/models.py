@@ -57,7 +57,7 @@ class TableView(Base):
 
 
 class GrantColumns:
-    """The time of a grant, and the user who made it; None: unknown."""
+    """The time of a grant, and the user who made it; NULL if that user is deleted or unknown."""
 
     granted_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     granted_by: Mapped[UUID | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"))

@@ -1,7 +1,8 @@
-"""Shape: the only way to Electric, which gives each client the rights of its own user.
+"""Shape: the proxy in front of Electric, which lets each client sync the rights of its own user.
 
-Electric does not authenticate users, so it must not be reachable except through this proxy. The
-proxy decides the table, rows and columns of a shape; the client says only how far it has read.
+Electric does not authenticate users, so clients must reach it only through this proxy. Electric
+calls the data that a client syncs a shape. The proxy decides the table, rows and columns of a
+shape; the client says only how far it has read.
 """
 
 from collections.abc import Iterable
@@ -12,11 +13,11 @@ _POSITION_PARAMETERS = {"offset", "handle", "live", "live_sse", "cursor", "expir
 
 
 def shape_url(electric: str, secret: str, caller: UUID, asked: Iterable[tuple[str, str]]) -> str:
-    """Return the URL that answers a client's request for `user_permissions`.
+    """Return the URL of Electric to fetch in order to answer a client's request.
 
-    `electric` is the server's URL, `caller` the subject of a verified token, `asked` the parameters
-    of the client's query. Pass on body, status and headers of the answer, except content-encoding
-    and content-length.
+    `electric` is the server's URL, `secret` its API secret, `caller` the subject of a verified
+    token, `asked` the parameters of the client's query. Give the client body, status and headers of
+    Electric's answer, except content-encoding and content-length.
     """
     position = [(name, value) for name, value in asked if name in _POSITION_PARAMETERS]
     pinned = [

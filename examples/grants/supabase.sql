@@ -1,8 +1,8 @@
 -- The application's own tables on Supabase.
 --
--- Who may do what to them is declared in mappings/grants.py, by the level at which a workspace or a
--- view is reached; `mirror migrate supabase --guards` installs it, `mirror ddl supabase --guards`
--- prints it. None references a mirrored table: what is shared no more is not thrown away.
+-- The permissions on them are declared in mappings/grants.py, by a user's level on a workspace or a
+-- view; `mirror migrate supabase --guards` installs them, `mirror ddl supabase --guards` prints
+-- them. No table references a mirrored one: when a right is revoked, no data is deleted.
 
 
 create table data_tables (
@@ -20,6 +20,7 @@ create table view_comments (
 );
 
 
--- Closed until they are guarded.
+-- With row-level security and without policies, users cannot read or write, until the guards are
+-- installed.
 alter table data_tables enable row level security;
 alter table view_comments enable row level security;

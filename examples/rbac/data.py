@@ -29,7 +29,7 @@ USERS = {
 
 
 def populate(session: Session) -> None:
-    """Add all rows; the caller commits."""
+    """Add the roles, permissions and users above to the database; the caller commits."""
     permissions = {
         name: Permission(name=name, description=text) for name, text in PERMISSIONS.items()
     }

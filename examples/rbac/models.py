@@ -24,7 +24,7 @@ class Entity(Base):
 
 
 class Role(Entity):
-    """A role of users."""
+    """A role that users can have; RolePermission lists its permissions."""
 
     __tablename__ = "roles"
 
@@ -54,7 +54,7 @@ class User(Entity):
 
 
 class RolePermission(Base):
-    """A permission granted to a role. PowerSync needs one id per row."""
+    """One permission that a role has. It has an `id` of its own, because PowerSync needs one."""
 
     __tablename__ = "role_permissions"
     __table_args__ = (UniqueConstraint("role_id", "permission_id"),)

@@ -1,7 +1,7 @@
--- What PowerSync replicates, on the primary: these tables and no other. FOR ALL TABLES would send
--- it the outbox, too, and whatever table is made next.
+-- The tables that PowerSync replicates from the primary. FOR ALL TABLES would also send it the
+-- outbox, and every table that is created later.
 --
--- PowerSync connects as a role of its own: REPLICATION, and SELECT on these four tables.
+-- PowerSync connects as a role of its own, with REPLICATION, and SELECT on these four tables.
 
 
 create publication powersync for table users, roles, permissions, role_permissions;

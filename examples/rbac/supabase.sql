@@ -1,8 +1,8 @@
 -- The application's own tables on Supabase.
 --
--- Who may do what to them is declared in mappings/rbac.py, by the names of permissions;
--- `mirror migrate supabase --guards` installs it, `mirror ddl supabase --guards` prints it. None
--- references a mirrored table: a user who goes must not take reports along.
+-- The rules for them are declared in mappings/rbac.py, by the names of permissions;
+-- `mirror migrate supabase --guards` installs them, `mirror ddl supabase --guards` prints them. No
+-- table references a mirrored one: when a user is deleted, the reports must stay.
 
 
 create table profiles (
@@ -19,6 +19,7 @@ create table reports (
 );
 
 
--- Closed until they are guarded.
+-- With row-level security and without policies, users cannot read or write, until the guards are
+-- installed.
 alter table profiles enable row level security;
 alter table reports enable row level security;

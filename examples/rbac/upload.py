@@ -1,9 +1,10 @@
 """Upload: checks and writes changes that clients made offline, and records them for the mirror.
 
 A syncing client sends each of its transactions as one list of operations (`PUT` a row, `PATCH` some
-columns, `DELETE` a row) and repeats the list until it is answered. So a list is written completely
-or not at all, it may arrive twice, and a refusal is a successful answer: after an error the client
-would send the list again for ever, and its later changes would wait.
+columns, `DELETE` a row), and repeats the list until it gets a successful answer. So a list may
+arrive twice, and it is written completely or not at all. A refused list is answered with status
+200, too: after an error, the client would repeat the list for ever, and its later changes would
+wait.
 """
 
 import json
@@ -33,11 +34,11 @@ _FOR_USERS = {"PUT": "users.create", "PATCH": "users.update", "DELETE": "users.d
 
 
 class Malformed(Exception):
-    """Raised for a body that a correct client never sends."""
+    """Raised for a body of the wrong form, which a correct client never sends."""
 
 
 class Refused(Exception):
-    """Raised for a list that the client must not repeat; the message is for the user."""
+    """Raised if a list must not be written and not be sent again; the message is for the user."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,12 @@ class Operation:
 
 
 def answer(make_session: Callable[[], Session], caller: UUID, body: bytes) -> tuple[int, str]:
-    """Return the status and body of the answer to `POST /api/sync`.
+    """Check and write the operations in the body of a request `POST /api/sync`.
 
-    `caller` is the subject of a verified token. 400 means that the client has a bug. If the
-    database is down, this raises, and the framework answers 500, so the client tries again later.
+    Returns the status and body of the answer. Status 200: the operations were written, or were
+    refused for the reason in `refused`. Status 400: the client has a bug. If the database is down,
+    this raises an error, and the framework answers 500, so the client tries again later. `caller`
+    is the subject of a verified token.
     """
     try:
         operations = parse(body)
@@ -84,10 +87,11 @@ def parse(body: bytes) -> list[Operation]:
 
 
 def upload(session: Session, caller: UUID, operations: list[Operation]) -> None:
-    """Write a client's changes in the session's transaction.
+    """Write a client's changes in the session's transaction, and record them for the mirror.
 
     Raises:
-        Refused: the caller lacks a permission, or the data forbids a change; roll back.
+        Refused: the caller lacks a permission, or a change contradicts the data; then the caller of
+            this function must roll back.
     """
     try:
         for operation in operations:
@@ -99,6 +103,7 @@ def upload(session: Session, caller: UUID, operations: list[Operation]) -> None:
 
 
 def _apply(session: Session, caller: UUID, operation: Operation) -> None:
+    """Write one operation if the caller's permissions allow it, else raise Refused."""
     model, _ = TABLES[operation.table]
     row = session.get(model, operation.id)
     if operation.op == "DELETE":
@@ -125,7 +130,7 @@ def _apply(session: Session, caller: UUID, operation: Operation) -> None:
 
 
 def _record(session: Session, row: Row) -> None:
-    """Record the change of a row; only these lines know about the mirror."""
+    """Record the change of a row with the mirror's hooks; nothing else here uses the mirror."""
     if isinstance(row, RolePermission):
         hooks.changed(session, "role_permissions", (row.role_id, row.permission_id))
     else:
@@ -136,7 +141,10 @@ def _record(session: Session, row: Row) -> None:
 
 
 def _check(session: Session, caller: UUID, operation: Operation, kind: str = "DELETE") -> None:
-    """Refuse an operation that the caller's permissions in the primary do not allow."""
+    """Raise Refused if the caller's permissions in the primary do not allow an operation.
+
+    `kind` is PUT, PATCH or DELETE, by its effect: a PUT of an existing row is a PATCH.
+    """
     permissions = set(
         session.scalars(
             select(Permission.name)
@@ -157,6 +165,7 @@ def _check(session: Session, caller: UUID, operation: Operation, kind: str = "DE
 
 
 def _operation(entry: object) -> Operation:
+    """Return an entry of the body as an Operation, or raise Malformed."""
     if not isinstance(entry, dict):
         raise Malformed("an operation must be an object")
     op, table, data = str(entry.get("op")), str(entry.get("type")), entry.get("data") or {}
@@ -177,6 +186,7 @@ def _operation(entry: object) -> Operation:
 
 
 def _value(name: str, column: Column[Any], value: object) -> str | UUID | None:
+    """Return a value in the column's type; None only if the column is nullable."""
     if value is None and column.nullable:
         return None
     if not isinstance(column.type, String):

@@ -47,7 +47,7 @@ def demo(rest: _Rest = False) -> None:  # noqa: FBT002 - Typer turns it into a f
 
 @app.command()
 def dev(rest: _Rest = False) -> None:  # noqa: FBT002 - Typer turns it into a flag
-    """Run the servers and a worker until Ctrl-C, and print how to reach them."""
+    """Run the servers and a worker until Ctrl-C, and print their URLs as `export` commands."""
     interrupt_once()
     configure_logging(level="warning")
     with _interruptible(), running_app(rest=rest) as trip_chat:

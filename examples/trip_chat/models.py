@@ -9,7 +9,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
 class Role(StrEnum):
-    """The role of a member, which decides about the allowed actions."""
+    """The role of a member in a trip, from strongest to weakest; it decides the allowed actions."""
 
     OWNER = "OWNER"
     ADMIN = "ADMIN"

@@ -15,49 +15,53 @@ _MESSAGE = "Who is in?"
 
 
 class People(Protocol):
-    """Users and their actions; each action returns the number of rows, or -1 if it is refused."""
+    """The users of the chat and their actions, under row-level security.
+
+    Each action returns the number of rows that it read or wrote; -1 if it is refused with an error.
+    """
 
     def sign_up(self, email: str) -> UUID:
         """Sign a user up; return the id that policies see."""
         ...
 
     def read(self, user: UUID, trip: UUID) -> int:
-        """Read a trip's messages."""
+        """Read a trip's messages; return their number."""
         ...
 
     def write(self, user: UUID, trip: UUID) -> int:
-        """Write a message and keep it."""
+        """Write one message to a trip's chat."""
         ...
 
     def moderate(self, user: UUID, trip: UUID) -> int:
-        """Delete a trip's messages, and restore them afterwards."""
+        """Delete a trip's messages; afterwards the chat has messages again."""
         ...
 
 
 class PeopleInSql:
-    """Acts with SQL, with the role and the claims that PostgREST sets."""
+    """The users' actions in SQL, under the role and the claims that PostgREST sets."""
 
     def __init__(self, url: str) -> None:
         self._url = url
 
     def sign_up(self, email: str) -> UUID:  # noqa: ARG002 - there is no Auth here
-        """Return a new id."""
+        """Return a new id: here, a user exists without an account."""
         return uuid4()
 
     def read(self, user: UUID, trip: UUID) -> int:
-        """Read a trip's messages."""
+        """Read a trip's messages; return their number."""
         return self._try(user, "select from chat_messages where trip_id = %s", trip)
 
     def write(self, user: UUID, trip: UUID) -> int:
-        """Write a message and keep it."""
+        """Write one message to a trip's chat, and commit."""
         statement = "insert into chat_messages (trip_id, content) values (%s, %s)"
         return self._try(user, statement, trip, _MESSAGE, keep=True)
 
     def moderate(self, user: UUID, trip: UUID) -> int:
-        """Delete a trip's messages, and roll that back."""
+        """Try to delete a trip's messages, and roll that back; return how many could be deleted."""
         return self._try(user, "delete from chat_messages where trip_id = %s", trip)
 
     def _try(self, user: UUID, statement: str, *parameters: Any, keep: bool = False) -> int:
+        """Run a statement as the user; commit only if `keep` is true; return the rows, or -1."""
         with acting_as(self._url, user) as connection:
             try:
                 rows = connection.execute(statement, parameters).rowcount
@@ -69,7 +73,7 @@ class PeopleInSql:
 
 
 class PeopleOverRest:
-    """Signs up through the Auth API, and acts through supabase-py with the returned token."""
+    """The users' actions through supabase-py, each with the token from the user's sign-up."""
 
     def __init__(self, api: SupabaseLite) -> None:
         self._api = api
@@ -81,7 +85,7 @@ class PeopleOverRest:
             client.postgrest.aclose()
 
     def sign_up(self, email: str) -> UUID:
-        """Sign up with a password."""
+        """Sign a user up with a password; return the id that Auth assigned."""
         # supabase-py cannot parse Lite's answer to a sign-up.
         answer = httpx.post(
             f"{self._api.url}/auth/v1/signup",
@@ -100,16 +104,16 @@ class PeopleOverRest:
         return user
 
     def read(self, user: UUID, trip: UUID) -> int:
-        """Read a trip's messages."""
+        """Read a trip's messages; return their number."""
         return self._try(self._messages(user).select("id").eq("trip_id", str(trip)))
 
     def write(self, user: UUID, trip: UUID) -> int:
-        """Write a message and keep it."""
+        """Write one message to a trip's chat."""
         message: Any = {"trip_id": str(trip), "content": _MESSAGE}
         return self._try(self._messages(user).insert(message))
 
     def moderate(self, user: UUID, trip: UUID) -> int:
-        """Delete a trip's messages, and write a new one."""
+        """Delete a trip's messages, then write a new one; return how many were deleted."""
         deleted = self._try(self._messages(user).delete().eq("trip_id", str(trip)))
         if deleted > 0:
             self.write(user, trip)

@@ -21,7 +21,7 @@ def sign_up(session: Session, user_id: UUID, email: str, username: str) -> User:
 
 
 def delete_user(session: Session, user_id: UUID) -> None:
-    """Delete a user, softly."""
+    """Mark a user as deleted; the row stays, and the user loses all access."""
     session.get_one(User, user_id).deleted_at = datetime.now(UTC)
     hooks.user_deleted(session, user_id)
 
@@ -44,13 +44,13 @@ def rename_trip(session: Session, trip_id: UUID, name: str) -> None:
 
 
 def delete_trip(session: Session, trip_id: UUID) -> None:
-    """Delete a trip, softly; its members lose access at once."""
+    """Mark a trip as deleted; the row stays, and the trip's members lose access to it."""
     session.get_one(Trip, trip_id).deleted_at = datetime.now(UTC)
     hooks.trip_deleted(session, trip_id)
 
 
 def restore_trip(session: Session, trip_id: UUID) -> None:
-    """Undo `delete_trip`; its members are members again."""
+    """Undo `delete_trip`; the trip's members have access again."""
     session.get_one(Trip, trip_id).deleted_at = None
     hooks.trip_updated(session, trip_id)
 
@@ -62,24 +62,24 @@ def invite(session: Session, trip_id: UUID, user_id: UUID, role: Role = Role.MEM
 
 
 def accept_invitation(session: Session, trip_id: UUID, user_id: UUID) -> None:
-    """Make an invited user a member."""
+    """Make an invited user an active member; this grants access."""
     session.get_one(Membership, (trip_id, user_id)).status = Status.ACTIVE
     hooks.member_added(session, trip_id, user_id)
 
 
 def change_role(session: Session, trip_id: UUID, user_id: UUID, role: Role) -> None:
-    """Promote or demote a member."""
+    """Give a member another role, a stronger or a weaker one."""
     session.get_one(Membership, (trip_id, user_id)).role = role
     hooks.member_updated(session, trip_id, user_id)
 
 
 def deactivate_member(session: Session, trip_id: UUID, user_id: UUID) -> None:
-    """Suspend a member."""
+    """Suspend a member: the membership stays, but grants no access."""
     session.get_one(Membership, (trip_id, user_id)).status = Status.INACTIVE
     hooks.member_updated(session, trip_id, user_id)
 
 
 def remove_member(session: Session, trip_id: UUID, user_id: UUID) -> None:
-    """End a membership."""
+    """Delete a membership; the user loses access to the trip."""
     session.delete(session.get_one(Membership, (trip_id, user_id)))
     hooks.member_removed(session, trip_id, user_id)

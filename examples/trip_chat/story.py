@@ -44,11 +44,11 @@ class Step:
     text: str
     held: bool
     seconds: float
-    """The time until it held; for the effect of a change, since the commit."""
+    """Seconds until the expectation held; for the effect of a change, since the change's commit."""
 
 
 class TripChatApp:
-    """The running application: migrated servers with the example's tables, users, and a worker."""
+    """The running application: migrated databases, the users of the chat, and a worker."""
 
     def __init__(
         self, stack: DevStack, worker: WorkerProcess, settings: Settings, people: People
@@ -68,7 +68,9 @@ class TripChatApp:
 
 @contextmanager
 def running_app(*, rest: bool = False) -> Iterator[TripChatApp]:
-    """Start the application, and stop it at the end, also after an error.
+    """Start the application and yield it; stop it at the end, also after an error.
+
+    With `rest`, users and worker reach the target only through its REST API.
 
     Raises:
         ConfigError: the embedded servers, or with `rest` Node, are not installed.
@@ -174,11 +176,13 @@ def _sign_up_another(trip_chat: TripChatApp, session: Session) -> UUID:
 
 
 def _checked(text: str, holds: Callable[[], bool]) -> Step:
+    """Return the step for an expectation that must hold at once."""
     started = time.monotonic()
     return Step(text, holds(), _since(started))
 
 
 def _awaited(text: str, holds: Callable[[], bool]) -> Step:
+    """Return the step for an expectation that must come to hold within `_TIMEOUT`."""
     started = time.monotonic()
     while not (held := holds()) and _since(started) < _TIMEOUT:
         time.sleep(0.002)
@@ -190,7 +194,7 @@ def _since(started: float) -> float:
 
 
 def _is_idle(trip_chat: TripChatApp) -> bool:
-    """Return whether no event waits, is retried or is buried."""
+    """Return whether every event is mirrored: none waits, is retried or was given up."""
     with (
         closing(build_source(trip_chat.settings)) as source,
         closing(build_target(trip_chat.settings)) as target,
@@ -201,7 +205,7 @@ def _is_idle(trip_chat: TripChatApp) -> bool:
 
 
 def _is_equal(trip_chat: TripChatApp) -> bool:
-    """Return whether the rows of each mapping's query are those of its table in the target."""
+    """Return whether, for each mapping, the primary's query and the target's table agree."""
     with (
         closing(build_source(trip_chat.settings)) as source,
         closing(Database(trip_chat.stack.supabase_db_url, role="target")) as target,

@@ -1,10 +1,10 @@
 -- The chat feature's own tables on Supabase.
 --
 -- They belong to the feature, not to the mirror. None references a mirrored table with ON DELETE
--- CASCADE: a trip that goes must not take its chat history along.
+-- CASCADE: when a trip is deleted, its chat history must stay.
 --
--- Who may do what to them is declared in mappings/trips.py; `mirror migrate supabase --guards`
--- installs it, as guards.sql beside this file shows.
+-- The permissions on them are declared in mappings/trips.py; `mirror migrate supabase --guards`
+-- installs them. guards.sql in this folder is the SQL that it runs.
 
 
 create table chat_messages (
@@ -14,7 +14,7 @@ create table chat_messages (
   content text not null check (content <> ''),
   created_at timestamptz not null default now()
 );
--- The page a client asks for; unique through the id.
+-- For one page of a chat. The index is unique because it contains the id.
 create unique index chat_messages_page on chat_messages (trip_id, created_at desc, id);
 
 create table chat_reactions (
@@ -41,7 +41,8 @@ create table user_presence (
 );
 
 
--- Closed until they are guarded.
+-- With row-level security and without policies, users cannot read or write, until the guards are
+-- installed.
 alter table chat_messages enable row level security;
 alter table chat_reactions enable row level security;
 alter table chat_read_receipts enable row level security;

@@ -1,9 +1,9 @@
 """Access: declarations of helper functions and policies, printed as SQL for the target.
 
-`Membership`, `Grants` and `Permissions` print the functions in the target that decide by mirrored
-rows. `Guard`, `Topics` and `Folders` print policies that call them, on tables that are not the
-mirror's. `questions` tells commands which rows decide. Runs where declarations are printed or
-explained: in the commands, and in tests. It imports `schema` for quoting.
+`Membership`, `Grants` and `Permissions` print functions that decide by mirrored rows whether a user
+has access. `Guard`, `Topics` and `Folders` print policies that call them, on tables that the mirror
+does not write. `questions` tells commands which mirrored rows decide. Runs where declarations are
+printed or explained: in the commands, and in tests. It imports `schema` for quoting.
 """
 
 from mirror.access.grants import Grants

@@ -13,11 +13,12 @@ def column_rules(
     relation: tuple[str, str],
     rules: Sequence[tuple[tuple[str, ...], PolicyCondition]],
 ) -> str:
-    """Return the block that refuses an update of columns for which no rule holds.
+    """Return the SQL of a trigger that refuses a change of a column if no rule allows it.
 
-    `rules` are pairs of columns and a condition. A caller may change the columns if the condition
-    is true of the row before and after. Column grants and the policy refuse updates of other
-    columns and other rows. The trigger does nothing for roles that bypass row-level security.
+    Each rule is a pair: columns, and the condition under which a caller may change them. It must be
+    true of the row before and after. Columns that no rule names, and other rows, are refused by
+    column grants and the policy. For roles that bypass row-level security, the trigger does
+    nothing.
     """
     schema, table = relation
     columns = dict.fromkeys(column for names, _ in rules for column in names)
@@ -55,7 +56,10 @@ for each row execute function {function}();"""
 
 
 def _check(relation: tuple[str, str], names: list[str], conditions: list[PolicyCondition]) -> str:
-    """Return the statement that checks columns with the same rules."""
+    """Return the statement that refuses a change of one of the columns `names`.
+
+    It allows the change if one of the conditions is true of the old and of the new row.
+    """
     new, old = (", ".join(f"{row}.{identifier(name)}" for name in names) for row in ("new", "old"))
     allowed = any_of(
         *(all_of(_holds(relation, "old", c), _holds(relation, "new", c)) for c in conditions)
@@ -73,7 +77,10 @@ end if;"""
 
 
 def _holds(relation: tuple[str, str], row: str, condition: PolicyCondition) -> PolicyCondition:
-    """Return the condition for one of the trigger's rows, which gets the table's name as alias."""
+    """Return the condition applied to the trigger's `row`, which is `old` or `new`.
+
+    The row gets the table's name as its alias, because the condition may use that name.
+    """
     return PolicyCondition(
         f"exists (\n  select from (select {row}.*) as {identifier(relation[1])}\n"
         f"  where {indent(condition.text, '    ').lstrip()}\n)"

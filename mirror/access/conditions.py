@@ -1,11 +1,14 @@
-"""Conditions: when a mirrored row grants access, as SQL."""
+"""Conditions: prints the SQL conditions that a mirrored row must meet to grant access."""
 
 from mirror.model.mapping import Mapping
 from mirror.schema.quoting import identifier, literal
 
 
 def grant_conditions(mapping: Mapping, row: str) -> list[str]:
-    """Return the conditions under which a row of the mapping, called `row`, grants access."""
+    """Return the conditions, all of which a row of the mapping must meet to grant access.
+
+    `row` is the row's alias in the query around them.
+    """
     return [
         *row_conditions(mapping, row),
         # A mapping that the model dropped is no longer kept up to date: its last rows must not
@@ -15,7 +18,11 @@ def grant_conditions(mapping: Mapping, row: str) -> list[str]:
 
 
 def row_conditions(mapping: Mapping, row: str, *, expired: bool = False) -> list[str]:
-    """Return the conditions that a row itself must meet; `expired` accepts expired rows, too."""
+    """Return the conditions on the row alone: that it is active, and that it has not expired.
+
+    `expired=True` leaves the second one out. The list is empty if the mapping declares neither
+    `active` nor `expires`.
+    """
     conditions = [
         f"{row}.{identifier(name)} in ({', '.join(map(literal, sorted(values)))})"
         for name, values in sorted(mapping.active.items())

@@ -21,11 +21,12 @@ from mirror.schema.skeletons import fill
 
 @dataclass(frozen=True, kw_only=True)
 class Grants:
-    """Helpers for a mapping of (user, kind, resource, level), in the target's schema `mirror`.
+    """Declares helper functions over a mapping whose rows give users levels on resources.
 
-    For noun `resource`: `my_resources(kind, min_level)` for policies, evaluated once per statement,
-    and `can(kind, id, min_level)` for single checks. Rows are ignored if they are not `active`,
-    have expired, or have a level that is not among `levels`.
+    Each row says: this user has this level on this resource of this kind. For noun `resource`, the
+    target's schema `mirror` gets `my_resources(kind, min_level)` for policies, which PostgreSQL
+    evaluates once per statement, and `can(kind, id, min_level)` for single checks. They ignore rows
+    that are not `active`, have expired, or have a level that is not among `levels`.
     """
 
     mapping: str
@@ -39,9 +40,10 @@ class Grants:
     level: str = "permission_level"
     """Column with the level; text."""
     kinds: tuple[str, ...]
-    """All kinds. Guards name one after the mapping: `user_permissions:workspace`."""
+    """All kinds of resources. A guard's `via` names the mapping and one kind, as in
+    `user_permissions:workspace`."""
     levels: tuple[str, ...]
-    """From weakest to strongest; each includes those before it."""
+    """All levels, from weakest to strongest; each includes those before it."""
     noun: str = "resource"
     """The word for a resource in the functions' names."""
     check: str = "can"
@@ -61,7 +63,7 @@ class Grants:
         return GrantsOfKind(self, kind)
 
     def questions(self, _registry: Registry) -> tuple[AccessQuestion, ...]:
-        """Return one question for each kind of resource."""
+        """Return one AccessQuestion for each kind: which levels a user has on such a resource."""
         found = []
         for kind in self.kinds:
             by: dict[str, Given | FromRow | Constant] = {
@@ -113,7 +115,11 @@ class Grants:
         ]
 
     def _types(self, registry: Registry) -> dict[str, str]:
-        """Return the columns' types; refuse those that cannot work."""
+        """Return the type of each of the mapping's columns, by name.
+
+        Raises:
+            MappingError: as `ddl`.
+        """
         owner = f"grants of mapping {self.mapping!r}"
         types = registry[self.mapping].types
         required = (
@@ -138,7 +144,7 @@ class Grants:
 
 @dataclass(frozen=True)
 class GrantsOfKind:
-    """The grants on resources of one kind; guards use it like a Membership."""
+    """The part of Grants that concerns one kind of resource; guards use it like a Membership."""
 
     grants: Grants
     kind: str
@@ -155,19 +161,22 @@ class GrantsOfKind:
 
     @property
     def levels(self) -> tuple[str, ...]:
-        """From weakest to strongest."""
+        """All levels, from weakest to strongest."""
         return self.grants.levels
 
     @property
     def noun(self) -> str:
-        """The word for a resource."""
+        """The word for a resource: the kind, with spaces instead of underscores."""
         return self.kind.replace("_", " ")
 
     def my_resources(self, role: str) -> str:
-        """Return the call that returns the caller's resources; it is the same for every row."""
+        """Return the SQL call for the ids of the resources on which the caller has this level.
+
+        A stronger level counts, too. The call has the same result for every row of a statement.
+        """
         function = identifier("mirror", f"my_{self.grants.noun}s")
         return f"{function}({literal(self.kind)}, {literal(role)})"
 
     def includes(self, role: str, other: str) -> bool:
-        """Return whether `role` includes the level `other`."""
+        """Return whether the level `role` is at least as strong as the level `other`."""
         return self.levels.index(role) >= self.levels.index(other)

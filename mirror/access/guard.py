@@ -32,10 +32,12 @@ from mirror.schema.quoting import comma, identifier, literal
 
 @dataclass(frozen=True, kw_only=True)
 class Guard:
-    """The access of users to the rows of one of your tables in the target.
+    """Declares the access of users to the rows of one of your tables in the target.
 
-    It neither creates nor drops the table; it only adds an index where the policies need one. A
-    verb that is not declared is forbidden; `anon` may do nothing.
+    The printed SQL enables row-level security, grants the role authenticated the declared rights,
+    and creates one policy for each declared verb, and the indexes that the policies need. It
+    neither creates nor drops the table. A verb that is not declared is forbidden; `anon` may do
+    nothing.
     """
 
     table: str
@@ -43,30 +45,32 @@ class Guard:
     schema: str = "public"
     """The table's schema."""
     via: str | None = None
-    """Name of the mapping whose Membership decides, or with Grants `mapping:kind`. None: the same
-    as for the table in `through`; or none at all, if all rules are permissions or own rows."""
+    """Name of the mapping whose Membership decides, or with Grants `mapping:kind`. None: with
+    `through`, the parent's; without `through`, the rules name only permissions and owners."""
     on: str = ""
-    """The column with the id of the membership's resource, or with the key of the parent; empty if
-    there is neither."""
+    """With `via`, the column with the resource's id; with `through`, the column with the parent
+    row's key. Empty without both."""
     through: str | None = None
-    """A guarded table, the parent, to whose rows `on` points. A row can be reached only if the
-    caller may read its parent row, in addition to the rules here."""
+    """The parent: another table, guarded by an earlier Guard. `on` points to its rows. Every rule
+    here except `Own()` also requires that the caller may read the parent row."""
     key: str = "id"
-    """With `through`: the parent's unique column whose value `on` holds."""
+    """With `through`: the unique column of the parent whose value the column `on` holds."""
     owner: str = "user_id"
     """The column with the id of the user that owns the row; for `Own`."""
     expires: str | None = None
     """The column with the time from which a row counts as absent; NULL never expires."""
     deleted: str | None = None
-    """The column that marks a row as deleted, by any value but NULL. Then only its owner may read
-    the row, and no user may change it."""
+    """The column that is NULL as long as a row is not deleted. Only the owner may read a deleted
+    row, and no user may change it."""
     read: Verb = None
     """The rules for SELECT."""
     insert: Verb = None
-    """The rules for INSERT, and the columns; `Own` admits rows that have the caller as owner."""
+    """The rules for INSERT, and the columns that a caller may give. `Own` means here: the new row
+    has the caller as its owner."""
     update: Verb | tuple[Allow, ...] = None
-    """The rules for UPDATE, and the columns. They must hold for the row before and after. Several
-    Allow: each applies to its columns only, which a trigger enforces."""
+    """The rules for UPDATE, and the columns that a caller may change. They must hold for the row
+    before and after. Several Allow: each applies to its own columns only; a trigger enforces
+    that."""
     delete: Verb = None
     """The rules for DELETE."""
 
@@ -77,7 +81,10 @@ class Guard:
 
     @property
     def verbs(self) -> dict[str, Allow]:
-        """The rules of each verb that is allowed."""
+        """The rules by verb (`read`, `insert`, …), without the verbs that are forbidden.
+
+        Several Allow for `update` are merged into one.
+        """
         update = self.update
         if isinstance(update, tuple):
             rules = dict.fromkeys(rule for allow in update for rule in allow.rules)
@@ -86,7 +93,9 @@ class Guard:
         return by_verb(self.read, self.insert, update, self.delete)
 
     def membership(self, registry: Registry) -> MembershipLike | None:
-        """Return the membership that decides about the table's rows, or None.
+        """Return the membership that decides about the table's rows; with `through`, the parent's.
+
+        None if neither `via` nor `through` is given.
 
         Raises:
             MappingError: the declaration cannot work; names the table and the remedy.
@@ -97,10 +106,11 @@ class Guard:
         return None if self.via is None else membership_for(registry, self.via, self._label)
 
     def parent(self, registry: Registry) -> "Guard | None":
-        """Return the guard of the table in `through`, or None.
+        """Return the guard of the table in `through`; None without `through`.
 
         Raises:
-            MappingError: that table is not guarded, or no user may read it.
+            MappingError: no earlier guard is of that table, or it lets no user read the columns
+                that the policies need; or `via`, `through` and `on` do not fit together.
         """
         if self.via is not None and self.through is not None:
             raise MappingError(f"{self._label}: give either `via` or `through`, not both.")
@@ -128,7 +138,11 @@ class Guard:
         return guard
 
     def prepare(self, registry: Registry) -> list[str]:
-        """Return the block that checks the table and its columns, and adds indexes."""
+        """Return one SQL block, which checks the table and its columns, and adds missing indexes.
+
+        Raises:
+            MappingError: the declaration cannot work; names the table and the remedy.
+        """
         membership = self.membership(registry)
         for verb in self.verbs.values():
             check_roles(registry, membership, verb, self._label)
@@ -148,7 +162,7 @@ class Guard:
             types.setdefault(column, None)
         indexed = [(self.sql_name, self.on)] if self.on else []
         if any(isinstance(rule, Own) and not isinstance(rule.role, str) for rule in rules):
-            # No role narrows down the rows, so the owner's column must.
+            # Without a role, only the owner's column narrows down the rows, so it needs an index.
             indexed.append((self.sql_name, self.owner))
         parent = self.parent(registry)
         if parent is not None:
@@ -165,7 +179,10 @@ class Guard:
         return ["\n".join(lines)]
 
     def ddl(self, registry: Registry) -> list[str]:
-        """Return the blocks that give authenticated the declared access, and no other."""
+        """Return the SQL blocks that give the role authenticated the declared access, and no other.
+
+        The first one has grants and policies. A second one has the trigger of several Allow.
+        """
         name = self.sql_name
         grants = ", ".join(
             VERBS[verb] + (f" ({comma(rules.columns)})" if rules.columns else "")
@@ -208,7 +225,13 @@ class Guard:
         )
 
     def _readable(self, registry: Registry) -> PolicyCondition:
-        """Return the condition that the caller may read the row to which `on` points."""
+        """Return the condition that the caller may read the row to which `on` points.
+
+        It is the parent row, or without `through` the mirrored row of the resource.
+
+        Raises:
+            MappingError: there is no such row, or its table lets no user read the key.
+        """
         parent = self.parent(registry)
         if parent is not None:
             return self._parent_row_exists(parent.sql_name, self.key, "", 1)
@@ -230,9 +253,11 @@ class Guard:
     def _parent_row_exists(
         self, table: str, key: str, row: str, depth: int, *more: PolicyCondition
     ) -> PolicyCondition:
-        """Return the condition that the caller may read the row of `table` to which `on` points.
+        """Return the condition that `table` has a row whose `key` equals this row's column `on`.
 
-        `row` is the prefix of the row's columns; empty for the guarded table itself.
+        Row-level security of `table` hides rows that the caller may not read; these do not count.
+        `row` is the SQL prefix of this row's columns; empty for the guarded table itself. `depth`
+        makes the alias unique. `more` are further conditions on the found row.
         """
         alias = self._alias(depth)
         prefix = row or f"{identifier(self.table)}."
@@ -250,9 +275,12 @@ class Guard:
     def role_condition(
         self, registry: Registry, role: Role, row: str, depth: int
     ) -> PolicyCondition:
-        """Return the condition that the caller has a role in the resource that owns the row.
+        """Return the condition that the caller has a role in the resource to which a row belongs.
 
-        `row` is the prefix of the row's columns; `depth` counts the tables on the way, from 1.
+        With `through`, the row belongs to its parent's resource, and the caller must also be able
+        to read the parent. A Permission does not depend on a resource. `row` is the SQL prefix of
+        the row's columns, empty for the guarded table; `depth` is 1 there, and one more for each
+        parent.
         """
         parent = self.parent(registry)
         membership = self.membership(registry)
@@ -273,7 +301,7 @@ class Guard:
         return self._parent_row_exists(parent.sql_name, self.key, row, depth, *more)
 
     def reading_requires(self, role: str, membership: MembershipLike) -> bool:
-        """Return whether the table's own policy lets only callers with the role read its rows."""
+        """Return whether every rule for reading this table requires at least the role."""
         return all(
             isinstance(rule, str) and membership.includes(rule, role)
             for rule in self.verbs["read"].rules

@@ -1,4 +1,4 @@
-"""Levels: prints the function that returns the levels which include a given one.
+"""Levels: prints the function that returns, for one level, all levels at least as strong.
 
 Also holds the attributes that all helper functions share.
 """
@@ -15,7 +15,11 @@ DEFINER: Final = "language sql stable security definer set search_path = pg_cata
 
 
 def levels_function(function: str, parameter: str, levels: Sequence[str]) -> str:
-    """Return the block that creates the function; `levels` go from weakest to strongest."""
+    """Return the SQL that creates `function`: it takes a level and returns an array of levels.
+
+    These are the given level and all stronger ones; NULL if the name is unknown. `parameter` is the
+    name of its parameter; `levels` are all levels, from weakest to strongest.
+    """
     cases = "\n".join(
         f"    when {literal(name)} then array[{', '.join(map(literal, levels[rank:]))}]"
         for rank, name in enumerate(levels)

@@ -17,11 +17,12 @@ _UNION_ALL = "\nunion all\n"
 
 @dataclass(frozen=True, kw_only=True)
 class Membership:
-    """Helpers for mappings of (resource, user, role), in the target's schema `mirror`.
+    """Declares helper functions over mappings whose rows give users roles in resources.
 
-    For noun `trip`: `my_trips(min_role)` and `my_trip_companions()` for policies, evaluated once
-    per statement; `is_trip_member(id)` and `has_trip_role(id, role)` for single checks. Rows are
-    ignored if they are not `active`, have expired, or have a role that is not among `levels`.
+    For noun `trip`, the target's schema `mirror` gets `my_trips(min_role)` and
+    `my_trip_companions()` for policies, which PostgreSQL evaluates once per statement;
+    `is_trip_member(id)` and `has_trip_role(id, role)` for single checks. They ignore rows that are
+    not `active`, have expired, or have a role that is not among `levels`.
     """
 
     mapping: str
@@ -31,7 +32,8 @@ class Membership:
     user: str
     """Column with the user's id, as auth.uid() returns it."""
     role: str | Always
-    """Column with the role; or `Always`, where `user` is a column of the resource itself."""
+    """Column with the role; or `Always(role)`, if every row gives the same role, as an owner's
+    column does."""
     levels: tuple[str, ...]
     """Roles from weakest to strongest; each includes those before it."""
     noun: str
@@ -42,12 +44,12 @@ class Membership:
 
     @property
     def seats(self) -> tuple[Seat, ...]:
-        """The first mapping and all of `also`."""
+        """All seats: first the one that the fields of this class declare, then those in `also`."""
         first = Seat(mapping=self.mapping, resource=self.resource, user=self.user, role=self.role)
         return (first, *self.also)
 
     def questions(self, registry: Registry) -> tuple[AccessQuestion, ...]:
-        """Return the one question that the helpers answer."""
+        """Return one AccessQuestion: which roles a user has in a resource."""
         return (
             AccessQuestion(
                 noun=self.noun,
@@ -60,15 +62,21 @@ class Membership:
 
     @property
     def belongs(self) -> str:
-        """Name of the function that tests whether a user (argument 2) has a seat in a resource."""
+        """SQL name of the function that returns whether user $2 has any role in resource $1.
+
+        It exists only if `also` is not empty.
+        """
         return identifier("mirror", f"belongs_to_{self.noun}")
 
     def my_resources(self, role: str) -> str:
-        """Return the call that returns the caller's resources; it is the same for every row."""
+        """Return the SQL call for the ids of the resources in which the caller has this role.
+
+        A stronger role counts, too. The call has the same result for every row of a statement.
+        """
         return f"{identifier('mirror', f'my_{self.noun}s')}({literal(role)})"
 
     def includes(self, role: str, other: str) -> bool:
-        """Return whether `role` includes the role `other`."""
+        """Return whether `role` is at least as strong as `other`."""
         return self.levels.index(role) >= self.levels.index(other)
 
     def check(self, registry: Registry) -> None:
@@ -92,7 +100,11 @@ class Membership:
             )
 
     def ddl(self, registry: Registry) -> list[str]:
-        """Return the SQL blocks that create the helpers and grant them to authenticated."""
+        """Return the SQL blocks that create the helpers and grant them to authenticated.
+
+        Raises:
+            MappingError: as `check`.
+        """
         self.check(registry)
         names = {
             "noun": self.noun,
@@ -124,7 +136,10 @@ class Membership:
         ]
 
     def _indexes(self, registry: Registry) -> list[str]:
-        """Return a block that indexes the columns of users' ids which lead no other index."""
+        """Return one block that indexes each column of users' ids that leads no other index.
+
+        The list is empty if there is no such column.
+        """
         statements = []
         for seat in self.seats:
             mapping = registry[seat.mapping]
@@ -137,7 +152,10 @@ class Membership:
         return ["-- Who belongs to what is looked up by user.\n" + "\n".join(statements)]
 
     def _my_resources(self, registry: Registry, roles: str) -> str:
-        """Return the query for the ids of the caller's resources."""
+        """Return the query for the ids of resources in which the caller has at least role $1.
+
+        `roles` is the SQL name of the function that `levels_function` prints.
+        """
 
         def query(seat: Seat) -> str:
             mine = f"m.{identifier(seat.user)} = (select auth.uid())"
@@ -147,7 +165,10 @@ class Membership:
         return self._collect("coalesce(array_agg({0}), '{{}}')", "resource", query)
 
     def _companions(self, registry: Registry, my_resources: str, kind: str) -> str:
-        """Return the query for the ids of the users in the caller's resources."""
+        """Return the query for the ids of all users in the caller's resources, and the caller's.
+
+        `my_resources` is the SQL name of that function, `kind` the type of a resource's id.
+        """
         shared = f"any((select {my_resources}({literal(self.levels[0])}))::{kind}[])"
 
         def query(seat: Seat) -> str:
@@ -158,7 +179,7 @@ class Membership:
         return self._collect(aggregate, "user", query)
 
     def _seats_with_role(self, registry: Registry, roles: str) -> str:
-        """Return the query for the caller's seats in resource $1 with at least role $2."""
+        """Return a query for the rows that give the caller at least role $2 in resource $1."""
         return _UNION_ALL.join(
             seat.rows(
                 registry,
@@ -173,7 +194,7 @@ class Membership:
         )
 
     def _seats_of_person(self, registry: Registry) -> str:
-        """Return the query for the seats of user $2 in resource $1, in any role."""
+        """Return a query for the rows that give user $2 any role in resource $1."""
         levels = ", ".join(map(literal, self.levels))
         return _UNION_ALL.join(
             seat.rows(
@@ -186,9 +207,11 @@ class Membership:
         )
 
     def _collect(self, aggregate: str, column: str, query: Callable[[Seat], str]) -> str:
-        """Return a query that aggregates the column that `query` selects for each seat.
+        """Return one query that aggregates the ids from the rows of all seats.
 
-        `aggregate` has {0} for the column; `column` is its field in Seat.
+        `query(seat)` returns the query for the ids of one seat. `aggregate` is the SQL expression,
+        with {0} for the id. `column` is `resource` or `user`: the field of Seat that names the id's
+        column.
         """
         if not self.also:
             only = self.seats[0]

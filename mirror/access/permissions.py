@@ -22,11 +22,11 @@ from mirror.schema.skeletons import fill
 
 @dataclass(frozen=True, kw_only=True)
 class Permissions:
-    """Helpers for users that have roles, and roles that have permissions, in schema `mirror`.
+    """Declares helper functions for users that have roles, and roles that have named permissions.
 
-    `has_permission(name)` and `my_permissions()`; their results are the same for every row, so in
-    a `(select …)` each runs once per statement. Rows that are not `active`, or have expired, are
-    ignored.
+    The target's schema `mirror` gets `has_permission(name)` and `my_permissions()`. Their results
+    are the same for every row, so in a `(select …)` each runs once per statement. They ignore rows
+    that are not `active` or have expired.
     """
 
     holders: str
@@ -40,18 +40,25 @@ class Permissions:
     permission: str = "permission_id"
     """Its column with the permission's id, or, without `permissions`, the permission's name."""
     permissions: str | None = None
-    """Name of the mapping of the permissions, whose key is that id."""
+    """Name of the mapping of the permissions, whose key is the permission's id. None: there is no
+    such mapping, and `permission` is the column with the name."""
     name: str = "name"
-    """Its column with the name, such as `users.update`."""
+    """In the mapping `permissions`, the column with the name, for example `users.update`."""
     noun: str = "permission"
     """The word for a permission in the functions' names."""
 
     def has(self, name: str) -> str:
-        """Return the expression that the caller has a permission; the same for every row."""
+        """Return the SQL expression for: the caller has the permission called `name`.
+
+        It has the same result for every row, so PostgreSQL evaluates it once per statement.
+        """
         return f"(select {identifier('mirror', f'has_{self.noun}')}({literal(name)}))"
 
     def questions(self, registry: Registry) -> tuple[AccessQuestion, ...]:
-        """Return the one question that the helpers answer; its resource is a permission's name."""
+        """Return one AccessQuestion: whether a user has a permission.
+
+        The permission's name takes the place of a resource's id.
+        """
         holder = Lookup(self.holders, {self.user: Given.USER})
         by: dict[str, Given | FromRow | Constant]
         if self.permissions is None:
@@ -98,7 +105,10 @@ class Permissions:
         return f"p.{identifier(self.name)}"
 
     def _rows(self, registry: Registry) -> str:
-        """Return the FROM and WHERE that yield the caller's permissions."""
+        """Return the FROM and WHERE of a query with one row for each permission of the caller.
+
+        The aliases are `h` for the rows of `holders`, `g` of `grants` and `p` of `permissions`.
+        """
         tables = {"h": registry[self.holders], "g": registry[self.grants]}
         joins = {"g": f"g.{identifier(self.role)} = h.{identifier(self.role)}"}
         if self.permissions is not None:
@@ -117,7 +127,11 @@ class Permissions:
         return "\n".join(lines)
 
     def _check(self, registry: Registry) -> None:
-        """Refuse columns that cannot work."""
+        """Refuse a declaration that cannot work.
+
+        Raises:
+            MappingError: as `ddl`.
+        """
         holders, grants = registry[self.holders], registry[self.grants]
         if self._type(holders, self.user) != "uuid":
             raise MappingError(
@@ -139,6 +153,7 @@ class Permissions:
 
     @staticmethod
     def _type(mapping: Mapping, column: str) -> str:
+        """Return the column's type, or raise MappingError if the mapping has no such column."""
         if column not in mapping.types:
             raise MappingError(
                 f"permissions: {column!r} is not among the columns of mapping {mapping.name!r}; "

@@ -22,7 +22,7 @@ Values = MappingABC[str, str | None]
 
 
 class Given(Enum):
-    """A value that is given when a question is asked."""
+    """A value that the caller gives together with the question."""
 
     USER = "user"
     """The user's id, as auth.uid() returns it."""
@@ -37,11 +37,12 @@ class FromRow:
     row: int
     """The lookup's position in the path, from 0."""
     column: str
+    """The column whose value is meant."""
 
 
 @dataclass(frozen=True)
 class Constant:
-    """A fixed value."""
+    """A fixed value, for example a kind of resource."""
 
     value: str
 
@@ -51,84 +52,97 @@ class Lookup:
     """A row that must exist: a row of a mapping in which these columns hold these values."""
 
     mapping: str
+    """The mapping's name."""
     by: MappingABC[str, Given | FromRow | Constant]
+    """The columns, each with the value that the row must have in it."""
 
 
 @dataclass(frozen=True)
 class AccessPath:
-    """One way to get access: all of these rows exist, are active, and have not expired."""
+    """One way to get access: a row exists for each lookup, is active, and has not expired."""
 
     rows: tuple[Lookup, ...]
     level: str | None = None
-    """The level that it grants; None: the value of `column` in the last row."""
+    """The level that the path grants. None: the level is the value of `column` in the last row."""
     column: str | None = None
+    """The column with the level; None if `level` is given."""
 
 
 @dataclass(frozen=True)
 class Helper:
-    """A function in the target's schema `mirror` that answers for the caller."""
+    """A function in the target's schema `mirror` that policies call, with fixed arguments.
+
+    It answers for the signed-in user on which resources the user has at least `level`.
+    """
 
     function: str
+    """The function's name, without the schema."""
     arguments: tuple[str, ...]
     level: str
-    """The level that the caller needs."""
+    """The level that the user needs."""
     each: bool = False
-    """True: it takes a resource before its other arguments, and returns a boolean. False: it
-    returns an array of resources."""
+    """True: the function takes a resource before the other arguments, and returns a boolean. False:
+    it returns an array of resources."""
 
     def call(self, resource: str) -> str:
-        """Return the call as one writes it in a policy."""
+        """Return the call in SQL, as policies contain it; `resource` is used only with `each`."""
         arguments = (resource, *self.arguments) if self.each else self.arguments
         return f"mirror.{identifier(self.function)}({', '.join(map(literal, arguments))})"
 
 
 @dataclass(frozen=True)
-class Grant:
-    """The levels that rows grant."""
+class HeldLevels:
+    """The levels that a user holds because of some mirrored rows, or the reason why it is none."""
 
     levels: frozenset[str] = frozenset()
-    """Every level that they grant; empty: none."""
+    """Every level that the rows grant, weaker ones included; empty: none."""
     reason: str | None = None
-    """Why they grant none, in words, with the deciding values."""
+    """If `levels` is empty: why, in words, with the deciding values. Otherwise None."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AccessQuestion:
-    """Which levels does a user have on a resource of one kind? One path suffices for access."""
+    """The question which levels a user has on a resource of one kind, and the rows that decide it.
+
+    One path is enough for access.
+    """
 
     noun: str
     """The name of the kind, one word; an option of `mirror explain`, as in `--trip`."""
     via: str
-    """The name by which guards refer to the declaration, in their `via`."""
+    """The name by which guards refer to the access declaration, in their `via`."""
     levels: tuple[str, ...]
-    """From weakest to strongest; each includes those before it."""
+    """All levels, from weakest to strongest; each includes those before it."""
     paths: tuple[AccessPath, ...]
     helpers: tuple[Helper, ...]
     """The functions that policies call, one for each level, in that order."""
 
-    def granted_by(self, level: str | None) -> Grant:
-        """Return the levels that `level` includes; none if it is not one of `levels`."""
+    def granted_by(self, level: str | None) -> HeldLevels:
+        """Return `level` with all weaker levels; no level, and a reason, if `level` is unknown."""
         if level not in self.levels:
             known = ", ".join(self.levels)
-            return Grant(reason=f"its level is {level}, which is not one of {known}")
-        return Grant(frozenset(self.levels[: self.levels.index(level) + 1]))
+            return HeldLevels(reason=f"its level is {level}, which is not one of {known}")
+        return HeldLevels(frozenset(self.levels[: self.levels.index(level) + 1]))
 
-    def grant(self, path: AccessPath, position: int, mapping: Mapping, row: Values) -> Grant:
-        """Return the levels that a path can still grant, given its row at a position.
+    def grant(self, path: AccessPath, position: int, mapping: Mapping, row: Values) -> HeldLevels:
+        """Return the levels that a path can grant if its lookup at `position` found `row`.
 
-        A row before the last one allows all levels, if it is active.
+        A row that is not active, or has expired, grants no level. Of the others, only the last
+        row of the path decides the level; an earlier one leaves all levels possible.
         """
         reason = inactive_reason(mapping, row)
         if reason is not None:
-            return Grant(reason=reason)
+            return HeldLevels(reason=reason)
         if position < len(path.rows) - 1:
-            return Grant(frozenset(self.levels))
+            return HeldLevels(frozenset(self.levels))
         return self.granted_by(path.level if path.column is None else row[path.column])
 
     def reads(self, mapping: Mapping) -> tuple[str, str] | None:
-        """Return the column and the level by which clients may read a mirrored table.
+        """Return the rule by which clients may read a mirrored table, as a column and a level.
 
-        None if no client reads it, or if its policy is not exactly a call of one of the helpers.
+        A client may read the rows in which that column has a resource on which the user has that
+        level. None if no client may read the table, or if its policy is not exactly a call of one
+        of the helpers.
         """
         if mapping.readable is None:
             return None
@@ -144,10 +158,10 @@ class AccessQuestion:
 
 @runtime_checkable
 class AccessDeclaration(Protocol):
-    """An access declaration that describes its decisions."""
+    """An access declaration (Membership, Grants, Permissions) that describes its decisions."""
 
     def questions(self, registry: Registry) -> Sequence[AccessQuestion]:
-        """Return one question for each kind of resource."""
+        """Return one AccessQuestion for each kind of resource."""
         ...
 
 
@@ -162,7 +176,7 @@ def access_questions(registry: Registry) -> dict[str, AccessQuestion]:
 
 
 def inactive_reason(mapping: Mapping, row: Values) -> str | None:
-    """Return why a row grants nothing now, by `active` and `expires`; None: it may grant."""
+    """Return in words why a row is not active or has expired; None: neither is the case."""
     for name, values in sorted(mapping.active.items()):
         if row[name] not in values:
             return f"{name} is {row[name]}, and only {', '.join(sorted(values))} counts"
@@ -172,7 +186,10 @@ def inactive_reason(mapping: Mapping, row: Values) -> str | None:
 
 
 def _is_past(moment: str | None) -> bool:
-    """Return whether a timestamptz is past, as text of PostgreSQL in UTC; None never is."""
+    """Return whether a time is past; None, which means NULL, never is.
+
+    `moment` is the text that PostgreSQL prints for a timestamptz in UTC.
+    """
     if moment is None or moment == "infinity":
         return False
     try:

@@ -1,4 +1,4 @@
-"""Rules: the permissions that a guard can declare, and their conditions in policies."""
+"""Rules: the rules that a guard can declare for a verb, and their conditions in policies."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -23,56 +23,68 @@ _WIDTH = 88
 
 @dataclass(frozen=True)
 class PolicyCondition:
-    """A condition in SQL, and the operator (`and`, `or`) that joins its parts, if any."""
+    """A condition of a policy, in SQL."""
 
     text: str
     operator: str | None = None
+    """`and` or `or`, if the text joins several conditions with it, without parentheses around them;
+    None: the text needs no parentheses."""
 
 
 @dataclass(frozen=True)
 class Permission:
-    """Admits callers with the permission of this name, by the registry's `Permissions`.
+    """A rule that allows every row, if the user has the permission of this name.
 
-    It applies to all rows.
+    The registry's `Permissions` decides which users have it.
     """
 
     name: str
+    """The permission's name, for example `users.update`."""
 
 
 Role = str | Permission
-"""Admits callers with at least this role of a membership, or with this permission."""
+"""A rule that allows the rows of resources in which the user has at least this role, by the guard's
+membership; or a Permission."""
 
 
 @dataclass(frozen=True)
 class Own:
-    """Admits callers to their own rows, if they have at least `role`; None: always."""
+    """A rule that allows rows that the user owns, if the user also has `role`."""
 
     role: Role | None = None
+    """The weakest role that suffices, or a Permission. None: the user needs no role."""
 
 
 @dataclass(frozen=True)
 class Others:
-    """Admits callers with at least `role` to the rows that are not their own."""
+    """A rule that allows rows that the user does not own, if the user has `role`.
+
+    Rows without an owner (NULL) are among them.
+    """
 
     role: Role
+    """The weakest role that suffices, or a Permission."""
 
 
 @dataclass(frozen=True)
 class Readers:
-    """Admits callers that may read the mirrored row, or with `through` the parent row."""
+    """A rule that allows a row if the user may read the row to which its column `on` points.
+
+    That is the mirrored row of the resource, or with `through` the parent row.
+    """
 
 
 Rule = Role | Own | Others | Readers
-"""One condition on the caller and the row."""
+"""A rule of a guard: it decides by the signed-in user and the row."""
 
 
 @dataclass(frozen=True, init=False)
 class Allow:
-    """Allows a verb to callers that one of the rules admits."""
+    """Allows a verb on the rows that at least one of the rules allows."""
 
     rules: tuple[Rule, ...]
     columns: tuple[str, ...]
-    """The columns that may be read or written; empty: all."""
+    """The columns that the user may read or write; empty: all."""
 
     def __init__(self, *rules: Rule, columns: Iterable[str] = ()) -> None:
         object.__setattr__(self, "rules", rules)
@@ -87,7 +99,10 @@ Verb = Rule | Allow | None
 
 
 def by_verb(*verbs: Verb) -> dict[str, Allow]:
-    """Return an Allow for each verb that is allowed; `verbs` come in the order of VERBS."""
+    """Return an Allow for each verb, by name, without the verbs that are None (forbidden).
+
+    The arguments are in the order of VERBS.
+    """
     return {
         name: verb if isinstance(verb, Allow) else Allow(verb)
         for name, verb in zip(VERBS, verbs, strict=True)
@@ -96,10 +111,10 @@ def by_verb(*verbs: Verb) -> dict[str, Allow]:
 
 
 def membership_for(registry: Registry, via: str, owner: str) -> MembershipLike:
-    """Return the membership over a mapping, or over one kind in it (`mapping:kind`).
+    """Return the Membership of the mapping called `via`; for `mapping:kind`, its Grants of a kind.
 
     Raises:
-        MappingError: the registry declares none; the message begins with `owner`.
+        MappingError: the registry declares neither; the message begins with `owner`.
     """
     name, _, kind = via.partition(":")
     for access in registry.access:
@@ -131,7 +146,11 @@ def permission_condition(registry: Registry, permission: Permission, owner: str)
 def check_roles(
     registry: Registry, membership: MembershipLike | None, verb: Allow, owner: str
 ) -> None:
-    """Refuse an empty Allow and roles that the membership does not declare."""
+    """Refuse an Allow without rules, and roles and permissions that are not declared.
+
+    Raises:
+        MappingError: the message begins with `owner`.
+    """
     for rule in verb.rules:
         if isinstance(rule, Readers):
             continue
@@ -159,8 +178,8 @@ def rules_condition(
 ) -> PolicyCondition:
     """Return the condition that at least one of the rules holds.
 
-    `own` is true of the caller's rows. `has_role` returns the condition that the caller has a role;
-    `readable` returns the condition of `Readers`.
+    `own` is the condition that the caller owns the row. `has_role(role)` returns the condition that
+    the caller has a role, `readable()` the condition of the rule `Readers`.
     """
     conditions = []
     for rule in verb.rules:
@@ -180,12 +199,12 @@ def rules_condition(
 
 
 def all_of(*conditions: PolicyCondition) -> PolicyCondition:
-    """Return the condition that all of them hold."""
+    """Return the condition that all of the given conditions hold."""
     return _joined("and", list(conditions))
 
 
 def any_of(*conditions: PolicyCondition) -> PolicyCondition:
-    """Return the condition that at least one of them holds."""
+    """Return the condition that at least one of the given conditions holds."""
     return _joined("or", list(conditions))
 
 
@@ -205,9 +224,10 @@ def _joined(operator: str, conditions: list[PolicyCondition]) -> PolicyCondition
 def policy(
     registry: Registry, table: str, verb: str, using: PolicyCondition, check: PolicyCondition
 ) -> str:
-    """Return one policy for authenticated, under the name by which the next migration drops it.
+    """Return the SQL that creates one policy for the role authenticated.
 
-    `using` applies to existing rows, `check` to new ones; an update has both.
+    `verb` is a key of VERBS. `using` applies to existing rows, `check` to new ones; an update has
+    both. The next migration finds the policy by its name and drops it.
     """
     parts = []
     if verb != "insert":

@@ -12,14 +12,17 @@ from mirror.schema.quoting import identifier, literal
 
 @dataclass(frozen=True)
 class Always:
-    """The role that every row gives, if no column holds one: an owner column gives OWNER."""
+    """A role that is the same for every row, because no column holds one.
+
+    For example, each user in a column `owner_id` has the role OWNER.
+    """
 
     role: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seat:
-    """A mapping whose rows each give a user a role in a resource.
+    """A mapping, each of whose rows gives one user a role in one resource.
 
     Rows that are not `active`, or have expired, give none.
     """
@@ -31,7 +34,7 @@ class Seat:
     user: str
     """Column with the user's id, as auth.uid() returns it; NULL: no user."""
     role: str | Always
-    """Column with the role, or the role itself."""
+    """Column with the role; or `Always(role)`, if every row gives the same role."""
 
     def check(self, registry: Registry, levels: tuple[str, ...]) -> None:
         """Refuse a declaration that cannot work.
@@ -63,11 +66,11 @@ class Seat:
         return identifier(mapping.schema, mapping.table)
 
     def kind(self, registry: Registry) -> str:
-        """Return the type of the resource's id."""
+        """Return the PostgreSQL type of the resource's id."""
         return registry[self.mapping].types[self.resource]
 
     def path(self, registry: Registry) -> AccessPath:
-        """Return the lookup that decides, for explanations."""
+        """Return this seat as an AccessPath: one lookup, by user and resource."""
         by = {self.user: Given.USER, self.resource: Given.RESOURCE}
         lookups = (Lookup(registry[self.mapping].name, by),)
         if isinstance(self.role, Always):
@@ -81,9 +84,10 @@ class Seat:
         where: Sequence[str],
         role_conditions: Sequence[str] = (),
     ) -> str:
-        """Return a query of the rows, called `m`, that give a role.
+        """Return a query for the mirrored rows, under the alias `m`, that give a role.
 
-        `where` comes first and `role_conditions` last: the order that is cheapest to evaluate.
+        `selected` is its list of expressions; it may be empty. Of the conditions, `where` come
+        first and `role_conditions` last: this order is the cheapest to evaluate.
         """
         active = grant_conditions(registry[self.mapping], "m")
         conditions = "\n  and ".join([*where, *active, *role_conditions])
@@ -92,7 +96,7 @@ class Seat:
 
     @property
     def role_of_row(self) -> str:
-        """The SQL expression for the role of a row `m`."""
+        """The SQL expression for the role that a row with the alias `m` gives."""
         if isinstance(self.role, Always):
             return literal(self.role.role)
         return f"m.{identifier(self.role)}"

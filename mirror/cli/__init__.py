@@ -1,6 +1,6 @@
-"""CLI: the `mirror` command, one module per group of commands; no other room imports it.
+"""CLI: the `mirror` command, with one module for each group of commands.
 
-`errors` and `signals` are shared by the commands.
+All commands use `errors` and `signals`. No other room of the library imports this one.
 """
 
 from mirror.cli.main import main

@@ -12,7 +12,7 @@ from mirror.errors.redaction import redact
 
 @contextmanager
 def reported_errors() -> Iterator[None]:
-    """Print a MirrorError as one line, without secrets, and exit with its code."""
+    """If a MirrorError is raised inside, print it to stderr without secrets; exit with its code."""
     try:
         yield
     except MirrorError as error:

@@ -116,6 +116,7 @@ def _explain(
 
 
 def _column_value(text: str) -> tuple[str, str]:
+    """Return column and value of an argument `column=value`, or raise UsageError."""
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise UsageError("--row needs the form column=value.")
@@ -123,10 +124,14 @@ def _column_value(text: str) -> tuple[str, str]:
 
 
 def _parse_arguments(arguments: list[str]) -> tuple[str, str | None]:
-    """Return the user, and `noun:ID` if an option `--noun ID` is given.
+    """Return the user, and the resource as `noun:ID` if an option `--noun ID` is given, else None.
 
-    The registry's nouns are unknown when Typer parses the options, so these arrive here with the
-    user, in any order.
+    `arguments` are the user and that option, in any order. Typer passes both here, because the
+    registry's nouns are unknown when it parses the options.
+
+    Raises:
+        UsageError: there is not exactly one user, more than one resource, or an option has no
+            value.
     """
     rest = list(arguments)
     users, resources = [], []
@@ -147,6 +152,7 @@ def _parse_arguments(arguments: list[str]) -> tuple[str, str | None]:
 
 
 def _noun_options(registry: Registry) -> str:
+    """Return the options by which a resource can be given, for a message: `--trip ID, `."""
     return "".join(f"--{noun} ID, " for noun in access_questions(registry))
 
 

@@ -1,8 +1,8 @@
 """Main: the entry point of the `mirror` command, with shared options, errors and exit codes.
 
-0 success · 1 something is wrong with the mirror · 2 usage or settings, or a PostgreSQL that is too
-old · 3 a reconcile waits for a confirmation before it deletes rows · 4 a database or Redis does not
-answer, or is not migrated.
+The exit codes: 0 success · 1 something is wrong with the mirror · 2 wrong usage or settings, or a
+PostgreSQL that is too old · 3 a reconcile held deletes back until a person confirms them · 4 a
+database or Redis does not answer, or is not migrated · 130 stopped by Ctrl-C.
 """
 
 import os
@@ -36,7 +36,7 @@ app.command()(operate.purge)
 app.command()(reconcile.reconcile)
 app.command("sync")(reconcile.sync_)
 app.command()(verify.verify)
-# `--trip ID` and the like: the registry's nouns are unknown before the command runs.
+# For options like `--trip ID`: the registry's nouns are unknown before the command runs.
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
     explain.explain
 )

@@ -1,4 +1,4 @@
-"""Operate: `drain`, `status`, `retry`, `resync`, `rebase` and `purge`."""
+"""Operate: the commands `mirror drain`, `status`, `retry`, `resync`, `rebase` and `purge`."""
 
 import json
 import sys
@@ -20,7 +20,7 @@ from mirror.sync.wiring import build_drain, build_queue, build_source, build_tar
 def drain(
     seconds: Annotated[float, typer.Option(min=1, help="Stop after this long.")] = 3600.0,
 ) -> None:
-    """Mirror the waiting events now, in this process, without Celery."""
+    """Mirror the waiting events now, in this process, without Celery; delete expired rows."""
     with closing(build_drain(load_settings())) as worker:
         done = worker.run(seconds=seconds)
         swept = sweep(worker)
@@ -82,7 +82,7 @@ def retry(
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="All buried events.")] = False,
 ) -> None:
-    """Retry buried events, with a full set of attempts."""
+    """Retry buried (given up) events, with as many attempts as a new event has."""
     if bool(ids) == every:
         raise typer.BadParameter("give either the numbers of events, or --all")
     with closing(build_queue(load_settings())) as queue:
@@ -99,7 +99,7 @@ def resync(
         list[str] | None, typer.Argument(help="Names of mappings; all of them by default.")
     ] = None,
 ) -> None:
-    """Record all rows as changed: to load a new target, or to mirror everything again."""
+    """Record all rows as changed, so that workers mirror all of them again."""
     settings = load_settings()
     registry = load_registry(settings.mappings)
     with closing(build_queue(settings)) as queue:

@@ -166,14 +166,17 @@ def _print_report(report: Report) -> None:
 
 
 def print_verdict(verdict: Verdict) -> None:
-    """Print a line for each drift."""
+    """Print one line for each drift, that is, each row that differed between the two sides."""
     for drift in verdict.drifts:
         print(f"{drift.kind} ({drift.direction}) {','.join(drift.key)}: {drift.cause}")
 
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """Let SIGTERM end a run like Ctrl-C, so that it releases its lease and records its end."""
+    """Let SIGTERM, like Ctrl-C, end the run inside in order, then exit with code 130.
+
+    In order means: the run releases its lease and records its end.
+    """
     interrupt_once()
     try:
         yield
@@ -213,6 +216,7 @@ def _progress() -> Iterator[ProgressCallback]:
 
 
 def _lines(console: Console) -> ProgressCallback:
+    """Return a callback that prints a line of progress at most every ten seconds."""
     done: dict[str, int] = {}
     printed_at = time.monotonic()
 

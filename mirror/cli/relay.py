@@ -1,4 +1,4 @@
-"""`mirror relay`: rings the doorbell for writers that cannot reach Redis."""
+"""`mirror relay`: wakes workers for events of writers that cannot do so, such as triggers."""
 
 import signal
 from contextlib import closing

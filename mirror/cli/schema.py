@@ -48,7 +48,7 @@ def migrate(
         ),
     ] = None,
 ) -> None:
-    """Install or update schema `mirror`, and the mirrored tables in the target."""
+    """Install or update schema `mirror` on both sides, and the mirrored tables in the target."""
     settings = load_settings()
     registry = load_registry(settings.mappings)
     choice: dict[Sides, list[Side]] = {
@@ -83,7 +83,10 @@ def migrate(
 def _migrate(
     settings: Settings, side: Side, registry: Registry, flags: dict[str, bool], *, dry_run: bool
 ) -> None:
-    """Migrate one database, or with `dry_run` print the migrations that it needs."""
+    """Migrate one database, or with `dry_run` only print the names of the migrations it needs.
+
+    `flags` is `triggers` or `guards`, as `upgrade` takes them.
+    """
     with migrating(settings, side) as connection:
         if dry_run:
             names = [step.name for step in due(connection, side, registry, **flags)]
@@ -104,7 +107,8 @@ def _check_versions(settings: Settings) -> None:
 
 
 def _write(into: Path, registry: Registry, *, guards: bool) -> None:
-    # Guards that were written once are updated without the option.
+    """Write the target's migrations as files for the Supabase CLI, and print their paths."""
+    # If guards were written once, their file is updated without the option, too.
     guards = guards or any(into.glob(f"*_mirror_guards_{registry.name}.sql"))
     try:
         written = write_files(into, migrations("supabase", registry, guards=guards))
@@ -127,7 +131,7 @@ def ddl(
         bool, typer.Option("--guards", help="Print the policies on your own tables instead.")
     ] = False,
 ) -> None:
-    """Print the SQL of the declarations; connects to nothing."""
+    """Print the SQL that follows from the declarations; connect to no database."""
     registry = load_registry(load_settings().mappings)
     if side is Sides.BOTH:
         raise UsageError("`mirror ddl` prints one side: say primary or supabase.")

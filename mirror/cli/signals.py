@@ -1,14 +1,15 @@
-"""Signals: stops a long-running command in order."""
+"""Signals: lets SIGTERM and Ctrl-C stop a long-running command in order."""
 
 import signal
 from types import FrameType
 
 
 def interrupt_once() -> list[int]:
-    """Make SIGTERM raise KeyboardInterrupt like Ctrl-C; return a list that receives the signal.
+    """Make SIGTERM raise KeyboardInterrupt, as Ctrl-C does, but only once.
 
-    Only the first signal raises it: a second exception would interrupt the cleanup that the first
-    one has started, while other threads still use its objects.
+    Returns a list that is empty until the first signal, then holds its number. Later signals are
+    ignored: a second exception would interrupt the cleanup that the first one has started, while
+    other threads still use its objects.
     """
     received: list[int] = []
 

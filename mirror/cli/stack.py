@@ -1,7 +1,6 @@
-"""`mirror demo` and `mirror dev`: the whole mirror on this machine.
+"""`mirror demo` and `mirror dev`: run the trip chat example, with all servers, on this machine.
 
-Both commands run the trip chat example, which is a separate application: the one in the checkout,
-or the copy in the wheel.
+The example is a separate application: the one in the checkout, or its copy in the wheel.
 """
 
 import os
@@ -27,12 +26,16 @@ def demo(rest: _Rest = False) -> None:
 
 
 def dev(rest: _Rest = False) -> None:
-    """Run the same servers and a worker until Ctrl-C, and print their URLs."""
+    """Run the demo's servers and a worker until Ctrl-C, and print their URLs."""
     _run_example("dev", rest=rest)
 
 
 def _run_example(command: str, *, rest: bool) -> NoReturn:
-    """Replace this process with the example's, which handles signals and sets the exit code."""
+    """Replace this process by one that runs the example; it handles signals and the exit code.
+
+    Raises:
+        ConfigError: `rest` is set, and the example is not that of a checkout.
+    """
     package = Path(__file__).parent.parent
     home = package.parent
     if not (home / "examples" / "trip_chat" / "story.py").is_file():

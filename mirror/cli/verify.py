@@ -33,7 +33,7 @@ def verify(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --access: print JSON.")] = False,
 ) -> None:
-    """Compare a random sample of rows on both sides; change nothing."""
+    """Compare a random sample of rows, or of permissions, on both sides; change nothing."""
     settings = load_settings()
     registry = load_registry(settings.mappings)
     rng = random.Random(seed)  # noqa: S311 - a sample is no secret
@@ -56,7 +56,11 @@ def verify(
 def _audit(
     drain: Drain, mapping: str | None, count: int, rng: random.Random, *, as_json: bool
 ) -> int:
-    """Compare permissions on both sides, print the mismatches, and return the exit code."""
+    """Compare permissions on both sides, print those that differ, and return the exit code.
+
+    `mapping` limits the comparison to permissions that its rows decide; None: no limit. The exit
+    code is 1 if permissions differ, else 0.
+    """
     chosen = [
         question
         for question in access_questions(drain.registry).values()

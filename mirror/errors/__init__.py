@@ -7,7 +7,7 @@
     │   ├── ConfigError       a setting is missing or malformed
     │   ├── MappingError      a declaration cannot work
     │   ├── InvalidKey        a key has the wrong arity or type
-    │   ├── NotInTransaction  a hook was called where no transaction would carry its event
+    │   ├── NotInTransaction  a hook or a migration was called without a transaction
     │   └── ServerTooOld      a database's PostgreSQL is older than the oldest supported version
     ├── Transient             try again: nothing is wrong with the events
     │   ├── Unreachable       a database, the target's API or Redis does not answer
@@ -26,22 +26,23 @@
             ├── WrongSource   the target mirrors another primary
             └── WentBack      the primary is older than the state that the target has already seen
 
-To isolate an event means: the drain retries it alone, apart from its batch. To bury it means: the
-drain stops retrying it. The `mirror` command exits with the `exit_code` of the error. Every error
-can be pickled, because Celery needs that.
+To isolate an event means: the drain retries it alone, apart from its batch. To bury an event means:
+the drain stops retrying it. The `mirror` command exits with the `exit_code` of the error. Every
+error can be pickled, because Celery needs that.
 """
 
 from typing import ClassVar
 
 
 class MirrorError(Exception):
-    """The root of everything raised on purpose."""
+    """The base class of every error that this library raises on purpose."""
 
     exit_code: ClassVar[int] = 1
+    """The code with which the `mirror` command exits."""
 
 
 class UsageError(MirrorError):
-    """Raised when the call itself is wrong; nothing was written."""
+    """Raised when the caller has made a mistake; nothing was written."""
 
     exit_code = 2
 
@@ -55,11 +56,14 @@ class MappingError(UsageError):
 
 
 class InvalidKey(UsageError):
-    """Raised when a key or reference value has the wrong arity or type."""
+    """Raised when a key has the wrong number of values, or a key or reference has a wrong type."""
 
 
 class NotInTransaction(UsageError):
-    """Raised when a hook is called where no transaction would carry its event."""
+    """Raised when a hook or a migration is called without a transaction, as in AUTOCOMMIT mode.
+
+    A hook's event could not commit together with the change, a migration not as a whole.
+    """
 
 
 class ServerTooOld(UsageError):
@@ -67,7 +71,7 @@ class ServerTooOld(UsageError):
 
 
 class Transient(MirrorError):
-    """Raised when the same call may succeed later; events stay where they are."""
+    """Raised when the same call may succeed later; events stay in the outbox until then."""
 
     exit_code = 4
 
@@ -77,14 +81,14 @@ class Unreachable(Transient):
 
 
 class StaleCache(Transient):
-    """Raised when the target's API has not noticed a migration yet."""
+    """Raised when the target's API still uses its schema cache from before a migration."""
 
 
 class StillWaiting(Transient):
     """Raised when events of a receipt's transaction have not reached the target in time.
 
-    `pending` is the number of events; `events` are the ids of those that the transaction itself
-    recorded.
+    `pending` is the number of events still on their way. `events` are the ids of those among them
+    that the transaction itself recorded; others follow from them.
     """
 
     def __init__(self, message: str, pending: int = 0, events: tuple[int, ...] = ()) -> None:
@@ -98,13 +102,13 @@ class Permanent(MirrorError):
 
 
 class NotMigrated(Permanent):
-    """Raised when a database lacks our schema or has one of another version."""
+    """Raised when a database lacks our schema, has it in another version, or cannot be migrated."""
 
     exit_code = 4
 
 
 class Rejected(Permanent):
-    """Raised when a database refused rows for their values; the event is isolated."""
+    """Raised when a database refused rows for their values; the event is then retried alone."""
 
 
 class LostParent(Rejected):
@@ -112,27 +116,29 @@ class LostParent(Rejected):
 
 
 class TooSlow(Permanent):
-    """Raised when a statement ran into its timeout; a smaller batch may succeed.
+    """Raised when a statement ran into a limit of time or memory; a smaller batch may succeed.
 
-    The error may go away, so its event is retried alone and never buried.
+    The error may go away, so the event is retried alone and never given up.
     """
 
 
 class TooLarge(TooSlow):
-    """Raised when a call exceeds the allowed size; a smaller batch may fit."""
+    """Raised when a call to the target's API exceeds the allowed size; a smaller batch may fit."""
 
 
 class Unexplained(Permanent):
     """Raised when a database reports an error that is unknown to us.
 
-    One row may be the cause, or the whole database. So the event is retried alone, never buried.
+    One row may be the cause, or the whole database. So the event is retried alone and never given
+    up.
     """
 
 
 class Buried(Permanent):
-    """Raised when the drain gave up an event that a receipt's transaction recorded or led to.
+    """Raised to the waiter of a receipt when the drain gave up an event of the transaction.
 
-    `events` are the ids of the buried events.
+    It may also be an event that follows from one of these. `events` are the ids of the events that
+    were given up.
     """
 
     def __init__(self, message: str, events: tuple[int, ...] = ()) -> None:
@@ -145,7 +151,7 @@ class Halted(Permanent):
 
 
 class WrongKey(Halted):
-    """Raised when the target refuses our API key, or the key has too few privileges."""
+    """Raised when the target's API refuses our key, or the key has too few privileges."""
 
 
 class WrongMapping(Halted):

@@ -11,5 +11,5 @@ _SECRET = re.compile(
 
 
 def redact(text: str) -> str:
-    """Return `text` without URL credentials and API keys; `…` stands for each."""
+    """Return `text` with each API key and the credentials of each URL replaced by `…`."""
     return _SECRET.sub("…", text)

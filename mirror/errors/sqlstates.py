@@ -1,7 +1,7 @@
-"""SQLSTATEs: what PostgreSQL's error codes mean here, over any driver and over REST.
+"""SQLSTATEs: translates PostgreSQL's error codes into this library's errors.
 
-This module alone knows the codes. Callers add the sentence that fits the place where they are: they
-ask `server_error` for the code, and compare it with the sets below.
+It does so for every driver and for REST; no other module has the codes. A caller that treats some
+codes in its own way gets the code from `server_error`, and compares it with the names below.
 """
 
 import re
@@ -41,12 +41,12 @@ MIGRATION_REFUSED: Final = "MR010"
 NO_PRIVILEGE: Final = "42501"
 """The role lacks a privilege."""
 UNKNOWN_ROLE: Final = "22023"
-"""A setting has an invalid value: among others, the role of a REST token does not exist."""
+"""A setting has an invalid value; one case is a REST token with a role that does not exist."""
 
 _MISSING_OBJECT: Final = frozenset({"3F000", "42P01", "42883"})
 OUTDATED: Final = _MISSING_OBJECT | {"42703"}
-"""A schema, table, function or column is missing. In a statement that names our objects only, the
-database was not migrated, or by another version."""
+"""A schema, table, function or column is missing. If the statement names only our own objects, the
+database was not migrated, or it was migrated by another version."""
 
 _OUR_OBJECTS = re.compile(
     r"schema \"mirror\"|mirror_\w+|mirror\.(outbox|claims|retries|state|runs|leases|heartbeats"
@@ -88,7 +88,10 @@ class ServerError:
 
 
 def server_error(error: BaseException | None) -> ServerError:
-    """Return the server's part of any driver's error."""
+    """Return the fields that PostgreSQL sent with an error, from any driver's exception.
+
+    A field that the exception does not have is empty or None, as ServerError says.
+    """
     # psycopg and asyncpg call it sqlstate, psycopg2 pgcode.
     state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or ""
     # psycopg and psycopg2 keep the rest in `diag`. SQLAlchemy wraps asyncpg's own error, which has
@@ -110,7 +113,7 @@ def may_be_repeated(state: str) -> bool:
 def classify(
     state: str, message: str, *, role: str, hint: str | None = None, culprit: str | None = None
 ) -> MirrorError:
-    """Return our error for one of PostgreSQL's.
+    """Return, without raising it, our error for one of PostgreSQL's.
 
     Its message contains no values of rows. PostgreSQL puts those into DETAIL and CONTEXT, which are
     not passed here, and into the primary messages of classes 22 and 23, which are replaced.
@@ -135,7 +138,10 @@ def classify(
 
 
 def translate(error: BaseException, role: str) -> MirrorError:
-    """Return our error for psycopg's, without values of rows; `role` names the database."""
+    """Return, without raising it, our error for one of psycopg's.
+
+    `role` names the database in the message, which contains no values of rows.
+    """
     found = server_error(error)
     if found.state:
         return classify(

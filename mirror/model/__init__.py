@@ -1,9 +1,11 @@
 """Model: a team's declarations of mirrored data, and what follows from them.
 
-Runs in every process. keys -> mapping -> query/ -> registry; it imports nothing of the library but
-`errors`. SQLAlchemy has no public way to some facts. These modules read private attributes, and no
-others: `model/query/` and `capture/orm/` (statements), `model/mapping.py` (printing literals) and
-`capture/transaction.py` (the state of a commit).
+Runs in every process. Each of its modules imports only modules before it in this order: keys,
+mapping, query/, registry. Outside of this room it imports only `mirror.errors`.
+
+SQLAlchemy keeps some facts in private attributes. Only these modules read them: `model/query/` and
+`capture/orm/` (statements), `model/mapping.py` (printing literals) and `capture/transaction.py`
+(the state of a commit).
 """
 
 from mirror.model.mapping import Column, Mapping, Parent, Readable, Reference

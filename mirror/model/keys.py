@@ -1,8 +1,8 @@
 """Keys: the primary-key values of one target row, in one canonical form.
 
 In this library a key is always a tuple of strings; each is the text that PostgreSQL prints for the
-value. This form needs no driver's types, two of them are equal exactly where the database's values
-are, and either database can cast it back.
+value. Keys in this form need no driver's types. Two of them are equal if and only if the values in
+the database are equal, and both databases can cast the texts back to values.
 """
 
 import re
@@ -34,9 +34,9 @@ class KeyColumn:
     type: str
 
     def canonical(self, value: object, *, owner: str) -> str:
-        """Return the text PostgreSQL would print for `value`.
+        """Return the text that PostgreSQL would print for `value`.
 
-        `owner` names the mapping, for the message.
+        `owner` is the mapping's name, for error messages.
 
         Raises:
             InvalidKey: `value` is None, or not of this column's type.
@@ -54,7 +54,11 @@ class KeyColumn:
         return self._integer(value, where)
 
     def order(self, text: str) -> int | bytes:
-        """Return a value that sorts as `text` does in the databases (text under COLLATE "C")."""
+        """Return a sort key for `text`, a value in canonical form.
+
+        It gives the order that the databases use: for a text column, the order by bytes
+        (COLLATE "C").
+        """
         return int(text) if self.type in _INTEGER_BITS else text.encode()
 
     @staticmethod
@@ -97,10 +101,10 @@ def canonical_key(columns: Sequence[KeyColumn], key: object, *, owner: str) -> K
     """Return `key` in canonical form.
 
     `key` is a sequence (tuple, list, SQLAlchemy row) with one value for each column; for a key of
-    one column, the bare value is accepted, too.
+    one column, the bare value is accepted, too. `owner` is the mapping's name, for error messages.
 
     Raises:
-        InvalidKey: wrong arity or type; names the mapping and the column.
+        InvalidKey: the number of values or a type is wrong; names the mapping and the column.
     """
     several = isinstance(key, Sequence) and not isinstance(key, str | bytes | bytearray)
     values: Sequence[object] = key if several else (key,)  # type: ignore[assignment]
@@ -115,12 +119,12 @@ def canonical_key(columns: Sequence[KeyColumn], key: object, *, owner: str) -> K
 
 
 def key_order(columns: Sequence[KeyColumn], key: Key) -> tuple[int | bytes, ...]:
-    """Return a sort key that orders keys as `ORDER BY` over the key columns does."""
+    """Return a sort key that orders keys as `ORDER BY` over the key columns does in a database."""
     return tuple(column.order(text) for column, text in zip(columns, key, strict=True))
 
 
 def _describe(value: object) -> str:
-    """Describe a bad value without repeating it: it may be personal data."""
+    """Return a description of a bad value that does not repeat it: it may be personal data."""
     if isinstance(value, str):
         return f"an invalid string of {len(value)} characters"
     return f"a value of type {type(value).__name__}"

@@ -1,8 +1,9 @@
 """Mapping: declares which rows of the primary become which rows of one target table.
 
-It holds the SQLAlchemy Core query that returns the desired rows on the primary, and all that the
-two databases must know to keep the target equal to them. Nothing here connects to a database;
-`mirror.model.registry` checks a set of mappings as a whole.
+A mapping holds the SQLAlchemy Core query that returns the desired rows on the primary, the columns
+of the target table, and the declarations (references, parents, expiry) that keep the table equal to
+those rows. Nothing here connects to a database; `mirror.model.registry` checks a set of mappings as
+a whole.
 """
 
 import hashlib
@@ -22,15 +23,15 @@ from mirror.model.keys import Key, KeyColumn, canonical_key
 SelectQuery = Select[*tuple[object, ...]] | CompoundSelect[*tuple[object, ...]]
 
 EVERYTHING: Final = "*"
-"""The reference of the scope that is a whole mapping."""
+"""In an event, stands in place of a reference's name: the event affects the whole mapping."""
 
 
 @dataclass(frozen=True)
 class Column:
     """One column of a target table.
 
-    Every column outside of the key is nullable in the target: a value that the primary lacks must
-    never prevent the write of a revocation.
+    Every column outside of the key is nullable in the target, so that a missing value never
+    prevents a write that takes access away.
     """
 
     name: str
@@ -38,17 +39,18 @@ class Column:
     type: str
     """Its PostgreSQL type in the target: `uuid`, `text`, `bigint`, `timestamptz`, ..."""
     descriptive: bool = False
-    """No policy decides by it; it only describes, like a title. An event about descriptive columns
-    alone has the lane `grant`, so it waits behind possible revocations."""
+    """True: no policy decides by the column; it only describes, like a title. A change of
+    descriptive columns alone is recorded in the lane `grant`, so it waits behind events that may
+    take access away."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A source value that groups keys: "all memberships of trip 7".
+    """A value in each source row by which keys are grouped: `trip_id`, for "members of trip 7".
 
     A writer that changes a row of `table` cannot know every affected key, because another
-    transaction may be adding one. So it records the scope (mapping, reference, value), and the
-    drain looks up the keys after commit.
+    transaction may be adding one. So it records a scope: the mapping, the reference and its value.
+    After commit, the drain looks up the keys under that value.
     """
 
     name: str
@@ -58,22 +60,24 @@ class Reference:
     table: str | None = None
     """The primary's table whose rows it identifies (`trips`, `app.workspaces`), if any."""
     column: str | None = None
-    """The column of `table` that holds its value. None: the column that the query's joins and
-    conditions make equal to it; if there is none, a change of any row of `table` has the whole
-    mapping read again."""
+    """The column of `table` that holds the reference's value. None: the column that the query's
+    joins and conditions make equal to it. If they make none equal, a change of any row of `table`
+    counts as a change of the whole mapping."""
 
 
 @dataclass(frozen=True)
 class Parent:
     """A mapping whose row must be in the target before a row of this mapping can be.
 
-    It becomes a foreign key in the target, with ON DELETE CASCADE as a backstop.
+    It becomes a foreign key in the target. The mirror deletes children together with their parent;
+    the foreign key's ON DELETE CASCADE does the same if the parent is deleted by hand.
     """
 
     mapping: str
     """The parent mapping's name; its key must be one column."""
     column: str
-    """The column of this mapping that holds the parent's key. NULL: no parent is needed."""
+    """The column of this mapping that holds the parent's key. A row with NULL there needs no
+    parent."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +87,11 @@ class Readable:
     columns: tuple[str, ...]
     """Columns granted to `authenticated`."""
     using: str
-    """The policy's USING expression; wrap function calls in (select …) so that they run once."""
+    """The policy's USING expression. Wrap function calls in (select …), so that they run once per
+    statement."""
     indexed: tuple[str, ...] = ()
-    """Columns by which the expression looks up rows and that need an index, because the key does
-    not begin with them."""
+    """Columns that get an index, because `using` looks up rows by them and the key does not begin
+    with them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +99,7 @@ class Mapping:
     """One target table and the query for its rows."""
 
     name: str
-    """Unique within its registry; events carry it."""
+    """The mapping's name, unique within its registry. Events refer to the mapping by it."""
     table: str
     """The target table's name."""
     schema: str = "public"
@@ -107,22 +112,25 @@ class Mapping:
     """Returns one row per key, each column and reference under its label. It may join, filter
     and compute, but must depend on rows only: no clock, no settings, no randomness."""
     references: tuple[Reference, ...] = ()
-    """Values that group keys. A parent's column is a reference without being declared."""
+    """Values by which keys are grouped. Each parent's column is a reference, declared or not."""
     parents: tuple[Parent, ...] = ()
-    """Mappings whose rows must be in the target first."""
+    """Mappings whose rows must be in the target before a row of this one can be."""
     active: MappingABC[str, frozenset[str]] = field(default_factory=dict)
-    """A row grants access only if each of these columns holds one of these values."""
+    """Columns, each with the values that grant access. A row grants access only if every one of
+    these columns holds one of its values."""
     on_delete: Literal["delete", "retain"] = "delete"
-    """The fate of a target row whose source row is gone. `retain` keeps the bare key, for your own
-    tables that reference it, and sets every other column to NULL."""
+    """How the target treats a row that the query no longer returns. `delete` removes it. `retain`
+    keeps its bare key, for your own tables that reference it, and sets every other column to
+    NULL."""
     expires: str | None = None
-    """A timestamptz column: expired rows count as absent; NULL never expires. Policies and helpers
-    compare it with now(), so expiry takes effect at that instant without an event. The next sweep
-    deletes the row; a reconcile never counts it towards its limit of deletes."""
+    """A timestamptz column. From that time on, the row counts as absent; NULL never expires.
+    Policies and helpers compare the column with now(), so expiry needs no event. Later, a worker
+    deletes expired rows; a reconcile never counts them towards its limit of deletes."""
     readable: Readable | None = None
     """The part of the table that clients may read; None: nothing."""
     children: tuple[tuple[str, str], ...] = ()
-    """The mappings that have this one as a parent, each with its column; Registry sets it."""
+    """The mappings that have this one as a parent, as pairs of a mapping's name and its column with
+    the parent's key. Registry sets it."""
 
     @cached_property
     def types(self) -> dict[str, str]:
@@ -153,8 +161,8 @@ class Mapping:
     def row_layout(self) -> tuple[tuple[str, str], ...]:
         """(label, type) of each value in a row that is sent to the target, in order.
 
-        The columns come first, then the references that are not columns. A parent's row may have
-        one more value, which says that its children come in the same call.
+        The columns come first, then the references that are not columns. The row of a parent may
+        end with one more value, `true`: its children are sent in the same call.
         """
         columns = [(column.name, column.type) for column in self.columns]
         names = {name for name, _ in columns}
@@ -170,14 +178,19 @@ class Mapping:
         return canonical_key(self.key_columns, key, owner=self.name)
 
     def canonical_reference(self, name: str, value: object) -> str:
-        """Return a reference's value in canonical form, or raise InvalidKey."""
+        """Return a value of the reference called `name` in canonical form.
+
+        Raises:
+            InvalidKey: the value does not have the reference's type.
+            LookupError: the mapping has no reference of this name.
+        """
         reference = self.reference(name)
         if reference is None:
             raise LookupError(name)
         return KeyColumn(name, reference.type).canonical(value, owner=self.name)
 
     def declaration(self) -> dict[str, object]:
-        """Return all that decides the target's contents, as plain JSON values."""
+        """Return everything that decides the target's tables and rows, as plain JSON values."""
         return {
             "name": self.name,
             "table": [self.schema, self.table],
@@ -185,7 +198,7 @@ class Mapping:
             "columns": [[column.name, column.type] for column in self.columns],
             "references": [[ref.name, ref.type] for ref in self.all_references],
             "parents": [[parent.mapping, parent.column] for parent in self.parents],
-            # A call that writes a parent writes its children, so it must know all of them.
+            # A call that writes a parent also writes its children, so workers must know them all.
             "children": [list(child) for child in self.children],
             "active": {name: sorted(values) for name, values in sorted(self.active.items())},
             "on_delete": self.on_delete,
@@ -195,7 +208,7 @@ class Mapping:
 
     @cached_property
     def sql(self) -> str:
-        """The query as SQL text with its values inline; the same in every process.
+        """The query as SQL text with its values inline; every process gets the same text.
 
         Each % is doubled, as psycopg requires.
         """
@@ -203,13 +216,13 @@ class Mapping:
 
     @cached_property
     def digest(self) -> str:
-        """Sixteen hex digits that change whenever the declaration changes."""
+        """Sixteen hex digits of a hash of the declaration; they change whenever it changes."""
         text = json.dumps(self.declaration(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def sql_text(clause: Any) -> str:
-    """Return a query or an expression as SQL text, in the form of `Mapping.sql`."""
+    """Return a query or an expression as SQL text with its values inline, as in `Mapping.sql`."""
     ordered = visitors.cloned_traverse(clause, {}, {"bindparam": _sort_values})
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     # Until a dialect has connected, it doubles backslashes, as PostgreSQL before 9.1 required.
@@ -218,6 +231,6 @@ def sql_text(clause: Any) -> str:
 
 
 def _sort_values(parameter: Any) -> None:
-    """Sort the values of an IN: the order of a set differs between processes."""
+    """Sort the values of an IN in place: the order of a set differs between processes."""
     if parameter.expanding and isinstance(parameter.value, list | tuple | set | frozenset):
         parameter.value = sorted(parameter.value, key=repr)

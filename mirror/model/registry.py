@@ -27,15 +27,15 @@ _RESERVED = re.compile(
 
 
 class Access(Protocol):
-    """A declaration of helper functions, by which policies decide from mirrored rows."""
+    """A declaration of helper functions: policies call them, and they decide by mirrored rows."""
 
     def ddl(self, registry: "Registry") -> list[str]:
-        """Return the SQL blocks that install it in the target; each can run again."""
+        """Return the SQL blocks that create the functions in the target; each can run again."""
         ...
 
 
 class Guarding(Protocol):
-    """A declaration of policies on a table that is not the mirror's."""
+    """A declaration of policies on a table of the target that the mirror does not write."""
 
     @property
     def relation(self) -> tuple[str, str]:
@@ -43,19 +43,22 @@ class Guarding(Protocol):
         ...
 
     def prepare(self, registry: "Registry") -> list[str]:
-        """Return the SQL blocks that check the table, before any policy is changed."""
+        """Return the SQL blocks that check the table; they run before any policy is changed."""
         ...
 
     def ddl(self, registry: "Registry") -> list[str]:
-        """Return the SQL blocks that create the policies, after the former ones were dropped."""
+        """Return the SQL blocks that create the policies.
+
+        They run after the policies of an earlier version were dropped.
+        """
         ...
 
 
 class Registry:
-    """The mappings of one permission model, parents first.
+    """The mappings of one permission model; iteration yields parents before their children.
 
     `access` declares the helper functions that policies call. `guards` declares the policies on
-    tables that are not the mirror's: your own, and those of Realtime and Storage.
+    tables that the mirror does not write: your own, and those of Realtime and Storage.
 
     Raises:
         MappingError: a declaration cannot work; names the mapping and the remedy.
@@ -135,11 +138,11 @@ class Registry:
 
     @property
     def effects(self) -> MappingABC[str, tuple[Effect, ...]]:
-        """The effects of a row on the mappings, by the name of the primary's table."""
+        """For each table of the primary that a query reads: its rows' effects on the mappings."""
         return self._effects
 
     def children(self, mapping: Mapping) -> tuple[tuple[Mapping, Parent], ...]:
-        """Return each child of `mapping`, with the Parent that it declares."""
+        """Return each child of `mapping`, with the Parent by which the child refers to it."""
         return self._children[mapping.name]
 
     @cached_property
@@ -187,7 +190,7 @@ class Registry:
 
 
 def load_registry(module_name: str) -> Registry:
-    """Import the module that MIRROR_MAPPINGS names and return its `registry`.
+    """Import a module, normally the one that MIRROR_MAPPINGS names, and return its `registry`.
 
     Raises:
         ConfigError: the module cannot be imported, or its `registry` is not a Registry.
@@ -210,7 +213,11 @@ def load_registry(module_name: str) -> Registry:
 
 
 def _effects(mappings: Sequence[Mapping]) -> dict[str, tuple[Effect, ...]]:
-    """Return the effects of a row by table; refuse a table whose changes lead to no keys."""
+    """Return the effects on all of the mappings, by the name of the primary's table.
+
+    Raises:
+        MappingError: changes of a table cannot be traced to keys of a mapping.
+    """
     by_table: dict[str, tuple[Effect, ...]] = {}
     for mapping in mappings:
         for table, found in effects(mapping).items():

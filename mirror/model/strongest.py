@@ -1,4 +1,4 @@
-"""Strongest: one query for rights that come from several sources.
+"""Strongest: builds one query for rights that come from several sources.
 
 A user may have access to one resource from several sources, for example as a member of the company
 and by an invitation to the workspace. `strongest` keeps the strongest right for each key; when one
@@ -24,20 +24,20 @@ def strongest(
 ) -> Select[*tuple[Any, ...]]:
     """Return the query that yields the strongest row of each key among all rows of the sources.
 
-    Used as a mapping's query, a change in a source affects the rows under one of the references
-    that the source selects. A reference may be a column of the key. Declare references for
-    all sources, the narrowest first.
+    If it is a mapping's query, a changed row of a source is recorded as a scope: all keys under
+    the value of one reference, which the source must select. So declare references until each
+    source selects one, the narrowest first. A column of the key may be a reference.
 
     Args:
         sources: all with the same columns, under the same labels, in the same order.
         key: labels of the mapping's key.
         level: label of the column that holds the level.
         levels: from the weakest to the strongest; rows with another level are ignored.
-        groups: labels of references whose values are equal in all rows of one key, from any
-            source. A read by one of them need not read all rows.
+        groups: labels of references that have one value in all rows of a key, from all sources.
+            A query for one value of these references then reads only the rows with that value.
         first: labels that choose among equally strong rows: the smallest value wins, NULL comes
-            last. If several rows remain, the other columns decide, so that two reads of the same
-            data are equal; therefore each column must be of a sortable type.
+            last. If several rows remain, the other columns decide in the same way, so that two
+            reads of the same data are equal. Therefore each column must be of a sortable type.
 
     Raises:
         MappingError: a source lacks a label, or its columns differ from those of the first.

@@ -1,8 +1,9 @@
 """Compare functions: the functions in the target with which a reconcile reads one mapping's rows.
 
-A row consists of the visible row's columns and of the references that only the ledger keeps. A
-key is a stray where table and ledger disagree about its existence. Its columns may be right today,
-but the mirror would miss it when its scope changes.
+A compared row consists of the columns of the target's table and of the references that only the
+ledger keeps. A key is a *stray* if the table has its row and the ledger does not, or the reverse. A
+stray always counts as different: even if its columns are right today, the mirror would miss it when
+its scope changes.
 """
 
 from mirror.model.mapping import Mapping
@@ -10,22 +11,28 @@ from mirror.schema.names import function_name, ledger_column, ledger_name, table
 from mirror.schema.quoting import comma, identifier, literal
 from mirror.schema.skeletons import fill
 
-# Hashes of a row that are equal on every server. Both sides must hash the same texts.
+# Two expressions for the hash of a row. The primary and the target must use the same one, on rows
+# of the same texts. MD5 gives the same result on every server.
 RECORD_HASH = "hash_record_extended({row}, {seed})"
 MD5_HASH = "('x' || left(md5({seed}::text || {row}::text), 16))::bit(64)::bigint"
 
 
 def seeded_hash(row: str) -> str:
-    """Return the hash of a row, in a function with the parameters `p_md5` and `p_seed`."""
+    """Return the SQL expression for the hash of `row`, which is a row expression.
+
+    The function around it must have the parameters `p_md5` and `p_seed`.
+    """
     md5, record = (text.format(seed="p_seed", row=row) for text in (MD5_HASH, RECORD_HASH))
     return f"case when p_md5 then {md5} else {record} end"
 
 
 def digest_function(mapping: Mapping) -> str:
-    """Return `mirror.digest_<mapping>`: the sum of the hashes in one key range, or each of them.
+    """Return the SQL of `mirror.digest_<mapping>`, which hashes the rows in one range of keys.
 
-    The range includes `p_from` and excludes `p_until`; NULL for `p_until` means no end. The
-    function reads at most about `p_limit` rows and returns as `until` the key where it stopped.
+    It returns the number of rows, the sum of their hashes and the number of strays, and with
+    `p_each` each key with its hash. The range includes `p_from` and excludes `p_until`; NULL for
+    `p_until` means no end. The function reads at most about `p_limit` rows; it returns as `until`
+    the key before which it stopped, which is `p_until` if it read the whole range.
     """
     return fill(
         "digest",
@@ -38,7 +45,11 @@ def digest_function(mapping: Mapping) -> str:
 
 
 def rows_function(model: str, mapping: Mapping) -> str:
-    """Return `mirror.rows_<mapping>`, which returns all that table and ledger know of some keys."""
+    """Return the SQL of `mirror.rows_<mapping>`.
+
+    For each key in `p_keys`, it returns the table's row and the ledger's row, each NULL if missing.
+    `model` is the registry's name.
+    """
     on = " and ".join(f"{{0}}.{identifier(name)} = a.k{i}" for i, name in enumerate(mapping.key))
     return fill(
         "rows",
@@ -60,9 +71,9 @@ def rows_function(model: str, mapping: Mapping) -> str:
 
 
 def expired_function(mapping: Mapping) -> list[str]:
-    """Return `mirror.expired_<mapping>`, which names expired rows, and its index.
+    """Return the SQL of `mirror.expired_<mapping>`, which returns keys of expired rows.
 
-    The list is empty if the mapping's rows never expire.
+    A second block adds the index for it. The list is empty if the mapping's rows never expire.
     """
     if mapping.expires is None:
         return []
@@ -83,7 +94,10 @@ def expired_function(mapping: Mapping) -> list[str]:
 
 
 def revoke_compare_functions(mapping: Mapping) -> str:
-    """Return the statement that lets only the engine call these functions."""
+    """Return the statement that takes EXECUTE on two functions from all roles of the API.
+
+    They are `digest_` and `rows_`; the mirror's own functions call them with their owner's rights.
+    """
     return f"""\
 revoke all on function
   {function_name("digest", mapping)}(
@@ -94,7 +108,10 @@ from public, anon, authenticated, service_role;"""
 
 
 def row_values(mapping: Mapping) -> list[str]:
-    """Return the values of a row: columns of the table `t`, then references of the ledger `l`."""
+    """Return SQL expressions for the values of a compared row, in the order of `row_layout`.
+
+    Columns come from the table, under the alias `t`; other references from the ledger, `l`.
+    """
     names = {column.name for column in mapping.columns}
     return [
         f"t.{identifier(name)}"
@@ -105,9 +122,10 @@ def row_values(mapping: Mapping) -> list[str]:
 
 
 def bare(mapping: Mapping, gone: str = "l.present is false") -> str:
-    """Return the condition that a visible row was withdrawn, but its bare key had to stay.
+    """Return the condition that a row `t` of the table counts as absent: only its key is left.
 
-    `gone` is the condition that the ledger has it as absent.
+    A foreign key held the row back, or the mapping retains it. `gone` is the condition that the
+    ledger has the key as absent.
     """
     nulls = [f"t.{identifier(column.name)} is null" for column in mapping.data_columns]
     if not nulls and mapping.on_delete == "delete":
@@ -116,14 +134,16 @@ def bare(mapping: Mapping, gone: str = "l.present is false") -> str:
 
 
 def collated(kind: str) -> str:
-    """Return the clause that makes values of this type compare by their bytes."""
+    """Return the clause that makes values of this type compare by bytes; empty if they do so."""
     return ' collate "C"' if kind == "text" else ""
 
 
 def _bound(mapping: Mapping, alias: str, operator: str, array: str) -> str:
+    """Return the comparison of a row's key with the key in an array of texts."""
     bound = f"({comma(mapping.key, f'{alias}.')}) {operator} ({_typed_key(mapping, array)})"
     if len(mapping.key) > 1:
-        # Redundant, but the planner estimates the number of rows from single columns alone.
+        # It adds nothing to the result: the planner estimates the number of rows by it, because it
+        # takes single columns only.
         first = _typed_key(mapping, array).partition(", ")[0]
         bound += f" and {alias}.{identifier(mapping.key[0])} {operator[0]}= {first}"
     return bound
@@ -137,7 +157,7 @@ def _typed_key(mapping: Mapping, array: str) -> str:
 
 
 def _limit(mapping: Mapping, relation: str) -> str:
-    """Return the statements that end the range where a relation has too many rows of it."""
+    """Return the statements that shorten the range to at most `p_limit` rows of a relation."""
     return fill(
         "digest_limit",
         relation=relation,

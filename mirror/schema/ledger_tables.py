@@ -1,4 +1,4 @@
-"""Ledger tables: the target's record of one mapping's keys, and its first rows."""
+"""Ledger tables: prints a mapping's ledger, the target's record of every key that was mirrored."""
 
 import json
 from textwrap import indent
@@ -9,7 +9,10 @@ from mirror.schema.quoting import comma, identifier, literal
 
 
 def ledger_sql(mapping: Mapping) -> str:
-    """Return the statements that create a mapping's ledger, or add what a new declaration needs."""
+    """Return the statements that create a mapping's ledger.
+
+    If it exists, they add the columns and constraints that a changed declaration needs.
+    """
     ledger, name = ledger_name(mapping), f"ledger_{mapping.name}"
     own = [ref for ref in mapping.all_references if ref.name not in mapping.key]
     constraints = _constraints(mapping)
@@ -40,7 +43,7 @@ def ledger_sql(mapping: Mapping) -> str:
             leave_room(ledger),
             *added,
             f"revoke all on {ledger} from public, anon, authenticated, service_role;\n",
-            # Not by age: each write changes that column, so its index would make writes dearer.
+            # Not an index on applied_at: each write changes that column, so it would cost more.
             "-- Purging looks at tombstones alone.",
             f"create unique index if not exists {identifier(f'{name}_tombstones')}",
             f"on {ledger} ({comma(mapping.key)}) where not present;",
@@ -49,12 +52,12 @@ def ledger_sql(mapping: Mapping) -> str:
 
 
 def adopt_sql(mapping: Mapping) -> str:
-    """Return the statement that enters the rows of a table that existed before the mirror.
+    """Return the statement that adds a ledger row for each row that the table already has.
 
-    A scope lists its keys from the ledger alone. The fence of these entries is older than any
-    read, so that the first read decides. The statement does nothing once the mapping is installed:
-    from then on, a foreign key may be holding back a row without an entry, and that row must not
-    count as present.
+    It serves a table that existed before the mirror: the keys of a scope come from the ledger
+    alone. The fence of these ledger rows is older than any read, so that the first read decides.
+    The statement does nothing once the mapping is installed: from then on, a row without a ledger
+    row may be one that a foreign key holds back, and it must not count as present.
     """
     known = {name: name for name in mapping.key} | visible_references(mapping)
     declared_table = json.dumps([mapping.schema, mapping.table])
@@ -71,7 +74,10 @@ def adopt_sql(mapping: Mapping) -> str:
 
 
 def column_type(mapping: Mapping, name: str, kind: str) -> str:
-    """Return a column's type as SQL. Text keys sort by bytes, as every page of keys expects."""
+    """Return a column's type as SQL.
+
+    Text columns of the key sort by bytes, so that both databases list keys in the same order.
+    """
     return f'{kind} collate "C"' if kind == "text" and name in mapping.key else kind
 
 
@@ -87,10 +93,10 @@ def leave_room(table: str) -> str:
 
 
 def led_by(mapping: Mapping, column: str) -> str:
-    """Return the columns of an index that starts with `column`.
+    """Return the columns of an index, as SQL: `column`, then the other columns of the key.
 
-    The key follows. So the index alone answers "all trips of this user", and it may be unique,
-    which keeps Supabase's advisors from reporting it as unused.
+    So the index alone answers "all trips of this user", and it can be unique, which keeps
+    Supabase's advisors from reporting it as unused.
     """
     return comma([column, *(name for name in mapping.key if name != column)])
 
@@ -98,9 +104,10 @@ def led_by(mapping: Mapping, column: str) -> str:
 def _constraints(mapping: Mapping) -> dict[str, str]:
     """Return the UNIQUE constraints, by name, that index the ledger by its references.
 
-    Two workers may insert one key at once; the second must update instead of failing. ON CONFLICT
-    takes care of every unique index on exactly the key's columns, in any order. A constraint with
-    another column must be deferrable, so that PostgreSQL checks the primary key first.
+    Two workers may insert one key at once; the second must update the row instead of failing. ON
+    CONFLICT does that for every unique index on exactly the key's columns, in any order. A
+    constraint with another column must be deferrable, so that PostgreSQL checks the primary key
+    first.
     """
     return {
         f"ledger_{mapping.name}_by_{reference.name}": (
@@ -113,7 +120,10 @@ def _constraints(mapping: Mapping) -> dict[str, str]:
 
 
 def _fill_references(mapping: Mapping) -> list[str]:
-    """Return the statements that copy the values of columns that have become references."""
+    """Return statements that copy the table's columns which are references into the ledger.
+
+    They fill only what is NULL there: the values of columns that have just become references.
+    """
     return [
         f"update {ledger_name(mapping)} as l\n"
         f"set {identifier(own)} = t.{identifier(name)}\n"

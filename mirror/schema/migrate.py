@@ -31,7 +31,7 @@ from sqlalchemy.exc import DBAPIError
 from mirror.errors import MirrorError, NotInTransaction, NotMigrated, ServerTooOld
 from mirror.errors.sqlstates import MIGRATION_REFUSED, NO_PRIVILEGE, server_error, translate
 from mirror.model.registry import Registry
-from mirror.schema.guards import guards_sql
+from mirror.schema.guard_policies import guards_sql
 from mirror.schema.model_tables import model_sql
 from mirror.schema.quoting import literal
 from mirror.schema.triggers import triggers_sql
@@ -67,15 +67,16 @@ class Migration:
     name: str
     """`0001_outbox`; `model_trips` if it is printed from declarations."""
     sql: str
+    """The whole text; every statement can run again."""
 
     @property
     def checksum(self) -> str:
-        """Sixteen hex digits of the text's SHA-256; databases recognise a step's text by it."""
+        """Sixteen hex digits of the text's SHA-256; a database's history stores them."""
         return hashlib.sha256(self.sql.encode()).hexdigest()[:16]
 
     @property
     def script(self) -> str:
-        """The text, and the statement that enters the step into the history."""
+        """The text, and the statement that records the step in the database's history."""
         return (
             f"{self.sql.rstrip()}\n\n\n"
             f"insert into mirror.migrations (name, checksum)\n"
@@ -85,7 +86,7 @@ class Migration:
 
 
 def directory() -> Path:
-    """Return the directory of the SQL files: inside the installed package, or in the checkout."""
+    """Return the directory `migrations`: inside the installed package, or in the checkout."""
     package = Path(__file__).parent.parent
     packaged = package / "_migrations"
     return packaged if packaged.is_dir() else package.parent / "migrations"
@@ -98,10 +99,12 @@ def migrations(
     triggers: bool = False,
     guards: bool = False,
 ) -> list[Migration]:
-    """Return every migration of one side, in order.
+    """Return every migration of one side, in the order in which they run.
 
-    The target's migrations and the triggers need a registry. `triggers` adds the primary's
-    triggers, `guards` the target's guards.
+    `triggers` adds the primary's triggers, `guards` the target's guards.
+
+    Raises:
+        TypeError: the target's migrations or the triggers are wanted without a registry.
     """
     if side == "primary":
         steps = [_written(path) for path in sorted(directory().glob("primary/*.sql"))]
@@ -132,7 +135,7 @@ def _written(path: Path) -> Migration:
 
 
 def pending(connection: Connection, steps: list[Migration]) -> list[Migration]:
-    """Return the steps that this database lacks or has with another text.
+    """Return those of the steps that this database lacks, or has with another text.
 
     Raises:
         NotMigrated: the database has numbered migrations that this version does not know, or
@@ -159,10 +162,11 @@ def pending(connection: Connection, steps: list[Migration]) -> list[Migration]:
 def compare(
     applied: Mapping[str, str], steps: list[Migration]
 ) -> tuple[list[Migration], list[str]]:
-    """Return the steps that a history lacks or has with another text, and unknown numbered names.
+    """Return the steps to apply, and the applied names that are unknown to this version.
 
-    `applied` are checksums by name, as in mirror.migrations. A history with unknown names belongs
-    to a newer version.
+    `applied` is a database's history: checksums by name. A step is to be applied if the history
+    lacks it or has it with another checksum. Only numbered names can be unknown; a database with
+    one of them was migrated by a newer version.
     """
     known = {step.name for step in steps}
     unknown = sorted(name for name in applied if re.match(r"\d", name) and name not in known)
@@ -177,7 +181,7 @@ def _selected(
     triggers: bool = False,
     guards: bool = False,
 ) -> list[Migration]:
-    """Return the migrations of a database, including triggers or guards if it ever got them."""
+    """Return the migrations of one side, with triggers or guards if this database ever had them."""
     if registry is not None and side == "primary":
         triggers = triggers or _has_had(connection, f"triggers_{registry.name}")
     if registry is not None and side == "supabase":
@@ -193,7 +197,7 @@ def _has_had(connection: Connection, name: str) -> bool:
 
 
 def check_version(connection: Connection, side: Side) -> None:
-    """Refuse a server that is too old, before its errors are about details.
+    """Refuse a server that is too old, before a migration fails there with an obscure error.
 
     Raises:
         ServerTooOld: its PostgreSQL is older than `OLDEST` says.
@@ -214,10 +218,10 @@ def due(
     triggers: bool = False,
     guards: bool = False,
 ) -> list[Migration]:
-    """Return the steps that `upgrade` would apply.
+    """Return the steps that `upgrade` with the same arguments would apply.
 
-    With `guards=True`, the guards are always due: Realtime may have created its tables since, and
-    manual changes of policies are reverted.
+    With `guards=True`, the guards are always among them: since the last time, Realtime may have
+    created its tables, and policies that were changed by hand are replaced.
 
     Raises:
         ServerTooOld: the database's PostgreSQL is older than `OLDEST` says.
@@ -274,8 +278,9 @@ def downgrade(connection: Connection) -> None:
 def write_files(into: Path, steps: list[Migration], *, now: datetime | None = None) -> list[Path]:
     """Write steps as `<14 digits>_mirror_<name>.sql` for the Supabase CLI; return the new files.
 
-    A step that is already there with the same text gets no new file. The versions of new files are
-    higher than all in the directory, because the CLI refuses to push out of order.
+    A step whose newest file has the same text gets no new one. The digits, its version, are the
+    time `now` (default: the present), but higher than all versions in the directory: the CLI
+    refuses to push a file with a lower version than the last one.
     """
     into.mkdir(parents=True, exist_ok=True)
     existing = sorted(into.glob("*.sql"))
@@ -307,7 +312,7 @@ _TOKEN = re.compile(
 
 
 def statements(script: str) -> Iterator[str]:
-    """Split a script of ours at the semicolons that end statements.
+    """Yield the statements of one of our SQL scripts, split at the semicolons that end them.
 
     Some drivers (asyncpg) take one statement at a time.
     """
@@ -321,13 +326,17 @@ def statements(script: str) -> Iterator[str]:
 
 
 def _run(connection: Connection, statement: str) -> None:
-    """Run SQL without parameters, so that `%` and `:` have no special meaning."""
+    """Run one statement without parameters, so that `%` and `:` have no special meaning in it."""
     connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
 
 
 @contextmanager
 def _translated(side: Side) -> Iterator[None]:
-    """Translate a driver's errors: all of psycopg's; of other drivers, those our SQL raises."""
+    """Raise our own error in place of a driver's.
+
+    Of psycopg, every error is translated; of other drivers, only a migration that our SQL refuses
+    and a missing privilege.
+    """
     try:
         yield
     except DBAPIError as error:
@@ -338,7 +347,7 @@ def _translated(side: Side) -> Iterator[None]:
 
 
 def _translation(error: BaseException | None, role: str) -> MirrorError | None:
-    """Return our error for a driver's; None if it has none."""
+    """Return our error for a driver's; None if it is not one that is translated."""
     found = server_error(error)
     hint = found.hint
     if found.state == NO_PRIVILEGE:

@@ -1,9 +1,9 @@
-"""Model tables: the target's side of a registry, as one migration.
+"""Model tables: prints the migration that installs a registry in the target.
 
-`model_sql` prints it from the declarations alone: tables, ledgers, functions, helpers and
-policies. Every block can run again. An existing table with another shape or owner is refused by
-name. A table of this model gets the columns that its declaration has gained; nothing else in it
-changes.
+It follows from the declarations alone: tables, ledgers, functions, helpers and policies. Every
+block can run again. The migration refuses an existing table with another shape or owner, and names
+it. A table of this model gets the columns that its declaration has gained; nothing else in the
+table changes.
 """
 
 import json
@@ -49,7 +49,7 @@ select pg_advisory_xact_lock(1835627122, 1);"""
 
 
 def model_sql(registry: Registry) -> str:
-    """Return the migration that installs `registry` in a target that has the engine."""
+    """Return the SQL that installs `registry` in a target that has the migration `0001_engine`."""
     blocks = [_HEADER.format(name=registry.name)]
     blocks += ["\n".join(_check(registry, mapping) for mapping in registry)]
     for mapping in registry:
@@ -79,6 +79,7 @@ def model_sql(registry: Registry) -> str:
 
 
 def _check(registry: Registry, mapping: Mapping) -> str:
+    """Return the statement that refuses an existing table with another shape or owner."""
     shape = {
         "model": registry.name,
         "table": [mapping.schema, mapping.table],
@@ -121,7 +122,7 @@ def _table(registry: Registry, mapping: Mapping) -> str:
 
 
 def _indexes(mapping: Mapping) -> list[str]:
-    """Return an index for each parent's column that does not lead the primary key."""
+    """Return one index statement for each parent's column that does not lead the primary key."""
     return [
         f"create unique index if not exists {identifier(f'{mapping.table}_{parent.column}')}\n"
         f"on {table_name(mapping)} ({led_by(mapping, parent.column)});"
@@ -131,7 +132,7 @@ def _indexes(mapping: Mapping) -> list[str]:
 
 
 def _retire(registry: Registry) -> str:
-    """Return the statement that closes the tables that this model no longer declares."""
+    """Return the statement that ends all access to tables that this model no longer declares."""
     return fill(
         "retire",
         model=registry.name,
@@ -142,6 +143,7 @@ def _retire(registry: Registry) -> str:
 
 
 def _security(mapping: Mapping) -> str:
+    """Return the statements that set a table's privileges and its one policy."""
     table, policy = table_name(mapping), identifier(f"{mapping.table}_read")
     using, grants, indexes = "using (false)", [], []
     if mapping.readable is not None:
@@ -167,7 +169,7 @@ def _security(mapping: Mapping) -> str:
 
 
 def _not_expired(mapping: Mapping, condition: str) -> str:
-    """Return the policy's condition, extended so that users cannot read expired rows."""
+    """Return the condition of a policy, extended so that it is false for expired rows."""
     if mapping.expires is None:
         return condition
     moment = identifier(mapping.expires)
@@ -175,6 +177,7 @@ def _not_expired(mapping: Mapping, condition: str) -> str:
 
 
 def _declare(registry: Registry, mapping: Mapping, position: int) -> str:
+    """Return the statement that records a mapping's declaration and digest in the target."""
     declaration = json.dumps(mapping.declaration(), indent=2)
     return f"""\
 insert into mirror.mappings (name, model, position, digest, is_parent, declaration)

@@ -20,14 +20,17 @@ def function_name(purpose: str, mapping: Mapping) -> str:
 
 
 def ledger_column(mapping: Mapping, reference: str) -> str:
-    """Return the ledger's column for a reference: the key column of that name, or one of its own.
+    """Return the name, not quoted, of the ledger's column that holds a reference's value.
 
-    It is not quoted.
+    It is the reference's own name if that is a column of the key, else `ref_<name>`.
     """
     return reference if reference in mapping.key else f"ref_{reference}"
 
 
 def visible_references(mapping: Mapping) -> dict[str, str]:
-    """Return the references that the mirrored table shows: its column, by the ledger's column."""
+    """Return the references that are also columns of the mirrored table, outside of the key.
+
+    The result maps the ledger's column to the table's column; neither is quoted.
+    """
     columns = {column.name for column in mapping.data_columns}
     return {f"ref_{ref.name}": ref.name for ref in mapping.all_references if ref.name in columns}

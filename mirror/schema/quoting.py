@@ -1,13 +1,12 @@
-"""Quoting: identifiers and literals for SQL that is printed.
+"""Quoting: quotes identifiers and literals in SQL that is printed.
 
 Statements that psycopg runs are composed with `psycopg.sql` instead: the driver quotes their
-identifiers, and text and values cannot be mixed up. Printed SQL needs a quoter of its own:
+identifiers, and text and values cannot be mixed up. Printed SQL needs functions of its own:
 
-- A backend imports it with its declarations, and prints in Alembic revisions; it may have another
-  driver.
+- A backend prints SQL in Alembic revisions, and it may have another driver than psycopg.
 - People read and review the text, so a name has quotes only where it needs them. Deployed
-  databases know the text by its checksum, so that this cannot change.
-- A name that PostgreSQL would cut is refused.
+  databases know the text by its checksum, so this rule cannot change.
+- A name that PostgreSQL would shorten must be refused.
 """
 
 import re
@@ -25,7 +24,7 @@ LONGEST = 63
 
 
 def identifier(*parts: str) -> str:
-    """Return a dotted name, quoted where PostgreSQL needs it: `public."order"`.
+    """Return the parts as a dotted name, quoted where PostgreSQL needs it: `public."order"`.
 
     Raises:
         MappingError: a part is longer than PostgreSQL's limit. PostgreSQL would cut it, and the
@@ -53,5 +52,8 @@ def literal(value: str) -> str:
 
 
 def comma(names: Iterable[str], before: str = "", after: str = "") -> str:
-    """Return names quoted and joined; `before` and `after` go with each: `t.a::text, t.b::text`."""
+    """Return names quoted where needed and joined by commas: `t.a::text, t.b::text`.
+
+    `before` and `after` are put before and after every name; here, `t.` and `::text`.
+    """
     return ", ".join(f"{before}{identifier(name)}{after}" for name in names)

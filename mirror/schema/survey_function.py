@@ -1,9 +1,10 @@
-"""Survey function: the function in the target with which a reconcile surveys one mapping.
+"""Survey function: prints the function in the target that hashes all rows of a mapping by bucket.
 
-It reads the table and the ledger once each, in the order of their blocks, and joins nothing: a
-visible row and its ledger row each add a hash to the bucket of their key. The primary adds both
-hashes for each of its rows. So a bucket with equal sums on both sides holds the same rows, and the
-ledger has all of them.
+A reconcile compares its result with the primary's, to find the buckets that differ. The function
+reads the table and the ledger once each, in the order of their blocks, and joins nothing: a row of
+the table and its ledger row each add a hash to the bucket of their key. The primary adds both
+hashes for each of its rows. So if the sums of a bucket are equal on both sides, the bucket holds
+the same rows, and the ledger has all of them.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,11 +17,12 @@ from mirror.schema.skeletons import fill
 
 
 def survey_function(mapping: Mapping) -> str:
-    """Return `mirror.survey_<mapping>`, which surveys one part of the rows, by bucket or by key.
+    """Return the SQL of `mirror.survey_<mapping>`, which hashes one part of the mapping's rows.
 
-    A key's bucket is the lowest `p_bits` bits of its hash. `p_wanted` has one bit for each bucket,
-    set for those to survey; NULL means all. Each part is a range of the tables' blocks. The sums
-    of all parts, XORed, are the sum of the whole.
+    The part is number `p_part` of `p_parts` ranges of the tables' blocks. The function returns the
+    sums of hashes by bucket, or with `p_each` by key. A key's bucket is the lowest `p_bits` bits of
+    its hash. `p_wanted` has one bit for each bucket, set if the bucket is wanted; NULL means all.
+    The sums of all parts, XORed, are the sum of the whole.
     """
     table, ledger = table_name(mapping), ledger_name(mapping)
     columns = [f"t.{identifier(column.name)}" for column in mapping.data_columns]
@@ -48,7 +50,11 @@ def survey_function(mapping: Mapping) -> str:
 def _rows(
     mapping: Mapping, relation: str, alias: str, part: str, columns: list[str], condition: str
 ) -> str:
-    """Return a FROM item `k` with the wanted rows of one table: key, columns, and key hash."""
+    """Return a FROM item `k` with rows of one relation: their key, columns, and hash of the key.
+
+    It yields the rows that meet `condition` and are in the part and the wanted buckets. `part` is
+    the variable of the function that holds the part's range of blocks: `seen` or `known`.
+    """
     keys = [f"{alias}.{identifier(name)}" for name in mapping.key]
     values = [f"{key} as k{i}" for i, key in enumerate(keys)]
     values += [f"{column}::text{collated('text')} as c{i}" for i, column in enumerate(columns)]

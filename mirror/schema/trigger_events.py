@@ -1,7 +1,8 @@
-"""Trigger events: queries for the events that follow from one statement on a table.
+"""Trigger events: prints queries for the events that follow from one statement on a table.
 
-Each query reads the trigger's transition tables `old_rows` and `new_rows`, and returns rows (lane,
-mapping, reference, key) for `mirror.outbox`.
+A trigger runs these queries. Each reads the trigger's transition tables `old_rows` and `new_rows`,
+and returns rows (lane, mapping, reference, key) for `mirror.outbox`. The lane is 0 for a revocation
+and 1 for a grant.
 """
 
 from collections.abc import Iterable
@@ -25,7 +26,7 @@ def deleted(effect: Effect) -> str:
 
 
 def _lane(effect: Effect) -> int:
-    """Return the lane of an inserted row."""
+    """Return the lane for the event of an inserted row."""
     return _GRANT if effect.adds else _REVOCATION
 
 
@@ -45,10 +46,10 @@ def _all(effect: Effect, rows: str, *, lane: int) -> str:
     )
 
 
-def untied(effect: Effect) -> dict[str, list[str]]:
-    """Return queries, by operation, for relevant rows with NULL in the column that ties them in.
+def with_null(effect: Effect) -> dict[str, list[str]]:
+    """Return queries, by operation, for the events of rows with NULL in the reference's column.
 
-    Each of these rows means a change of the whole mapping.
+    It is unknown which keys these rows affect, so each event is about the whole mapping.
     """
     column = f"r.{identifier(effect.columns[0])}"
     return {
@@ -80,9 +81,10 @@ def updated(effect: Effect) -> str:
 
 
 def _paired(effect: Effect) -> str:
-    """Return a query for the events of rows that differ, where a key finds a row on each side.
+    """Return a query for the events of changed rows, if the effect's columns identify a row.
 
-    It compares rows as images, byte by byte, because that works for every type.
+    It joins each old row with the new row of the same key, and compares the two byte by byte,
+    because that works for every type.
     """
     names = [identifier(column) for column in effect.columns]
     same = _and(
@@ -110,6 +112,7 @@ def _paired(effect: Effect) -> str:
 
 
 def _or_differ(effect: Effect, columns: frozenset[str] | None) -> str:
+    """Return `or` and the condition that the rows differ in these columns; None: in any column."""
     if columns is None:
         return "\n  or o *<> n"
     names = sorted(columns - set(effect.columns))
@@ -120,9 +123,9 @@ def _or_differ(effect: Effect, columns: frozenset[str] | None) -> str:
 
 
 def _differing(effect: Effect) -> str:
-    """Return a query for the keys or scopes that have other rows after the statement than before.
+    """Return a query for the events of keys or scopes whose rows the statement changed.
 
-    Rows that agree in all columns that the mapping's query reads are interchangeable.
+    It compares the rows before and after as sets, by the columns that the mapping's query reads.
     """
     sides = (("old", "new"), ("new", "old"))
     lanes = [(_REVOCATION, effect.decides)]
@@ -144,7 +147,10 @@ def _differing(effect: Effect) -> str:
 
 
 def _difference(mine: str, other: str, effect: Effect, columns: frozenset[str] | None) -> str:
-    """Return a query for the rows of one side that the other lacks, by the given columns."""
+    """Return a query for the rows of side `mine` (`old` or `new`) that the side `other` lacks.
+
+    Rows are compared by the given columns; None: by all.
+    """
     values = [
         f"{_bytes(f'r.{identifier(name)}')} as c{i}" for i, name in enumerate(effect.columns, 1)
     ]
@@ -160,13 +166,16 @@ def _difference(mine: str, other: str, effect: Effect, columns: frozenset[str] |
 
 
 def _target(effect: Effect) -> str:
-    """Return the event's mapping and reference."""
+    """Return the event's mapping and reference, as SQL literals joined by a comma."""
     reference = "null" if effect.reference is None else literal(effect.reference)
     return f"{literal(effect.mapping)}, {reference}"
 
 
 def _bytes(value: str) -> str:
-    """Return a value as text that PostgreSQL compares by bytes, for every type and collation."""
+    """Return the expression for a value as text that compares by bytes, for every type.
+
+    NULL stays NULL.
+    """
     return f'(case when {value} is distinct from null then {_text(value)} end) collate "C"'
 
 
@@ -175,7 +184,7 @@ def _texts(values: Iterable[str]) -> str:
 
 
 def _text(value: str) -> str:
-    """Return a value's text as its type prints it.
+    """Return the expression for a value's text, as its type prints it.
 
     A cast would call a function of the type's creator with the rights of the role that installed
     the trigger. format() and a row's text call only functions of the server or of a superuser.

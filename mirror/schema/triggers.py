@@ -1,9 +1,9 @@
-"""Triggers: the primary's side of a registry, printed from the declarations alone.
+"""Triggers: prints the triggers in the primary that record changes, from the declarations alone.
 
 Each table that a mapping reads gets statement-level triggers and one function that writes the
 events, so that a change of many rows costs a few set operations. The function must never fail a
 writer's transaction. If it no longer fits its table, for example because a column is gone, it
-records a change of everything.
+records a change of every mapping that reads the table.
 """
 
 import re
@@ -16,7 +16,7 @@ from mirror.model.query.effects import Effect
 from mirror.model.registry import Registry
 from mirror.schema.quoting import LONGEST, identifier, literal
 from mirror.schema.skeletons import fill
-from mirror.schema.trigger_events import deleted, inserted, untied, updated
+from mirror.schema.trigger_events import deleted, inserted, updated, with_null
 
 _HEADER = """\
 -- Capture for the permission model {name}: whoever changes a row that it reads, the change is
@@ -52,7 +52,7 @@ def triggers_sql(registry: Registry) -> str:
 
 
 def removal_sql(registry: Registry) -> str:
-    """Return the SQL that removes the triggers again."""
+    """Return the SQL that removes a registry's triggers, and their entry in the history."""
     return (
         f"{_drop(registry, keep=[])}\n\n\n"
         f"delete from mirror.migrations where name = {literal(f'triggers_{registry.name}')};\n"
@@ -64,7 +64,7 @@ def _check(table: str, effects: tuple[Effect, ...]) -> str:
 
 
 def _columns(effects: tuple[Effect, ...]) -> str:
-    """Return the columns that the events of a table name or depend on, as an SQL array."""
+    """Return, as an SQL array, the columns of a table that its events contain or depend on."""
     names = {name for effect in effects for name in (*effect.columns, *(effect.reads or ()))}
     return f"array[{', '.join(map(literal, sorted(names)))}]::text[]"
 
@@ -99,6 +99,7 @@ def _triggers(registry: Registry, table: str) -> str:
 
 
 def _lock(registry: Registry) -> str:
+    """Return the statement that locks every table that the registry's queries read."""
     first, *others = (_quoted(table) for table in registry.effects)
     tables = ", ".join(others)
     return fill(
@@ -109,6 +110,10 @@ def _lock(registry: Registry) -> str:
 
 
 def _drop(registry: Registry, *, keep: list[str]) -> str:
+    """Return the statement that drops a registry's triggers and functions.
+
+    Functions named in `keep`, and the triggers that call them, stay.
+    """
     return fill(
         "drop_triggers",
         pattern=literal(f"^mirror_{registry.name}_({'|'.join(_OPERATIONS)})$"),
@@ -131,7 +136,7 @@ def _function(registry: Registry, table: str, effects: tuple[Effect, ...]) -> st
     }
     for effect in effects:
         if effect.nulls:
-            for operation, queries in untied(effect).items():
+            for operation, queries in with_null(effect).items():
                 events[operation] += queries
     everything = ", ".join(
         f"(0, {literal(name)}, {literal(EVERYTHING)}, '{{}}')"
@@ -151,6 +156,7 @@ def _function(registry: Registry, table: str, effects: tuple[Effect, ...]) -> st
 
 
 def _by_operation(events: dict[str, list[str]], statement: Callable[[str], str]) -> str:
+    """Return PL/pgSQL that runs, for the trigger's operation, the statement of each query."""
     lines = []
     for number, (operation, queries) in enumerate(events.items()):
         lines.append(f"{'els' if number else ''}if tg_op = '{operation}' then")

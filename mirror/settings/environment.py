@@ -1,4 +1,7 @@
-"""Environment: reads and validates the settings once; then they are passed around."""
+"""Environment: reads the settings from environment variables and validates them, once.
+
+After that, code gets them as an argument and no module reads the environment again.
+"""
 
 import re
 from typing import Annotated, Any, Literal, Self
@@ -21,7 +24,14 @@ from mirror.errors import ConfigError
 
 
 def _postgres_url(value: Any) -> Any:
-    """Accept the URLs that SQLAlchemy and libpq accept; return the form that libpq understands."""
+    """Return a database's URL in the form that libpq understands.
+
+    Forms that only SQLAlchemy understands are accepted. None and a SecretStr, which was checked
+    before, are returned unchanged.
+
+    Raises:
+        ValueError: it is no PostgreSQL URL; the message does not repeat it.
+    """
     if value is None or isinstance(value, SecretStr):
         return value
     scheme, rest = str(value).partition("://")[::2]
@@ -48,7 +58,11 @@ def _redis_url(value: Any) -> Any:
 
 
 def _project_url(value: Any) -> Any:
-    """Accept the address of a project's API; refuse those of its dashboard and its database."""
+    """Return the URL of a project's API without path and slash at the end; None for None.
+
+    Raises:
+        ValueError: it is another URL, for example that of the dashboard or of the database.
+    """
     if value is None:
         return value
     parts = urlsplit(str(value).strip())
@@ -82,14 +96,14 @@ class Settings(BaseSettings):
     )
 
     primary_database_url: PostgresUrl | None = Field(None, alias="PRIMARY_DATABASE_URL")
-    """The primary. Never a replica: a fence orders reads of one server."""
+    """The primary's URL. Never a replica's: fences can only order reads of one server."""
     primary_listen_url: PostgresUrl | None = Field(None, alias="PRIMARY_LISTEN_URL")
     """A direct connection to the primary, for a relay that listens: notifications do not pass
     through a transaction pooler. None: the relay polls."""
     supabase_db_url: PostgresUrl | None = Field(None, alias="SUPABASE_DB_URL")
-    """The target's database, as role `postgres`; direct or through the pooler."""
+    """The URL of the target's database, as role `postgres`; direct or through the pooler."""
     supabase_url: ProjectUrl | None = Field(None, alias="SUPABASE_URL")
-    """The address of the target's API."""
+    """The URL of the target's API."""
     supabase_secret_key: SecretStr | None = Field(
         None,
         validation_alias=AliasChoices("SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY"),
@@ -99,47 +113,51 @@ class Settings(BaseSettings):
         None,
         validation_alias=AliasChoices("SUPABASE_PUBLISHABLE_KEY", "SUPABASE_ANON_KEY"),
     )
-    """The API requires it beside `writer_token`; it grants nothing."""
+    """The project's publishable key. The API requires it together with `writer_token`; by itself it
+    grants nothing."""
     writer_token: SecretStr | None = None
-    """A JWT of the role mirror_writer, which may do only what the mirror needs. Takes precedence
-    over a secret key."""
+    """A JWT of the role mirror_writer, whose only privileges are those that the mirror needs. It is
+    used instead of a secret key if both are set."""
     target: Literal["rest", "postgres"] | None = None
-    """How to reach the target. Default: `rest` if only SUPABASE_URL is set, else `postgres`."""
+    """How to reach the target: over REST, or with a connection to its database. None: `rest` if
+    SUPABASE_URL is set and SUPABASE_DB_URL is not, else `postgres`."""
     rest_bytes: int = Field(1_000_000, ge=10_000, le=100_000_000)
     """Maximum bytes in the body of one REST call; a batch that exceeds it is split."""
     redis_url: RedisUrl | None = Field(None, alias="REDIS_URL")
-    """The Celery broker, which also holds the doorbell's key."""
+    """The URL of Redis: the Celery broker, which also wakes workers."""
 
     mappings: str = "mappings"
-    """The module that holds the `registry`."""
+    """The name of the module that holds the `registry`."""
     source_name: str | None = None
-    """The primary's name in its recorded identity; set it if one primary has several host names.
-    Default: the host in PRIMARY_DATABASE_URL."""
+    """The name by which the target recognises this primary; set it if one primary has several host
+    names. None: the host in PRIMARY_DATABASE_URL."""
     batch_size: int = Field(500, ge=1, le=10_000)
-    """Events claimed, and keys written, at once."""
+    """The most events that a worker claims at once, and keys that it writes at once."""
     max_attempts: int = Field(5, ge=1, le=100)
-    """Attempts at an event alone, before it is buried."""
+    """How often an event that fails is tried alone, before the workers give it up (bury it)."""
     retry_seconds: float = Field(1.0, gt=0, le=3600)
-    """Wait after the first failed attempt; doubles with each further attempt."""
+    """Wait after the first failed attempt; it doubles with each further one."""
     statement_seconds: float = Field(8.0, gt=0, le=600)
-    """Timeout of each statement, on both databases."""
+    """Timeout of each statement, in both databases."""
     idle_seconds: float = Field(60.0, ge=5, le=3600)
     """Time that a claim's transaction may be idle before the primary ends it."""
     connect_seconds: int = Field(5, ge=2, le=60)
-    """Timeout of connecting."""
+    """Timeout of each attempt to connect to a database."""
     sweep_seconds: float = Field(30.0, ge=1, le=86_400)
-    """Interval at which beat rings the doorbell, independent of all other rings."""
+    """Interval at which beat wakes a worker, even if there is no event. Also the shortest time
+    between two searches of a worker for expired rows."""
     relay_seconds: float = Field(0.2, ge=0.02, le=86_400)
     """The longest pause between two queries of a relay that polls."""
     drain_seconds: float = Field(20.0, ge=1, le=3600)
-    """Time that one Celery task drains before it hands over to the next."""
+    """Time after which a Celery task stops draining and leaves the rest to the next task."""
     tombstone_days: int = Field(7, ge=1, le=3650)
-    """Time that the target remembers deleted keys; it refuses any write that is older."""
+    """Days for which the target remembers deleted keys. When it forgets them, it refuses all writes
+    that are as old."""
     reconcile_cron: str = Field("40 3 * * *", pattern=r"^(off|[\d*/,-]+( [\d*/,a-zA-Z-]+){4})$")
-    """When beat starts a reconcile, in UTC: minute, hour, day, month, weekday. `off`: never, for
-    platforms that start `mirror reconcile --scheduled` themselves."""
+    """When beat starts a reconcile, in UTC: minute, hour, day, month, weekday. `off`: never; use it
+    if your platform's scheduler starts `mirror reconcile --scheduled`."""
     reconcile_grace_seconds: float = Field(5.0, ge=0, le=60)
-    """Wait before rows that seem to differ are read again."""
+    """Wait before a reconcile reads again the rows that seem to differ."""
     reconcile_backlog: int = Field(10_000, ge=1)
     """A reconcile pauses while at least this many events wait."""
     reconcile_latency_seconds: float = Field(2.0, gt=0, le=60)
@@ -151,6 +169,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _claims_outlast_statements(self) -> Self:
+        """Refuse an idle timeout that a slow statement on the other side could exceed."""
         if self.idle_seconds < 2 * self.statement_seconds:
             raise ValueError(
                 "MIRROR_IDLE_SECONDS must be at least twice MIRROR_STATEMENT_SECONDS: a claim "
@@ -160,7 +179,7 @@ class Settings(BaseSettings):
 
     @property
     def transport(self) -> Literal["rest", "postgres"]:
-        """How to reach the target: `target`, or else the way for which there are settings."""
+        """How to reach the target: the setting `target`, or its default if it is not set."""
         if self.target is not None:
             return self.target
         return "rest" if self.supabase_url and not self.supabase_db_url else "postgres"
@@ -204,7 +223,7 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 def variable(name: str) -> str:
-    """Return the environment variable that sets a field."""
+    """Return the environment variable that sets a field; `name` itself if no field has it."""
     field = Settings.model_fields.get(name)
     if field is None:
         return name

@@ -1,4 +1,4 @@
-"""Logs: sends records to one stream, redacted, as JSON or for a terminal.
+"""Logs: sends all log records to one stream, as JSON or for a terminal, without secrets.
 
 Records hold ids and counts, never values of rows and never a password.
 """
@@ -14,7 +14,7 @@ from mirror.errors.redaction import redact
 
 
 class _Redacted:
-    """A renderer that redacts the whole line: message, values, exception and traceback."""
+    """A renderer that removes credentials from the whole line, exception and traceback included."""
 
     def __init__(self, renderer: Any) -> None:
         self._renderer = renderer
@@ -29,9 +29,10 @@ def configure_logging(
     level: str = "info",
     stream: TextIO | None = None,
 ) -> None:
-    """Send structlog's and the standard library's records to `stream` (standard error).
+    """Send the records of structlog and of the standard library to `stream`.
 
-    `style` is `json`, `console`, or `auto`: console on a terminal, JSON elsewhere.
+    None means standard error. `style` is `json`, `console`, or `auto`: console on a terminal, JSON
+    elsewhere. `level` is the lowest level to log. Replaces the handlers of the root logger.
     """
     stream = stream or sys.stderr
     as_json = style == "json" or (style == "auto" and not stream.isatty())
@@ -66,7 +67,7 @@ def configure_logging(
             ],
         )
     )
-    # They log each request; our own `drained` record says the same.
+    # These log each request; our own record `drained` says the same.
     for chatty in ("httpx", "httpcore", "hpack"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     root = logging.getLogger()

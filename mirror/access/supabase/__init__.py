@@ -1,5 +1,5 @@
-"""Supabase: prints what only a Supabase project has.
+"""Supabase: prints SQL for services that only a Supabase project has.
 
-Policies for Realtime's private channels and for folders in Storage, and the triggers that tell
-users when a membership of theirs changes.
+It prints policies for Realtime's private channels and for folders in Storage, and triggers that
+notify users over Realtime when their memberships change.
 """

@@ -33,14 +33,14 @@ _PLAIN = re.compile(r"[^{}/]+")
 
 @dataclass(frozen=True, kw_only=True)
 class Folder:
-    """The access of users to files of one bucket, in folders that belong to resources."""
+    """Declares the access of users to files of one bucket, in folders that belong to resources."""
 
     bucket: str
     """The bucket's id. The bucket must be private: everyone can download files of a public one."""
     path: str
     """The folder's path: `trips/{trip_id}`, `consultations/{id}/{user}`. `{user}` stands for the id
-    of the user that owns the files, for `Own`; any other word for the resource's id. It covers all
-    files below the folder, at any depth."""
+    of the user that owns the files, for `Own`; any other word in braces stands for the resource's
+    id. The rules apply to all files below the folder, at any depth."""
     via: str
     """Name of the mapping whose Membership decides, or with Grants `mapping:kind`."""
     read: Verb = None
@@ -54,7 +54,7 @@ class Folder:
 
     @property
     def verbs(self) -> dict[str, Allow]:
-        """The rules of each verb that is allowed."""
+        """The rules by verb (`read`, `insert`, …), without the verbs that are forbidden."""
         return by_verb(self.read, self.insert, self.update, self.delete)
 
     def check(self, registry: Registry) -> None:
@@ -89,7 +89,7 @@ class Folder:
                 )
 
     def condition(self, registry: Registry, verb: str) -> PolicyCondition:
-        """Return the condition on the rows of `storage.objects` for a verb."""
+        """Return the condition on a row of `storage.objects` that allows a verb of `verbs`."""
         membership = membership_for(registry, self.via, self._label)
         segments = {part: _segment(number) for number, part in enumerate(self._parts, 1)}
         resource = segments[self._resource[0]]
@@ -132,27 +132,32 @@ class Folder:
 
 @dataclass(frozen=True, kw_only=True)
 class Folders:
-    """Policies on `storage.objects`, if that table exists; one for each verb.
+    """Declares policies on Storage's table `storage.objects`, one for each verb.
 
-    A path grants nothing if it is malformed, or spells an id otherwise than the database does.
+    A path that is malformed, or spells an id in another way than the database, grants nothing. If
+    Storage has not created its table yet, the migration creates no policy.
     """
 
     folders: tuple[Folder, ...]
-    """The guarded folders; other files are left to other policies."""
+    """The guarded folders. Policies of your own may allow other files."""
 
     @property
     def relation(self) -> tuple[str, str]:
-        """The table that Storage reads and writes as the user."""
+        """Schema and name of the table that Storage reads and writes with the user's rights."""
         return "storage", "objects"
 
     def prepare(self, registry: Registry) -> list[str]:
-        """Return nothing; refuse declarations that cannot work."""
+        """Check the declarations; return an empty list, because no SQL has to run before `ddl`.
+
+        Raises:
+            MappingError: a folder's declaration cannot work.
+        """
         for folder in self.folders:
             folder.check(registry)
         return []
 
     def ddl(self, registry: Registry) -> list[str]:
-        """Return the block that creates the policies."""
+        """Return one block, which creates the policies; an empty list if no verb is allowed."""
         policies = []
         for verb in VERBS:
             found = [f.condition(registry, verb) for f in self.folders if verb in f.verbs]

@@ -12,7 +12,7 @@ from mirror.schema.quoting import identifier, literal
 
 
 def seats_of(registry: Registry, mapping: str, owner: str) -> list[tuple[Membership, Seat]]:
-    """Return each Seat that is declared on a mapping, with the Membership that it belongs to.
+    """Return each Seat whose rows are those of a mapping, with the Membership that declares it.
 
     Raises:
         MappingError: no Membership has a seat on the mapping; the message begins with `owner`.
@@ -33,10 +33,10 @@ def seats_of(registry: Registry, mapping: str, owner: str) -> list[tuple[Members
 
 
 def notices(registry: Registry, mapping: Mapping, prefix: str) -> str:
-    """Return the block with the triggers that send a notice for each write to a mapping's table.
+    """Return the SQL of the triggers that notify users when their rows of a mapping are written.
 
-    They run once per statement, and only while Realtime's table accepts rows. An error in them
-    must never fail the write itself.
+    `prefix` is that of the users' own topics. The triggers run once per statement. If Realtime's
+    table is missing or locked, or an error occurs, they send nothing and the write goes on.
     """
     table = identifier(mapping.schema, mapping.table)
     function = identifier("mirror", f"tell_{mapping.name}")
@@ -89,7 +89,7 @@ revoke all on function {function}() from public, anon, authenticated, service_ro
 
 
 class _NoticeStatements:
-    """The statements that send the notices of one seat."""
+    """The SQL statements that send notices for the rows of one seat."""
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class _NoticeStatements:
         ]
 
     def inserted(self) -> str:
-        """Return the statement for inserted rows."""
+        """Return the statement that notifies the users of inserted rows of new access."""
         return (
             f"{self._tell('n', literal('membership_granted'))}\n"
             f"from new_rows as n\n"
@@ -119,7 +119,7 @@ class _NoticeStatements:
         )
 
     def deleted(self) -> str:
-        """Return the statement for deleted rows, expired ones included."""
+        """Return the statement that notifies the users of deleted rows, expired ones included."""
         return (
             f"{self._tell('o', self._revoked('o'))}\n"
             f"from old_rows as o\n"
@@ -127,7 +127,11 @@ class _NoticeStatements:
         )
 
     def updated(self) -> str:
-        """Return the statements for updated rows; a row may also pass to another user."""
+        """Return the statements that notify the users of updated rows.
+
+        If a row's user or resource changes, the old pair loses a membership and the new one gains
+        it.
+        """
         same = " and ".join(
             f"o.{identifier(name)} = n.{identifier(name)}" for name in self.mapping.key
         )
@@ -164,6 +168,7 @@ cross join lateral (
 where was.active {operator} remains.active;"""
 
     def _active(self, row: str, *, expired: bool = False) -> str:
+        """Return the condition that a row gives a role; `expired`: expired rows count, too."""
         conditions = row_conditions(self.mapping, row, expired=expired)
         if not isinstance(self.seat.role, Always):
             roles = ", ".join(map(literal, self.membership.levels))
@@ -172,13 +177,18 @@ where was.active {operator} remains.active;"""
         return " and ".join(conditions) or "true"
 
     def _revoked(self, row: str) -> str:
-        """Return the event: `membership_changed` if the user still belongs by another seat."""
+        """Return the SQL for the event of a user who lost the membership that `row` gave.
+
+        It is `membership_revoked`, or `membership_changed` if the user still has a role in the
+        resource by another seat.
+        """
         if not self.membership.also:
             return literal("membership_revoked")
         belongs = f"{self.membership.belongs}({row}.{self.key}, {row}.{self.user})"
         return f"case when {belongs}\n    then 'membership_changed' else 'membership_revoked' end"
 
     def _tell(self, row: str, event: str) -> str:
+        """Return the statement's start, up to FROM, that sends `event` to the user of each row."""
         role = self.seat.role
         role_sql = literal(role.role) if isinstance(role, Always) else f"{row}.{identifier(role)}"
         # Not `id`: Realtime would take it for the id of the message.

@@ -24,8 +24,8 @@ from mirror.schema.quoting import literal
 class Topic:
     """Channels called `<prefix>:<id>`, one for each resource of a membership.
 
-    Each permission is the weakest role that has it; None: no user. Users that may `receive` or
-    `watch` may join a channel.
+    Each of `receive`, `send`, `watch` and `appear` is the weakest role that has this permission;
+    None: no user has it. Users that may `receive` or `watch` may join a channel.
     """
 
     prefix: str
@@ -33,20 +33,21 @@ class Topic:
     via: str
     """Name of the mapping whose Membership decides, or with Grants `mapping:kind`."""
     receive: str | None = None
-    """The role that receives broadcasts, including those from the database."""
+    """The weakest role that receives broadcasts, including those from the database."""
     send: str | None = None
-    """The role that may broadcast."""
+    """The weakest role that may broadcast."""
     watch: str | None = None
-    """The role that sees which users are present."""
+    """The weakest role that sees which users are present."""
     appear: str | None = None
-    """The role that may announce its own presence."""
+    """The weakest role whose users may announce that they are present."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Topics:
-    """Policies on `realtime.messages`, if that table exists; one to receive and one to send.
+    """Declares policies on Realtime's table `realtime.messages`: one to receive, one to send.
 
-    A topic grants nothing if it is malformed, or spells an id otherwise than the database does.
+    A topic that is malformed, or spells an id in another way than the database, grants nothing. If
+    Realtime has not created its table yet, the migration creates no policy.
     """
 
     topics: tuple[Topic, ...] = ()
@@ -60,11 +61,11 @@ class Topics:
 
     @property
     def relation(self) -> tuple[str, str]:
-        """The table that Realtime reads and writes as the user."""
+        """Schema and name of the table that Realtime reads and writes with the user's rights."""
         return "realtime", "messages"
 
     def prepare(self, registry: Registry) -> list[str]:
-        """Return nothing; refuse declarations that cannot work.
+        """Check the declarations; return an empty list, because no SQL has to run before `ddl`.
 
         Raises:
             MappingError: a role or mapping is not declared, or a prefix is empty or not unique.
@@ -129,7 +130,11 @@ $$;"""
 def _extensions(
     membership: MembershipLike, topic: Topic, broadcast: str | None, presence: str | None
 ) -> list[PolicyCondition]:
-    """Return the conditions for broadcast and presence; one for both if they have the same role."""
+    """Return the conditions under which a user may send or receive on a topic's channels.
+
+    `broadcast` and `presence` are the weakest roles for these two extensions of Realtime; None: no
+    user. If both have the same role, one condition covers them.
+    """
     roles = {"broadcast": broadcast, "presence": presence}
     found = []
     for role in dict.fromkeys(role for role in roles.values() if role is not None):

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from mirror.access import Guard
-from mirror.access.questions import AccessQuestion, Given, Grant
+from mirror.access.questions import AccessQuestion, Given, HeldLevels
 from mirror.diagnostics.explain.found_paths import (
     FoundPath,
     PrimaryRowReader,
@@ -178,7 +178,7 @@ def _checks(registry: Registry, question: AccessQuestion) -> Iterator[_Check]:
 
 def _primary_grants(
     drain: Drain, question: AccessQuestion, pairs: Sequence[Pair]
-) -> dict[Pair, Grant]:
+) -> dict[Pair, HeldLevels]:
     """Return, for each pair, the levels of access that the primary's rows grant."""
     with _primary_reader(drain, question, pairs) as reader:
         return {
@@ -205,7 +205,7 @@ def _primary_reader(
 
 
 def _compare(
-    drain: Drain, question: AccessQuestion, checks: Sequence[_Check], grants: dict[Pair, Grant]
+    drain: Drain, question: AccessQuestion, checks: Sequence[_Check], grants: dict[Pair, HeldLevels]
 ) -> dict[Pair, list[Mismatch]]:
     """Ask the target as each user; return the pairs whose answers differ from the `grants`."""
     by_user: dict[str, list[str]] = defaultdict(list)
@@ -225,7 +225,7 @@ def _compare(
 
 
 def _differences(
-    resource: str, grant: Grant, checks: Sequence[_Check], results: Iterable[AskResult]
+    resource: str, grant: HeldLevels, checks: Sequence[_Check], results: Iterable[AskResult]
 ) -> list[tuple[Direction, str]]:
     """Return direction and name of each check whose answer differs from the grant."""
     found = []

@@ -6,7 +6,7 @@ Whether these rows are right is the subject of the earlier steps.
 from collections.abc import Sequence
 
 from mirror.access import Guard, Own
-from mirror.access.questions import AccessQuestion, Grant
+from mirror.access.questions import AccessQuestion, HeldLevels
 from mirror.access.rules import VERBS
 from mirror.diagnostics.explain.explanation import Step, StepStatus
 from mirror.model.keys import Key
@@ -22,7 +22,7 @@ def ask_question(
     question: AccessQuestion,
     user: str,
     resource: str,
-    grant: Grant,
+    grant: HeldLevels,
     rows: Sequence[tuple[Mapping, Key]],
 ) -> tuple[bool, list[Step]]:
     """Ask, as the user, the helpers and the policies of the mirrored rows and of guarded tables.
@@ -76,7 +76,7 @@ def _sample_row(guard: Guard, user: str, resource: str) -> dict[str, str]:
 
 
 def _helpers_step(
-    question: AccessQuestion, resource: str, grant: Grant, results: list[AskResult]
+    question: AccessQuestion, resource: str, grant: HeldLevels, results: list[AskResult]
 ) -> Step:
     """Return the step about the helpers: each must answer as the target's rows say."""
     lines = []
@@ -115,7 +115,7 @@ def _mirrored_row_step(mapping: Mapping, result: AskResult, *, expected: bool | 
     return Step("decision", status, f"{says}.", details=details)
 
 
-def _guard_step(guard: Guard, grant: Grant, verbs: list[tuple[str, AskResult]]) -> Step:
+def _guard_step(guard: Guard, grant: HeldLevels, verbs: list[tuple[str, AskResult]]) -> Step:
     """Return the step about a guarded table.
 
     It says for each statement whether the policies allow it on a row of the resource; it is BROKEN
@@ -144,7 +144,7 @@ def _guard_step(guard: Guard, grant: Grant, verbs: list[tuple[str, AskResult]]) 
     return Step("decision", status, says, details=tuple(lines))
 
 
-def _rules_allow(rules: Sequence[object], grant: Grant) -> bool | None:
+def _rules_allow(rules: Sequence[object], grant: HeldLevels) -> bool | None:
     """Return whether one of the rules allows a user with these levels a row of the user's own.
 
     None: no rule by level does, but a rule of another kind may.

@@ -14,7 +14,7 @@ from mirror.access.questions import (
     AccessQuestion,
     FromRow,
     Given,
-    Grant,
+    HeldLevels,
     Lookup,
     Values,
 )
@@ -57,7 +57,7 @@ class FoundPath:
 
     path: AccessPath
     rows: tuple[FoundRow, ...]
-    grant: Grant
+    grant: HeldLevels
     missing: tuple[Mapping, Filter] | None = None
     """Where the next row was searched; None: no row is missing, or it cannot be searched for."""
 
@@ -95,11 +95,11 @@ def find_paths(
     return sorted(found, key=lambda one: (len(one.grant.levels), len(one.rows)), reverse=True)
 
 
-def combined_grant(paths: Iterable[FoundPath]) -> Grant:
+def combined_grant(paths: Iterable[FoundPath]) -> HeldLevels:
     """Return all levels that the paths grant; if there are none, the reason of the first path."""
     grants = [path.grant for path in paths]
     levels = frozenset(level for grant in grants for level in grant.levels)
-    return Grant(levels, None if levels else next((grant.reason for grant in grants), None))
+    return HeldLevels(levels, None if levels else next((grant.reason for grant in grants), None))
 
 
 def _follow(
@@ -116,7 +116,7 @@ def _follow(
     filter_ = lookup_filter(lookup, given, before)
     found = {} if filter_ is None else reader.rows(mapping, filter_)
     if not found:
-        reason = Grant(
+        reason = HeldLevels(
             reason=f"{mapping.name} has no such row"
             if filter_ is not None
             else f"a row of {mapping.name} is found by {', '.join(lookup.by)}, and one of these "

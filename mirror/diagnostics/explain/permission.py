@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from mirror.access.questions import AccessQuestion, Given, Grant, Values, access_questions
+from mirror.access.questions import AccessQuestion, Given, HeldLevels, Values, access_questions
 from mirror.diagnostics.explain.decision import ask_question, ask_row
 from mirror.diagnostics.explain.explanation import Explanation, Step, StepStatus
 from mirror.diagnostics.explain.found_paths import (
@@ -154,9 +154,9 @@ def _path_steps(
 ) -> list[Step]:
     """Return the steps of all rows of a path, from the primary to the target."""
 
-    def grant(position: int, values: Values | None) -> Grant:
+    def grant(position: int, values: Values | None) -> HeldLevels:
         if values is None:
-            return Grant(reason="there is no row")
+            return HeldLevels(reason="there is no row")
         return question.grant(path.path, position, states[position].mapping, values)
 
     grants = [
@@ -184,7 +184,7 @@ def _path_steps(
 def _row_steps(
     drain: Drain,
     states: Sequence[KeyState],
-    grants: Sequence[tuple[Grant, Grant] | None],
+    grants: Sequence[tuple[HeldLevels, HeldLevels] | None],
     *,
     show_values: bool,
 ) -> list[Step]:

@@ -2,7 +2,7 @@
 
 from psycopg import sql
 
-from mirror.access.questions import Grant
+from mirror.access.questions import HeldLevels
 from mirror.diagnostics.explain.explanation import Step, StepStatus
 from mirror.diagnostics.explain.key_state import KeyState
 from mirror.diagnostics.explain.missing_row import missing_row_reasons
@@ -75,7 +75,7 @@ def _parent_without_user(
 
 
 def primary_step(
-    state: KeyState, grant: Grant | None, registry: Registry, database: Database
+    state: KeyState, grant: HeldLevels | None, registry: Registry, database: Database
 ) -> Step:
     """Return the step about the primary's row, which grants `grant`; None: irrelevant."""
     if state.row is None or state.missing_parents:
@@ -218,7 +218,7 @@ def ledger_step(state: KeyState) -> Step:
     return Step("ledger", status, says, details=details)
 
 
-def target_step(state: KeyState, grant: Grant | None) -> Step:
+def target_step(state: KeyState, grant: HeldLevels | None) -> Step:
     """Return the step about the target's row, which grants `grant`; None: irrelevant."""
     known, name = state.known, "target row"
     remedy = (

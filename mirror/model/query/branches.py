@@ -28,8 +28,9 @@ _SEVERAL_GROUPINGS = {"cube", "grouping_sets", "rollup"}
 class Branch:
     """One SELECT of a mapping's query: the query itself, or a member of its union.
 
-    An occurrence is one appearance of a table in it. A row of an occurrence matters where it is
-    part of a result row, or keeps one out of the result.
+    An occurrence is one appearance of a table in the SELECT. A row of that table matters to a
+    result row if it is part of the result row, or can keep it out of the result (by NOT EXISTS, for
+    example).
 
     Raises:
         UnreadableQuery: this library does not analyse a query of its shape.
@@ -50,10 +51,10 @@ class Branch:
         self.reads: dict[TableRef, set[str]] = defaultdict(set)
         """The columns that the query reads, by occurrence."""
         self.decides: dict[TableRef, set[str]] = defaultdict(set)
-        """Those on which access may depend: read for more than descriptive columns."""
+        """Those of `reads` on which access may depend: not read for descriptive columns alone."""
         self._note_columns(mapping, names)
         self.opaque = any(map(_hides_columns, elements))
-        """It contains SQL text that may read columns, which this library cannot see."""
+        """True: the SELECT contains literal SQL text, which may read columns unseen."""
         self.relates_rows = (
             any(map(_relates_rows, elements))
             # A LIMIT, here or around the union, chooses rows by which other rows exist.
@@ -61,11 +62,11 @@ class Branch:
             or any(distinct_on(n.select) for n in self._root.walk() if n is not self._root)
             or not self._distinct_by_key(mapping)
         )
-        """One of its rows may affect result rows with which it shares no value."""
+        """True: a row may affect result rows with which it shares no value (LIMIT, windows)."""
 
     @property
     def insert_only_adds(self) -> bool:
-        """Whether a new row in any of its tables can only add result rows, never remove one."""
+        """Whether a new row in any table of the SELECT can only add result rows, not remove one."""
         return (
             self._in_plain_union
             and not self._root.inner
@@ -78,7 +79,7 @@ class Branch:
         )
 
     def keeps_rows_apart(self, occurrence: TableRef) -> bool:
-        """Return whether no two rows of an occurrence matter to the same result row."""
+        """Return whether at most one row of the occurrence matters to each result row."""
         select = self._root.select
         combined = (
             select._distinct  # noqa: SLF001 - there is no public way
@@ -88,19 +89,19 @@ class Branch:
         return not combined and occurrence.node is self._root
 
     def occurrence_count(self, occurrence: TableRef) -> int:
-        """Return how often the table of an occurrence occurs."""
+        """Return how often the table of this occurrence occurs in the SELECT."""
         return [other.table for other in self.occurrences].count(occurrence.table)
 
     def is_own_column(self, label: str, occurrence: TableRef) -> bool:
-        """Return whether a selected expression is itself a column of the occurrence."""
+        """Return whether the expression selected as `label` is a column of the occurrence."""
         selected = self._selected_column(label)
         return selected is not None and selected.table is occurrence
 
     def column_equal_to(self, label: str, occurrence: TableRef, *, is_key: bool) -> str | None:
-        """Return the occurrence's column that always equals a selected value, or None.
+        """Return the occurrence's column that equals the value selected as `label`, or None.
 
-        It equals the value of each result row to which a row of the occurrence matters. No result
-        row has a NULL in its key.
+        The two are equal in every result row to which a row of the occurrence matters. `is_key`:
+        whether the value is part of the key, where no result row has NULL.
         """
         selected = self._selected_column(label)
         if selected is None:
@@ -118,7 +119,10 @@ class Branch:
         return min(equal, default=None)
 
     def never_null(self, label: str, occurrence: TableRef) -> bool:
-        """Return whether a selected value is not NULL wherever a row of the occurrence matters."""
+        """Return whether the value selected as `label` is surely not NULL.
+
+        That is, in every result row to which a row of the occurrence matters.
+        """
         selected = self._selected_column(label)
         equal = set() if selected is None else self._equal_columns(selected, occurrence)
         return any(column.column in column.table.not_null for column in equal) or any(
@@ -128,16 +132,23 @@ class Branch:
         )
 
     def _selected_column(self, label: str) -> ColumnRef | None:
-        """Return the column that a selected expression is; None if it is computed."""
+        """Return the column that is selected as `label`.
+
+        None if the value is computed, or if the column's text is not the value's canonical text.
+        """
         found = column_ref(self._labels[label], self._root)
         return found if found is not None and self._has_canonical_text(found, label) else None
 
     def _has_canonical_text(self, column: ColumnRef, label: str) -> bool:
-        """Return whether the column's text is, or is made, the canonical text of the value."""
+        """Return whether the column's text, read as the type of `label`, is canonical.
+
+        It is not if the query casts a text column to uuid, whose values have several spellings, and
+        `label` has type text.
+        """
         return column.cast_to is None or self._types.get(label) != "text"
 
     def _equal_columns(self, column: ColumnRef, occurrence: TableRef) -> set[ColumnRef]:
-        """Return the columns that equal `column` wherever a row of the occurrence matters."""
+        """Return `column` and all columns equal to it wherever a row of the occurrence matters."""
         holding = [e.columns for e in self._equalities if e.holds(occurrence)]
         reached: set[ColumnRef] = set()
         new = {column}
@@ -147,7 +158,7 @@ class Branch:
         return reached
 
     def _distinct_by_key(self, mapping: Mapping) -> bool:
-        """Return whether DISTINCT ON, if there is one, chooses among rows of one key only."""
+        """Return whether DISTINCT ON, if there is one, chooses only among rows of one key."""
         distinct = [
             column_ref(expression, self._root) for expression in distinct_on(self._root.select)
         ]
@@ -157,7 +168,7 @@ class Branch:
         )
 
     def _note_columns(self, mapping: Mapping, names: list[str]) -> None:
-        """Fill `reads` and `decides`."""
+        """Fill `reads` and `decides` with the columns of all expressions in the SELECT."""
         # EXCEPT compares all columns, and DISTINCT ON may choose by any: all of them decide.
         plain = self._in_plain_union and not distinct_on(self._root.select)
         descriptive = {c.name for c in mapping.columns if c.descriptive and plain}
@@ -169,6 +180,7 @@ class Branch:
                 self._note(expression, node, decides=name not in descriptive)
 
     def _note(self, expression: Any, node: SelectNode, *, decides: bool) -> None:
+        """Add an expression's columns to `reads`; with `decides`, also to that."""
         for column in columns(expression):
             table = node.table_of(column)
             self.reads[table].add(column.name)
@@ -177,7 +189,7 @@ class Branch:
 
 
 def branches(mapping: Mapping) -> list[Branch]:
-    """Return the branches of a mapping's query."""
+    """Return one Branch for each SELECT of a mapping's query: several if it is a union."""
     return [Branch(mapping, select) for select in parts(mapping.query)]
 
 
@@ -192,14 +204,16 @@ def _only_unions(query: Any) -> bool:
 
 
 def _hides_columns(element: Any) -> bool:
+    """Return whether an element is literal SQL text that is more than a constant."""
     if isinstance(element, ColumnClause) and element.is_literal:
         return not _CONSTANT.fullmatch(element.name)
     return isinstance(element, TextClause) and not _CONSTANT.fullmatch(element.text)
 
 
 def _relates_rows(element: Any) -> bool:
+    """Return whether by this element a row affects result rows with which it shares no value."""
     if isinstance(element, FunctionElement):
-        # Each returns rows that lack some of the grouping columns.
+        # Each of these groupings returns rows that lack some of the grouping columns.
         return str(getattr(element, "name", "")).lower() in _SEVERAL_GROUPINGS
     return isinstance(element, Over) or (isinstance(element, CTE) and element.recursive)
 

@@ -1,8 +1,8 @@
 """Effects: the keys or scopes of a mapping that a change of one row of the primary affects.
 
 They follow from the declarations alone, and every kind of capture uses them. A row that has all
-values of a mapping's key affects that key. Any other row affects a scope: the rows under the value
-of a reference by which the query joins it.
+values of a mapping's key affects that key. Any other row affects a scope: all keys under one value
+of a reference, the one by which the query joins the row's table.
 """
 
 from collections import defaultdict
@@ -20,25 +20,27 @@ from mirror.model.query.select_tree import TableRef, UnreadableQuery, columns, p
 
 @dataclass(frozen=True)
 class Effect:
-    """How a row of one table of the primary affects one mapping."""
+    """How a changed row of one table of the primary affects one mapping."""
 
     mapping: str
+    """The mapping's name."""
     reference: str | None
-    """None: the row affects a key. Otherwise it affects a scope: the reference's name, or
-    EVERYTHING if the rows that it affects are unknown."""
+    """None: the row affects a key. Otherwise it affects a scope, and this is the reference's name;
+    EVERYTHING: the affected rows are unknown, so the scope is the whole mapping."""
     columns: tuple[str, ...]
     """The table's columns with the key's values, or the one with the scope's value; empty for
     EVERYTHING."""
     reads: frozenset[str] | None
     """The table's columns that the mapping's query reads. None: unknown."""
     decides: frozenset[str] | None
-    """Those whose change may take access away. None: unknown, so any may."""
+    """The table's columns whose change may take access away. None: unknown, so any column may."""
     adds: bool
-    """An inserted row cannot take access away."""
+    """True: an inserted row can only give access. False: it may also take access away."""
     unique: bool
-    """No two rows of the table that matter at the same time affect the same key."""
+    """True: at any time, at most one row of the table affects a given key."""
     nulls: bool = False
-    """A row with NULL in `columns` may matter, too; it then affects the whole mapping."""
+    """True: a row with NULL in `columns` may affect result rows, too; its change then counts as a
+    change of the whole mapping."""
 
 
 def effects(mapping: Mapping) -> dict[str, tuple[Effect, ...]]:
@@ -77,7 +79,13 @@ def effects(mapping: Mapping) -> dict[str, tuple[Effect, ...]]:
 
 
 def _everything(mapping: Mapping) -> dict[str, tuple[Effect, ...]]:
-    """Return the effects of a query that we cannot analyse: always the whole mapping."""
+    """Return the effects for a query that we cannot analyse.
+
+    A change of any table that it reads counts as a change of the whole mapping.
+
+    Raises:
+        MappingError: no column of a table is selected, and no reference names the table.
+    """
     selected = [
         table_name(column.table)
         for part in parts(mapping.query)
@@ -96,9 +104,10 @@ def _everything(mapping: Mapping) -> dict[str, tuple[Effect, ...]]:
 def _identity_of(
     mapping: Mapping, branch: Branch, occurrence: TableRef
 ) -> tuple[str | None, tuple[str, ...], bool]:
-    """Return the reference (None: the key), its columns, and whether rows with NULL there matter.
+    """Return `reference`, `columns` and `nulls` of the Effect that an occurrence of a table has.
 
-    See the fields of Effect.
+    Raises:
+        MappingError: no reference leads to the table, and it does not have the key's values.
     """
     key = [branch.column_equal_to(name, occurrence, is_key=True) for name in mapping.key]
     candidates = [
@@ -139,6 +148,7 @@ def _by_preference(mapping: Mapping, branch: Branch, occurrence: TableRef) -> li
 
 
 def _column_for(branch: Branch, occurrence: TableRef, reference: Reference) -> str | None:
+    """Return the occurrence's column with the reference's value; None if there is none."""
     found = branch.column_equal_to(reference.name, occurrence, is_key=False)
     # If the table occurs several times, the declared column is right for one occurrence only.
     if reference.table == occurrence.table and branch.occurrence_count(occurrence) == 1:
@@ -147,7 +157,10 @@ def _column_for(branch: Branch, occurrence: TableRef, reference: Reference) -> s
 
 
 def _merged(effects: Sequence[Effect]) -> tuple[Effect, ...]:
-    """Merge effects on the same keys or scope; EVERYTHING replaces all others."""
+    """Return a table's effects on a mapping, with those on the same keys or scopes merged.
+
+    If one of them affects the whole mapping, all others become part of it.
+    """
     if any(effect.reference == EVERYTHING for effect in effects):
         effects = [
             replace(e, reference=EVERYTHING, columns=(), unique=False, nulls=False) for e in effects
@@ -168,6 +181,7 @@ def _merged(effects: Sequence[Effect]) -> tuple[Effect, ...]:
 
 
 def _union(a: frozenset[str] | None, b: frozenset[str] | None) -> frozenset[str] | None:
+    """Return the union; None (unknown) if either is None."""
     return None if a is None or b is None else a | b
 
 

@@ -1,8 +1,8 @@
-"""Equalities: the columns of a query that have equal values wherever a row matters.
+"""Equalities: finds the columns of a query that a condition makes equal.
 
-Two columns can stand for each other there: `users.id` for `memberships.user_id`, if the tables are
-joined on them. An equality holds for some rows only. A condition in an EXISTS holds for the rows
-inside it, a condition of a LEFT JOIN for the rows of its right side.
+If two tables are joined on `users.id = memberships.user_id`, each of these columns tells the value
+of the other. A condition is true of some rows only: one in an EXISTS, of the rows inside it; one of
+a LEFT JOIN, of the rows of its right side.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ from sqlalchemy.sql.elements import (
 
 from mirror.model.query.select_tree import SelectNode, TableRef, WhereCondition, parts
 
-# Comparisons that are never true of NULL.
+# Comparisons that are never true if one operand is NULL.
 _NEVER_TRUE_OF_NULL = {
     operators.eq,
     operators.ne,
@@ -42,28 +42,33 @@ class ColumnRef(NamedTuple):
     table: TableRef
     column: str
     cast_to: str | None = None
-    """The type family that a text column is cast to, where one value has several spellings."""
+    """`uuid` or `integer`, if the query casts this text column to it: then texts that differ may be
+    one value. None: there is no such cast."""
 
 
 class Equality(NamedTuple):
-    """Columns whose values are equal wherever a condition holds; a single one is only not NULL."""
+    """Columns that a condition makes equal; if it is one column, it only cannot be NULL."""
 
     columns: frozenset[ColumnRef]
     node: SelectNode
-    """It holds for the rows of this SELECT and of those that it contains."""
+    """The equality holds for the rows of this SELECT and of the SELECTs inside it."""
     side: TableRef | None = None
-    """It holds only for the rows of this right side of a LEFT JOIN."""
+    """The right side of a LEFT JOIN: the equality holds only for rows of this table. None: there
+    is no such limit."""
     not_null: bool = True
-    """None of the columns is NULL."""
+    """True: where the equality holds, the columns are not NULL. False: they may be."""
 
     def holds(self, table: TableRef) -> bool:
-        """Return whether it holds wherever a row of `table` matters."""
+        """Return whether the equality holds in each result row to which a row of `table` matters.
+
+        `Branch` says when a row matters to another.
+        """
         contained = any(node is self.node for node in table.node.path_to_root())
         return contained and (self.side is None or self.side in table.enclosing())
 
 
 def equalities(root: SelectNode) -> list[Equality]:
-    """Return all equalities in a query."""
+    """Return all equalities that follow from the conditions and subqueries of a query."""
     return [
         equality
         for node in root.walk()
@@ -73,10 +78,10 @@ def equalities(root: SelectNode) -> list[Equality]:
 
 
 def column_ref(expression: Any, node: SelectNode) -> ColumnRef | None:
-    """Return the column whose value an expression has.
+    """Return the column that an expression is, perhaps cast to another type.
 
-    None if the expression is computed, or of another type than integer, uuid and text: only for
-    those are two texts equal exactly where `=` is true.
+    None if the expression is computed, or if it is declared with another type than integer, uuid
+    and text. Only of these types are two values equal if and only if their texts are.
     """
     if isinstance(expression, Label | Grouping):
         return column_ref(expression.element, node)
@@ -94,6 +99,7 @@ def column_ref(expression: Any, node: SelectNode) -> ColumnRef | None:
 
 
 def _after_cast(cast: Cast[Any], column: ColumnRef | None) -> ColumnRef | None:
+    """Return `column` as it is after the cast; None if the cast may change the value."""
     before, after = _family(cast.clause), _family(cast)
     if column is None or getattr(cast.type, "length", None) is not None:
         return None
@@ -105,7 +111,7 @@ def _after_cast(cast: Cast[Any], column: ColumnRef | None) -> ColumnRef | None:
 
 
 def _of_subquery(node: SelectNode) -> Iterator[Equality]:
-    """Yield the equalities between a subquery's columns and the columns that it selects."""
+    """Yield, for a subquery in a FROM, each of its columns as equal to the one that it selects."""
     if node.as_table is None:
         return
     names = list(node.as_table.element.c.keys())
@@ -115,7 +121,7 @@ def _of_subquery(node: SelectNode) -> Iterator[Equality]:
 
 
 def _of_condition(condition: WhereCondition, node: SelectNode) -> Iterator[Equality]:
-    """Yield the columns that a condition makes equal, or not NULL."""
+    """Yield an Equality for the columns that a condition makes equal, or not NULL."""
     clause, side = condition
     if not isinstance(clause, BinaryExpression):
         return
@@ -142,15 +148,17 @@ def _of_condition(condition: WhereCondition, node: SelectNode) -> Iterator[Equal
 def _with_selected(
     outer: ColumnRef | None, inner: ColumnRef | None, node: SelectNode, *, not_null: bool
 ) -> Iterator[Equality]:
-    """Yield the equality with a column that a subquery selects, unless a LEFT JOIN may change it.
+    """Yield the equality of a column outside of a subquery with the column that it selects.
 
-    Where the inner table is optional, a new row of it replaces a NULL.
+    Yields nothing if one of them is None, or if the inner table is the right side of a LEFT JOIN: a
+    new row of that table would replace a NULL.
     """
     if outer is not None and inner is not None and not inner.table.optional:
         yield Equality(frozenset({outer, inner}), node, not_null=not_null)
 
 
 def _refuses_null(clause: BinaryExpression[Any]) -> bool:
+    """Return whether a condition is never true if one of its operands is NULL."""
     if clause.operator is operators.is_not:
         return isinstance(clause.right, Null)
     # With an empty array, <> ALL is true, even of NULL.
@@ -160,9 +168,10 @@ def _refuses_null(clause: BinaryExpression[Any]) -> bool:
 
 
 def _family(expression: Any) -> str | None:
-    """Return the type family of an expression, if its texts are equal exactly where `=` is true.
+    """Return "integer", "uuid" or "text", if two values are equal if and only if their texts are.
 
-    None for other types; "unknown" if the type is not declared, which is taken for one of those.
+    "unknown" if the type is not declared: it is assumed to be one of these three. None for all
+    other types.
     """
     kind = expression.type
     while isinstance(kind, types.TypeDecorator):
@@ -173,7 +182,7 @@ def _family(expression: Any) -> str | None:
         return "integer"
     if isinstance(kind, types.Uuid):
         return "uuid"
-    # Some collations, CHAR and CITEXT call two different texts equal.
+    # Some collations, CHAR and CITEXT treat different texts as equal.
     if isinstance(kind, types.String) and not isinstance(kind, types.CHAR | CITEXT):
         return None if kind.collation else "text"
     return None

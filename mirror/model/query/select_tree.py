@@ -1,4 +1,4 @@
-"""Select tree: the FROM, the conditions and the nested SELECTs of each SELECT in a query.
+"""Select tree: finds the FROM, the conditions and the nested SELECTs of each SELECT in a query.
 
 SQLAlchemy publishes little of this, so the modules of `mirror.model.query` read private attributes.
 A query of a rare shape raises `UnreadableQuery`. A change of any table that it reads then counts as
@@ -32,21 +32,21 @@ class UnreadableQuery(Exception):
 
 @dataclass(eq=False)
 class TableRef:
-    """One occurrence of a table or a subquery in a FROM; a table that occurs twice has two."""
+    """One occurrence of a table or a subquery in a FROM; a table can have several occurrences."""
 
     element: Any
-    """SQLAlchemy's object for it."""
+    """SQLAlchemy's object for the occurrence."""
     node: "SelectNode"
     """The SELECT in whose FROM it occurs."""
     table: str = ""
     """The table's name as declarations write it; empty for a subquery."""
     not_null: set[str] = field(default_factory=set)
-    """The table's columns that its declaration says are never NULL."""
+    """The columns that the table's SQLAlchemy declaration marks as never NULL."""
     optional: bool = False
-    """It is the right side of a LEFT JOIN: where no row matches, its columns are NULL."""
+    """True: it is the right side of a LEFT JOIN, so its columns are NULL where no row matches."""
 
     def enclosing(self) -> Iterator["TableRef"]:
-        """Yield it, and each subquery in a FROM that contains it, from the inside out."""
+        """Yield this occurrence, then each subquery in a FROM around it, from the inside out."""
         yield self
         for node in self.node.path_to_root():
             if node.as_table is not None:
@@ -54,12 +54,12 @@ class TableRef:
 
 
 class WhereCondition(NamedTuple):
-    """A condition on the rows of a SELECT, from WHERE or from ON; never an AND of several."""
+    """One condition on the rows of a SELECT, from WHERE or ON; the operands of AND are separate."""
 
     clause: Any
     side: TableRef | None = None
-    """The right side of a LEFT JOIN: a row of it is absent where the condition is false. None: the
-    whole result row is."""
+    """For the ON of a LEFT JOIN: its right side, whose columns are NULL where the condition is
+    false. None: where the condition is false, there is no result row."""
 
 
 @dataclass(eq=False)
@@ -68,32 +68,32 @@ class SelectNode:
 
     select: Any
     parent: "SelectNode | None" = None
-    """The SELECT that contains it."""
+    """The SELECT directly around this one; None: this is the outermost."""
     as_table: TableRef | None = None
-    """The subquery in the parent's FROM that it is, or that it is one member of. None: it stands in
-    an expression."""
+    """The subquery in the parent's FROM that is this SELECT, or a union with this SELECT as a
+    member. None: this is the outermost SELECT, or it stands in an expression."""
     from_hashes: set[int] = field(default_factory=set)
-    """The hashes of the elements of its FROM, joins included. SQLAlchemy compares by them."""
+    """The hashes of its FROM's elements, joins included; SQLAlchemy compares elements by hash."""
     tables: dict[int, TableRef] = field(default_factory=dict)
     """The tables and subqueries of its FROM, by hash."""
     conditions: list[WhereCondition] = field(default_factory=list)
     inner: list["SelectNode"] = field(default_factory=list)
-    """The SELECTs that it contains; each member of a union is one."""
+    """The SELECTs directly inside this one; each member of a union is one."""
 
     def path_to_root(self) -> Iterator["SelectNode"]:
-        """Yield it and all SELECTs that contain it, from the inside out."""
+        """Yield this SELECT, then all SELECTs around it, from the inside out."""
         yield self
         if self.parent is not None:
             yield from self.parent.path_to_root()
 
     def walk(self) -> Iterator["SelectNode"]:
-        """Yield it and all SELECTs that it contains."""
+        """Yield this SELECT and all SELECTs inside it."""
         yield self
         for node in self.inner:
             yield from node.walk()
 
     def deciding_expressions(self) -> Iterator[Any]:
-        """Yield the expressions that decide which rows it returns."""
+        """Yield the expressions that decide which rows the SELECT returns: all but its columns."""
         yield from (condition.clause for condition in self.conditions)
         yield from self.select._group_by_clauses  # noqa: SLF001 - there is no public way
         yield from self.select._having_criteria  # noqa: SLF001 - likewise
@@ -101,7 +101,13 @@ class SelectNode:
         yield from self.select._order_by_clauses  # noqa: SLF001 - likewise
 
     def table_of(self, column: Any) -> TableRef:
-        """Return the table or subquery of a column; the innermost, if several have its name."""
+        """Return the table or subquery to which a column belongs.
+
+        It is looked up in this SELECT's FROM, then in those around it; the first one found counts.
+
+        Raises:
+            UnreadableQuery: none of them has it.
+        """
         key = hash(column.table)
         for node in self.path_to_root():
             if key in node.tables:
@@ -112,7 +118,11 @@ class SelectNode:
 def select_node(
     select: Any, parent: SelectNode | None = None, as_table: TableRef | None = None
 ) -> SelectNode:
-    """Build the tree of a SELECT and of all SELECTs that it contains."""
+    """Return the tree of a SELECT and all SELECTs inside it; for arguments, see SelectNode.
+
+    Raises:
+        UnreadableQuery: this library does not analyse a query of its shape.
+    """
     node = SelectNode(select, parent, as_table)
     for element in _own_froms(node):
         _add_from(element, node)
@@ -136,7 +146,7 @@ def parts(query: Any) -> Iterator[Any]:
 
 
 def elements(expression: Any) -> Iterator[Any]:
-    """Yield an expression and its elements; a subquery is one element."""
+    """Yield an expression and all expressions inside it, but none from inside a subquery."""
     yield expression
     if not isinstance(expression, Select | CompoundSelect):
         for child in expression.get_children():
@@ -144,7 +154,11 @@ def elements(expression: Any) -> Iterator[Any]:
 
 
 def subqueries(expression: Any) -> Iterator[Any]:
-    """Yield the subqueries in an expression."""
+    """Yield the subqueries in an expression.
+
+    Raises:
+        UnreadableQuery: a table stands in the expression, that is, a whole row as a value.
+    """
     for element in elements(expression):
         if isinstance(element, Select | CompoundSelect):
             yield element
@@ -160,7 +174,11 @@ def columns(expression: Any) -> Iterator[Any]:
 
 
 def table_name(table: TableClause) -> str:
-    """Return a table's name as declarations write it: `trips`, `app.workspaces`."""
+    """Return a table's name as declarations write it: `trips`, `app.workspaces`.
+
+    Raises:
+        MappingError: the name of the table or of its schema contains a dot.
+    """
     schema = getattr(table, "schema", None)
     for part in (schema, table.name):
         if part is not None and "." in part:
@@ -172,7 +190,10 @@ def table_name(table: TableClause) -> str:
 
 
 def distinct_on(select: Any) -> list[Any]:
-    """Return the expressions of DISTINCT ON, which SQLAlchemy 2.1 keeps as an extension."""
+    """Return the expressions of a SELECT's DISTINCT ON; empty if it has none.
+
+    SQLAlchemy 2.1 keeps them in an extension.
+    """
     extension = getattr(select, "_pre_columns_clause", None)
     holders = [] if extension is None else visitors.iterate(extension)
     return [
@@ -183,9 +204,10 @@ def distinct_on(select: Any) -> list[Any]:
 
 
 def _own_froms(node: SelectNode) -> list[Any]:
-    """Return the elements of a SELECT's own FROM, without those that correlate to outer SELECTs.
+    """Return the elements of the FROM that SQLAlchemy prints for a SELECT.
 
-    It follows SQLAlchemy's compiler.
+    Elements that refer to an outer SELECT (correlation) are not among them. The rules are those of
+    SQLAlchemy's compiler.
     """
     select, parent = node.select, node.parent
     froms: list[Any] = list(select.get_final_froms())
@@ -236,6 +258,7 @@ def _add_table(element: Any, node: SelectNode) -> None:
 
 
 def _conjuncts(clause: Any) -> Iterator[Any]:
+    """Yield the operands of an AND, nested ones included; the clause itself if it is no AND."""
     while isinstance(clause, Grouping):
         clause = clause.element
     if isinstance(clause, BooleanClauseList) and clause.operator is operators.and_:

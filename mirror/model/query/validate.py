@@ -1,7 +1,7 @@
 """Validate: refuses a mapping's query whose result does not depend on rows alone.
 
-Fences rely on it: two reads at equal fences must return equal data. So a query may not depend on
-the clock, on settings or on randomness.
+A fence orders reads of the primary by the rows that they saw: two reads with equal fences must
+return equal data. So a query may not depend on the clock, on settings or on randomness.
 """
 
 import re
@@ -25,7 +25,7 @@ from mirror.errors import MappingError
 from mirror.model.mapping import Mapping, SelectQuery
 from mirror.model.query.select_tree import distinct_on
 
-# PostgreSQL plans these on their own, or they may contain something that it plans on its own.
+# PostgreSQL plans these apart from the query around them, or they may contain such a part.
 _BARRIERS = (CompoundSelect, CTE, FunctionElement, Over, TextClause)
 _UNSTABLE = re.compile(
     r"\b(now|(transaction|statement|clock)_timestamp|timeofday|current_(timestamp|date|time"
@@ -127,10 +127,10 @@ def _a(name: str) -> str:
 
 
 def is_pulled_up(query: SelectQuery) -> bool:
-    """Return whether PostgreSQL surely plans it, as a subquery, together with the outer query.
+    """Return whether PostgreSQL surely merges the query, as a subquery, into the query around it.
 
-    Then a join outside can use the indexes of the tables inside. Into a subquery that groups,
-    unites or counts, PostgreSQL pushes only comparisons with constants.
+    If it does, a join outside can use the indexes of the tables inside. Into a subquery that
+    groups, unites or counts, PostgreSQL moves only comparisons with constants.
     """
     return not any(map(_prevents_pull_up, visitors.iterate(query)))
 

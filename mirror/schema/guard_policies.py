@@ -1,7 +1,8 @@
-"""Guards: prints the policies of a registry on the application's own tables in the target.
+"""Guard policies: prints the policies of a registry on the application's own tables in the target.
 
-They are a migration of their own: they need those tables, and those tables may need the model's.
-The policies carry the registry's name, so that a new version finds and replaces the old ones.
+The policies are a separate migration. They need the application's tables, which may in turn need
+the mirrored tables of the model. The policies' names contain the registry's name, so that a new
+version finds and replaces the old ones.
 """
 
 from mirror.errors import MappingError
@@ -20,7 +21,7 @@ select pg_advisory_xact_lock(1835627122, 1);"""
 
 
 def guards_sql(registry: Registry) -> str:
-    """Return the migration that installs the guards in a target that has the model.
+    """Return the SQL that installs a registry's guards in a target that has its model.
 
     Raises:
         MappingError: a guard cannot work; the message names the table and the remedy.
