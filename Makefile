@@ -8,6 +8,8 @@ INSTALLER := $(VENV)/.installer
 DEMO := $(VENV)/.demo
 INSTALLED := $(VENV)/.installed
 NODE := tests/supabase/node_modules/.installed
+# Downloads each time, and takes two minutes.
+SETUP := tests/acceptance/test_setup.py
 
 # uv ignores a user's configuration files and these variables: they are meant for other projects.
 # The machine decides on the index and the certificates: pip's index, or UV_DEFAULT_INDEX.
@@ -22,7 +24,7 @@ UV = UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX-$${PIP_INDEX_URL-$$($(BIN)/python -m 
 LOCK = $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-strip-extras \
   --no-emit-index-url --no-annotate --no-header $(UPGRADE)
 
-.PHONY: help setup setup-demo demo dev test test-fast test-versions test-postgres bench bench-quick \
+.PHONY: help setup setup-demo demo dev test test-fast test-setup test-versions test-postgres bench bench-quick \
   lint format lock model clean
 
 help: ## List the targets.
@@ -81,8 +83,11 @@ demo: $(DEMO) ## Play the example's story on real servers.
 dev: $(DEMO) ## Run the same servers until Ctrl-C.
 	$(BIN)/mirror dev
 
-test: $(INSTALLED) $(NODE) ## Run every test.
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+test: $(INSTALLED) $(NODE) ## Run every test, except those of test-setup.
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --ignore $(SETUP)
+
+test-setup: $(INSTALLED) ## Install the lock into empty environments with the oldest and the newest pip.
+	$(BIN)/pytest $(SETUP)
 
 test-fast: $(INSTALLED) ## Run what answers within half a minute.
 	$(BIN)/pytest tests/unit tests/integration/test_main_job.py

@@ -2,13 +2,15 @@
 
 The older commit is checked out into a temporary git worktree. Its own `benchmarks` package measures
 its own library there, in processes of its own, with the packages of the virtual environment that
-runs this. Both commits measure a part one directly after the other, and which of them is first
-alternates, so that slow changes of the machine's speed affect both alike.
+runs this, and with those that only the older commit pins. Both commits measure a part one directly
+after the other, and which of them is first alternates, so that slow changes of the machine's speed
+affect both alike.
 """
 
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -42,6 +44,8 @@ class BenchmarkedTree:
     name: str
     tree: Path
     commit: str
+    packages: Path | None = None
+    """A directory of packages that only this commit needs."""
 
     def measure(self, part: str, sizes: Sequence[str]) -> dict[str, Figure]:
         """Run a part in a process of its own; return its figures by name.
@@ -66,7 +70,7 @@ class BenchmarkedTree:
         done = subprocess.run(
             [sys.executable, *arguments],
             cwd=self.tree,
-            env={**os.environ, "PYTHONPATH": str(self.tree)},
+            env={**os.environ, "PYTHONPATH": ":".join(map(str, self._paths()))},
             stdout=subprocess.PIPE,
             text=True,
             check=False,
@@ -74,6 +78,11 @@ class BenchmarkedTree:
         if done.returncode:
             raise SystemExit(f"{self.name}: {' '.join(arguments)} exits with {done.returncode}.")
         return done.stdout
+
+    def _paths(self) -> Iterator[Path]:
+        yield self.tree
+        if self.packages is not None:
+            yield self.packages
 
     def sizes(self, part: str) -> set[float]:
         """Return all numbers in a part's source; among them are its numbers of rows and rounds.
@@ -193,7 +202,8 @@ def _checked_out(home: Path, revision: str) -> Iterator[BenchmarkedTree]:
         tree = Path(directory).resolve() / commit[:7]
         _git(home, "worktree", "add", "--quiet", "--detach", str(tree), commit)
         try:
-            yield BenchmarkedTree(commit[:7], tree, commit[:7])
+            packages = _install_others(tree, home, into=Path(directory) / "packages")
+            yield BenchmarkedTree(commit[:7], tree, commit[:7], packages)
         finally:
             _git(home, "worktree", "remove", "--force", str(tree))
 
@@ -208,6 +218,30 @@ def _git(tree: Path, *arguments: str) -> str:
     if done.returncode:
         raise SystemExit(f"git {' '.join(arguments)}: {done.stderr.strip()}")
     return done.stdout.strip()
+
+
+def _install_others(old: Path, new: Path, *, into: Path) -> Path | None:
+    """Install the packages that only the older commit pins; return their directory, or None."""
+    pinned, known = _pins(old / _PINNED), _pins(new / _PINNED)
+    others = [pin for name, pin in pinned.items() if name not in known]
+    if not others:
+        return None
+    into.mkdir()
+    (into / "pinned.txt").write_text("\n".join(others), encoding="utf-8")
+    options = ["--quiet", "--no-deps", "--require-hashes", "--target", str(into)]
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", *options, "-r", str(into / "pinned.txt")],
+        check=True,
+    )
+    return into
+
+
+def _pins(file: Path) -> dict[str, str]:
+    """Return the pins of a requirements file with their hashes, by the package's name."""
+    if not file.exists():
+        return {}
+    pins = re.split(r"\n(?=[A-Za-z0-9])", file.read_text(encoding="utf-8"))
+    return {re.split(r"[\[=]", pin)[0].lower(): pin for pin in pins if "==" in pin}
 
 
 def _warnings(old: BenchmarkedTree, new: BenchmarkedTree, parts: Sequence[str]) -> Iterator[str]:

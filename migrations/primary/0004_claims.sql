@@ -81,16 +81,16 @@ declare
   running_bits constant integer := 20;
   snapshot constant pg_snapshot := pg_current_snapshot();
 begin
-  fence := (pg_snapshot_xmax(snapshot)::text::bigint << running_bits) + ((1 << running_bits) - 1)
-    - (select count(*) from pg_snapshot_xip(snapshot))
-    - coalesce((pg_current_xact_id_if_assigned() < pg_snapshot_xmax(snapshot))::integer, 0);
-  epoch := (select s.epoch from mirror.state as s);
+  select (pg_snapshot_xmax(snapshot)::text::bigint << running_bits) + ((1 << running_bits) - 1)
+      - (select count(*) from pg_snapshot_xip(snapshot))
+      - coalesce((pg_current_xact_id_if_assigned() < pg_snapshot_xmax(snapshot))::integer, 0),
+    (select s.epoch from mirror.state as s), current_setting('neon.timeline_id', true),
+    current_database()
+  into fence, epoch, timeline, database;
   -- Some hosts do not let a user read the system identifier.
   if has_function_privilege('pg_control_system()', 'execute') then
     system := (select c.system_identifier from pg_control_system() as c);
   end if;
-  timeline := current_setting('neon.timeline_id', true);
-  database := current_database();
 end
 $$;
 

@@ -265,6 +265,9 @@ create or replace function mirror.apply_trip_memberships(
   p_epoch integer, p_fence bigint, p_rows jsonb, p_gone jsonb
 ) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
+-- To plan this takes longer than to write a row. One plan serves while the tables grow from
+-- nothing, because it finds each row by an index.
+set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 declare
   answer jsonb;
@@ -707,6 +710,9 @@ create or replace function mirror.apply_trips(
   p_epoch integer, p_fence bigint, p_rows jsonb, p_gone jsonb
 ) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
+-- To plan this takes longer than to write a row. One plan serves while the tables grow from
+-- nothing, because it finds each row by an index.
+set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 declare
   answer jsonb;
@@ -1142,6 +1148,9 @@ create or replace function mirror.apply_users(
   p_epoch integer, p_fence bigint, p_rows jsonb, p_gone jsonb
 ) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
+-- To plan this takes longer than to write a row. One plan serves while the tables grow from
+-- nothing, because it finds each row by an index.
+set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 declare
   answer jsonb;

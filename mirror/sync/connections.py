@@ -7,7 +7,7 @@ BEGIN.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 from psycopg import sql
@@ -15,6 +15,17 @@ from psycopg.pq import TransactionStatus
 
 from mirror.errors import Transient
 from mirror.errors.sqlstates import translate
+
+# One statement sets everything: each statement of a message has a result of its own, which takes
+# the driver longer to read than the server to run.
+_BEGIN: Final = """
+begin {};
+select set_config('statement_timeout', {}, true),
+  set_config('idle_in_transaction_session_timeout', {}, true),
+  set_config('timezone', 'UTC', true), set_config('datestyle', 'ISO, YMD', true),
+  set_config('intervalstyle', 'postgres', true), set_config('extra_float_digits', '1', true),
+  set_config('bytea_output', 'hex', true)
+"""
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -154,21 +165,16 @@ class Database:
         if self.connection.info.transaction_status is not TransactionStatus.IDLE:
             self.close()
             raise Transient(f"{self.role}: the connection was in use; it has been closed")
-        return self.together(
+        _, *found = self.together(
             *before,
-            sql.SQL(
-                "begin {}; set local statement_timeout = {};"
-                " set local idle_in_transaction_session_timeout = {};"
-                " set local timezone = 'UTC'; set local datestyle = 'ISO, YMD';"
-                " set local intervalstyle = 'postgres'; set local extra_float_digits = 1;"
-                " set local bytea_output = 'hex'"
-            ).format(
+            sql.SQL(_BEGIN).format(
                 sql.SQL(mode),
-                sql.Literal(int(self.statement_seconds * 1000 * timeout_factor)),
-                sql.Literal(int(idle_seconds * 1000)),
+                sql.Literal(str(int(self.statement_seconds * 1000 * timeout_factor))),
+                sql.Literal(str(int(idle_seconds * 1000))),
             ),
             *first,
         )
+        return found
 
     def cancel(self) -> None:
         """Cancel the statement that another thread runs, if there is one."""

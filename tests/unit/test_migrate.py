@@ -23,7 +23,7 @@ CHECKSUMS = {
     "0001_outbox": "8f1723d88847e10a",
     "0002_runs": "720219b9ef0ca37b",
     "0003_heartbeats": "8fa76498fde8b00d",
-    "0004_claims": "67913274875b6dec",
+    "0004_claims": "1526fa7c2ac87ae1",
     "0001_engine": "94a542a2c8cbbbc4",
 }
 

@@ -2,6 +2,9 @@ create or replace function {apply}(
   p_epoch integer, p_fence bigint, p_rows jsonb, p_gone jsonb
 ) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
+-- To plan this takes longer than to write a row. One plan serves while the tables grow from
+-- nothing, because it finds each row by an index.
+set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 declare
   answer jsonb;
