@@ -141,6 +141,9 @@ def _unwrapped(session: AnySession) -> Session | Connection | None:
     """Return the synchronous session or connection behind `session`.
 
     None: it is an AsyncConnection that is not yet started.
+
+    Raises:
+        UsageError: it is no session and no connection of SQLAlchemy.
     """
     owner: Any = session
     # Not imported here, because it needs greenlet, which not every backend has. If the backend has

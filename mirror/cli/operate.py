@@ -126,7 +126,11 @@ def rebase(
 
 
 def purge() -> None:
-    """Delete tombstones older than MIRROR_TOMBSTONE_DAYS (beat does this daily)."""
+    """Delete tombstones and fences of scopes older than MIRROR_TOMBSTONE_DAYS; raise the horizon.
+
+    From then on, the target refuses every write with a fence below the horizon. Beat does this
+    daily.
+    """
     settings = load_settings()
     with closing(build_target(settings)) as target:
         count = target.purge(settings.tombstone_days)

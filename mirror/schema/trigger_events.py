@@ -1,4 +1,4 @@
-"""Trigger events: prints queries for the events that follow from one statement on a table.
+"""Trigger events: SQL queries for the events that follow from one statement on a table.
 
 A trigger runs these queries. Each reads the trigger's transition tables `old_rows` and `new_rows`,
 and returns rows (lane, mapping, reference, key) for `mirror.outbox`. The lane is 0 for a revocation

@@ -1,4 +1,4 @@
-"""Triggers: prints the triggers in the primary that record changes, from the declarations alone.
+"""Triggers: the SQL of the triggers in the primary that record changes, from declarations alone.
 
 Each table that a mapping reads gets statement-level triggers and one function that writes the
 events, so that a change of many rows costs a few set operations. The function must never fail a
