@@ -132,7 +132,7 @@ class Worker:
     def run_purge(self) -> None:
         """Delete the target's tombstones and fences of scopes older than `tombstone_days`.
 
-        This raises the horizon. An error is logged, not raised; the next purge tries again.
+        This raises the horizon. Errors are logged, not raised: the next purge tries again.
         """
         target = build_target(self.settings)
         try:

@@ -113,7 +113,10 @@ def rebase(
         typer.Option("--yes", help="Do not ask: PRIMARY_DATABASE_URL is the truth from now on."),
     ] = False,
 ) -> None:
-    """Accept a primary that was restored, moved, or replaced after a failover."""
+    """Accept a primary that was restored, moved, or replaced after a failover.
+
+    This starts a new epoch on both sides, and records all rows as changed.
+    """
     settings = load_settings()
     if not yes:
         typer.confirm(

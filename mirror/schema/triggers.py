@@ -3,7 +3,7 @@
 Each table that a mapping reads gets statement-level triggers and one function that writes the
 events, so that a change of many rows costs a few set operations. The function must never fail a
 writer's transaction. If it no longer fits its table, for example because a column is gone, it
-records a change of every mapping that reads the table.
+records, for each mapping that reads the table, a change of the whole mapping.
 """
 
 import re

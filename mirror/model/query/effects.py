@@ -144,8 +144,8 @@ def _by_preference(mapping: Mapping, branch: Branch, occurrence: TableRef) -> li
     """Return the mapping's references, first those of which one value presumably has fewest keys.
 
     References that name the table at `occurrence` come first. Among the rest, those by which the
-    query joins that table come before those that are columns of it, and declared references come
-    before those that the mapping has only because a parent's column is one.
+    query joins that table come before those that are columns of it, and declared references before
+    parents' columns, which are references, too.
     """
 
     def rank(reference: Reference) -> tuple[bool, bool, bool]:
