@@ -130,7 +130,10 @@ class Worker:
                 log.info("swept", expired=expired)
 
     def run_purge(self) -> None:
-        """Delete the target's tombstones (records of deleted keys) older than `tombstone_days`."""
+        """Delete the target's tombstones and fences of scopes older than `tombstone_days`.
+
+        This raises the horizon. Errors are logged, not raised: the next purge tries again.
+        """
         target = build_target(self.settings)
         try:
             log.info("purged", tombstones=target.purge(self.settings.tombstone_days))

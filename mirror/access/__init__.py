@@ -1,9 +1,10 @@
-"""Access: declarations of helper functions and policies, printed as SQL for the target.
+"""Access: a team's declarations of helper functions and policies, and their SQL for the target.
 
-`Membership`, `Grants` and `Permissions` print functions that decide by mirrored rows whether a user
-has access. `Guard`, `Topics` and `Folders` print policies that call them, on tables that the mirror
-does not write. `questions` tells commands which mirrored rows decide. Runs where declarations are
-printed or explained: in the commands, and in tests. It imports `schema` for quoting.
+`Registry(access=[…])` holds `Membership`, `Grants` and `Permissions`: functions that decide by
+mirrored rows whether a user has access. `Registry(guards=[…])` holds `Guard`, `Topics` and
+`Folders`: policies that call these functions, on tables that the mirror does not write. The method
+`ddl` of each returns its SQL, which `mirror migrate` and `mirror ddl` use. `questions` tells
+commands which mirrored rows decide. This package imports `schema` for quoting.
 """
 
 from mirror.access.grants import Grants

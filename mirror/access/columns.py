@@ -1,4 +1,7 @@
-"""Columns: prints the trigger that limits updates by column; a policy can only judge whole rows."""
+"""Columns: the SQL of the trigger that limits a guard's updates by column.
+
+A policy cannot do that, because it decides about whole rows.
+"""
 
 from collections.abc import Sequence
 from textwrap import indent

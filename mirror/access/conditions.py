@@ -1,4 +1,4 @@
-"""Conditions: prints the SQL conditions that a mirrored row must meet to grant access."""
+"""Conditions: the SQL conditions that a mirrored row must meet to grant access."""
 
 from mirror.model.mapping import Mapping
 from mirror.schema.quoting import identifier, literal

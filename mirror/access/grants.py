@@ -1,4 +1,7 @@
-"""Grants: prints helper functions over a mapping of rights to resources of several kinds."""
+"""Grants: declares, in `Registry(access=[…])`, a mapping of rights to resources of several kinds.
+
+`ddl` returns the SQL of the helper functions that decide by its rows.
+"""
 
 from dataclasses import dataclass
 
@@ -21,7 +24,7 @@ from mirror.schema.skeletons import fill
 
 @dataclass(frozen=True, kw_only=True)
 class Grants:
-    """Declares helper functions over a mapping whose rows give users levels on resources.
+    """Declares, in `Registry(access=[…])`, a mapping whose rows give users levels on resources.
 
     Each row says: this user has this level on this resource of this kind. For noun `resource`, the
     target's schema `mirror` gets `my_resources(kind, min_level)` for policies, which PostgreSQL
@@ -88,7 +91,8 @@ class Grants:
         """Return the SQL blocks that create the helpers and grant them to authenticated.
 
         Raises:
-            MappingError: a column is missing or of another type, or a kind or level is repeated.
+            MappingError: the mapping or a column is missing, a column has another type, or `kinds`
+                or `levels` is empty or repeats a name.
         """
         types = self._types(registry)
         mapping = registry[self.mapping]
@@ -115,7 +119,7 @@ class Grants:
         ]
 
     def _types(self, registry: Registry) -> dict[str, str]:
-        """Return the type of each of the mapping's columns, by name.
+        """Check the declaration; return the type of each of the mapping's columns, by name.
 
         Raises:
             MappingError: as `ddl`.
@@ -144,7 +148,7 @@ class Grants:
 
 @dataclass(frozen=True)
 class GrantsOfKind:
-    """The part of Grants that concerns one kind of resource; guards use it like a Membership."""
+    """A declaration of Grants, limited to one kind of resource; guards use it like a Membership."""
 
     grants: Grants
     kind: str

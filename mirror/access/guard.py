@@ -1,4 +1,7 @@
-"""Guard: prints policies, grants and indexes for a table of yours."""
+"""Guard: declares, in `Registry(guards=[…])`, what users may do with a table of yours.
+
+`prepare` and `ddl` return the SQL of its indexes, grants and policies.
+"""
 
 import json
 from dataclasses import dataclass
@@ -32,12 +35,11 @@ from mirror.schema.quoting import comma, identifier, literal
 
 @dataclass(frozen=True, kw_only=True)
 class Guard:
-    """Declares the access of users to the rows of one of your tables in the target.
+    """Declares, in `Registry(guards=[…])`, the access of users to one of your tables in the target.
 
-    The printed SQL enables row-level security, grants the role authenticated the declared rights,
-    and creates one policy for each declared verb, and the indexes that the policies need. It
-    neither creates nor drops the table. A verb that is not declared is forbidden; `anon` may do
-    nothing.
+    Its SQL enables row-level security, grants the role authenticated the declared rights, and
+    creates one policy for each declared verb, and the indexes that the policies need. It neither
+    creates nor drops the table. A verb that is not declared is forbidden; `anon` may do nothing.
     """
 
     table: str
@@ -182,6 +184,9 @@ class Guard:
         """Return the SQL blocks that give the role authenticated the declared access, and no other.
 
         The first one has grants and policies. A second one has the trigger of several Allow.
+
+        Raises:
+            MappingError: a rule's role, permission or row to read is not declared.
         """
         name = self.sql_name
         grants = ", ".join(
@@ -230,7 +235,7 @@ class Guard:
         It is the parent row, or without `through` the mirrored row of the resource.
 
         Raises:
-            MappingError: there is no such row, or its table lets no user read the key.
+            MappingError: the guard declares no such row, or its table lets no user read the key.
         """
         parent = self.parent(registry)
         if parent is not None:
@@ -281,6 +286,9 @@ class Guard:
         to read the parent. A Permission does not depend on a resource. `row` is the SQL prefix of
         the row's columns, empty for the guarded table; `depth` is 1 there, and one more for each
         parent.
+
+        Raises:
+            MappingError: the registry declares no Permissions, or the guard no membership.
         """
         parent = self.parent(registry)
         membership = self.membership(registry)

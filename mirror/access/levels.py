@@ -1,4 +1,4 @@
-"""Levels: prints the function that returns, for one level, all levels at least as strong.
+"""Levels: the SQL of the function that returns, for one level, all levels at least as strong.
 
 Also holds the attributes that all helper functions share.
 """

@@ -1,4 +1,7 @@
-"""Membership: prints helper functions over mappings of users' roles in resources."""
+"""Membership: declares, in `Registry(access=[…])`, mappings of users' roles in resources.
+
+`ddl` returns the SQL of the helper functions that decide by their rows.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +20,7 @@ _UNION_ALL = "\nunion all\n"
 
 @dataclass(frozen=True, kw_only=True)
 class Membership:
-    """Declares helper functions over mappings whose rows give users roles in resources.
+    """Declares, in `Registry(access=[…])`, mappings whose rows give users roles in resources.
 
     For noun `trip`, the target's schema `mirror` gets `my_trips(min_role)` and
     `my_trip_companions()` for policies, which PostgreSQL evaluates once per statement;
@@ -44,7 +47,10 @@ class Membership:
 
     @property
     def seats(self) -> tuple[Seat, ...]:
-        """All seats: first the one that the fields of this class declare, then those in `also`."""
+        """All mappings that make users members: that of this class's fields, then those in `also`.
+
+        A mapping with several such columns is there once for each.
+        """
         first = Seat(mapping=self.mapping, resource=self.resource, user=self.user, role=self.role)
         return (first, *self.also)
 
@@ -83,7 +89,8 @@ class Membership:
         """Refuse a declaration that cannot work.
 
         Raises:
-            MappingError: names the mapping and the remedy.
+            MappingError: a mapping, a column or the list of levels is missing, a column has the
+                wrong type, or an `Always` role is not among the levels; names the remedy.
         """
         for seat in self.seats:
             seat.check(registry, self.levels)
@@ -100,7 +107,7 @@ class Membership:
             )
 
     def ddl(self, registry: Registry) -> list[str]:
-        """Return the SQL blocks that create the helpers and grant them to authenticated.
+        """Return the SQL blocks that create indexes and helpers, with privileges for authenticated.
 
         Raises:
             MappingError: as `check`.
@@ -127,7 +134,7 @@ class Membership:
             "weakest_role": literal(self.levels[0]),
         }
         blocks = ["my_resources", "companions", "has_role", "is_member", "membership_privileges"]
-        # Only notices call it, to see whether a user still belongs by another seat.
+        # Only notices call it, to see whether another row still makes the user a member.
         blocks += ["belongs"] if self.also else []
         return [
             *self._indexes(registry),
@@ -136,7 +143,7 @@ class Membership:
         ]
 
     def _indexes(self, registry: Registry) -> list[str]:
-        """Return one block that indexes each column of users' ids that leads no other index.
+        """Return one block that indexes each column of users' ids with which no other index begins.
 
         The list is empty if there is no such column.
         """
@@ -207,11 +214,11 @@ class Membership:
         )
 
     def _collect(self, aggregate: str, column: str, query: Callable[[Seat], str]) -> str:
-        """Return one query that aggregates the ids from the rows of all seats.
+        """Return one query that aggregates ids of resources or users from all mappings of `seats`.
 
-        `query(seat)` returns the query for the ids of one seat. `aggregate` is the SQL expression,
-        with {0} for the id. `column` is `resource` or `user`: the field of Seat that names the id's
-        column.
+        `query(seat)` returns the query for the ids in the mapping of one Seat. `aggregate` is the
+        SQL expression, with {0} for the id. `column` is `resource` or `user`: the field of Seat
+        that names the id's column.
         """
         if not self.also:
             only = self.seats[0]

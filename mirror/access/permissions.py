@@ -1,4 +1,7 @@
-"""Permissions: prints helper functions over mappings of roles and their named permissions."""
+"""Permissions: declares, in `Registry(access=[…])`, mappings of roles and their named permissions.
+
+`ddl` returns the SQL of the helper functions that decide by their rows.
+"""
 
 from dataclasses import dataclass
 
@@ -22,7 +25,7 @@ from mirror.schema.skeletons import fill
 
 @dataclass(frozen=True, kw_only=True)
 class Permissions:
-    """Declares helper functions for users that have roles, and roles that have named permissions.
+    """Declares, in `Registry(access=[…])`, mappings that give users roles, and roles permissions.
 
     The target's schema `mirror` gets `has_permission(name)` and `my_permissions()`. Their results
     are the same for every row, so in a `(select …)` each runs once per statement. They ignore rows
@@ -84,7 +87,9 @@ class Permissions:
         """Return the SQL blocks that create the helpers and grant them to authenticated.
 
         Raises:
-            MappingError: a column is missing, or two columns that are compared differ in type.
+            MappingError: a mapping or column is missing, a user's id is not uuid or a permission's
+                name not text, two columns that are compared differ in type, or the key of
+                `permissions` is several columns.
         """
         self._check(registry)
         fragments = {

@@ -22,7 +22,7 @@ Values = MappingABC[str, str | None]
 
 
 class Given(Enum):
-    """A value that the caller gives together with the question."""
+    """A value that the caller gives together with an access question."""
 
     USER = "user"
     """The user's id, as auth.uid() returns it."""
@@ -32,10 +32,10 @@ class Given(Enum):
 
 @dataclass(frozen=True)
 class FromRow:
-    """The value of a column in a row that an earlier lookup of the same path found."""
+    """The value of a column in a row that an earlier lookup of the same access path found."""
 
     row: int
-    """The lookup's position in the path, from 0."""
+    """The earlier lookup's position in the access path, from 0."""
     column: str
     """The column whose value is meant."""
 
@@ -125,7 +125,7 @@ class AccessQuestion:
         return HeldLevels(frozenset(self.levels[: self.levels.index(level) + 1]))
 
     def grant(self, path: AccessPath, position: int, mapping: Mapping, row: Values) -> HeldLevels:
-        """Return the levels that a path can grant if its lookup at `position` found `row`.
+        """Return the levels that an access path can grant if its lookup at `position` found `row`.
 
         A row that is not active, or has expired, grants no level. Of the others, only the last
         row of the path decides the level; an earlier one leaves all levels possible.

@@ -114,7 +114,8 @@ def membership_for(registry: Registry, via: str, owner: str) -> MembershipLike:
     """Return the Membership of the mapping called `via`; for `mapping:kind`, its Grants of a kind.
 
     Raises:
-        MappingError: the registry declares neither; the message begins with `owner`.
+        MappingError: the registry declares neither (the message begins with `owner`), or the Grants
+            do not have the kind.
     """
     name, _, kind = via.partition(":")
     for access in registry.access:
@@ -149,7 +150,7 @@ def check_roles(
     """Refuse an Allow without rules, and roles and permissions that are not declared.
 
     Raises:
-        MappingError: the message begins with `owner`.
+        MappingError: the Allow is refused; the message begins with `owner`.
     """
     for rule in verb.rules:
         if isinstance(rule, Readers):

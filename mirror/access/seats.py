@@ -1,4 +1,4 @@
-"""Seats: the mirrored rows that make a user a member of a resource."""
+"""Seats: declares which rows of a mapping make users members of resources."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Always:
 
 @dataclass(frozen=True, kw_only=True)
 class Seat:
-    """A mapping, each of whose rows gives one user a role in one resource.
+    """In a Membership: a mapping, each of whose rows gives one user a role in one resource.
 
     Rows that are not `active`, or have expired, give none.
     """
@@ -40,7 +40,8 @@ class Seat:
         """Refuse a declaration that cannot work.
 
         Raises:
-            MappingError: names the mapping and the remedy.
+            MappingError: the mapping or a column is missing, the user's column is not uuid, or an
+                `Always` role is not among the levels; names the mapping and the remedy.
         """
         owner = f"membership of mapping {self.mapping!r}"
         types = registry[self.mapping].types
@@ -70,7 +71,7 @@ class Seat:
         return registry[self.mapping].types[self.resource]
 
     def path(self, registry: Registry) -> AccessPath:
-        """Return this seat as an AccessPath: one lookup, by user and resource."""
+        """Return an AccessPath with one lookup: this mapping's row for the user and resource."""
         by = {self.user: Given.USER, self.resource: Given.RESOURCE}
         lookups = (Lookup(registry[self.mapping].name, by),)
         if isinstance(self.role, Always):

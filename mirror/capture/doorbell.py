@@ -111,7 +111,7 @@ class Doorbell:
             ringer.request(after)
 
     def flush(self, seconds: float = 1.0) -> bool:
-        """Wait until no message is left to publish; return False if that takes longer."""
+        """Wait until no message is left to publish; return whether that took at most `seconds`."""
         ringer = self._ringers.get(os.getpid())
         return ringer is None or ringer.idle.wait(seconds)
 
@@ -193,7 +193,7 @@ class _Ringer:
             time.sleep(self._MIN_INTERVAL)
 
     def _wait_for_request(self) -> None:
-        """Return when a message has to be published."""
+        """Block until a message has to be published: a request came, or a commit has ended."""
         with self._condition:
             while True:
                 now = time.monotonic()

@@ -68,6 +68,7 @@ def key_event(registry: Registry, mapping: str, key: object, lane: str) -> Event
     Raises:
         MappingError: the mapping is not declared.
         InvalidKey: the key has the wrong number of values, a wrong type, or contains None.
+        UsageError: `lane` is neither `revocation` nor `grant`.
     """
     return Event(Lane.parse(lane), mapping, registry[mapping].canonical(key))
 
@@ -80,6 +81,7 @@ def scope_event(
     Raises:
         MappingError: the mapping or its reference is not declared.
         InvalidKey: the value has the wrong type, or is None.
+        UsageError: `lane` is neither `revocation` nor `grant`.
     """
     declared = registry[mapping]
     if declared.reference(reference) is None:
@@ -113,8 +115,8 @@ def insert(connection: Connection, events: Iterable[Event]) -> None:
     """Write events to the outbox in the connection's transaction.
 
     Raises:
-        NotMigrated: the primary has no outbox. The transaction must fail, because the mirror would
-            miss its change.
+        NotMigrated: the primary has no outbox, or the role may not write to it. The transaction
+            must fail, because the mirror would miss its change.
     """
     rows = [[int(event.lane), event.mapping, event.reference, event.key] for event in events]
     try:

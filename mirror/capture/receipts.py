@@ -98,7 +98,10 @@ class RecordedEvents:
                     self._add_below(child)
 
     def _add_below(self, mapping: str) -> None:
-        """Note that events of all descendants of a mapping may follow, under any value."""
+        """Note that events of a mapping's children, and of their children, may follow.
+
+        Their scopes may have any value of the column that refers to the parent.
+        """
         for child, column in self._children(mapping):
             self._anywhere.add((child, column))
             self._add_below(child)
@@ -116,7 +119,7 @@ class RecordedEvents:
         """Return the primary's engine, to ask it; None: the transaction recorded no event.
 
         Raises:
-            UsageError: the transaction has not committed.
+            UsageError: the transaction has not committed, or was rolled back.
         """
         if self._engine is None and self._ended:
             raise UsageError(_ROLLED_BACK)
@@ -128,7 +131,7 @@ class RecordedEvents:
         """Ask the primary; return whether all events, and those that followed, have been applied.
 
         Raises:
-            UsageError: the transaction has not committed.
+            UsageError: the transaction has not committed, or was rolled back.
             Buried: an event was given up.
         """
         # Each query is one statement; outside of a transaction, it causes no serialization failure.
@@ -154,7 +157,11 @@ class RecordedEvents:
         return not self._ids and not self._following
 
     def _check_commit(self, connection: Connection) -> None:
-        """Check that the transaction has committed; read the events that COMMIT itself recorded."""
+        """Check that the transaction has committed; add the events that COMMIT itself recorded.
+
+        Raises:
+            UsageError: it has not committed, or was rolled back.
+        """
         status, events = connection.execute(
             _READ_COMMITTED, {"transaction": self._transaction}
         ).one()

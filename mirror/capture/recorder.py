@@ -53,6 +53,7 @@ class Hooks:
             InvalidKey: the key has the wrong number of values, a wrong type, or a value of None
                 (flush first).
             NotInTransaction: no transaction would carry the event.
+            UsageError: `lane` is another word, or `session` of another type.
         """
         self.record(session, [key_event(self.registry, mapping, key, lane)])
 
@@ -73,6 +74,8 @@ class Hooks:
             MappingError: the mapping or its reference is not declared.
             InvalidKey: the value has the wrong type, or is None.
             NotInTransaction: no transaction would carry the event.
+            UsageError: there is not exactly one reference, `lane` is another word, or `session` of
+                another type.
         """
         if len(reference) != 1:
             raise UsageError("scope_changed takes exactly one reference, as name=value.")
@@ -141,6 +144,9 @@ def _unwrapped(session: AnySession) -> Session | Connection | None:
     """Return the synchronous session or connection behind `session`.
 
     None: it is an AsyncConnection that is not yet started.
+
+    Raises:
+        UsageError: it is no session and no connection of SQLAlchemy.
     """
     owner: Any = session
     # Not imported here, because it needs greenlet, which not every backend has. If the backend has

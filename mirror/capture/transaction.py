@@ -37,7 +37,15 @@ class TransactionEvents:
         return self.recorded
 
     def write(self, connection: Connection) -> RootTransaction | None:
-        """Write the events to the outbox; return the transaction they are in; None: no events."""
+        """Write the events to the outbox; return the transaction that they are in.
+
+        If a receipt was taken, also read back the events that triggers recorded in the transaction.
+        None: it has no events.
+
+        Raises:
+            NotInTransaction: the connection is in AUTOCOMMIT mode.
+            NotMigrated: the primary has no outbox, or lacks the functions for receipts.
+        """
         if not self.events and self.recorded is None:
             return None
         _refuse_autocommit(connection)
@@ -148,7 +156,11 @@ class ConnectionEvents(TransactionEvents):
         event.listen(connection, "rollback_twophase", self._rollback)
 
     def record(self, owner: Any, events: Iterable[Event]) -> None:
-        """Keep events until commit."""
+        """Keep events until commit.
+
+        Raises:
+            NotInTransaction: the connection is in AUTOCOMMIT mode.
+        """
         _refuse_autocommit(owner)
         super().record(owner, events)
 

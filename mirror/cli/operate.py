@@ -113,7 +113,10 @@ def rebase(
         typer.Option("--yes", help="Do not ask: PRIMARY_DATABASE_URL is the truth from now on."),
     ] = False,
 ) -> None:
-    """Accept a primary that was restored, moved, or replaced after a failover."""
+    """Accept a primary that was restored, moved, or replaced after a failover.
+
+    This starts a new epoch on both sides, and records all rows as changed.
+    """
     settings = load_settings()
     if not yes:
         typer.confirm(
@@ -126,7 +129,11 @@ def rebase(
 
 
 def purge() -> None:
-    """Delete tombstones older than MIRROR_TOMBSTONE_DAYS (beat does this daily)."""
+    """Delete tombstones and fences of scopes older than MIRROR_TOMBSTONE_DAYS; raise the horizon.
+
+    From then on, the target refuses every write with a fence below the horizon. Beat does this
+    daily.
+    """
     settings = load_settings()
     with closing(build_target(settings)) as target:
         count = target.purge(settings.tombstone_days)

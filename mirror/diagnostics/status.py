@@ -27,6 +27,8 @@ class LastRun:
     """The last reconcile that finished."""
 
     outcome: str
+    """That of its report (`in line`, `repaired`, `held back`, `drift`); `failed` if an error of the
+    mirror ended it, `stopped` if anything else did."""
     started_by: str
     """`hand`, `beat` or `schedule` (the platform's scheduler)."""
     age_seconds: float
@@ -39,7 +41,10 @@ class LastRun:
 
 @dataclass(frozen=True)
 class Failure:
-    """An event that failed and is retried, or that is buried."""
+    """An event that was set apart, because it failed or its worker crashed.
+
+    It is retried alone, or it is buried.
+    """
 
     id: int
     mapping: str
@@ -66,13 +71,14 @@ class Status:
     buried: int
     """How many failed events are no longer retried."""
     failures: list[Failure]
-    """At most a hundred failed events, those being retried first."""
+    """At most a hundred failed events: the buried ones first, then those being retried."""
     epoch: int
     source: str
     """The primary's identity."""
     target_source: str | None
     """The identity the target expects; None before the first write, or if it was not asked."""
     target_epoch: int
+    """The epoch that the target expects; that of the primary if the target was not asked."""
     digests: dict[str, str]
     """By mapping name: whether the target was migrated to the present declaration (`current`), to
     another one (`different`), or to none (`missing`); empty if the target was not asked."""
@@ -111,7 +117,7 @@ class Status:
 
 
 def read_status(registry: Registry, source: Source, target: Target) -> Status:
-    """Read the status of both sides.
+    """Read both sides and return their status.
 
     Raises:
         MirrorError: a side does not answer, or is not migrated.
@@ -122,7 +128,7 @@ def read_status(registry: Registry, source: Source, target: Target) -> Status:
 def read_primary_status(
     registry: Registry, source: Source, described: Description | None
 ) -> Status:
-    """Read the primary's status; `described` adds that of the target. None: the target is unknown.
+    """Return the status of the primary, and that of the target from `described`; None: unknown.
 
     Raises:
         MirrorError: the primary does not answer, or is not migrated.
@@ -153,7 +159,7 @@ def read_primary_status(
 
 
 def digest_states(registry: Registry, described: Description) -> dict[str, str]:
-    """Return for each mapping its state in the target, as in `Status.digests`."""
+    """Return, by mapping name, `current`, `different` or `missing`, as in `Status.digests`."""
     states = {}
     for mapping in registry:
         digest = described.digests.get(mapping.name)

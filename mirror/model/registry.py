@@ -213,10 +213,10 @@ def load_registry(module_name: str) -> Registry:
 
 
 def _effects(mappings: Sequence[Mapping]) -> dict[str, tuple[Effect, ...]]:
-    """Return the effects on all of the mappings, by the name of the primary's table.
+    """Return, by the name of each table of the primary, the Effects of its rows on these mappings.
 
     Raises:
-        MappingError: changes of a table cannot be traced to keys of a mapping.
+        MappingError: as `mirror.model.query.effects.effects`.
     """
     by_table: dict[str, tuple[Effect, ...]] = {}
     for mapping in mappings:

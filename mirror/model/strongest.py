@@ -40,7 +40,8 @@ def strongest(
             reads of the same data are equal. Therefore each column must be of a sortable type.
 
     Raises:
-        MappingError: a source lacks a label, or its columns differ from those of the first.
+        MappingError: a source lacks a label, its columns differ from those of the first, or
+            `levels` is empty or repeats a level.
     """
     # A column collection iterates over columns; the labels are its keys.
     found = [list(map(str, source.selected_columns.keys())) for source in sources]

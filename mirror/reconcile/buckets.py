@@ -25,6 +25,9 @@ def read_buckets(
     """Return how many desired rows of the primary each requested bucket has, and its hash.
 
     The hash of a bucket is the XOR of its rows' hashes. Buckets without rows are left out.
+
+    Raises:
+        Unreadable, TooSlow: as `PrimaryReader.read`.
     """
     rows, parameters = _hashed_rows(primary, mapping, hashing, request)
     statement = sql.SQL(
@@ -48,7 +51,8 @@ def read_members(
     """Return, by key, the hash of each desired row of the primary in the requested buckets.
 
     Raises:
-        Unreadable: the query returns a key twice.
+        Unreadable: the query returns a key twice; otherwise as `PrimaryReader.read`.
+        TooSlow: as `PrimaryReader.read`.
     """
     rows, parameters = _hashed_rows(primary, mapping, hashing, request)
     statement = sql.SQL("select {keys}, {hash} from {rows}").format(

@@ -88,7 +88,13 @@ class Comparison:
         """Yield sets of keys whose rows seem to differ, and ranges that the target lacks.
 
         Only keys from `start` on are compared; None: all keys. `tick` is called after each read of
-        the target, with the seconds that the read took.
+        the target, with the seconds that the read took, and now and then during a long read of the
+        primary, with 0.
+
+        Raises:
+            Unreadable: the primary cannot return the mapping's rows.
+            TooSlow: even a small chunk takes too long.
+            Transient: a database does not answer.
         """
         if start is None and (rows := self.primary.estimate(self.mapping)) >= self._survey_rows:
             found = self._survey(rows)
@@ -98,7 +104,10 @@ class Comparison:
         yield from self._compare_chunks(start or lowest_key(self.mapping))
 
     def _survey(self, rows: int) -> Iterator[set[Key] | MissingRange] | None:
-        """Return the suspects that a survey of about `rows` rows finds; None: it does not help."""
+        """Return the suspects that a survey of about `rows` rows finds.
+
+        None: a survey takes too long, or the two sides differ too much; compare in chunks.
+        """
         survey = Survey(
             self.primary,
             self.target,
@@ -222,9 +231,9 @@ class Comparison:
             yield from self._list(ranges)
 
     def _piece_rows(self, rows: int) -> int:
-        """Return how many rows each part has when a piece of `rows` rows is split.
+        """Return how many rows each new piece has when a piece of `rows` rows is split.
 
-        After two splits, the parts are small enough to be listed key by key.
+        After two splits, the pieces are small enough to be listed key by key.
         """
         return self.leaf_rows if rows <= 64 * self.leaf_rows else rows // 32
 

@@ -15,7 +15,7 @@ def refuse_deletes(part: MappingReport, *, max_deletes: int | None, confirmed: b
     They must not be deleted if the primary has no row of the mapping, if there are more than 100 of
     them and the primary has less than half of the target's rows, or if there are more of them than
     `max_deletes` (None: 100 rows or 1 % of the target's rows, whichever is more). Rows past their
-    expiry do not count. `confirmed` lifts every limit.
+    expiry do not count, except in that 1 %. `confirmed` lifts every limit.
     """
     if confirmed or not part.extra:
         return None

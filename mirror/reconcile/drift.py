@@ -32,7 +32,10 @@ class Kind(StrEnum):
 
 
 class Direction(StrEnum):
-    """Whether a row allows more in the target than in the primary (OVER), or less (UNDER)."""
+    """Whether a row allows more in the target than in the primary (OVER), or less (UNDER).
+
+    NEITHER: it allows the same on both sides.
+    """
 
     OVER = "over-grant"
     UNDER = "under-grant"
@@ -76,9 +79,10 @@ class Drift:
 def direction_of_change(
     registry: Registry, mapping: Mapping, primary_row: Row, target_row: Row
 ) -> Direction:
-    """Return whether a row with other values in the target allows more there, less, or the same.
+    """Return OVER, UNDER or NEITHER for a row that has other values in the target.
 
-    If the direction cannot be determined, it is OVER.
+    It is NEITHER if only descriptive columns differ, or if the row grants nothing on either side;
+    OVER, too, if the direction cannot be determined.
     """
     names = [column.name for column in mapping.columns]
     differing = {name for name, a, b in zip(names, primary_row, target_row, strict=False) if a != b}
@@ -106,8 +110,8 @@ def direction_of_change(
 def _level_columns(registry: Registry, mapping: Mapping) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield each column of the mapping that holds a level of a Membership or of Grants.
 
-    With the column come its levels, from weakest to strongest. Columns of `Membership.also` are
-    left out: a changed role there counts as an over-grant.
+    With the column come the declaration's levels, from weakest to strongest. Columns of
+    `Membership.also` are left out: a changed role there counts as an over-grant.
     """
     for access in registry.access:
         if isinstance(access, Membership) and access.mapping == mapping.name:
@@ -137,5 +141,8 @@ def _expiry(text: str | None) -> datetime:
 
 
 def _rank(levels: Sequence[str], role: str | None) -> int:
-    """Return a role's rank; -1 for a role that is not among the levels: it grants nothing."""
+    """Return the position of a role among the levels: 0 for the weakest.
+
+    -1 for a role that is not among them: it grants nothing.
+    """
     return levels.index(role) if role in levels else -1

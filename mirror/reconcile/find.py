@@ -64,6 +64,9 @@ class Finder:
         """Compare the mapping's rows, from key `start` on (None: all), and add the results.
 
         These are the suspects, the ranges that the target lacks, and the numbers of rows.
+
+        Raises:
+            Unreadable, TooSlow: as `Comparison.suspects`.
         """
         name = findings.mapping.name
         comparison = Comparison(
@@ -97,8 +100,8 @@ class Finder:
     def judge_all(self, findings: MappingFindings) -> None:
         """Judge each suspect and add the drifts; count the rows of ranges that the target lacks.
 
-        While an event about the whole mapping is under way, these ranges count as under way and
-        are not loaded.
+        If an event about the whole mapping is not applied yet, the rows of these ranges count as
+        rows with a change under way, and the ranges are dropped from the findings.
         """
         mapping, report = findings.mapping, findings.report
         for keys in findings.suspects.batches(_BATCH):

@@ -63,7 +63,11 @@ class Judge:
         """Characters of rows that were read."""
 
     def judge(self, mapping: Mapping, keys: Sequence[Key]) -> Verdict:
-        """Return the keys that differ: those that drifted, and those with a change under way."""
+        """Read these keys on both sides again; return which of them differ.
+
+        A key that differs has drifted, unless a change of it is under way. Keys that are equal on
+        both sides are in neither list of the result.
+        """
         # The first read finds the references and parents that the target's rows contain. Where the
         # key contains all of them, it is not needed.
         references = {reference.name for reference in mapping.all_references}
@@ -116,9 +120,11 @@ class Judge:
     def _key_status(
         self, mapping: Mapping, key: Key, primary: _PrimaryState, known: Sequence[KnownRow]
     ) -> KeyStatus:
-        """Return whether an event of the key, of its scopes or of its parents is under way.
+        """Return the KeyStatus of a key, by the events that were pending in the primary's snapshot.
 
-        The result also has the id of a buried event of the key or of its scopes.
+        `under_way` is True if an event of the key, of one of its scopes or of one of its parents
+        waits or is claimed; `buried` is the id of a buried event of the key or of its scopes.
+        `known` are the target's rows of the key, as read before and after the snapshot.
         """
         rows = [primary.rows.get(key), primary.orphans.get(key), *(each.row for each in known)]
         known_rows = [row for row in rows if row is not None]
@@ -147,6 +153,7 @@ class Judge:
         known: KnownRow,
         status: KeyStatus,
     ) -> Drift | None:
+        """Return how a key's rows and its ledger row differ; None: they are as they should be."""
         primary_row, target_row = primary.rows.get(key), known.row
         cause = _cause(known, status, orphan=key in primary.orphans)
         if primary_row is None and target_row is None:
@@ -199,7 +206,7 @@ def missing_ancestors(
 
 
 def _parent_is_pending(pending: PendingEvents, mapping: Mapping, key: Key) -> bool:
-    """Return whether a change of a parent, or of one of its own parents, is under way.
+    """Return whether a change of the parent `key`, or of one of its own parents, is under way.
 
     The parent's row is not read. So an event of any scope of its mapping counts, and any event of
     the mappings of its own parents.

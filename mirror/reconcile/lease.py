@@ -35,7 +35,11 @@ class Lease:
         self._renewed = 0.0
 
     def take(self) -> bool:
-        """Take or renew the lease; return False if another process holds it."""
+        """Take or renew the lease; return whether this process has it now.
+
+        False: another process holds it. Recovery retries that a crashed reconcile left become this
+        process's own.
+        """
         self._renewed = time.monotonic()
         parameters = {"token": self._token, "holder": self.holder, "seconds": self.seconds}
         if not self.database.execute(statement("take_lease"), parameters):
@@ -46,7 +50,7 @@ class Lease:
         return True
 
     def held_by(self) -> str | None:
-        """Return the host and process id of the holder; None if the lease is free."""
+        """Return the holder of the lease as `host:process id`; None if the lease is free."""
         found = self.database.execute(statement("read_lease_holder"))
         return found[0][0] if found else None
 
@@ -69,10 +73,10 @@ class Lease:
         self.database.execute(statement("release_lease"), [self._token])
 
     def add_recovery(self, mappings: Iterable[str]) -> None:
-        """Record a retry for each mapping that has none yet.
+        """Record, for each mapping that has none yet, a retry of an event about the whole mapping.
 
-        If this process crashes and stops renewing them, workers run them: they read these mappings
-        as a whole.
+        While this process renews the lease, these recovery retries do not become due. If it
+        crashes, workers run them, and so read these mappings as a whole.
         """
         found = self.database.execute(
             statement("record_recovery"),

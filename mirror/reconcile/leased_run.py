@@ -41,7 +41,8 @@ def reconcile(
     """Run one reconcile under the lease, and record it in `mirror.runs`; return its report.
 
     A dry run takes no lease and is not recorded. If another reconcile runs, `wait` says whether to
-    wait for its end or to raise an error.
+    wait for its end or to raise an error. An error that ends the run also closes the drain's
+    connections; errors of single mappings are in the report instead.
 
     Raises:
         AlreadyRunning: another reconcile runs, and `wait` is false.
@@ -87,7 +88,7 @@ def run_reconcile(
     wait: bool = False,
     progress: Progress = lambda *_: None,
 ) -> Report:
-    """Run one reconcile over a drain's connections, with the pauses that the settings say.
+    """Run `reconcile` over a drain's connections, with pauses and grace seconds from the settings.
 
     Raises:
         AlreadyRunning: another reconcile runs, and `wait` is false.

@@ -70,10 +70,11 @@ class MappingFindings:
 
     @contextmanager
     def errors_reported(self) -> Iterator[None]:
-        """Put an error of the block into the report, so that the other mappings go on.
+        """Put an error of the block into the mapping's report, so that the other mappings go on.
 
-        Errors that concern all mappings are raised: a database does not answer, or the target
-        mirrors another primary.
+        If the primary cannot return the mapping's rows, `held` says so, too. Errors that concern
+        all mappings are raised: a database does not answer or is not migrated, the target mirrors
+        another primary, or the primary went back in time.
         """
         try:
             yield

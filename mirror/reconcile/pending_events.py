@@ -1,4 +1,4 @@
-"""Pending events: which keys have a change under way, according to the outbox in one snapshot.
+"""Pending events: which keys have a change under way, by the outbox and retries in one snapshot.
 
 Events that a worker has claimed stay visible in other processes' snapshots of the outbox until
 their change is in the target.
@@ -25,7 +25,10 @@ _MOST: Final = 20_000
 
 
 def references_of(mapping: Declared, key: Key, rows: Iterable[Row]) -> set[tuple[str, str]]:
-    """Return a key's scopes, as (reference, value), by its own columns and by these rows of it."""
+    """Return the scopes that contain a key, each as (name of the reference, value).
+
+    The values are those in the key itself and in `rows`, versions of the key's row.
+    """
     names = [name for name, _ in mapping.row_layout]
     found = {
         (reference.name, str(row[names.index(reference.name)]))
@@ -53,7 +56,11 @@ class PendingEvents:
     """Not all events were read; any key may have one."""
 
     def find(self, mapping: str, key: Key, references: Iterable[tuple[str, str]]) -> "KeyStatus":
-        """Return the state of a key by the events about it and about these scopes of it."""
+        """Return the KeyStatus of a key, by the pending events about it.
+
+        Events about `references`, which are the key's scopes as `references_of` returns them, and
+        events about the whole mapping count, too.
+        """
         scopes = self.scopes.get(mapping, {})
         found = [self.keys[mapping, key]] if (mapping, key) in self.keys else []
         names = [(EVERYTHING, ""), *references]
@@ -65,7 +72,10 @@ class PendingEvents:
         )
 
     def any_scope(self, mapping: str) -> bool:
-        """Return whether an event of any scope of a mapping is under way."""
+        """Return whether an event of any scope of a mapping is under way, or may be.
+
+        It may be if there were too many events to read.
+        """
         return self.too_many or None in self.scopes.get(mapping, {}).values()
 
 
@@ -86,9 +96,10 @@ def read_pending(
     *,
     ignored: Iterable[int] = (),
 ) -> PendingEvents:
-    """Return the events about these keys, and those about any scope of their mappings.
+    """Return the events about these keys, and about any scope of their mappings, not applied yet.
 
-    `keys` are by mapping name. `ignored` are the ids of retries to leave out: the reconcile's own.
+    These wait, are claimed, are retried or are buried. `keys` are by mapping name. `ignored` are
+    the ids of retries to leave out: the reconcile's own.
     """
     wanted = [[name, list(key)] for name, some in keys.items() for key in some]
     found = database.execute(
@@ -113,7 +124,10 @@ def read_pending(
 
 
 def _add(events: dict, name: object, buried: int | None) -> None:  # type: ignore[type-arg]
-    """Add an event; one that is under way takes precedence over a buried one."""
+    """Add an event of the key or scope `name`; `buried` is its id if it is buried, else None.
+
+    An event that is under way takes precedence over a buried one.
+    """
     if events.get(name, buried) is not None or buried is None:
         events[name] = buried
 

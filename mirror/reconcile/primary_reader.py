@@ -51,7 +51,10 @@ def hashes_by_key(mapping: Mapping, found: Sequence[Sequence[Any]]) -> dict[Key,
 
 
 class PrimaryReader:
-    """Reads the desired rows: the rows of a mapping's query whose parents are mirrored, too."""
+    """Reads the desired rows: the rows of a mapping's query whose parents are mirrored, too.
+
+    Every method that reads rows of a mapping, except `page`, raises what `read` raises.
+    """
 
     def __init__(self, registry: Registry, source: Source) -> None:
         self.registry = registry
@@ -160,7 +163,11 @@ class PrimaryReader:
     def listing(
         self, mapping: Mapping, hashing: Hashing, ranges: Sequence[KeyRange]
     ) -> dict[Key, int]:
-        """Return the hash of each row in these ranges, by key."""
+        """Return the hash of each row in these ranges, by key.
+
+        Raises:
+            Unreadable: two rows have the same key; otherwise as `read`.
+        """
         statement, parameters = self._union(
             mapping,
             ranges,
@@ -194,7 +201,7 @@ class PrimaryReader:
         return {tuple(key) for key in self.read(mapping, statement, [])}
 
     def first_key_in_each(self, mapping: Mapping, ranges: Sequence[KeyRange]) -> set[Key]:
-        """Return the first key of each range; empty ranges have none."""
+        """Return the first key in each range; a range without rows has none."""
         statement, parameters = self._union(
             mapping,
             ranges,
@@ -222,7 +229,8 @@ class PrimaryReader:
     def page(self, mapping: Mapping, within: KeyRange, limit: int) -> list[Row]:
         """Return the first rows of a range, at most `limit`, with the values that the target gets.
 
-        The caller has opened a snapshot.
+        The caller has opened a snapshot of the primary. Errors are those of the database; none is
+        turned into Unreadable.
         """
         condition, parameters = range_condition(mapping, within)
         statement = sql.SQL(
@@ -247,16 +255,21 @@ class PrimaryReader:
     ) -> list[Any]:
         """Run a statement that reads the mapping's rows; return its result.
 
-        `timeout_factor` multiplies the statement timeout.
+        `timeout_factor` multiplies the statement timeout. `binary` transfers values in binary
+        format.
 
         Raises:
-            Unreadable: the primary rejects the statement, and would for any range of keys.
+            Unreadable: the primary refuses the statement: a table, column or privilege is missing,
+                or a row has a value that cannot be computed or cast to the declared type.
+            TooSlow: the statement ran into a limit of time or memory.
+            Transient: the primary does not answer.
         """
         with self._reading(mapping, timeout_factor):
             return self._execute(statement, parameters, binary=binary)
 
     @contextmanager
     def _reading(self, mapping: Mapping, timeout_factor: int = 1) -> Iterator[None]:
+        """Run the block in a read-only transaction; raise Unreadable for Rejected and Halted."""
         try:
             with self.source.database.transaction(
                 mode="isolation level repeatable read read only",

@@ -42,10 +42,15 @@ class Repairer:
         """Characters of the rows that were loaded."""
 
     def repair(self, items: Sequence[RepairItem]) -> int:
-        """Bring rows up to date; return the number of rows that failed.
+        """Bring rows up to date; return the number of items that failed.
 
-        If the batch fails because of its data, it is halved again and again, so that only the rows
-        that cause the failure are left out.
+        If the batch fails because of its data, it is halved again and again, so that only the items
+        that cause the failure are left out; each is logged.
+
+        Raises:
+            Transient: a database does not answer, or other workers were faster every time.
+            Halted: nothing may be written until a person acts.
+            NotMigrated: a database is not migrated.
         """
         keys: dict[str, set[Key]] = defaultdict(set)
         for item in items:
@@ -77,7 +82,8 @@ class Repairer:
         """Write all rows of the primary in a range; return the number of rows that failed.
 
         The next page is read while one is written. If other mappings are children of this one, its
-        rows are written without theirs; the caller loads those, too.
+        rows are written without theirs; the caller loads those, too. `tick` is called after each
+        page, with the number of its rows.
         """
         failed = 0
         with ThreadPoolExecutor(1, "mirror-source") as executor:

@@ -35,9 +35,11 @@ class MappingReport:
     in_flight: int = 0
     """Rows that differed while a change was under way: no drift."""
     repaired: int = 0
+    """Rows that drifted and were written or deleted in the target."""
     failed: int = 0
+    """Rows that drifted and could not be repaired."""
     held: str | None = None
-    """The reason why no row of this mapping was deleted; None: deletes were allowed."""
+    """The reason why no row of this mapping was deleted, except expired ones; None: rows may be."""
     error: str | None = None
     """The reason why comparing or repairing this mapping stopped early; None: it did not."""
     causes: dict[str, int] = field(default_factory=dict)
@@ -97,8 +99,9 @@ class Report:
     def outcome(self) -> Outcome:
         """The result of the run.
 
-        `in line`: no row drifted. `repaired`: all drift was repaired. `held back`: deletes in some
-        mapping were refused. `drift`: some drift was not repaired.
+        `held back`: deletes in some mapping were refused. Otherwise `drift`: some drift was not
+        repaired, or an error stopped some mapping. Otherwise `repaired`: all drift was repaired.
+        `in line`: no row drifted.
         """
         if any(part.held for part in self.mappings):
             return "held back"
@@ -108,11 +111,11 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """The exit code of `mirror reconcile`."""
+        """The exit code of `mirror reconcile`: 3 if held back, 1 for drift, otherwise 0."""
         return EXIT_CODES[self.outcome]
 
     def as_json(self, *, keys: bool = True) -> dict[str, Any]:
-        """Return the report as plain JSON values; without `keys`, only the counts."""
+        """Return the report as plain JSON values; without `keys`, no key of a row is in it."""
         parts = []
         for part in self.mappings:
             content = asdict(part) | {

@@ -44,7 +44,7 @@ class Options:
     grace_seconds: float = 5.0
     """Seconds to wait before suspects are read again."""
     keys: int = 20
-    """The number of keys of each mapping that the report names."""
+    """How many keys that drifted the report names for each mapping, at most."""
 
 
 class ReconcileRun:
@@ -74,12 +74,17 @@ class ReconcileRun:
         self._repairer = Repairer(drain, self._primary)
 
     def run(self) -> Report:
-        """Compare and judge; repair, unless it is a dry run.
+        """Compare and judge; repair, unless it is a dry run; return the report.
+
+        Errors that concern one mapping are in the report. If an error is raised, `self.report` has
+        the results up to then.
 
         Raises:
             UsageError: the options contradict each other, or name an unknown mapping.
-            Transient: a database does not answer.
-            Halted: the target mirrors another primary.
+            Transient: a database does not answer, or another process has taken the lease.
+            NotMigrated: a database is not migrated.
+            Halted: the target mirrors another primary, the primary went back in time, or the target
+                refuses the key.
         """
         began = time.monotonic()
         findings = self._new_findings()

@@ -22,11 +22,14 @@ _BITS = {"smallint": 16, "integer": 32, "bigint": 64}
 
 
 def sync(drain: Drain, mapping: Mapping, keys: Iterable[Key]) -> Verdict:
-    """Bring the given keys up to date now; return which of them had drifted.
+    """Bring the given keys up to date now; return how they differed before.
+
+    Parents whose absence made a row drift are brought up to date, too.
 
     Raises:
-        Transient: a database does not answer.
-        Halted: nothing may be written until a person acts.
+        Transient: a database does not answer, or other workers were faster every time.
+        Permanent: a database refuses the rows, runs into a limit or is not migrated, or nothing may
+            be written until a person acts.
     """
     given = list(keys)
     verdict = Judge(drain.registry, drain.source, drain.target).judge(mapping, given)
@@ -41,12 +44,15 @@ def sync(drain: Drain, mapping: Mapping, keys: Iterable[Key]) -> Verdict:
 def draw_keys(drain: Drain, mapping: Mapping, count: int, rng: random.Random) -> list[Key]:
     """Return about `count` keys per key column, drawn at random from both sides, in key order.
 
-    Returns all keys if there are fewer than `count`, at most a thousand. Otherwise it makes up
-    random keys and takes the existing key that follows each of them on either side, which reads few
-    rows. Where keys are spread unevenly, a key after a gap is drawn more often. If the key has
-    several columns, there is a round for each of them. The first round makes up all columns; each
-    later one takes one more of the first columns from a key that was drawn before. With the first
-    round alone, nearly every drawn key would be the first one of some value of the first column.
+    If both sides have fewer keys than `count` and than 1,000, all of them are returned. If the
+    target has more, but the primary has no row, none is. Otherwise, random keys are made up, and
+    the existing key that follows each of them on either side is drawn, which reads few rows. A key
+    after a gap is drawn more often.
+
+    If the key has several columns, there is a round for each of them. The first round makes up all
+    columns; each later one takes one more of the first columns from a key that was drawn before.
+    With the first round alone, nearly every drawn key would be the first one of some value of the
+    first column.
     """
     primary = PrimaryReader(drain.registry, drain.source)
     few = min(count, _FEW)
@@ -79,7 +85,7 @@ def sample(
 ) -> tuple[int, Verdict]:
     """Draw about `count` keys per key column at random from both sides, and judge them.
 
-    Returns the number of drawn keys, and those of them that differ.
+    Returns the number of drawn keys, and those of them that differ. Writes nothing.
     """
     total = Verdict()
     judge = Judge(drain.registry, drain.source, drain.target)

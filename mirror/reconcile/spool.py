@@ -30,7 +30,7 @@ class Spool(Generic[T]):
         self.count = 0
 
     def close(self) -> None:
-        """Delete the values."""
+        """Delete the values and the temporary file, if there is one."""
         self._file.close()
 
     def add(self, values: Iterable[T]) -> None:

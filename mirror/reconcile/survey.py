@@ -72,7 +72,10 @@ class Survey:
         """Return the keys whose rows differ; the caller closes the spool.
 
         `rows` is about the number of rows. None: a survey does not help, because it takes too long
-        or too much differs.
+        or the two sides differ too much.
+
+        Raises:
+            Unreadable: the primary cannot return the mapping's rows.
         """
         self._parts = max(1, round(rows / _CALL_ROWS))
         found: Spool[Key] = Spool(tuple)
@@ -88,7 +91,10 @@ class Survey:
         return None
 
     def _fill(self, found: Spool[Key]) -> bool:
-        """Add the keys that differ to `found`; return False if a survey does not help."""
+        """Add the keys that differ to `found`; return whether the survey helped.
+
+        False: the target has less than half of the primary's rows, or too many buckets differ.
+        """
         # A bucket number of no bits: one bucket holds all rows.
         bits, differing = 0, [0]
         for finer_bits in self._bits:
@@ -160,10 +166,10 @@ class Survey:
         read_primary: Callable[[PrimaryReader, Mapping, Hashing, SurveyRequest], T],
         read_target: Callable[[Mapping, Hashing, SurveyRequest], T],
     ) -> Iterator[tuple[T, bool]]:
-        """Read both sides at the same time.
+        """Read both sides at the same time; yield each answer, and whether it is the primary's.
 
-        Yields the target's answer for each part of its rows, with False; then the primary's answer
-        for all rows, with True.
+        The target answers for one part of its rows after the other; last comes the primary's answer
+        for all of its rows.
         """
         # The two servers usually have processors of their own, so both read at the same time.
         with ThreadPoolExecutor(1, "mirror-primary") as executor:

@@ -15,9 +15,13 @@ _PAGE = 500
 def sweep(drain: Drain) -> int:
     """Remove, or else update, each row that has expired in the target; return their number.
 
+    The number includes rows that could not be written; these are logged. An error closes the
+    drain's connections.
+
     Raises:
-        Transient: a database does not answer.
-        Halted: a person must act.
+        Transient: a database does not answer, or other workers were faster every time.
+        Permanent: the target refuses the search for expired rows, a database is not migrated, or a
+            person must act.
     """
     try:
         return _sweep(drain)

@@ -40,7 +40,10 @@ class Throttle:
         self._checked_at = float("-inf")
 
     def tick(self, seconds: float = 0.0) -> None:
-        """Pause if necessary; `seconds` is the time that the target took for its last answer."""
+        """Pause if too many events wait, or if `seconds` is too long, and return after the pause.
+
+        `seconds` is the time that the target took for its last answer; 0: it was not asked.
+        """
         if seconds > self.latency_seconds:
             self._pause(min(seconds, _LONGEST_PAUSE))
         if time.monotonic() < self._checked_at + _CHECK_SECONDS:

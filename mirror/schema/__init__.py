@@ -1,4 +1,4 @@
-"""Schema: prints SQL from declarations, and migrates both databases.
+"""Schema: composes SQL from declarations, and migrates both databases.
 
 `mirror migrate`, `mirror ddl` and Alembic revisions run it; `mirror.access` uses its quoting. The
 hand-written migrations are in `migrations/`, at the top of the repository. The SQL of the printed

@@ -19,6 +19,7 @@ def migrating(settings: Settings, side: Side) -> Iterator[Connection]:
     Raises:
         ConfigError: the side's URL is not set.
         Unreachable: the database does not answer.
+        MirrorError: the database reports another error, also inside the block.
     """
     field, role = (
         ("primary_database_url", "primary") if side == "primary" else ("supabase_db_url", "target")

@@ -1,4 +1,4 @@
-"""Guard policies: prints the policies of a registry on the application's own tables in the target.
+"""Guard policies: the SQL of a registry's policies on the application's own tables in the target.
 
 The policies are a separate migration. They need the application's tables, which may in turn need
 the mirrored tables of the model. The policies' names contain the registry's name, so that a new

@@ -1,4 +1,4 @@
-"""Ledger tables: prints a mapping's ledger, the target's record of every key that was mirrored."""
+"""Ledger tables: the SQL of a mapping's ledger, the target's record of every key ever mirrored."""
 
 import json
 from textwrap import indent

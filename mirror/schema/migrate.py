@@ -251,8 +251,11 @@ def upgrade(
     Raises:
         ServerTooOld: the database's PostgreSQL is older than `OLDEST` says.
         NotMigrated: the database is of a newer version, is no Supabase project, has a table of
-            ours with another shape or owner, or lacks a table or column that a guard names.
+            ours with another shape or owner, or lacks a table or column that a guard names; or the
+            role lacks a privilege.
         NotInTransaction: the connection is in AUTOCOMMIT mode.
+        MirrorError: with psycopg, any other error of the database.
+        MappingError, TypeError: as `guards_sql` and `migrations`.
     """
     with _translated(side):
         # One migration at a time; a second one waits, then finds nothing to do.

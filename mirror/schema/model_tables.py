@@ -1,4 +1,4 @@
-"""Model tables: prints the migration that installs a registry in the target.
+"""Model tables: the SQL of the migration that installs a registry in the target.
 
 It follows from the declarations alone: tables, ledgers, functions, helpers and policies. Every
 block can run again. The migration refuses an existing table with another shape or owner, and names
@@ -143,7 +143,11 @@ def _retire(registry: Registry) -> str:
 
 
 def _security(mapping: Mapping) -> str:
-    """Return the statements that set a table's privileges and its one policy."""
+    """Return the statements that decide what the API's roles may do with a mirrored table.
+
+    They enable row-level security, set the privileges, replace the table's one policy, and add the
+    indexes that the mapping's `readable` names.
+    """
     table, policy = table_name(mapping), identifier(f"{mapping.table}_read")
     using, grants, indexes = "using (false)", [], []
     if mapping.readable is not None:

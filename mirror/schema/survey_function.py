@@ -1,4 +1,4 @@
-"""Survey function: prints the function in the target that hashes all rows of a mapping by bucket.
+"""Survey function: the SQL of the target's function that hashes a mapping's rows by bucket.
 
 A reconcile compares its result with the primary's, to find the buckets that differ. The function
 reads the table and the ledger once each, in the order of their blocks, and joins nothing: a row of

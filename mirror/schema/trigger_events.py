@@ -1,4 +1,4 @@
-"""Trigger events: prints queries for the events that follow from one statement on a table.
+"""Trigger events: SQL queries for the events that follow from one statement on a table.
 
 A trigger runs these queries. Each reads the trigger's transition tables `old_rows` and `new_rows`,
 and returns rows (lane, mapping, reference, key) for `mirror.outbox`. The lane is 0 for a revocation
@@ -16,17 +16,17 @@ _REVOCATION, _GRANT = 0, 1
 
 
 def inserted(effect: Effect) -> str:
-    """Return a query for the events of inserted rows."""
+    """Return a query for the events of inserted rows, by one Effect of the table."""
     return _all(effect, "new_rows", lane=_lane(effect))
 
 
 def deleted(effect: Effect) -> str:
-    """Return a query for the events of deleted rows."""
+    """Return a query for the events of deleted rows, by one Effect of the table."""
     return _all(effect, "old_rows", lane=_REVOCATION)
 
 
 def _lane(effect: Effect) -> int:
-    """Return the lane for the event of an inserted row."""
+    """Return the lane for the events of inserted rows: grant if they can only give access."""
     return _GRANT if effect.adds else _REVOCATION
 
 
@@ -47,7 +47,7 @@ def _all(effect: Effect, rows: str, *, lane: int) -> str:
 
 
 def with_null(effect: Effect) -> dict[str, list[str]]:
-    """Return queries, by operation, for the events of rows with NULL in the reference's column.
+    """Return queries, by operation, for the events of rows with NULL in the column of the scope.
 
     It is unknown which keys these rows affect, so each event is about the whole mapping.
     """
@@ -71,7 +71,7 @@ def _null_rows(effect: Effect, rows: str, value: str, *, lane: int) -> str:
 
 
 def updated(effect: Effect) -> str:
-    """Return a query for the events of rows that an UPDATE changed."""
+    """Return a query for the events of rows that an UPDATE changed, by one Effect of the table."""
     if effect.reference == EVERYTHING:
         return (
             f"select {_REVOCATION}, {_target(effect)}, '{{}}'::text[]\n"
@@ -81,7 +81,7 @@ def updated(effect: Effect) -> str:
 
 
 def _paired(effect: Effect) -> str:
-    """Return a query for the events of changed rows, if the effect's columns identify a row.
+    """Return a query for the events of changed rows, if the Effect's columns identify a row.
 
     It joins each old row with the new row of the same key, and compares the two byte by byte,
     because that works for every type.

@@ -1,9 +1,9 @@
-"""Triggers: prints the triggers in the primary that record changes, from the declarations alone.
+"""Triggers: the SQL of the triggers in the primary that record changes, from declarations alone.
 
 Each table that a mapping reads gets statement-level triggers and one function that writes the
 events, so that a change of many rows costs a few set operations. The function must never fail a
 writer's transaction. If it no longer fits its table, for example because a column is gone, it
-records a change of every mapping that reads the table.
+records, for each mapping that reads the table, a change of the whole mapping.
 """
 
 import re

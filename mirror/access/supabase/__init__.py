@@ -1,5 +1,5 @@
-"""Supabase: prints SQL for services that only a Supabase project has.
+"""Supabase: declarations about services that only a Supabase project has, and their SQL.
 
-It prints policies for Realtime's private channels and for folders in Storage, and triggers that
-notify users over Realtime when their memberships change.
+They are policies on Realtime's private channels and on folders in Storage, and triggers that notify
+users over Realtime when their memberships change.
 """

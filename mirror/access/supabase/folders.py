@@ -1,4 +1,7 @@
-"""Folders: prints policies on files in Storage, by the path of their folder."""
+"""Folders: declares, in `Registry(guards=[…])`, policies on files in Storage by their folder.
+
+`ddl` returns the SQL of the policies.
+"""
 
 import re
 from dataclasses import dataclass
@@ -132,8 +135,9 @@ class Folder:
 
 @dataclass(frozen=True, kw_only=True)
 class Folders:
-    """Declares policies on Storage's table `storage.objects`, one for each verb.
+    """Declares, in `Registry(guards=[…])`, policies on Storage's table `storage.objects`.
 
+    They are one for each verb that a folder allows.
     A path that is malformed, or spells an id in another way than the database, grants nothing. If
     Storage has not created its table yet, the migration creates no policy.
     """

@@ -1,4 +1,4 @@
-"""Notices: prints triggers that notify a user on a private channel when a membership changes."""
+"""Notices: the SQL of triggers that notify users on private channels of changed memberships."""
 
 from textwrap import indent
 
@@ -89,7 +89,7 @@ revoke all on function {function}() from public, anon, authenticated, service_ro
 
 
 class _NoticeStatements:
-    """The SQL statements that send notices for the rows of one seat."""
+    """The SQL statements that send notices for the rows of one Seat of a Membership."""
 
     def __init__(
         self,
@@ -179,8 +179,8 @@ where was.active {operator} remains.active;"""
     def _revoked(self, row: str) -> str:
         """Return the SQL for the event of a user who lost the membership that `row` gave.
 
-        It is `membership_revoked`, or `membership_changed` if the user still has a role in the
-        resource by another seat.
+        It is `membership_revoked`, or `membership_changed` if another row of the same Membership
+        still gives the user a role in the resource.
         """
         if not self.membership.also:
             return literal("membership_revoked")

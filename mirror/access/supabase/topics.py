@@ -1,4 +1,7 @@
-"""Topics: prints policies on Realtime's private channels, and notices of changed memberships."""
+"""Topics: declares, in `Registry(guards=[…])`, policies on Realtime's private channels.
+
+`ddl` returns their SQL, and that of triggers that send notices of changed memberships.
+"""
 
 from dataclasses import dataclass
 from textwrap import indent
@@ -44,7 +47,9 @@ class Topic:
 
 @dataclass(frozen=True, kw_only=True)
 class Topics:
-    """Declares policies on Realtime's table `realtime.messages`: one to receive, one to send.
+    """Declares, in `Registry(guards=[…])`, policies on Realtime's table `realtime.messages`.
+
+    There is one to receive and one to send.
 
     A topic that is malformed, or spells an id in another way than the database, grants nothing. If
     Realtime has not created its table yet, the migration creates no policy.

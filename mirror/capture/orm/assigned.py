@@ -55,7 +55,10 @@ def _names(keys: Iterable[Any], statement: Any, mapper: Mapper[Any] | None) -> s
 
 
 def _name(key: Any, statement: Any, mapper: Mapper[Any] | None) -> str | None:
-    """Return a column's name in the database; `key` is a column, an attribute or their name."""
+    """Return a column's name in the database; `key` is a column, an attribute or their name.
+
+    None: `key` is no column of the table, so the name is unknown.
+    """
     if not isinstance(key, str):
         return getattr(key, "name", None)
     if mapper is not None and key in mapper.attrs:

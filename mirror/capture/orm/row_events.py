@@ -1,6 +1,6 @@
 """Row events: turns changed rows into events.
 
-An effect says which key or scope of a mapping a row of one table affects. A row is a mapping from
+An Effect says which key or scope of a mapping a row of one table affects. A row is a mapping from
 column names to the texts that PostgreSQL prints for the values. A row that is None, or lacks a
 column, is unknown. Then the event is about the whole mapping, which is slow but correct.
 """
@@ -22,7 +22,7 @@ _DEFAULT_SCHEMA = "public."
 
 
 class RowEvents:
-    """Derives the events of changed rows from the effects of one registry."""
+    """Derives the events of changed rows from the Effects of one registry's mappings."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -32,7 +32,7 @@ class RowEvents:
             self._effects[name] = (*self._effects.get(name, ()), *effects)
 
     def of(self, table: Any) -> tuple[Effect, ...]:
-        """Return the effects of a table's rows on mappings; empty: no mapping reads the table."""
+        """Return the Effects of a table's rows on mappings; empty: no mapping reads the table."""
         while isinstance(table, Alias):
             table = table.element
         schema = getattr(table, "schema", None)
@@ -40,11 +40,11 @@ class RowEvents:
         return self._effects.get(name.removeprefix(_DEFAULT_SCHEMA), ())
 
     def inserted(self, effect: Effect, new: RowValues | None) -> Iterator[Event]:
-        """Yield the event of an inserted row by one effect; none if the row affects nothing."""
+        """Yield the event of an inserted row for one Effect; none if the row affects no key."""
         yield from self._event(effect, new, Lane.GRANT if effect.adds else Lane.REVOCATION)
 
     def deleted(self, effect: Effect, old: RowValues | None) -> Iterator[Event]:
-        """Yield the event of a deleted row by one effect; none if the row affected nothing."""
+        """Yield the event of a deleted row for one Effect; none if the row affected no key."""
         yield from self._event(effect, old, Lane.REVOCATION)
 
     def updated(
@@ -54,7 +54,9 @@ class RowEvents:
         old: RowValues | None,
         new: RowValues | None,
     ) -> Iterator[Event]:
-        """Yield the events of an updated row by one effect; none if it reads no changed column.
+        """Yield the events of an updated row for one Effect.
+
+        There is none if the Effect's mapping reads no changed column.
 
         `changed` are the columns that were set; None: unknown. If they name the key or scope, there
         is an event of the old one and an event of the new one.
@@ -68,7 +70,7 @@ class RowEvents:
             yield from self._event(effect, new, lane)
 
     def everything(self, effect: Effect) -> Event:
-        """Return an event that makes workers read the whole mapping of an effect again."""
+        """Return an event that makes workers read the whole mapping of an Effect again."""
         return Event(Lane.REVOCATION, effect.mapping, (), EVERYTHING)
 
     def _event(self, effect: Effect, row: RowValues | None, lane: Lane) -> Iterator[Event]:

@@ -75,15 +75,16 @@ class SystemState:
     skew_seconds: float = 0.0
     """How far the target's clock is ahead of this machine's; negative: behind."""
     failures: list[Finding] = field(default_factory=list)
-    """One for each part that could not be read."""
+    """One for each read that ended with an error."""
 
     @contextmanager
     def collecting_errors(
         self, settings: Settings, side: str, *, ignore_not_migrated: bool = False
     ) -> Iterator[None]:
-        """Turn an error of the block into a finding, and leave the block.
+        """If the block raises an error of the mirror, leave it and add a finding to `failures`.
 
-        `ignore_not_migrated`: another finding already reports the missing migration.
+        The code after the block goes on. `ignore_not_migrated`: add none for NotMigrated, because
+        another finding already reports the missing migration.
         """
         try:
             yield
@@ -176,7 +177,7 @@ def check_all(
 ) -> Iterator[Finding]:
     """Yield the findings of all checks on a state that was read; send no query.
 
-    A part that was not read is not checked.
+    The parts of the state that could not be read (None) are not checked.
     """
     primary, described, catalog = state.primary, state.described, state.catalog
     # Migrations printed from the declarations that the target does not have.
@@ -220,7 +221,7 @@ def check_server(side: str, version: int, skew_seconds: float, limits: Limits) -
 
 
 def _failure(settings: Settings, side: str, error: MirrorError) -> Finding:
-    """Return the finding for an error that kept a side from being read."""
+    """Return the finding for an error that kept a side (`primary`, `target`) from being read."""
     if isinstance(error, ConfigError):
         rest_target = side == "target" and settings.transport == "rest"
         return finding("key-kind" if rest_target else "setting-malformed", str(error))

@@ -1,7 +1,7 @@
 """Expected: the target's tables, policies, triggers, indexes and functions, as declared.
 
 Names are written as in the target's catalogs. Policies, triggers, indexes and functions are parsed
-from the SQL that the declarations print, so a new kind of access or guard needs no change here.
+from the SQL of the declarations, so a new kind of access or guard needs no change here.
 """
 
 import re
@@ -108,7 +108,7 @@ class ExpectedTarget:
 
     @cached_property
     def functions(self) -> dict[str, bool]:
-        """The mirror's functions by name, each with whether `authenticated` may execute it."""
+        """The mirror's functions by name: True if `authenticated` is granted EXECUTE on it."""
         scripts = "\n".join(self._printed.values())
         granted = " ".join(_EXECUTE.findall(scripts))
         return {name: f"{name}(" in granted for name in _FUNCTION.findall(scripts)}
@@ -121,7 +121,10 @@ class ExpectedTarget:
 
     @cached_property
     def indexed(self) -> list[tuple[str, str]]:
-        """(table as in SQL, column) for each column that helpers, policies or scopes search by."""
+        """The columns that need an index, because helpers, policies or scopes search by them.
+
+        Each is (table as in SQL, column).
+        """
         found = [
             (table_name(mapping), parent.column)
             for mapping in self.registry
@@ -132,7 +135,7 @@ class ExpectedTarget:
         return list(dict.fromkeys((self._catalog_name(table), column) for table, column in found))
 
     def _catalog_name(self, table: str) -> str:
-        """Return a table's name as the catalog spells it."""
+        """Return a table's name as the catalog spells it; unchanged if the table does not exist."""
         actual = self.catalog["tables"].get(table)
         return table if actual is None else actual["name"]
 
@@ -147,7 +150,10 @@ class ExpectedTarget:
 
     @cached_property
     def _printed(self) -> dict[str, str]:
-        """The target's migrations with the guards: SQL by name."""
+        """The SQL of every migration that this version has for the target, by the migration's name.
+
+        The migration of the guards is among them, whether or not it was ever applied.
+        """
         return {
             step.name: step.sql
             for step in printed_migrations("supabase", self.registry, extra=True)

@@ -22,6 +22,9 @@ class Finding:
 
 
 def finding(code: str, message: str, **names: str) -> Finding:
-    """Return a finding of the check `code`; `names` fill the placeholders of its remedy."""
+    """Return a finding with a code of CHECKS, and that check's severity and remedy.
+
+    `message` becomes `what`; `names` fill the remedy's placeholders.
+    """
     check = CHECKS[code]
     return Finding(code, check.severity, message, check.remedy.format(**names))

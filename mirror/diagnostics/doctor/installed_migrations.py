@@ -13,25 +13,31 @@ _OPERATIONS = ("insert", "update", "delete", "truncate")
 
 @lru_cache(maxsize=8)
 def printed_migrations(side: Side, registry: Registry, *, extra: bool) -> list[Migration]:
-    """Return the migrations that this version prints for a side.
+    """Return the migrations that this version has for a side, with their SQL.
 
-    `extra` adds the triggers (primary) or the guards (target).
-
-    Cached, because several checks need them and printing takes longer than a query.
+    `extra` adds the triggers (primary) or the guards (target). The result is cached, because
+    several checks need it and to compose the SQL takes longer than a query.
     """
     triggers, guards = (extra, False) if side == "primary" else (False, extra)
     return migrations(side, registry, triggers=triggers, guards=guards)
 
 
 def missing_migrations(side: Side, applied: Mapping[str, str], registry: Registry) -> list[str]:
-    """Return the names of the migrations that a side lacks, or has in another form than printed."""
+    """Return the names of the migrations that a side lacks, or has in another version than here.
+
+    `applied` has the checksums of the side's migrations by name. Triggers or guards that the side
+    never had are not missing.
+    """
     return [step.name for step in _compare(side, applied, registry)[0]]
 
 
 def check_migrations(
     side: Side, applied: Mapping[str, str], registry: Registry
 ) -> Iterator[Finding]:
-    """Yield findings about a side's missing migrations, and about those unknown to this version."""
+    """Yield findings about a side's missing migrations, and about those unknown to this version.
+
+    One more finding reports declared guards that were never installed.
+    """
     name = "primary" if side == "primary" else "target"
     missing, unknown = _compare(side, applied, registry)
     behind: dict[str, list[str]] = {}

@@ -67,7 +67,10 @@ class PolicyChecks:
                 yield finding("rls-off", message, table=table.name)
 
     def _check_names(self) -> Iterator[Finding]:
-        """Yield declared policies that are missing, and permissive ones that are not declared."""
+        """Yield a finding for each declared policy that is missing.
+
+        Also one for each permissive policy of a mirrored or guarded table that is not declared.
+        """
         for table in self.target.tables:
             actual = [policy for policy in self._client_policies if policy["table"] == table.name]
             for name in sorted(table.policies.difference(policy["name"] for policy in actual)):
@@ -79,7 +82,11 @@ class PolicyChecks:
                     yield finding("policy-permissive", message, **names)
 
     def _check_status(self) -> Iterator[Finding]:
-        """Yield policies that read a mirrored table without the columns that make a row count."""
+        """Yield a finding for each policy that reads a mirrored table without its status.
+
+        The status are the columns in the mapping's `active` and `expires`: they say whether a row
+        counts. Declared policies are not checked.
+        """
         for mapping, table in self.target.mirrored():
             if table is None:
                 continue
@@ -96,7 +103,7 @@ class PolicyChecks:
                         yield finding("policy-ignores-status", message, column=column)
 
     def _check_circles(self) -> Iterator[Finding]:
-        """Yield the circles that PostgreSQL refuses as infinite recursion.
+        """Yield a finding for each circle of tables that PostgreSQL refuses as infinite recursion.
 
         PostgreSQL expands the subqueries of a table's policies, applies the SELECT policies of the
         tables in them, and so on. It refuses a table that it is already expanding.
@@ -135,7 +142,7 @@ class PolicyChecks:
 
 
 def check_grants(target: ExpectedTarget) -> Iterator[Finding]:
-    """Yield privileges of clients' roles that differ from the declared ones."""
+    """Yield a finding for each privilege of anon or authenticated that is not as declared."""
     for table in target.tables:
         if not table.exclusive:
             continue
@@ -163,7 +170,10 @@ def check_grants(target: ExpectedTarget) -> Iterator[Finding]:
 
 
 def check_functions(target: ExpectedTarget) -> Iterator[Finding]:
-    """Yield the mirror's functions that anon or authenticated may execute without a declaration."""
+    """Yield a finding for each function of the mirror that a client's role must not execute.
+
+    The roles are anon, and authenticated unless the declarations grant it the function.
+    """
     for function, roles in target.catalog["functions"].items():
         name = function.partition("(")[0]
         if name.startswith("mirror_"):
@@ -202,9 +212,9 @@ def _reads_without(policy: Policy, table: str, bare: str, column: str) -> str | 
 
 
 def _call_per_row(policy: Policy) -> str | None:
-    """Return a call that a policy makes for each row, although one call for all rows would do.
+    """Return a call in a policy, such as `auth.uid()`, that runs for each row without need.
 
-    None: there is none.
+    One call would do for all rows of a statement. None: the policy has no such call.
     """
     for condition in policy["conditions"]:
         for call in _CALL.finditer(condition or ""):

@@ -115,7 +115,7 @@ def read_server(database: Database) -> PrimaryState:
     These are its version, whether it is a standby, its clock, and open transactions.
 
     Raises:
-        MirrorError: the server does not answer.
+        MirrorError: the server does not answer, or refuses the query.
     """
     began = time.time()
     version, replica, now = database.execute(_SERVER)[0]
@@ -127,7 +127,8 @@ def read_installed(primary: PrimaryState, database: Database, registry: Registry
     """Add to `primary` the migrations, the triggers on mirrored tables, and the heartbeats.
 
     Raises:
-        MirrorError: the mirror's tables do not exist, or may not be read.
+        MirrorError: the server does not answer, or the mirror's tables do not exist or may not be
+            read.
     """
     primary.applied = dict(database.execute(statement("read_migrations")))
     primary.migrated = True
@@ -139,7 +140,9 @@ def read_installed(primary: PrimaryState, database: Database, registry: Registry
 
 
 def read_columns(primary: PrimaryState, source: Source, registry: Registry) -> None:
-    """Add to `primary` the columns that each mapping's query yields, or its error; read no row.
+    """Add to `primary` the columns that each mapping's query yields, or the query's error.
+
+    Also add the columns that cannot be cast to their declared types. No row is read.
 
     Raises:
         Transient: the primary does not answer any more.

@@ -34,7 +34,10 @@ def check_status(
     *,
     model_late: bool,
 ) -> Iterator[Finding]:
-    """Yield the faults that `mirror status` reports, too; a side that is None is not checked.
+    """Yield a finding for each fault that `mirror status` reports, too.
+
+    A side that was not read (`status` of the primary, `described` of the target is None) is not
+    checked.
 
     `model_late`: the target lacks the model's latest migration; another check reports that, so the
     outdated mappings are not reported once more.
@@ -67,7 +70,7 @@ def check_processing(
     status: Status | None,
     limits: Limits,
 ) -> Iterator[Finding]:
-    """Yield late events, silent processes, and transactions that hold back vacuum."""
+    """Yield findings about late events, silent processes, and transactions that block vacuum."""
     oldest = status.oldest_seconds if status is not None else None
     if oldest is not None and oldest > max(limits.waiting_seconds, 3 * settings.sweep_seconds):
         message = f"primary: the oldest event has been waiting for {_duration(oldest)}"
@@ -88,7 +91,7 @@ def _check_heartbeats(
     heartbeats: dict[str, float],
     limits: Limits,
 ) -> Iterator[Finding]:
-    """Yield the processes that are needed and have noted no heartbeat lately."""
+    """Yield a finding for each process that is needed and has noted no heartbeat lately."""
     has_triggers = f"triggers_{registry.name}" in primary.applied
     processes = [
         ("drain", "a worker", "consumer-missing", settings.sweep_seconds, True),

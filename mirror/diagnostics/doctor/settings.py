@@ -35,7 +35,10 @@ def missing_settings(settings: Settings, side: str) -> list[str]:
 
 
 def check_settings(settings: Settings) -> Iterator[Finding]:
-    """Yield the settings that are missing, invalid or of the wrong kind."""
+    """Yield a finding for each setting that is missing, invalid or of the wrong kind.
+
+    Also one for an API key that expires soon.
+    """
     for side in ("primary", "target"):
         for name in missing_settings(settings, side):
             message = f"{name} is not set, so the {side} was not checked"
@@ -70,7 +73,7 @@ def _check_keys(settings: Settings) -> Iterator[Finding]:
 
 
 def check_broker(settings: Settings) -> Iterator[Finding]:
-    """Yield a finding if Redis does not answer."""
+    """Yield a finding if Redis does not answer; none if REDIS_URL is not set."""
     if settings.redis_url is None:
         return
     seconds = settings.connect_seconds
@@ -91,7 +94,10 @@ def check_broker(settings: Settings) -> Iterator[Finding]:
 
 
 def check_listen_url(settings: Settings, primary: Database, *, seconds: float) -> Iterator[Finding]:
-    """Yield a finding if a notification of the primary does not reach PRIMARY_LISTEN_URL."""
+    """Yield a finding if a test notification of the primary does not reach PRIMARY_LISTEN_URL.
+
+    It has `seconds` to arrive. None is sent, and nothing found, if the setting is not set.
+    """
     listener = listening_database(settings)
     if listener is None:
         return

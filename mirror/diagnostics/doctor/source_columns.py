@@ -26,7 +26,10 @@ _TEXT = {"text", "character varying"}
 
 
 def check_columns(primary: PrimaryState, registry: Registry) -> Iterator[Finding]:
-    """Yield a finding for each mapping that no longer fits the primary's tables."""
+    """Yield a finding for each part of a mapping that does not fit the primary's tables.
+
+    It is a query that fails, a column of an unsuitable type, a value in `active`, or a role.
+    """
     for mapping in registry:
         error = primary.refused.get(mapping.name)
         if error is not None:
@@ -62,7 +65,10 @@ def check_columns(primary: PrimaryState, registry: Registry) -> Iterator[Finding
 
 
 def _check_active_values(mapping: Mapping, columns: dict[str, SourceColumn]) -> Iterator[Finding]:
-    """Yield the values of `active` that are not labels of the column's enum."""
+    """Yield a finding for each value in `active` that is not a label of its column's enum.
+
+    A column that is not an enum is not checked.
+    """
     for name, values in sorted(mapping.active.items()):
         labels = columns[name].labels if name in columns else ()
         for value in sorted(values.difference(labels)) if labels else ():
@@ -74,7 +80,7 @@ def _check_active_values(mapping: Mapping, columns: dict[str, SourceColumn]) -> 
 
 
 def _check_roles(primary: PrimaryState, registry: Registry) -> Iterator[Finding]:
-    """Yield the roles that the primary's enum has and the membership's levels do not.
+    """Yield a finding for each role that the primary's enum has and a Membership's levels lack.
 
     A membership whose role is not an enum is not checked.
     """

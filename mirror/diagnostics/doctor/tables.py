@@ -17,7 +17,7 @@ _DELETE_EFFECTS = {
 
 
 def check_tables(target: ExpectedTarget) -> Iterator[Finding]:
-    """Yield the problems of mirrored and guarded tables."""
+    """Yield a finding for each problem of a mirrored or guarded table."""
     for mapping, table in target.mirrored():
         if table is None:
             message = f"target: the table of mapping {mapping.name!r} does not exist"
@@ -74,7 +74,7 @@ def _check_columns(
 def _check_references(
     target: ExpectedTarget, mapping: Mapping, table: ExpectedTable
 ) -> Iterator[Finding]:
-    """Yield the foreign keys that lead from a mirrored table to one that is not its parent."""
+    """Yield a finding for each foreign key from a mirrored table to one that is not its parent."""
     parents = {parent.mapping for parent in mapping.parents}
     allowed = {
         other.name for parent, other in target.mirrored() if other and parent.name in parents
@@ -92,7 +92,11 @@ def _check_references(
 def _check_referencing(
     target: ExpectedTarget, mapping: Mapping, table: ExpectedTable
 ) -> Iterator[Finding]:
-    """Yield the foreign keys that lead from tables that are not mirrored to a mirrored table."""
+    """Yield findings about foreign keys from tables that are not mirrored to a mirrored table.
+
+    One says that the foreign key blocks the mirror's deletes or cascades them, unless the mapping
+    retains deleted rows; another one that it has no index.
+    """
     for key in table.actual["referenced_by"]:
         if key["table"] in target.catalog["mirrored"]:
             continue
@@ -121,7 +125,7 @@ def _delete_finding(mapping: Mapping, table: ExpectedTable, key: ForeignKey) -> 
 
 
 def _check_indexes(target: ExpectedTarget) -> Iterator[Finding]:
-    """Yield the columns by which rows are found, but with which no index begins."""
+    """Yield a finding for each column by which rows are found, but with which no index begins."""
     indexes = {table.name: table.actual["indexes"] for table in target.tables}
     for table, column in target.indexed:
         if column not in indexes.get(table, [column]):
@@ -130,7 +134,7 @@ def _check_indexes(target: ExpectedTarget) -> Iterator[Finding]:
 
 
 def _check_triggers(target: ExpectedTarget) -> Iterator[Finding]:
-    """Yield the tables on which triggers of the guards are missing or disabled."""
+    """Yield a finding for each table on which triggers of the guards are missing or disabled."""
     triggers = {table.name: table.actual["triggers"] for table in target.tables}
     missing: dict[str, list[str]] = {}
     for table, trigger in target.triggers:

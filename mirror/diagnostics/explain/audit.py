@@ -77,7 +77,7 @@ class Audit:
 
 @dataclass(frozen=True)
 class _Check:
-    """One thing to ask the target, the level that a user needs for it, and its name in reports."""
+    """A question for the target, the level that a user needs for a yes, and its name in reports."""
 
     ask: Ask
     level: str
@@ -114,7 +114,10 @@ def audit(drain: Drain, question: AccessQuestion, count: int, rng: random.Random
 
 
 def _draw(drain: Drain, question: AccessQuestion, count: int, rng: random.Random) -> list[Pair]:
-    """Return pairs that rows of either side or deleted keys name, and more pairs of their users."""
+    """Return pairs of a user and a resource that rows of either side or deleted keys name.
+
+    For each of these users, pairs with a few of these resources, drawn at random, are added.
+    """
     pairs: set[Pair] = set()
     users: set[str] = set()
     resources: set[str] = set()
@@ -157,7 +160,11 @@ def _sample_rows(
 
 
 def _checks(registry: Registry, question: AccessQuestion) -> Iterator[_Check]:
-    """Yield a check for each helper, and for each table that a user may read by level alone."""
+    """Yield a check for each helper of the access question.
+
+    Then yield one for each table in which the user's level alone decides which rows the user may
+    read.
+    """
     for helper in question.helpers:
         ask: Ask = AskHelper(helper.function, helper.arguments, helper.each)
         yield _Check(ask, helper.level, helper.call("…"))
@@ -191,7 +198,11 @@ def _primary_grants(
 def _primary_reader(
     drain: Drain, question: AccessQuestion, pairs: Sequence[Pair]
 ) -> Iterator[PrimaryRowReader]:
-    """Yield a reader of one snapshot; it has already read, by key, the first row of each path."""
+    """Yield a reader of one snapshot of the primary.
+
+    It has already read the rows with which the access paths of these pairs begin, as far as the
+    pairs contain the rows' whole keys.
+    """
     given = [{Given.USER: user, Given.RESOURCE: resource} for user, resource in pairs]
     with drain.source.snapshot() as snapshot:
         reader = PrimaryRowReader(drain.registry, snapshot)
@@ -227,7 +238,7 @@ def _compare(
 def _differences(
     resource: str, grant: HeldLevels, checks: Sequence[_Check], results: Iterable[AskResult]
 ) -> list[tuple[Direction, str]]:
-    """Return direction and name of each check whose answer differs from the grant."""
+    """Return direction and name of each check whose answer differs from the levels in `grant`."""
     found = []
     for check, result in zip(checks, results, strict=True):
         expected, allowed = check.level in grant.levels, resource in result.values
@@ -259,9 +270,10 @@ def _without_changes(drain: Drain, question: AccessQuestion, pairs: Sequence[Pai
 def _paths(
     drain: Drain, question: AccessQuestion, pairs: Sequence[Pair]
 ) -> Iterator[tuple[Pair, FoundPath]]:
-    """Yield each pair with the paths of rows that lead from its user to its resource.
+    """Yield each pair with the found paths from its user to its resource, one at a time.
 
-    These are the primary's; if the key of a row that it lacks is unknown, the target's follow.
+    They are those of the primary. If the key of a row that the primary lacks is unknown, those of
+    the target follow.
     """
     target = TargetRowReader(drain.target)
     for start in range(0, len(pairs), _BATCH):

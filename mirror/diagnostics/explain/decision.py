@@ -70,7 +70,10 @@ def _select(mapping: Mapping, key: Key) -> AskStatement:
 
 
 def _sample_row(guard: Guard, user: str, resource: str) -> dict[str, str]:
-    """Return a row of the resource; it is the user's own if a rule depends on the owner."""
+    """Return the values of a row of the guarded table that belongs to the resource, for a trial.
+
+    It is the user's own row if a rule of the guard depends on the owner.
+    """
     owned = any(isinstance(rule, Own) for verb in guard.verbs.values() for rule in verb.rules)
     return {guard.on: resource} | ({guard.owner: user} if owned else {})
 
@@ -145,9 +148,10 @@ def _guard_step(guard: Guard, grant: HeldLevels, verbs: list[tuple[str, AskResul
 
 
 def _rules_allow(rules: Sequence[object], grant: HeldLevels) -> bool | None:
-    """Return whether one of the rules allows a user with these levels a row of the user's own.
+    """Return True if a rule allows a user with these levels a row of the user's own.
 
-    None: no rule by level does, but a rule of another kind may.
+    False: all rules are by level, and none does. None: no rule by level does, but a rule of another
+    kind may.
     """
     needed = [rule.role if isinstance(rule, Own) else rule for rule in rules]
     if any(role is None or role in grant.levels for role in needed):
@@ -179,7 +183,7 @@ def broken_step(table: str, verb: str, result: AskResult) -> Step | None:
 
 
 def policy_lines(result: AskResult) -> tuple[str, ...]:
-    """Return a line for each policy that applies: whether it holds for the row."""
+    """Return a line for each policy that applies: its name, and whether it holds for the row."""
     states = {True: "holds", False: "does not hold", None: "failed"}
     return tuple(
         f"policy {policy.name} ({'permissive' if policy.permissive else 'restrictive'}, for "

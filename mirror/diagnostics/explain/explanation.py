@@ -53,7 +53,7 @@ class Explanation:
 
     @property
     def first(self) -> Step | None:
-        """The first step that stops the permission; None: it passes every step.
+        """The first step that stops the permission; None: no step does.
 
         If the target allows a permission that the primary does not grant, this is the first step
         that is wrong.
@@ -64,7 +64,7 @@ class Explanation:
 
     @property
     def exit_code(self) -> int:
-        """0: the permission is allowed and passes every step; otherwise 1."""
+        """0: the target allows the permission, and `first` is None; otherwise 1."""
         return 0 if self.allowed and self.first is None else 1
 
     def as_json(self) -> dict[str, Any]:

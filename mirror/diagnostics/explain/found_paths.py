@@ -38,7 +38,7 @@ class RowReader(Protocol):
     """Finds rows in one of the two databases."""
 
     def rows(self, mapping: Mapping, filter_: Filter) -> dict[Key, Values]:
-        """Return the mirrored rows with these values, at most `_MAX_ROWS`."""
+        """Return the mirrored rows with these values by key, at most `_MAX_ROWS`."""
         ...
 
 
@@ -81,9 +81,10 @@ def key_from(mapping: Mapping, filter_: Filter) -> Key | None:
 def find_paths(
     registry: Registry, question: AccessQuestion, reader: RowReader, user: str, resource: str
 ) -> list[FoundPath]:
-    """Return all paths from the user to the resource that one database has rows for.
+    """Follow each access path from the user to the resource through the rows of one database.
 
-    Incomplete paths are included. The path that grants most levels comes first.
+    Each access path has at least one found path in the result: if a row is missing, with the rows
+    before that one. The found path that grants most levels comes first.
     """
     given = {Given.USER: user, Given.RESOURCE: resource}
     found = [
@@ -110,7 +111,10 @@ def _follow(
     path: AccessPath,
     before: tuple[FoundRow, ...],
 ) -> Iterator[FoundPath]:
-    """Yield the found paths that begin with the rows `before`."""
+    """Yield the found paths of one access path that begin with the rows `before`.
+
+    The last one may be incomplete: the next row is missing, or a row grants nothing.
+    """
     lookup = path.rows[len(before)]
     mapping = registry[lookup.mapping]
     filter_ = lookup_filter(lookup, given, before)
@@ -136,7 +140,10 @@ def _follow(
 def lookup_filter(
     lookup: Lookup, given: dict[Given, str], before: tuple[FoundRow, ...]
 ) -> Filter | None:
-    """Return the values that a row must have to be found; None: one is NULL in an earlier row."""
+    """Return the values that a lookup's row must have; None: one of them is NULL in an earlier row.
+
+    `before` are the rows that the earlier lookups of the access path found.
+    """
     filter_ = {}
     for name, source in lookup.by.items():
         if isinstance(source, Given):
@@ -168,7 +175,7 @@ class PrimaryRowReader:
         return self._cache[name]
 
     def prefetch(self, mapping: Mapping, filters: Iterable[Filter]) -> None:
-        """Read the rows for all filters that contain a whole key, in one query, into the cache."""
+        """Read the rows for all filters that contain a whole key; keep them for calls of `rows`."""
         by_key = {key_from(mapping, filter_): filter_ for filter_ in filters}
         filters_by_key = {key: filter_ for key, filter_ in by_key.items() if key is not None}
         found = self._with_parents(mapping, self._snapshot.rows(mapping, list(filters_by_key)))

@@ -69,7 +69,7 @@ class KeyState:
 
     @property
     def differs(self) -> bool:
-        """Whether the two sides differ."""
+        """Whether the two sides differ; an expired row that only the target has does not count."""
         return self.in_flight or self.drift is not None
 
     @property
@@ -86,7 +86,7 @@ def values_by_column(mapping: Mapping, row: Row) -> Values:
 
 
 def read_key_state(drain: Drain, mapping: Mapping, key: Key, user: str) -> KeyState:
-    """Read the state of a key on both sides, and whether Auth knows the user.
+    """Read and return the state of a key on both sides, and whether Auth knows the user.
 
     Raises:
         MirrorError: a side does not answer, is not migrated, or has other declarations.

@@ -57,7 +57,8 @@ class MissingRowReason:
     conditions: tuple[str, ...] = ()
     """Conditions of the query that these rows do not satisfy."""
     joined_table: str | None = None
-    """The table in which no row satisfies the condition together with these rows."""
+    """The table in which no row satisfies the condition together with these rows; None: the
+    condition is about these rows alone, or about tables that were joined before."""
 
     def __str__(self) -> str:
         tables = ", ".join(self.tables)
@@ -76,8 +77,8 @@ def missing_row_reasons(
 ) -> list[MissingRowReason]:
     """Return why the mapping's query yields no row with these values, for each SELECT in it.
 
-    `values` are texts by column: a key, or others that identify a row. The result is empty for a
-    query of a form that is not analysed.
+    `values` are texts by column: a key, or others that identify a row. The result is empty if the
+    query has a form that is not analysed, or if the primary refuses to run its conditions.
     """
     try:
         return [_reason(database, mapping, values, select_) for select_ in parts(mapping.query)]

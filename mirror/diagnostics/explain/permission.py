@@ -86,9 +86,9 @@ def explain_key(
     """Explain one mirrored row, and whether a user may read it.
 
     If the row alone decides about this user's access to a resource, explain that access instead.
+    `user` is the text of a UUID, as the database prints it.
 
     Raises:
-        InvalidKey: the user is not a valid id of Auth.
         MirrorError: a side does not answer, or the login may not act as a user.
     """
     values = dict(zip(mapping.key, key, strict=True))
@@ -152,7 +152,11 @@ def _path_steps(
     *,
     show_values: bool,
 ) -> list[Step]:
-    """Return the steps of all rows of a path, from the primary to the target."""
+    """Return the steps of all rows of a found path, from the primary to the target.
+
+    `primary_paths` are all found paths in the primary. If none of them grants access, the first
+    step with NO also says why the others do not.
+    """
 
     def grant(position: int, values: Values | None) -> HeldLevels:
         if values is None:

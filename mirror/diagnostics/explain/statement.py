@@ -30,7 +30,8 @@ def explain_table(
     `row` contains the values to insert, or values that identify the row.
 
     Raises:
-        UsageError: the registry does not declare the table, or the row does not fit it.
+        UsageError: the registry does not declare the table, the row does not fit it, or the table
+            is mirrored and `verb` is not `select`.
         MirrorError: a side does not answer, or the login may not act as a user.
     """
     declared = _declaration(drain.registry, table)
@@ -76,7 +77,11 @@ def _undeclared_step(guard: Guard, verb: str, result: AskResult) -> Step:
 
 
 def _declaration(registry: Registry, table: str) -> Guard | Mapping:
-    """Return the guard or the mapping that declares a table, named with or without its schema."""
+    """Return the guard or the mapping that declares a table, named with or without its schema.
+
+    Raises:
+        UsageError: there is none; the message lists the declared tables.
+    """
     declared: list[Guard | Mapping] = [g for g in registry.guards if isinstance(g, Guard)]
     declared += list(registry)
     for one in declared:
@@ -91,7 +96,10 @@ def _declaration(registry: Registry, table: str) -> Guard | Mapping:
 def _deciding_resource(
     drain: Drain, guard: Guard, user: str, row: MappingABC[str, object]
 ) -> tuple[AccessQuestion | None, str | None]:
-    """Return the access question and the resource that decide about a row; None: unknown."""
+    """Return the access question and the resource that decide about a row of a guarded table.
+
+    With `through`, the target is asked for the parent row. (None, None): they are unknown.
+    """
     parent = guard.parent(drain.registry)
     value = row.get(guard.on)
     if value is None:

@@ -77,7 +77,10 @@ def _parent_without_user(
 def primary_step(
     state: KeyState, grant: HeldLevels | None, registry: Registry, database: Database
 ) -> Step:
-    """Return the step about the primary's row, which grants `grant`; None: irrelevant."""
+    """Return the step about the primary's row: YES if it exists and grants something.
+
+    `grant` are the levels that the row grants; None: it need not grant any.
+    """
     if state.row is None or state.missing_parents:
         return Step("primary", StepStatus.NO, _reason(state, registry, database), CHANGE)
     if grant is not None and not grant.levels:
@@ -219,7 +222,10 @@ def ledger_step(state: KeyState) -> Step:
 
 
 def target_step(state: KeyState, grant: HeldLevels | None) -> Step:
-    """Return the step about the target's row, which grants `grant`; None: irrelevant."""
+    """Return the step about the target's row: YES if it equals the primary's and grants something.
+
+    `grant` are the levels that the row grants; None: it need not grant any.
+    """
     known, name = state.known, "target row"
     remedy = (
         f"Run `mirror sync {state.name}` to restore the row, and find out which program or person "

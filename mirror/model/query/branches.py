@@ -1,4 +1,4 @@
-"""Branches: the tables that one SELECT of a mapping's query reads, and their link to its rows."""
+"""Branches: the tables that a SELECT of a mapping's query reads, and how they decide its rows."""
 
 import re
 from collections import defaultdict
@@ -28,9 +28,9 @@ _SEVERAL_GROUPINGS = {"cube", "grouping_sets", "rollup"}
 class Branch:
     """One SELECT of a mapping's query: the query itself, or a member of its union.
 
-    An occurrence is one appearance of a table in the SELECT. A row of that table matters to a
-    result row if it is part of the result row, or can keep it out of the result (by NOT EXISTS, for
-    example).
+    An occurrence is one appearance of a table in the SELECT; a table can have several. A row that
+    the SELECT reads through an occurrence matters to a result row if it is part of the result row,
+    or can keep it out of the result (by NOT EXISTS, for example).
 
     Raises:
         UnreadableQuery: this library does not analyse a query of its shape.
@@ -49,9 +49,10 @@ class Branch:
             table for node in self._root.walk() for table in node.tables.values() if table.table
         ]
         self.reads: dict[TableRef, set[str]] = defaultdict(set)
-        """The columns that the query reads, by occurrence."""
+        """The columns that the SELECT reads, by the occurrence of their table or subquery."""
         self.decides: dict[TableRef, set[str]] = defaultdict(set)
-        """Those of `reads` on which access may depend: not read for descriptive columns alone."""
+        """Those of `reads` on which access may depend. Left out are columns that are read only for
+        result columns that the mapping declares as `descriptive`."""
         self._note_columns(mapping, names)
         self.opaque = any(map(_hides_columns, elements))
         """True: the SELECT contains literal SQL text, which may read columns unseen."""
@@ -79,7 +80,10 @@ class Branch:
         )
 
     def keeps_rows_apart(self, occurrence: TableRef) -> bool:
-        """Return whether at most one row of the occurrence matters to each result row."""
+        """Return whether at most one row of the table at `occurrence` matters to each result row.
+
+        That is so if the table is in the outermost FROM, without DISTINCT or GROUP BY.
+        """
         select = self._root.select
         combined = (
             select._distinct  # noqa: SLF001 - there is no public way
@@ -89,19 +93,20 @@ class Branch:
         return not combined and occurrence.node is self._root
 
     def occurrence_count(self, occurrence: TableRef) -> int:
-        """Return how often the table of this occurrence occurs in the SELECT."""
+        """Return how often the table at `occurrence` occurs in the SELECT, subqueries included."""
         return [other.table for other in self.occurrences].count(occurrence.table)
 
     def is_own_column(self, label: str, occurrence: TableRef) -> bool:
-        """Return whether the expression selected as `label` is a column of the occurrence."""
+        """Return whether the value selected as `label` is a column of the table at `occurrence`."""
         selected = self._selected_column(label)
         return selected is not None and selected.table is occurrence
 
     def column_equal_to(self, label: str, occurrence: TableRef, *, is_key: bool) -> str | None:
-        """Return the occurrence's column that equals the value selected as `label`, or None.
+        """Return the column of the table at `occurrence` that has the value selected as `label`.
 
-        The two are equal in every result row to which a row of the occurrence matters. `is_key`:
-        whether the value is part of the key, where no result row has NULL.
+        The two are equal in every result row to which a row of that table, read through
+        `occurrence`, matters. None: no column has the value, or it is computed. `is_key`: whether
+        the value is part of the mapping's key, where no result row has NULL.
         """
         selected = self._selected_column(label)
         if selected is None:
@@ -121,7 +126,7 @@ class Branch:
     def never_null(self, label: str, occurrence: TableRef) -> bool:
         """Return whether the value selected as `label` is surely not NULL.
 
-        That is, in every result row to which a row of the occurrence matters.
+        That is, in every result row to which a row read through `occurrence` matters.
         """
         selected = self._selected_column(label)
         equal = set() if selected is None else self._equal_columns(selected, occurrence)
@@ -132,23 +137,27 @@ class Branch:
         )
 
     def _selected_column(self, label: str) -> ColumnRef | None:
-        """Return the column that is selected as `label`.
+        """Return the column, of a table or subquery in a FROM, that is selected as `label`.
 
-        None if the value is computed, or if the column's text is not the value's canonical text.
+        None if the value is computed, if its type is none that `column_ref` accepts, or if the
+        column's text is not the value's canonical text.
         """
         found = column_ref(self._labels[label], self._root)
         return found if found is not None and self._has_canonical_text(found, label) else None
 
     def _has_canonical_text(self, column: ColumnRef, label: str) -> bool:
-        """Return whether the column's text, read as the type of `label`, is canonical.
+        """Return whether the column's text is the only text of the value selected as `label`.
 
-        It is not if the query casts a text column to uuid, whose values have several spellings, and
-        `label` has type text.
+        It is not if the query casts the column from text to uuid or integer, of which one value has
+        several spellings, and the mapping declares `label` as text.
         """
         return column.cast_to is None or self._types.get(label) != "text"
 
     def _equal_columns(self, column: ColumnRef, occurrence: TableRef) -> set[ColumnRef]:
-        """Return `column` and all columns equal to it wherever a row of the occurrence matters."""
+        """Return `column` and all columns that equal it where `occurrence` matters.
+
+        That is, in each result row to which a row read through `occurrence` matters.
+        """
         holding = [e.columns for e in self._equalities if e.holds(occurrence)]
         reached: set[ColumnRef] = set()
         new = {column}
@@ -158,7 +167,10 @@ class Branch:
         return reached
 
     def _distinct_by_key(self, mapping: Mapping) -> bool:
-        """Return whether DISTINCT ON, if there is one, chooses only among rows of one key."""
+        """Return whether DISTINCT ON, if there is one, chooses only among rows with the same key.
+
+        True if there is none.
+        """
         distinct = [
             column_ref(expression, self._root) for expression in distinct_on(self._root.select)
         ]
@@ -204,14 +216,20 @@ def _only_unions(query: Any) -> bool:
 
 
 def _hides_columns(element: Any) -> bool:
-    """Return whether an element is literal SQL text that is more than a constant."""
+    """Return whether an element of a SELECT is literal SQL text that is more than a constant.
+
+    Such a text may name columns, which SQLAlchemy does not know.
+    """
     if isinstance(element, ColumnClause) and element.is_literal:
         return not _CONSTANT.fullmatch(element.name)
     return isinstance(element, TextClause) and not _CONSTANT.fullmatch(element.text)
 
 
 def _relates_rows(element: Any) -> bool:
-    """Return whether by this element a row affects result rows with which it shares no value."""
+    """Return whether an element of a SELECT relates rows that share no value.
+
+    These are windows, recursive CTEs, and CUBE, ROLLUP and GROUPING SETS.
+    """
     if isinstance(element, FunctionElement):
         # Each of these groupings returns rows that lack some of the grouping columns.
         return str(getattr(element, "name", "")).lower() in _SEVERAL_GROUPINGS

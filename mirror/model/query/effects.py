@@ -1,8 +1,9 @@
 """Effects: the keys or scopes of a mapping that a change of one row of the primary affects.
 
 They follow from the declarations alone, and every kind of capture uses them. A row that has all
-values of a mapping's key affects that key. Any other row affects a scope: all keys under one value
-of a reference, the one by which the query joins the row's table.
+values of a mapping's key affects that key. Any other row affects a scope of the mapping: all keys
+whose rows have one value of a reference (such as `trip_id`). It is a reference by which the query
+joins the row's table.
 """
 
 from collections import defaultdict
@@ -25,8 +26,9 @@ class Effect:
     mapping: str
     """The mapping's name."""
     reference: str | None
-    """None: the row affects a key. Otherwise it affects a scope, and this is the reference's name;
-    EVERYTHING: the affected rows are unknown, so the scope is the whole mapping."""
+    """None: the row affects a key. Otherwise it affects a scope, and this is the name of the
+    scope's reference; EVERYTHING: the affected rows are unknown, so the scope is the whole mapping.
+    """
     columns: tuple[str, ...]
     """The table's columns with the key's values, or the one with the scope's value; empty for
     EVERYTHING."""
@@ -44,11 +46,14 @@ class Effect:
 
 
 def effects(mapping: Mapping) -> dict[str, tuple[Effect, ...]]:
-    """Return the effects on a mapping of each table that its query reads, by the table's name.
+    """Return, by the name of each table that the mapping's query reads, the Effects of its rows.
+
+    A table has several Effects if the query reads it several times, and its rows affect the mapping
+    by different columns.
 
     Raises:
-        MappingError: changes of a table cannot be traced to keys; names the table and the missing
-            declaration.
+        MappingError: changes of a table cannot be traced to keys or scopes (the message names the
+            table and the missing declaration), or a table's name contains a dot.
     """
     try:
         several = branches(mapping)
@@ -79,12 +84,13 @@ def effects(mapping: Mapping) -> dict[str, tuple[Effect, ...]]:
 
 
 def _everything(mapping: Mapping) -> dict[str, tuple[Effect, ...]]:
-    """Return the effects for a query that we cannot analyse.
+    """Return, by table, the Effects of a mapping whose query this library does not analyse.
 
     A change of any table that it reads counts as a change of the whole mapping.
 
     Raises:
-        MappingError: no column of a table is selected, and no reference names the table.
+        MappingError: no column of a table is selected, and no reference of the mapping names the
+            table; or a table's name contains a dot.
     """
     selected = [
         table_name(column.table)
@@ -104,10 +110,11 @@ def _everything(mapping: Mapping) -> dict[str, tuple[Effect, ...]]:
 def _identity_of(
     mapping: Mapping, branch: Branch, occurrence: TableRef
 ) -> tuple[str | None, tuple[str, ...], bool]:
-    """Return `reference`, `columns` and `nulls` of the Effect that an occurrence of a table has.
+    """Return `reference`, `columns` and `nulls` of the Effect of one occurrence of a table.
 
     Raises:
-        MappingError: no reference leads to the table, and it does not have the key's values.
+        MappingError: the table does not have all values of the mapping's key, no column of it has
+            the value of a reference, and no reference names the table.
     """
     key = [branch.column_equal_to(name, occurrence, is_key=True) for name in mapping.key]
     candidates = [
@@ -134,10 +141,11 @@ def _identity_of(
 
 
 def _by_preference(mapping: Mapping, branch: Branch, occurrence: TableRef) -> list[Reference]:
-    """Return the references, the presumably narrowest first.
+    """Return the mapping's references, first those of which one value presumably has fewest keys.
 
-    References that are declared for the table come first. Among the rest, those by which the query
-    joins the table come before its own columns, and declared ones before parents' columns.
+    References that name the table at `occurrence` come first. Among the rest, those by which the
+    query joins that table come before those that are columns of it, and declared references before
+    parents' columns, which are references, too.
     """
 
     def rank(reference: Reference) -> tuple[bool, bool, bool]:
@@ -148,7 +156,12 @@ def _by_preference(mapping: Mapping, branch: Branch, occurrence: TableRef) -> li
 
 
 def _column_for(branch: Branch, occurrence: TableRef, reference: Reference) -> str | None:
-    """Return the occurrence's column with the reference's value; None if there is none."""
+    """Return the column of the table at `occurrence` that has the value of a mapping's reference.
+
+    If the reference declares a column of this table, and the table occurs only once in the SELECT,
+    that one is returned. Otherwise it is the column that conditions of the SELECT make equal to the
+    reference's value; None: they make none equal.
+    """
     found = branch.column_equal_to(reference.name, occurrence, is_key=False)
     # If the table occurs several times, the declared column is right for one occurrence only.
     if reference.table == occurrence.table and branch.occurrence_count(occurrence) == 1:
@@ -157,9 +170,9 @@ def _column_for(branch: Branch, occurrence: TableRef, reference: Reference) -> s
 
 
 def _merged(effects: Sequence[Effect]) -> tuple[Effect, ...]:
-    """Return a table's effects on a mapping, with those on the same keys or scopes merged.
+    """Return one table's Effects on one mapping; those on the same keys or scopes are merged.
 
-    If one of them affects the whole mapping, all others become part of it.
+    If one of them affects the whole mapping, all are merged into that one.
     """
     if any(effect.reference == EVERYTHING for effect in effects):
         effects = [
@@ -181,7 +194,7 @@ def _merged(effects: Sequence[Effect]) -> tuple[Effect, ...]:
 
 
 def _union(a: frozenset[str] | None, b: frozenset[str] | None) -> frozenset[str] | None:
-    """Return the union; None (unknown) if either is None."""
+    """Return the union of two sets of columns; None (unknown) if either is None."""
     return None if a is None or b is None else a | b
 
 

@@ -68,7 +68,7 @@ class Equality(NamedTuple):
 
 
 def equalities(root: SelectNode) -> list[Equality]:
-    """Return all equalities that follow from the conditions and subqueries of a query."""
+    """Return the Equalities that follow from the conditions and subqueries of a query."""
     return [
         equality
         for node in root.walk()
@@ -78,7 +78,7 @@ def equalities(root: SelectNode) -> list[Equality]:
 
 
 def column_ref(expression: Any, node: SelectNode) -> ColumnRef | None:
-    """Return the column that an expression is, perhaps cast to another type.
+    """Return the column that an expression in the SELECT `node` is, perhaps cast to another type.
 
     None if the expression is computed, or if it is declared with another type than integer, uuid
     and text. Only of these types are two values equal if and only if their texts are.
@@ -99,7 +99,10 @@ def column_ref(expression: Any, node: SelectNode) -> ColumnRef | None:
 
 
 def _after_cast(cast: Cast[Any], column: ColumnRef | None) -> ColumnRef | None:
-    """Return `column` as it is after the cast; None if the cast may change the value."""
+    """Return `column` as it is after the cast; None if the cast may change its value.
+
+    None, too, if `column` is None.
+    """
     before, after = _family(cast.clause), _family(cast)
     if column is None or getattr(cast.type, "length", None) is not None:
         return None
@@ -111,7 +114,10 @@ def _after_cast(cast: Cast[Any], column: ColumnRef | None) -> ColumnRef | None:
 
 
 def _of_subquery(node: SelectNode) -> Iterator[Equality]:
-    """Yield, for a subquery in a FROM, each of its columns as equal to the one that it selects."""
+    """Yield the Equality of each column of a subquery in a FROM with the column selected for it.
+
+    Yields nothing for a SELECT that is no subquery in a FROM, and for computed columns.
+    """
     if node.as_table is None:
         return
     names = list(node.as_table.element.c.keys())
@@ -121,7 +127,7 @@ def _of_subquery(node: SelectNode) -> Iterator[Equality]:
 
 
 def _of_condition(condition: WhereCondition, node: SelectNode) -> Iterator[Equality]:
-    """Yield an Equality for the columns that a condition makes equal, or not NULL."""
+    """Yield the Equalities that a condition implies: columns that are equal, or are not NULL."""
     clause, side = condition
     if not isinstance(clause, BinaryExpression):
         return
@@ -148,10 +154,10 @@ def _of_condition(condition: WhereCondition, node: SelectNode) -> Iterator[Equal
 def _with_selected(
     outer: ColumnRef | None, inner: ColumnRef | None, node: SelectNode, *, not_null: bool
 ) -> Iterator[Equality]:
-    """Yield the equality of a column outside of a subquery with the column that it selects.
+    """Yield the Equality of `outer`, a column outside of the subquery `node`, with one it selects.
 
-    Yields nothing if one of them is None, or if the inner table is the right side of a LEFT JOIN: a
-    new row of that table would replace a NULL.
+    Yields nothing if one of them is None, or if the table of `inner`, the selected column, is the
+    right side of a LEFT JOIN: a new row of that table would replace a NULL.
     """
     if outer is not None and inner is not None and not inner.table.optional:
         yield Equality(frozenset({outer, inner}), node, not_null=not_null)
@@ -168,10 +174,10 @@ def _refuses_null(clause: BinaryExpression[Any]) -> bool:
 
 
 def _family(expression: Any) -> str | None:
-    """Return "integer", "uuid" or "text", if two values are equal if and only if their texts are.
+    """Return the family of an expression's type: "integer", "uuid", "text", "unknown" or None.
 
-    "unknown" if the type is not declared: it is assumed to be one of these three. None for all
-    other types.
+    In the first three, two values are equal if and only if their texts are. "unknown": the type is
+    not declared, and is assumed to be one of these. None: any other type.
     """
     kind = expression.type
     while isinstance(kind, types.TypeDecorator):
@@ -189,6 +195,9 @@ def _family(expression: Any) -> str | None:
 
 
 def _comparable(left: Any, right: Any) -> bool:
-    """Return whether equal values of both expressions have equal texts."""
+    """Return whether values of both expressions are equal if and only if their texts are.
+
+    Both must be of the same family; an "unknown" one fits each.
+    """
     families = {_family(left), _family(right)} - {"unknown"}
     return None not in families and len(families) < 2  # noqa: PLR2004 - that is, one

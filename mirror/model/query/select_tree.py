@@ -122,6 +122,7 @@ def select_node(
 
     Raises:
         UnreadableQuery: this library does not analyse a query of its shape.
+        MappingError: the name of a table or of its schema contains a dot.
     """
     node = SelectNode(select, parent, as_table)
     for element in _own_froms(node):
@@ -208,6 +209,9 @@ def _own_froms(node: SelectNode) -> list[Any]:
 
     Elements that refer to an outer SELECT (correlation) are not among them. The rules are those of
     SQLAlchemy's compiler.
+
+    Raises:
+        UnreadableQuery: the SELECT uses correlate_except(), or correlate() inside a FROM.
     """
     select, parent = node.select, node.parent
     froms: list[Any] = list(select.get_final_froms())
@@ -223,7 +227,11 @@ def _own_froms(node: SelectNode) -> list[Any]:
 
 
 def _add_from(element: Any, node: SelectNode) -> None:
-    """Add an element of a FROM to a node, and the conditions of its joins."""
+    """Add an element of a FROM to a node, and the conditions of its joins.
+
+    Raises:
+        UnreadableQuery: a FULL JOIN, an outer join with a subquery in its ON, or as `_add_table`.
+    """
     node.from_hashes.add(hash(element))
     if not isinstance(element, Join):
         _add_table(element, node)
@@ -240,7 +248,12 @@ def _add_from(element: Any, node: SelectNode) -> None:
 
 
 def _add_table(element: Any, node: SelectNode) -> None:
-    """Add a table or a subquery to a node, and the SELECTs that it contains."""
+    """Add a table or a subquery to a node, and the SELECTs that it contains.
+
+    Raises:
+        UnreadableQuery: the node already has this element, or it is something else, for example a
+            function or a LATERAL.
+    """
     inner = element
     while isinstance(inner, Alias | Subquery | CTE | SelectStatementGrouping):
         inner = inner.element

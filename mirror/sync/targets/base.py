@@ -226,7 +226,12 @@ class Target(ABC):
         ]
 
     def examine(self, tables: Iterable[str], types: Iterable[str]) -> Catalog:
-        """Return the catalog's entries for these tables, and the server's names of these types."""
+        """Return the catalog's entries for these tables and the server's names of these types.
+
+        A table or type that does not exist is None. The result also has facts that do not depend on
+        the arguments: the server's version and clock, the names of all mirrored tables, all
+        policies, and the mirror's functions that anon or authenticated may execute.
+        """
         request = {"tables": sorted(set(tables)), "types": sorted(set(types))}
         return cast("Catalog", self._send("examine", request))
 
