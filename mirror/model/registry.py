@@ -18,11 +18,11 @@ from mirror.model.query.validate import check_query
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 
-# Names in the SQL that `mirror.schema.write_functions` prints. A column with one of these names
+# Names in the SQL that `mirror.schema.apply_function` prints. A column with one of these names
 # would be ambiguous there.
 _RESERVED = re.compile(
-    r"alone|answer|applied_at|epoch|fence|held|i|newest|orphan|present|retained|stale|was_present"
-    r"|whole|(p|gone|ref|child\d+)_\w+"
+    r"alone|answer|applied_at|epoch|fence|later_scopes|newest|orphan|present|stale|was_present|whole"
+    r"|(p|ref)_\w+"
 )
 
 

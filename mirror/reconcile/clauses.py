@@ -9,8 +9,12 @@ from psycopg import sql
 
 from mirror.model.keys import Key, KeyColumn
 from mirror.model.mapping import Mapping
-from mirror.schema.compare_functions import MD5_HASH, RECORD_HASH
 from mirror.sync.targets.reading import Hashing, KeyRange
+
+# Hashes of a row that are equal on every server. The target hashes the same texts in the same way:
+# `mirror.row_hash` in migrations/supabase/0001_engine/07_compare.sql.
+_RECORD_HASH: Final = "hash_record_extended({row}, {seed})"
+_MD5_HASH: Final = "('x' || left(md5({seed}::text || {row}::text), 16))::bit(64)::bigint"
 
 _LOWEST: Final = {
     "uuid": "00000000-0000-0000-0000-000000000000",
@@ -57,7 +61,7 @@ def for_key_columns(mapping: Mapping, template: str, number: int) -> sql.Compose
 
 def row_hash(hashing: Hashing, row: sql.Composable) -> sql.Composed:
     """Return the SQL expression that hashes `row` with the function and the seed of `hashing`."""
-    template = MD5_HASH if hashing.md5 else RECORD_HASH
+    template = _MD5_HASH if hashing.md5 else _RECORD_HASH
     return sql.SQL(template).format(seed=sql.SQL(f"({hashing.seed})::bigint"), row=row)
 
 

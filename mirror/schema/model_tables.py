@@ -11,12 +11,7 @@ from textwrap import indent
 
 from mirror.model.mapping import Mapping
 from mirror.model.registry import Registry
-from mirror.schema.compare_functions import (
-    digest_function,
-    expired_function,
-    revoke_compare_functions,
-    rows_function,
-)
+from mirror.schema.apply_function import apply_function
 from mirror.schema.ledger_tables import (
     add_column,
     adopt_sql,
@@ -27,14 +22,6 @@ from mirror.schema.ledger_tables import (
 )
 from mirror.schema.names import table_name
 from mirror.schema.quoting import comma, identifier, literal
-from mirror.schema.skeletons import fill
-from mirror.schema.survey_function import survey_function
-from mirror.schema.write_functions import (
-    apply_function,
-    revoke_write_functions,
-    scope_function,
-    withdraw_function,
-)
 
 _HEADER = """\
 -- The permission model {name}: tables, row-level security, and the functions that write them.
@@ -55,19 +42,7 @@ def model_sql(registry: Registry) -> str:
     for mapping in registry:
         blocks += [_table(registry, mapping), *_indexes(mapping), ledger_sql(mapping)]
         blocks += [adopt_sql(mapping)]
-    # A parent's functions call those of its children, which must exist by then.
-    for mapping in reversed(tuple(registry)):
-        blocks += [
-            withdraw_function(registry, mapping),
-            scope_function(mapping),
-            apply_function(registry, mapping),
-            revoke_write_functions(mapping),
-            digest_function(mapping),
-            survey_function(mapping),
-            rows_function(registry.name, mapping),
-            *expired_function(mapping),
-            revoke_compare_functions(mapping),
-        ]
+    blocks += [apply_function(registry, mapping) for mapping in registry]
     for access in registry.access:
         blocks += access.ddl(registry)
     blocks += [_retire(registry)]
@@ -132,13 +107,14 @@ def _indexes(mapping: Mapping) -> list[str]:
 
 
 def _retire(registry: Registry) -> str:
-    """Return the statement that ends all access to tables that this model no longer declares."""
-    return fill(
-        "retire",
-        model=registry.name,
-        model_literal=literal(registry.name),
-        tables=",\n".join(literal(json.dumps([m.schema, m.table])) for m in registry),
-        mappings=", ".join(literal(mapping.name) for mapping in registry),
+    """Return the statement that closes the tables that this model no longer declares."""
+    tables = ", ".join(literal(json.dumps([m.schema, m.table])) for m in registry)
+    mappings = ", ".join(literal(mapping.name) for mapping in registry)
+    return (
+        f"-- Close what an earlier version of this model declared and this one does not.\n"
+        f"select mirror.retire({literal(registry.name)},\n"
+        f"  array[{tables}]::jsonb[],\n"
+        f"  array[{mappings}]\n);"
     )
 
 
@@ -157,6 +133,9 @@ def _security(mapping: Mapping) -> str:
             f"select mirror.add_index({literal(table)}, {literal(column)});"
             for column in mapping.readable.indexed
         ]
+    if mapping.expires is not None:
+        # The sweep asks by time.
+        indexes.append(f"select mirror.add_index({literal(table)}, {literal(mapping.expires)});")
     return "\n".join(
         [
             f"-- {mapping.name}: the API's roles write nothing and read only what is granted here.",
@@ -182,7 +161,11 @@ def _not_expired(mapping: Mapping, condition: str) -> str:
 
 def _declare(registry: Registry, mapping: Mapping, position: int) -> str:
     """Return the statement that records a mapping's declaration and digest in the target."""
-    declaration = json.dumps(mapping.declaration(), indent=2)
+    parts = (
+        f"  {json.dumps(name)}: {json.dumps(value)}"
+        for name, value in mapping.declaration().items()
+    )
+    declaration = "{\n" + ",\n".join(parts) + "\n}"
     return f"""\
 insert into mirror.mappings (name, model, position, digest, is_parent, declaration)
 values ({literal(mapping.name)}, {literal(registry.name)}, {position}, {literal(mapping.digest)}, \

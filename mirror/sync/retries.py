@@ -122,7 +122,8 @@ def claimed_event(row: Sequence[object]) -> ClaimedEvent:
     return ClaimedEvent(
         lane=Lane(int(str(lane))),
         mapping=str(mapping),
-        key=tuple(str(part) for part in key) if isinstance(key, list) else (),
+        # A part may be NULL; it stays None, so that the event is refused for it.
+        key=tuple(key) if isinstance(key, list) else (),
         reference=None if reference is None else str(reference),
         id=id_,
         transaction_id=transaction_id,

@@ -70,12 +70,15 @@ def test_without_these_tombstones_a_hung_write_brings_a_child_back(
     """The same steps without the rule, and without the closed scope, which has the same effect."""
     rewrite(
         target,
-        "withdraw_trips",
-        "fence = case when l.epoch = p_epoch then greatest(l.fence, p_fence) else p_fence end",
+        "withdraw",
+        "fence = case when l.epoch = $1 then greatest(l.fence, $2) else $2 end",
         "fence = l.fence",
     )
     rewrite(
-        target, "withdraw_trips", "from unnest(p_id) as k", "from unnest(p_id) as k where false"
+        target,
+        "withdraw",
+        "from jsonb_array_elements(p_keys) as k",
+        "from jsonb_array_elements(p_keys) as k where false",
     )
     delete_and_undelete(writer)
     assert members(target) == 1
@@ -102,7 +105,10 @@ def test_without_closing_the_scope_an_unknown_child_comes_in(
 ) -> None:
     """The same steps without the rule."""
     rewrite(
-        target, "withdraw_trips", "from unnest(p_id) as k", "from unnest(p_id) as k where false"
+        target,
+        "withdraw",
+        "from jsonb_array_elements(p_keys) as k",
+        "from jsonb_array_elements(p_keys) as k where false",
     )
     delete_a_trip_whose_member_is_unknown(writer)
     assert members(target) == 1
@@ -351,7 +357,7 @@ def test_an_unhandled_foreign_key_would_stop_the_revocation(
     """The same steps without the rule: the call fails, and the members stay."""
     rewrite(
         target,
-        "withdraw_trips",
+        "withdraw",
         "foreign_key_violation or restrict_violation",
         "division_by_zero",
     )

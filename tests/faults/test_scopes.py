@@ -96,7 +96,7 @@ def test_without_the_ledger_rows_gone_by_cascade_stay(
     teams_primary: TestDatabase, teams_target: TestDatabase, teams_drain: Drain
 ) -> None:
     """The same steps without the rule."""
-    rewrite(teams_target, "scope_seats", "where l.present", "where false and l.present")
+    rewrite(teams_target, "open_scopes", "where l.present", "where false and l.present")
     delete_the_company(teams_primary, teams_drain)
     assert seats(teams_target) == [1, 2]
 

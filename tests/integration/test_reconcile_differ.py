@@ -21,7 +21,6 @@ from mirror.reconcile.clauses import key_order
 from mirror.reconcile.compare import Comparison, MissingRange
 from mirror.reconcile.primary_reader import PrimaryReader, Unreadable
 from mirror.reconcile.spool import Spool
-from mirror.schema.compare_functions import digest_function
 from mirror.schema.migrate import upgrade
 from mirror.settings import load_settings
 from mirror.sync.drain import Drain
@@ -227,11 +226,9 @@ def things(
 
 
 @pytest.mark.fast
-def test_text_keys_are_ordered_by_their_bytes_on_both_sides() -> None:
-    """Otherwise, with another collation on the primary, the ranges would not match."""
+def test_text_keys_are_ordered_by_their_bytes_on_the_primary_too() -> None:
+    """Otherwise, with another collation than the target's "C", the ranges would not match."""
     assert 'q."place" collate "C", q."number"' in key_order(THINGS).as_string()
-    printed = digest_function(THINGS)
-    assert 'p_from[1]::text collate "C", p_from[2]::bigint' in printed
 
 
 ThingKey = tuple[str, int]

@@ -24,7 +24,7 @@ CHECKSUMS = {
     "0002_runs": "720219b9ef0ca37b",
     "0003_heartbeats": "8fa76498fde8b00d",
     "0004_claims": "1526fa7c2ac87ae1",
-    "0001_engine": "94a542a2c8cbbbc4",
+    "0001_engine": "837b1b736607c331",
 }
 
 

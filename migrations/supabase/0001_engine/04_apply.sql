@@ -1,3 +1,233 @@
+-- The statements that know a mapping only by name are made of its declaration: `mirror.parts` has
+-- what differs from mapping to mapping, and `mirror.fill` puts it into a statement's text. Values are
+-- never part of a text. What writes rows is printed for each mapping instead (`apply_<mapping>`): its
+-- plan is kept.
+
+-- Return a statement with each `{name}` replaced by that part. One pass, so that braces in a name of
+-- the user's are left alone.
+create or replace function mirror.fill(statement text, parts jsonb) returns text
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select string_agg(
+    -- A part that does not exist stays, and is a syntax error; null would disappear.
+    case when place % 2 = 0 then coalesce(parts ->> piece, '{' || piece || '}') else piece end,
+    '' order by place
+  )
+  from regexp_split_to_table(statement, '[{}]') with ordinality as p (piece, place)
+$$;
+
+
+-- Return the parts of statements about a mapping: quoted names and lists of them. The aliases are t
+-- for the mirrored table, l for its ledger, s and f for what a statement selects from either, g for a
+-- key as a JSON array.
+create or replace function mirror.parts(mapping text) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  declared jsonb;
+  parts jsonb;
+begin
+  select m.declaration into strict declared from mirror.mappings as m where m.name = mapping;
+  -- The key's columns.
+  select jsonb_build_object(
+    'first_key', min(k.name) filter (where k.place = 1),
+    't_key', string_agg('t.' || k.name, ', ' order by k.place),
+    'l_key', string_agg('l.' || k.name, ', ' order by k.place),
+    's_key', string_agg('s.' || k.name, ', ' order by k.place),
+    'f_key', string_agg('f.' || k.name, ', ' order by k.place),
+    's_texts', string_agg(format('s.%s::text', k.name), ', ' order by k.place),
+    'f_texts', string_agg(format('f.%s::text', k.name), ', ' order by k.place),
+    'l_texts', string_agg(format('l.%s::text', k.name), ', ' order by k.place),
+    't_is_l', string_agg(format('t.%1$s = l.%1$s', k.name), ' and ' order by k.place),
+    't_is_g', string_agg(
+      format('t.%s = (g.value ->> %s)::%s', k.name, k.place - 1, k.type), ' and ' order by k.place
+    ),
+    'l_is_g', string_agg(
+      format('l.%s = (g.value ->> %s)::%s', k.name, k.place - 1, k.type), ' and ' order by k.place
+    ),
+    -- The columns k1, k2, … of either relation, or of both.
+    't_numbered', string_agg(format('t.%s as k%s', k.name, k.place), ', ' order by k.place),
+    'l_numbered', string_agg(format('l.%s as k%s', k.name, k.place), ', ' order by k.place),
+    'any_numbered', string_agg(
+      format('coalesce(t.%1$s, l.%1$s)::text as k%2$s', k.name, k.place), ', ' order by k.place
+    ),
+    'numbers', string_agg(format('k.k%s', k.place), ', ' order by k.place),
+    'number_texts', string_agg(format('k.k%s::text', k.place), ', ' order by k.place),
+    -- A key in the statement's parameters: $1 is a text array.
+    'bound', string_agg(
+      format('$1[%s]::%s%s', k.place, k.type, k.collated), ', ' order by k.place
+    ),
+    'end', string_agg(format('$2[%s]::%s%s', k.place, k.type, k.collated), ', ' order by k.place),
+    'first_bound', min(format('$1[1]::%s%s', k.type, k.collated)) filter (where k.place = 1),
+    'first_end', min(format('$2[1]::%s%s', k.type, k.collated)) filter (where k.place = 1)
+  )
+  into parts
+  from (
+    select key.place, quote_ident(key.name) as name, col.value ->> 1 as type,
+      case col.value ->> 1 when 'text' then ' collate "C"' else '' end as collated
+    from jsonb_array_elements_text(declared -> 'key') with ordinality as key (name, place)
+    join jsonb_array_elements(declared -> 'columns') as col on col.value ->> 0 = key.name
+  ) as k;
+  -- The values of a row: the table's columns, then the references that only the ledger has.
+  parts := parts || (
+    select jsonb_build_object(
+      'row_texts', string_agg(v.value || '::text', ', ' order by v.in_ledger, v.place),
+      'row_values', string_agg(v.value || '::text collate "C"', ', ' order by v.in_ledger, v.place),
+      -- The columns c1, c2, … of either relation.
+      't_values', coalesce(string_agg(
+        format(', %s::text collate "C" as c%s', v.value, v.place), '' order by v.place
+      ) filter (where v.data), ''),
+      'l_values', coalesce(string_agg(
+        format(', %s::text collate "C" as c%s', v.value, v.place), '' order by v.place
+      ) filter (where v.in_ledger), ''),
+      't_numbers', coalesce(string_agg(', k.c' || v.place, '' order by v.place)
+        filter (where v.data), ''),
+      'l_numbers', coalesce(string_agg(', k.c' || v.place, '' order by v.place)
+        filter (where v.in_ledger), ''),
+      't_nulls', string_agg(v.value || ' is null', ' and ' order by v.place) filter (where v.data),
+      'set_nulls', string_agg(v.name || ' = null', ', ' order by v.place) filter (where v.data)
+    )
+    from (
+      select c.place, quote_ident(c.value ->> 0) as name, 't.' || quote_ident(c.value ->> 0) as value,
+        false as in_ledger, not declared -> 'key' ? (c.value ->> 0) as data
+      from jsonb_array_elements(declared -> 'columns') with ordinality as c (value, place)
+      union all
+      select r.place, null, 'l.' || quote_ident('ref_' || (r.value ->> 0)), true, false
+      from jsonb_array_elements(declared -> 'references') with ordinality as r (value, place)
+      where not exists (
+        select from jsonb_array_elements(declared -> 'columns') as c
+        where c.value ->> 0 = r.value ->> 0
+      )
+    ) as v
+  );
+  return parts || jsonb_build_object(
+    'table', format('%I.%I', declared #>> '{table,0}', declared #>> '{table,1}'),
+    'ledger', format('mirror.%I', 'ledger_' || mapping),
+    -- A visible row that was withdrawn, but whose bare key had to stay: with its ledger row l at
+    -- hand, and without.
+    'bare', case
+      when parts ->> 't_nulls' is null and declared ->> 'on_delete' = 'delete' then 'false'
+      else concat_ws(' and ', parts ->> 't_nulls', 'l.present is false')
+    end,
+    'bare_alone', case
+      when parts ->> 't_nulls' is null and declared ->> 'on_delete' = 'delete' then 'false'
+      else concat_ws(' and ', parts ->> 't_nulls', mirror.fill(
+        -- As a value: EXISTS would read the whole ledger first.
+        '(select l.present is false from {ledger} as l where {t_is_l}) is true',
+        parts || jsonb_build_object('ledger', format('mirror.%I', 'ledger_' || mapping))
+      ))
+    end,
+    'expired', case when declared ? 'expires'
+      then format('t.%I <= now()', declared ->> 'expires') else 'false' end,
+    'on_delete', declared -> 'on_delete', 'children', declared -> 'children'
+  );
+end
+$$;
+
+
+-- Return the ledger's column that holds the values of a reference, and the type of those.
+create or replace function mirror.ledger_column(
+  mapping text, reference text, out name text, out type text
+)
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select quote_ident(case when m.declaration -> 'key' ? reference then '' else 'ref_' end || reference),
+    r.value ->> 1
+  from mirror.mappings as m
+  cross join jsonb_array_elements(m.declaration -> 'references') as r
+  where m.name = mapping and r.value ->> 0 = reference
+$$;
+
+
+-- Remove the visible rows of keys that the ledger has as absent, their children first. Returns, by
+-- mapping, the keys of rows that a foreign key of somebody else's table holds back.
+create or replace function mirror.withdraw(
+  mapping text, p_epoch integer, p_fence bigint, p_keys jsonb
+) returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  parts constant jsonb := mirror.parts(mapping);
+  retained jsonb := '{}';
+  held jsonb := '[]';
+  child record;
+  gone jsonb;
+  one jsonb;
+begin
+  for child in
+    select c.value ->> 0 as name, c.value ->> 1 as reference, l.name as column_name, l.type
+    from jsonb_array_elements(parts -> 'children') as c
+    cross join mirror.ledger_column(c.value ->> 0, c.value ->> 1) as l
+  loop
+    -- Close the scope, so that no hung write brings a child back; then take the children.
+    insert into mirror.scopes as s (mapping, reference, value, epoch, fence)
+    select child.name, child.reference, k ->> 0, p_epoch, p_fence
+    from jsonb_array_elements(p_keys) as k
+    on conflict on constraint scopes_pkey do update
+    set epoch = excluded.epoch, fence = excluded.fence, read_at = now()
+    where (s.epoch, s.fence) < (excluded.epoch, excluded.fence);
+    execute mirror.fill(
+      'with forgotten as ('
+      ' update {ledger} as l'
+      ' set present = false, epoch = $1, applied_at = now(),'
+      ' fence = case when l.epoch = $1 then greatest(l.fence, $2) else $2 end'
+      ' where l.present and l.{column} = any (array('
+      ' select (k.value ->> 0)::{type} from jsonb_array_elements($3) as k))'
+      ' returning {l_key}'
+      ') select jsonb_agg(jsonb_build_array({l_texts})) from forgotten as l',
+      mirror.parts(child.name)
+        || jsonb_build_object('column', child.column_name, 'type', child.type)
+    ) into gone using p_epoch, p_fence, p_keys;
+    if gone is not null then
+      retained := retained || mirror.withdraw(child.name, p_epoch, p_fence, gone);
+    end if;
+  end loop;
+
+  if parts ->> 'on_delete' = 'retain' then
+    if parts ->> 'set_nulls' is not null then
+      execute mirror.fill(
+        'update {table} as t set {set_nulls} from jsonb_array_elements($1) as g where {t_is_g}', parts
+      ) using p_keys;
+    end if;
+    return retained;
+  end if;
+  -- A deferred foreign key must speak up here, not at commit.
+  set constraints all immediate;
+  if parts ->> 'set_nulls' is null and parts -> 'children' = '[]' then
+    -- The bare key would still grant. If another table's foreign key holds it back: fail.
+    execute mirror.fill(
+      'delete from {table} as t using jsonb_array_elements($1) as g where {t_is_g}', parts
+    ) using p_keys;
+    return retained;
+  end if;
+  begin
+    execute mirror.fill(
+      'delete from {table} as t using jsonb_array_elements($1) as g where {t_is_g}', parts
+    ) using p_keys;
+  exception when foreign_key_violation or restrict_violation then
+    -- A row that is held back must not stop the others, and must grant nothing: only the bare key
+    -- stays.
+    for one in select value from jsonb_array_elements(p_keys) loop
+      begin
+        execute mirror.fill(
+          'delete from {table} as t using (select $1 as value) as g where {t_is_g}', parts
+        ) using one;
+      exception when foreign_key_violation or restrict_violation then
+        if parts ->> 'set_nulls' is not null then
+          execute mirror.fill(
+            'update {table} as t set {set_nulls} from (select $1 as value) as g where {t_is_g}', parts
+          ) using one;
+        end if;
+        held := held || jsonb_build_array(one);
+      end;
+    end loop;
+    retained := retained || jsonb_build_object(mapping, held);
+  end;
+  return retained;
+end
+$$;
+
+
 -- Correct the ledgers of parents whose rows somebody deleted by hand, so that the rows of this
 -- request wait for them. The worker asks for it after a foreign key has refused the request.
 create or replace function mirror.forget_lost_parents(request jsonb) returns void
@@ -20,7 +250,7 @@ begin
     execute format(
       'update mirror.%1$I as l set present = false, applied_at = now()'
       ' where l.present and l.%2$I in ('
-      ' select (r ->> $2)::%3$s from jsonb_array_elements($1) as r)'
+      ' select (r.value ->> $2)::%3$s from jsonb_array_elements($1) as r)'
       ' and not exists (select from %4$I.%5$I as t where t.%2$I = l.%2$I)',
       'ledger_' || parent.name, parent.key, parent.type, parent.schema_name, parent.table_name
     ) using parent.rows, parent.place::integer;
@@ -63,7 +293,13 @@ begin
     execute format('select mirror.%I($1, $2, $3, $4)', 'apply_' || section.name)
       into answer
       using (request ->> 'epoch')::integer, fence, section.rows, section.gone;
-    answers := answers || jsonb_build_object(section.name, answer);
+    -- The functions of earlier versions withdraw by themselves, and have no such field.
+    if answer ->> 'gone' is not null then
+      answer := answer || jsonb_build_object('retained', mirror.withdraw(
+        section.name, (request ->> 'epoch')::integer, fence, answer -> 'gone'
+      ));
+    end if;
+    answers := answers || jsonb_build_object(section.name, answer - 'gone');
   end loop;
   return jsonb_build_object('horizon', null, 'mappings', answers);
 end

@@ -1,13 +1,17 @@
 -- Note that these scopes are being read at this fence, and return the keys known under them.
 --
--- ARCHITECTURE.md describes the request and the answer. Only the first page (no `after`) closes a scope to earlier reads: they
--- may have missed what it was opened for. Later pages need not, and would make every other worker
--- read again for as long as a large scope takes.
+-- ARCHITECTURE.md describes the request and the answer. Only the first page (no `after`) closes a
+-- scope to earlier reads: they may have missed what it was opened for. Later pages need not, and
+-- would make every other worker read again for as long as a large scope takes.
 create or replace function mirror.open_scopes(request jsonb) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   section jsonb;
+  parts jsonb;
+  under text;
+  beyond text;
+  after text[];
   answer jsonb;
   answers jsonb := '[]';
   horizon bigint;
@@ -30,12 +34,30 @@ begin
     set epoch = excluded.epoch, fence = excluded.fence, read_at = now()
     where (s.epoch, s.fence) < (excluded.epoch, excluded.fence);
 
-    execute format('select mirror.%I($1, $2, $3, $4)', 'scope_' || (section ->> 'mapping'))
-      into answer
-      using section ->> 'reference',
-        array(select jsonb_array_elements_text(section -> 'values')),
-        array(select jsonb_array_elements_text(section -> 'after')),
-        (request ->> 'limit')::integer;
+    parts := mirror.parts(section ->> 'mapping');
+    after := array(select jsonb_array_elements_text(section -> 'after'));
+    beyond := case when cardinality(after) > 0
+      then format('and (%s) > (%s)', parts ->> 'l_key', parts ->> 'bound') else '' end;
+    under := '';
+    if section ->> 'reference' <> '*' then
+      select format('and l.%s = any($2::%s[])', c.name, c.type) into under
+      from mirror.ledger_column(section ->> 'mapping', section ->> 'reference') as c;
+      if under is null then
+        raise exception 'mapping % has no reference %',
+          section ->> 'mapping', section ->> 'reference' using errcode = 'MR001';
+      end if;
+    end if;
+    execute mirror.fill(
+      'select coalesce(jsonb_agg(jsonb_build_array({f_texts}) order by {f_key}), ''[]'')'
+      ' from ('
+      ' select {l_key} from {ledger} as l where l.present {under} {beyond}'
+      ' order by {l_key} limit $3'
+      ') as f',
+      parts || jsonb_build_object('under', under, 'beyond', beyond)
+    )
+    into answer
+    using after, array(select jsonb_array_elements_text(section -> 'values')),
+      (request ->> 'limit')::integer;
     answers := answers || jsonb_build_array(answer);
   end loop;
   return jsonb_build_object('horizon', null, 'sections', answers);

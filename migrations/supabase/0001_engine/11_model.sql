@@ -156,3 +156,59 @@ revoke all on function
   mirror.add_column(text, text, text, text),
   mirror.add_constraint(text, text, text)
 from public, anon, authenticated, service_role;
+
+
+-- Close the tables that a model no longer declares, and drop what earlier versions printed for it.
+-- What is no longer declared is no longer mirrored, so its rows must not grant for ever. The tables
+-- and their rows stay, for a person to look at; other models are left alone.
+create or replace function mirror.retire(model text, kept_tables jsonb[], kept_mappings text[])
+returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  old record;
+  child record;
+begin
+  for old in
+    select format('%I.%I', d.schema, d.name) as name, d.name || '_read' as policy
+    from mirror.mappings as m
+    cross join lateral (
+      select m.declaration #>> '{table,0}' as schema, m.declaration #>> '{table,1}' as name
+    ) as d
+    where m.model = retire.model and m.declaration -> 'table' <> all (kept_tables)
+  loop
+    continue when to_regclass(old.name) is null;
+    execute format('revoke all on %s from public, anon, authenticated', old.name);
+    execute format('drop policy if exists %I on %s', old.policy, old.name);
+    -- Its rows come no more; rows that need them as parents must not be held back.
+    for child in
+      select c.conname, c.conrelid::regclass::text as name
+      from pg_constraint as c
+      join mirror.mappings as m on c.conrelid = to_regclass(
+        format('%I.%I', m.declaration #>> '{table,0}', m.declaration #>> '{table,1}')
+      )
+      where c.confrelid = to_regclass(old.name) and c.contype = 'f'
+        and m.declaration -> 'table' = any (kept_tables)
+    loop
+      execute format('alter table %s drop constraint %I', child.name, child.conname);
+    end loop;
+    raise notice 'nobody may read % any more: model % no longer has it', old.name, model;
+  end loop;
+
+  for old in
+    select p.oid::regprocedure as name
+    from mirror.mappings as m
+    cross join unnest(array['digest', 'expired', 'rows', 'scope', 'survey', 'withdraw']) as purpose
+    join pg_proc as p on p.proname = left(purpose || '_' || m.name, 63)
+      and p.pronamespace = 'mirror'::regnamespace and p.prorettype = 'jsonb'::regtype
+    where m.model = retire.model
+  loop
+    execute format('drop function %s', old.name);
+  end loop;
+
+  delete from mirror.mappings as m
+  where m.model = retire.model and m.name <> all (kept_mappings);
+end
+$$;
+revoke all on function mirror.retire(text, jsonb[], text[])
+from public, anon, authenticated, service_role;

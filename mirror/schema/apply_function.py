@@ -1,14 +1,15 @@
-"""Write functions: the functions in the target that write the rows of one mapping.
+"""Apply function: returns the SQL of the function in the target that writes a mapping's rows.
 
-They are printed for each mapping instead of composed at run time. Static SQL has cached plans and
-typed keys, and a user can read, explain and review it where it runs.
+It is printed for each mapping: static SQL has a plan that is kept, and a user can read and explain
+it where it runs. All other statements about a mapping are rare, so the engine makes them from its
+declaration (`mirror.parts`).
 """
 
 from textwrap import indent
 
 from mirror.model.mapping import EVERYTHING, Mapping, Parent
 from mirror.model.registry import Registry
-from mirror.schema.names import function_name, ledger_column, ledger_name, table_name
+from mirror.schema.names import function_name, ledger_name, table_name
 from mirror.schema.quoting import comma, identifier, literal
 from mirror.schema.skeletons import fill
 
@@ -18,11 +19,9 @@ def apply_function(registry: Registry, mapping: Mapping) -> str:
     key = mapping.key
     references = [ref.name for ref in mapping.all_references if ref.name not in key]
     own_columns = [f"ref_{name}" for name in references]
-    gone = [f"gone_{name}" for name in key]
     return fill(
         "apply",
         apply=function_name("apply", mapping),
-        withdraw=function_name("withdraw", mapping),
         table=table_name(mapping),
         ledger=ledger_name(mapping),
         key=comma(key),
@@ -43,15 +42,6 @@ def apply_function(registry: Registry, mapping: Mapping) -> str:
         ),
         **_known(registry, mapping),
         orphan=_orphan(registry, mapping),
-        gone=comma(gone),
-        first_gone=identifier(gone[0]),
-        gone_declarations="\n".join(
-            f"{identifier(name)} {column.type}[];"
-            for name, column in zip(gone, mapping.key_columns, strict=True)
-        ),
-        gone_arrays=",\n".join(
-            f"array_agg(j.{identifier(name)}) filter (where not a.present)" for name in key
-        ),
         **_incoming(mapping, is_parent=bool(registry.children(mapping))),
     )
 
@@ -85,7 +75,7 @@ def _incoming(mapping: Mapping, *, is_parent: bool) -> dict[str, str]:
             "appearing": f",\n'appearing', coalesce(jsonb_agg({j_key_json})"
             " filter (where j.alone and not j.stale and not j.orphan), '[]')",
         }
-    return {"row_values": ",\n".join(values), "gone_values": ", ".join(gone), **for_parents}
+    return {"row_values": ", ".join(values), "gone_values": ", ".join(gone), **for_parents}
 
 
 def _on_conflict(mapping: Mapping) -> str:
@@ -162,110 +152,6 @@ def _missing(parent: Parent, other: Mapping) -> str:
         f"    where p.{identifier(other.key[0])} = k.{column} and p.present\n"
         f"  ) is null)"
     )
-
-
-def withdraw_function(registry: Registry, mapping: Mapping) -> str:
-    """Return `mirror.withdraw_<mapping>`: remove rows whose ledger says absent, children first."""
-    declarations, steps = [], []
-    for number, (child, parent) in enumerate(registry.children(mapping), 1):
-        declarations += [
-            f"{identifier(f'child{number}_{column.name}')} {column.type}[];"
-            for column in child.key_columns
-        ]
-        steps.append(_withdraw_children(mapping, child, parent.column, number))
-    table, key = table_name(mapping), mapping.key
-    arrays = [f"p_{name}" for name in key]
-    nulls = ", ".join(f"{identifier(column.name)} = null" for column in mapping.data_columns)
-    rows = f"unnest({comma(arrays)}) as g ({comma(key)})\n  where {_same_key(mapping, 't', 'g')};"
-    delete = f"delete from {table} as t\n  using {rows}"
-    if mapping.on_delete == "retain":
-        steps.append(f"update {table} as t set {nulls}\n  from {rows}" if nulls else "null;")
-    elif not nulls and not registry.children(mapping):
-        # The bare key would still grant. If another table's foreign key holds it back: fail.
-        steps.append(f"set constraints all immediate;\n{delete}")
-    else:
-        declarations.append("held jsonb := '[]';")
-        one = " and ".join(f"t.{identifier(name)} = {identifier(f'p_{name}')}[i]" for name in key)
-        steps.append(
-            fill(
-                "withdraw_rows",
-                delete=delete,
-                table=table,
-                first_array=identifier(arrays[0]),
-                t_is_one=one,
-                blank=f"update {table} as t set {nulls} where {one};" if nulls else "null;",
-                one_texts=comma(arrays, after="[i]::text"),
-                mapping=literal(mapping.name),
-            )
-        )
-    return fill(
-        "withdraw",
-        withdraw=function_name("withdraw", mapping),
-        key_parameters="".join(
-            f", {identifier('p_' + column.name)} {column.type}[]" for column in mapping.key_columns
-        ),
-        declarations="\n".join(declarations),
-        steps="\n\n".join(steps),
-    )
-
-
-def _withdraw_children(mapping: Mapping, child: Mapping, column: str, number: int) -> str:
-    children = [f"child{number}_{name}" for name in child.key]
-    return fill(
-        "withdraw_children",
-        child=child.name,
-        child_literal=literal(child.name),
-        reference=literal(column),
-        reference_column=identifier(ledger_column(child, column)),
-        parent_keys=identifier(f"p_{mapping.key[0]}"),
-        ledger=ledger_name(child),
-        l_key=comma(child.key, "l."),
-        key_arrays=comma(child.key, "array_agg(", ")"),
-        children=comma(children),
-        first_child=identifier(children[0]),
-        withdraw=function_name("withdraw", child),
-    )
-
-
-def scope_function(mapping: Mapping) -> str:
-    """Return `mirror.scope_<mapping>`: the keys known under some values of a reference."""
-    conditions = {EVERYTHING: ""} | {
-        reference.name: f"and l.{identifier(ledger_column(mapping, reference.name))}"
-        f" = any(p_values::{reference.type}[])"
-        for reference in mapping.all_references
-    }
-    branches = [
-        fill(
-            "scope_branch",
-            reference=literal(reference),
-            ledger=ledger_name(mapping),
-            key_texts=comma(mapping.key, "f.", "::text"),
-            f_key=comma(mapping.key, "f."),
-            l_key=comma(mapping.key, "l."),
-            and_under=condition,
-            after=", ".join(
-                f"p_after[{i}]::{column.type}" for i, column in enumerate(mapping.key_columns, 1)
-            ),
-        )
-        for reference, condition in conditions.items()
-    ]
-    return fill(
-        "scope",
-        scope=function_name("scope", mapping),
-        branches="\n".join(branches),
-        mapping=mapping.name,
-    )
-
-
-def revoke_write_functions(mapping: Mapping) -> str:
-    """Return the statement that lets only the engine call these functions."""
-    arrays = ", ".join(f"{column.type}[]" for column in mapping.key_columns)
-    return f"""\
-revoke all on function
-  {function_name("apply", mapping)}(integer, bigint, jsonb, jsonb),
-  {function_name("scope", mapping)}(text, text[], text[], integer),
-  {function_name("withdraw", mapping)}(integer, bigint, {arrays})
-from public, anon, authenticated, service_role;"""
 
 
 def _same_key(mapping: Mapping, one: str, other: str) -> str:
