@@ -140,7 +140,10 @@ class Guard:
         return guard
 
     def prepare(self, registry: Registry) -> list[str]:
-        """Return one SQL block, which checks the table and its columns, and adds missing indexes.
+        """Return a list with one SQL block.
+
+        In the target it checks the table and its columns, and adds the indexes that the policies
+        need and that are missing; with `through`, also one on the parent's table.
 
         Raises:
             MappingError: the declaration cannot work; names the table and the remedy.

@@ -5,7 +5,7 @@ from types import FrameType
 
 
 def interrupt_once() -> list[int]:
-    """Make SIGTERM raise KeyboardInterrupt, as Ctrl-C does, but only once.
+    """Make the first SIGTERM or Ctrl-C raise KeyboardInterrupt; ignore later ones.
 
     Returns a list that is empty until the first signal, then holds its number. Later signals are
     ignored: a second exception would interrupt the cleanup that the first one has started, while

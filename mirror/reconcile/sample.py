@@ -85,7 +85,9 @@ def sample(
 ) -> tuple[int, Verdict]:
     """Draw about `count` keys per key column at random from both sides, and judge them.
 
-    Returns the number of drawn keys, and those of them that differ. Writes nothing.
+    Returns the number of drawn keys, and the verdict on them: those that have drifted, and those
+    that differ because a change is under way. `draw_keys` says when fewer are drawn, or none.
+    Writes nothing.
     """
     total = Verdict()
     judge = Judge(drain.registry, drain.source, drain.target)

@@ -85,7 +85,10 @@ class SurveyRequest:
 
 @dataclass(frozen=True)
 class Buckets:
-    """The rows of a side, by bucket. Integers are big-endian."""
+    """For each bucket of a side that is not empty: how many rows it has, and their hashes' XOR.
+
+    Three packed arrays of the same length; integers are big-endian.
+    """
 
     numbers: bytes
     """32 bits each: the buckets that are not empty."""
