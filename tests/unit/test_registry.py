@@ -495,7 +495,7 @@ def test_a_declaration_that_cannot_work_keeps_its_message_through_the_import(
         load_registry("circular_mappings")
 
 
-@pytest.mark.parametrize("name", ["fence", "present", "stale", "p_id", "gone_id", "child1_id"])
+@pytest.mark.parametrize("name", ["fence", "present", "stale", "p_id", "later_scopes", "ref_id"])
 def test_a_column_named_like_the_printed_functions_variables_is_refused(name: str) -> None:
     """The name would be ambiguous in the function, at the first write."""
     message = refused(
