@@ -131,6 +131,7 @@ def insert(connection: Connection, events: Iterable[Event]) -> None:
         if state == NO_PRIVILEGE:
             raise NotMigrated(
                 "primary: this role may not write mirror.outbox; as its owner, run "
-                "`grant usage on schema mirror to <role>; grant insert on mirror.outbox to <role>`"
+                "`grant usage on schema mirror to <role>; grant insert (lane, mapping, reference, "
+                "key) on mirror.outbox to <role>`"
             ) from error
         raise

@@ -48,7 +48,7 @@ select * from mirror.claim_events({floor}, {limit}, {few})
 
 -- read_claimed_events --
 -- Over another connection than the claim's: there, events that a claim has taken are still visible.
-select id, transaction_id, lane, recorded_at, mapping, reference, key from mirror.outbox
+select id, transaction_id, lane, recorded_at::text, mapping, reference, key from mirror.outbox
 where lane in (0, 1) and transaction_id between %(oldest)s and %(newest)s
   and id = any(%(ids)s::text::bigint[])
 order by lane, id
@@ -131,12 +131,16 @@ returning name
 -- ==== A worker retries events ===================================================================
 
 -- set_event_apart --
--- The wait starts at the clock's time, not at the start of the claim's transaction.
+-- The wait starts at the clock's time, not at the start of the claim's transaction. Another event
+-- may have this id already, where a sequence went back (after a logical cut-over, for example).
 insert into mirror.retries
   (id, transaction_id, lane, recorded_at, mapping, reference, key, attempts, due_at, error,
     buried_at)
-values (%s, %s, %s, %s, %s, %s, %s, %s, clock_timestamp() + %s * interval '1 second', %s,
-  case when %s then now() end)
+select
+  case when exists (select from mirror.retries where id = %(id)s)
+    then nextval(pg_get_serial_sequence('mirror.outbox', 'id')) else %(id)s end,
+  %(transaction_id)s, %(lane)s, %(recorded_at)s, %(mapping)s, %(reference)s, %(key)s, %(attempts)s,
+  clock_timestamp() + %(wait)s * interval '1 second', %(error)s, case when %(buried)s then now() end
 
 -- lease_retry --
 -- Commits the lease and one more death before the attempt, in case the worker crashes in it. A
@@ -150,7 +154,7 @@ where id = (
   limit 1
   for update skip locked
 )
-returning id, transaction_id, lane, recorded_at, mapping, reference, key, attempts + 1, deaths
+returning id, transaction_id, lane, recorded_at::text, mapping, reference, key, attempts + 1, deaths
 
 -- note_failed_retry --
 update mirror.retries
@@ -287,7 +291,8 @@ select count(*) filter (where lane = 0), count(*) filter (where lane = 1),
 from mirror.outbox
 
 -- count_set_apart --
-select count(*) filter (where buried_at is null), count(*) filter (where buried_at is not null)
+select count(*) filter (where buried_at is null), count(*) filter (where buried_at is not null),
+  count(*) filter (where buried_at is null and recorded_at < now() - interval '1 minute')
 from mirror.retries
 
 -- read_failures --

@@ -15,6 +15,8 @@ REMEDIES = {
     "wrong-source": "The target mirrors another primary, or this primary was restored, so nothing "
     "is written. If this primary is the truth now, run `mirror rebase`.",
     "buried": "Events are buried: fix the errors that they report, then run `mirror retry --all`.",
+    "stuck": "Events fail again and again: fix the errors that `mirror status` shows. They are "
+    "retried until they succeed, at the latest every five minutes.",
     "last-reconcile": "The last reconcile did not repair everything. Run `mirror reconcile`.",
     "two-schedulers": "Both beat and the platform's scheduler start reconciles. Set "
     "MIRROR_RECONCILE_CRON=off, or remove the platform's job.",
@@ -84,6 +86,8 @@ class Status:
     another one (`different`), or to none (`missing`); empty if the target was not asked."""
     last_run: LastRun | None = None
     """None: no reconcile has finished yet."""
+    stuck: int = 0
+    """How many of the events that are retried were recorded more than a minute ago."""
     two_schedulers: bool = False
     """Whether both beat and the platform's scheduler started a reconcile within the last week."""
 
@@ -99,6 +103,7 @@ class Status:
             "wrong-source": self.target_source not in {None, self.source}
             or self.target_epoch > self.epoch,
             "buried": self.buried > 0,
+            "stuck": self.stuck > 0,
             "last-reconcile": self.last_run is not None
             and self.last_run.outcome in {"held back", "drift", "failed"},
             "two-schedulers": self.two_schedulers,
@@ -135,7 +140,7 @@ def read_primary_status(
     """
     database = source.database
     revocations, grants, oldest = database.execute(statement("count_waiting"))[0]
-    retrying, buried = database.execute(statement("count_set_apart"))[0]
+    retrying, buried, stuck = database.execute(statement("count_set_apart"))[0]
     failures = [Failure(*row) for row in database.execute(statement("read_failures"))]
     with source.snapshot() as snapshot:
         stamp = snapshot.stamp
@@ -145,6 +150,7 @@ def read_primary_status(
         oldest_seconds=oldest,
         retrying=retrying,
         buried=buried,
+        stuck=stuck,
         failures=failures,
         epoch=stamp.epoch,
         source=stamp.identity,

@@ -162,5 +162,18 @@ class WrongSource(Halted):
     """Raised when the target mirrors another primary than this one."""
 
 
+class UnreadableMapping(Halted):
+    """Raised when the primary refuses the query of a mapping, whatever the key.
+
+    A table or column is missing, a right is lost, or row-level security would hide rows. The
+    mapping's events are set apart and never given up; other mappings go on.
+    """
+
+    def __init__(self, message: str, mapping: str) -> None:
+        super().__init__(message)
+        self.mapping = mapping
+        """The mapping's name."""
+
+
 class WentBack(Halted):
     """Raised when the primary is older than the state that the target has already seen."""

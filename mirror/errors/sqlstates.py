@@ -148,6 +148,9 @@ def translate(error: BaseException, role: str) -> MirrorError:
             found.state, found.message, role=role, hint=found.hint, culprit=found.culprit
         )
     # Compared by name, because a backend may not have psycopg.
+    if type(error).__name__ == "DataError":
+        # For example a timestamp after the year 9999. The message contains the value.
+        return Rejected(f"{role}: the driver cannot read or write a value")
     if {kind.__name__ for kind in type(error).__mro__} & {"OperationalError", "InterfaceError"}:
         reason = (str(error).strip() or "no answer").splitlines()[0]
         return Unreachable(f"{role}: the database cannot be reached ({redact(reason)})")

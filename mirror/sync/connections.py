@@ -16,15 +16,16 @@ from psycopg.pq import TransactionStatus
 from mirror.errors import Transient
 from mirror.errors.sqlstates import translate
 
-# One statement sets everything: each statement of a message has a result of its own, which takes
-# the driver longer to read than the server to run.
+# row_security: a policy that would hide rows from this role becomes an error. Otherwise a row that
+# is only hidden would be deleted in the target. One statement sets everything: each statement of a
+# message has a result of its own, which takes the driver longer to read than the server to run.
 _BEGIN: Final = """
 begin {};
 select set_config('statement_timeout', {}, true),
   set_config('idle_in_transaction_session_timeout', {}, true),
   set_config('timezone', 'UTC', true), set_config('datestyle', 'ISO, YMD', true),
   set_config('intervalstyle', 'postgres', true), set_config('extra_float_digits', '1', true),
-  set_config('bytea_output', 'hex', true)
+  set_config('bytea_output', 'hex', true), set_config('row_security', 'off', true)
 """
 
 Connection = psycopg.Connection[tuple[Any, ...]]

@@ -23,8 +23,10 @@ from mirror.errors import (
     TooSlow,
     Transient,
     Unexplained,
+    UnreadableMapping,
     WentBack,
 )
+from mirror.errors.unforeseen import explained
 from mirror.model.mapping import EVERYTHING
 from mirror.model.registry import Registry
 from mirror.sync.claims import MAX_PARTS, Claim, EventGroup, Queue
@@ -37,7 +39,7 @@ from mirror.sync.targets.writing import TooOld
 log = structlog.stdlib.get_logger(__name__)
 
 # Errors of one event, not of the mirror: the event is isolated and set apart.
-ISOLATED = (Rejected, TooSlow, Unexplained, MappingError, InvalidKey)
+ISOLATED = (Rejected, TooSlow, Unexplained, MappingError, InvalidKey, UnreadableMapping)
 
 # The batch size for one event that runs into a time limit.
 _SLOW_EVENT_BATCH = 10
@@ -196,8 +198,9 @@ class Drain:
         A sync pass takes the keys that the target refuses. Returns events to continue with.
         """
         keys = [(self.registry[group.mapping], group.keys[: group.parts]) for group in groups]
-        stamp, rows = self.source.read_json(keys, note)
-        answers = self.target.apply(stamp, rows)
+        with explained(TooOld):
+            stamp, rows = self.source.read_json(keys, note)
+            answers = self.target.apply(stamp, rows)
         refused = PendingKeys()
         for name, answer in answers.items():
             log_retained(answer)
@@ -218,9 +221,11 @@ class Drain:
         if not events:
             return [], []
         try:
-            if len(events) == 1:
-                return self._mirror_alone(events[0], note), []
-            return self._mirror(events, note), []
+            apply = self._mirror if len(events) > 1 else self._mirror_alone
+            return apply(events, note), []
+        except UnreadableMapping as error:
+            if len(events) == 1 or any(event.mapping == error.mapping for event in events):
+                return self._leave_out(error, events, note, until=until)
         except ISOLATED as error:
             if len(events) == 1 and events[0].reference is not None:
                 return self._split_scope(events[0], error)
@@ -232,6 +237,25 @@ class Drain:
         first, first_failed = self._isolate(events[:middle], note, until=until)
         second, second_failed = self._isolate(events[middle:], note, until=until)
         return first + second, first_failed + second_failed
+
+    def _leave_out(
+        self,
+        error: UnreadableMapping,
+        events: list[ClaimedEvent],
+        note: sql.Composed,
+        *,
+        until: float,
+    ) -> tuple[list[Event], list[tuple[ClaimedEvent, MirrorError]]]:
+        """Apply the events of other mappings than the unreadable one; return as `_isolate` does.
+
+        A single event fails also where it is a mapping of its children that is unreadable.
+        """
+        others = [event for event in events if event.mapping != error.mapping]
+        if len(events) == len(others):
+            return [], [(event, error) for event in events]
+        continuations, failed = self._isolate(others, note, until=until)
+        unreadable = [(event, error) for event in events if event.mapping == error.mapping]
+        return continuations, unreadable + failed
 
     def _split_scope(
         self, event: ClaimedEvent, error: MirrorError
@@ -245,7 +269,7 @@ class Drain:
         failed = [] if event.reference == EVERYTHING else [(event, error)]
         try:
             (scope,) = pending_keys(self.registry, [event]).scopes
-            with self.source.snapshot() as snapshot:
+            with explained(TooOld), self.source.snapshot() as snapshot:
                 return self._sync_pass(snapshot).split_scope(scope), failed
         except (*ISOLATED, TooOld):
             return [], [(event, error)]
@@ -269,7 +293,7 @@ class Drain:
         error: MirrorError | None = None
         if not attempt.exhausted:
             try:
-                continuations = self._mirror_alone(event)
+                continuations = self._mirror_alone([event])
             except ISOLATED as caught:
                 error = caught
             except BaseException:
@@ -290,8 +314,8 @@ class Drain:
 
     # Syncing
 
-    def _mirror_alone(self, event: Event, *before: sql.Composed) -> list[Event]:
-        """Apply one event; with a smaller batch size if it needs more than one call may hold.
+    def _mirror_alone(self, events: Sequence[Event], *before: sql.Composed) -> list[Event]:
+        """Apply the only one of `events`; in smaller batches if it needs more than a call may hold.
 
         The batch size limits the keys on a scope's page, and the children that are sent along with
         a parent. More children are announced as events and sent in later calls.
@@ -299,14 +323,14 @@ class Drain:
         size = self.batch_size
         while True:
             try:
-                return self._mirror([event], *before, batch_size=size)
+                return self._mirror(events, *before, batch_size=size)
             except TooLarge:
                 if size == 1:
                     raise
                 size = max(1, size // 4)
             except TooSlow:
                 # One more attempt at most, because this one took long. A scope is split instead.
-                if event.reference is not None or size <= _SLOW_EVENT_BATCH:
+                if events[0].reference is not None or size <= _SLOW_EVENT_BATCH:
                     raise
                 size = _SLOW_EVENT_BATCH
 
@@ -314,7 +338,9 @@ class Drain:
         self, events: Iterable[Event], *before: sql.Composed, batch_size: int | None = None
     ) -> list[Event]:
         """Apply events; return events to continue with."""
-        return self.sync_keys(pending_keys(self.registry, events), *before, batch_size=batch_size)
+        with explained(TooOld):
+            pending = pending_keys(self.registry, events)
+            return self.sync_keys(pending, *before, batch_size=batch_size)
 
     def sync_keys(
         self,

@@ -8,11 +8,10 @@ it. After too many failures or crashes the event is buried: dead until an operat
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 
 from mirror.capture.outbox import Event, Lane
 from mirror.capture.statements import statement
-from mirror.errors import MirrorError, TooSlow, Transient, Unexplained
+from mirror.errors import MirrorError, TooSlow, Transient, Unexplained, UnreadableMapping
 from mirror.sync.connections import Database
 
 WORKER_DIED = "its worker died"
@@ -28,7 +27,8 @@ class ClaimedEvent(Event):
     id: int = 0
     transaction_id: int = 0
     """The transaction that recorded it; 0 for an event that no receipt can wait for."""
-    recorded_at: datetime | None = None
+    recorded_at: str = ""
+    """As the primary prints it: not every timestamp there has a Python value."""
 
 
 @dataclass(frozen=True)
@@ -57,19 +57,19 @@ class Retries:
         """Add a claimed event; `error` None means that its worker crashed."""
         self._database.execute(
             statement("set_event_apart"),
-            [
-                event.id,
-                event.transaction_id,
-                int(event.lane),
-                event.recorded_at,
-                event.mapping,
-                event.reference,
-                list(event.key),
-                attempts,
-                self._wait(attempts) if error is not None else 0.0,
-                _error_text(error),
-                error is not None and self._buries(error, attempts),
-            ],
+            {
+                "id": event.id,
+                "transaction_id": event.transaction_id,
+                "lane": int(event.lane),
+                "recorded_at": event.recorded_at,
+                "mapping": event.mapping,
+                "reference": event.reference,
+                "key": list(event.key),
+                "attempts": attempts,
+                "wait": self._wait(attempts) if error is not None else 0.0,
+                "error": _error_text(error),
+                "buried": error is not None and self._buries(error, attempts),
+            },
         )
 
     def lease(self) -> Attempt | None:
@@ -109,8 +109,12 @@ class Retries:
         return float(min(self.retry_seconds * 2 ** (attempts - 1), _MAX_WAIT_SECONDS))
 
     def _buries(self, error: MirrorError, attempts: int) -> bool:
-        """Return whether this failure is the last; slow and unexplained ones never are."""
-        return attempts >= self.max_attempts and not isinstance(error, TooSlow | Unexplained)
+        """Return whether this failure is the last.
+
+        It never is where the event may not be the cause: slow, unexplained, an unreadable mapping.
+        """
+        never = TooSlow | Unexplained | UnreadableMapping
+        return attempts >= self.max_attempts and not isinstance(error, never)
 
 
 def claimed_event(row: Sequence[object]) -> ClaimedEvent:
@@ -118,7 +122,6 @@ def claimed_event(row: Sequence[object]) -> ClaimedEvent:
     id_, transaction_id, lane, recorded_at, mapping, reference, key = row
     assert isinstance(id_, int)  # noqa: S101 - the column's type, for mypy
     assert isinstance(transaction_id, int)  # noqa: S101 - likewise
-    assert isinstance(recorded_at, datetime)  # noqa: S101 - likewise
     return ClaimedEvent(
         lane=Lane(int(str(lane))),
         mapping=str(mapping),
@@ -127,7 +130,7 @@ def claimed_event(row: Sequence[object]) -> ClaimedEvent:
         reference=None if reference is None else str(reference),
         id=id_,
         transaction_id=transaction_id,
-        recorded_at=recorded_at,
+        recorded_at=str(recorded_at),
     )
 
 

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from psycopg import sql
 
 from mirror.capture.statements import statement
-from mirror.errors import Halted, NotMigrated, Rejected
+from mirror.errors import Halted, NotMigrated, Rejected, UnreadableMapping
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
 from mirror.sync.connections import Database
@@ -90,8 +90,11 @@ class Snapshot:
     def _read(self, mapping: Mapping, query: BoundQuery) -> dict[Key, Row]:
         try:
             found = self._database.execute(*query)
-        except (Rejected, Halted) as error:
-            raise type(error)(f"{error}, while reading mapping {mapping.name!r}") from None
+        except Rejected as error:
+            raise Rejected(f"{error}, while reading mapping {mapping.name!r}") from None
+        except Halted as error:
+            message = f"{error}, while reading mapping {mapping.name!r}"
+            raise UnreadableMapping(message, mapping.name) from None
         return _by_key(mapping, found)
 
 

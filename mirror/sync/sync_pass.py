@@ -158,9 +158,19 @@ class SyncPass:
         without an event for each.
         """
         return [
-            Event(Lane.REVOCATION, child.name, key, parent.column)
+            scope
             for name, key in pending.revoked
             if self._queued[name].get(key) is not None
+            for scopes in self._children_scopes(name, [key])
+            for scope in scopes
+        ]
+
+    def _children_scopes(self, name: str, keys: Sequence[Key]) -> list[list[Event]]:
+        """Return, for each mapping of children, the scopes under these keys of mapping `name`."""
+        if not keys:
+            return []
+        return [
+            [Event(Lane.REVOCATION, child.name, key, parent.column) for key in keys]
             for child, parent in self._registry.children(self._registry[name])
         ]
 
@@ -250,7 +260,11 @@ class SyncPass:
     # Expanding
 
     def _expand(self, scopes: list[Event]) -> None:
-        """Queue the keys of each scope; past a limit, leave the rest as continuations."""
+        """Queue the keys of each scope; past a limit, leave the rest as continuations.
+
+        A revoked scope of parents may mean that they were deleted and created again, and their
+        children deleted with them. So it brings the scopes of the children that these keys have.
+        """
         groups: dict[tuple[str, str, Key], list[Event]] = defaultdict(list)
         for event in scopes:
             value_count = 0 if event.reference == EVERYTHING else 1
@@ -259,6 +273,7 @@ class SyncPass:
         read = 0
         while remaining:
             events = remaining.pop()
+            everything = events[0].reference == EVERYTHING
             if read >= 4 * self._batch_size:
                 self.continuations += events
                 continue
@@ -271,6 +286,9 @@ class SyncPass:
             self._queued[events[0].mapping].update(rows)
             if last is not None:
                 self.continuations.append(_next_page(events[0], last))
+            if not everything and any(event.lane is Lane.REVOCATION for event in events):
+                keys = [key for key, row in rows.items() if row is not None]
+                remaining += self._children_scopes(events[0].mapping, keys)
 
     def _page(self, events: list[Event]) -> tuple[dict[Key, Row | None], Key | None]:
         """Return one page of scopes in key order, and its last key if there may be more.

@@ -164,6 +164,45 @@ def test_a_grandparent_takes_and_brings_back_everything_below(
     ]
 
 
+@pytest.mark.parametrize(
+    "event", ["('projects', null, '{p}')", "('projects', 'organisation', '{o}')"]
+)
+def test_a_task_that_went_with_its_project_does_not_come_back_with_it(
+    primary: TestDatabase, chains: TestDatabase, make_drain: Callable[..., Drain], event: str
+) -> None:
+    """The organisation and the project are deleted by cascade and inserted again in between."""
+    drain = make_drain()
+    changed(
+        primary,
+        "insert into organisations values ('o'); insert into projects values ('p', 'o', 'ann');"
+        " insert into tasks values ('t', 'p', 'plan')",
+        ("tasks", "t"),
+    )
+    drain.run()
+    primary.query("delete from tasks")
+    primary.query(f"insert into mirror.outbox (mapping, reference, key) values {event}")
+    drain.run()
+    assert rows(chains, "select * from tasks") == []
+    assert rows(chains, "select * from projects") == [("p", "o", "ann")]
+
+
+def test_a_task_does_not_come_back_with_its_organisation(
+    primary: TestDatabase, chains: TestDatabase, make_drain: Callable[..., Drain]
+) -> None:
+    """The only event names the organisation, two generations above."""
+    drain = make_drain()
+    changed(
+        primary,
+        "insert into organisations values ('o'); insert into projects values ('p', 'o', 'ann');"
+        " insert into tasks values ('t', 'p', 'plan')",
+        ("tasks", "t"),
+    )
+    drain.run()
+    changed(primary, "delete from tasks", ("organisations", "o"))
+    drain.run()
+    assert rows(chains, "select * from tasks") == []
+
+
 def test_pages_of_text_keys_are_ordered_by_bytes_on_both_sides(
     primary: TestDatabase, chains: TestDatabase, make_drain: Callable[..., Drain]
 ) -> None:

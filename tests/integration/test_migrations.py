@@ -8,6 +8,7 @@ from pkgutil import iter_modules
 from threading import Barrier
 from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import Connection, NullPool, create_engine
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
@@ -23,7 +24,7 @@ from mirror.schema.migrate import downgrade, migrations, pending, upgrade
 from tests.support.databases import TestDatabase
 from tests.support.example_model import model
 
-PRIMARY_STEPS = ["0001_outbox", "0002_runs", "0003_heartbeats", "0004_claims"]
+PRIMARY_STEPS = ["0001_outbox", "0002_runs", "0003_heartbeats", "0004_claims", "0005_outbox_rights"]
 
 _numbers = itertools.count(1)
 
@@ -220,6 +221,7 @@ def test_migrations_run_over_asyncpg(backend: TestDatabase, project: TestDatabas
         "0002_runs",
         "0003_heartbeats",
         "0004_claims",
+        "0005_outbox_rights",
     ]
     assert run_in_transaction(backend, "asyncpg", upgrade) == []
     run_in_transaction(backend, "asyncpg", downgrade)
@@ -307,3 +309,36 @@ def test_a_downgrade_removes_only_objects_of_the_library(primary: TestDatabase) 
     assert primary.value("select count(*) from users") == 1
     with primary.migrating() as connection:
         assert upgrade(connection) == PRIMARY_STEPS
+
+
+def test_a_writer_may_insert_an_event_and_nothing_else(backend: TestDatabase) -> None:
+    """An earlier version granted the whole table: a row could be hidden from every claim."""
+    columns = ("lane", "mapping", "reference", "key")
+    backend.query("create role writer")
+    try:
+        with backend.migrating() as connection:
+            upgrade(connection)
+        backend.query(
+            "alter table mirror.outbox drop constraint outbox_bounds;"
+            " revoke all on mirror.outbox from writer; grant insert on mirror.outbox to writer;"
+            " insert into mirror.outbox (recorded_at, transaction_id, mapping, key)"
+            " values ('infinity', -1, 'users', '{x}');"
+            " delete from mirror.migrations where name = '0005_outbox_rights'"
+        )
+        with backend.migrating() as connection:
+            assert upgrade(connection) == ["0005_outbox_rights"]
+        granted = backend.query(
+            "select column_name::text from information_schema.column_privileges"
+            " where grantee = 'writer' and table_name = 'outbox' and privilege_type = 'INSERT'"
+        )
+        assert sorted(name for (name,) in granted) == sorted(columns)
+        assert backend.query("select isfinite(recorded_at), transaction_id from mirror.outbox") == [
+            (True, 0)
+        ]
+        with pytest.raises(psycopg.errors.CheckViolation, match="outbox_bounds"):
+            backend.query(
+                "insert into mirror.outbox (recorded_at, mapping, key)"
+                " values ('infinity', 'users', '{x}')"
+            )
+    finally:
+        backend.query("drop owned by writer; drop role writer")

@@ -107,6 +107,7 @@ def test_a_revision_installs_and_removes_the_outbox(
         ("0002_runs",),
         ("0003_heartbeats",),
         ("0004_claims",),
+        ("0005_outbox_rights",),
     ]
 
     command.downgrade(alembic, "a1")

@@ -36,7 +36,7 @@ PRIMARY = [
     ),
     Fault(
         "primary-behind",
-        "0001_outbox, 0002_runs, 0003_heartbeats, 0004_claims",
+        "0001_outbox, 0002_runs, 0003_heartbeats, 0004_claims, 0005_outbox_rights",
         "delete from mirror.migrations where name <> 'triggers_trips'",
     ),
     Fault(
@@ -74,6 +74,25 @@ PRIMARY = [
         "source-query",
         "mapping 'users'",
         "alter table users rename to people",
+    ),
+    Fault(
+        "source-filtered",
+        "row-level security of trips",
+        """
+        create role filtered;
+        grant all on schema mirror, public to filtered;
+        grant all on all tables in schema mirror, public to filtered;
+        alter table trips enable row level security;
+        set local role filtered
+        """,
+    ),
+    Fault(
+        "stuck",
+        "1 event(s)",
+        """
+        insert into mirror.retries (id, lane, recorded_at, mapping, key, attempts, due_at, error)
+        values (1, 0, now() - interval '2 min', 'users', '{a}', 3, now() + interval '1 min', 'x')
+        """,
     ),
     Fault(
         "source-type",

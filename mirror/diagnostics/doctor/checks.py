@@ -137,6 +137,12 @@ CHECKS: dict[str, Check] = {
         REMEDIES["wrong-source"],
     ),
     # The mappings and the primary's tables
+    "source-filtered": _error(
+        "row-level security on the primary could hide rows from the mirror's role, so its reads are"
+        " refused",
+        "`alter role ROLE bypassrls`, or connect as the owner of table {table}, which must not"
+        " have FORCE ROW LEVEL SECURITY.",
+    ),
     "source-query": _error(
         "the query of a mapping fails: a table or column is missing, or the mirror may not read it",
         "Correct mapping {mapping}, or migrate your tables first.",
@@ -295,6 +301,10 @@ CHECKS: dict[str, Check] = {
         "a transaction or replication slot on the primary has been open for too long, so vacuum"
         " cannot remove dead rows of the outbox",
         "End it: {command}",
+    ),
+    "stuck": _error(
+        "events have failed for more than a minute, so the target is out of date for their keys",
+        REMEDIES["stuck"],
     ),
     "buried": _error(
         "events are buried: the mirror stopped retrying them after repeated failures",

@@ -48,6 +48,12 @@ left join pg_trigger as t on t.tgrelid = to_regclass(s.name) and not t.tgisinter
 where to_regclass(s.name) is not null
 """
 
+_FILTERED = """
+select s.name from unnest(%s::text[]) as s (name)
+where row_security_active(to_regclass(s.name)::oid)
+order by 1
+"""
+
 _TYPES = """
 select t.oid, format_type(t.oid, null),
   array(select e.enumlabel::text from pg_enum as e where e.enumtypid = t.oid)
@@ -99,6 +105,8 @@ class PrimaryState:
     """Applied migrations: checksums by name."""
     triggers: dict[str, dict[str, str]] = field(default_factory=dict)
     """By table as in the mappings: pg_trigger's `tgenabled` by trigger name."""
+    filtered: list[str] = field(default_factory=list)
+    """The tables, as in the mappings, whose row-level security applies to the mirror's role."""
     heartbeats: dict[str, float] | None = None
     """Seconds since the last heartbeat, by process; None: the table does not exist yet."""
     columns: dict[str, dict[str, SourceColumn]] = field(default_factory=dict)
@@ -135,6 +143,7 @@ def read_installed(primary: PrimaryState, database: Database, registry: Registry
     tables = {identifier(*table.split(".", 1)): table for table in registry.effects}
     for name, trigger, enabled in database.execute(_TRIGGERS, [list(tables)]):
         primary.triggers.setdefault(tables[name], {}).update({trigger: enabled} if trigger else {})
+    primary.filtered = [tables[name] for (name,) in database.execute(_FILTERED, [list(tables)])]
     if database.execute(statement("has_heartbeats"))[0][0]:
         primary.heartbeats = dict(database.execute(statement("read_heartbeats")))
 

@@ -53,6 +53,7 @@ def check_status(
         "wrong-source": f"target: it expects {status.target_source}, epoch {status.target_epoch};"
         f" this primary is {status.source}, epoch {status.epoch}",
         "buried": f"primary: {status.buried} event(s) are buried",
+        "stuck": f"primary: {status.stuck} event(s) have failed for more than a minute",
         "last-reconcile": "primary: the last reconcile ended with outcome"
         f" {status.last_run.outcome if status.last_run else 'none'!r}",
         "two-schedulers": "primary: within a week, both beat and the platform's scheduler have"

@@ -30,6 +30,9 @@ def check_columns(primary: PrimaryState, registry: Registry) -> Iterator[Finding
 
     It is a query that fails, a column of an unsuitable type, a value in `active`, or a role.
     """
+    for table in primary.filtered:
+        message = f"primary: row-level security of {table} applies to this role"
+        yield finding("source-filtered", message, table=table)
     for mapping in registry:
         error = primary.refused.get(mapping.name)
         if error is not None:
