@@ -91,14 +91,21 @@ insert into mirror.outbox (lane, mapping, reference, key) values (%s, %s, %s, %s
 
 -- announce_event --
 -- Each attempt at an event may announce the same events: those that wait already are not repeated.
+-- An event that a worker has claimed or leased does not count, because that worker may have read
+-- before the change; nor does one that is buried. A claimed event is locked.
 insert into mirror.outbox (lane, mapping, reference, key)
 select %(lane)s, %(mapping)s, %(reference)s, %(key)s::text[]
 where not exists (
-  select from mirror.outbox
-  where mapping = %(mapping)s and reference = %(reference)s and key = %(key)s::text[]
+  select from (
+    select from mirror.outbox
+    where mapping = %(mapping)s and reference = %(reference)s and key = %(key)s::text[]
+    limit 1
+    for key share skip locked
+  ) as waiting
 ) and not exists (
   select from mirror.retries
   where mapping = %(mapping)s and reference = %(reference)s and key = %(key)s::text[]
+    and buried_at is null and deaths = 0
 )
 
 -- find_floor --
@@ -202,6 +209,9 @@ update mirror.state set listened_until = now() + {} * interval '1 second' where 
 
 
 -- ==== An operator gives an order ================================================================
+
+-- read_set_apart --
+select id, mapping, reference, key, error from mirror.retries where id = any(%s) order by id
 
 -- retry_buried --
 update mirror.retries

@@ -94,6 +94,33 @@ def retry(
         raise typer.Exit(1)
 
 
+def discard(
+    ids: Annotated[
+        list[int], typer.Argument(help="Numbers of events, as `mirror status` prints them.")
+    ],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Delete events that failed and can never succeed, such as one with a malformed key."""
+    with closing(build_queue(load_settings())) as queue:
+        found = orders.set_apart(queue, ids)
+        for id_, name, error in found:
+            print(f"{id_} {name}: {error}")
+        if found and not yes:
+            typer.confirm(
+                "What these events name stays in the target as it is, until it changes again or a "
+                "reconcile finds it. Delete the events?",
+                abort=True,
+            )
+        orders.discard(queue, [id_ for id_, _, _ in found])
+    print(f"{len(found)} event(s) were deleted")
+    unknown = sorted(set(ids) - {id_ for id_, _, _ in found})
+    if unknown:
+        print(
+            f"not set apart: {', '.join(map(str, unknown))}; see `mirror status`", file=sys.stderr
+        )
+        raise typer.Exit(1)
+
+
 def resync(
     mappings: Annotated[
         list[str] | None, typer.Argument(help="Names of mappings; all of them by default.")

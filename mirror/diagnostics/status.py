@@ -14,7 +14,8 @@ REMEDIES = {
     "supabase`, deploy the workers, then run `mirror resync`.",
     "wrong-source": "The target mirrors another primary, or this primary was restored, so nothing "
     "is written. If this primary is the truth now, run `mirror rebase`.",
-    "buried": "Events are buried: fix the errors that they report, then run `mirror retry --all`.",
+    "buried": "Events are buried: fix the errors that they report, then run `mirror retry --all`. "
+    "`mirror discard ID` deletes one that can never succeed.",
     "stuck": "Events fail again and again: fix the errors that `mirror status` shows. They are "
     "retried until they succeed, at the latest every five minutes.",
     "last-reconcile": "The last reconcile did not repair everything. Run `mirror reconcile`.",

@@ -176,20 +176,6 @@ class PrimaryReader:
         )
         return hashes_by_key(mapping, self.read(mapping, statement, parameters))
 
-    def first_and_last_key(self, mapping: Mapping) -> tuple[Key, Key]:
-        """Return the first and the last key; two empty tuples if the mapping has no row."""
-        statement = sql.SQL(
-            "(select {keys} from ({query}) as q order by {order} limit 1) union all"
-            " (select {keys} from ({query}) as q order by {reverse} limit 1)"
-        ).format(
-            keys=key_texts(mapping),
-            query=self.desired_query(mapping),
-            order=key_order(mapping),
-            reverse=key_order(mapping, " desc"),
-        )
-        found = self.read(mapping, statement, [])
-        return (tuple(found[0]), tuple(found[1])) if found else ((), ())
-
     def first_keys(self, mapping: Mapping, limit: int) -> set[Key]:
         """Return the first keys in key order, at most `limit`."""
         statement = sql.SQL("select {} from ({}) as q order by {} limit {}").format(
@@ -199,16 +185,6 @@ class PrimaryReader:
             sql.Literal(limit),
         )
         return {tuple(key) for key in self.read(mapping, statement, [])}
-
-    def first_key_in_each(self, mapping: Mapping, ranges: Sequence[KeyRange]) -> set[Key]:
-        """Return the first key in each range; a range without rows has none."""
-        statement, parameters = self._union(
-            mapping,
-            ranges,
-            "(select {keys} from ({query}) as q where {condition} order by {order} limit 1)",
-            order=key_order(mapping),
-        )
-        return {tuple(key) for key in self.read(mapping, statement, parameters)}
 
     def _union(
         self,

@@ -2,23 +2,24 @@
 
 import random
 from collections.abc import Iterable
-from uuid import UUID
+from dataclasses import replace
 
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
+from mirror.reconcile.buckets import read_members
 from mirror.reconcile.clauses import lowest_key
 from mirror.reconcile.judge import Judge, Verdict
 from mirror.reconcile.primary_reader import PrimaryReader
 from mirror.reconcile.spool import batched
+from mirror.reconcile.survey import CALL_ROWS, bitmap
 from mirror.sync.drain import Drain
 from mirror.sync.sync_pass import PendingKeys
-from mirror.sync.targets.reading import Hashing, KeyRange
+from mirror.sync.targets.reading import Hashing, KeyRange, SurveyRequest
 
 _BATCH = 200
 _FEW = 1000
-_OUTSIDE = 0.1
-"""The share of drawn numbers outside of the primary's range, where only the target has keys."""
-_BITS = {"smallint": 16, "integer": 32, "bigint": 64}
+# A request says for each of so many buckets whether it is wanted.
+_MOST_BITS = 17
 
 
 def sync(drain: Drain, mapping: Mapping, keys: Iterable[Key]) -> Verdict:
@@ -42,52 +43,60 @@ def sync(drain: Drain, mapping: Mapping, keys: Iterable[Key]) -> Verdict:
 
 
 def draw_keys(drain: Drain, mapping: Mapping, count: int, rng: random.Random) -> list[Key]:
-    """Return about `count` keys per key column, drawn at random from both sides, in key order.
+    """Return about `count` keys of rows that exist on either side, in key order.
 
-    If both sides have fewer keys than `count` and than 1,000, all of them are returned. If the
-    target has more, but the primary has no row, none is. Otherwise, random keys are made up, and
-    the existing key that follows each of them on either side is drawn, which reads few rows. A key
-    after a gap is drawn more often.
+    Every row has the same chance, however close together the keys lie: the keys are those whose
+    hashes fall into buckets drawn at random. Both sides read all rows for it. If both sides have
+    fewer keys than `count` and than 1,000, all of them are returned. The result is empty only if
+    both sides are.
 
-    If the key has several columns, there is a round for each of them. The first round makes up all
-    columns; each later one takes one more of the first columns from a key that was drawn before.
-    With the first round alone, nearly every drawn key would be the first one of some value of the
-    first column.
+    Raises:
+        Unreadable, TooSlow: as `PrimaryReader.read`.
     """
     primary = PrimaryReader(drain.registry, drain.source)
     few = min(count, _FEW)
-    start = KeyRange(lowest_key(mapping))
     primary_keys = primary.first_keys(mapping, few)
-    (page,) = drain.target.listing(mapping, Hashing(0), [start], limit=few)
+    (page,) = drain.target.listing(mapping, Hashing(0), [KeyRange(lowest_key(mapping))], limit=few)
     if len(primary_keys) < few and page.range.end is None:
         return sorted(primary_keys.union(page.hashes))
-    lowest, highest = primary.first_and_last_key(mapping)
-    if not lowest:
-        return []
-    drawn: set[Key] = set()
-    for fixed in range(len(mapping.key)):
-        known = sorted(drawn)
-        prefixes = [rng.choice(known)[:fixed] if known else () for _ in range(count)]
-        starts = [
-            prefix + _random_position(mapping, lowest, highest, rng)[len(prefix) :]
-            for prefix in prefixes
-        ]
-        for some in batched(starts, _BATCH):
-            ranges = [KeyRange(start) for start in some]
-            drawn |= primary.first_key_in_each(mapping, ranges)
-            for page in drain.target.listing(mapping, Hashing(0), ranges, limit=1):
-                drawn.update(page.hashes)
-    return sorted(drawn)
+    hashing = Hashing(rng.getrandbits(62))
+    rows = max(primary.estimate(mapping), few)
+    bits = min(_MOST_BITS, rows.bit_length())
+    while True:
+        buckets = max(1, round(count * (1 << bits) / rows))
+        wanted = rng.sample(range(1 << bits), min(buckets, 1 << bits))
+        request = SurveyRequest(bits, bitmap(wanted, bits) if bits else None)
+        drawn = sorted(_keys_of_both(drain, primary, mapping, hashing, request))
+        # The number of rows is an estimate, and may be far too high.
+        if len(drawn) >= few / 2 or not bits:
+            return sorted(rng.sample(drawn, min(len(drawn), 2 * count)))
+        bits, rows = max(0, bits - 3), max(few, rows >> 3)
+
+
+def _keys_of_both(
+    drain: Drain,
+    primary: PrimaryReader,
+    mapping: Mapping,
+    hashing: Hashing,
+    request: SurveyRequest,
+) -> set[Key]:
+    """Return the keys in some buckets that either side has."""
+    parts = max(1, round(primary.estimate(mapping) / CALL_ROWS))
+    keys = set(read_members(primary, mapping, hashing, request))
+    for part in range(parts):
+        keys |= set(
+            drain.target.members(mapping, hashing, replace(request, part=part, parts=parts))
+        )
+    return keys
 
 
 def sample(
     drain: Drain, mapping: Mapping, count: int, rng: random.Random | None = None
 ) -> tuple[int, Verdict]:
-    """Draw about `count` keys per key column at random from both sides, and judge them.
+    """Draw about `count` keys at random from both sides, and judge them.
 
     Returns the number of drawn keys, and the verdict on them: those that have drifted, and those
-    that differ because a change is under way. `draw_keys` says when fewer are drawn, or none.
-    Writes nothing.
+    that differ because a change is under way. Writes nothing.
     """
     total = Verdict()
     judge = Judge(drain.registry, drain.source, drain.target)
@@ -97,23 +106,3 @@ def sample(
         total.drifts += verdict.drifts
         total.in_flight += verdict.in_flight
     return len(keys), total
-
-
-def _random_position(mapping: Mapping, lowest: Key, highest: Key, rng: random.Random) -> Key:
-    """Return a random key, which need not exist.
-
-    Most integers in it lie between the primary's `lowest` and `highest` key, the others outside.
-    """
-    chosen = []
-    for column, low, high in zip(mapping.key_columns, lowest, highest, strict=True):
-        if column.type == "uuid":
-            chosen.append(str(UUID(int=rng.getrandbits(128))))
-        elif column.type in _BITS:
-            first, last = sorted((int(low), int(high)))
-            bound = 1 << (_BITS[column.type] - 1)
-            outside = rng.choice((-bound, min(last + 1, bound - 1)))
-            inside = rng.randint(first, last)
-            chosen.append(str(outside if rng.random() < _OUTSIDE else inside))
-        else:
-            chosen.append("".join(rng.choices("0123456789abcdefghijklmnopqrstuvwxyz", k=6)))
-    return tuple(chosen)

@@ -33,8 +33,8 @@ LISTED_KEYS: Final = 10_000
 _LISTINGS: Final = 25
 # How often `tick` is called while the primary reads.
 _TICK_SECONDS: Final = 5.0
-# The number of the target's rows that one call reads.
-_CALL_ROWS: Final = 500_000
+CALL_ROWS: Final = 500_000
+"""The number of the target's rows that one call reads."""
 
 
 class Survey:
@@ -77,7 +77,7 @@ class Survey:
         Raises:
             Unreadable: the primary cannot return the mapping's rows.
         """
-        self._parts = max(1, round(rows / _CALL_ROWS))
+        self._parts = max(1, round(rows / CALL_ROWS))
         found: Spool[Key] = Spool(tuple)
         try:
             if self._fill(found):
@@ -109,7 +109,7 @@ class Survey:
         if len(differing) * bucket_rows > self._listed_keys * _LISTINGS:
             return False
         for numbers in batched(differing, max(1, int(self._listed_keys / bucket_rows))):
-            found.add(self._differing_keys(SurveyRequest(bits, _bitmap(numbers, bits))))
+            found.add(self._differing_keys(SurveyRequest(bits, bitmap(numbers, bits))))
         return True
 
     def _differing_buckets(self, bits: int, wanted: list[int], finer_bits: int) -> list[int]:
@@ -126,7 +126,7 @@ class Survey:
         sums = array("q", [0]) * (len(wanted) << step)
         counts = array("i", [0]) * (len(wanted) << step)
         rows = {True: 0, False: 0}
-        request = SurveyRequest(finer_bits, _bitmap(wanted, bits) if bits else None)
+        request = SurveyRequest(finer_bits, bitmap(wanted, bits) if bits else None)
         target_is_empty = True
         answers = self._read_both(request, read_buckets, self._target.buckets)
         for buckets, of_primary in answers:
@@ -193,7 +193,7 @@ class Survey:
             yield answer.result(), True
 
 
-def _bitmap(numbers: Iterable[int], bits: int) -> bytes:
+def bitmap(numbers: Iterable[int], bits: int) -> bytes:
     """Return a bitmap of 2 ** `bits` buckets, in which the bits of the given numbers are set."""
     bitmap = bytearray(1 << max(0, bits - 3))
     for number in numbers:

@@ -249,8 +249,9 @@ class Queue:
     def announce(self, events: Sequence[Event]) -> None:
         """Record events at once, even if the claim is rolled back later.
 
-        Skips events that are waiting already, the claim's own included (it has not committed):
-        each attempt at an event may announce the same events.
+        Skips events that are waiting already, because each attempt at an event may announce the
+        same events. One that a worker has claimed or leased is not waiting: its worker may have
+        read the primary before the change that this announcement is for.
         """
         for event in events:
             parameters = {

@@ -35,6 +35,7 @@ from mirror.sync.snapshot import Snapshot, Source
 from mirror.sync.sync_pass import PendingKeys, SyncPass, log_retained, pending_keys
 from mirror.sync.targets.base import Target
 from mirror.sync.targets.writing import TooOld
+from mirror.sync.withdrawal import withdraw_in_pages
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -329,10 +330,30 @@ class Drain:
                     raise
                 size = max(1, size // 4)
             except TooSlow:
+                if self._withdraw_in_pages(events[0]):
+                    return []
                 # One more attempt at most, because this one took long. A scope is split instead.
                 if events[0].reference is not None or size <= _SLOW_EVENT_BATCH:
                     raise
                 size = _SLOW_EVENT_BATCH
+
+    def _withdraw_in_pages(self, event: Event) -> bool:
+        """Withdraw a parent and its children page by page; return whether that is what was due."""
+        mapping = self.registry[event.mapping]
+        if event.reference is not None or not self.registry.children(mapping):
+            return False
+        try:
+            return withdraw_in_pages(
+                self.registry,
+                self.source,
+                self.target,
+                (mapping, mapping.canonical(event.key)),
+                limit=self.batch_size,
+                keep_alive=self.queue.keep_alive,
+            )
+        except TooOld:
+            # The ordinary attempt reads again.
+            return False
 
     def _mirror(
         self, events: Iterable[Event], *before: sql.Composed, batch_size: int | None = None

@@ -16,6 +16,24 @@ def retry(queue: Queue, ids: list[int] | None) -> list[int]:
     return [row[0] for row in rows]
 
 
+def discard(queue: Queue, ids: list[int]) -> None:
+    """Delete events that are set apart; their keys stay in the target as they are."""
+    queue.notes.execute(statement("delete_retries"), [ids])
+
+
+def set_apart(queue: Queue, ids: list[int]) -> list[tuple[int, str, str]]:
+    """Return id, name and error of those of these events that are set apart.
+
+    The name is the mapping with the key, or with the reference and its value.
+    """
+    return [
+        (id_, f"{mapping} {reference or ''}({', '.join(map(str, key))})", error)
+        for id_, mapping, reference, key, error in queue.notes.execute(
+            statement("read_set_apart"), [ids]
+        )
+    ]
+
+
 def resync(queue: Queue, registry: Registry, names: list[str]) -> list[str]:
     """Record an event for everything in the named mappings (in all, if no name is given).
 

@@ -183,6 +183,26 @@ def test_status_shows_what_waits_and_what_is_buried(
     assert mirror("status").code == 0
 
 
+def test_an_event_that_can_never_succeed_is_discarded(
+    mirror: Command, primary: TestDatabase
+) -> None:
+    """A key that does not fit would keep `status` at exit code 1 for ever."""
+    primary.query(
+        "insert into mirror.outbox (id, mapping, key) overriding system value"
+        " values (77, 'users', '{ada}')"
+    )
+    assert mirror("drain", MIRROR_MAX_ATTEMPTS="1").code == 1
+    assert mirror("status").code == 1
+    done = mirror("discard", "77", "78")
+    assert done.code == 1
+    assert "77 users (ada)" in done.out
+    assert primary.value("select count(*) from mirror.retries") == 1, "nobody said yes"
+    done = mirror("discard", "77", "78", "--yes")
+    assert (done.code, "not set apart: 78" in done.err) == (1, True)
+    assert mirror("discard", "77", "--yes").code == 1
+    assert mirror("status").code == 0
+
+
 def test_rebase_accepts_a_primary_that_moved(
     mirror: Command, session: Session, primary: TestDatabase, target: TestDatabase
 ) -> None:

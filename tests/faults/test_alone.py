@@ -171,3 +171,30 @@ def test_rows_that_row_level_security_hides_are_not_deleted(
     assert members(target) == 1
     ((mapping, error),) = failures(primary)
     assert (mapping, "row-level security" in error) == ("trip_memberships", True)
+
+
+def test_a_parent_of_too_many_children_is_withdrawn_page_by_page(
+    primary: TestDatabase, target: TestDatabase, make_drain: Callable[..., Drain], session: Session
+) -> None:
+    """A trigger of the target makes each row slow: all of them together exceed the time limit."""
+    trip = MembershipFactory.create().trip_id
+    for _ in range(119):
+        MembershipFactory.create(trip_id=trip)
+    session.commit()
+    record(primary, "trips", trip, lane=1)
+    record(primary, "trip_memberships", trip, reference="trip_id", lane=1)
+    drain = make_drain(statement_seconds=1.0, batch_size=20)
+    drain.run()
+    assert members(target) == 120
+    target.query(
+        "create function slow() returns trigger language plpgsql as"
+        " 'begin perform pg_sleep(0.02); return old; end';"
+        " create trigger slow before delete on trip_memberships"
+        " for each row execute function slow()"
+    )
+    primary.query("update trips set deleted_at = now()")
+    record(primary, "trips", trip)
+    drain.run()
+    assert members(target) == 0
+    assert target.value("select count(*) from trips") == 0
+    assert failures(primary) == []

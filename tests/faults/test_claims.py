@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy.orm import Session
 
+from mirror.capture.outbox import Event, Lane
 from mirror.errors import Unreachable, WrongMapping
 from mirror.sync.connections import Database
 from mirror.sync.drain import Drain
@@ -280,3 +281,33 @@ def test_an_event_is_mirrored_in_three_round_trips(
     # The last call ends the claim.
     assert calls == ["primary", "primary", "target", "primary"]
     assert target.value("select count(*) from trip_memberships where role = 'ADMIN'") == 2
+
+
+def test_an_announcement_is_not_lost_to_an_event_that_is_being_processed(
+    primary: TestDatabase, make_drain: Callable[..., Drain]
+) -> None:
+    """Its worker may have read before the change. One that waits is not repeated."""
+    trip = str(uuid4())
+    scope = Event(Lane.GRANT, "trip_memberships", (trip,), "trip_id")
+    queue = make_drain().queue
+
+    def announced() -> int:
+        before = outbox(primary)
+        queue.announce([scope])
+        return outbox(primary) - before
+
+    assert [announced(), announced()] == [1, 0]
+    claim = make_drain().queue.claim(10)
+    assert claim is not None
+    assert [announced(), announced()] == [1, 0]
+    claim.release()
+    primary.query("delete from mirror.outbox")
+    for state, repeated in (("0, null", 0), ("1, null", 1), ("0, now()", 1)):
+        primary.query(
+            "insert into mirror.retries (id, lane, recorded_at, mapping, reference, key, attempts,"
+            " due_at, error, deaths, buried_at) values (1, 1, now(), 'trip_memberships',"
+            f" 'trip_id', array[%s], 1, now(), 'x', {state})",
+            trip,
+        )
+        assert announced() == repeated
+        primary.query("delete from mirror.outbox; delete from mirror.retries")
