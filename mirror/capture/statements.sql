@@ -302,7 +302,9 @@ from mirror.outbox
 
 -- count_set_apart --
 select count(*) filter (where buried_at is null), count(*) filter (where buried_at is not null),
-  count(*) filter (where buried_at is null and recorded_at < now() - interval '1 minute')
+  -- Not those that only wait for the end of a first load.
+  count(*) filter (where buried_at is null and attempts + deaths > 0
+    and recorded_at < now() - interval '1 minute')
 from mirror.retries
 
 -- read_failures --
