@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator
 
 import pytest
+from celery.exceptions import SoftTimeLimitExceeded
 from sqlalchemy.orm import Session
 
 from mirror.sync.drain import Drain
@@ -142,6 +143,25 @@ def test_an_error_that_nobody_foresaw_isolates_its_event(
     ((_, error),) = failures(primary)
     assert "ZeroDivisionError" in error
     assert "secret" not in error
+
+
+def test_the_end_of_a_tasks_time_blames_no_event(
+    primary: TestDatabase,
+    drain: Drain,
+    member: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Celery raises it inside the drain; the events wait for the next task."""
+
+    def end(*_: object) -> None:
+        raise SoftTimeLimitExceeded
+
+    monkeypatch.setattr(Source, "read_json", end)
+    revoke(primary, member)
+    with pytest.raises(SoftTimeLimitExceeded):
+        drain.run()
+    assert failures(primary) == []
+    assert primary.value("select count(*) from mirror.outbox") == 1
 
 
 @pytest.fixture
