@@ -76,6 +76,14 @@ PRIMARY = [
         "alter table users rename to people",
     ),
     Fault(
+        "source-query",
+        "mapping 'trip_memberships': its query fails: primary: operator does not exist",
+        """
+        alter table trip_memberships drop constraint trip_memberships_user_id_fkey;
+        alter table trip_memberships alter user_id type text
+        """,
+    ),
+    Fault(
         "source-filtered",
         "row-level security of trips",
         """

@@ -1,17 +1,19 @@
 """Primary state: the state of the primary that the checks need, and how it is read."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from psycopg import sql
 
 from mirror.capture.statements import statement
 from mirror.errors import MirrorError, Permanent
-from mirror.model.mapping import Mapping
+from mirror.model.mapping import EVERYTHING, Mapping
 from mirror.model.registry import Registry
+from mirror.reconcile.clauses import lowest_key
 from mirror.schema.quoting import identifier
 from mirror.sync.connections import Database
-from mirror.sync.row_queries import row_query
+from mirror.sync.row_queries import BoundQuery, row_query
 from mirror.sync.snapshot import Source
 
 _SERVER = """
@@ -176,6 +178,23 @@ def read_columns(primary: PrimaryState, source: Source, registry: Registry) -> N
                 for name, declared_type in mapping.row_layout
                 if not _can_cast(database, primary.columns[mapping.name][name].type, declared_type)
             ]
+            continue
+        try:
+            for read, parameters in _reads(source, mapping):
+                database.execute(sql.SQL("explain ") + read, parameters)
+        except Permanent as error:
+            primary.refused[mapping.name] = error
+
+
+def _reads(source: Source, mapping: Mapping) -> Iterator[BoundQuery]:
+    """Yield the queries with which a worker reads rows by key and by each reference.
+
+    A column may have a cast to its declared type and yet no comparison with it.
+    """
+    key = lowest_key(mapping)
+    yield source.desired.of_keys(mapping, [key], expired=False)
+    for reference in (EVERYTHING, *(one.name for one in mapping.all_references)):
+        yield source.desired.in_scope(mapping, reference, [], after=key, limit=1, expired=False)
 
 
 def _limited(values: sql.Composed, query: sql.Composable) -> sql.Composed:
