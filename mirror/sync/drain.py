@@ -249,14 +249,13 @@ class Drain:
     ) -> tuple[list[Event], list[tuple[ClaimedEvent, MirrorError]]]:
         """Apply the events of other mappings than the unreadable one; return as `_isolate` does.
 
-        A single event fails also where it is a mapping of its children that is unreadable.
+        A single event fails also if its children's mapping is the unreadable one.
         """
         others = [event for event in events if event.mapping != error.mapping]
         if len(events) == len(others):
             return [], [(event, error) for event in events]
         continuations, failed = self._isolate(others, note, until=until)
-        unreadable = [(event, error) for event in events if event.mapping == error.mapping]
-        return continuations, unreadable + failed
+        return continuations, failed + [(e, error) for e in events if e.mapping == error.mapping]
 
     def _split_scope(
         self, event: ClaimedEvent, error: MirrorError
@@ -330,30 +329,14 @@ class Drain:
                     raise
                 size = max(1, size // 4)
             except TooSlow:
-                if self._withdraw_in_pages(events[0]):
+                if withdraw_in_pages(
+                    self.registry, self.source, self.target, self.queue, events[0], size
+                ):
                     return []
                 # One more attempt at most, because this one took long. A scope is split instead.
                 if events[0].reference is not None or size <= _SLOW_EVENT_BATCH:
                     raise
                 size = _SLOW_EVENT_BATCH
-
-    def _withdraw_in_pages(self, event: Event) -> bool:
-        """Withdraw a parent and its children page by page; return whether that is what was due."""
-        mapping = self.registry[event.mapping]
-        if event.reference is not None or not self.registry.children(mapping):
-            return False
-        try:
-            return withdraw_in_pages(
-                self.registry,
-                self.source,
-                self.target,
-                (mapping, mapping.canonical(event.key)),
-                limit=self.batch_size,
-                keep_alive=self.queue.keep_alive,
-            )
-        except TooOld:
-            # The ordinary attempt reads again.
-            return False
 
     def _mirror(
         self, events: Iterable[Event], *before: sql.Composed, batch_size: int | None = None

@@ -433,7 +433,7 @@ def test_a_survey_finds_the_difference_in_any_number_of_calls(
 ) -> None:
     """A row and its ledger row may be read by different calls; the survey needs no chunks."""
     _, _, drain = things
-    monkeypatch.setattr(survey, "_CALL_ROWS", call_rows)
+    monkeypatch.setattr(survey, "CALL_ROWS", call_rows)
     monkeypatch.setattr(Comparison, "_compare_chunks", None)
     comparison = compared(drain)
     assert found_by(comparison, comparison.primary) == drifted
