@@ -91,8 +91,9 @@ insert into mirror.outbox (lane, mapping, reference, key) values (%s, %s, %s, %s
 
 -- announce_event --
 -- Each attempt at an event may announce the same events: those that wait already are not repeated.
--- An event that a worker has claimed or leased does not count, because that worker may have read
--- before the change; nor does one that is buried. A claimed event is locked.
+-- An event that a worker has claimed does not count, because that worker may have read before the
+-- change; it is locked. One that is set apart does: events of a parent that is refused for ever would
+-- announce each other for ever.
 insert into mirror.outbox (lane, mapping, reference, key)
 select %(lane)s, %(mapping)s, %(reference)s, %(key)s::text[]
 where not exists (
@@ -105,7 +106,6 @@ where not exists (
 ) and not exists (
   select from mirror.retries
   where mapping = %(mapping)s and reference = %(reference)s and key = %(key)s::text[]
-    and buried_at is null and deaths = 0
 )
 
 -- find_floor --

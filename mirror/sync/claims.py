@@ -250,8 +250,8 @@ class Queue:
         """Record events at once, even if the claim is rolled back later.
 
         Skips events that are waiting already, because each attempt at an event may announce the
-        same events. One that a worker has claimed or leased is not waiting: its worker may have
-        read the primary before the change that this announcement is for.
+        same events. One that a worker has claimed is not waiting: that worker may have read the
+        primary before the change that this announcement is for.
         """
         for event in events:
             parameters = {

@@ -286,7 +286,7 @@ def test_an_event_is_mirrored_in_three_round_trips(
 def test_an_announcement_is_not_lost_to_an_event_that_is_being_processed(
     primary: TestDatabase, make_drain: Callable[..., Drain]
 ) -> None:
-    """Its worker may have read before the change. One that waits is not repeated."""
+    """Its worker may have read before the change. One that waits or is set apart is not repeated."""
     trip = str(uuid4())
     scope = Event(Lane.GRANT, "trip_memberships", (trip,), "trip_id")
     queue = make_drain().queue
@@ -302,12 +302,13 @@ def test_an_announcement_is_not_lost_to_an_event_that_is_being_processed(
     assert [announced(), announced()] == [1, 0]
     claim.release()
     primary.query("delete from mirror.outbox")
-    for state, repeated in (("0, null", 0), ("1, null", 1), ("0, now()", 1)):
+    # Set apart, leased, buried: otherwise failing events would announce each other for ever.
+    for state in ("0, null", "1, null", "0, now()"):
         primary.query(
             "insert into mirror.retries (id, lane, recorded_at, mapping, reference, key, attempts,"
             " due_at, error, deaths, buried_at) values (1, 1, now(), 'trip_memberships',"
             f" 'trip_id', array[%s], 1, now(), 'x', {state})",
             trip,
         )
-        assert announced() == repeated
+        assert announced() == 0
         primary.query("delete from mirror.outbox; delete from mirror.retries")
