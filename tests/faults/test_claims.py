@@ -286,7 +286,7 @@ def test_an_event_is_mirrored_in_three_round_trips(
 def test_an_announcement_is_not_lost_to_an_event_that_is_being_processed(
     primary: TestDatabase, make_drain: Callable[..., Drain]
 ) -> None:
-    """Its worker may have read before the change. One that waits or is set apart is not repeated."""
+    """Its worker may have read before. One that waits or is set apart is not repeated."""
     trip = str(uuid4())
     scope = Event(Lane.GRANT, "trip_memberships", (trip,), "trip_id")
     queue = make_drain().queue
