@@ -30,6 +30,9 @@ returns table (
   noted boolean
 )
 language plpgsql set search_path = pg_catalog, pg_temp
+-- A plan that is kept from when the outbox was empty would read and sort all of a backlog for each
+-- claim. With these it always walks the index in its order.
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off
 as $$
 begin
   return query

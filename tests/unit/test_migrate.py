@@ -24,7 +24,7 @@ CHECKSUMS = {
     "0002_runs": "720219b9ef0ca37b",
     "0003_heartbeats": "8fa76498fde8b00d",
     "0005_outbox_rights": "8b192168aca6b111",
-    "0004_claims": "1526fa7c2ac87ae1",
+    "0004_claims": "57c9a28fe89c4cb0",
     "0001_engine": "837b1b736607c331",
 }
 
