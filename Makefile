@@ -24,8 +24,8 @@ UV = UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX-$${PIP_INDEX_URL-$$($(BIN)/python -m 
 LOCK = $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-strip-extras \
   --no-emit-index-url --no-annotate --no-header $(UPGRADE)
 
-.PHONY: help setup setup-demo demo dev test test-fast test-setup test-versions test-postgres bench bench-quick \
-  lint format lock model clean
+.PHONY: help setup setup-demo demo dev test test-fast test-setup test-versions test-postgres bench \
+  bench-quick lint format lock model clean
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14

@@ -247,7 +247,10 @@ def _pins(file: Path) -> dict[str, str]:
 def _warnings(old: BenchmarkedTree, new: BenchmarkedTree, parts: Sequence[str]) -> Iterator[str]:
     pins = [side.tree / _PINNED for side in (old, new)]
     if len({path.read_bytes() if path.exists() else b"" for path in pins}) > 1:
-        yield f"{_PINNED} differs; both run with the packages of {new.name}."
+        yield (
+            f"{_PINNED} differs; both run with the packages of {new.name},"
+            f" and {old.name} with those that it alone pins."
+        )
     for part in parts:
         then, now = old.sizes(part), new.sizes(part)
         for side, numbers in ((old, then - now), (new, now - then)):

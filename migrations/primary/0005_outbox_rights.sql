@@ -1,5 +1,5 @@
--- What a writer may put into the outbox: an event, and nothing about when it was recorded or by
--- which transaction. A wrong value there could hide an event from every claim.
+-- A writer may put an event into the outbox, and nothing about when it was recorded or by which
+-- transaction: a wrong value there could hide an event from every claim.
 -- Every statement can run again.
 
 
@@ -16,18 +16,20 @@ begin
     where c.oid = 'mirror.outbox'::regclass and g.privilege_type = 'INSERT'
       and g.grantee <> c.relowner
   loop
-    execute format('revoke insert on mirror.outbox from %s', writer.name);
+    -- CASCADE: a role with the grant option may have granted it to others, who are in this list.
+    execute format('revoke insert on mirror.outbox from %s cascade', writer.name);
     execute format('grant insert (lane, mapping, reference, key) on mirror.outbox to %s', writer.name);
   end loop;
 end
 $$;
 
 
--- Rows that are there already are corrected; a claim would never find those of such a transaction.
+-- Rows that are there already are corrected. A claim would never find those of such a transaction;
+-- they get new ids, because theirs could be there twice.
 update mirror.outbox
-set recorded_at = least(greatest(recorded_at, '2000-01-01 UTC'), '9999-01-01 UTC'),
-  transaction_id = greatest(transaction_id, 0)
-where recorded_at not between '2000-01-01 UTC' and '9999-01-01 UTC' or transaction_id < 0;
+set recorded_at = least(greatest(recorded_at, '2000-01-01 UTC'), '9999-01-01 UTC')
+where recorded_at not between '2000-01-01 UTC' and '9999-01-01 UTC';
+update mirror.outbox set transaction_id = 0, id = default where transaction_id < 0;
 
 do $$
 begin

@@ -107,8 +107,8 @@ def discard(
             print(f"{id_} {name}: {error}")
         if found and not yes:
             typer.confirm(
-                "What these events name stays in the target as it is, until it changes again or a "
-                "reconcile finds it. Delete the events?",
+                "The keys that these events name stay in the target as they are, until they change "
+                "again or a reconcile finds them. Delete the events?",
                 abort=True,
             )
         orders.discard(queue, [id_ for id_, _, _ in found])

@@ -18,8 +18,9 @@ from mirror.sync.targets.reading import Hashing, KeyRange, SurveyRequest
 
 _BATCH = 200
 _FEW = 1000
-# A request says for each of so many buckets whether it is wanted.
-_MOST_BITS = 17
+# A bucket has the keys whose hashes have the same lowest bits. So many bits, attempt by attempt;
+# with none, one bucket has all keys.
+_BUCKET_BITS = (17, 14, 11, 8, 5, 0)
 
 
 def sync(drain: Drain, mapping: Mapping, keys: Iterable[Key]) -> Verdict:
@@ -60,34 +61,24 @@ def draw_keys(drain: Drain, mapping: Mapping, count: int, rng: random.Random) ->
     if len(primary_keys) < few and page.range.end is None:
         return sorted(primary_keys.union(page.hashes))
     hashing = Hashing(rng.getrandbits(62))
-    rows = max(primary.estimate(mapping), few)
-    bits = min(_MOST_BITS, rows.bit_length())
-    while True:
-        buckets = max(1, round(count * (1 << bits) / rows))
-        wanted = rng.sample(range(1 << bits), min(buckets, 1 << bits))
+    # From small buckets to larger ones: the number of rows is not known, and may be huge.
+    for bits in _BUCKET_BITS:
+        wanted = rng.sample(range(1 << bits), min(count, 1 << bits))
         request = SurveyRequest(bits, bitmap(wanted, bits) if bits else None)
-        drawn = sorted(_keys_of_both(drain, primary, mapping, hashing, request))
-        # The number of rows is an estimate, and may be far too high.
-        if len(drawn) >= few / 2 or not bits:
-            return sorted(rng.sample(drawn, min(len(drawn), 2 * count)))
-        bits, rows = max(0, bits - 3), max(few, rows >> 3)
+        drawn = set(read_members(primary, mapping, hashing, request))
+        drawn |= _target_keys(drain, mapping, hashing, request, primary.estimate(mapping))
+        if len(drawn) >= count / 2:
+            break
+    return sorted(rng.sample(sorted(drawn), min(len(drawn), 2 * count)))
 
 
-def _keys_of_both(
-    drain: Drain,
-    primary: PrimaryReader,
-    mapping: Mapping,
-    hashing: Hashing,
-    request: SurveyRequest,
+def _target_keys(
+    drain: Drain, mapping: Mapping, hashing: Hashing, request: SurveyRequest, rows: int
 ) -> set[Key]:
-    """Return the keys in some buckets that either side has."""
-    parts = max(1, round(primary.estimate(mapping) / CALL_ROWS))
-    keys = set(read_members(primary, mapping, hashing, request))
-    for part in range(parts):
-        keys |= set(
-            drain.target.members(mapping, hashing, replace(request, part=part, parts=parts))
-        )
-    return keys
+    """Return the keys that the target has in some buckets; it has about `rows` rows."""
+    parts = max(1, round(rows / CALL_ROWS))
+    requests = [replace(request, part=part, parts=parts) for part in range(parts)]
+    return {key for each in requests for key in drain.target.members(mapping, hashing, each)}
 
 
 def sample(

@@ -19,7 +19,7 @@ Row = tuple[str | None, ...]
 class JsonRows:
     """Rows of one mapping as the primary printed them: the request to the target has these texts.
 
-    So a batch costs the worker the same time whatever the number of its rows.
+    So a batch of many rows takes the worker itself hardly longer than one of few.
     """
 
     mapping: Mapping

@@ -7,6 +7,7 @@ import pytest
 from celery.exceptions import SoftTimeLimitExceeded
 from sqlalchemy.orm import Session
 
+from mirror.errors import Transient
 from mirror.sync.drain import Drain
 from mirror.sync.snapshot import Source
 from tests.faults.tools import record
@@ -59,7 +60,7 @@ def failures(primary: TestDatabase) -> list[tuple[str, str]]:
         "(mapping, reference, key) values ('trip_memberships', '*', '{x}')",
     ],
 )
-def test_an_event_that_is_none_does_not_stop_a_revocation(
+def test_an_invalid_event_does_not_stop_a_revocation(
     primary: TestDatabase, target: TestDatabase, drain: Drain, member: tuple[str, str], event: str
 ) -> None:
     """A role that may insert into the outbox could write anything there in earlier versions."""
@@ -143,6 +144,40 @@ def test_an_error_that_nobody_foresaw_isolates_its_event(
     ((_, error),) = failures(primary)
     assert "ZeroDivisionError" in error
     assert "secret" not in error
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        [],
+        {},
+        "",
+        "<html>",
+        7,
+        {"horizon": None},
+        {"horizon": None, "mappings": []},
+        {"horizon": None, "mappings": {"trip_memberships": {}}},
+    ],
+)
+def test_after_a_damaged_answer_all_events_wait(
+    primary: TestDatabase,
+    target: TestDatabase,
+    drain: Drain,
+    member: tuple[str, str],
+    answer: object,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A proxy may cut an answer off or replace it; the next answers are right again."""
+    with monkeypatch.context() as damage:
+        damage.setattr(drain.target, "_call", lambda *_, **__: answer)
+        revoke(primary, member)
+        with pytest.raises(Transient, match="damaged"):
+            drain.run()
+    assert failures(primary) == []
+    assert primary.value("select count(*) from mirror.outbox") == 1
+    assert drain.run().events == 1
+    assert members(target) == 0
 
 
 def test_the_end_of_a_tasks_time_blames_no_event(

@@ -112,16 +112,21 @@ def rows(target: TestDatabase, query: str) -> list[tuple[object, ...]]:
     return [tuple(row) for row in target.query(query)]
 
 
-def test_a_grandchild_brings_its_parent_and_grandparent(
-    primary: TestDatabase, chains: TestDatabase, make_drain: Callable[..., Drain]
-) -> None:
-    """The only event names the grandchild."""
+def record_a_task(primary: TestDatabase) -> None:
+    """Insert a task with its project and organisation; the only event names the task."""
     changed(
         primary,
         "insert into organisations values ('o'); insert into projects values ('p', 'o', 'ann');"
         " insert into tasks values ('t', 'p', 'plan')",
         ("tasks", "t"),
     )
+
+
+def test_a_grandchild_brings_its_parent_and_grandparent(
+    primary: TestDatabase, chains: TestDatabase, make_drain: Callable[..., Drain]
+) -> None:
+    """The only event names the grandchild."""
+    record_a_task(primary)
     assert make_drain().run().failed == 0
     assert rows(chains, "select * from tasks") == [("t", "p", "plan")]
     assert rows(chains, "select * from organisations") == [("o",)]
@@ -132,12 +137,7 @@ def test_a_grandparent_takes_and_brings_back_everything_below(
 ) -> None:
     """A retained row keeps its bare key and grants nothing while its parent is absent."""
     drain = make_drain()
-    changed(
-        primary,
-        "insert into organisations values ('o'); insert into projects values ('p', 'o', 'ann');"
-        " insert into tasks values ('t', 'p', 'plan')",
-        ("tasks", "t"),
-    )
+    record_a_task(primary)
     drain.run()
     changed(primary, "update organisations set closed = true", ("organisations", "o"))
     drain.run()
@@ -172,12 +172,7 @@ def test_a_task_that_went_with_its_project_does_not_come_back_with_it(
 ) -> None:
     """The organisation and the project are deleted by cascade and inserted again in between."""
     drain = make_drain()
-    changed(
-        primary,
-        "insert into organisations values ('o'); insert into projects values ('p', 'o', 'ann');"
-        " insert into tasks values ('t', 'p', 'plan')",
-        ("tasks", "t"),
-    )
+    record_a_task(primary)
     drain.run()
     primary.query("delete from tasks")
     primary.query(f"insert into mirror.outbox (mapping, reference, key) values {event}")
@@ -191,12 +186,7 @@ def test_a_task_does_not_come_back_with_its_organisation(
 ) -> None:
     """The only event names the organisation, two generations above."""
     drain = make_drain()
-    changed(
-        primary,
-        "insert into organisations values ('o'); insert into projects values ('p', 'o', 'ann');"
-        " insert into tasks values ('t', 'p', 'plan')",
-        ("tasks", "t"),
-    )
+    record_a_task(primary)
     drain.run()
     changed(primary, "delete from tasks", ("organisations", "o"))
     drain.run()

@@ -198,7 +198,7 @@ def test_a_scope_and_a_parent_of_odd_names_take_their_rows_away(
         ([], "got 0"),
     ],
 )
-def test_a_key_that_is_none_is_set_apart_alone(
+def test_an_invalid_key_is_set_apart_alone(
     primary: TestDatabase,
     target: TestDatabase,
     drain: Drain,

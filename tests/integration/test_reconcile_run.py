@@ -512,6 +512,17 @@ def test_a_sample_sees_what_either_side_has(
     assert len(verdict.drifts) == drawn >= 25
 
 
+def test_a_sample_of_one_is_never_empty(
+    target: TestDatabase, members: Members, reconciler: Drain
+) -> None:
+    """Most buckets of so few rows are empty; the sample is drawn from larger ones then."""
+    assert len(members) < 100
+    target.query("update users set username = 'wrong'")
+    for _ in range(5):
+        drawn, verdict = sample(reconciler, reconciler.registry["users"], 1)
+        assert len(verdict.drifts) == drawn >= 1
+
+
 @pytest.mark.parametrize("stale_statistics", [False, True])
 def test_keys_that_lie_close_together_are_drawn_as_any_others(
     primary: TestDatabase,

@@ -23,9 +23,9 @@ CHECKSUMS = {
     "0001_outbox": "8f1723d88847e10a",
     "0002_runs": "720219b9ef0ca37b",
     "0003_heartbeats": "8fa76498fde8b00d",
-    "0005_outbox_rights": "8b192168aca6b111",
+    "0005_outbox_rights": "9c5f45094b613709",
     "0004_claims": "57c9a28fe89c4cb0",
-    "0001_engine": "837b1b736607c331",
+    "0001_engine": "828080f13ea3f0d9",
 }
 
 

@@ -1,7 +1,7 @@
 -- The statements that know a mapping only by name are made of its declaration: `mirror.parts` has
 -- what differs from mapping to mapping, and `mirror.fill` puts it into a statement's text. Values are
--- never part of a text. What writes rows is printed for each mapping instead (`apply_<mapping>`): its
--- plan is kept.
+-- never part of a text. Only the function that writes rows is printed for each mapping
+-- (`apply_<mapping>`): its plan is kept.
 
 -- Return a statement with each `{name}` replaced by that part. One pass, so that braces in a name of
 -- the user's are left alone.
@@ -148,6 +148,13 @@ language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   parts constant jsonb := mirror.parts(mapping);
+  deleting constant text := mirror.fill(
+    'delete from {table} as t using jsonb_array_elements($1) as g where {t_is_g}', parts
+  );
+  -- Null: there is nothing but the key.
+  emptying constant text := case when parts ->> 'set_nulls' is not null then mirror.fill(
+    'update {table} as t set {set_nulls} from jsonb_array_elements($1) as g where {t_is_g}', parts
+  ) end;
   retained jsonb := '{}';
   held jsonb := '[]';
   child record;
@@ -184,41 +191,31 @@ begin
   end loop;
 
   if parts ->> 'on_delete' = 'retain' then
-    if parts ->> 'set_nulls' is not null then
-      execute mirror.fill(
-        'update {table} as t set {set_nulls} from jsonb_array_elements($1) as g where {t_is_g}', parts
-      ) using p_keys;
+    if emptying is not null then
+      execute emptying using p_keys;
     end if;
     return retained;
   end if;
   -- A deferred foreign key must speak up here, not at commit.
   set constraints all immediate;
-  if parts ->> 'set_nulls' is null and parts -> 'children' = '[]' then
+  if emptying is null and parts -> 'children' = '[]' then
     -- The bare key would still grant. If another table's foreign key holds it back: fail.
-    execute mirror.fill(
-      'delete from {table} as t using jsonb_array_elements($1) as g where {t_is_g}', parts
-    ) using p_keys;
+    execute deleting using p_keys;
     return retained;
   end if;
   begin
-    execute mirror.fill(
-      'delete from {table} as t using jsonb_array_elements($1) as g where {t_is_g}', parts
-    ) using p_keys;
+    execute deleting using p_keys;
   exception when foreign_key_violation or restrict_violation then
     -- A row that is held back must not stop the others, and must grant nothing: only the bare key
     -- stays.
-    for one in select value from jsonb_array_elements(p_keys) loop
+    for one in select jsonb_build_array(value) from jsonb_array_elements(p_keys) loop
       begin
-        execute mirror.fill(
-          'delete from {table} as t using (select $1 as value) as g where {t_is_g}', parts
-        ) using one;
+        execute deleting using one;
       exception when foreign_key_violation or restrict_violation then
-        if parts ->> 'set_nulls' is not null then
-          execute mirror.fill(
-            'update {table} as t set {set_nulls} from (select $1 as value) as g where {t_is_g}', parts
-          ) using one;
+        if emptying is not null then
+          execute emptying using one;
         end if;
-        held := held || jsonb_build_array(one);
+        held := held || one;
       end;
     end loop;
     retained := retained || jsonb_build_object(mapping, held);

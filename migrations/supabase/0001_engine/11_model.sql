@@ -138,7 +138,7 @@ end
 $$;
 
 -- Leave room in each page of a table, so that an update finds its place beside the old row and
--- touches no index. What is written already stays as it is; a user's own setting, too.
+-- touches no index. Rows that are written already stay as they are; a user's own setting, too.
 create or replace function mirror.leave_room(name text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -159,8 +159,8 @@ from public, anon, authenticated, service_role;
 
 
 -- Close the tables that a model no longer declares, and drop what earlier versions printed for it.
--- What is no longer declared is no longer mirrored, so its rows must not grant for ever. The tables
--- and their rows stay, for a person to look at; other models are left alone.
+-- Such a table is no longer mirrored, so its rows must not grant for ever. The table and its rows
+-- stay, for a person to look at; other models are left alone.
 create or replace function mirror.retire(model text, kept_tables jsonb[], kept_mappings text[])
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp

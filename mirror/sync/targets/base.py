@@ -8,12 +8,13 @@ function in the target, behind an RPC function of the same name (`public.mirror_
 import base64
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Mapping as MappingABC
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, Final, cast
 
-from mirror.errors import LostParent
+from mirror.errors import LostParent, Transient
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
 from mirror.sync.row_queries import JsonRows
@@ -78,8 +79,9 @@ class Target(ABC):
             answer = self._call(
                 "apply", request=_with(_envelope(stamp) | {"careful": True}, **texts)
             )
-        _check_horizon(answer)
-        return {name: Answer.from_json(part) for name, part in answer["mappings"].items()}
+        with _undamaged():
+            _check_horizon(answer)
+            return {name: Answer.from_json(part) for name, part in answer["mappings"].items()}
 
     def open_scopes(
         self, stamp: Stamp, pages: Sequence[ScopePage], *, limit: int
@@ -97,8 +99,9 @@ class Target(ABC):
             for page in pages
         ]
         answer = self._send("open_scopes", _envelope(stamp) | {"sections": parts, "limit": limit})
-        _check_horizon(answer)
-        return [as_keys(keys) for keys in answer["sections"]]
+        with _undamaged():
+            _check_horizon(answer)
+            return [as_keys(keys) for keys in answer["sections"]]
 
     def purge(self, days: int) -> int:
         """Delete tombstones older than `days`; return their number."""
@@ -253,6 +256,19 @@ def _with(values: MappingABC[str, Any], **texts: str) -> str:
 
 def _about(mapping: Mapping) -> dict[str, Any]:
     return {"mapping": mapping.name, "digest": mapping.digest}
+
+
+@contextmanager
+def _undamaged() -> Iterator[None]:
+    """Raise Transient if an answer does not have the form that the target's functions give it.
+
+    Whatever stands between worker and target may cut an answer off or replace it. No event is the
+    cause, so all of them wait.
+    """
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise Transient("target: its answer is damaged") from None
 
 
 def _check_horizon(answer: dict[str, Any]) -> None:
