@@ -314,26 +314,31 @@ def test_a_downgrade_removes_only_objects_of_the_library(primary: TestDatabase) 
 def test_a_writer_may_insert_an_event_and_nothing_else(backend: TestDatabase) -> None:
     """An earlier version granted the whole table: a row could be hidden from every claim."""
     columns = ("lane", "mapping", "reference", "key")
-    backend.query("create role writer")
+    backend.query("create role writer; create role deputy")
     try:
         with backend.migrating() as connection:
             upgrade(connection)
         backend.query(
             "alter table mirror.outbox drop constraint outbox_bounds;"
-            " revoke all on mirror.outbox from writer; grant insert on mirror.outbox to writer;"
-            " insert into mirror.outbox (recorded_at, transaction_id, mapping, key)"
-            " values ('infinity', -1, 'users', '{x}');"
+            " grant usage on schema mirror to writer;"
+            " grant insert on mirror.outbox to writer with grant option;"
+            " set role writer; grant insert on mirror.outbox to deputy; reset role;"
+            " insert into mirror.outbox (id, recorded_at, transaction_id, mapping, key)"
+            " overriding system value"
+            " values (7, 'infinity', -1, 'users', '{x}'), (7, now(), -2, 'users', '{x}');"
             " delete from mirror.migrations where name = '0005_outbox_rights'"
         )
         with backend.migrating() as connection:
             assert upgrade(connection) == ["0005_outbox_rights"]
         granted = backend.query(
-            "select column_name::text from information_schema.column_privileges"
-            " where grantee = 'writer' and table_name = 'outbox' and privilege_type = 'INSERT'"
+            "select grantee::text, column_name::text from information_schema.column_privileges"
+            " where grantee in ('writer', 'deputy') and table_name = 'outbox'"
+            " and privilege_type = 'INSERT'"
         )
-        assert sorted(name for (name,) in granted) == sorted(columns)
+        assert set(granted) == {(role, name) for role in ("writer", "deputy") for name in columns}
         assert backend.query("select isfinite(recorded_at), transaction_id from mirror.outbox") == [
-            (True, 0)
+            (True, 0),
+            (True, 0),
         ]
         with pytest.raises(psycopg.errors.CheckViolation, match="outbox_bounds"):
             backend.query(
@@ -341,4 +346,4 @@ def test_a_writer_may_insert_an_event_and_nothing_else(backend: TestDatabase) ->
                 " values ('infinity', 'users', '{x}')"
             )
     finally:
-        backend.query("drop owned by writer; drop role writer")
+        backend.query("drop owned by writer, deputy; drop role writer; drop role deputy")
