@@ -481,6 +481,15 @@ as $$
   where m.user_id = (select auth.uid())
     and m.status in ('ACTIVE')
     and exists (select from mirror.mappings as d where d.name = 'trip_memberships')
+    and (not exists (select from mirror.withheld)
+      or not (exists (
+        select from mirror.withheld as w
+        where (w.mapping, w.key) in (
+          ('trip_memberships', array[m.trip_id::text, m.user_id::text]),
+          ('trips', array[m.trip_id::text]),
+          ('users', array[m.user_id::text])
+        )
+      )))
     and m.role = any((select mirror.trip_roles($1))::text[])
 $$;
 
@@ -494,6 +503,15 @@ as $$
   where m.trip_id = any((select mirror.my_trips('MEMBER'))::uuid[])
     and m.status in ('ACTIVE')
     and exists (select from mirror.mappings as d where d.name = 'trip_memberships')
+    and (not exists (select from mirror.withheld)
+      or not (exists (
+        select from mirror.withheld as w
+        where (w.mapping, w.key) in (
+          ('trip_memberships', array[m.trip_id::text, m.user_id::text]),
+          ('trips', array[m.trip_id::text]),
+          ('users', array[m.user_id::text])
+        )
+      )))
 $$;
 
 
@@ -507,6 +525,15 @@ as $$
       and m.user_id = (select auth.uid())
       and m.status in ('ACTIVE')
       and exists (select from mirror.mappings as d where d.name = 'trip_memberships')
+      and (not exists (select from mirror.withheld)
+        or not (exists (
+          select from mirror.withheld as w
+          where (w.mapping, w.key) in (
+            ('trip_memberships', array[m.trip_id::text, m.user_id::text]),
+            ('trips', array[m.trip_id::text]),
+            ('users', array[m.user_id::text])
+          )
+        )))
       and m.role = any((select mirror.trip_roles($2))::text[])
   )
 $$;

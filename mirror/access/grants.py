@@ -104,7 +104,7 @@ class Grants:
             "kind": f"g.{identifier(self.kind)}",
             "resource": f"g.{identifier(self.resource)}",
             "level": f"g.{identifier(self.level)}",
-            "and_active": "\n".join(f"and {c}" for c in grant_conditions(mapping, "g")),
+            "and_active": "\n".join(f"and {c}" for c in grant_conditions(registry, mapping, "g")),
             "first_kind": literal(self.kinds[0]),
             "weakest": literal(self.levels[0]),
             "levels": identifier("mirror", f"{self.noun}_levels"),

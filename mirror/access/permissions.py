@@ -123,7 +123,7 @@ class Permissions:
         name = {row: identifier(one.schema, one.table) for row, one in tables.items()}
         conditions = [f"h.{identifier(self.user)} = (select auth.uid())"]
         for row, mapping in tables.items():
-            conditions += grant_conditions(mapping, row)
+            conditions += grant_conditions(registry, mapping, row)
         lines = [
             f"from {name['h']} as h",
             *(f"join {name[row]} as {row} on {condition}" for row, condition in joins.items()),

@@ -90,7 +90,7 @@ class Seat:
         `selected` is its list of expressions; it may be empty. Of the conditions, `where` come
         first and `role_conditions` last: this order is the cheapest to evaluate.
         """
-        active = grant_conditions(registry[self.mapping], "m")
+        active = grant_conditions(registry, registry[self.mapping], "m")
         conditions = "\n  and ".join([*where, *active, *role_conditions])
         select = f"select {selected}\nfrom" if selected else "select from"
         return f"{select} {self.table(registry)} as m\nwhere {conditions}"

@@ -142,12 +142,13 @@ returning name
 -- may have this id already, where a sequence went back (after a logical cut-over, for example).
 insert into mirror.retries
   (id, transaction_id, lane, recorded_at, mapping, reference, key, attempts, due_at, error,
-    buried_at)
+    buried_at, withheld_at, parked)
 select
   case when exists (select from mirror.retries where id = %(id)s)
     then nextval(pg_get_serial_sequence('mirror.outbox', 'id')) else %(id)s end,
   %(transaction_id)s, %(lane)s, %(recorded_at)s, %(mapping)s, %(reference)s, %(key)s, %(attempts)s,
-  clock_timestamp() + %(wait)s * interval '1 second', %(error)s, case when %(buried)s then now() end
+  clock_timestamp() + %(wait)s * interval '1 second', %(error)s,
+  case when %(buried)s then now() end, case when %(withheld)s then now() end, %(parked)s
 
 -- lease_retry --
 -- Commits the lease and one more death before the attempt, in case the worker crashes in it. A
@@ -161,14 +162,29 @@ where id = (
   limit 1
   for update skip locked
 )
-returning id, transaction_id, lane, recorded_at::text, mapping, reference, key, attempts + 1, deaths
+returning id, transaction_id, lane, recorded_at::text, mapping, reference, key, attempts + 1, deaths,
+  parked
 
 -- note_failed_retry --
 update mirror.retries
-set attempts = attempts + 1, deaths = deaths - 1, error = %s,
-  due_at = clock_timestamp() + %s * interval '1 second',
-  buried_at = case when %s then now() end
-where id = %s
+set attempts = attempts + 1, deaths = deaths - 1, error = %(error)s,
+  due_at = clock_timestamp() + %(wait)s * interval '1 second',
+  buried_at = case when %(buried)s then now() end,
+  withheld_at = case when %(withheld)s then coalesce(withheld_at, now()) else withheld_at end,
+  parked = %(parked)s
+where id = %(id)s
+
+-- postpone_parked --
+-- `due_at` may be the lease of another worker's attempt.
+update mirror.retries
+set due_at = greatest(due_at, clock_timestamp() + %(wait)s * interval '1 second')
+where parked and mapping = %(mapping)s and buried_at is null
+
+-- release_parked --
+-- One that another worker attempts now keeps its lease.
+update mirror.retries
+set parked = false, due_at = case when deaths = 0 then least(due_at, now()) else due_at end
+where parked and mapping = %s and buried_at is null
 
 -- postpone_retry --
 update mirror.retries set deaths = deaths - 1, due_at = now() where id = %s

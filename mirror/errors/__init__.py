@@ -19,6 +19,7 @@
         ├── TooSlow           a statement ran into a limit; isolate the event, never bury it
         │   └── TooLarge      a call exceeds the allowed size; isolate the event, never bury it
         ├── Unexplained       the error is unknown to us; isolate the event, never bury it
+        ├── Withheld          a revoked key cannot be written, so it grants nothing until then
         ├── Buried            the drain gave up an event of a receipt
         └── Halted            the whole mirror must stop until a person acts
             ├── WrongKey      the target refuses our API key
@@ -132,6 +133,18 @@ class Unexplained(Permanent):
     One row may be the cause, or the whole database. So the event is retried alone and never given
     up.
     """
+
+
+class Withheld(Permanent):
+    """Raised when the row of a key that may have lost access can be neither read nor written.
+
+    The event is retried alone and never given up.
+    """
+
+    def __init__(self, message: str, *, closed: bool = True) -> None:
+        super().__init__(message)
+        self.closed = closed
+        """The target grants nothing by the key meanwhile."""
 
 
 class Buried(Permanent):

@@ -15,10 +15,11 @@ from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
 from mirror.reconcile.primary_reader import PrimaryReader
 from mirror.reconcile.spool import batched
-from mirror.sync.drain import ISOLATED, Drain
+from mirror.sync.drain import Drain
 from mirror.sync.row_queries import Row
 from mirror.sync.snapshot import Stamp
 from mirror.sync.sync_pass import MappingKey, PendingKeys
+from mirror.sync.syncer import ISOLATED
 from mirror.sync.targets.reading import KeyRange
 from mirror.sync.targets.writing import Section, TooOld
 
@@ -71,7 +72,10 @@ class Repairer:
         # children are recorded as events instead.
         for size in (None, _NARROW, 1) if alone else (None,):
             try:
-                self.drain.sync_keys(PendingKeys(keys=keys), batch_size=size)
+                # The rest of a parent that is too large for one call is a worker's.
+                self.drain.queue.announce(
+                    self.drain.sync_keys(PendingKeys(keys=keys), batch_size=size)
+                )
             except TooSlow:
                 if size == 1 or not alone:
                     raise

@@ -6,54 +6,40 @@ delivery harmless. An event that fails is set apart and retried alone (`mirror.s
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
 from psycopg import sql
 
 from mirror.capture.outbox import Event
-from mirror.errors import (
-    Halted,
-    InvalidKey,
-    MappingError,
-    MirrorError,
-    Rejected,
-    TooLarge,
-    TooSlow,
-    Transient,
-    Unexplained,
-    UnreadableMapping,
-    WentBack,
-)
+from mirror.errors import Halted, MirrorError, Transient, UnreadableMapping
 from mirror.errors.unforeseen import explained
 from mirror.model.mapping import EVERYTHING
 from mirror.model.registry import Registry
 from mirror.sync.claims import MAX_PARTS, Claim, EventGroup, Queue
 from mirror.sync.retries import WORKER_DIED, Attempt, ClaimedEvent
-from mirror.sync.snapshot import Snapshot, Source
-from mirror.sync.sync_pass import PendingKeys, SyncPass, log_retained, pending_keys
+from mirror.sync.snapshot import Source
+from mirror.sync.sync_pass import PendingKeys, log_retained
+from mirror.sync.syncer import ISOLATED, Syncer
 from mirror.sync.targets.base import Target
 from mirror.sync.targets.writing import TooOld
-from mirror.sync.withdrawal import withdraw_in_pages
+from mirror.sync.withholding import withhold, withhold_unread
 
 log = structlog.stdlib.get_logger(__name__)
 
-# Errors of one event, not of the mirror: the event is isolated and set apart.
-ISOLATED = (Rejected, TooSlow, Unexplained, MappingError, InvalidKey, UnreadableMapping)
-
-# The batch size for one event that runs into a time limit.
-_SLOW_EVENT_BATCH = 10
-
 # For so long the drain searches a batch for the event that fails; then it sets all events apart
-# that are left.
-_SEARCH_SECONDS = 20.0
-
-# A key can lose to a faster worker; after this many losses in a row the drain gives up.
-_MAX_PASSES = 8
+# that are left. New revocations wait meanwhile.
+_SEARCH_SECONDS = 5.0
 
 _MAX_RETRIES = 20
 """Retries for each batch, so that failed events do not delay new ones."""
+
+# … and no further one after so many seconds.
+_RETRY_SECONDS = 5.0
+
+# For so long the events of an unreadable mapping are set apart without another attempt to read it.
+_PARKED_SECONDS = 30.0
 
 
 @dataclass
@@ -67,7 +53,7 @@ class DrainResult:
     """More events may be waiting."""
 
 
-class Drain:
+class Drain(Syncer):
     """Carries events from one primary's outbox to one target."""
 
     def __init__(
@@ -79,12 +65,9 @@ class Drain:
         *,
         batch_size: int = 500,
     ) -> None:
-        self.registry = registry
-        self.source = source
-        self.target = target
-        self.queue = queue
-        self.batch_size = batch_size
-        self._announced = False
+        super().__init__(registry, source, target, queue, batch_size)
+        self._parked: dict[str, tuple[float, UnreadableMapping]] = {}
+        """By mapping: until when its events are not attempted, and why."""
 
     def close(self) -> None:
         """Close every connection; the next use opens others."""
@@ -136,7 +119,7 @@ class Drain:
 
     def once(self) -> DrainResult:
         """Claim and apply one batch of events."""
-        self._announced = False
+        self.announced = False
         claim = self.queue.claim(self.batch_size)
         if claim is None:
             return DrainResult()
@@ -158,7 +141,7 @@ class Drain:
                 failed=len(failed),
                 milliseconds=round((time.monotonic() - started) * 1000, 1),
             )
-        full = claim.full or bool(continuations) or self._announced
+        full = claim.full or bool(continuations) or self.announced
         return DrainResult(len(claim), len(failed), full=full)
 
     def _apply_claim(
@@ -168,9 +151,16 @@ class Drain:
 
         Returns continuations, and the events that failed with their errors.
         """
-        plain = [group for group in claim.groups if self._is_plain(group)]
-        others = claim.read([group for group in claim.groups if group not in plain])
+        groups = [group for group in claim.groups if self._parked_error(group.mapping) is None]
+        parked = [group for group in claim.groups if group not in groups]
+        plain = [group for group in groups if self._is_plain(group)]
+        others = claim.read([group for group in groups if group not in plain])
         continuations, failed = self._isolate(others, claim.note, until=until)
+        failed += [
+            (event, error)
+            for event in (claim.read(parked) if parked else [])
+            if (error := self._parked_error(event.mapping)) is not None
+        ]
         if plain:
             try:
                 continuations += self._pass_on(plain, claim.note)
@@ -205,7 +195,9 @@ class Drain:
         refused = PendingKeys()
         for name, answer in answers.items():
             log_retained(answer)
-            refused.keys[name].update(answer.stale, answer.orphans, answer.new_parents)
+            refused.keys[name].update(
+                answer.stale, answer.orphans, answer.new_parents, answer.large
+            )
             refused.new_parents.update((name, key) for key in answer.new_parents)
         if not any(refused.keys.values()):
             return []
@@ -222,15 +214,15 @@ class Drain:
         if not events:
             return [], []
         try:
-            apply = self._mirror if len(events) > 1 else self._mirror_alone
+            apply = self.sync if len(events) > 1 else self.sync_alone
             return apply(events, note), []
         except UnreadableMapping as error:
             if len(events) == 1 or any(event.mapping == error.mapping for event in events):
                 return self._leave_out(error, events, note, until=until)
         except ISOLATED as error:
-            if len(events) == 1 and events[0].reference is not None:
-                return self._split_scope(events[0], error)
-            if len(events) == 1 or time.monotonic() > until:
+            if len(events) == 1:
+                return self._set_apart(events[0], error)
+            if time.monotonic() > until:
                 return [], [(event, error) for event in events]
         # The failure may have taken long.
         self.queue.keep_alive()
@@ -251,35 +243,49 @@ class Drain:
 
         A single event fails also if its children's mapping is the unreadable one.
         """
+        self._parked[error.mapping] = (time.monotonic() + _PARKED_SECONDS, error)
         others = [event for event in events if event.mapping != error.mapping]
         if len(events) == len(others):
             return [], [(event, error) for event in events]
         continuations, failed = self._isolate(others, note, until=until)
         return continuations, failed + [(e, error) for e in events if e.mapping == error.mapping]
 
-    def _split_scope(
+    def _set_apart(
         self, event: ClaimedEvent, error: MirrorError
     ) -> tuple[list[Event], list[tuple[ClaimedEvent, MirrorError]]]:
-        """Replace a failing scope by events for its keys, so that the failing row is alone.
+        """Return as `_isolate` does for an event that failed alone.
 
-        The scope itself is set apart too. If its parent's row is the one that fails, each key
-        announces the scope again, and `announce` skips events that are set apart. No key announces
-        the scope `*`.
+        Events of its keys replace a scope, so that the failing row is alone. The scope itself is
+        set apart too. If its parent's row is the one that fails, each key announces the scope
+        again, and `announce` skips events that are set apart. No key announces the scope `*`.
         """
+        if event.reference is None:
+            return [], [(event, self._withheld(event, error))]
         failed = [] if event.reference == EVERYTHING else [(event, error)]
         try:
-            (scope,) = pending_keys(self.registry, [event]).scopes
-            with explained(TooOld), self.source.snapshot() as snapshot:
-                return self._sync_pass(snapshot).split_scope(scope), failed
+            return self.split_scope(event), failed
         except (*ISOLATED, TooOld):
             return [], [(event, error)]
+
+    def _withheld(self, event: Event, error: MirrorError, attempt: int = 1) -> MirrorError:
+        """Close the key of an event that failed alone, if need be; return the error to store."""
+        found = withhold(self, event, error, attempt=attempt)
+        if isinstance(found, UnreadableMapping):
+            self._parked[found.mapping] = (time.monotonic() + _PARKED_SECONDS, found)
+        return found
+
+    def _parked_error(self, mapping: str) -> UnreadableMapping | None:
+        """Return why events of a mapping are not attempted now; None if they are."""
+        until, error = self._parked.get(mapping, (0.0, None))
+        return error if time.monotonic() < until else None
 
     # Retries
 
     def _retry(self, limit: int = _MAX_RETRIES) -> DrainResult:
         """Retry events that were set apart, each alone, so that none fails because of another."""
         done = DrainResult()
-        while done.events < limit:
+        end = time.monotonic() + _RETRY_SECONDS
+        while done.events < limit and time.monotonic() < end:
             attempt = self.queue.retries.lease()
             if attempt is None:
                 break
@@ -293,13 +299,12 @@ class Drain:
         error: MirrorError | None = None
         if not attempt.exhausted:
             try:
-                continuations = self._mirror_alone([event])
-            except ISOLATED as caught:
-                error = caught
+                continuations, error = self._attempt(attempt)
             except BaseException:
                 self.queue.retries.postpone(attempt)
                 raise
-            else:
+            if error is None:
+                self._parked.pop(event.mapping, None)
                 self.queue.complete_retry(attempt, continuations)
                 return True
         buried = self.queue.retries.record_failure(attempt, error)
@@ -310,91 +315,14 @@ class Drain:
             attempts=attempt.number,
             error=str(error or WORKER_DIED),
         )
+        if attempt.exhausted:
+            # Only now: this, too, may be what crashes the worker.
+            withhold_unread(self, event)
         return False
 
-    # Syncing
-
-    def _mirror_alone(self, events: Sequence[Event], *before: sql.Composed) -> list[Event]:
-        """Apply the only one of `events`; in smaller batches if it needs more than a call may hold.
-
-        The batch size limits the keys on a scope's page, and the children that are sent along with
-        a parent. More children are announced as events and sent in later calls.
-        """
-        size = self.batch_size
-        while True:
-            try:
-                return self._mirror(events, *before, batch_size=size)
-            except TooLarge:
-                if size == 1:
-                    raise
-                size = max(1, size // 4)
-            except TooSlow:
-                if withdraw_in_pages(
-                    self.registry, self.source, self.target, self.queue, events[0], size
-                ):
-                    return []
-                # One more attempt at most, because this one took long. A scope is split instead.
-                if events[0].reference is not None or size <= _SLOW_EVENT_BATCH:
-                    raise
-                size = _SLOW_EVENT_BATCH
-
-    def _mirror(
-        self, events: Iterable[Event], *before: sql.Composed, batch_size: int | None = None
-    ) -> list[Event]:
-        """Apply events; return events to continue with."""
-        with explained(TooOld):
-            pending = pending_keys(self.registry, events)
-            return self.sync_keys(pending, *before, batch_size=batch_size)
-
-    def sync_keys(
-        self,
-        pending: PendingKeys,
-        *before: sql.Composed,
-        batch_size: int | None = None,
-        newest_fence: int = 0,
-    ) -> list[Event]:
-        """Bring keys and scopes up to date; return events to continue with.
-
-        The statements `before` run on the primary before any row is read. `batch_size` replaces the
-        drain's own. `newest_fence` is the newest fence that the target is known to have.
-
-        Raises:
-            Transient: a database does not answer, or other workers were faster every time.
-            Halted: no write is allowed until a person acts.
-        """
-        continuations: list[Event] = []
-        for number in range(_MAX_PASSES):
-            with self.source.snapshot(*before) as snapshot:
-                if snapshot.stamp.fence < newest_fence:
-                    raise WentBack(
-                        "the primary is older than what the target has seen "
-                        f"(fence {snapshot.stamp.fence}, seen {newest_fence}): was it restored or "
-                        "failed over to a standby that lagged? Run `mirror rebase` if it is the "
-                        "truth now."
-                    )
-                sync_pass = self._sync_pass(snapshot, batch_size)
-                try:
-                    sync_pass.run(pending)
-                except TooOld as error:
-                    # This process slept for longer than the target keeps tombstones.
-                    newest_fence = max(newest_fence, error.horizon)
-                    continue
-                except WentBack:
-                    # The snapshot may be from before a rebase; the next one is not.
-                    if number:
-                        raise
-                    continue
-            continuations += sync_pass.continuations
-            if not any(sync_pass.stale.values()):
-                return continuations
-            newest_fence = max(newest_fence, sync_pass.newest_fence)
-            pending = PendingKeys(keys=sync_pass.stale, revoked=pending.revoked)
-        raise Transient("target: other workers were faster again and again; the events wait")
-
-    def _sync_pass(self, snapshot: Snapshot, batch_size: int | None = None) -> SyncPass:
-        size = batch_size or self.batch_size
-        return SyncPass(self.registry, snapshot, self.target, self._announce, batch_size=size)
-
-    def _announce(self, events: Sequence[Event]) -> None:
-        self.queue.announce(events)
-        self._announced = self._announced or bool(events)
+    def _attempt(self, attempt: Attempt) -> tuple[list[Event], MirrorError | None]:
+        """Apply one event; return events to continue with, and the error to store, if it failed."""
+        try:
+            return self.sync_alone([attempt.event]), None
+        except ISOLATED as error:
+            return [], self._withheld(attempt.event, error, attempt.number)

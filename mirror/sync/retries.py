@@ -11,7 +11,14 @@ from dataclasses import dataclass
 
 from mirror.capture.outbox import Event, Lane
 from mirror.capture.statements import statement
-from mirror.errors import MirrorError, TooSlow, Transient, Unexplained, UnreadableMapping
+from mirror.errors import (
+    MirrorError,
+    TooSlow,
+    Transient,
+    Unexplained,
+    UnreadableMapping,
+    Withheld,
+)
 from mirror.sync.connections import Database
 
 WORKER_DIED = "its worker died"
@@ -40,6 +47,8 @@ class Attempt:
     """1 for the first attempt."""
     exhausted: bool
     """The event's workers have crashed too often: it must be buried, not attempted."""
+    parked: bool = False
+    """The event waits because its mapping cannot be read at all."""
 
 
 class Retries:
@@ -69,6 +78,8 @@ class Retries:
                 "wait": self._wait(attempts) if error is not None else 0.0,
                 "error": _error_text(error),
                 "buried": error is not None and self._buries(error, attempts),
+                "withheld": isinstance(error, Withheld) and error.closed,
+                "parked": isinstance(error, UnreadableMapping),
             },
         )
 
@@ -77,12 +88,18 @@ class Retries:
         rows = self._database.execute(statement("lease_retry"), [self.lease_seconds])
         if not rows:
             return None
-        *event, number, deaths = rows[0]
-        return Attempt(claimed_event(event), number, exhausted=deaths > self.max_attempts)
+        *event, number, deaths, parked = rows[0]
+        exhausted = deaths > self.max_attempts
+        return Attempt(claimed_event(event), number, exhausted=exhausted, parked=parked)
 
     def delete(self, attempt: Attempt) -> None:
-        """Delete an event that the retry applied."""
+        """Delete an event that the retry applied.
+
+        If it was parked, its mapping can be read again, so all events that wait for that are due.
+        """
         self._database.execute(statement("delete_retries"), [[attempt.event.id]])
+        if attempt.parked:
+            self._database.execute(statement("release_parked"), [attempt.event.mapping])
 
     def record_failure(self, attempt: Attempt, error: MirrorError | None) -> bool:
         """Store the error and when the next retry is due; return whether the event was buried.
@@ -90,10 +107,26 @@ class Retries:
         `error` None means that too many workers crashed.
         """
         buried = error is None or self._buries(error, attempt.number)
+        parked = isinstance(error, UnreadableMapping)
+        wait = self._wait(attempt.number)
         self._database.execute(
             statement("note_failed_retry"),
-            [_error_text(error), self._wait(attempt.number), buried, attempt.event.id],
+            {
+                "error": _error_text(error),
+                "wait": wait,
+                "buried": buried,
+                "withheld": isinstance(error, Withheld) and error.closed,
+                "parked": parked,
+                "id": attempt.event.id,
+            },
         )
+        if parked:
+            # One attempt stands for all: the others would fail, too, and keep the worker busy.
+            self._database.execute(
+                statement("postpone_parked"), {"wait": wait, "mapping": attempt.event.mapping}
+            )
+        elif attempt.parked:
+            self._database.execute(statement("release_parked"), [attempt.event.mapping])
         return buried
 
     def postpone(self, attempt: Attempt) -> None:
@@ -111,9 +144,10 @@ class Retries:
     def _buries(self, error: MirrorError, attempts: int) -> bool:
         """Return whether this failure is the last.
 
-        It never is where the event may not be the cause: slow, unexplained, an unreadable mapping.
+        It never is where the event may not be the cause (slow, unexplained, an unreadable mapping),
+        and where its success is the way back for a key that is withheld.
         """
-        never = TooSlow | Unexplained | UnreadableMapping
+        never = TooSlow | Unexplained | UnreadableMapping | Withheld
         return attempts >= self.max_attempts and not isinstance(error, never)
 
 

@@ -38,9 +38,13 @@ BoundQuery = tuple[sql.SQL | sql.Composed, object]
 
 
 class RowQueries:
-    """Builds queries for a mapping's rows. Each selects `values`."""
+    """Builds queries for a mapping's rows. Each selects `values`.
 
-    def __init__(self) -> None:
+    In rows of the mapping `narrowed`, the descriptive columns are NULL.
+    """
+
+    def __init__(self, narrowed: str | None = None) -> None:
+        self._narrowed = narrowed
         self._flattened: dict[str, bool] = {}
         self._values: dict[str, sql.Composed] = {}
         self._json: dict[str, sql.SQL] = {}
@@ -48,8 +52,12 @@ class RowQueries:
     def values(self, mapping: Mapping) -> sql.Composed:
         """Return the select list: the values of a row `q`, as texts."""
         if mapping.name not in self._values:
+            narrow = mapping.name == self._narrowed
+            omitted = {column.name for column in mapping.columns if narrow and column.descriptive}
             self._values[mapping.name] = sql.SQL(", ").join(
-                sql.SQL("q.{}::{}::text").format(sql.Identifier(name), _type(kind))
+                sql.SQL("null::text")
+                if name in omitted
+                else sql.SQL("q.{}::{}::text").format(sql.Identifier(name), _type(kind))
                 for name, kind in mapping.row_layout
             )
         return self._values[mapping.name]

@@ -136,15 +136,16 @@ class Source:
         self.database.close()
 
     @contextmanager
-    def snapshot(self, *before: sql.Composable) -> Iterator[Snapshot]:
+    def snapshot(self, *before: sql.Composable, narrowed: str | None = None) -> Iterator[Snapshot]:
         """Yield a snapshot in a REPEATABLE READ, READ ONLY transaction.
 
         The round trip that begins it also runs the statements `before`, as transactions of their
-        own.
+        own. In rows of the mapping `narrowed`, the descriptive columns are NULL.
         """
+        queries = self.desired if narrowed is None else RowQueries(narrowed)
         with self.database.ending():
             ((row,),) = self._begin(before)
-            yield Snapshot(self.database, self.desired, self._stamp(row))
+            yield Snapshot(self.database, queries, self._stamp(row))
 
     def read_json(
         self, groups: Sequence[tuple[Mapping, Sequence[str]]], *before: sql.Composable

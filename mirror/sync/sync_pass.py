@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from mirror.capture.outbox import Event, Lane
-from mirror.errors import InvalidKey, MappingError
+from mirror.errors import InvalidKey, MappingError, Rejected
 from mirror.model.keys import Key, key_order
 from mirror.model.mapping import EVERYTHING, Mapping
 from mirror.model.registry import Registry
@@ -108,6 +108,8 @@ class SyncPass:
         """Keys, by mapping, of which the target has a newer read."""
         self.newest_fence = 0
         """The newest fence of those reads."""
+        self.large: list[MappingKey] = []
+        """Parents that are gone and have too many children for one call."""
         self.continuations: list[Event] = []
         """Events to continue with: the rest of large scopes."""
         self._registry = registry
@@ -179,11 +181,22 @@ class SyncPass:
 
         As events of their own, keys that can be mirrored do not wait for one that cannot.
         """
-        rows, last = self._page([scope])
-        events = [Event(scope.lane, scope.mapping, key) for key in rows]
+        try:
+            rows, last = self._page([scope])
+            keys = list(rows)
+        except Rejected:
+            # What the target has may be too much; what only the primary has is less urgent.
+            keys, last = self._known(scope)
+        events = [Event(scope.lane, scope.mapping, key) for key in keys]
         if last is not None:
             events.append(_next_page(scope, last))
         return events
+
+    def _known(self, scope: Event) -> tuple[list[Key], Key | None]:
+        """Return the keys that the target has on a scope's page, and the last if there are more."""
+        page = _scope_page(self._registry, [scope])
+        (keys,) = self._target.open_scopes(self._snapshot.stamp, [page], limit=self._batch_size)
+        return keys, keys[-1] if len(keys) == self._batch_size else None
 
     # Writing
 
@@ -205,7 +218,8 @@ class SyncPass:
 
     def _record(self, sent: DesiredRows, answers: Answers) -> None:
         for name, answer in answers.items():
-            refused = {*answer.stale, *answer.orphans, *answer.new_parents}
+            refused = {*answer.stale, *answer.orphans, *answer.new_parents, *answer.large}
+            self.large += [(name, key) for key in answer.large]
             for key, row in sent[name].items():
                 self._tried.add((name, key))
                 if key not in refused:
@@ -297,14 +311,12 @@ class SyncPass:
         in the scope and those that the target's ledger has there: a row that left the scope is in
         the ledger alone.
         """
-        mapping, reference = self._registry[events[0].mapping], str(events[0].reference)
-        everything = reference == EVERYTHING
-        values = ("",) if everything else tuple(event.key[0] for event in events)
-        after = events[0].key if everything else events[0].key[1:]
-        limit = self._batch_size
-        page = ScopePage(mapping, reference, values, after)
+        page = _scope_page(self._registry, events)
+        mapping, limit = page.mapping, self._batch_size
         known = self._target.open_scopes(self._snapshot.stamp, [page], limit=limit)[0]
-        rows = self._snapshot.rows_in_scope(mapping, reference, values, after=after, limit=limit)
+        rows = self._snapshot.rows_in_scope(
+            mapping, page.reference, page.values, after=page.after, limit=limit
+        )
         merged = sorted({*known, *rows}, key=lambda key: key_order(mapping.key_columns, key))
         more = len(known) == limit or len(rows) == limit or len(merged) > limit
         keys = merged[:limit]
@@ -317,6 +329,15 @@ def log_retained(answer: Answer) -> None:
     """Log the rows that could not be deleted."""
     for mapping, keys in answer.retained.items():
         log.warning("held back by a foreign key", mapping=mapping, rows=len(keys))
+
+
+def _scope_page(registry: Registry, events: Sequence[Event]) -> ScopePage:
+    """Return the page that scopes ask for which differ only in the reference's value."""
+    first = events[0]
+    everything = first.reference == EVERYTHING
+    values = ("",) if everything else tuple(event.key[0] for event in events)
+    after = first.key if everything else first.key[1:]
+    return ScopePage(registry[first.mapping], str(first.reference), values, after)
 
 
 def _next_page(scope: Event, last: Key) -> Event:

@@ -1,13 +1,13 @@
 """Withdrawal: removes a parent that has too many children for one statement, page by page.
 
-The target deletes a parent's row and those of all its children in one call. If that takes longer
-than a statement may, the children go first, a page at a time, and the parent last. So access ends
-within seconds, and each call is short.
+The target deletes a parent's row and those of all its children in one call. If they are too many,
+it marks the parent instead: from then on, helpers ignore the parent and its children. The children
+are then removed a page at a time, and the parent last.
 """
 
+import time
 from dataclasses import dataclass
 
-from mirror.capture.outbox import Event
 from mirror.errors import TooSlow
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
@@ -19,29 +19,33 @@ from mirror.sync.targets.writing import ScopePage, Section, TooOld
 
 
 def withdraw_in_pages(
-    registry: Registry, source: Source, target: Target, queue: Queue, event: Event, limit: int
+    registry: Registry,
+    source: Source,
+    target: Target,
+    queue: Queue,
+    mapping: Mapping,
+    key: Key,
+    *,
+    limit: int,
+    seconds: float,
 ) -> bool:
-    """Withdraw the parent that an event names, with its children, `limit` of them in each call.
+    """Withdraw a parent with its children, `limit` of them in each call, if the primary lacks it.
 
-    Returns False, and withdraws nothing, if the event names no parent, if the primary has the row,
-    or if the read is older than the target's horizon.
+    Returns whether nothing is left to do. If it is False, `seconds` have passed, or the read became
+    too old: call it again.
 
     Raises:
         TooSlow: also a page is too slow.
     """
-    mapping = registry[event.mapping]
-    if event.reference is not None or not registry.children(mapping):
-        return False
-    key = mapping.canonical(event.key)
     with source.snapshot() as snapshot:
         if snapshot.rows(mapping, [key]):
-            return False
+            return True
         stamp = snapshot.stamp
+    until = time.monotonic() + seconds
     try:
-        _Withdrawal(registry, target, queue, stamp, limit).withdraw(mapping, key)
+        return _Withdrawal(registry, target, queue, stamp, limit, until).withdraw(mapping, key)
     except TooOld:
         return False
-    return True
 
 
 @dataclass(frozen=True)
@@ -51,28 +55,35 @@ class _Withdrawal:
     queue: Queue
     stamp: Stamp
     limit: int
+    until: float
 
-    def withdraw(self, mapping: Mapping, key: Key) -> None:
-        """Withdraw the children of a parent, page by page, and then the parent."""
+    def withdraw(self, mapping: Mapping, key: Key) -> bool:
+        """Withdraw the children of a parent, page by page, and then the parent.
+
+        Returns False if the time is over first.
+        """
         for child, link in self.registry.children(mapping):
             after: Key | None = ()
             while after is not None:
                 page = ScopePage(child, link.column, (key[0],), after)
                 # The first page closes the scope: no hung write brings a child back.
                 (keys,) = self.target.open_scopes(self.stamp, [page], limit=self.limit)
-                if keys:
-                    self._withdraw_page(child, keys)
+                if keys and not self._withdraw_page(child, keys):
+                    return False
                 # A claim's transaction must not end as idle meanwhile.
                 self.queue.keep_alive()
                 after = keys[-1] if len(keys) == self.limit else None
-        self.target.apply(self.stamp, [Section(mapping, deleted=[key])])
+                if after is not None and time.monotonic() > self.until:
+                    return False
+        return self._withdraw_page(mapping, [key])
 
-    def _withdraw_page(self, child: Mapping, keys: list[Key]) -> None:
+    def _withdraw_page(self, mapping: Mapping, keys: list[Key]) -> bool:
         try:
-            self.target.apply(self.stamp, [Section(child, deleted=keys)])
+            answers = self.target.apply(self.stamp, [Section(mapping, deleted=keys)])
+            large = answers[mapping.name].large
         except TooSlow:
-            if not self.registry.children(child):
+            if not self.registry.children(mapping) or len(keys) == 1:
                 raise
-            # One of these has too many children of its own.
-            for key in keys:
-                self.withdraw(child, key)
+            large = keys
+        # These have too many children of their own.
+        return all(self.withdraw(mapping, key) for key in large)

@@ -129,7 +129,7 @@ def test_an_error_that_nobody_foresaw_isolates_its_event(
 ) -> None:
     """Such as a bug of ours. The stored error has its type and place, not its message."""
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("secret")
 
     read_json = Source.read_json

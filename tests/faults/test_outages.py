@@ -100,7 +100,7 @@ def test_a_target_that_does_not_answer_in_time_is_too_slow(
         claim = drain.queue.claim(100)
         assert claim is not None
         with pytest.raises(TooSlow):
-            drain._mirror(claim.events)
+            drain.sync(claim.events)
         claim.release()
     assert drain.run().failed == 0
 
@@ -111,7 +111,7 @@ def test_a_worker_whose_claim_was_ended_by_the_primary_gives_up_its_batch(
     """Its claim was idle for too long. Its writes are fenced; its events are delivered again."""
     claim = drain.queue.claim(100)
     assert claim is not None
-    drain._mirror(claim.events)
+    drain.sync(claim.events)
     primary.query(
         "select pg_terminate_backend(pid) from pg_stat_activity"
         " where datname = current_database() and state = 'idle in transaction'"

@@ -72,7 +72,7 @@ def poison(
     )
     for member in good_members[:4]:
         record(primary, "trip_memberships", *member)
-    record(primary, "users", POISON)
+    record(primary, "users", POISON, lane=1)
     for member in good_members[4:]:
         record(primary, "trip_memberships", *member)
 
@@ -120,7 +120,7 @@ def test_a_batch_that_is_not_isolated_is_stuck(
     claim = drain.queue.claim(100)
     assert claim is not None
     with pytest.raises(Rejected):
-        drain._mirror(claim.events)
+        drain.sync(claim.events)
     claim.release()
     assert members(target) == 0
 

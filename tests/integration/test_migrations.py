@@ -24,7 +24,14 @@ from mirror.schema.migrate import downgrade, migrations, pending, upgrade
 from tests.support.databases import TestDatabase
 from tests.support.example_model import model
 
-PRIMARY_STEPS = ["0001_outbox", "0002_runs", "0003_heartbeats", "0004_claims", "0005_outbox_rights"]
+PRIMARY_STEPS = [
+    "0001_outbox",
+    "0002_runs",
+    "0003_heartbeats",
+    "0004_claims",
+    "0005_outbox_rights",
+    "0006_withheld",
+]
 
 _numbers = itertools.count(1)
 
@@ -222,6 +229,7 @@ def test_migrations_run_over_asyncpg(backend: TestDatabase, project: TestDatabas
         "0003_heartbeats",
         "0004_claims",
         "0005_outbox_rights",
+        "0006_withheld",
     ]
     assert run_in_transaction(backend, "asyncpg", upgrade) == []
     run_in_transaction(backend, "asyncpg", downgrade)

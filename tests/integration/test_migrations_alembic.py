@@ -108,6 +108,7 @@ def test_a_revision_installs_and_removes_the_outbox(
         ("0003_heartbeats",),
         ("0004_claims",),
         ("0005_outbox_rights",),
+        ("0006_withheld",),
     ]
 
     command.downgrade(alembic, "a1")

@@ -36,7 +36,7 @@ PRIMARY = [
     ),
     Fault(
         "primary-behind",
-        "0001_outbox, 0002_runs, 0003_heartbeats, 0004_claims, 0005_outbox_rights",
+        "0001_outbox, 0002_runs, 0003_heartbeats, 0004_claims, 0005_outbox_rights, 0006_withheld",
         "delete from mirror.migrations where name <> 'triggers_trips'",
     ),
     Fault(

@@ -23,9 +23,10 @@ CHECKSUMS = {
     "0001_outbox": "8f1723d88847e10a",
     "0002_runs": "720219b9ef0ca37b",
     "0003_heartbeats": "8fa76498fde8b00d",
-    "0005_outbox_rights": "9c5f45094b613709",
     "0004_claims": "57c9a28fe89c4cb0",
-    "0001_engine": "828080f13ea3f0d9",
+    "0005_outbox_rights": "9c5f45094b613709",
+    "0006_withheld": "20ab42f77fdb2101",
+    "0001_engine": "c4062ea3afda7a85",
 }
 
 

@@ -52,4 +52,22 @@ create table if not exists mirror.scopes (
 create unique index if not exists scopes_newest
 on mirror.scopes (mapping, epoch, fence, reference, value);
 
+
+-- Keys that grant nothing although their row may be there: their truth is unknown, because an event
+-- that may take access away can be neither read nor written; or their parent is being withdrawn page
+-- by page. Mostly empty. Helpers ask for the row's own key and for those of its parents, so one row
+-- here ends the access of all children at once. A write that is admitted removes it.
+create table if not exists mirror.withheld (
+  mapping text not null,
+  -- As text, in the mapping's key order.
+  key text[] not null,
+  -- The class of the error (such as `23`), or `withdrawing`.
+  reason text not null,
+  since timestamptz not null default now(),
+  -- Of the read that failed: an older write does not remove this row.
+  epoch integer not null,
+  fence bigint not null,
+  primary key (mapping, key)
+);
+
 revoke all on all tables in schema mirror from public, anon, authenticated, service_role;

@@ -256,6 +256,50 @@ end
 $$;
 
 
+-- Return those of these parents' keys that have too many children for one statement, after marking
+-- them: their access ends at once, and the worker removes the children page by page.
+create or replace function mirror.mark_large(
+  mapping text, p_epoch integer, p_fence bigint, p_keys jsonb
+) returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  most constant integer := 2000;
+  parts constant jsonb := mirror.parts(mapping);
+  child record;
+  large jsonb := '[]';
+  found jsonb;
+begin
+  for child in
+    select c.value ->> 0 as name, l.name as column_name, l.type
+    from jsonb_array_elements(parts -> 'children') as c
+    cross join mirror.ledger_column(c.value ->> 0, c.value ->> 1) as l
+  loop
+    execute mirror.fill(
+      'select jsonb_agg(g.value) from jsonb_array_elements($1) as g'
+      ' where not $2 @> jsonb_build_array(g.value) and ('
+      ' select count(*) from ('
+      ' select from {ledger} as l where l.present and l.{column} = (g.value ->> 0)::{type}'
+      ' limit $3) as c) = $3',
+      mirror.parts(child.name)
+        || jsonb_build_object('column', child.column_name, 'type', child.type)
+    ) into found using p_keys, large, most;
+    large := large || coalesce(found, '[]');
+  end loop;
+  if large <> '[]' then
+    -- Not those of which a newer read is known.
+    execute mirror.fill(
+      'select coalesce(jsonb_agg(g.value), ''[]'') from jsonb_array_elements($1) as g'
+      ' join {ledger} as l on {l_is_g} where (l.epoch, l.fence) <= ($2, $3)', parts
+    ) into large using large, p_epoch, p_fence;
+    perform mirror.mark(mapping, key.value, 'withdrawing', p_epoch, p_fence)
+    from jsonb_array_elements(large) as key;
+  end if;
+  return large;
+end
+$$;
+
+
 -- Write one batch, all of it or nothing, refusing per key what is older than what is known.
 -- ARCHITECTURE.md describes the request and the answer.
 create or replace function mirror.apply(request jsonb) returns jsonb
@@ -265,6 +309,7 @@ declare
   section record;
   answer jsonb;
   answers jsonb := '{}';
+  large jsonb;
   fence constant bigint := (request ->> 'fence')::bigint;
   careful constant boolean := coalesce((request ->> 'careful')::boolean, false);
   horizon bigint;
@@ -282,11 +327,21 @@ begin
     perform mirror.forget_lost_parents(request);
   end if;
   for section in
-    select m.name, s -> 'rows' as rows, s -> 'gone' as gone
+    select m.name, m.is_parent, s -> 'rows' as rows, s -> 'gone' as gone
     from jsonb_array_elements(request -> 'sections') as s
     join mirror.mappings as m on m.name = s ->> 'mapping'
     order by m.position
   loop
+    large := '[]';
+    if section.is_parent and section.gone <> '[]' then
+      large := mirror.mark_large(
+        section.name, (request ->> 'epoch')::integer, fence, section.gone
+      );
+      section.gone := (
+        select coalesce(jsonb_agg(value), '[]') from jsonb_array_elements(section.gone)
+        where not large @> jsonb_build_array(value)
+      );
+    end if;
     execute format('select mirror.%I($1, $2, $3, $4)', 'apply_' || section.name)
       into answer
       using (request ->> 'epoch')::integer, fence, section.rows, section.gone;
@@ -296,7 +351,13 @@ begin
         section.name, (request ->> 'epoch')::integer, fence, answer -> 'gone'
       ));
     end if;
-    answers := answers || jsonb_build_object(section.name, answer - 'gone');
+    answer := (answer - 'gone') || jsonb_build_object('large', large);
+    if exists (select from mirror.withheld as w where w.mapping = section.name) then
+      perform mirror.release(
+        section.name, (request ->> 'epoch')::integer, fence, section.rows, section.gone, answer
+      );
+    end if;
+    answers := answers || jsonb_build_object(section.name, answer);
   end loop;
   return jsonb_build_object('horizon', null, 'mappings', answers);
 end

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
+from mirror.model.keys import Key
+
 
 @dataclass(frozen=True)
 class AskHelper:
@@ -142,6 +144,8 @@ class Trace:
     """Supabase Auth has this user; None likewise."""
     scopes: tuple[tuple[str, str, str, int, int], ...]
     """Scopes that were read as a whole, newest first: mapping, reference, value, epoch, fence."""
+    withheld: Mapping[tuple[str, Key], str]
+    """By mapping and key: why the key grants nothing, whatever its row."""
 
     @classmethod
     def from_json(cls, answer: dict[str, Any]) -> Self:
@@ -153,4 +157,7 @@ class Trace:
             users=answer["users"],
             known=answer["known"],
             scopes=tuple(tuple(scope) for scope in answer["scopes"]),
+            withheld={
+                (name, tuple(key)): reason for name, key, reason in answer.get("withheld", ())
+            },
         )

@@ -33,6 +33,7 @@ from mirror.sync.targets.reading import (
 from mirror.sync.targets.writing import (
     Answer,
     Answers,
+    Outcome,
     ScopePage,
     Section,
     TooOld,
@@ -102,6 +103,17 @@ class Target(ABC):
         with _undamaged():
             _check_horizon(answer)
             return [as_keys(keys) for keys in answer["sections"]]
+
+    def withhold(self, stamp: Stamp, mapping: Mapping, key: Key, reason: str) -> Outcome:
+        """Let a key grant nothing until a read of this stamp or a newer one is written.
+
+        `reason` is stored. A row without children is removed; with children it stays, and the
+        helpers ignore it and them.
+        """
+        section = _about(mapping) | {"key": key, "reason": reason}
+        answer = self._send("withhold", _envelope(stamp) | {"sections": [section]})
+        with _undamaged():
+            return Outcome(answer["outcome"])
 
     def purge(self, days: int) -> int:
         """Delete tombstones older than `days`; return their number."""
@@ -198,7 +210,10 @@ class Target(ABC):
     def keys(
         self, mapping: Mapping, columns: MappingABC[str, str] | None, *, limit: int
     ) -> list[Key]:
-        """Return the keys of rows with these values; for None, the keys that were deleted last."""
+        """Return the keys of rows with these values; for {}, of any rows.
+
+        For None, the keys that were deleted last.
+        """
         request = {"mapping": mapping.name, "columns": columns, "most": limit}
         return as_keys(self._send("trace", {"scopes": [], "asks": [], "keys": request})["keys"])
 

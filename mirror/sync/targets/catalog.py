@@ -11,6 +11,19 @@ from typing import Any, Self, TypedDict
 
 
 @dataclass(frozen=True)
+class WithheldKeys:
+    """Keys of one mapping that are withheld for the same reason."""
+
+    mapping: str
+    reason: str
+    """The class of the error, or `withdrawing`: their children are being removed page by page."""
+    keys: int
+    """How many."""
+    seconds: float
+    """Since when the oldest is withheld."""
+
+
+@dataclass(frozen=True)
 class Description:
     """A target's state and declarations."""
 
@@ -23,6 +36,8 @@ class Description:
     """By mapping: the digest of the declaration that the target was migrated to."""
     migrations: Mapping[str, str]
     """By name: the checksums of the migrations that ran."""
+    withheld: tuple[WithheldKeys, ...] = ()
+    """Keys that grant nothing although their rows may be there."""
 
     @classmethod
     def from_json(cls, answer: dict[str, Any]) -> Self:
@@ -33,6 +48,7 @@ class Description:
             horizon=answer["horizon"],
             digests=answer["mappings"],
             migrations=answer["migrations"],
+            withheld=tuple(WithheldKeys(**group) for group in answer.get("withheld", ())),
         )
 
 

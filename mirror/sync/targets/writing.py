@@ -14,6 +14,7 @@ here               in the JSON
 
 import json
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Self
 
 from mirror.model.keys import Key
@@ -41,7 +42,7 @@ class Section:
 
 @dataclass
 class Answer:
-    """The result of one section. A key in none of the first four lists was written."""
+    """The result of one section. A key in no list but `retained` was written."""
 
     stale: list[Key] = field(default_factory=list)
     """Refused: the target has a newer read of this key."""
@@ -49,6 +50,9 @@ class Answer:
     """Skipped: a parent's row is missing."""
     new_parents: list[Key] = field(default_factory=list)
     """Skipped: parents that the target lacks; they have to be sent along with their children."""
+    large: list[Key] = field(default_factory=list)
+    """Not deleted: parents with too many children for one call. The target has closed them; their
+    children have to be removed page by page."""
     retained: dict[str, list[Key]] = field(default_factory=dict)
     """By mapping: deleted rows that a foreign key of another table holds back. All their columns
     except the key are emptied."""
@@ -62,9 +66,23 @@ class Answer:
             stale=as_keys(part["stale"]),
             orphans=as_keys(part["orphans"]),
             new_parents=as_keys(part.get("appearing", [])),
+            large=as_keys(part.get("large", [])),
             retained={name: as_keys(keys) for name, keys in part.get("retained", {}).items()},
             newest_fence=part["ahead"],
         )
+
+
+class Outcome(StrEnum):
+    """The result of an order to withhold a key."""
+
+    WITHHELD = "withheld"
+    """The target grants nothing by the key, until it is written."""
+    NEWER = "newer"
+    """The target has a read of the key that is as fresh or newer."""
+    MAPPING = "mapping"
+    """No other row of the mapping can be written either."""
+    BUDGET = "budget"
+    """Too many keys are withheld already."""
 
 
 Answers = dict[str, Answer]

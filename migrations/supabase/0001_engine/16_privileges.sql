@@ -9,7 +9,12 @@ revoke all on function
   mirror.withdraw(text, integer, bigint, jsonb),
   mirror.within(jsonb, text, boolean),
   mirror.row_hash(text, text, text),
+  mirror.mark(text, jsonb, text, integer, bigint),
+  mirror.release(text, integer, bigint, jsonb, jsonb, jsonb),
+  mirror.can_write_others(text, jsonb),
+  mirror.mark_large(text, integer, bigint, jsonb),
   mirror.apply(jsonb),
+  mirror.withhold(jsonb),
   mirror.open_scopes(jsonb),
   mirror.digest(jsonb),
   mirror.part_of(regclass, integer, integer),
@@ -30,6 +35,7 @@ from public, anon, authenticated, service_role;
 revoke all on function
   public.mirror_apply(text),
   public.mirror_open_scopes(text),
+  public.mirror_withhold(text),
   public.mirror_digest(text),
   public.mirror_survey(text),
   public.mirror_rows(text),
@@ -44,6 +50,7 @@ from public, anon, authenticated;
 grant execute on function
   public.mirror_apply(text),
   public.mirror_open_scopes(text),
+  public.mirror_withhold(text),
   public.mirror_digest(text),
   public.mirror_survey(text),
   public.mirror_rows(text),

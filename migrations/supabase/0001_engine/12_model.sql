@@ -208,6 +208,8 @@ begin
 
   delete from mirror.mappings as m
   where m.model = retire.model and m.name <> all (kept_mappings);
+  delete from mirror.withheld as w
+  where not exists (select from mirror.mappings as m where m.name = w.mapping);
 end
 $$;
 revoke all on function mirror.retire(text, jsonb[], text[])

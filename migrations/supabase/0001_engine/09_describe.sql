@@ -8,6 +8,14 @@ as $$
     'horizon', s.horizon,
     'mappings', (select coalesce(jsonb_object_agg(name, digest), '{}') from mirror.mappings),
     'migrations', (select coalesce(jsonb_object_agg(name, checksum), '{}') from mirror.migrations),
+    'withheld', (
+      select coalesce(jsonb_agg(w), '[]')
+      from (
+        select mapping, reason, count(*) as keys,
+          extract(epoch from now() - min(since))::float8 as seconds
+        from mirror.withheld group by mapping, reason order by mapping, reason
+      ) as w
+    ),
     -- For the API, which may not have noticed yet.
     'doors', (
       select jsonb_agg(proname) from pg_proc

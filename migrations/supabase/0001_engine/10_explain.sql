@@ -191,7 +191,7 @@ $$;
 
 
 -- Keys of a mapping: of rows in which columns hold values, {column: text}; or, if those are null, of
--- what was deleted last.
+-- what was deleted last; for `{}`, of any rows.
 create or replace function mirror.keys(mapping text, columns jsonb, most integer) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -214,6 +214,7 @@ begin
       when columns is null then format(
         'select * from mirror.%I where not present order by applied_at desc', 'ledger_' || mapping
       )
+      when columns = '{}' then format('select * from %s', wanted)
       else format('select * from %s where ', wanted) || (
         select string_agg(
           format('%I = %L::%s', c.key, c.value, format_type(a.atttypid, a.atttypmod)), ' and '
@@ -233,7 +234,7 @@ $$;
 -- request: {scopes: [[mapping, reference, value], …], asks, values}, with asks as in mirror_ask; and,
 -- where they are of interest, user and keys: {mapping, columns, most}.
 -- Answers {identity, epoch, horizon, users, known, scopes: [[mapping, reference, value, epoch,
--- fence], …], keys: [key, …], asks: [facts or null, …]}. `users`: whether Auth has any; `known`:
+-- fence], …], withheld: [[mapping, key, reason], …], keys: [key, …], asks: [facts or null, …]}. `users`: whether Auth has any; `known`:
 -- whether it has this one; both null where that cannot be looked up.
 create or replace function mirror.trace(request jsonb) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -263,6 +264,10 @@ begin
         from jsonb_array_elements(request -> 'scopes') as w
         join mirror.scopes as o
           on o.mapping = w ->> 0 and o.reference = w ->> 1 and o.value = w ->> 2
+      ),
+      'withheld', (
+        select coalesce(jsonb_agg(jsonb_build_array(w.mapping, w.key, w.reason)), '[]')
+        from mirror.withheld as w
       ),
       'keys', case when request ? 'keys' then mirror.keys(
         request #>> '{keys,mapping}', nullif(request #> '{keys,columns}', 'null'),

@@ -1,0 +1,150 @@
+-- Mark a key: it grants nothing, whatever rows are there, until a write of the same or a newer read
+-- is admitted.
+create or replace function mirror.mark(
+  mapping text, key jsonb, reason text, p_epoch integer, p_fence bigint
+) returns void
+language sql set search_path = pg_catalog, pg_temp
+as $$
+  insert into mirror.withheld as w (mapping, key, reason, epoch, fence)
+  values (mapping, array(select jsonb_array_elements_text(key)), reason, p_epoch, p_fence)
+  on conflict on constraint withheld_pkey do update
+  set reason = excluded.reason, epoch = excluded.epoch, fence = excluded.fence
+  where (w.epoch, w.fence) < (excluded.epoch, excluded.fence)
+$$;
+
+
+-- Remove the marks of keys that a call has written: all of its keys but those that `answer` refuses.
+create or replace function mirror.release(
+  mapping text, p_epoch integer, p_fence bigint, p_rows jsonb, p_gone jsonb, answer jsonb
+) returns void
+language sql set search_path = pg_catalog, pg_temp
+as $$
+  delete from mirror.withheld as w
+  using (
+    select (
+      select jsonb_agg(r.value -> (c.place - 1)::integer order by k.place)
+      from mirror.mappings as m
+      cross join jsonb_array_elements_text(m.declaration -> 'key') with ordinality as k (name, place)
+      join jsonb_array_elements(m.declaration -> 'columns') with ordinality as c (declared, place)
+        on c.declared ->> 0 = k.name
+      where m.name = release.mapping
+    ) as key
+    from jsonb_array_elements(p_rows) as r
+    union
+    select g.value from jsonb_array_elements(p_gone) as g
+  ) as sent
+  where w.mapping = release.mapping and to_jsonb(w.key) = sent.key
+    and (w.epoch, w.fence) <= (p_epoch, p_fence)
+    and not exists (
+      select from jsonb_each(answer) as refused
+      cross join jsonb_array_elements(
+        case when refused.key in ('stale', 'orphans', 'appearing') then refused.value else '[]' end
+      ) as one
+      where one.value = sent.key
+    )
+$$;
+
+
+-- Whether some other row of a mapping can be written. Each attempt changes nothing and is undone.
+-- True if there is no other row.
+create or replace function mirror.can_write_others(mapping text, key jsonb) returns boolean
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  parts constant jsonb := mirror.parts(mapping);
+  others jsonb;
+  other jsonb;
+begin
+  execute mirror.fill(
+    'select jsonb_agg(f.key) from ('
+    ' select jsonb_build_array({s_texts}) as key from {table} as s limit 9'
+    ') as f where f.key <> $1', parts
+  ) into others using key;
+  if others is null then
+    return true;
+  end if;
+  for other in select value from jsonb_array_elements(others) loop
+    begin
+      execute mirror.fill(
+        'update {table} as t set {first_key} = t.{first_key}'
+        ' from (select $1 as value) as g where {t_is_g}', parts
+      ) using other;
+      set constraints all immediate;
+      raise exception using errcode = 'MR020';
+    exception
+      when sqlstate 'MR020' then
+        return true;
+      when others then
+        null;
+    end;
+  end loop;
+  return false;
+end
+$$;
+
+
+-- Withhold a key whose row can be neither read nor written although it may have lost access. A row
+-- without children is removed; with children it stays, and the mark closes it and them.
+--
+-- request: the envelope, with one section {mapping, digest, key, reason}. Answers {outcome}:
+-- `withheld`; `newer`: a read of the same age or a newer one was written; `mapping`: no row of this
+-- mapping can be written, so the key is not to blame; `budget`: too many keys are withheld already.
+create or replace function mirror.withhold(request jsonb) returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  -- A fault that withholds more than this in an hour is no fault of single rows.
+  most_in_an_hour constant integer := 20;
+  p_epoch constant integer := (request ->> 'epoch')::integer;
+  p_fence constant bigint := (request ->> 'fence')::bigint;
+  p_mapping constant text := request #>> '{sections,0,mapping}';
+  wanted constant jsonb := request #> '{sections,0,key}';
+  parts jsonb;
+  newer boolean;
+  lately bigint;
+  total bigint;
+  answer jsonb;
+begin
+  if mirror.admit(request, true) > p_fence then
+    return jsonb_build_object('outcome', 'newer');
+  end if;
+  parts := mirror.parts(p_mapping);
+  execute mirror.fill(
+    'select exists (select from {ledger} as l cross join (select $1 as value) as g'
+    ' where {l_is_g} and (l.epoch, l.fence) >= ($2, $3))', parts
+  ) into newer using wanted, p_epoch, p_fence;
+  if newer then
+    return jsonb_build_object('outcome', 'newer');
+  end if;
+
+  if not exists (
+    select from mirror.withheld as w where w.mapping = p_mapping and to_jsonb(w.key) = wanted
+  ) then
+    if not mirror.can_write_others(p_mapping, wanted) then
+      return jsonb_build_object('outcome', 'mapping');
+    end if;
+    select count(*) filter (where w.since > now() - interval '1 hour'),
+      count(*) filter (where w.mapping = p_mapping)
+    into lately, total
+    from mirror.withheld as w where w.reason <> 'withdrawing';
+    if lately >= most_in_an_hour or total >= greatest(most_in_an_hour, (
+      select c.reltuples / 1000 from pg_class as c where c.oid = (parts ->> 'ledger')::regclass
+    )) then
+      return jsonb_build_object('outcome', 'budget');
+    end if;
+  end if;
+
+  perform mirror.mark(p_mapping, wanted, request #>> '{sections,0,reason}', p_epoch, p_fence);
+  if parts -> 'children' = '[]' then
+    begin
+      execute format('select mirror.%I($1, $2, $3, $4)', 'apply_' || p_mapping)
+        into answer using p_epoch, p_fence, '[]'::jsonb, jsonb_build_array(wanted);
+      perform mirror.withdraw(p_mapping, p_epoch, p_fence, answer -> 'gone');
+    exception when others then
+      -- The row cannot be removed either. The mark alone closes it.
+      null;
+    end;
+  end if;
+  return jsonb_build_object('outcome', 'withheld');
+end
+$$;

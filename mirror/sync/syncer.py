@@ -1,0 +1,180 @@
+"""Syncer: brings the keys and scopes of events up to date, in as many sync passes as that takes.
+
+It knows nothing about claims and retries: what fails is the caller's concern.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from psycopg import sql
+
+from mirror.capture.outbox import Event, Lane
+from mirror.errors import (
+    InvalidKey,
+    MappingError,
+    Rejected,
+    TooLarge,
+    TooSlow,
+    Transient,
+    Unexplained,
+    UnreadableMapping,
+    WentBack,
+)
+from mirror.errors.unforeseen import explained
+from mirror.model.registry import Registry
+from mirror.sync.claims import Queue
+from mirror.sync.snapshot import Snapshot, Source, Stamp
+from mirror.sync.sync_pass import PendingKeys, SyncPass, pending_keys
+from mirror.sync.targets.base import Target
+from mirror.sync.targets.writing import TooOld
+from mirror.sync.withdrawal import withdraw_in_pages
+
+# Errors of one event, not of the mirror: the event is isolated and set apart.
+ISOLATED = (Rejected, TooSlow, Unexplained, MappingError, InvalidKey, UnreadableMapping)
+
+# The batch size for one event that runs into a time limit.
+_SLOW_EVENT_BATCH: Final = 10
+
+# A key can lose to a faster worker; after this many losses in a row the syncer gives up.
+_MAX_PASSES: Final = 8
+
+# For so long the children of one parent are withdrawn; then other events have their turn.
+_WITHDRAWAL_SECONDS: Final = 2.0
+
+
+class Syncer:
+    """Brings events up to date between one primary and one target."""
+
+    def __init__(
+        self, registry: Registry, source: Source, target: Target, queue: Queue, batch_size: int
+    ) -> None:
+        self.registry = registry
+        self.source = source
+        self.target = target
+        self.queue = queue
+        self.batch_size = batch_size
+        self.announced = False
+        """Whether events were announced since this was last set to False."""
+        self.stamp: Stamp | None = None
+        """That of the last read; None before the first."""
+
+    def sync(
+        self,
+        events: Iterable[Event],
+        *before: sql.Composed,
+        batch_size: int | None = None,
+        narrowed: str | None = None,
+    ) -> list[Event]:
+        """Apply events; return events to continue with. The arguments are those of `sync_keys`."""
+        with explained(TooOld):
+            pending = pending_keys(self.registry, events)
+            return self.sync_keys(pending, *before, batch_size=batch_size, narrowed=narrowed)
+
+    def sync_alone(self, events: Sequence[Event], *before: sql.Composed) -> list[Event]:
+        """Apply the only one of `events`; in smaller batches if it needs more than a call may hold.
+
+        The batch size limits the keys on a scope's page, and the children that are sent along with
+        a parent. More children are announced as events and sent in later calls.
+        """
+        size = self.batch_size
+        while True:
+            try:
+                return self.sync(events, *before, batch_size=size)
+            except TooLarge:
+                if size == 1:
+                    raise
+                size = max(1, size // 4)
+            except TooSlow:
+                if self._is_gone_parent(events[0]):
+                    mapping = self.registry[events[0].mapping]
+                    return self._withdraw(mapping.name, mapping.canonical(events[0].key), size)
+                # One more attempt at most, because this one took long. A scope is split instead.
+                if events[0].reference is not None or size <= _SLOW_EVENT_BATCH:
+                    raise
+                size = _SLOW_EVENT_BATCH
+
+    def sync_keys(
+        self,
+        pending: PendingKeys,
+        *before: sql.Composed,
+        batch_size: int | None = None,
+        newest_fence: int = 0,
+        narrowed: str | None = None,
+    ) -> list[Event]:
+        """Bring keys and scopes up to date; return events to continue with.
+
+        The statements `before` run on the primary before any row is read. `batch_size` replaces the
+        syncer's own. `newest_fence` is the newest fence that the target is known to have. In rows
+        of the mapping `narrowed`, the descriptive columns are NULL.
+
+        Raises:
+            Transient: a database does not answer, or other workers were faster every time.
+            Halted: no write is allowed until a person acts.
+        """
+        continuations: list[Event] = []
+        size = batch_size or self.batch_size
+        for number in range(_MAX_PASSES):
+            with self.source.snapshot(*before, narrowed=narrowed) as snapshot:
+                self.stamp = snapshot.stamp
+                if snapshot.stamp.fence < newest_fence:
+                    raise WentBack(
+                        "the primary is older than what the target has seen "
+                        f"(fence {snapshot.stamp.fence}, seen {newest_fence}): was it restored or "
+                        "failed over to a standby that lagged? Run `mirror rebase` if it is the "
+                        "truth now."
+                    )
+                sync_pass = self._pass(snapshot, size)
+                try:
+                    sync_pass.run(pending)
+                except TooOld as error:
+                    # This process slept for longer than the target keeps tombstones.
+                    newest_fence = max(newest_fence, error.horizon)
+                    continue
+                except WentBack:
+                    # The snapshot may be from before a rebase; the next one is not.
+                    if number:
+                        raise
+                    continue
+            continuations += sync_pass.continuations
+            for name, key in sync_pass.large:
+                continuations += self._withdraw(name, key, size)
+            if not any(sync_pass.stale.values()):
+                return continuations
+            newest_fence = max(newest_fence, sync_pass.newest_fence)
+            pending = PendingKeys(keys=sync_pass.stale, revoked=pending.revoked)
+        raise Transient("target: other workers were faster again and again; the events wait")
+
+    def split_scope(self, event: Event) -> list[Event]:
+        """Return events for the keys on a scope's first page, and one for the rest of the scope."""
+        (scope,) = pending_keys(self.registry, [event]).scopes
+        with explained(TooOld), self.source.snapshot() as snapshot:
+            return self._pass(snapshot, self.batch_size).split_scope(scope)
+
+    def _is_gone_parent(self, event: Event) -> bool:
+        """Return whether an event names a parent that the primary does not have."""
+        mapping = self.registry[event.mapping]
+        if event.reference is not None or not self.registry.children(mapping):
+            return False
+        with self.source.snapshot() as snapshot:
+            return not snapshot.rows(mapping, [mapping.canonical(event.key)])
+
+    def _withdraw(self, name: str, key: tuple[str, ...], limit: int) -> list[Event]:
+        """Withdraw a parent for a while; return an event to continue with, if that is needed."""
+        done = withdraw_in_pages(
+            self.registry,
+            self.source,
+            self.target,
+            self.queue,
+            self.registry[name],
+            key,
+            limit=limit,
+            seconds=_WITHDRAWAL_SECONDS,
+        )
+        return [] if done else [Event(Lane.REVOCATION, name, key)]
+
+    def _pass(self, snapshot: Snapshot, size: int) -> SyncPass:
+        return SyncPass(self.registry, snapshot, self.target, self._announce, batch_size=size)
+
+    def _announce(self, events: Sequence[Event]) -> None:
+        self.queue.announce(events)
+        self.announced = self.announced or bool(events)

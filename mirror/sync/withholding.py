@@ -1,0 +1,124 @@
+"""Withholding: closes a key that may have lost access and can be neither read nor written.
+
+Before that it finds out whether the key is at fault at all. If no other key of the mapping can be
+read or written either, the mapping is; then all of its events wait. If only descriptive columns
+fail, they become NULL.
+"""
+
+from contextlib import suppress
+from typing import Final
+
+import structlog
+
+from mirror.capture.outbox import Event, Lane
+from mirror.errors import (
+    Halted,
+    MirrorError,
+    NotMigrated,
+    Rejected,
+    Unexplained,
+    UnreadableMapping,
+    Withheld,
+)
+from mirror.model.keys import Key
+from mirror.model.mapping import Mapping
+from mirror.sync.snapshot import Stamp
+from mirror.sync.syncer import ISOLATED, Syncer
+from mirror.sync.targets.writing import Outcome, TooOld
+
+log = structlog.stdlib.get_logger(__name__)
+
+# An error that nobody knows counts from this attempt on: it may pass.
+_ATTEMPTS_IF_UNEXPLAINED: Final = 3
+
+# So many other keys are read before the mapping is held to be at fault.
+_OTHER_KEYS: Final = 8
+
+
+def withhold(syncer: Syncer, event: Event, error: MirrorError, *, attempt: int = 1) -> MirrorError:
+    """Close the key of an event that failed alone, if it may have lost access.
+
+    Returns the error to store: `error` itself if nothing was to be done; `Withheld`; or
+    `UnreadableMapping` if the mapping is at fault.
+
+    Raises:
+        Transient: a database does not answer; nothing is known about the key.
+    """
+    stamp = syncer.stamp
+    counts = isinstance(error, Rejected) or (
+        isinstance(error, Unexplained) and attempt >= _ATTEMPTS_IF_UNEXPLAINED
+    )
+    if not counts or event.reference is not None or stamp is None:
+        return error
+    mapping = syncer.registry[event.mapping]
+    key = mapping.canonical(event.key)
+    try:
+        return _outcome(syncer, mapping, key, stamp, error, event.lane)
+    except (Halted, NotMigrated, *ISOLATED, TooOld) as problem:
+        if event.lane is not Lane.REVOCATION:
+            return error
+        return Withheld(f"{error}; it is not withheld, because of: {problem}", closed=False)
+
+
+def _outcome(
+    syncer: Syncer, mapping: Mapping, key: Key, stamp: Stamp, error: MirrorError, lane: Lane
+) -> MirrorError:
+    if not _others_can_be_read(syncer, mapping, key):
+        return UnreadableMapping(f"{error}; no other key can be read either", mapping.name)
+    if lane is not Lane.REVOCATION:
+        return error
+    if _write_narrowed(syncer, mapping, key):
+        return Withheld(f"{error}; its descriptive columns are NULL meanwhile")
+    return {
+        Outcome.WITHHELD: Withheld(f"{error}; it grants nothing in the target meanwhile"),
+        Outcome.NEWER: error,
+        Outcome.MAPPING: UnreadableMapping(
+            f"{error}; no other row can be written either", mapping.name
+        ),
+        Outcome.BUDGET: Withheld(
+            f"{error}; it is not withheld, because too many keys are", closed=False
+        ),
+    }[_close(syncer, mapping, key, stamp, reason=type(error).__name__)]
+
+
+def withhold_unread(syncer: Syncer, event: Event) -> None:
+    """Close the key of a revocation on which workers crash, without reading its row."""
+    if event.lane is not Lane.REVOCATION or event.reference is not None:
+        return
+    with suppress(Halted, NotMigrated, *ISOLATED):
+        mapping = syncer.registry[event.mapping]
+        with syncer.source.snapshot() as snapshot:
+            stamp = snapshot.stamp
+        _close(syncer, mapping, mapping.canonical(event.key), stamp, reason="crash")
+
+
+def _close(syncer: Syncer, mapping: Mapping, key: Key, stamp: Stamp, *, reason: str) -> Outcome:
+    """Order the target to withhold a key, as of the read that failed."""
+    outcome = syncer.target.withhold(stamp, mapping, key, reason)
+    log.error("key withheld", mapping=mapping.name, outcome=outcome.value)
+    return outcome
+
+
+def _others_can_be_read(syncer: Syncer, mapping: Mapping, key: Key) -> bool:
+    """Return whether some other key of the mapping can be read; True if there is none."""
+    known = syncer.target.keys(mapping, {}, limit=_OTHER_KEYS + 1)
+    others = [other for other in known if other != key]
+    for other in others:
+        try:
+            with syncer.source.snapshot() as snapshot:
+                snapshot.rows(mapping, [other])
+        except (*ISOLATED, Halted):
+            continue
+        return True
+    return not others
+
+
+def _write_narrowed(syncer: Syncer, mapping: Mapping, key: Key) -> bool:
+    """Write a key's row with NULL in its descriptive columns; return whether that succeeds."""
+    if not any(column.descriptive for column in mapping.columns):
+        return False
+    try:
+        syncer.sync([Event(Lane.GRANT, mapping.name, key)], narrowed=mapping.name)
+    except ISOLATED:
+        return False
+    return True
