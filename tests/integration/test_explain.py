@@ -158,6 +158,15 @@ def demoted_by_hand(world: SharedPair, member: Membership) -> None:
     world.target.query(f"update trip_memberships set status = 'NO' {WHERE}", *key(member))
 
 
+def withheld(world: SharedPair, member: Membership) -> None:
+    """Withhold the member's trip in the target."""
+    world.target.query(
+        "insert into mirror.withheld (mapping, key, reason, epoch, fence)"
+        " values ('trips', %s, 'Rejected', 0, 0)",
+        [str(member.trip_id)],
+    )
+
+
 def with_another_auth_id(world: SharedPair, member: Membership) -> None:
     """Give the user another id in Auth."""
     world.target.query("delete from auth.users where id = %s", member.user_id)
@@ -187,6 +196,7 @@ def with_another_auth_id(world: SharedPair, member: Membership) -> None:
         (primary_went_back, "ledger", "went back in time", "mirror rebase"),
         (deleted_by_hand, "target row", "Missing", "mirror sync trip_memberships"),
         (demoted_by_hand, "target row", "edited by hand", "mirror sync trip_memberships"),
+        (withheld, "ledger", "Withheld (Rejected): trips", "mirror sync trips"),
         (with_another_auth_id, "user", "the app's id is not Auth's", "mirror Auth's beside them"),
     ],
 )

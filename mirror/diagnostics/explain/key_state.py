@@ -73,6 +73,15 @@ class KeyState:
         return self.in_flight or self.drift is not None
 
     @property
+    def withheld(self) -> tuple[MappingKey, str] | None:
+        """The key itself or an ancestor that the target withholds, and why; None: neither is."""
+        for name, key in [(self.mapping.name, self.key), *self.parents]:
+            reason = self.trace.withheld.get((name, key))
+            if reason is not None:
+                return (name, key), reason
+        return None
+
+    @property
     def target_is_newer(self) -> bool:
         """Whether the target has recorded a newer read of the key or its scopes than this one."""
         fences = [scope[3:] for scope in self.trace.scopes]

@@ -200,6 +200,14 @@ def ledger_step(state: KeyState) -> Step:
             "this primary went back in time.",
             rebase,
         )
+    if state.withheld is not None:
+        (name, key), reason = state.withheld
+        return broken(
+            f"Withheld ({reason}): {name} {','.join(key)} grants nothing, nor does any row below "
+            f"it, until its event can be mirrored.",
+            f"Fix the error that `mirror status` shows; then run `mirror sync {name} "
+            f"{','.join(key)}`.",
+        )
     if state.drift is not None and state.drift.kind is Kind.LEDGER:
         return broken(
             "The row is right, but its ledger row is not: a change of one of its scopes would miss "
