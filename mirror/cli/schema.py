@@ -11,6 +11,7 @@ from mirror.errors import UsageError
 from mirror.model.registry import Registry, load_registry
 from mirror.schema import guards_sql, model_sql, removal_sql, triggers_sql
 from mirror.schema.connecting import migrating
+from mirror.schema.key_types import check_key_types
 from mirror.schema.migrate import Side, check_version, due, migrations, upgrade, write_files
 from mirror.settings import Settings, load_settings
 
@@ -88,6 +89,10 @@ def _migrate(
     `flags` is `triggers` or `guards`, as `upgrade` takes them.
     """
     with migrating(settings, side) as connection:
+        check_version(connection, side)
+        if side == "primary":
+            for sentence in check_key_types(connection, registry):
+                print(f"primary: warning: {sentence}", file=sys.stderr)
         if dry_run:
             names = [step.name for step in due(connection, side, registry, **flags)]
         else:

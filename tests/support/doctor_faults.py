@@ -76,11 +76,21 @@ PRIMARY = [
         "alter table users rename to people",
     ),
     Fault(
-        "source-query",
-        "mapping 'trip_memberships': its query fails: primary: operator does not exist",
+        "source-key",
+        "mapping 'trip_memberships': column user_id is text in the primary and uuid",
         """
         alter table trip_memberships drop constraint trip_memberships_user_id_fkey;
         alter table trip_memberships alter user_id type text
+        """,
+    ),
+    Fault(
+        "source-scan",
+        "mapping 'users': to find rows by id, the primary reads all of users",
+        """
+        alter table users drop constraint users_pkey cascade;
+        insert into users (id, email, username)
+        select gen_random_uuid(), n::text, n::text from generate_series(1, 10001) as n;
+        analyze users
         """,
     ),
     Fault(

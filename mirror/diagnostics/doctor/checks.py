@@ -155,6 +155,17 @@ CHECKS: dict[str, Check] = {
         "a column of the primary can hold values that do not fit the type in the mapping",
         "Use the primary's type in mapping {mapping}, or text.",
     ),
+    "source-key": _error(
+        "the primary cannot compare the type of a key or reference with its type in the mapping, so"
+        " the mapping cannot be read",
+        "In the query of mapping {mapping}, cast {column} to {type}.",
+    ),
+    "source-scan": _warning(
+        "each read of a key or of a reference compares all rows of a large table, because no index"
+        " serves the column as the query computes it, with a cast for example",
+        "Create an index in the primary on the expression of {column} in the query of mapping"
+        " {mapping}.",
+    ),
     "enum-label": _error(
         "`active` of a mapping lists a value that the primary's enum does not have, so no row"
         " can have it",

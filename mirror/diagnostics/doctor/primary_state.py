@@ -1,19 +1,19 @@
 """Primary state: the state of the primary that the checks need, and how it is read."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from psycopg import sql
 
 from mirror.capture.statements import statement
+from mirror.diagnostics.doctor.source_reads import Scan, read_scans
 from mirror.errors import MirrorError, Permanent
-from mirror.model.mapping import EVERYTHING, Mapping
+from mirror.model.mapping import Mapping
 from mirror.model.registry import Registry
-from mirror.reconcile.clauses import lowest_key
+from mirror.schema.key_types import incomparable_columns
 from mirror.schema.quoting import identifier
 from mirror.sync.connections import Database
-from mirror.sync.row_queries import BoundQuery, row_query
+from mirror.sync.row_queries import row_query
 from mirror.sync.snapshot import Source
 
 _SERVER = """
@@ -117,6 +117,10 @@ class PrimaryState:
     """By mapping name: why its query fails."""
     uncastable: dict[str, list[str]] = field(default_factory=dict)
     """By mapping name: columns that cannot be cast to the declared types."""
+    incomparable: dict[str, list[str]] = field(default_factory=dict)
+    """By mapping name: keys and references that cannot be compared with the declared types."""
+    scans: dict[str, list[Scan]] = field(default_factory=dict)
+    """By mapping name: reads of keys and references that compare each row of a large table."""
 
 
 def read_server(database: Database) -> PrimaryState:
@@ -153,7 +157,8 @@ def read_installed(primary: PrimaryState, database: Database, registry: Registry
 def read_columns(primary: PrimaryState, source: Source, registry: Registry) -> None:
     """Add to `primary` the columns that each mapping's query yields, or the query's error.
 
-    Also add the columns that cannot be cast to their declared types. No row is read.
+    Also add the columns that cannot be cast to their declared types or compared with them, and
+    reads that scan large tables. No row is read.
 
     Raises:
         Transient: the primary does not answer any more.
@@ -167,9 +172,11 @@ def read_columns(primary: PrimaryState, source: Source, registry: Registry) -> N
         try:
             primary.columns[mapping.name] = _describe(database, mapping, _limited(plain, query))
             with_casts = _limited(values, query)
+            incomparable = incomparable_columns(mapping, database.execute)
         except Permanent as error:
             primary.refused[mapping.name] = error
             continue
+        primary.incomparable[mapping.name] = [one.column for one in incomparable]
         try:
             database.execute(with_casts, [0])
         except Permanent:
@@ -180,21 +187,10 @@ def read_columns(primary: PrimaryState, source: Source, registry: Registry) -> N
             ]
             continue
         try:
-            for read, parameters in _reads(source, mapping):
-                database.execute(sql.SQL("explain ") + read, parameters)
+            # A mapping with these columns cannot be read at all.
+            primary.scans[mapping.name] = [] if incomparable else read_scans(database, mapping)
         except Permanent as error:
             primary.refused[mapping.name] = error
-
-
-def _reads(source: Source, mapping: Mapping) -> Iterator[BoundQuery]:
-    """Yield the queries with which a worker reads rows by key and by each reference.
-
-    A column may have a cast to its declared type and yet no comparison with it.
-    """
-    key = lowest_key(mapping)
-    yield source.desired.of_keys(mapping, [key], expired=False)
-    for reference in (EVERYTHING, *(one.name for one in mapping.all_references)):
-        yield source.desired.in_scope(mapping, reference, [], after=key, limit=1, expired=False)
 
 
 def _limited(values: sql.Composed, query: sql.Composable) -> sql.Composed:

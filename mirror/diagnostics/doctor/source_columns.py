@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from mirror.access import Membership
 from mirror.diagnostics.doctor.findings import Finding, finding
 from mirror.diagnostics.doctor.primary_state import PrimaryState, SourceColumn
+from mirror.diagnostics.doctor.source_reads import Scan
 from mirror.model.mapping import Mapping
 from mirror.model.registry import Registry
 
@@ -44,12 +45,15 @@ def check_columns(primary: PrimaryState, registry: Registry) -> Iterator[Finding
             continue
         columns = primary.columns.get(mapping.name, {})
         uncastable = primary.uncastable.get(mapping.name, [])
+        incomparable = primary.incomparable.get(mapping.name, [])
         for name, declared_type in mapping.row_layout:
             if name not in columns:
                 continue
             column = columns[name]
             if name in uncastable:
                 code = "source-type"
+            elif name in incomparable:
+                code = "source-key"
             elif (
                 column.type != column.declared
                 and column.declared not in _TEXT
@@ -62,9 +66,22 @@ def check_columns(primary: PrimaryState, registry: Registry) -> Iterator[Finding
                 f"mapping {mapping.name!r}: column {name} is {column.type} in the primary and"
                 f" {declared_type} in the mapping"
             )
-            yield finding(code, message, mapping=mapping.name)
+            names = {"mapping": mapping.name, "column": name, "type": declared_type}
+            yield finding(code, message, **names)
+        yield from _check_scans(mapping, primary.scans.get(mapping.name, []))
         yield from _check_active_values(mapping, columns)
     yield from _check_roles(primary, registry)
+
+
+def _check_scans(mapping: Mapping, scans: list[Scan]) -> Iterator[Finding]:
+    """Yield a finding for each read of a key or reference that compares rows of a whole table."""
+    for scan in scans:
+        columns = " and ".join(scan.columns)
+        message = (
+            f"mapping {mapping.name!r}: to find rows by {columns}, the primary reads all of"
+            f" {scan.table}"
+        )
+        yield finding("source-scan", message, mapping=mapping.name, column=columns)
 
 
 def _check_active_values(mapping: Mapping, columns: dict[str, SourceColumn]) -> Iterator[Finding]:
