@@ -14,7 +14,7 @@ from psycopg import errors
 from mappings.trips import registry
 from mirror.access import Guard
 from mirror.cli.doctor import doctor
-from mirror.devstack import SupabaseLite
+from mirror.devstack import PostgresCluster, SupabaseLite
 from mirror.diagnostics.doctor import CHECKS, Limits, diagnose
 from mirror.diagnostics.doctor.diagnosis import SystemState, check_all
 from mirror.diagnostics.doctor.primary_state import PrimaryState
@@ -123,6 +123,22 @@ def test_an_engine_that_is_older_than_the_doctor_is_only_behind(clinic: DoctorPa
         " update mirror.migrations set checksum = 'x' where name = '0001_engine'"
     )
     assert clinic.codes() == ["target-behind"]
+
+
+def test_facts_that_an_older_engine_does_not_report_are_not_judged(clinic: DoctorPair) -> None:
+    """Its function lacks them."""
+    target = clinic.build_target(clinic.settings())
+    described = target.describe()
+    catalog = target.examine([f"public.{mapping.table}" for mapping in registry], ["uuid", "text"])
+    target.close()
+    for table in catalog["tables"].values():
+        assert table is not None
+        del table["filtered"], table["obstacles"], table["inheritance"]
+        for column in table["columns"].values():
+            del column["generated"]
+    facts = SystemState(described=replace(described, identity=None), catalog=catalog)
+    found = list(check_all(facts, clinic.settings(), registry, Limits()))
+    assert {one.code for one in found} <= {"table-missing"}
 
 
 def test_a_primary_that_is_older_than_the_doctor_is_only_behind(clinic: DoctorPair) -> None:
@@ -237,6 +253,79 @@ def test_a_policy_that_the_doctor_calls_recursive_is_refused_by_postgresql(
         connection.rollback()
 
 
+OBSTACLES = [one for one in TARGET if one.code in {"write-altered", "write-refused"}]
+
+
+@pytest.mark.parametrize("broken", OBSTACLES, ids=str)
+def test_each_object_that_the_doctor_names_keeps_a_row_of_the_primary_out(
+    clinic: DoctorPair, broken: Fault
+) -> None:
+    """Without the object the row arrives; with it the row is refused, dropped or altered."""
+    row = ("00000000-0000-0000-0000-00000000000c", "a@example.com", "A")
+
+    def arrives(connection: psycopg.Connection[tuple[object, ...]]) -> bool:
+        try:
+            with connection.transaction():
+                connection.execute(
+                    "insert into users (id, email, username) values (%s, %s, %s)", row
+                )
+        except (errors.IntegrityError, errors.RaiseException):
+            return False
+        return row in connection.execute("select id::text, email, username from users").fetchall()
+
+    with clinic.target.connect(autocommit=False) as connection:
+        connection.execute("set constraints all immediate")
+        assert arrives(connection)
+        connection.execute("delete from users where id = %s", row[:1])
+        connection.execute(broken.script.encode())
+        assert not arrives(connection)
+        connection.rollback()
+
+
+@pytest.mark.parametrize("broken", OBSTACLES, ids=str)
+def test_the_remedy_for_an_object_in_the_way_removes_it(clinic: DoctorPair, broken: Fault) -> None:
+    """The statement that the doctor prints can be run as it is."""
+    clinic.break_target(broken.script)
+    (found,) = clinic.diagnose().findings
+    clinic.break_target(f"{broken.script}; {found.remedy.split('`')[1]}")
+    assert clinic.codes() == []
+
+
+def test_objects_that_refuse_nothing_are_no_findings(clinic: DoctorPair) -> None:
+    """A unique index over the whole key and more, a disabled trigger, one for TRUNCATE alone."""
+    clinic.break_target(
+        """
+        create unique index wide on users (email, id);
+        create function refuse() returns trigger language plpgsql as $$
+        begin
+          raise exception 'refused';
+        end
+        $$;
+        create trigger off before insert on users for each row execute function refuse();
+        alter table users disable trigger off;
+        create trigger emptied before truncate on users execute function refuse()
+        """
+    )
+    assert clinic.codes() == []
+
+
+def test_row_level_security_that_filters_the_mirror_itself_is_found(
+    clinic: DoctorPair, target_cluster: PostgresCluster
+) -> None:
+    """FORCE alone does not: in a project, role postgres bypasses row-level security."""
+    clinic.break_target("alter table users force row level security")
+    assert clinic.codes() == []
+    clinic.break_target(
+        """
+        alter table users force row level security;
+        alter role postgres nobypassrls
+        """,
+        url=target_cluster.url("doctor_target"),
+    )
+    (found,) = clinic.diagnose().findings
+    assert (found.code, "public.users" in found.what) == ("writer-filtered", True)
+
+
 Run = Callable[..., tuple[int, str]]
 
 
@@ -303,6 +392,7 @@ def test_every_check_is_broken_here() -> None:
     broken = {one.code for one in (*PRIMARY, *TARGET)}
     broken |= {code for code, _ in (*SETTINGS, *UNREAL)}
     broken |= {"transaction-open", "target-version", "api-stale", "key-expiring", "key-refused"}
+    broken |= {"writer-filtered"}
     assert broken == set(CHECKS)
 
 

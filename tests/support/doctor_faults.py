@@ -302,6 +302,87 @@ TARGET = [
         """,
     ),
     Fault(
+        "reference-outside",
+        "public.trip_memberships (trip_id) refers to public.users",
+        """
+        delete from trip_memberships;
+        alter table trip_memberships add foreign key (trip_id) references users (id)
+        """,
+    ),
+    Fault(
+        "column-generated",
+        "column email is generated",
+        """
+        alter table users drop email;
+        alter table users add email text generated always as ('hidden') stored
+        """,
+    ),
+    Fault(
+        "write-altered",
+        'public.users: before trigger "Keep" can change or drop rows',
+        """
+        create function keep() returns trigger language plpgsql as $$
+        begin
+          new.email := 'hidden';
+          return new;
+        end
+        $$;
+        create trigger "Keep" before insert or update on users
+        for each row execute function keep()
+        """,
+    ),
+    Fault(
+        "write-altered",
+        "public.users: rule keep can change or drop rows",
+        "create rule keep as on insert to users do instead nothing",
+    ),
+    Fault(
+        "write-refused",
+        "public.users: trigger audit can refuse rows",
+        """
+        create function audit() returns trigger language plpgsql as $$
+        begin
+          raise exception 'refused';
+        end
+        $$;
+        create trigger audit after insert or update on users
+        for each row execute function audit()
+        """,
+    ),
+    Fault(
+        "write-refused",
+        "public.users: unique constraint one_address",
+        "alter table users add constraint one_address unique (email)",
+    ),
+    Fault(
+        "write-refused",
+        "public.users: unique index public.one_name",
+        "create unique index one_name on users (lower(username)) where username <> ''",
+    ),
+    Fault(
+        "write-refused",
+        "public.users: check constraint named",
+        "alter table users add constraint named check (username <> 'A')",
+    ),
+    Fault(
+        "write-refused",
+        "public.users: exclusion constraint apart",
+        "alter table users add constraint apart exclude using hash (email with =)",
+    ),
+    Fault(
+        "table-inherited",
+        "public.more_users inherits from public.users",
+        "create table more_users () inherits (users)",
+    ),
+    Fault(
+        "table-inherited",
+        "public.users inherits from public.people",
+        """
+        create table people (id uuid not null, email text, username text);
+        alter table users inherit people
+        """,
+    ),
+    Fault(
         "delete-cascades",
         "public.diaries (trip_id) refers to public.trips: deleting a row there also deletes",
         """

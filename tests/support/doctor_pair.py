@@ -80,14 +80,17 @@ class DoctorPair:
 
     def break_primary(self, script: str) -> None:
         """Run a script in the primary; only the next diagnosis sees its effects."""
-        self._break("primary", self.primary, script)
+        self._break("primary", self.primary.url, script)
 
-    def break_target(self, script: str) -> None:
-        """Run a script in the target; only the next diagnosis sees its effects."""
-        self._break("target", self.target, script)
+    def break_target(self, script: str, *, url: str | None = None) -> None:
+        """Run a script in the target; only the next diagnosis sees its effects.
 
-    def _break(self, side: str, database: TestDatabase, script: str) -> None:
-        broken = BreakableDatabase(database.url, role=side)
+        `url`: the script and the diagnosis use this connection instead of role postgres.
+        """
+        self._break("target", url or self.target.url, script)
+
+    def _break(self, side: str, url: str, script: str) -> None:
+        broken = BreakableDatabase(url, role=side)
         broken.connection.execute("begin")
         broken.execute(script)
         self._broken[side] = broken

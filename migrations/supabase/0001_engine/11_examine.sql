@@ -16,7 +16,8 @@ as $$
     select a.attrelid as relation, a.attnum, a.attname::text as name,
       format_type(a.atttypid, null) as type, t.typtype = 'e' as enum,
       a.attnotnull as required,
-      a.atthasdef or a.attidentity <> '' or a.attgenerated <> '' as filled
+      a.atthasdef or a.attidentity <> '' or a.attgenerated <> '' as filled,
+      a.attidentity = 'a' or a.attgenerated <> '' as generated
     from pg_attribute as a
     join pg_type as t on t.oid = a.atttypid
     where a.attnum > 0 and not a.attisdropped
@@ -70,6 +71,8 @@ as $$
         jsonb_build_object(
           'name', c.oid::regclass::text,
           'rls', c.relrowsecurity,
+          -- Asked for the role as which the mirror writes: this function runs as that role.
+          'filtered', row_security_active(c.oid),
           'published', exists (
             select from pg_publication_tables as p
             where p.pubname = 'supabase_realtime'
@@ -77,7 +80,8 @@ as $$
           ),
           'columns', (
             select coalesce(jsonb_object_agg(a.name, jsonb_build_object(
-              'type', a.type, 'enum', a.enum, 'required', a.required, 'filled', a.filled
+              'type', a.type, 'enum', a.enum, 'required', a.required, 'filled', a.filled,
+              'generated', a.generated
             )), '{}')
             from columns as a where a.relation = c.oid
           ),
@@ -111,6 +115,53 @@ as $$
             select coalesce(jsonb_agg(t.tgname::text order by t.tgname), '[]')
             from pg_trigger as t
             where t.tgrelid = c.oid and not t.tgisinternal and t.tgenabled <> 'D'
+          ),
+          -- What of the user's can change or refuse a write. A unique index over the whole primary
+          -- key and more refuses nothing that the key allows.
+          'obstacles', (
+            select coalesce(jsonb_agg(
+              jsonb_build_object('kind', o.kind, 'name', o.name) order by o.kind, o.name
+            ), '[]')
+            from (
+              -- Bits of tgtype: 1 for each row, 2 before, 28 insert, delete or update.
+              select case when t.tgtype & 3 = 3 then 'before trigger' else 'trigger' end as kind,
+                quote_ident(t.tgname) as name
+              from pg_trigger as t
+              join pg_proc as p on p.oid = t.tgfoid
+              where t.tgrelid = c.oid and not t.tgisinternal and t.tgenabled in ('O', 'A')
+                and t.tgtype & 28 <> 0 and p.pronamespace <> 'mirror'::regnamespace
+              union all
+              select 'rule', quote_ident(r.rulename)
+              from pg_rewrite as r
+              where r.ev_class = c.oid and r.ev_type <> '1' and r.ev_enabled in ('O', 'A')
+              union all
+              select 'check constraint', quote_ident(k.conname)
+              from pg_constraint as k
+              where k.conrelid = c.oid and k.contype = 'c'
+              union all
+              select
+                case k.contype
+                  when 'u' then 'unique constraint'
+                  when 'x' then 'exclusion constraint'
+                  else 'unique index'
+                end,
+                coalesce(quote_ident(k.conname), i.indexrelid::regclass::text)
+              from pg_index as i
+              left join pg_constraint as k
+                on k.conindid = i.indexrelid and k.conrelid = c.oid and k.contype in ('u', 'x')
+              where i.indrelid = c.oid and not i.indisprimary
+                and (i.indisexclusion or i.indisunique and not exists (
+                  select from pg_index as p
+                  where p.indrelid = c.oid and p.indisprimary and p.indkey::smallint[]
+                    <@ (i.indkey::smallint[])[0:i.indnkeyatts - 1]
+                ))
+            ) as o
+          ),
+          'inheritance', (
+            select coalesce(jsonb_agg(jsonb_build_object(
+              'parent', h.inhparent::regclass::text, 'child', h.inhrelid::regclass::text
+            ) order by h.inhparent::regclass::text, h.inhrelid::regclass::text), '[]')
+            from pg_inherits as h where c.oid in (h.inhparent, h.inhrelid)
           ),
           'references', (
             select coalesce(jsonb_agg(jsonb_build_object(

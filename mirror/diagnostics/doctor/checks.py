@@ -208,9 +208,36 @@ CHECKS: dict[str, Check] = {
         "Run `alter table {table} drop column {column}`, or add the column to the mapping.",
     ),
     "reference-outside": _error(
-        "a mirrored table has a foreign key to a table that is not mirrored (auth.users), so the"
-        " target refuses rows without a counterpart there",
+        "a mirrored table has a foreign key that its mapping does not declare, to auth.users for"
+        " example, so the target refuses rows without a counterpart there",
         "alter table {table} drop constraint {constraint};",
+    ),
+    "column-generated": _error(
+        "a mirrored column is generated, so the target refuses the mirror's values",
+        "Run `alter table {table} alter column {column} drop expression`; of an identity column,"
+        " `drop identity`.",
+    ),
+    "write-altered": _error(
+        "a trigger or rule that is not the mirror's can change or drop the rows that the mirror"
+        " writes, so the target may allow more than the primary",
+        "Run `{command}` The mapping's query can compute the values instead.",
+    ),
+    "write-refused": _warning(
+        "a constraint, unique index or trigger that is not the mirror's can refuse a row of the"
+        " primary; the target then keeps the row that it has",
+        "Run `{command}` An index that is not unique refuses nothing.",
+    ),
+    "writer-filtered": _error(
+        "row-level security of a mirrored table applies to the mirror's own role, so its writes are"
+        " refused",
+        "Run `alter table {table} no force row level security`. The table must belong to the role"
+        " that migrates.",
+    ),
+    "table-inherited": _error(
+        "a mirrored table inherits from another table, is a partition, or has children, so rows are"
+        " read past its policies or past the mirror",
+        "Run `alter table {child} no inherit {parent}`; of a partition,"
+        " `alter table {parent} detach partition {child}`.",
     ),
     "delete-cascades": _error(
         "a foreign key deletes or changes rows of a table that is not mirrored when the mirror"

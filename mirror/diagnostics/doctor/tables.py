@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from mirror.diagnostics.doctor.expected import ExpectedTable, ExpectedTarget
 from mirror.diagnostics.doctor.findings import Finding, finding
+from mirror.diagnostics.doctor.obstacles import check_obstacles
 from mirror.model.mapping import Mapping
 from mirror.schema.quoting import comma, identifier
 from mirror.sync.targets.catalog import ForeignKey
@@ -24,6 +25,7 @@ def check_tables(target: ExpectedTarget) -> Iterator[Finding]:
             yield finding("table-missing", message)
             continue
         yield from _check_columns(target, mapping, table)
+        yield from check_obstacles(table)
         yield from _check_references(target, mapping, table)
         yield from _check_referencing(target, mapping, table)
         if table.actual["published"]:
@@ -74,13 +76,11 @@ def _check_columns(
 def _check_references(
     target: ExpectedTarget, mapping: Mapping, table: ExpectedTable
 ) -> Iterator[Finding]:
-    """Yield a finding for each foreign key from a mirrored table to one that is not its parent."""
-    parents = {parent.mapping for parent in mapping.parents}
-    allowed = {
-        other.name for parent, other in target.mirrored() if other and parent.name in parents
-    }
+    """Yield a finding for each foreign key of a table that its mapping does not declare."""
+    names = {other.name: table.name for other, table in target.mirrored() if table}
+    declared = [(names.get(parent.mapping), [parent.column]) for parent in mapping.parents]
     for key in table.actual["references"]:
-        if key["table"] not in allowed:
+        if (key["table"], key["columns"]) not in declared:
             message = (
                 f"{table.name} ({comma(key['columns'])}) refers to {key['table']}, so the target"
                 " refuses rows without a row there"

@@ -7,7 +7,7 @@ policies are bare.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self, TypedDict
+from typing import Any, NotRequired, Self, TypedDict
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,9 @@ class Field(TypedDict):
     """NOT NULL."""
     filled: bool
     """It has a default or is generated."""
+    generated: NotRequired[bool]
+    """The server computes its values and accepts no others; absent: the target's engine is older.
+    """
 
 
 class ForeignKey(TypedDict):
@@ -78,12 +81,31 @@ class ForeignKey(TypedDict):
     """In the table that has the foreign key, an index begins with one of its columns."""
 
 
+class Obstacle(TypedDict):
+    """An object of the user's on a table that can change or refuse what the mirror writes."""
+
+    kind: str
+    """`before trigger` (for each row), `trigger` (any other), `rule`, `unique index`, or a
+    `check constraint`, `unique constraint` or `exclusion constraint`."""
+    name: str
+    """Quoted as in SQL; that of an index includes its schema."""
+
+
+class Inheritance(TypedDict):
+    """One table inherits from another, or is a partition of it."""
+
+    parent: str
+    child: str
+
+
 class Table(TypedDict):
     """A requested table."""
 
     name: str
     rls: bool
     """Row-level security is enabled."""
+    filtered: NotRequired[bool]
+    """Row-level security applies to the role as which the mirror writes; absent as in Field."""
     published: bool
     """Its changes go into the publication `supabase_realtime`."""
     columns: dict[str, Field]
@@ -94,6 +116,10 @@ class Table(TypedDict):
     """The first columns of valid indexes that are not partial."""
     triggers: list[str]
     """The enabled triggers."""
+    obstacles: NotRequired[list[Obstacle]]
+    """Absent as in Field."""
+    inheritance: NotRequired[list[Inheritance]]
+    """The table's parents and children; absent as in Field."""
     references: list[ForeignKey]
     referenced_by: list[ForeignKey]
 
