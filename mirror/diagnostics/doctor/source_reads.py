@@ -1,9 +1,9 @@
 """Source reads: finds reads of keys and references for which the primary compares whole tables.
 
-The server plans a read of values that no row has, and runs nothing. With `enable_seqscan = off` it
-uses an index if there is one for the values. If the condition with these values is still checked on
-each row of a table, then no index serves it: in most cases the query computes the column, by a cast
-for example, and the index is on the bare column.
+The server plans a read of values that no row has, and runs nothing. For so few rows it uses an
+index if there is one. If it checks the condition with these values on each row of a table instead,
+then no index serves them: in most cases the query computes the column, by a cast for example, and
+the index is on the bare column.
 """
 
 from collections.abc import Iterator
@@ -64,11 +64,7 @@ def read_scans(database: Database, mapping: Mapping) -> list[Scan]:
     for reference in mapping.all_references:
         column = (reference.name, reference.type)
         reads.append(_Read("q.{} = any(array[{}]::text[]::{}[])", (column,)))
-    # In one message, so they share a transaction, and SET LOCAL holds.
-    plans = database.together(
-        sql.SQL("set local enable_seqscan = off"),
-        *(_explain(database, mapping, read) for read in reads),
-    )
+    plans = database.together(*(_explain(database, mapping, read) for read in reads))
     found = []
     for read, (((plan,),),) in zip(reads, plans, strict=True):
         for name, condition in _scanned(plan["Plan"]):
