@@ -37,6 +37,7 @@ TESTS = [
     "tests/integration/test_doctor.py",
     "tests/integration/test_guards.py",
     "tests/integration/test_hooks.py",
+    "tests/integration/test_key_types.py",
     "tests/integration/test_main_job.py",
     "tests/integration/test_migrations.py",
     "tests/integration/test_migrations_refused.py",
@@ -49,6 +50,7 @@ TESTS = [
     "tests/integration/test_rls_helpers.py",
     "tests/integration/test_rls_matrix.py",
     "tests/integration/test_rls_privileges.py",
+    "tests/integration/test_translated_ids.py",
 ]
 
 
