@@ -35,6 +35,7 @@ _OURS: Final[dict[str, type[MirrorError]]] = {
     "MR010": NotMigrated,
     "MR011": UsageError,
     "MR012": WrongKey,
+    "MR021": Rejected,
 }
 MIGRATION_REFUSED: Final = "MR010"
 """Our SQL found a schema that it cannot work with."""

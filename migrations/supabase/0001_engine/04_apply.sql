@@ -300,6 +300,68 @@ end
 $$;
 
 
+-- Refuse a call whose rows are not there as they were sent, because a trigger or a rule of somebody's
+-- on the table changed or dropped the write. A table without such is not looked at.
+create or replace function mirror.check_written(
+  mapping text, p_rows jsonb, p_gone jsonb, answer jsonb
+) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  parts constant jsonb := mirror.parts(mapping);
+  wanted constant regclass := parts ->> 'table';
+  refused jsonb;
+  altered boolean;
+begin
+  if not exists (
+    select from pg_trigger as t join pg_proc as p on p.oid = t.tgfoid
+    where t.tgrelid = wanted and not t.tgisinternal and t.tgenabled in ('O', 'A')
+      and p.pronamespace <> 'mirror'::regnamespace
+  ) and not exists (
+    select from pg_rewrite as r where r.ev_class = wanted and r.ev_type <> '1'
+  ) then
+    return;
+  end if;
+  select coalesce(jsonb_agg(one.value), '[]') into refused
+  from jsonb_each(answer) as part
+  cross join jsonb_array_elements(
+    case when part.key in ('stale', 'orphans', 'appearing') then part.value else '[]' end
+  ) as one;
+  execute mirror.fill(
+    'select exists ('
+    ' select from jsonb_array_elements($1) as g left join {table} as t on {t_is_row}'
+    ' where not $3 @> jsonb_build_array(jsonb_build_array({row_key})) and ({differs})'
+    ') or exists ('
+    ' select from jsonb_array_elements($2) as g join {table} as t on {t_is_g}'
+    ' where not $3 @> jsonb_build_array(g.value) and ({t_nulls}) is not true'
+    ')',
+    parts || jsonb_build_object('t_nulls', coalesce(parts ->> 't_nulls', 'false')) || (
+      select jsonb_build_object(
+        't_is_row', string_agg(same, ' and ' order by place) filter (where is_key),
+        'row_key', string_agg(sent, ', ' order by place) filter (where is_key),
+        'differs', string_agg(differs, ' or ' order by place)
+      )
+      from (
+        select c.place, m.declaration -> 'key' ? (c.value ->> 0) as is_key,
+          format('g.value ->> %s', c.place - 1) as sent,
+          format('t.%I = (g.value ->> %s)::%s', c.value ->> 0, c.place - 1, c.value ->> 1) as same,
+          format(
+            't.%I is distinct from (g.value ->> %s)::%s', c.value ->> 0, c.place - 1, c.value ->> 1
+          ) as differs
+        from mirror.mappings as m
+        cross join jsonb_array_elements(m.declaration -> 'columns') with ordinality as c (value, place)
+        where m.name = check_written.mapping
+      ) as declared
+    )
+  ) into altered using p_rows, coalesce(nullif(p_gone, 'null'), '[]'), refused;
+  if altered then
+    raise exception 'a trigger or a rule of table % alters what is written', wanted
+      using errcode = 'MR021', hint = 'Remove it: `mirror doctor` names it.';
+  end if;
+end
+$$;
+
+
 -- Write one batch, all of it or nothing, refusing per key what is older than what is known.
 -- ARCHITECTURE.md describes the request and the answer.
 create or replace function mirror.apply(request jsonb) returns jsonb
@@ -351,6 +413,7 @@ begin
         section.name, (request ->> 'epoch')::integer, fence, answer -> 'gone'
       ));
     end if;
+    perform mirror.check_written(section.name, section.rows, answer -> 'gone', answer);
     answer := (answer - 'gone') || jsonb_build_object('large', large);
     if exists (select from mirror.withheld as w where w.mapping = section.name) then
       perform mirror.release(

@@ -12,6 +12,7 @@ revoke all on function
   mirror.mark(text, jsonb, text, integer, bigint),
   mirror.release(text, integer, bigint, jsonb, jsonb, jsonb),
   mirror.can_write_others(text, jsonb),
+  mirror.check_written(text, jsonb, jsonb, jsonb),
   mirror.mark_large(text, integer, bigint, jsonb),
   mirror.apply(jsonb),
   mirror.withhold(jsonb),

@@ -22,6 +22,7 @@ from mirror.diagnostics.explain.steps import (
     primary_step,
     target_step,
     user_step,
+    withheld_step,
 )
 from mirror.errors import UsageError
 from mirror.model.keys import Key, KeyColumn
@@ -205,7 +206,8 @@ def _row_steps(
         if show_values:
             first = replace(first, values=dict(state.primary_values or {}))
             last = replace(last, values=dict(state.target_values or {}))
-        by_row.append((first, events_step(state), ledger_step(state), last))
+        ledger = withheld_step(state) or ledger_step(state)
+        by_row.append((first, events_step(state), ledger, last))
     if len(states) == 1:
         return list(by_row[0])
     return [

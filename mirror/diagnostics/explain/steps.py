@@ -170,6 +170,20 @@ def _sync_remedy(state: KeyState) -> str:
     )
 
 
+def withheld_step(state: KeyState) -> Step | None:
+    """Return the step about a key that is withheld, or has such an ancestor; None: neither."""
+    if state.withheld is None:
+        return None
+    (name, key), reason = state.withheld
+    return Step(
+        "ledger",
+        StepStatus.BROKEN,
+        f"Withheld ({reason}): {name} {','.join(key)} grants nothing, nor does any row below it, "
+        f"until its event can be mirrored.",
+        f"Fix the error that `mirror status` shows; then run `mirror sync {name} {','.join(key)}`.",
+    )
+
+
 def ledger_step(state: KeyState) -> Step:
     """Return the step about the ledger: the newest read it has, and whether it refuses writes."""
     known, stamp, trace = state.known, state.stamp, state.trace
@@ -199,14 +213,6 @@ def ledger_step(state: KeyState) -> Step:
             "The target has seen a newer state than the primary has now, so it refuses writes: "
             "this primary went back in time.",
             rebase,
-        )
-    if state.withheld is not None:
-        (name, key), reason = state.withheld
-        return broken(
-            f"Withheld ({reason}): {name} {','.join(key)} grants nothing, nor does any row below "
-            f"it, until its event can be mirrored.",
-            f"Fix the error that `mirror status` shows; then run `mirror sync {name} "
-            f"{','.join(key)}`.",
         )
     if state.drift is not None and state.drift.kind is Kind.LEDGER:
         return broken(
