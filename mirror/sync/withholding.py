@@ -2,7 +2,7 @@
 
 Before that it finds out whether the key is at fault at all. If no other key of the mapping can be
 read or written either, the mapping is; then all of its events wait. If only descriptive columns
-fail, they become NULL.
+fail, they become NULL; this also serves grants, whose rows are worth more than a name.
 """
 
 from contextlib import suppress
@@ -65,10 +65,11 @@ def _outcome(
 ) -> MirrorError:
     if not _others_can_be_read(syncer, mapping, key):
         return UnreadableMapping(f"{error}; no other key can be read either", mapping.name)
+    if _write_narrowed(syncer, mapping, key):
+        message = f"{error}; its descriptive columns are NULL meanwhile"
+        return Withheld(message, closed=False)
     if lane is not Lane.REVOCATION:
         return error
-    if _write_narrowed(syncer, mapping, key):
-        return Withheld(f"{error}; its descriptive columns are NULL meanwhile")
     return {
         Outcome.WITHHELD: Withheld(f"{error}; it grants nothing in the target meanwhile"),
         Outcome.NEWER: error,

@@ -63,10 +63,7 @@ def poison(
     primary: TestDatabase, target: TestDatabase, good_members: list[tuple[str, str]]
 ) -> None:
     """A backlog with one user in the middle whom a constraint of the target refuses."""
-    target.query(
-        "alter table users add constraint no_poison"
-        " check (email is distinct from 'poison@example.com')"
-    )
+    target.query(f"alter table users add constraint no_poison check (id <> '{POISON}')")
     primary.query(
         "insert into users (id, email, username) values (%s, 'poison@example.com', 'p')", POISON
     )

@@ -144,6 +144,28 @@ def test_a_name_that_cannot_be_written_becomes_null(
     assert target.query("select name from trips") == [("short",)]
 
 
+def test_two_people_who_swap_unique_addresses_both_arrive(
+    primary: TestDatabase, target: TestDatabase, drain: Drain, members: list[Member]
+) -> None:
+    """Each of the two rows is refused as long as the other has the address."""
+    one, other = members[0][1], members[1][1]
+    target.query("alter table users add constraint addresses unique (email)")
+    primary.query("alter table users drop constraint if exists users_email_key")
+    primary.query(
+        "update users as u set email = o.email from users as o"
+        " where (u.id, o.id) in ((%s, %s), (%s, %s))",
+        *(one, other, other, one),
+    )
+    record(primary, "users", one, lane=1)
+    record(primary, "users", other, lane=1)
+    drain.run()
+    retry(primary, drain)
+    assert primary.value("select count(*) from mirror.retries") == 0
+    rows = "select id, email from users where id in (%s, %s) order by id"
+    assert target.query(rows, one, other) == primary.query(rows, one, other)
+    assert target.value("select count(*) from users where email is null") == 0
+
+
 def test_a_withheld_parent_closes_its_children_and_keeps_their_rows(
     primary: TestDatabase, target: TestDatabase, drain: Drain, members: list[Member]
 ) -> None:
