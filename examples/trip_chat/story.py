@@ -24,7 +24,8 @@ from examples.trip_chat.people import People, PeopleInSql, PeopleOverRest
 from mappings.trips import registry
 from mirror.devstack import DevStack
 from mirror.devstack.worker import WorkerProcess
-from mirror.diagnostics.status import read_status
+from mirror.diagnostics.figures import known, read_figures
+from mirror.diagnostics.status import exit_code
 from mirror.model.mapping import Mapping
 from mirror.schema.connecting import migrating
 from mirror.schema.migrate import upgrade
@@ -199,9 +200,10 @@ def _is_idle(trip_chat: TripChatApp) -> bool:
         closing(build_source(trip_chat.settings)) as source,
         closing(build_target(trip_chat.settings)) as target,
     ):
-        status = read_status(registry, source, target)
-    waiting = status.revocations + status.grants + status.retrying
-    return status.healthy and waiting == 0
+        figures = read_figures(trip_chat.settings, registry, source, target)
+    primary = known(figures.primary)
+    idle = primary is not None and not (primary.waiting or primary.set_apart)
+    return idle and exit_code(figures) == 0
 
 
 def _is_equal(trip_chat: TripChatApp) -> bool:

@@ -311,39 +311,76 @@ limit %(most)s
 
 -- ==== Diagnostics read ==========================================================================
 
--- count_waiting --
-select count(*) filter (where lane = 0), count(*) filter (where lane = 1),
-  extract(epoch from now() - min(recorded_at))::float8
-from mirror.outbox
-
--- count_set_apart --
-select count(*) filter (where buried_at is null), count(*) filter (where buried_at is not null),
-  -- Not those that only wait for the end of a first load.
-  count(*) filter (where buried_at is null and attempts + deaths > 0
-    and recorded_at < now() - interval '1 minute')
-from mirror.retries
-
--- read_failures --
-select id, mapping, attempts, error, buried_at is not null,
-  extract(epoch from now() - recorded_at)::float8
-from mirror.retries
-order by buried_at nulls last, id
-limit 100
-
--- read_last_run --
-select outcome, started_by, extract(epoch from now() - started_at)::float8,
-  (select coalesce(sum((m ->> 'over_grants')::bigint), 0)::bigint
-   from jsonb_array_elements(report -> 'mappings') as m),
-  (select coalesce(sum((m ->> 'under_grants')::bigint), 0)::bigint
-   from jsonb_array_elements(report -> 'mappings') as m)
-from mirror.runs
-where finished_at is not null
-order by id desc
-limit 1
-
--- find_two_schedulers --
-select count(distinct started_by) > 1 from mirror.runs
-where started_by in ('beat', 'schedule') and started_at > now() - interval '7 days'
+-- read_figures --
+-- The state of the primary, as one JSON object: all figures are of one snapshot.
+select jsonb_build_object(
+  'waiting', (
+    select coalesce(jsonb_agg(w), '[]')
+    from (
+      select mapping, case when lane = 0 then 'revocation' else 'grant' end as lane,
+        count(*) as events, extract(epoch from now() - min(recorded_at))::float8 as oldest_seconds
+      from mirror.outbox as o
+      group by o.lane, mapping
+      order by o.lane, mapping
+    ) as w
+  ),
+  'set_apart', (
+    select coalesce(jsonb_agg(s), '[]')
+    from (
+      select mapping, case when lane = 0 then 'revocation' else 'grant' end as lane,
+        count(*) filter (where buried_at is null) as retrying,
+        -- Not those that only wait for the end of a first load.
+        count(*) filter (where buried_at is null and attempts + deaths > 0
+          and recorded_at < now() - interval '1 minute') as stuck,
+        count(*) filter (where buried_at is not null) as buried,
+        extract(epoch from now() - min(recorded_at))::float8 as oldest_seconds
+      from mirror.retries as r
+      group by r.lane, mapping
+      order by r.lane, mapping
+    ) as s
+  ),
+  'failures', (
+    select coalesce(jsonb_agg(f), '[]')
+    from (
+      select id, mapping, case when lane = 0 then 'revocation' else 'grant' end as lane, attempts,
+        error, buried_at is not null as buried,
+        extract(epoch from now() - recorded_at)::float8 as age_seconds
+      from mirror.retries
+      order by buried_at nulls last, id
+      limit 100
+    ) as f
+  ),
+  'claims', (
+    select to_jsonb(c)
+    from (
+      select count(*) as claims, coalesce(sum(cardinality(events)), 0) as events,
+        extract(epoch from now() - min(claimed_at))::float8 as oldest_seconds
+      from mirror.claims
+    ) as c
+  ),
+  'last_run', (
+    select to_jsonb(l)
+    from (
+      select outcome, started_by, extract(epoch from now() - started_at)::float8 as age_seconds,
+        (select coalesce(sum((m ->> 'over_grants')::bigint), 0)
+         from jsonb_array_elements(report -> 'mappings') as m) as over_grants,
+        (select coalesce(sum((m ->> 'under_grants')::bigint), 0)
+         from jsonb_array_elements(report -> 'mappings') as m) as under_grants
+      from mirror.runs
+      where finished_at is not null
+      order by id desc
+      limit 1
+    ) as l
+  ),
+  'two_schedulers', (
+    select count(distinct started_by) > 1 from mirror.runs
+    where started_by in ('beat', 'schedule') and started_at > now() - interval '7 days'
+  ),
+  'heartbeats', (
+    select coalesce(jsonb_object_agg(name, extract(epoch from now() - seen_at)::float8), '{}')
+    from mirror.heartbeats
+  )
+)
 
 -- find_events_about --
 -- The events about these keys and scopes. A worker has deleted its claimed events in a transaction
@@ -369,10 +406,3 @@ limit 20
 
 -- read_migrations --
 select name, checksum from mirror.migrations
-
--- has_heartbeats --
--- A primary that was migrated by an early version keeps none.
-select to_regclass('mirror.heartbeats') is not null
-
--- read_heartbeats --
-select name, extract(epoch from now() - seen_at)::float8 from mirror.heartbeats

@@ -16,8 +16,13 @@ def reported_errors() -> Iterator[None]:
     try:
         yield
     except MirrorError as error:
-        console = Console(stderr=True, soft_wrap=True, highlight=False)
-        console.print("[bold red]error:[/]", redact(str(error)), markup=True)
-        for note in getattr(error, "__notes__", []):
-            console.print(note, markup=False)
+        print_error(error)
         sys.exit(error.exit_code)
+
+
+def print_error(error: MirrorError) -> None:
+    """Print an error to stderr, without secrets."""
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console.print("[bold red]error:[/]", redact(str(error)), markup=True)
+    for note in getattr(error, "__notes__", []):
+        console.print(note, markup=False)

@@ -6,10 +6,11 @@ from contextlib import closing
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from mirror.diagnostics.status import Status, read_status
+from mirror.cli.errors import print_error
+from mirror.cli.status_page import print_status
+from mirror.diagnostics.figures import read_figures
+from mirror.diagnostics.status import exit_code, find_faults
 from mirror.model.registry import load_registry
 from mirror.reconcile import sweep
 from mirror.settings import load_settings
@@ -37,43 +38,16 @@ def status(
     settings = load_settings()
     registry = load_registry(settings.mappings)
     with closing(build_source(settings)) as source, closing(build_target(settings)) as target:
-        current = read_status(registry, source, target)
+        figures = read_figures(settings, registry, source, target)
+    code = exit_code(figures)
     if as_json:
-        print(json.dumps(current.as_json(), indent=2))
+        faults = find_faults(figures)
+        print(json.dumps({"healthy": code == 0, "faults": faults, **figures.as_json()}, indent=2))
     else:
-        _print_status(current)
-    raise typer.Exit(0 if current.healthy else 1)
-
-
-def _print_status(current: Status) -> None:
-    console = Console(soft_wrap=True)
-    table = Table(show_header=False, box=None)
-    oldest = "" if current.oldest_seconds is None else f", oldest {current.oldest_seconds:.1f} s"
-    table.add_row("waiting", f"{current.revocations} revocations, {current.grants} grants{oldest}")
-    table.add_row("failed", f"{current.retrying} retrying, {current.buried} buried")
-    table.add_row("primary is", f"{current.source}, epoch {current.epoch}")
-    expected = current.target_source or "no primary yet"
-    table.add_row("target expects", f"{expected}, epoch {current.target_epoch}")
-    if current.last_run is not None:
-        run = current.last_run
-        table.add_row(
-            "reconciled",
-            f"{run.age_seconds / 3600:.1f} h ago by {run.started_by}: {run.outcome}, "
-            f"{run.over_grants} over-grants, {run.under_grants} under-grants",
-        )
-    digests = ", ".join(f"{name} {state}" for name, state in current.digests.items())
-    table.add_row("mappings", digests)
-    console.print(table, highlight=False)
-    for failure in current.failures:
-        state = "buried" if failure.buried else "retrying"
-        console.print(
-            f"  event {failure.id} ({failure.mapping}) {state} after {failure.attempts} "
-            f"attempt(s): {failure.error}",
-            highlight=False,
-            markup=False,
-        )
-    for remedy in current.remedies:
-        console.print(remedy, style="bold", highlight=False, markup=False)
+        print_status(figures)
+    for error in {str(error): error for error in figures.unknown.values()}.values():
+        print_error(error)
+    raise typer.Exit(code)
 
 
 def retry(

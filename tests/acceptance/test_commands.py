@@ -41,6 +41,28 @@ def test_bad_settings_are_named_and_secrets_are_not_told(
     assert "hunter2" not in done.text
 
 
+@pytest.mark.parametrize("part", ["primary", "target", "broker"])
+def test_status_prints_what_it_knows_beside_what_it_cannot_read(mirror: Command, part: str) -> None:
+    """The part that does not answer is unknown, never well; the others are there all the same."""
+    variable, url = {
+        "primary": ("PRIMARY_DATABASE_URL", NOWHERE),
+        "target": ("SUPABASE_DB_URL", NOWHERE),
+        "broker": ("REDIS_URL", "redis://:hunter2@127.0.0.1:9/0"),
+    }[part]
+    done = mirror("status", "--json", **{variable: url})
+    found = json.loads(done.out)
+    assert (done.code, found["healthy"]) == (4, False), done.text
+    read = {name for name in ("primary", "target") if "identity" in found[name]}
+    assert read == {"primary", "target"} - {part}
+    assert list(found[part]) == ["unknown"]
+    assert "hunter2" not in done.text
+
+    done = mirror("status", **{variable: url})
+    assert done.code == 4
+    assert f"{part} " in done.out
+    assert "unknown" in done.out
+
+
 def test_unmigrated_databases_are_named_with_the_remedy(
     mirror: Command, project: TestDatabase, primary: TestDatabase
 ) -> None:
@@ -167,7 +189,13 @@ def test_status_shows_what_waits_and_what_is_buried(
     session.commit()
     done = mirror("status", "--json")
     found = json.loads(done.out)
-    assert (done.code, found["revocations"], found["buried"]) == (0, 1, 0), done.text
+    assert (done.code, found["healthy"], found["faults"]) == (0, True, {}), done.text
+    (waiting,) = found["primary"]["waiting"]
+    assert (waiting["mapping"], waiting["lane"], waiting["events"]) == (
+        "trip_memberships",
+        "revocation",
+        1,
+    )
 
     primary.query("insert into mirror.outbox (lane, mapping, key) values (0, 'journeys', '{1}')")
     assert mirror("drain", MIRROR_MAX_ATTEMPTS="1").code == 1

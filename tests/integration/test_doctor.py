@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +17,10 @@ from mirror.access import Guard
 from mirror.cli.doctor import doctor
 from mirror.devstack import PostgresCluster, SupabaseLite
 from mirror.diagnostics.doctor import CHECKS, Limits, diagnose
-from mirror.diagnostics.doctor.diagnosis import SystemState, check_all
+from mirror.diagnostics.doctor.diagnosis import check_all
 from mirror.diagnostics.doctor.primary_state import PrimaryState
+from mirror.diagnostics.doctor.system_state import SystemState
+from mirror.diagnostics.figures import read_figures
 from mirror.errors import ConfigError
 from mirror.model.mapping import Readable
 from mirror.model.registry import Registry
@@ -127,16 +130,18 @@ def test_an_engine_that_is_older_than_the_doctor_is_only_behind(clinic: DoctorPa
 
 def test_facts_that_an_older_engine_does_not_report_are_not_judged(clinic: DoctorPair) -> None:
     """Its function lacks them."""
-    target = clinic.build_target(clinic.settings())
-    described = target.describe()
+    settings = clinic.settings()
+    with closing(clinic.build_source(settings)) as source:
+        target = clinic.build_target(settings)
+        figures = read_figures(settings, registry, source, target)
     catalog = target.examine([f"public.{mapping.table}" for mapping in registry], ["uuid", "text"])
     target.close()
-    for table in catalog["tables"].values():
-        assert table is not None
-        del table["filtered"], table["obstacles"], table["inheritance"]
-        for column in table["columns"].values():
-            del column["generated"]
-    facts = SystemState(described=replace(described, identity=None), catalog=catalog)
+    for found_table in catalog["tables"].values():
+        assert found_table is not None
+        del found_table["filtered"], found_table["obstacles"], found_table["inheritance"]
+        for found_column in found_table["columns"].values():
+            del found_column["generated"]
+    facts = SystemState(figures=figures, catalog=catalog)
     found = list(check_all(facts, clinic.settings(), registry, Limits()))
     assert {one.code for one in found} <= {"table-missing"}
 
@@ -175,14 +180,16 @@ def test_states_that_no_test_server_has_are_judged(
 
 def test_an_old_project_is_found(clinic: DoctorPair) -> None:
     """The server's version decides."""
-    target = clinic.build_target(clinic.settings())
-    described = replace(target.describe(), identity=None)
+    settings = clinic.settings()
+    with closing(clinic.build_source(settings)) as source:
+        target = clinic.build_target(settings)
+        figures = read_figures(settings, registry, source, target)
     tables = [f"public.{mapping.table}" for mapping in registry]
     guarded = [".".join(guard.relation) for guard in registry.guards]
     catalog = target.examine([*tables, *guarded], ["uuid", "text"])
     target.close()
     catalog["version"] = 140_000
-    facts = SystemState(described=described, catalog=catalog)
+    facts = SystemState(figures=figures, catalog=catalog)
     found = list(check_all(facts, clinic.settings(), registry, Limits()))
     assert [one.code for one in found] == ["target-version"]
 

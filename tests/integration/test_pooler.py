@@ -8,7 +8,8 @@ from sqlalchemy import NullPool, create_engine
 from sqlalchemy.orm import Session
 
 from mappings.trips import registry
-from mirror.diagnostics.status import read_status
+from mirror.diagnostics.figures import read_figures
+from mirror.diagnostics.status import exit_code
 from mirror.hooks import Hooks
 from mirror.schema.connecting import migrating
 from mirror.schema.migrate import upgrade
@@ -85,6 +86,6 @@ def test_commands_work_through_poolers(pooled: Settings, project: TestDatabase) 
         with migrating(settings, "supabase") as connection:
             assert upgrade(connection, "supabase", registry) == ["0001_engine", "model_trips"]
         source, target = build_source(settings), build_target(settings)
-        assert read_status(registry, source, target).healthy
+        assert exit_code(read_figures(settings, registry, source, target)) == 0
         source.close()
         target.close()

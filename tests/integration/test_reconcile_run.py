@@ -8,13 +8,15 @@ from sqlalchemy.orm import Session
 
 from examples.trip_chat.models import Membership
 from mappings.trips import registry
-from mirror.diagnostics.status import read_status
+from mirror.diagnostics.figures import read_figures
+from mirror.diagnostics.primary_figures import PrimaryFigures
+from mirror.diagnostics.status import exit_code, find_faults
 from mirror.errors import MappingError, Transient, UsageError, WrongSource
 from mirror.reconcile import AlreadyRunning, Options, Throttle, sample, sync
 from mirror.reconcile import reconcile as run
 from mirror.reconcile.judge import Judge
 from mirror.reconcile.lease import Lease
-from mirror.settings import load_settings
+from mirror.settings import Settings, load_settings
 from mirror.sync.drain import Drain
 from mirror.sync.wiring import build_drain
 from tests.faults.tools import record, rewrite
@@ -294,7 +296,11 @@ def test_a_run_that_lost_its_lease_stops(
 
 
 def test_each_run_is_on_record(
-    primary: TestDatabase, members: Members, reconciler: Drain, reconcile: Reconciling
+    primary: TestDatabase,
+    members: Members,
+    reconciler: Drain,
+    reconcile: Reconciling,
+    settings: Settings,
 ) -> None:
     """The record has counts without keys, for `status` and for trends."""
     remove(primary, members[0])
@@ -305,23 +311,25 @@ def test_each_run_is_on_record(
     assert (outcome, ended) == ("repaired", True)
     assert report["mappings"][2]["extra"] == 1
     assert str(members[0].trip_id) not in json.dumps(report)
-    status = read_status(reconciler.registry, reconciler.source, reconciler.target)
-    assert status.last_run is not None
-    assert (status.last_run.outcome, status.last_run.over_grants) == ("repaired", 1)
-    assert status.healthy
+    figures = read_figures(settings, registry, reconciler.source, reconciler.target)
+    assert isinstance(figures.primary, PrimaryFigures)
+    last_run = figures.primary.last_run
+    assert last_run is not None
+    assert (last_run.outcome, last_run.over_grants, last_run.under_grants) == ("repaired", 1, 0)
+    assert exit_code(figures) == 0
 
 
 def test_two_schedulers_are_reported(
-    primary: TestDatabase, members: Members, reconciler: Drain
+    members: Members, reconciler: Drain, settings: Settings
 ) -> None:
     """The schedules are beat's and the platform's: one of them was forgotten."""
     options = Options(grace_seconds=0)
     for started_by in ("beat", "hand", "schedule"):
-        status = read_status(reconciler.registry, reconciler.source, reconciler.target)
-        assert not status.two_schedulers
+        figures = read_figures(settings, registry, reconciler.source, reconciler.target)
+        assert find_faults(figures) == {}
         run(reconciler, options, unpaced(reconciler), started_by=started_by)
-    status = read_status(reconciler.registry, reconciler.source, reconciler.target)
-    assert "MIRROR_RECONCILE_CRON=off" in status.remedies[0]
+    figures = read_figures(settings, registry, reconciler.source, reconciler.target)
+    assert list(find_faults(figures)) == ["two-schedulers"]
 
 
 def test_a_run_that_is_interrupted_says_so_and_the_next_one_finishes(

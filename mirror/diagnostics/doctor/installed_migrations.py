@@ -55,12 +55,7 @@ def check_migrations(
 
 
 def check_triggers(primary: PrimaryState, registry: Registry) -> Iterator[Finding]:
-    """Yield a finding for each table on which triggers are missing or disabled.
-
-    Yields none if the migration of the triggers was never applied.
-    """
-    if f"triggers_{registry.name}" not in primary.applied:
-        return
+    """Yield a finding for each table on which triggers are missing or disabled."""
     # A table that does not exist is a finding of the mapping that reads it.
     for table, installed in sorted(primary.triggers.items()):
         expected = [f"mirror_{registry.name}_{operation}" for operation in _OPERATIONS]

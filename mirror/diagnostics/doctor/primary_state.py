@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 from psycopg import sql
 
-from mirror.capture.statements import statement
 from mirror.diagnostics.doctor.source_reads import Scan, read_scans
 from mirror.errors import MirrorError, Permanent
 from mirror.model.mapping import Mapping
@@ -93,7 +92,7 @@ class SourceColumn:
 
 @dataclass
 class PrimaryState:
-    """The primary's state; parts that could not be read keep their defaults."""
+    """The primary beside its figures; parts that could not be read keep their defaults."""
 
     version: int = 0
     replica: bool = False
@@ -101,16 +100,10 @@ class PrimaryState:
     skew_seconds: float = 0.0
     """How far its clock is ahead of this machine's; negative: behind."""
     open_transactions: list[OpenTransaction] = field(default_factory=list)
-    migrated: bool = False
-    """Whether its table of migrations could be read."""
-    applied: dict[str, str] = field(default_factory=dict)
-    """Applied migrations: checksums by name."""
     triggers: dict[str, dict[str, str]] = field(default_factory=dict)
     """By table as in the mappings: pg_trigger's `tgenabled` by trigger name."""
     filtered: list[str] = field(default_factory=list)
     """The tables, as in the mappings, whose row-level security applies to the mirror's role."""
-    heartbeats: dict[str, float] | None = None
-    """Seconds since the last heartbeat, by process; None: the table does not exist yet."""
     columns: dict[str, dict[str, SourceColumn]] = field(default_factory=dict)
     """By mapping name and column name."""
     refused: dict[str, MirrorError] = field(default_factory=dict)
@@ -137,21 +130,16 @@ def read_server(database: Database) -> PrimaryState:
     return PrimaryState(version, replica, now - (began + time.time()) / 2, open_transactions)
 
 
-def read_installed(primary: PrimaryState, database: Database, registry: Registry) -> None:
-    """Add to `primary` the migrations, the triggers on mirrored tables, and the heartbeats.
+def read_tables(primary: PrimaryState, database: Database, registry: Registry) -> None:
+    """Add to `primary` the triggers and the row-level security of the mapped tables.
 
     Raises:
-        MirrorError: the server does not answer, or the mirror's tables do not exist or may not be
-            read.
+        MirrorError: the server does not answer, or refuses the query.
     """
-    primary.applied = dict(database.execute(statement("read_migrations")))
-    primary.migrated = True
     tables = {identifier(*table.split(".", 1)): table for table in registry.effects}
     for name, trigger, enabled in database.execute(_TRIGGERS, [list(tables)]):
         primary.triggers.setdefault(tables[name], {}).update({trigger: enabled} if trigger else {})
     primary.filtered = [tables[name] for (name,) in database.execute(_FILTERED, [list(tables)])]
-    if database.execute(statement("has_heartbeats"))[0][0]:
-        primary.heartbeats = dict(database.execute(statement("read_heartbeats")))
 
 
 def read_columns(primary: PrimaryState, source: Source, registry: Registry) -> None:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from mirror.diagnostics.doctor.findings import Finding, finding
 from mirror.diagnostics.doctor.primary_state import PrimaryState
-from mirror.diagnostics.status import Status, digest_states
+from mirror.diagnostics.figures import Figures, Unknown, known
+from mirror.diagnostics.status import find_faults
 from mirror.model.registry import Registry
 from mirror.settings import Settings
-from mirror.sync.targets.catalog import Description
 
 
 @dataclass(frozen=True)
@@ -27,57 +27,36 @@ class Limits:
     """Time until a notification arrives."""
 
 
-def check_status(
-    registry: Registry,
-    status: Status | None,
-    described: Description | None,
-    *,
-    model_late: bool,
-) -> Iterator[Finding]:
+def check_faults(figures: Figures, *, model_late: bool) -> Iterator[Finding]:
     """Yield a finding for each fault that `mirror status` reports, too.
-
-    A side that was not read (`status` of the primary, `described` of the target is None) is not
-    checked.
 
     `model_late`: the target lacks the model's latest migration; another check reports that, so the
     outdated mappings are not reported once more.
     """
-    states = digest_states(registry, described) if described is not None else {}
-    outdated = sorted(name for name, state in states.items() if state != "current")
-    if outdated and not model_late:
-        message = f"target: it was migrated to another version of {', '.join(outdated)}"
-        yield finding("mapping-digest", message)
-    if status is None:
-        return
-    messages = {
-        "wrong-source": f"target: it expects {status.target_source}, epoch {status.target_epoch};"
-        f" this primary is {status.source}, epoch {status.epoch}",
-        "buried": f"primary: {status.buried} event(s) are buried",
-        "stuck": f"primary: {status.stuck} event(s) have failed for more than a minute",
-        "last-reconcile": "primary: the last reconcile ended with outcome"
-        f" {status.last_run.outcome if status.last_run else 'none'!r}",
-        "two-schedulers": "primary: within a week, both beat and the platform's scheduler have"
-        " started reconciles",
-    }
-    for fault in status.faults:
-        if fault in messages:
-            yield finding(fault, messages[fault])
+    for fault, message in find_faults(figures).items():
+        if fault != "mapping-digest" or not model_late:
+            yield finding(fault, message)
 
 
 def check_processing(
-    settings: Settings,
-    registry: Registry,
-    primary: PrimaryState,
-    status: Status | None,
-    limits: Limits,
+    settings: Settings, registry: Registry, figures: Figures, limits: Limits
 ) -> Iterator[Finding]:
-    """Yield findings about late events, silent processes, and transactions that block vacuum."""
-    oldest = status.oldest_seconds if status is not None else None
+    """Yield findings about the broker, late events and silent processes."""
+    if isinstance(figures.broker, Unknown):
+        yield finding("broker-unreachable", str(figures.broker.error))
+    if isinstance(figures.primary, Unknown):
+        return
+    oldest = figures.primary.oldest_seconds
     if oldest is not None and oldest > max(limits.waiting_seconds, 3 * settings.sweep_seconds):
         message = f"primary: the oldest event has been waiting for {_duration(oldest)}"
         yield finding("outbox-late", message)
-    if primary.heartbeats is not None:
-        yield from _check_heartbeats(settings, registry, primary, primary.heartbeats, limits)
+    migrations = known(figures.primary_migrations) or {}
+    triggers = f"triggers_{registry.name}" in migrations
+    yield from _check_heartbeats(settings, figures.primary.heartbeats, limits, triggers=triggers)
+
+
+def check_open_transactions(primary: PrimaryState, limits: Limits) -> Iterator[Finding]:
+    """Yield a finding for each transaction of the primary that blocks vacuum."""
     for transaction in primary.open_transactions:
         if transaction.seconds is None or transaction.seconds > limits.open_seconds:
             since = "" if transaction.seconds is None else f" for {_duration(transaction.seconds)}"
@@ -86,18 +65,13 @@ def check_processing(
 
 
 def _check_heartbeats(
-    settings: Settings,
-    registry: Registry,
-    primary: PrimaryState,
-    heartbeats: dict[str, float],
-    limits: Limits,
+    settings: Settings, heartbeats: dict[str, float], limits: Limits, *, triggers: bool
 ) -> Iterator[Finding]:
     """Yield a finding for each process that is needed and has noted no heartbeat lately."""
-    has_triggers = f"triggers_{registry.name}" in primary.applied
     processes = [
         ("drain", "a worker", "consumer-missing", settings.sweep_seconds, True),
         ("sweep", "beat", "beat-missing", settings.sweep_seconds, settings.redis_url is not None),
-        ("relay", "a relay", "relay-missing", settings.relay_seconds, has_triggers),
+        ("relay", "a relay", "relay-missing", settings.relay_seconds, triggers),
     ]
     for name, process, code, interval, needed in processes:
         age = heartbeats.get(name)

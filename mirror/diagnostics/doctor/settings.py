@@ -1,18 +1,14 @@
-"""Settings: checks that they are set and valid, and that Redis and the listen URL answer."""
+"""Settings: checks that they are set and valid, and that the listen URL delivers."""
 
 import time
 from collections.abc import Iterator
 from uuid import uuid4
 
-import redis
 from psycopg import Error, sql
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from mirror.capture.doorbell import DoorbellSettings
 from mirror.diagnostics.doctor.findings import Finding, finding
 from mirror.errors import ConfigError, MirrorError
-from mirror.errors.redaction import redact
 from mirror.settings import Settings, variable
 from mirror.sync.connections import Database
 from mirror.sync.targets.api_keys import check_publishable_key, expires_at
@@ -70,27 +66,6 @@ def _check_keys(settings: Settings) -> Iterator[Finding]:
         left = None if expires is None else expires - time.time()
         if left is not None and 0 < left < _EXPIRES_SOON:
             yield finding("key-expiring", f"{variable(name)} expires in {left / 86_400:.0f} day(s)")
-
-
-def check_broker(settings: Settings) -> Iterator[Finding]:
-    """Yield a finding if Redis does not answer; none if REDIS_URL is not set."""
-    if settings.redis_url is None:
-        return
-    seconds = settings.connect_seconds
-    client = redis.Redis.from_url(
-        settings.need("redis_url"),
-        socket_timeout=seconds,
-        socket_connect_timeout=seconds,
-        # By default the client retries for several seconds.
-        retry=Retry(NoBackoff(), 0),
-    )
-    try:
-        client.ping()
-    except redis.RedisError as error:
-        reason = redact(f"{type(error).__name__}: {error}")
-        yield finding("broker-unreachable", f"Redis does not answer ({reason})")
-    finally:
-        client.close()
 
 
 def check_listen_url(settings: Settings, primary: Database, *, seconds: float) -> Iterator[Finding]:

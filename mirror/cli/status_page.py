@@ -1,0 +1,83 @@
+"""Status page: prints the figures, the failed events, and the remedy for each fault."""
+
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.table import Table
+
+from mirror.diagnostics.figures import Figures, Unknown
+from mirror.diagnostics.primary_figures import LastRun, PrimaryFigures
+from mirror.diagnostics.status import REMEDIES, find_faults
+
+
+def print_status(figures: Figures) -> None:
+    """Print a page; a part that could not be read is printed as `unknown`."""
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    table = Table(show_header=False, box=None)
+    for name, text in _rows(figures):
+        table.add_row(name, text)
+    console.print(table)
+    if not isinstance(figures.primary, Unknown):
+        for failure in figures.primary.failures:
+            state = "buried" if failure.buried else "retrying"
+            console.print(
+                f"  event {failure.id} ({failure.mapping}, {failure.lane}) {state} after "
+                f"{failure.attempts} attempt(s): {failure.error}"
+            )
+    for fault in find_faults(figures):
+        console.print(REMEDIES[fault], style="bold")
+
+
+def _rows(figures: Figures) -> Iterator[tuple[str, str]]:
+    """Yield the lines of the page: name and text."""
+    primary, target, broker = figures.primary, figures.target, figures.broker
+    if isinstance(primary, Unknown):
+        yield "primary", "unknown"
+    else:
+        yield from _primary_rows(primary)
+    if isinstance(target, Unknown):
+        yield "target", "unknown"
+    else:
+        yield "target expects", f"{target.identity or 'no primary yet'}, epoch {target.epoch}"
+        yield "mappings", ", ".join(f"{name} {state}" for name, state in figures.digests.items())
+    yield (
+        "broker",
+        "REDIS_URL is not set"
+        if broker is None
+        else "unknown"
+        if isinstance(broker, Unknown)
+        else f"{broker.messages} message(s) wait for a worker",
+    )
+
+
+def _primary_rows(primary: PrimaryFigures) -> Iterator[tuple[str, str]]:
+    revocations, grants = primary.waiting_in("revocation"), primary.waiting_in("grant")
+    yield "waiting", f"{revocations} revocations, {grants} grants{_oldest(primary.oldest_seconds)}"
+    for waiting in primary.waiting:
+        text = f"{waiting.mapping}, {waiting.lane}: {waiting.events}"
+        yield "", text + _oldest(waiting.oldest_seconds)
+    yield "failed", f"{primary.retrying} retrying, {primary.buried} buried"
+    for apart in primary.set_apart:
+        text = f"{apart.mapping}, {apart.lane}: {apart.retrying} retrying, {apart.buried} buried"
+        yield "", text + _oldest(apart.oldest_seconds)
+    claims = primary.claims
+    yield (
+        "claimed",
+        f"{claims.events} event(s) by {claims.claims} worker(s){_oldest(claims.oldest_seconds)}",
+    )
+    seen = [f"{part} {age:.0f} s ago" for part, age in sorted(primary.heartbeats.items())]
+    yield "last at work", ", ".join(seen) or "no part ever"
+    yield "primary is", f"{primary.identity}, epoch {primary.epoch}"
+    if primary.last_run is not None:
+        yield "reconciled", _run(primary.last_run)
+
+
+def _run(run: LastRun) -> str:
+    return (
+        f"{run.age_seconds / 3600:.1f} h ago by {run.started_by}: {run.outcome}, "
+        f"{run.over_grants} over-grants, {run.under_grants} under-grants"
+    )
+
+
+def _oldest(seconds: float | None) -> str:
+    return "" if seconds is None else f", oldest {seconds:.1f} s"

@@ -1,0 +1,140 @@
+"""Primary figures: the state of the primary at one moment.
+
+To add a figure, add it to the statement `read_figures` and to `PrimaryFigures`.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+from mirror.sync.snapshot import Stamp
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """The events of one mapping and lane that wait in the outbox; some may be claimed."""
+
+    mapping: str
+    lane: str
+    """`revocation` or `grant`."""
+    events: int
+    oldest_seconds: float
+    """Age of the oldest of these events."""
+
+
+@dataclass(frozen=True)
+class SetApart:
+    """The events of one mapping and lane that were set apart: they failed or a worker crashed."""
+
+    mapping: str
+    lane: str
+    retrying: int
+    """How many are retried."""
+    stuck: int
+    """How many of those failed and were recorded more than a minute ago."""
+    buried: int
+    """How many are dead: no longer retried, until `mirror retry`."""
+    oldest_seconds: float
+    """Age of the oldest of these events."""
+
+
+@dataclass(frozen=True)
+class Claims:
+    """The notes of claims in progress, or of claims whose worker crashed."""
+
+    claims: int
+    events: int
+    """How many events they hold."""
+    oldest_seconds: float | None
+    """Age of the oldest note; None if there is none."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One event that was set apart."""
+
+    id: int
+    mapping: str
+    lane: str
+    attempts: int
+    error: str
+    buried: bool
+    age_seconds: float
+    """Seconds since the event was recorded."""
+
+
+@dataclass(frozen=True)
+class LastRun:
+    """The last reconcile that finished."""
+
+    outcome: str
+    """That of its report (`in line`, `repaired`, `held back`, `drift`); `failed` if an error of the
+    mirror ended it, `stopped` if anything else did."""
+    started_by: str
+    """`hand`, `beat` or `schedule` (the platform's scheduler)."""
+    age_seconds: float
+    """Seconds since it started."""
+    over_grants: int
+    """Rows in all mappings that allowed more in the target than in the primary."""
+    under_grants: int
+    """Rows that allowed less."""
+
+
+@dataclass(frozen=True)
+class PrimaryFigures:
+    """The primary at one moment."""
+
+    identity: str
+    epoch: int
+    waiting: tuple[Waiting, ...]
+    """By mapping and lane, revocations first; without those that have no event."""
+    set_apart: tuple[SetApart, ...]
+    """Likewise."""
+    claims: Claims
+    failures: tuple[Failure, ...]
+    """At most a hundred events that were set apart: the buried ones first."""
+    last_run: LastRun | None
+    """None: no reconcile has finished yet."""
+    two_schedulers: bool
+    """Whether both beat and the platform's scheduler started a reconcile within the last week."""
+    heartbeats: dict[str, float]
+    """Seconds since each part was last at work: `drain`, `sweep` (beat), `relay`."""
+
+    @classmethod
+    def from_json(cls, stamp: Stamp, answer: dict[str, Any]) -> Self:
+        """Return the figures from the answer of the statement `read_figures`."""
+        last_run = answer["last_run"]
+        return cls(
+            identity=stamp.identity,
+            epoch=stamp.epoch,
+            waiting=tuple(Waiting(**each) for each in answer["waiting"]),
+            set_apart=tuple(SetApart(**each) for each in answer["set_apart"]),
+            claims=Claims(**answer["claims"]),
+            failures=tuple(Failure(**each) for each in answer["failures"]),
+            last_run=None if last_run is None else LastRun(**last_run),
+            two_schedulers=answer["two_schedulers"],
+            heartbeats=answer["heartbeats"],
+        )
+
+    def waiting_in(self, lane: str) -> int:
+        """Return how many events of a lane wait."""
+        return sum(each.events for each in self.waiting if each.lane == lane)
+
+    @property
+    def oldest_seconds(self) -> float | None:
+        """Age of the oldest waiting event; None if none waits."""
+        return max((each.oldest_seconds for each in self.waiting), default=None)
+
+    @property
+    def retrying(self) -> int:
+        """How many events are retried."""
+        return sum(each.retrying for each in self.set_apart)
+
+    @property
+    def stuck(self) -> int:
+        """How many of those failed and were recorded more than a minute ago."""
+        return sum(each.stuck for each in self.set_apart)
+
+    @property
+    def buried(self) -> int:
+        """How many events are dead."""
+        return sum(each.buried for each in self.set_apart)
