@@ -123,9 +123,10 @@ class Mapping:
     keeps its bare key, for your own tables that reference it, and sets every other column to
     NULL."""
     expires: str | None = None
-    """A timestamptz column. From that time on, the row counts as absent; NULL never expires.
-    Policies and helpers compare the column with now(), so expiry needs no event. Later, a worker
-    deletes expired rows; a reconcile never counts them towards its limit of deletes."""
+    """A timestamptz column; in the query, too, it has a time zone. From that time on, the row
+    counts as absent; NULL never expires. Policies and helpers compare the column with now(), so
+    expiry needs no event. Later, a worker deletes expired rows; a reconcile never counts them
+    towards its limit of deletes."""
     readable: Readable | None = None
     """The part of the table that clients may read; None: nothing."""
     children: tuple[tuple[str, str], ...] = ()

@@ -262,7 +262,8 @@ def _check_expires(mapping: Mapping) -> None:
     if mapping.expires is not None and mapping.types[mapping.expires] != "timestamptz":
         raise MappingError(
             f"mapping {mapping.name!r}: expires names {mapping.expires!r}, which is "
-            f"{mapping.types[mapping.expires]}; declare it as timestamptz."
+            f"{mapping.types[mapping.expires]}; declare it as timestamptz. If the primary's column "
+            f"has no time zone, give it one in the query: column AT TIME ZONE 'UTC'."
         )
 
 

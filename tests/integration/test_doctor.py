@@ -11,6 +11,7 @@ import psycopg
 import pytest
 import typer
 from psycopg import errors
+from sqlalchemy import column, select, table
 
 from mappings.trips import registry
 from mirror.access import Guard
@@ -18,12 +19,16 @@ from mirror.cli.doctor import doctor
 from mirror.devstack import PostgresCluster, SupabaseLite
 from mirror.diagnostics.doctor import CHECKS, Limits, diagnose
 from mirror.diagnostics.doctor.diagnosis import check_all
-from mirror.diagnostics.doctor.primary_state import PrimaryState
+from mirror.diagnostics.doctor.primary_state import PrimaryState, read_columns
+from mirror.diagnostics.doctor.source_columns import check_columns
 from mirror.diagnostics.doctor.system_state import SystemState
 from mirror.diagnostics.figures import read_figures
 from mirror.errors import ConfigError
-from mirror.model.mapping import Readable
+from mirror.model.mapping import Column, Mapping, Readable
 from mirror.model.registry import Registry
+from mirror.settings import load_settings
+from mirror.sync.wiring import build_source
+from tests.support.databases import TestDatabase
 from tests.support.doctor_faults import PRIMARY, TARGET, Fault
 from tests.support.doctor_pair import DoctorPair
 from tests.support.rest import ServeApi
@@ -192,6 +197,34 @@ def test_an_old_project_is_found(clinic: DoctorPair) -> None:
     facts = SystemState(figures=figures, catalog=catalog)
     found = list(check_all(facts, clinic.settings(), registry, Limits()))
     assert [one.code for one in found] == ["target-version"]
+
+
+@pytest.mark.parametrize(
+    ("type_", "codes"),
+    [("timestamptz", []), ("timestamp", ["expires-zone"]), ("date", ["expires-zone"])],
+)
+def test_an_expiry_that_has_no_time_zone_in_the_primary_is_found(
+    primary: TestDatabase, type_: str, codes: list[str]
+) -> None:
+    """SQLAlchemy does not know the column's type; the server does."""
+    primary.query(f"create table passes (id text primary key, until {type_})")
+    passes = Mapping(
+        name="passes",
+        table="passes",
+        key=("id",),
+        columns=(Column("id", "text"), Column("until", "timestamptz")),
+        query=select(table("passes", column("id"), column("until"))),
+        expires="until",
+    )
+    model = Registry("passes", [passes])
+    state = PrimaryState()
+    with closing(build_source(load_settings(primary_database_url=primary.url))) as source:
+        read_columns(state, source, model)
+    found = list(check_columns(state, model))
+    assert [one.code for one in found] == codes
+    for one in found:
+        assert "until" in one.what
+        assert "until AT TIME ZONE 'UTC'" in one.remedy
 
 
 def test_over_rest_the_same_is_examined(clinic: DoctorPair, serve_api: ServeApi) -> None:
@@ -399,7 +432,7 @@ def test_every_check_is_broken_here() -> None:
     broken = {one.code for one in (*PRIMARY, *TARGET)}
     broken |= {code for code, _ in (*SETTINGS, *UNREAL)}
     broken |= {"transaction-open", "target-version", "api-stale", "key-expiring", "key-refused"}
-    broken |= {"writer-filtered"}
+    broken |= {"expires-zone", "writer-filtered"}
     assert broken == set(CHECKS)
 
 

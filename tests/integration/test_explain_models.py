@@ -45,7 +45,9 @@ _jobs = table(
     column("role_id", BigInteger),
 )
 _rights = table("rights", column("role_id", BigInteger), column("name", Text))
-_loans = table("loans", column("user_id", Uuid), column("name", Text), column("until", DateTime))
+_loans = table(
+    "loans", column("user_id", Uuid), column("name", Text), column("until", DateTime(timezone=True))
+)
 
 jobs = Mapping(
     name="jobs",

@@ -187,7 +187,7 @@ def test_an_expired_seat_grants_nothing_and_its_deletion_sends_a_message() -> No
     until = replace(
         participants,
         columns=(*participants.columns, Column("until", "timestamptz")),
-        query=seats.add_columns(column("until", DateTime)),
+        query=seats.add_columns(column("until", DateTime(timezone=True))),
         expires="until",
     )
     topics = Topics(personal="user", tell=("participants",))

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.fast
 TRIP = access_questions(registry)["trip"]
 ROW: dict[str, str | None] = {"trip_id": "1", "user_id": "2", "role": "ADMIN", "status": "ACTIVE"}
 
-_passes = table("passes", column("id", Text), column("until", DateTime))
+_passes = table("passes", column("id", Text), column("until", DateTime(timezone=True)))
 EXPIRING = Mapping(
     name="passes",
     table="passes",

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import (
     BigInteger,
+    Date,
     DateTime,
     Enum,
     Sequence,
@@ -506,3 +507,49 @@ def test_a_column_named_like_the_printed_functions_variables_is_refused(name: st
     )
     assert f"{name!r}" in message
     assert ".label()" in message
+
+
+_UNTIL = SEAT.c.until.label("until")
+_ZONED = func.timezone("UTC", SEAT.c.until).label("until")
+
+
+def expiring(query: Any, type_: str = "timestamptz") -> Mapping:
+    """Return a mapping whose rows expire by the query's column `until`."""
+    columns = (Column("id", "bigint"), Column("until", type_))
+    return seats(columns=columns, query=query, expires="until")
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        select(SEAT.c.id, _UNTIL),
+        select(SEAT.c.id, cast(SEAT.c.until, Date).label("until")),
+        union_all(select(SEAT.c.id, _ZONED), select(SEAT.c.id, _UNTIL)),
+    ],
+)
+def test_an_expiry_without_a_time_zone_is_refused(query: Any) -> None:
+    """It would be read as UTC without a word; the message says how to give it a zone."""
+    message = refused(expiring(query))
+    assert "'until'" in message
+    assert "AT TIME ZONE 'UTC'" in message
+
+
+@pytest.mark.parametrize("type_", ["timestamp", "text"])
+def test_an_expiry_is_declared_with_a_time_zone(type_: str) -> None:
+    """The target's policies compare the column with now()."""
+    message = refused(expiring(select(SEAT.c.id, _ZONED), type_))
+    assert f"'until', which is {type_}" in message
+    assert "AT TIME ZONE 'UTC'" in message
+
+
+@pytest.mark.parametrize(
+    "until",
+    [
+        _ZONED,
+        cast(SEAT.c.until, DateTime(timezone=True)).label("until"),
+        column("until", _selectable=SEAT),
+    ],
+)
+def test_an_expiry_with_a_time_zone_or_of_an_unknown_type_is_accepted(until: Any) -> None:
+    """The doctor asks the server for the types that SQLAlchemy does not know."""
+    Registry("some", [expiring(select(SEAT.c.id, until))])

@@ -166,6 +166,12 @@ CHECKS: dict[str, Check] = {
         "Create an index in the primary on the expression of {column} in the query of mapping"
         " {mapping}.",
     ),
+    "expires-zone": _error(
+        "the column by which a mapping's rows expire has no time zone in the primary, so it is read"
+        " as UTC and rows may expire hours too late",
+        "Write `{column} AT TIME ZONE 'UTC'` in the query of mapping {mapping}, with the zone that"
+        " its times are in.",
+    ),
     "enum-label": _error(
         "`active` of a mapping lists a value that the primary's enum does not have, so no row"
         " can have it",

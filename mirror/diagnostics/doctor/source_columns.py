@@ -22,6 +22,7 @@ _SAFE_CASTS = {
     ("date", "timestamp without time zone"),
     ("date", "timestamp with time zone"),
 }
+_WITHOUT_ZONE = {"timestamp without time zone", "date"}
 # Every type can be cast to these.
 _TEXT = {"text", "character varying"}
 
@@ -54,6 +55,8 @@ def check_columns(primary: PrimaryState, registry: Registry) -> Iterator[Finding
                 code = "source-type"
             elif name in incomparable:
                 code = "source-key"
+            elif name == mapping.expires and column.type in _WITHOUT_ZONE:
+                code = "expires-zone"
             elif (
                 column.type != column.declared
                 and column.declared not in _TEXT

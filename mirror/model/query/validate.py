@@ -7,7 +7,7 @@ return equal data. So a query may not depend on the clock, on settings or on ran
 import re
 from typing import Any
 
-from sqlalchemy import Select
+from sqlalchemy import Date, DateTime, Select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.elements import (
@@ -23,7 +23,7 @@ from sqlalchemy.sql.selectable import CTE, CompoundSelect, TableSample
 
 from mirror.errors import MappingError
 from mirror.model.mapping import Mapping, SelectQuery
-from mirror.model.query.select_tree import distinct_on
+from mirror.model.query.select_tree import distinct_on, parts
 
 # PostgreSQL plans these apart from the query around them, or they may contain such a part.
 _BARRIERS = (CompoundSelect, CTE, FunctionElement, Over, TextClause)
@@ -58,6 +58,7 @@ def check_query(mapping: Mapping) -> None:
             raise MappingError(
                 f"{owner}: its query yields no {name!r}; add that column, or .label({name!r})."
             )
+    _check_zone(mapping)
     for element in visitors.iterate(mapping.query):
         _check_element(owner, element)
     for clause, name in (("_limit", "LIMIT"), ("_offset", "OFFSET"), ("_fetch", "FETCH")):
@@ -74,6 +75,25 @@ def check_query(mapping: Mapping) -> None:
             f"{owner}: its query cannot be printed as SQL ({reason}); give each value as "
             f"text, cast to its type."
         ) from error
+
+
+def _check_zone(mapping: Mapping) -> None:
+    """Refuse an expiry without a time zone: read as UTC, it could allow a row for hours too long.
+
+    A column whose type SQLAlchemy does not know is left to the doctor.
+    """
+    if mapping.expires is None:
+        return
+    place = list(mapping.query.selected_columns.keys()).index(mapping.expires)
+    for part in parts(mapping.query):
+        kind = list(part.selected_columns)[place].type
+        if isinstance(kind, Date) or (isinstance(kind, DateTime) and not kind.timezone):
+            raise MappingError(
+                f"mapping {mapping.name!r}: its expires, {mapping.expires!r}, is a "
+                f"{type(kind).__name__} without a time zone in the query. If the primary's column "
+                f"has none, write func.timezone('UTC', column), which is column AT TIME ZONE "
+                f"'UTC', with the zone that its times are in; else write DateTime(timezone=True)."
+            )
 
 
 def _check_element(owner: str, element: visitors.ExternallyTraversible) -> None:
