@@ -382,6 +382,26 @@ select jsonb_build_object(
   )
 )
 
+-- find_event --
+-- One id may be there twice, where a sequence went back.
+select mapping, reference, key, case when lane = 0 then 'revocation' else 'grant' end,
+  extract(epoch from now() - recorded_at)::float8, state, attempts, deaths, error,
+  greatest(extract(epoch from due_at - now()), 0)::float8
+from (
+  select id, mapping, reference, key, lane, recorded_at,
+    case when exists (select from mirror.claims as c where o.id = any(c.events))
+      then 'claimed' else 'waiting' end as state,
+    0 as attempts, 0 as deaths, null as error, null::timestamptz as due_at
+  from mirror.outbox as o
+  union all
+  select id, mapping, reference, key, lane, recorded_at,
+    case when buried_at is null then 'set apart' else 'dead' end, attempts, deaths, error,
+    case when buried_at is null then due_at end
+  from mirror.retries
+) as e
+where id = %s
+order by state
+
 -- find_events_about --
 -- The events about these keys and scopes. A worker has deleted its claimed events in a transaction
 -- that is still open, so they are visible here.

@@ -3,12 +3,13 @@
 import json
 import sys
 from contextlib import closing
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from mirror.cli.errors import print_error
-from mirror.cli.status_page import print_status
+from mirror.cli.status_page import print_event, print_status
+from mirror.diagnostics.event import EventReport, read_event
 from mirror.diagnostics.figures import read_figures
 from mirror.diagnostics.status import exit_code, find_faults
 from mirror.model.registry import load_registry
@@ -32,12 +33,17 @@ def drain(
 
 
 def status(
+    event: Annotated[
+        int | None, typer.Argument(help="Number of an event: print all about it instead.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print waiting and failed events, and whether target and primary belong together."""
     settings = load_settings()
     registry = load_registry(settings.mappings)
     with closing(build_source(settings)) as source, closing(build_target(settings)) as target:
+        if event is not None:
+            _report_event(read_event(registry, source, target, event), as_json=as_json)
         figures = read_figures(settings, registry, source, target)
     code = exit_code(figures)
     if as_json:
@@ -48,6 +54,14 @@ def status(
     for error in {str(error): error for error in figures.unknown.values()}.values():
         print_error(error)
     raise typer.Exit(code)
+
+
+def _report_event(report: EventReport, *, as_json: bool) -> NoReturn:
+    if as_json:
+        print(json.dumps(report.as_json(), indent=2))
+    else:
+        print_event(report)
+    raise typer.Exit(report.exit_code)
 
 
 def retry(

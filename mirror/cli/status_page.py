@@ -1,10 +1,11 @@
-"""Status page: prints the figures, the failed events, and the remedy for each fault."""
+"""Status page: prints the figures and the failed events with their remedies, or one event."""
 
 from collections.abc import Iterator
 
 from rich.console import Console
 from rich.table import Table
 
+from mirror.diagnostics.event import EventReport
 from mirror.diagnostics.figures import Figures, Unknown
 from mirror.diagnostics.primary_figures import LastRun, PrimaryFigures
 from mirror.diagnostics.status import REMEDIES, find_faults
@@ -26,6 +27,28 @@ def print_status(figures: Figures) -> None:
             )
     for fault in find_faults(figures):
         console.print(REMEDIES[fault], style="bold")
+
+
+def print_event(report: EventReport) -> None:
+    """Print all about one event: keys, but no other value of a row."""
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    event = report.event
+    console.print(f"event {event.id}: {event.subject}")
+    table = Table(show_header=False, box=None)
+    table.add_row("lane", event.lane)
+    state = event.state
+    if event.next_seconds is not None:
+        state += f", the next attempt is due in {event.next_seconds:.0f} s"
+    table.add_row("state", state)
+    table.add_row("recorded", f"{event.age_seconds:.0f} s ago")
+    if event.error is not None:
+        table.add_row("error", f"{event.error} (after {event.attempts} attempt(s))")
+    if report.no_row is not None:
+        table.add_row("names no row", report.no_row)
+    for number, comparison in enumerate(report.access):
+        table.add_row("" if number else "access now", str(comparison))
+    console.print(table)
+    console.print(report.remedy, style="bold")
 
 
 def _rows(figures: Figures) -> Iterator[tuple[str, str]]:

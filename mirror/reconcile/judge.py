@@ -7,7 +7,7 @@ and is in the target has left a fence in the ledger that is newer than the snaps
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from mirror.model.keys import Key
@@ -68,6 +68,22 @@ class Judge:
         A key that differs has drifted, unless a change of it is under way. Keys that are equal on
         both sides are in neither list of the result.
         """
+        verdict = Verdict()
+        for drift, under_way in self._read_and_compare(mapping, keys):
+            if under_way:
+                verdict.in_flight.append(drift.key)
+            else:
+                verdict.drifts.append(drift)
+        return verdict
+
+    def differences(self, mapping: Mapping, keys: Sequence[Key]) -> list[Drift]:
+        """Return how those of these keys differ now that do, also if a change is under way."""
+        return [difference for difference, _ in self._read_and_compare(mapping, keys)]
+
+    def _read_and_compare(
+        self, mapping: Mapping, keys: Sequence[Key]
+    ) -> Iterator[tuple[Drift, bool]]:
+        """Yield how a key differs, and whether a change of it is under way."""
         # The first read finds the references and parents that the target's rows contain. Where the
         # key contains all of them, it is not needed.
         references = {reference.name for reference in mapping.all_references}
@@ -78,19 +94,13 @@ class Judge:
         self.transferred += _size(primary.rows.values()) + sum(
             _size(known.row for known in read.values() if known.row) for read in (before, after)
         )
-        verdict = Verdict()
         for key in keys:
             known = after.get(key, UNKNOWN)
             status = self._key_status(mapping, key, primary, (before.get(key, UNKNOWN), known))
             drift = self._compare(mapping, key, primary, known, status)
-            if drift is None:
-                continue
-            newer = (known.epoch, known.fence) > (primary.epoch, primary.fence)
-            if status.under_way or newer:
-                verdict.in_flight.append(key)
-            else:
-                verdict.drifts.append(drift)
-        return verdict
+            if drift is not None:
+                newer = (known.epoch, known.fence) > (primary.epoch, primary.fence)
+                yield drift, status.under_way or newer
 
     # Reading
 

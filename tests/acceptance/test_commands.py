@@ -221,6 +221,9 @@ def test_an_event_that_can_never_succeed_is_discarded(
     )
     assert mirror("drain", MIRROR_MAX_ATTEMPTS="1").code == 1
     assert mirror("status").code == 1
+    done = mirror("status", "77")
+    assert (done.code, "mirror discard 77" in done.out) == (1, True), done.text
+    assert json.loads(mirror("status", "77", "--json").out)["event"]["key"] == ["ada"]
     done = mirror("discard", "77", "78")
     assert done.code == 1
     assert "77 users (ada)" in done.out
@@ -228,6 +231,8 @@ def test_an_event_that_can_never_succeed_is_discarded(
     done = mirror("discard", "77", "78", "--yes")
     assert (done.code, "not set apart: 78" in done.err) == (1, True)
     assert mirror("discard", "77", "--yes").code == 1
+    done = mirror("status", "77")
+    assert (done.code, "neither waits nor is set apart" in done.err) == (2, True), done.text
     assert mirror("status").code == 0
 
 
