@@ -5,10 +5,13 @@ from collections.abc import Callable
 from uuid import uuid4
 
 import pytest
+import typer
 from sqlalchemy.orm import Session
+from typer.testing import CliRunner
 
 from examples.trip_chat.models import Membership
 from mappings.trips import registry
+from mirror.cli.operate import discard
 from mirror.diagnostics.event import EventReport, read_event
 from mirror.errors import UsageError
 from mirror.sync.drain import Drain
@@ -175,6 +178,20 @@ def test_a_number_that_no_event_has_is_an_error(describe: Describe) -> None:
     """It was applied meanwhile, or mistyped."""
     with pytest.raises(UsageError, match="event 7 neither waits nor is set apart"):
         describe(7)
+
+
+@pytest.mark.parametrize(("answer", "left", "code"), [("n", 1, 1), ("y", 0, 0)])
+def test_discard_prints_the_events_and_asks(
+    primary: TestDatabase, monkeypatch: pytest.MonkeyPatch, answer: str, left: int, code: int
+) -> None:
+    """Without a yes, the event stays."""
+    monkeypatch.setenv("PRIMARY_DATABASE_URL", primary.url)
+    primary.query(SET_APART, 7, "users", None, ["ada"], "now")
+    command = typer.Typer()
+    command.command()(discard)
+    done = CliRunner().invoke(command, ["7"], input=f"{answer}\n")
+    assert (done.exit_code, "7 users (ada): Rejected: no" in done.output) == (code, True)
+    assert primary.value("select count(*) from mirror.retries") == left
 
 
 def test_no_value_of_a_row_is_told_but_its_key(
