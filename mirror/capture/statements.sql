@@ -333,6 +333,7 @@ select jsonb_build_object(
         count(*) filter (where buried_at is null and attempts + deaths > 0
           and recorded_at < now() - interval '1 minute') as stuck,
         count(*) filter (where buried_at is not null) as buried,
+        count(*) filter (where parked) as parked,
         extract(epoch from now() - min(recorded_at))::float8 as oldest_seconds
       from mirror.retries as r
       group by r.lane, mapping

@@ -62,6 +62,9 @@ def _rows(figures: Figures) -> Iterator[tuple[str, str]]:
         yield "target", "unknown"
     else:
         yield "target expects", f"{target.identity or 'no primary yet'}, epoch {target.epoch}"
+        for each in target.withheld:
+            text = f"{each.keys} key(s) of {each.mapping} ({each.reason})"
+            yield "withheld", text + _oldest(each.seconds)
         yield "mappings", ", ".join(f"{name} {state}" for name, state in figures.digests.items())
     yield (
         "broker",
@@ -82,6 +85,7 @@ def _primary_rows(primary: PrimaryFigures) -> Iterator[tuple[str, str]]:
     yield "failed", f"{primary.retrying} retrying, {primary.buried} buried"
     for apart in primary.set_apart:
         text = f"{apart.mapping}, {apart.lane}: {apart.retrying} retrying, {apart.buried} buried"
+        text += f", {apart.parked} parked" if apart.parked else ""
         yield "", text + _oldest(apart.oldest_seconds)
     claims = primary.claims
     yield (

@@ -33,6 +33,8 @@ class SetApart:
     """How many of those failed and were recorded more than a minute ago."""
     buried: int
     """How many are dead: no longer retried, until `mirror retry`."""
+    parked: int
+    """How many of those that are retried wait because their whole mapping fails."""
     oldest_seconds: float
     """Age of the oldest of these events."""
 
@@ -133,6 +135,11 @@ class PrimaryFigures:
     def stuck(self) -> int:
         """How many of those failed and were recorded more than a minute ago."""
         return sum(each.stuck for each in self.set_apart)
+
+    @property
+    def parked(self) -> list[str]:
+        """The mappings that have parked events."""
+        return sorted({each.mapping for each in self.set_apart if each.parked})
 
     @property
     def buried(self) -> int:

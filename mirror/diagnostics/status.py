@@ -1,6 +1,8 @@
 """Status: the faults that the figures show, and the remedy for each."""
 
-from mirror.diagnostics.figures import Figures, Unknown
+from mirror.diagnostics.figures import Figures
+from mirror.diagnostics.primary_figures import PrimaryFigures
+from mirror.sync.targets.catalog import WITHDRAWING, Description
 
 REMEDIES = {
     "mapping-digest": "The target was migrated to other declarations. Run `mirror migrate "
@@ -11,6 +13,11 @@ REMEDIES = {
     "`mirror discard ID` deletes one that can never succeed.",
     "stuck": "Events fail again and again: fix the errors that `mirror status` shows. They are "
     "retried until they succeed, at the latest every five minutes.",
+    "parked": "A whole mapping can be neither read nor written, so its events wait and its rows "
+    "stay as they are: fix the error that `mirror status` shows. Then the events are mirrored.",
+    "withheld": "Keys may have lost access and can be neither read nor written, so they grant "
+    "nothing: fix the errors that `mirror status` shows. If none is about such a key, run `mirror "
+    "sync` for it.",
     "last-reconcile": "The last reconcile did not repair everything. Run `mirror reconcile`.",
     "two-schedulers": "Both beat and the platform's scheduler start reconciles. Set "
     "MIRROR_RECONCILE_CRON=off, or remove the platform's job.",
@@ -29,15 +36,27 @@ def find_faults(figures: Figures) -> dict[str, str]:
     if outdated:
         names = ", ".join(outdated)
         faults["mapping-digest"] = f"target: it was migrated to another version of {names}"
-    if isinstance(primary, Unknown):
-        return faults
-    if not isinstance(target, Unknown) and (
-        target.identity not in {None, primary.identity} or target.epoch > primary.epoch
+    if (
+        isinstance(target, Description)
+        and isinstance(primary, PrimaryFigures)
+        and (target.identity not in {None, primary.identity} or target.epoch > primary.epoch)
     ):
         faults["wrong-source"] = (
             f"target: it expects {target.identity}, epoch {target.epoch};"
             f" this primary is {primary.identity}, epoch {primary.epoch}"
         )
+    if isinstance(target, Description):
+        withheld = [each for each in target.withheld if each.reason != WITHDRAWING]
+        if withheld:
+            keys = ", ".join(f"{each.keys} of {each.mapping} ({each.reason})" for each in withheld)
+            faults["withheld"] = f"target: keys are withheld: {keys}"
+    return faults | (_primary_faults(primary) if isinstance(primary, PrimaryFigures) else {})
+
+
+def _primary_faults(primary: PrimaryFigures) -> dict[str, str]:
+    faults = {}
+    if primary.parked:
+        faults["parked"] = f"primary: events wait for a fault of {', '.join(primary.parked)}"
     if primary.buried:
         faults["buried"] = f"primary: {primary.buried} event(s) are buried"
     if primary.stuck:

@@ -113,6 +113,15 @@ PRIMARY = [
         """,
     ),
     Fault(
+        "parked",
+        "a fault of users",
+        """
+        insert into mirror.retries
+          (id, lane, recorded_at, mapping, key, attempts, due_at, error, parked)
+        values (1, 0, now(), 'users', '{a}', 1, now() + interval '1 min', 'x', true)
+        """,
+    ),
+    Fault(
         "source-type",
         "mapping 'trips': column created_by is bigint",
         "alter table trips drop created_by, add created_by bigint",
@@ -194,6 +203,14 @@ PRIMARY = [
 ]
 
 TARGET = [
+    Fault(
+        "withheld",
+        "1 of users (Rejected)",
+        """
+        insert into mirror.withheld (mapping, key, reason, epoch, fence)
+        values ('users', '{a}', 'Rejected', 0, 0)
+        """,
+    ),
     Fault(
         "target-not-migrated",
         'schema "mirror" does not exist',

@@ -354,6 +354,14 @@ CHECKS: dict[str, Check] = {
         "events are buried: the mirror stopped retrying them after repeated failures",
         REMEDIES["buried"],
     ),
+    "parked": _error(
+        "all rows of a mapping fail alike, so its events wait and the target keeps its rows",
+        REMEDIES["parked"],
+    ),
+    "withheld": _error(
+        "keys grant nothing, because their events can be neither read nor written",
+        REMEDIES["withheld"],
+    ),
     "last-reconcile": _error(
         "the last reconcile did not repair everything", REMEDIES["last-reconcile"]
     ),

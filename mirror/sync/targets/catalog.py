@@ -7,7 +7,10 @@ policies are bare.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NotRequired, Self, TypedDict
+from typing import Any, Final, NotRequired, Self, TypedDict
+
+WITHDRAWING: Final = "withdrawing"
+"""The reason of keys whose children are being removed page by page. It is no fault."""
 
 
 @dataclass(frozen=True)
