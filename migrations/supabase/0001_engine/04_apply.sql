@@ -373,6 +373,7 @@ declare
   answers jsonb := '{}';
   large jsonb;
   fence constant bigint := (request ->> 'fence')::bigint;
+  pages constant boolean := coalesce((request ->> 'pages')::boolean, false);
   careful constant boolean := coalesce((request ->> 'careful')::boolean, false);
   horizon bigint;
 begin
@@ -395,7 +396,8 @@ begin
     order by m.position
   loop
     large := '[]';
-    if section.is_parent and section.gone <> '[]' then
+    -- A worker of an earlier version would take such a parent for deleted.
+    if section.is_parent and section.gone <> '[]' and pages then
       large := mirror.mark_large(
         section.name, (request ->> 'epoch')::integer, fence, section.gone
       );

@@ -73,13 +73,12 @@ class Target(ABC):
             rows, deleted = section.as_json()
             parts.append(_with(_about(section.mapping), rows=rows, gone=deleted))
         texts = {"sections": f"[{','.join(parts)}]"}
+        envelope = _envelope(stamp) | {"pages": True}
         try:
-            answer = self._call("apply", request=_with(_envelope(stamp), **texts))
+            answer = self._call("apply", request=_with(envelope, **texts))
         except LostParent:
             # The ledger has a parent whose row somebody deleted by hand.
-            answer = self._call(
-                "apply", request=_with(_envelope(stamp) | {"careful": True}, **texts)
-            )
+            answer = self._call("apply", request=_with(envelope | {"careful": True}, **texts))
         with _undamaged():
             _check_horizon(answer)
             return {name: Answer.from_json(part) for name, part in answer["mappings"].items()}
