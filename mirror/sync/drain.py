@@ -13,7 +13,7 @@ import structlog
 from psycopg import sql
 
 from mirror.capture.outbox import Event
-from mirror.errors import Halted, MirrorError, Transient, UnreadableMapping
+from mirror.errors import Halted, MirrorError, Rejected, TooSlow, Transient, UnreadableMapping
 from mirror.errors.unforeseen import explained
 from mirror.model.mapping import EVERYTHING
 from mirror.model.registry import Registry
@@ -164,10 +164,14 @@ class Drain(Syncer):
         if plain:
             try:
                 continuations += self._pass_on(plain, claim.note)
-            except (*ISOLATED, TooOld, Halted):
-                # A sync pass finds the event at fault, names the mapping that cannot be read, and
-                # reads again what was read too early.
-                rest, rest_failed = self._isolate(claim.read(plain), claim.note, until=until)
+            except (*ISOLATED, TooOld, Halted) as error:
+                # A sync pass names the mapping that cannot be read, and reads again what was read
+                # too early. What is slow or refused fails once more in one batch: not tried.
+                events = claim.read(plain)
+                if isinstance(error, Rejected | TooSlow) and len(events) > 1:
+                    rest, rest_failed = self._halve(events, claim.note, error, until=until)
+                else:
+                    rest, rest_failed = self._isolate(events, claim.note, until=until)
                 continuations, failed = continuations + rest, failed + rest_failed
         return continuations, failed
 
@@ -216,14 +220,26 @@ class Drain(Syncer):
         try:
             apply = self.sync if len(events) > 1 else self.sync_alone
             return apply(events, note), []
-        except UnreadableMapping as error:
-            if len(events) == 1 or any(event.mapping == error.mapping for event in events):
-                return self._leave_out(error, events, note, until=until)
         except ISOLATED as error:
+            if isinstance(error, UnreadableMapping) and (
+                len(events) == 1 or any(event.mapping == error.mapping for event in events)
+            ):
+                return self._leave_out(error, events, note, until=until)
             if len(events) == 1:
                 return self._set_apart(events[0], error)
-            if time.monotonic() > until:
-                return [], [(event, error) for event in events]
+            return self._halve(events, note, error, until=until)
+
+    def _halve(
+        self,
+        events: list[ClaimedEvent],
+        note: sql.Composed,
+        error: MirrorError,
+        *,
+        until: float,
+    ) -> tuple[list[Event], list[tuple[ClaimedEvent, MirrorError]]]:
+        """Apply the halves of events that failed together; return as `_isolate` does."""
+        if time.monotonic() > until:
+            return [], [(event, error) for event in events]
         # The failure may have taken long.
         self.queue.keep_alive()
         middle = len(events) // 2

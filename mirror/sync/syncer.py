@@ -88,8 +88,12 @@ class Syncer:
                 if self._is_gone_parent(events[0]):
                     mapping = self.registry[events[0].mapping]
                     return self._withdraw(mapping.name, mapping.canonical(events[0].key), size)
-                # One more attempt at most, because this one took long. A scope is split instead.
-                if events[0].reference is not None or size <= _SLOW_EVENT_BATCH:
+                # One more attempt at most, because this one took long. A scope is split instead,
+                # and the row of a key without children has no pieces.
+                pieces = events[0].reference is None and self.registry.children(
+                    self.registry[events[0].mapping]
+                )
+                if not pieces or size <= _SLOW_EVENT_BATCH:
                     raise
                 size = _SLOW_EVENT_BATCH
 
