@@ -167,7 +167,10 @@ $$;
 
 -- What the printed triggers call first: refuse by name what they cannot watch. Finds the table as
 -- CREATE TRIGGER will, so no search_path is set here.
-create or replace function mirror.check_source(p_table text, p_columns text[]) returns void
+-- `p_named` are the columns whose values name keys and scopes in events.
+drop function if exists mirror.check_source(text, text[]);
+create or replace function mirror.check_source(p_table text, p_columns text[], p_named text[])
+returns void
 language plpgsql
 as $$
 declare
@@ -203,6 +206,25 @@ begin
       'cannot read', missing, p_table
       using errcode = 'MR010',
         hint = 'Write its expression in the mapping''s query, or make the column STORED.';
+  end if;
+  -- A value of these types has one text, as the type prints it or cast by the mapping's query. (Only
+  -- character(n) loses the blanks at its end by a cast; the triggers remove them, too.) A boolean, an
+  -- inet or a number with decimals has several. A domain prints as the type that it is made of.
+  select a.attname into missing
+  from pg_catalog.pg_attribute as a
+  join pg_catalog.pg_type as t on t.oid = a.atttypid
+  where a.attrelid = source and a.attname = any (p_named)
+    and t.typcategory not in ('S', 'E') and t.typoutput not in (
+      'pg_catalog.int2out'::regproc, 'pg_catalog.int4out'::regproc, 'pg_catalog.int8out'::regproc,
+      'pg_catalog.oidout'::regproc, 'pg_catalog.uuid_out'::regproc, 'pg_catalog.charout'::regproc
+    )
+  limit 1;
+  if missing is not null then
+    raise exception 'column % of % names rows of a mapping, but it is no text, integer, uuid or '
+      'enum, so its changes would name other keys than the mapping''s query yields',
+      missing, p_table
+      using errcode = 'MR010',
+        hint = 'Give the column its real type in the table that the mapping''s query reads.';
   end if;
 end
 $$;

@@ -38,9 +38,10 @@ def _all(effect: Effect, rows: str, *, lane: int) -> str:
         )
     distinct = "" if effect.unique else "distinct "
     values = [f"r.{identifier(column)}" for column in effect.columns]
+    texts = _texts(effect, map(_text, values))
     return (
         # By their bytes: some collations treat different values as equal.
-        f'select {distinct}{lane}, {_target(effect)}, {_texts(values)} collate "C"\n'
+        f'select {distinct}{lane}, {_target(effect)}, {texts} collate "C"\n'
         f"from {rows} as r\n"
         f"where {_and(f'{value} is not null' for value in values)}"
     )
@@ -103,7 +104,7 @@ def _paired(effect: Effect) -> str:
     values = [f"coalesce(n.{name}, o.{name})" for name in names]
     return (
         f"select {lane}, {_target(effect)},\n"
-        f"  {_texts(values)}\n"
+        f"  {_texts(effect, map(_text, values))}\n"
         f"from old_rows as o\n"
         f"full join new_rows as n on {same}\n"
         f"where ({moved}{_or_differ(effect, effect.reads)})\n"
@@ -138,8 +139,9 @@ def _differing(effect: Effect) -> str:
         for lane, columns in lanes
         for pair in sides
     )
+    values = _texts(effect, (f"f.{name}" for name in names))
     return (
-        f"select min(f.lane), {_target(effect)}, array[{', '.join(f'f.{n}' for n in names)}]\n"
+        f"select min(f.lane), {_target(effect)}, {values}\n"
         f"from (\n{indent(found, '  ')}\n) as f\n"
         f"where {_and(f'f.{name} is not null' for name in names)}\n"
         f"group by {', '.join(f'f.{name}' for name in names)}"
@@ -179,8 +181,19 @@ def _bytes(value: str) -> str:
     return f'(case when {value} is distinct from null then {_text(value)} end) collate "C"'
 
 
-def _texts(values: Iterable[str]) -> str:
-    return f"array[{', '.join(map(_text, values))}]"
+def _texts(effect: Effect, texts: Iterable[str]) -> str:
+    """Return the array of an Effect's values as the mapping's query prints them, from their texts.
+
+    There, a text of type character(n) has no blanks at its end, because a cast removes them. The
+    declarations may not say which columns have this type: the trigger's function looks it up.
+    """
+    several = zip(effect.columns, texts, strict=True)
+    return "array[{}]".format(
+        ", ".join(
+            f"case when {literal(column)} = any (padded) then rtrim({text}) else {text} end"
+            for column, text in several
+        )
+    )
 
 
 def _text(value: str) -> str:

@@ -31,6 +31,9 @@ _OPERATIONS = {
     "delete": " referencing old table as old_rows",
     "truncate": "",
 }
+# Where rows are compared by their texts, two values must not have one: a writer's session may print
+# few digits of a number, or the hour that an autumn night has twice.
+_SETTINGS = "\nset extra_float_digits = 1 set timezone = 'UTC'"
 _RECORD = "insert into mirror.outbox (lane, mapping, reference, key)"
 
 
@@ -60,12 +63,21 @@ def removal_sql(registry: Registry) -> str:
 
 
 def _check(table: str, effects: tuple[Effect, ...]) -> str:
-    return f"select mirror.check_source({literal(_quoted(table))}, {_columns(effects)});"
+    arguments = f"{literal(_quoted(table))}, {_columns(effects)}, {_named(effects)}"
+    return f"select mirror.check_source({arguments});"
 
 
 def _columns(effects: tuple[Effect, ...]) -> str:
     """Return, as an SQL array, the columns of a table that its events contain or depend on."""
-    names = {name for effect in effects for name in (*effect.columns, *(effect.reads or ()))}
+    return _array({name for e in effects for name in (*e.columns, *(e.reads or ()))})
+
+
+def _named(effects: tuple[Effect, ...]) -> str:
+    """Return, as an SQL array, the columns of a table whose values name keys and scopes."""
+    return _array({name for effect in effects for name in effect.columns})
+
+
+def _array(names: set[str]) -> str:
     return f"array[{', '.join(map(literal, sorted(names)))}]::text[]"
 
 
@@ -145,11 +157,13 @@ def _function(registry: Registry, table: str, effects: tuple[Effect, ...]) -> st
     return fill(
         "capture",
         function=identifier("mirror", _function_name(registry, table)),
+        settings="" if all(effect.unique for effect in effects) else _SETTINGS,
         record_everything=f"{_RECORD}\nvalues {everything};\nreturn null;",
         trial=_by_operation(
             events, lambda query: f"perform from (\n{indent(query, '  ')}\n  limit 0\n) as trial;"
         ),
         columns=_columns(effects),
+        named=_named(effects),
         record=_by_operation(events, lambda query: f"{_RECORD}\n{query};"),
         comment=literal(_comment(registry)),
     )

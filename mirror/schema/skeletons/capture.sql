@@ -1,6 +1,10 @@
 create or replace function {function}() returns trigger
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp{settings}
 as $$
+declare
+  -- The columns of type character(n) among those that name keys and scopes.
+  padded text[];
+  odd boolean;
 begin
   if tg_op = 'TRUNCATE' then
     {record_everything}
@@ -16,6 +20,18 @@ begin
       where attrelid = tg_relid and attgenerated = 'v' and attname = any ({columns})
     ) then
       raise exception 'a column that a mapping reads is now a virtual generated one';
+    end if;
+    -- As mirror.check_source did when this was installed: the types may have changed since.
+    select array_agg(attname::text) filter (where typoutput = 'bpcharout'::regproc),
+      bool_or(typcategory not in ('S', 'E') and typoutput not in (
+        'int2out'::regproc, 'int4out'::regproc, 'int8out'::regproc, 'oidout'::regproc,
+        'uuid_out'::regproc, 'charout'::regproc
+      ))
+    into padded, odd
+    from pg_attribute as a join pg_type as t on t.oid = a.atttypid
+    where a.attrelid = tg_relid and a.attname = any ({named});
+    if odd then
+      raise exception 'the type of a column that names rows is now one that no key can have';
     end if;
     {trial}
   exception when others then
