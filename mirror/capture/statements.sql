@@ -25,6 +25,67 @@ select (e.event ->> 0)::smallint, e.event ->> 1, e.event ->> 2,
 from jsonb_array_elements(cast(cast(:events as text) as jsonb)) with ordinality as e (event, place)
 order by e.place
 
+-- describe_sources --
+-- What models do not say of the mapped tables. A row with a place (in `tables`) is a view over that
+-- table, a table behind a view that a mapping reads, or another view over that. A row without one
+-- is a table, with the types of its columns. All schemas are searched if none is given: the worker's
+-- search_path is not known here.
+with recursive source as (
+  select c.oid, t.place
+  from jsonb_array_elements(cast(cast(:tables as text) as jsonb)) with ordinality as t (name, place)
+  join pg_catalog.pg_class as c on c.relname = t.name ->> 1 and c.relkind in ('r', 'p', 'v', 'f')
+  join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
+  where n.nspname = coalesce(t.name ->> 0, n.nspname)
+),
+link as (
+  select distinct w.ev_class as reader, c.relkind = 'v' as is_view, d.refobjid as read
+  from pg_catalog.pg_rewrite as w
+  join pg_catalog.pg_class as c on c.oid = w.ev_class
+  join pg_catalog.pg_depend as d
+    on d.classid = cast('pg_catalog.pg_rewrite' as regclass) and d.objid = w.oid
+    and d.refclassid = cast('pg_catalog.pg_class' as regclass) and d.refobjid <> w.ev_class
+),
+behind as (
+  select oid, place from source
+  union
+  select l.read, b.place from behind as b join link as l on l.reader = b.oid and l.is_view
+),
+reaching as (
+  select oid, place from behind
+  union
+  select l.reader, r.place from reaching as r join link as l on l.read = r.oid
+),
+described as (
+  select r.oid, r.place from reaching as r
+  where not exists (select from source as s where (s.oid, s.place) = (r.oid, r.place))
+  union
+  select oid, null from source
+)
+select n.nspname as schema, c.relname as name, d.place, a.types, a.computed,
+  exists (
+    -- A trigger BEFORE INSERT or UPDATE of each row.
+    select from pg_catalog.pg_trigger as g
+    where g.tgrelid = c.oid and not g.tgisinternal and g.tgenabled <> 'D'
+      and g.tgtype & 3 = 3 and g.tgtype & 20 <> 0
+  ) as rewritten
+from described as d
+join pg_catalog.pg_class as c on c.oid = d.oid
+join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
+cross join lateral (
+  select
+    cast(coalesce(jsonb_object_agg(a.attname, case
+      when o.proname in ('textout', 'varcharout', 'enum_out', 'citextout') then 'text'
+      when o.proname in ('int2out', 'int4out', 'int8out') then 'integer'
+      when o.proname = 'uuid_out' then 'uuid'
+    end), '{}') as text) as types,
+    cast(coalesce(jsonb_agg(a.attname) filter (where a.attgenerated <> ''), '[]') as text)
+      as computed
+  from pg_catalog.pg_attribute as a
+  join pg_catalog.pg_type as t on t.oid = a.atttypid
+  join pg_catalog.pg_proc as o on o.oid = t.typoutput
+  where a.attrelid = c.oid and a.attnum > 0
+) as a
+
 -- read_recorded_events --
 -- Inside the transaction: its id and the events that it has recorded so far. The backend's role
 -- may not read the outbox, so a function answers.

@@ -2,5 +2,6 @@
 
 These modules read private attributes of SQLAlchemy's statements. Each builds on those before it:
 
-    row_events  ->  plans  ->  assigned, secondary_tables  ->  bulk, flushes  ->  listeners
+    catalog  ->  row_events  ->  plans  ->  assigned, secondary_tables
+    ->  bulk, flushes  ->  listeners
 """

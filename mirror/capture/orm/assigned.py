@@ -5,10 +5,13 @@ from typing import Any
 
 from sqlalchemy.orm import ColumnProperty, Mapper
 
+from mirror.capture.orm.catalog import Catalog, name_of
 from mirror.capture.orm.plans import auto_updated_columns
 
 
-def assigned(statement: Any, parameters: Any, mapper: Mapper[Any] | None) -> frozenset[str] | None:
+def assigned(
+    statement: Any, parameters: Any, mapper: Mapper[Any] | None, catalog: Catalog
+) -> frozenset[str] | None:
     """Return the names, in the database, of the columns that an UPDATE sets; None: unknown.
 
     They include the columns that change with any UPDATE.
@@ -22,10 +25,10 @@ def assigned(statement: Any, parameters: Any, mapper: Mapper[Any] | None) -> fro
     if isinstance(parameters, Mapping):
         # Keys that name no column are parameters of bindparam().
         names |= {name for key in parameters if (name := _name(key, statement, mapper)) is not None}
-    return frozenset(names | auto_updated_columns(statement.table.c))
+    return frozenset(names | auto_updated_columns(statement.table, catalog))
 
 
-def on_conflict(statement: Any) -> frozenset[str] | None:
+def on_conflict(statement: Any, catalog: Catalog) -> frozenset[str] | None:
     """Return the columns that an INSERT … ON CONFLICT sets in a row that already exists.
 
     Empty: it updates no row. None: the columns are unknown, so it may be any. Columns of the
@@ -46,7 +49,8 @@ def on_conflict(statement: Any) -> frozenset[str] | None:
         for value in pairs.values()
         if getattr(getattr(value, "table", None), "name", None) == "excluded"
     }
-    return frozenset(names - (set_as_proposed & (target or set())))
+    updated = names - (set_as_proposed & (target or set()))
+    return frozenset(updated | catalog.computed(name_of(statement.table)) if names else ())
 
 
 def _names(keys: Iterable[Any], statement: Any, mapper: Mapper[Any] | None) -> set[str] | None:

@@ -13,6 +13,7 @@ from sqlalchemy import Text, cast
 from sqlalchemy.orm import Mapper, ORMExecuteState
 
 from mirror.capture.orm.assigned import assigned, on_conflict
+from mirror.capture.orm.catalog import name_of
 from mirror.capture.orm.plans import Plan, Plans
 from mirror.capture.orm.row_events import RowEvents, RowValues, touches
 from mirror.capture.outbox import Event
@@ -30,6 +31,7 @@ def execute(
     """
     if not (state.is_insert or state.is_update or state.is_delete):
         return None
+    plans.ask_database(state.session, state.bind_arguments)
     # A lambda_stmt() resolves to the DML; select().from_statement() has it as an element.
     statement: Any = getattr(state.statement, "_resolved", state.statement)
     dml: Any = statement if hasattr(statement, "table") else statement.element
@@ -44,7 +46,12 @@ def execute(
     effects = row_events.of(dml.table)
     changed: frozenset[str] | None = None
     if effects and state.is_update:
-        changed = assigned(dml, state.parameters, mapper)
+        changed = assigned(dml, state.parameters, mapper, row_events.catalog)
+        if changed is not None and row_events.catalog.rewrites(name_of(dml.table)):
+            # Not those that name keys and scopes: the whole mapping would be read each time.
+            changed |= {name for e in effects for name in (e.reads or ())}.difference(
+                *(e.columns for e in effects)
+            )
         effects = tuple(effect for effect in effects if touches(changed, effect.reads))
     if not effects:
         return None
@@ -62,7 +69,7 @@ def _by_returning(
     changed: frozenset[str] | None,
 ) -> ExecutedStatement:
     """Execute a statement with RETURNING, and derive the events from the rows that it returns."""
-    updated = on_conflict(statement) if state.is_insert else changed
+    updated = on_conflict(statement, row_events.catalog) if state.is_insert else changed
     # Effects whose old key or scope is unknown, because the statement sets their columns.
     moved = (
         [] if state.is_delete else [e for e in effects if touches(updated, frozenset(e.columns))]

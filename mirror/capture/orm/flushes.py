@@ -45,6 +45,8 @@ class Flush:
     def prepare(self, session: Session) -> None:
         """Read and lock the rows that will change and whose events need more than the identity."""
         to_lock: dict[tuple[Mapper[Any], Plan], list[State]] = defaultdict(list)
+        for mapper in {inspect(instance).mapper for instance in (*session.dirty, *session.deleted)}:
+            self._plans.ask_database(session, {"mapper": mapper})
         for objects, deleted in ((session.dirty, False), (session.deleted, True)):
             for instance in objects:
                 state: State = inspect(instance)
@@ -101,6 +103,7 @@ class Flush:
     def _note(
         self, connection: Connection, state: State, *, deleted: bool = False
     ) -> tuple[Plan, ...]:
+        self._row_events.catalog.ask(connection)
         plans = self._plans.of(state.mapper)
         secondary = self._secondary_tables.of(state.mapper)
         if plans or secondary:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,11 +22,13 @@ from sqlalchemy import (
     select,
     tuple_,
 )
-from sqlalchemy.orm import InstanceState, Mapper
+from sqlalchemy.exc import UnboundExecutionError
+from sqlalchemy.orm import InstanceState, Mapper, Session
 from sqlalchemy.orm.exc import UnmappedColumnError
 from sqlalchemy.sql import ClauseElement
 from sqlalchemy.types import TypeEngine
 
+from mirror.capture.orm.catalog import Catalog, name_of
 from mirror.capture.orm.row_events import RowEvents, RowValues, touches
 from mirror.model.query.effects import Effect
 
@@ -53,7 +56,10 @@ class Plan:
     where: tuple[Any, ...]
     """The columns of the table that hold the identity; empty if the table lacks one of them."""
     auto_updated: frozenset[str]
-    """Columns that change with every UPDATE: those with `onupdate`, and the version counter."""
+    """Columns that may change with every UPDATE: those with `onupdate`, those that the database
+    computes, and the version counter; if a trigger may replace values, all."""
+    altered: frozenset[str]
+    """Columns of which the database may have another text than the session's value."""
 
     @cached_property
     def named(self) -> frozenset[str]:
@@ -101,7 +107,7 @@ class Plan:
         known = {
             name: values[key]
             for name, key in self.attributes.items()
-            if name in self.named and key in values
+            if name in self.named and name not in self.altered and key in values
         }
         return self._texts(known, dialect)
 
@@ -150,6 +156,7 @@ class Plans:
     def __init__(self, row_events: RowEvents) -> None:
         self.row_events = row_events
         self._made: WeakKeyDictionary[Mapper[Any], tuple[Plan, ...]] = WeakKeyDictionary()
+        row_events.catalog.caches.append(self._made)
 
     def of(self, mapper: Mapper[Any]) -> tuple[Plan, ...]:
         """Return one plan for each mirrored table of a mapped class; most classes have none."""
@@ -158,14 +165,22 @@ class Plans:
             plans = self._made[mapper] = tuple(self._make(mapper))
         return plans
 
+    def ask_database(self, session: Session, bind_arguments: dict[str, Any]) -> None:
+        """Ask the database that a session would use, if it was not asked yet: see Catalog."""
+        # A session without a database for this class fails by itself, if it has a change to write.
+        with suppress(UnboundExecutionError):
+            if not self.row_events.catalog.knows(session.get_bind(**bind_arguments).engine):
+                connection = session.connection(bind_arguments=dict(bind_arguments))
+                self.row_events.catalog.ask(connection)
+
     def _make(self, mapper: Mapper[Any]) -> Iterator[Plan]:
         for table in mapper.tables:
             effects = self.row_events.of(table)
             if effects:
-                yield _plan(mapper, table, effects)
+                yield _plan(mapper, table, effects, self.row_events.catalog)
 
 
-def _plan(mapper: Mapper[Any], table: Any, effects: tuple[Effect, ...]) -> Plan:
+def _plan(mapper: Mapper[Any], table: Any, effects: tuple[Effect, ...], catalog: Catalog) -> Plan:
     attributes: dict[str, str] = {}
     for column in table.c:
         try:
@@ -174,7 +189,9 @@ def _plan(mapper: Mapper[Any], table: Any, effects: tuple[Effect, ...]) -> Plan:
             continue
     keys = [mapper.get_property_by_column(column).key for column in mapper.primary_key]
     by_attribute = {key: name for name, key in attributes.items() if key in keys}
-    auto_updated = auto_updated_columns(table.c)
+    auto_updated = auto_updated_columns(table, catalog)
+    if catalog.rewrites(name_of(table)):
+        auto_updated.update(*((*e.columns, *(e.reads or ())) for e in effects))
     version = mapper.version_id_col
     if version is not None and version.table is table:
         auto_updated.add(version.name)
@@ -184,22 +201,29 @@ def _plan(mapper: Mapper[Any], table: Any, effects: tuple[Effect, ...]) -> Plan:
         effects,
         columns,
         attributes,
-        identity={name: keys.index(key) for key, name in by_attribute.items()},
+        # A trigger makes no difference here: objects with another identity than their row's can be
+        # neither updated nor deleted.
+        identity={
+            name: keys.index(key)
+            for key, name in by_attribute.items()
+            if catalog.has_type(name_of(table), name, columns[name].type)
+        },
         where=tuple(columns[by_attribute[key]] for key in keys)
         if len(by_attribute) == len(keys)
         else (),
         auto_updated=frozenset(auto_updated),
+        altered=catalog.altered(table),
     )
 
 
-def auto_updated_columns(columns: Any) -> set[str]:
-    """Return the names of columns that change with every UPDATE."""
+def auto_updated_columns(table: Any, catalog: Catalog) -> set[str]:
+    """Return the names of a table's columns that may change with every UPDATE."""
     return {
         column.name
-        for column in columns
+        for column in table.c
         if getattr(column, "onupdate", None) is not None
         or getattr(column, "server_onupdate", None) is not None
-    }
+    } | catalog.computed(name_of(table))
 
 
 def text_of(kind: Any, value: Any, dialect: Dialect) -> str | None:
@@ -218,4 +242,5 @@ def text_of(kind: Any, value: Any, dialect: Dialect) -> str | None:
         number = isinstance(value, int) and not isinstance(value, bool)
         return int.__repr__(value) if number else None
     known = isinstance(kind, String) and not isinstance(kind, CHAR) and isinstance(value, str)
-    return str.__str__(value) if known else None
+    # PostgreSQL may cut blanks at the end, to make a text fit its column.
+    return str.__str__(value) if known and not value.endswith(" ") else None

@@ -6,10 +6,10 @@ column, is unknown. Then the event is about the whole mapping, which is slow but
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, TypeAlias
 
-from sqlalchemy import Alias
-
+from mirror.capture.orm.catalog import Catalog, may_be_one, name_of, table_name
 from mirror.capture.outbox import Event, Lane
 from mirror.errors import InvalidKey
 from mirror.model.mapping import EVERYTHING
@@ -18,26 +18,32 @@ from mirror.model.registry import Registry
 
 RowValues: TypeAlias = Mapping[str, str | None]
 
-_DEFAULT_SCHEMA = "public."
-
 
 class RowEvents:
     """Derives the events of changed rows from the Effects of one registry's mappings."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._effects: dict[str, tuple[Effect, ...]] = {}
-        for table, effects in registry.effects.items():
-            name = table.removeprefix(_DEFAULT_SCHEMA)
-            self._effects[name] = (*self._effects.get(name, ()), *effects)
+        self.catalog = Catalog(registry.effects)
 
     def of(self, table: Any) -> tuple[Effect, ...]:
-        """Return the Effects of a table's rows on mappings; empty: no mapping reads the table."""
-        while isinstance(table, Alias):
-            table = table.element
-        schema = getattr(table, "schema", None)
-        name = f"{schema}.{table.name}" if schema else str(getattr(table, "name", ""))
-        return self._effects.get(name.removeprefix(_DEFAULT_SCHEMA), ())
+        """Return the Effects of a table's rows on mappings; empty: no mapping reads the table.
+
+        A name without a schema may mean a table of any: which one, a search_path decides. A change
+        of a view means the whole mapping.
+        """
+        name = name_of(table)
+        found: dict[Effect, None] = {}
+        for mapped, effects in self._registry.effects.items():
+            if may_be_one(name, table_name(mapped)):
+                found.update(dict.fromkeys(effects))
+        for mapped in self.catalog.reached(name):
+            for effect in self._registry.effects[mapped]:
+                whole = replace(
+                    effect, reference=EVERYTHING, columns=(), reads=None, decides=None, adds=False
+                )
+                found[whole] = None
+        return tuple(found)
 
     def inserted(self, effect: Effect, new: RowValues | None) -> Iterator[Event]:
         """Yield the event of an inserted row for one Effect; none if the row affects no key."""

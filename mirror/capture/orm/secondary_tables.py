@@ -29,6 +29,8 @@ class SecondaryTable:
     """Pairs of a column of the object's own table and a column of the secondary table."""
     far: tuple[tuple[Any, Any], ...]
     """The same for the table of the objects that the relationship leads to."""
+    altered: frozenset[str]
+    """Columns of which the database may store another value than the objects have."""
 
     def events(
         self, row_events: RowEvents, state: InstanceState[Any], dialect: Dialect, *, deleted: bool
@@ -50,7 +52,8 @@ class SecondaryTable:
         for objects, derive in ((gone, row_events.deleted), (history.added, row_events.inserted)):
             for other in objects:
                 if other is not None:
-                    row = {**near, **_row(_state(other), self.far, dialect)}
+                    found = {**near, **_row(_state(other), self.far, dialect)}
+                    row = {name: text for name, text in found.items() if name not in self.altered}
                     for effect in self.effects:
                         yield from derive(effect, row)
 
@@ -63,6 +66,7 @@ class SecondaryTables:
         self._found: WeakKeyDictionary[Mapper[Any], tuple[SecondaryTable, ...]] = (
             WeakKeyDictionary()
         )
+        row_events.catalog.caches.append(self._found)
 
     def of(self, mapper: Mapper[Any]) -> tuple[SecondaryTable, ...]:
         """Return a mapped class's relationships over mirrored tables; most classes have none."""
@@ -74,6 +78,7 @@ class SecondaryTables:
                     self._row_events.of(relationship.secondary),
                     tuple(relationship.synchronize_pairs),
                     tuple(relationship.secondary_synchronize_pairs or ()),
+                    self._row_events.catalog.altered(relationship.secondary),
                 )
                 for relationship in mapper.relationships
                 if relationship.secondary is not None
