@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Coroutine, Iterable
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 from weakref import WeakKeyDictionary
@@ -55,7 +56,7 @@ class Hooks:
             NotInTransaction: no transaction would carry the event.
             UsageError: `lane` is another word, or `session` of another type.
         """
-        self.record(session, [key_event(self.registry, mapping, key, lane)])
+        self.record(session, _spellings(key_event(self.registry, mapping, key, lane)))
 
     def scope_changed(
         self,
@@ -80,7 +81,7 @@ class Hooks:
         if len(reference) != 1:
             raise UsageError("scope_changed takes exactly one reference, as name=value.")
         ((name, value),) = reference.items()
-        self.record(session, [scope_event(self.registry, mapping, name, value, lane)])
+        self.record(session, _spellings(scope_event(self.registry, mapping, name, value, lane)))
 
     def record(self, session: AnySession, events: Iterable[Event]) -> None:
         """Record events that the caller has built, as the ORM capture does.
@@ -138,6 +139,15 @@ class Hooks:
                 events = ConnectionEvents(self.doorbell, owner)
             self._transactions[owner] = events
         return owner, events
+
+
+def _spellings(event: Event) -> tuple[Event, Event]:
+    """Return the event, and the same one without blanks at the end of its values.
+
+    An object has such blanks if its column is character(n). The mapping's query yields none there,
+    but of other types it does, and the column's type is not known here.
+    """
+    return event, replace(event, key=tuple(value.rstrip(" ") for value in event.key))
 
 
 def _unwrapped(session: AnySession) -> Session | Connection | None:

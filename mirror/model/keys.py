@@ -7,6 +7,7 @@ the database are equal, and both databases can cast the texts back to values.
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -20,10 +21,14 @@ _INTEGER_BITS: Final = {"smallint": 16, "integer": 32, "bigint": 64}
 KEY_TYPES: Final = ("uuid", "text", *_INTEGER_BITS)
 """The types a key column or a reference may have."""
 
-# Stricter than int() and UUID(), which accept underscores, blanks and the digits of any script.
-_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}")
+# Every spelling that PostgreSQL casts: an event may have the text of a column that a query casts.
+# No other: int() and UUID() accept the digits of any script, for example.
+_UUID: Final = re.compile(r"(\{)?([0-9a-fA-F]{4}-?){7}[0-9a-fA-F]{4}(?(1)\})")
 _PRINTED_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_INTEGER: Final = re.compile(r"[+-]?[0-9]{1,40}")
+_INTEGER: Final = re.compile(
+    r"[+-]?([0-9_]{1,40}|0[xX][0-9a-fA-F_]{1,80}|0[oO][0-7_]{1,80}|0[bB][01_]{1,80})"
+)
+_BLANKS: Final = " \t\n\v\f\r"
 
 
 @dataclass(frozen=True)
@@ -88,8 +93,9 @@ class KeyColumn:
 
     def _integer(self, value: object, where: str) -> str:
         bound = 1 << (_INTEGER_BITS[self.type] - 1)
-        if isinstance(value, str) and _INTEGER.fullmatch(value):
-            value = int(value)
+        if isinstance(value, str) and _INTEGER.fullmatch(text := value.strip(_BLANKS)):
+            with suppress(ValueError):  # raised for a misplaced underscore
+                value = int(text, 0 if text.lstrip("+-")[1:2].isalpha() else 10)
         if not isinstance(value, int) or isinstance(value, bool):
             raise InvalidKey(f"{where}: expected {self.type}, got {_describe(value)}.")
         if not -bound <= value < bound:

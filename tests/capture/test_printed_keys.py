@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 from psycopg import sql
-from sqlalchemy import BigInteger, Boolean, Text, Uuid, cast, column, select, table
+from sqlalchemy import BigInteger, Boolean, Text, Uuid, cast, column, select, table, text
 
+from mirror.capture.doorbell import Doorbell, DoorbellSettings
 from mirror.devstack import PostgresCluster
 from mirror.errors import NotMigrated
+from mirror.hooks import Hooks
 from mirror.model.mapping import EVERYTHING, Column, Mapping
 from mirror.model.registry import Registry
 from mirror.sync.row_queries import RowQueries
@@ -147,3 +149,16 @@ def test_no_setting_of_the_writer_hides_a_change(
     take_events(database)
     database.query(f"{settings}; update things set rest = '{new}'")
     assert take_events(database) == {(0, "things", None, ("1",))}
+
+
+def test_a_hook_may_be_given_a_padded_value_as_an_object_has_it(database: TestDatabase) -> None:
+    """The column is character(8), and the mapping's query yields no blanks."""
+    database.query("create table things (id character(8), open boolean)")
+    database.query("insert into things values ('ab', true)")
+    model = registry(Text, "text")
+    install(database, model)
+    hooks = Hooks(model, Doorbell(DoorbellSettings(mode="off")))
+    with database.migrating() as connection:
+        loaded = connection.scalar(text("select id from things"))
+        hooks.changed(connection, "things", loaded)
+    assert keys(database, model) == {("ab",)} <= {key for *_, key in take_events(database)}
