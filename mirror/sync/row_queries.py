@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
-from mirror.model.keys import Key
+from mirror.model.keys import Key, KeyColumn
 from mirror.model.mapping import Mapping
 from mirror.model.query.validate import is_pulled_up
 
@@ -125,7 +125,7 @@ class RowQueries:
             "arrays": sql.SQL(", ").join(arrays),
             "names": sql.SQL(", ").join(names),
             "query": query,
-            "same": sql.SQL(" and ").join(sql.SQL("q.{0} = k.{0}").format(n) for n in names),
+            "same": sql.SQL(" and ").join(_same(column) for column in mapping.key_columns),
         }
 
     def in_scope(
@@ -209,6 +209,16 @@ def row_query(mapping: Mapping, *, expired: bool = False) -> sql.Composable:
     return sql.SQL(
         "select e.* from ({query}) as e where e.{moment} is null or e.{moment}::timestamptz > now()"
     ).format(query=query, moment=sql.Identifier(mapping.expires))
+
+
+def _same(column: KeyColumn) -> sql.Composed:
+    """Return the condition that a row `q` has the value of a key `k` in this column."""
+    condition = "q.{0} = k.{0}"
+    if column.type == "text":
+        # By an index of the column's collation; then by bytes, for some collations take two texts
+        # for one.
+        condition += ' and q.{0}::text collate "C" = k.{0}'
+    return sql.SQL(condition).format(sql.Identifier(column.name))
 
 
 def _type(name: str) -> sql.SQL:

@@ -1,11 +1,12 @@
 """Keys in events: their texts are those that the mapping's query yields, whatever the type."""
 
 import itertools
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from psycopg import sql
+from psycopg import errors, sql
 from sqlalchemy import BigInteger, Boolean, Text, Uuid, cast, column, select, table, text
 
 from mirror.capture.doorbell import Doorbell, DoorbellSettings
@@ -14,7 +15,10 @@ from mirror.errors import NotMigrated
 from mirror.hooks import Hooks
 from mirror.model.mapping import EVERYTHING, Column, Mapping
 from mirror.model.registry import Registry
+from mirror.schema.migrate import upgrade
+from mirror.sync.connections import Database
 from mirror.sync.row_queries import RowQueries
+from mirror.sync.snapshot import Source
 from tests.capture.outbox import install, take_events
 from tests.support.databases import TestDatabase
 
@@ -162,3 +166,26 @@ def test_a_hook_may_be_given_a_padded_value_as_an_object_has_it(database: TestDa
         loaded = connection.scalar(text("select id from things"))
         hooks.changed(connection, "things", loaded)
     assert keys(database, model) == {("ab",)} <= {key for *_, key in take_events(database)}
+
+
+def test_a_key_is_gone_although_a_collation_takes_another_for_it(database: TestDatabase) -> None:
+    """The query yields `Blue`; the target's row `blue` must go."""
+    try:
+        database.query(
+            "create collation careless"
+            " (provider = icu, locale = 'und-u-ks-level2', deterministic = false)"
+        )
+    except errors.FeatureNotSupported:
+        pytest.skip("this server was built without ICU")
+    database.query("create table things (id text collate careless, open boolean)")
+    database.query("insert into things values ('Blue', true)")
+    with database.migrating() as connection:
+        upgrade(connection)
+    mapping = registry(Text, "text")["things"]
+    source = Source(Database(database.url, role="primary"))
+    _, (found,) = source.read_json([(mapping, ["{blue,Blue}"])])
+    with source.snapshot() as snapshot:
+        rows = snapshot.rows(mapping, [("blue",), ("Blue",)])
+    source.close()
+    assert [json.loads(text) for text in found.as_json()] == [[["Blue"]], [["blue"]]]
+    assert rows == {("Blue",): ("Blue",)}
