@@ -10,6 +10,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ForeignKey,
     MetaData,
     String,
     Table,
@@ -20,7 +21,7 @@ from sqlalchemy import (
     table,
     update,
 )
-from sqlalchemy.orm import Session, registry, sessionmaker
+from sqlalchemy.orm import Session, registry, relationship, sessionmaker
 
 from mirror.capture import Capture, attach
 from mirror.capture.doorbell import Doorbell, DoorbellSettings
@@ -220,6 +221,42 @@ def test_what_a_trigger_sets_beside_the_session_is_seen(
     else:
         change(sessions, thing, note="closed")
     assert take_events(database) == {(0, "things", None, ("a",))}
+
+
+def test_a_trigger_on_the_table_of_a_many_to_many_relationship_means_everything(
+    database: TestDatabase, captured: Attach
+) -> None:
+    """No object has the value that is stored there."""
+    database.query("""
+        create table boxes (id text primary key);
+        create table labels (id text primary key);
+        create table things (id text, label text, open boolean default true);
+        create function small() returns trigger language plpgsql as
+          $$begin new.id := lower(new.id); return new; end$$;
+        create trigger small before insert on things for each row execute function small();
+    """)
+    sessions, mapper, metadata = captured(things()), registry(), MetaData()
+    between = Table("things", metadata, Column("id", ForeignKey("boxes.id")))
+    between.append_column(Column("label", ForeignKey("labels.id")))
+
+    class Box:
+        pass
+
+    class Label:
+        pass
+
+    mapper.map_imperatively(Label, Table("labels", metadata, Column("id", Text, primary_key=True)))
+    mapper.map_imperatively(
+        Box,
+        Table("boxes", metadata, Column("id", Text, primary_key=True)),
+        properties={"labels": relationship(Label, secondary=between)},
+    )
+    box: Any = Box()
+    label: Any = Label()
+    box.id, label.id, box.labels = "ANNA", "red", [label]
+    with sessions.begin() as session:
+        session.add(box)
+    assert {reference for *_, reference, _ in take_events(database)} == {EVERYTHING}
 
 
 def test_a_primary_key_that_a_trigger_replaces_means_everything(
