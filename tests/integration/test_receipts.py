@@ -372,13 +372,13 @@ def test_a_wait_that_times_out_says_how_many_events_wait(
 def test_an_event_that_was_given_up_ends_the_wait(
     session: Session, recorder: Hooks, make_drain: Callable[..., Drain], target: TestDatabase
 ) -> None:
-    """It ends at once; while the event is retried, the wait goes on."""
+    """It ends at once; while the event is retried, the wait goes on. No revocation is given up."""
     target.query("create unique index spoilt on users ((1))")
     fine, spoilt = UserFactory(), UserFactory()
     recorder.changed(session, "users", fine.id)
     session.commit()
     session.begin()
-    recorder.changed(session, "users", spoilt.id)
+    recorder.changed(session, "users", spoilt.id, lane="grant")
     receipt = recorder.receipt(session)
     session.commit()
     drain = make_drain(max_attempts=2, retry_seconds=0.1)
