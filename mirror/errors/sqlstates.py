@@ -67,8 +67,10 @@ _MEANINGS: Final[tuple[tuple[tuple[str, ...], type[MirrorError], str | None], ..
     (("22",), Rejected, "a value does not fit its type"),
     (("23503",), LostParent, "a row was refused"),
     (("23", "21", "P0", "54"), Rejected, "a row was refused"),
+    # A cast that does not support a value (NaN as an integer), or a query that the server refuses.
+    (("0A",), Unexplained, None),
     # Missing objects and privileges, syntax: the rows are not the cause.
-    (("42", "3F", "0A", "MR"), Halted, None),
+    (("42", "3F", "MR"), Halted, None),
 )
 # Connections, resources, rollbacks by the server, operators. Wider than Transient above: a query
 # that only reads may also be repeated after it was cancelled.
