@@ -87,9 +87,11 @@ def making_drains(settings: Settings, model: Registry) -> Iterator[Callable[...,
         made.append(drain)
         return drain
 
-    yield make
-    for drain in made:
-        drain.close()
+    try:
+        yield make
+    finally:
+        for drain in made:
+            drain.close()
 
 
 @pytest.fixture
