@@ -10,6 +10,7 @@ from mirror.settings import load_settings
 from mirror.sync.drain import Drain
 from mirror.sync.wiring import build_drain
 from tests.faults.chains import PRIMARY, registry
+from tests.faults.tools import Intercepted
 from tests.support.databases import TestDatabase
 
 
@@ -142,6 +143,36 @@ def test_a_task_does_not_come_back_with_its_organisation(
     drain.run()
     changed(primary, "delete from tasks", ("organisations", "o"))
     drain.run()
+    assert rows(chains, "select * from tasks") == []
+
+
+@pytest.mark.xfail(strict=True, reason="the grant moves the project out of the revoked scope first")
+def test_a_task_that_went_by_cascade_does_not_stay_with_a_project_that_moved(
+    primary: TestDatabase, chains: TestDatabase, make_drain: Callable[..., Drain]
+) -> None:
+    """One transaction deletes the organisation and inserts its project under another one.
+
+    No event names the task, which the cascade deleted. A second worker is faster with the project.
+    """
+    record_a_task(primary)
+    make_drain().run()
+    changed(
+        primary,
+        "delete from tasks; delete from projects; delete from organisations;"
+        " insert into organisations values ('other');"
+        " insert into projects values ('p', 'other', 'ann')",
+        ("organisations", "o"),
+    )
+    primary.query(
+        "insert into mirror.outbox (lane, mapping, key) values"
+        " (1, 'organisations', '{other}'), (1, 'projects', '{p}')"
+    )
+    # Its claim has room for the revocation alone.
+    slow = make_drain(batch_size=1)
+    slow.target = Intercepted(slow.target, before=make_drain().run)
+    slow.once()
+    make_drain().run()
+    assert rows(chains, "select * from projects") == [("p", "other", "ann")]
     assert rows(chains, "select * from tasks") == []
 
 
