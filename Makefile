@@ -24,8 +24,8 @@ UV = UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX-$${PIP_INDEX_URL-$$($(BIN)/python -m 
 LOCK = $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-strip-extras \
   --no-emit-index-url --no-annotate --no-header $(UPGRADE)
 
-.PHONY: help setup setup-demo demo dev test test-fast test-setup test-versions test-postgres bench \
-  bench-quick lint format lock model clean
+.PHONY: help setup setup-demo demo dev test test-fast test-setup test-versions test-postgres chaos \
+  bench bench-quick lint format lock model clean
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -97,6 +97,15 @@ test-versions: ## Run test-fast on each supported Python that this machine has; 
 
 test-postgres: $(INSTALLED) $(NODE) ## Run what PostgreSQL's version decides on 14 to 18; or PRIMARY=14 TARGET=15.
 	$(BIN)/python -m tests.matrix $(PRIMARY:%=--primary=%) $(TARGET:%=--target=%) $(TESTS)
+
+# What `make chaos` takes: the seed of a run that is to be repeated, its time with faults, and
+# TRANSPORT=postgres or rest; without it, odd seeds use REST.
+SEED :=
+SECONDS := 60
+TRANSPORT :=
+
+chaos: $(INSTALLED) $(NODE) ## Write at random while workers, servers and links break; SEED=1 SECONDS=60.
+	$(BIN)/python -m tests.chaos $(SEED:%=--seed=%) --seconds=$(SECONDS) $(TRANSPORT:%=--transport=%)
 
 # What `make bench` takes: PARTS="throughput latency" instead of all of them, and AGAINST=REV to
 # compare them with that commit, each run RUNS times.

@@ -85,6 +85,15 @@ class SupabaseLite:
             self._process.end(signal.SIGTERM)
             self._process = None
 
+    def restart(self) -> None:
+        """Start again on the same port; stop first if it runs. Call `serve` again after it.
+
+        Raises:
+            Unreachable: the program does not start; the message has the end of its log.
+        """
+        self.stop()
+        self._process = self._launch(self.port)
+
     def __enter__(self) -> Self:
         return self
 

@@ -1,0 +1,77 @@
+"""The second invariant: after an acknowledged revocation, no access until it is granted again."""
+
+import threading
+from contextlib import suppress
+from uuid import UUID
+
+import psycopg
+
+from tests.chaos.report import Report
+from tests.support.databases import TestDatabase, become
+
+Pair = tuple[UUID, UUID]
+"""A trip and a user."""
+
+_ASK = (
+    "select mirror.has_trip_role(%(trip)s, 'MEMBER')"
+    " or exists (select from trips where id = %(trip)s)"
+    " or exists (select from trip_memberships where trip_id = %(trip)s)"
+)
+
+
+class Denials:
+    """The pairs whose revocation was acknowledged, and that were not granted since."""
+
+    def __init__(self) -> None:
+        self._denied: dict[Pair, object] = {}
+        self._lock = threading.Lock()
+
+    def granted(self, pair: Pair) -> None:
+        """Note, before the commit, that a change gives access."""
+        with self._lock:
+            self._denied.pop(pair, None)
+
+    def revoked(self, pair: Pair) -> None:
+        """Note that the target has acknowledged a revocation."""
+        with self._lock:
+            self._denied[pair] = object()
+
+    def now(self) -> dict[Pair, object]:
+        """Return the pairs, each with a mark that changes with every revocation."""
+        with self._lock:
+            return dict(self._denied)
+
+
+class Checker(threading.Thread):
+    """Asks the target's row-level security, as the users, until `stop`."""
+
+    def __init__(self, target: TestDatabase, denials: Denials, report: Report) -> None:
+        super().__init__(daemon=True)
+        self._target = target
+        self._denials = denials
+        self._report = report
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        """Check again and again; while the target is down, wait."""
+        while not self._stopping.wait(0.02):
+            with suppress(psycopg.OperationalError):
+                self.check()
+
+    def check(self) -> None:
+        """Ask about each denied pair once."""
+        with self._target.connect(autocommit=False) as connection:
+            for pair, mark in self._denials.now().items():
+                trip, user = pair
+                become(connection, user, "authenticated")
+                allowed = connection.execute(_ASK, {"trip": trip}).fetchall()[0][0]
+                connection.rollback()
+                self._report.checks += 1
+                # A grant that began in the meantime explains the access.
+                if allowed and self._denials.now().get(pair) is mark:
+                    self._report.violated("access", f"user {user} still reads trip {trip}")
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stopping.set()
+        self.join()

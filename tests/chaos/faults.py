@@ -1,0 +1,62 @@
+"""The faults of a run, drawn from its seed."""
+
+import time
+from collections import Counter
+from contextlib import AbstractContextManager
+from random import Random
+
+from tests.chaos.servers import Servers
+from tests.chaos.worker import STEPS
+from tests.support.tcp_proxy import TcpProxy
+
+
+class Faults:
+    """Breaks workers, servers and links, one after the other."""
+
+    def __init__(self, servers: Servers, random: Random) -> None:
+        self.servers = servers
+        self.random = random
+        self.made: Counter[str] = Counter()
+        self._kinds = {
+            "worker killed at a step": self._order_death,
+            "worker killed": lambda: self.servers.kill_worker(self.random),
+            "redis crashed": lambda: self._outage(self.servers.no_redis()),
+            "redis paused": self._pause_redis,
+            "target crashed": lambda: self._outage(self.servers.no_target()),
+            "primary crashed": lambda: self._outage(self.servers.no_primary()),
+            "connections cut": lambda: self._link().cut(),
+            "link stalled": self._stall,
+        }
+        self._weights = [8, 1, 1, 1, 1, 1, 3, 2]
+
+    def run(self, seconds: float) -> None:
+        """Make faults with random pauses, for so many seconds."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, self.random.uniform(0.1, 1.0)))
+            (kind,) = self.random.choices(list(self._kinds), self._weights)
+            self._kinds[kind]()
+            self.made[kind] += 1
+        self.servers.heal()
+
+    def _order_death(self) -> None:
+        self.servers.step.write_text(self.random.choice(STEPS))
+
+    def _outage(self, outage: AbstractContextManager[None]) -> None:
+        with outage:
+            time.sleep(self.random.uniform(0.1, 1.5))
+
+    def _pause_redis(self) -> None:
+        self.servers.stack.redis.pause()
+        time.sleep(self.random.uniform(0.1, 2.0))
+        self.servers.stack.redis.resume()
+
+    def _link(self) -> TcpProxy:
+        return self.servers.links[self.random.choice(sorted(self.servers.links))]
+
+    def _stall(self) -> None:
+        link = self._link()
+        link.stall()
+        # Longer than a statement may take, now and then.
+        time.sleep(self.random.choice([0.2, 1.0, 4.0]))
+        link.resume()
