@@ -17,8 +17,10 @@ class Faults:
         self.servers = servers
         self.random = random
         self.made: Counter[str] = Counter()
+        self._ordered: str | None = None
+        """The step at which a worker is to die."""
         self._kinds = {
-            "worker killed at a step": self._order_death,
+            "death ordered": self._order_death,
             "worker killed": lambda: self.servers.kill_worker(self.random),
             "redis crashed": lambda: self._outage(self.servers.no_redis()),
             "redis paused": self._pause_redis,
@@ -37,10 +39,19 @@ class Faults:
             (kind,) = self.random.choices(list(self._kinds), self._weights)
             self._kinds[kind]()
             self.made[kind] += 1
+        self._count_death()
         self.servers.heal()
 
     def _order_death(self) -> None:
-        self.servers.step.write_text(self.random.choice(STEPS))
+        self._count_death()
+        self._ordered = self.random.choice(STEPS)
+        self.servers.step.write_text(self._ordered)
+
+    def _count_death(self) -> None:
+        """Count the last order, if a worker has carried it out."""
+        if self._ordered and not self.servers.step.exists():
+            self.made[f"death at {self._ordered}"] += 1
+        self._ordered = None
 
     def _outage(self, outage: AbstractContextManager[None]) -> None:
         with outage:
