@@ -35,7 +35,8 @@ class Faults:
         """Make faults with random pauses, for so many seconds."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
-            time.sleep(min(left, self.random.uniform(0.1, 1.0)))
+            # The longest pauses let workers catch up, so that revocations are acknowledged.
+            time.sleep(min(left, self.random.choice([0.1, 0.5, 3.0])))
             (kind,) = self.random.choices(list(self._kinds), self._weights)
             self._kinds[kind]()
             self.made[kind] += 1

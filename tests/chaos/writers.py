@@ -30,7 +30,7 @@ from tests.chaos.servers import Servers
 
 Way = Literal["hooks", "orm", "triggers"]
 WAYS: tuple[Way, ...] = ("hooks", "orm", "triggers")
-_RECEIPT_SECONDS = 3.0
+_RECEIPT_SECONDS = 5.0
 
 
 class Backend:
