@@ -178,13 +178,13 @@ class Drain(Syncer):
     def _is_plain(self, group: EventGroup) -> bool:
         """Return whether events are keys of which nothing but the rows has to be known.
 
-        The revocation of a parent is not: its children have to be looked at, too.
+        An event of a parent whose children have to be looked at, too, is not (`PendingKeys`).
         """
         if group.scopes or group.mapping not in self.registry:
             return False
         mapping = self.registry[group.mapping]
         return group.parts == len(mapping.key) <= MAX_PARTS and not (
-            group.revocations and self.registry.children(mapping)
+            self.registry.children(mapping) and (group.revocations or mapping.parents)
         )
 
     def _pass_on(self, groups: list[EventGroup], note: sql.Composed) -> list[Event]:

@@ -39,7 +39,9 @@ class PendingKeys:
     scopes: list[Event] = field(default_factory=list)
     """Without duplicates, in canonical form."""
     revoked: set[MappingKey] = field(default_factory=set)
-    """Keys of parents with a revocation."""
+    """Keys of parents whose children may be gone: those with a revocation, and those that have
+    parents themselves. Such a parent may have been deleted with its own parent and created again
+    under another; then the event of that other parent finds neither it nor its children."""
     new_parents: set[MappingKey] = field(default_factory=set)
     """Keys of parents that the target refused because it lacks them: their children come along."""
 
@@ -58,7 +60,7 @@ def pending_keys(registry: Registry, events: Iterable[Event]) -> PendingKeys:
         if event.reference is None:
             key = mapping.canonical(event.key)
             pending.keys[mapping.name].add(key)
-            if event.lane is Lane.REVOCATION and registry.children(mapping):
+            if registry.children(mapping) and (event.lane is Lane.REVOCATION or mapping.parents):
                 pending.revoked.add((mapping.name, key))
             continue
         scope = _canonical_scope(mapping, event)
@@ -276,8 +278,9 @@ class SyncPass:
     def _expand(self, scopes: list[Event]) -> None:
         """Queue the keys of each scope; past a limit, leave the rest as continuations.
 
-        A revoked scope of parents may mean that they were deleted and created again, and their
-        children deleted with them. So it brings the scopes of the children that these keys have.
+        A revoked scope of parents, or one of parents that have parents themselves, may mean that
+        they were deleted and created again, and their children deleted with them. So it brings the
+        scopes of the children that these keys have.
         """
         groups: dict[tuple[str, str, Key], list[Event]] = defaultdict(list)
         for event in scopes:
@@ -300,7 +303,10 @@ class SyncPass:
             self._queued[events[0].mapping].update(rows)
             if last is not None:
                 self.continuations.append(_next_page(events[0], last))
-            if not everything and any(event.lane is Lane.REVOCATION for event in events):
+            may_be_gone = self._registry[events[0].mapping].parents or any(
+                event.lane is Lane.REVOCATION for event in events
+            )
+            if not everything and may_be_gone:
                 keys = [key for key, row in rows.items() if row is not None]
                 remaining += self._children_scopes(events[0].mapping, keys)
 

@@ -146,7 +146,6 @@ def test_a_task_does_not_come_back_with_its_organisation(
     assert rows(chains, "select * from tasks") == []
 
 
-@pytest.mark.xfail(strict=True, reason="the grant moves the project out of the revoked scope first")
 def test_a_task_that_went_by_cascade_does_not_stay_with_a_project_that_moved(
     primary: TestDatabase, chains: TestDatabase, make_drain: Callable[..., Drain]
 ) -> None:

@@ -20,11 +20,11 @@ from mirror.sync.wiring import build_drain
 from tests.faults.tools import record
 from tests.support.databases import TestDatabase
 
-# Each column is wider than its declaration in the mapping: it can be NULL, and it holds values that
-# the declared type refuses or rounds.
+# Each column is wider than its declaration in the mapping: it can be NULL, and but for the ids, for
+# which triggers insist on the real type, it holds values that the declared type refuses or rounds.
 PRIMARY = """
-create table groups (id numeric, name text, size text);
-create table seats (group_id numeric, person text, rank numeric, since text, room text);
+create table groups (id bigint, name text, size text);
+create table seats (group_id bigint, person text, rank numeric, since text, room text);
 """
 _groups = table("groups", *(column(name, Text) for name in ("id", "name", "size")))
 _seats = table(
@@ -82,6 +82,7 @@ texts = st.one_of(
 numbers = st.sampled_from(
     ["7"] * 6 + ["1", "-1", "1.5", "40000", "1e10", "9223372036854775807", "1e19", "NaN", None]
 )
+ids = st.sampled_from(["7"] * 6 + ["1", "-1", "9223372036854775807", None])
 # Many of them are valid; otherwise the invalid part of each would hide all others.
 events = st.one_of(
     st.sampled_from(
@@ -102,9 +103,9 @@ events = st.one_of(
         st.lists(st.one_of(numbers, texts), max_size=4),
     ),
 )
-groups = st.tuples(numbers, texts, st.sampled_from(["1", "2", "3", None, "x", "1e3"]))
+groups = st.tuples(ids, texts, st.sampled_from(["1", "2", "3", None, "x", "1e3"]))
 seats = st.tuples(
-    numbers,
+    ids,
     st.one_of(texts, st.none()),
     st.sampled_from(["1", "2", "1.5", None, "40000", "NaN"]),
     st.sampled_from(["2026-01-01", "2026-01-01 00:00 BC", None, "infinity", "soon", ""]),
