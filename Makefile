@@ -83,8 +83,9 @@ demo: $(DEMO) ## Play the example's story on real servers.
 dev: $(DEMO) ## Run the same servers until Ctrl-C.
 	$(BIN)/mirror dev
 
-test: $(INSTALLED) $(NODE) ## Run every test, except those of test-setup.
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --ignore $(SETUP)
+test: $(INSTALLED) $(NODE) ## Run every test, except those of test-setup and chaos.
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --ignore $(SETUP) \
+	  --ignore tests/chaos
 
 test-setup: $(INSTALLED) ## Install the lock into empty environments with the oldest and the newest pip.
 	$(BIN)/pytest $(SETUP)
@@ -105,6 +106,7 @@ SECONDS := 60
 TRANSPORT :=
 
 chaos: $(INSTALLED) $(NODE) ## Write at random while workers, servers and links break; SEED=1 SECONDS=60.
+	$(BIN)/pytest tests/chaos
 	$(BIN)/python -m tests.chaos $(SEED:%=--seed=%) --seconds=$(SECONDS) $(TRANSPORT:%=--transport=%)
 
 # What `make bench` takes: PARTS="throughput latency" instead of all of them, and AGAINST=REV to

@@ -18,7 +18,7 @@ from mirror.sync.snapshot import Stamp
 from mirror.sync.targets.asking import AskHelper, AskResult
 from mirror.sync.targets.reading import Hashing, KeyRange, SurveyRequest
 from mirror.sync.targets.rest import RestTarget
-from mirror.sync.targets.writing import ScopePage, Section
+from mirror.sync.targets.writing import Outcome, ScopePage, Section
 from tests.support.databases import TestDatabase
 from tests.support.rest import ServeApi, SignUp
 
@@ -48,6 +48,7 @@ def everything(target: RestTarget) -> None:
     ]
     assert sum(rows for _, rows, _ in target.buckets(users, hashing, SurveyRequest(3))) == 1
     assert list(target.members(users, hashing, SurveyRequest(3, b"\xff"))) == [(USER,)]
+    assert target.withhold(stamp, users, (USER,), "x") is Outcome.NEWER
     assert target.trace(USER, [("users", "*", "")]).identity == "a primary"
     assert target.ask([AskHelper("my_trips", ("MEMBER",))], [(USER, [])]) == [[AskResult()]]
     target.purge(7)
