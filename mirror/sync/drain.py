@@ -7,6 +7,7 @@ delivery harmless. An event that fails is set apart and retried alone (`mirror.s
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
@@ -151,15 +152,17 @@ class Drain(Syncer):
 
         Returns continuations, and the events that failed with their errors.
         """
-        groups = [group for group in claim.groups if self._parked_error(group.mapping) is None]
-        parked = [group for group in claim.groups if group not in groups]
+        # Looked up once: the time of a mapping must not end in between.
+        errors = {group.mapping: self._parked_error(group.mapping) for group in claim.groups}
+        groups = [group for group in claim.groups if errors[group.mapping] is None]
+        parked = [group for group in claim.groups if errors[group.mapping] is not None]
         plain = [group for group in groups if self._is_plain(group)]
         others = claim.read([group for group in groups if group not in plain])
         continuations, failed = self._isolate(others, claim.note, until=until)
         failed += [
             (event, error)
             for event in (claim.read(parked) if parked else [])
-            if (error := self._parked_error(event.mapping)) is not None
+            if (error := errors[event.mapping]) is not None
         ]
         if plain:
             try:
@@ -323,6 +326,7 @@ class Drain(Syncer):
                 self._parked.pop(event.mapping, None)
                 self.queue.complete_retry(attempt, continuations)
                 return True
+            self.queue.announce(continuations)
         buried = self.queue.retries.record_failure(attempt, error)
         log.error(
             "event buried" if buried else "event failed again",
@@ -338,7 +342,12 @@ class Drain(Syncer):
 
     def _attempt(self, attempt: Attempt) -> tuple[list[Event], MirrorError | None]:
         """Apply one event; return events to continue with, and the error to store, if it failed."""
+        event = attempt.event
         try:
-            return self.sync_alone([attempt.event]), None
+            return self.sync_alone([event]), None
         except ISOLATED as error:
-            return [], self._withheld(attempt.event, error, attempt.number)
+            # A scope whose worker crashed has not been replaced by events of its keys.
+            if attempt.number == 1 and event.reference is not None:
+                with suppress(*ISOLATED, TooOld):
+                    return self.split_scope(event), error
+            return [], self._withheld(event, error, attempt.number)

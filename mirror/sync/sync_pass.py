@@ -110,8 +110,9 @@ class SyncPass:
         """Keys, by mapping, of which the target has a newer read."""
         self.newest_fence = 0
         """The newest fence of those reads."""
-        self.large: list[MappingKey] = []
-        """Parents that are gone and have too many children for one call."""
+        self.large: list[tuple[MappingKey, bool]] = []
+        """Parents whose children have to be removed page by page first, and whether each has a row
+        to be written then: one that was gone and came back."""
         self.continuations: list[Event] = []
         """Events to continue with: the rest of large scopes."""
         self._registry = registry
@@ -221,7 +222,7 @@ class SyncPass:
     def _record(self, sent: DesiredRows, answers: Answers) -> None:
         for name, answer in answers.items():
             refused = {*answer.stale, *answer.orphans, *answer.new_parents, *answer.large}
-            self.large += [(name, key) for key in answer.large]
+            self.large += [((name, key), sent[name][key] is not None) for key in answer.large]
             for key, row in sent[name].items():
                 self._tried.add((name, key))
                 if key not in refused:

@@ -24,7 +24,7 @@ from mirror.errors.unforeseen import explained
 from mirror.model.registry import Registry
 from mirror.sync.claims import Queue
 from mirror.sync.snapshot import Snapshot, Source, Stamp
-from mirror.sync.sync_pass import PendingKeys, SyncPass, pending_keys
+from mirror.sync.sync_pass import MappingKey, PendingKeys, SyncPass, pending_keys
 from mirror.sync.targets.base import Target
 from mirror.sync.targets.writing import TooOld
 from mirror.sync.withdrawal import withdraw_in_pages
@@ -85,9 +85,10 @@ class Syncer:
                     raise
                 size = max(1, size // 4)
             except TooSlow:
-                if self._is_gone_parent(events[0]):
-                    mapping = self.registry[events[0].mapping]
-                    return self._withdraw(mapping.name, mapping.canonical(events[0].key), size)
+                stamp = self._stamp_without(events[0])
+                if stamp is not None:
+                    key = self.registry[events[0].mapping].canonical(events[0].key)
+                    return self._withdraw((events[0].mapping, key), stamp, size)
                 # One more attempt at most, because this one took long. A scope is split instead,
                 # and the row of a key without children has no pieces.
                 pieces = events[0].reference is None and self.registry.children(
@@ -140,8 +141,9 @@ class Syncer:
                         raise
                     continue
             continuations += sync_pass.continuations
-            for name, key in sync_pass.large:
-                continuations += self._withdraw(name, key, size)
+            for name_and_key, returns in sync_pass.large:
+                stamp = snapshot.stamp
+                continuations += self._withdraw(name_and_key, stamp, size, returns=returns)
             if not any(sync_pass.stale.values()):
                 return continuations
             newest_fence = max(newest_fence, sync_pass.newest_fence)
@@ -154,27 +156,37 @@ class Syncer:
         with explained(TooOld), self.source.snapshot() as snapshot:
             return self._pass(snapshot, self.batch_size).split_scope(scope)
 
-    def _is_gone_parent(self, event: Event) -> bool:
-        """Return whether an event names a parent that the primary does not have."""
+    def _stamp_without(self, event: Event) -> Stamp | None:
+        """Return the stamp of a read that finds no row for the parent that an event names.
+
+        None: the primary has the row, or the event names no parent.
+        """
         mapping = self.registry[event.mapping]
         if event.reference is not None or not self.registry.children(mapping):
-            return False
+            return None
         with self.source.snapshot() as snapshot:
-            return not snapshot.rows(mapping, [mapping.canonical(event.key)])
+            found = snapshot.rows(mapping, [mapping.canonical(event.key)])
+            return None if found else snapshot.stamp
 
-    def _withdraw(self, name: str, key: tuple[str, ...], limit: int) -> list[Event]:
-        """Withdraw a parent for a while; return an event to continue with, if that is needed."""
+    def _withdraw(
+        self, name_and_key: MappingKey, stamp: Stamp, limit: int, *, returns: bool = False
+    ) -> list[Event]:
+        """Withdraw a parent that is gone as of a read, for a while.
+
+        Returns an event to continue with if children are left, or if the parent `returns`.
+        """
+        name, key = name_and_key
         done = withdraw_in_pages(
             self.registry,
-            self.source,
             self.target,
             self.queue,
             self.registry[name],
             key,
+            stamp=stamp,
             limit=limit,
             seconds=_WITHDRAWAL_SECONDS,
         )
-        return [] if done else [Event(Lane.REVOCATION, name, key)]
+        return [] if done and not returns else [Event(Lane.REVOCATION, name, key)]
 
     def _pass(self, snapshot: Snapshot, size: int) -> SyncPass:
         return SyncPass(self.registry, snapshot, self.target, self._announce, batch_size=size)

@@ -13,34 +13,30 @@ from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
 from mirror.model.registry import Registry
 from mirror.sync.claims import Queue
-from mirror.sync.snapshot import Source, Stamp
+from mirror.sync.snapshot import Stamp
 from mirror.sync.targets.base import Target
 from mirror.sync.targets.writing import ScopePage, Section, TooOld
 
 
 def withdraw_in_pages(
     registry: Registry,
-    source: Source,
     target: Target,
     queue: Queue,
     mapping: Mapping,
     key: Key,
     *,
+    stamp: Stamp,
     limit: int,
     seconds: float,
 ) -> bool:
-    """Withdraw a parent with its children, `limit` of them in each call, if the primary lacks it.
+    """Withdraw a parent with its children, `limit` of them in each call, as of the read `stamp`.
 
     Returns whether nothing is left to do. If it is False, `seconds` have passed, or the read became
-    too old: call it again.
+    too old: call it again with a new one.
 
     Raises:
         TooSlow: also a page is too slow.
     """
-    with source.snapshot() as snapshot:
-        if snapshot.rows(mapping, [key]):
-            return True
-        stamp = snapshot.stamp
     until = time.monotonic() + seconds
     try:
         return _Withdrawal(registry, target, queue, stamp, limit, until).withdraw(mapping, key)

@@ -314,6 +314,76 @@ def test_a_large_parent_is_closed_before_its_children_are_removed(
     assert primary.value("select count(*) from mirror.retries") == 0
 
 
+def test_a_parent_that_returns_during_its_withdrawal_brings_no_earlier_child_back(
+    primary: TestDatabase,
+    target: TestDatabase,
+    drain: Drain,
+    members: list[Member],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The trip was deleted with its members, and created again with one of them."""
+    trip = members[0][0]
+    monkeypatch.setattr("mirror.sync.syncer._WITHDRAWAL_SECONDS", 0.0)
+    _make_large(target, trip)
+    primary.query("delete from trip_memberships; update trips set deleted_at = now()")
+    record(primary, "trips", trip)
+    drain.once()
+    assert withheld(target) == [("trips", "withdrawing")]
+
+    primary.query(
+        "insert into trip_memberships (trip_id, user_id, role, status)"
+        " values (%s, %s, 'MEMBER', 'ACTIVE')",
+        *members[1],
+    )
+    primary.query("update trips set deleted_at = null")
+    # The continuation of the withdrawal comes later than the event of the trip.
+    waiting = primary.query("delete from mirror.outbox returning lane, mapping, reference, key")
+    record(primary, "trips", trip, lane=1)
+    drain.once()
+    assert accesses(target, members)[0] is False
+    for lane, mapping, reference, key in waiting:
+        record(primary, mapping, *key, reference=reference, lane=lane)
+    for _ in range(20):
+        drain.once()
+        assert accesses(target, members)[0] is False
+    assert accesses(target, members) == [False, True, False]
+    assert withheld(target) == []
+    assert target.value("select count(*) from trip_memberships") == 1
+
+
+def _make_large(target: TestDatabase, trip: str) -> None:
+    """Give a trip 2,100 members more, in the target alone."""
+    target.query(
+        "with u as (insert into users (id) select gen_random_uuid() from generate_series(1, 2100)"
+        " returning id), l as (insert into mirror.ledger_users (id, epoch, fence, present,"
+        " applied_at) select id, 0, 1, true, now() from u), m as (insert into"
+        " mirror.ledger_trip_memberships (trip_id, user_id, epoch, fence, present, applied_at)"
+        " select %s, id, 0, 1, true, now() from u)"
+        " insert into trip_memberships select %s, id, 'MEMBER', 'ACTIVE' from u",
+        trip,
+        trip,
+    )
+
+
+def test_a_revoked_scope_on_which_a_worker_crashed_is_replaced_by_events_of_its_keys(
+    primary: TestDatabase, target: TestDatabase, drain: Drain, members: list[Member]
+) -> None:
+    """Its retry fails for one row; the other members' revocations do not wait for that."""
+    refuse_inactive(target)
+    deactivate(primary, members[0])
+    primary.query("delete from mirror.outbox")
+    primary.query("delete from trip_memberships where user_id = %s", members[1][1])
+    record(primary, "trip_memberships", members[0][0], reference="trip_id")
+    claim = drain.queue.claim(10)
+    assert claim is not None
+    (event,) = claim.events
+    claim.release()
+    primary.query("delete from mirror.outbox")
+    drain.queue.retries.set_apart(event, attempts=0, error=None)
+    drain.run()
+    assert accesses(target, members) == [False, False, True]
+
+
 # Rows that cannot be read: the trips model casts nothing.
 
 PRIMARY = """

@@ -26,7 +26,7 @@ CHECKSUMS = {
     "0004_claims": "57c9a28fe89c4cb0",
     "0005_outbox_rights": "9c5f45094b613709",
     "0006_withheld": "20ab42f77fdb2101",
-    "0001_engine": "3332d73256507b77",
+    "0001_engine": "bd7e7320bd649b59",
 }
 
 

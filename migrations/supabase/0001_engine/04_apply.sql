@@ -406,6 +406,22 @@ begin
         where not large @> jsonb_build_array(value)
       );
     end if;
+    -- A parent is withdrawn to the end before it is written again: children that went with it must
+    -- not come back with it.
+    if section.is_parent and exists (
+      select from mirror.withheld as w
+      where w.mapping = section.name and w.reason = 'withdrawing'
+    ) then
+      select large || coalesce(jsonb_agg(r.key) filter (where w.key is not null), '[]'),
+        coalesce(jsonb_agg(r.value) filter (where w.key is null), '[]')
+      into large, section.rows
+      from (
+        select value, mirror.key_of(section.name, value) as key
+        from jsonb_array_elements(section.rows)
+      ) as r
+      left join mirror.withheld as w
+        on w.mapping = section.name and w.reason = 'withdrawing' and to_jsonb(w.key) = r.key;
+    end if;
     execute format('select mirror.%I($1, $2, $3, $4)', 'apply_' || section.name)
       into answer
       using (request ->> 'epoch')::integer, fence, section.rows, section.gone;

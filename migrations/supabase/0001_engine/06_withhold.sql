@@ -8,8 +8,22 @@ as $$
   insert into mirror.withheld as w (mapping, key, reason, epoch, fence)
   values (mapping, array(select jsonb_array_elements_text(key)), reason, p_epoch, p_fence)
   on conflict on constraint withheld_pkey do update
-  set reason = excluded.reason, epoch = excluded.epoch, fence = excluded.fence
+  -- A withdrawal goes on, whatever becomes of the key meanwhile.
+  set reason = case w.reason when 'withdrawing' then w.reason else excluded.reason end, epoch = excluded.epoch, fence = excluded.fence
   where (w.epoch, w.fence) < (excluded.epoch, excluded.fence)
+$$;
+
+
+-- Return the key of a row as a call sends it: a JSON array of texts.
+create or replace function mirror.key_of(mapping text, sent jsonb) returns jsonb
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_agg(sent -> (c.place - 1)::integer order by k.place)
+  from mirror.mappings as m
+  cross join jsonb_array_elements_text(m.declaration -> 'key') with ordinality as k (name, place)
+  join jsonb_array_elements(m.declaration -> 'columns') with ordinality as c (declared, place)
+    on c.declared ->> 0 = k.name
+  where m.name = key_of.mapping
 $$;
 
 
@@ -21,15 +35,7 @@ language sql set search_path = pg_catalog, pg_temp
 as $$
   delete from mirror.withheld as w
   using (
-    select (
-      select jsonb_agg(r.value -> (c.place - 1)::integer order by k.place)
-      from mirror.mappings as m
-      cross join jsonb_array_elements_text(m.declaration -> 'key') with ordinality as k (name, place)
-      join jsonb_array_elements(m.declaration -> 'columns') with ordinality as c (declared, place)
-        on c.declared ->> 0 = k.name
-      where m.name = release.mapping
-    ) as key
-    from jsonb_array_elements(p_rows) as r
+    select mirror.key_of(release.mapping, r.value) as key from jsonb_array_elements(p_rows) as r
     union
     select g.value from jsonb_array_elements(p_gone) as g
   ) as sent

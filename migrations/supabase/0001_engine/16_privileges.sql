@@ -10,6 +10,7 @@ revoke all on function
   mirror.within(jsonb, text, boolean),
   mirror.row_hash(text, text, text),
   mirror.mark(text, jsonb, text, integer, bigint),
+  mirror.key_of(text, jsonb),
   mirror.release(text, integer, bigint, jsonb, jsonb, jsonb),
   mirror.can_write_others(text, jsonb),
   mirror.check_written(text, jsonb, jsonb, jsonb),

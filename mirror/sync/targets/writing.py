@@ -51,8 +51,8 @@ class Answer:
     new_parents: list[Key] = field(default_factory=list)
     """Skipped: parents that the target lacks; they have to be sent along with their children."""
     large: list[Key] = field(default_factory=list)
-    """Not deleted: parents with too many children for one call. The target has closed them; their
-    children have to be removed page by page."""
+    """Not written: parents with too many children to be deleted in one call, or that are being
+    withdrawn. The target has closed them; their children have to be removed page by page."""
     retained: dict[str, list[Key]] = field(default_factory=dict)
     """By mapping: deleted rows that a foreign key of another table holds back. All their columns
     except the key are emptied."""
