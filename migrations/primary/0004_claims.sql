@@ -84,6 +84,12 @@ declare
   running_bits constant integer := 20;
   snapshot constant pg_snapshot := pg_current_snapshot();
 begin
+  -- A standby may lag: what it does not have yet would be taken for gone, or for still there. A
+  -- pooler that splits reads from writes can lead here.
+  if pg_is_in_recovery() then
+    raise exception 'this server is a standby, which may be behind the primary'
+      using errcode = 'MR014', hint = 'Let PRIMARY_DATABASE_URL lead to the primary itself.';
+  end if;
   select (pg_snapshot_xmax(snapshot)::text::bigint << running_bits) + ((1 << running_bits) - 1)
       - (select count(*) from pg_snapshot_xip(snapshot))
       - coalesce((pg_current_xact_id_if_assigned() < pg_snapshot_xmax(snapshot))::integer, 0),

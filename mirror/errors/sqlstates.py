@@ -35,6 +35,8 @@ _OURS: Final[dict[str, type[MirrorError]]] = {
     "MR010": NotMigrated,
     "MR011": UsageError,
     "MR012": WrongKey,
+    # A fail-over may be under way.
+    "MR014": Transient,
     "MR021": Rejected,
 }
 MIGRATION_REFUSED: Final = "MR010"

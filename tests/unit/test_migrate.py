@@ -23,7 +23,7 @@ CHECKSUMS = {
     "0001_outbox": "9a96b8a1cfb94d24",
     "0002_runs": "720219b9ef0ca37b",
     "0003_heartbeats": "8fa76498fde8b00d",
-    "0004_claims": "57c9a28fe89c4cb0",
+    "0004_claims": "300d31726399520c",
     "0005_outbox_rights": "9c5f45094b613709",
     "0006_withheld": "20ab42f77fdb2101",
     "0001_engine": "bd7e7320bd649b59",
