@@ -200,7 +200,8 @@ returning name
 
 -- set_event_apart --
 -- The wait starts at the clock's time, not at the start of the claim's transaction. Another event
--- may have this id already, where a sequence went back (after a logical cut-over, for example).
+-- may have this id already, where a sequence went back (after a logical cut-over, for example). Of
+-- the events of a mapping that cannot be read, the first is retried for all; the others wait for it.
 insert into mirror.retries
   (id, transaction_id, lane, recorded_at, mapping, reference, key, attempts, due_at, error,
     buried_at, withheld_at, parked)
@@ -208,7 +209,11 @@ select
   case when exists (select from mirror.retries where id = %(id)s)
     then nextval(pg_get_serial_sequence('mirror.outbox', 'id')) else %(id)s end,
   %(transaction_id)s, %(lane)s, %(recorded_at)s, %(mapping)s, %(reference)s, %(key)s, %(attempts)s,
-  clock_timestamp() + %(wait)s * interval '1 second', %(error)s,
+  clock_timestamp() + case
+    when %(parked)s and exists (
+      select from mirror.retries as r where r.parked and r.mapping = %(mapping)s
+    ) then interval '100 years' else %(wait)s * interval '1 second'
+  end, %(error)s,
   case when %(buried)s then now() end, case when %(withheld)s then now() end, %(parked)s
 
 -- lease_retry --
@@ -235,23 +240,21 @@ set attempts = attempts + 1, deaths = deaths - 1, error = %(error)s,
   parked = %(parked)s
 where id = %(id)s
 
--- postpone_parked --
--- `due_at` may be the lease of another worker's attempt.
-update mirror.retries
-set due_at = greatest(due_at, clock_timestamp() + %(wait)s * interval '1 second')
-where parked and mapping = %(mapping)s and buried_at is null
-
 -- release_parked --
 -- One that another worker attempts now keeps its lease.
 update mirror.retries
-set parked = false, due_at = case when deaths = 0 then least(due_at, now()) else due_at end
+set parked = false, attempts = 0,
+  due_at = case when deaths = 0 then least(due_at, now()) else due_at end
 where parked and mapping = %s and buried_at is null
 
 -- postpone_retry --
 update mirror.retries set deaths = deaths - 1, due_at = now() where id = %s
 
 -- delete_retries --
-delete from mirror.retries where id = any(%s)
+-- If the retry that stands for the parked events of its mapping goes, all of them are due.
+with gone as (delete from mirror.retries where id = any(%(ids)s) returning mapping, parked)
+update mirror.retries as r set due_at = least(r.due_at, now())
+from gone as g where g.parked and r.parked and r.mapping = g.mapping and r.id <> all(%(ids)s)
 
 
 -- ==== The relay polls for events =================================================================

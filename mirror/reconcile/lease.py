@@ -93,6 +93,6 @@ class Lease:
     def remove_recovery(self, mappings: Container[str]) -> None:
         """Delete the recovery retries of these mappings, because all their rows are written."""
         finished = [number for number, name in self.recovery_retries.items() if name in mappings]
-        self.database.execute(statement("delete_retries"), [finished])
+        self.database.execute(statement("delete_retries"), {"ids": finished})
         for number in finished:
             del self.recovery_retries[number]

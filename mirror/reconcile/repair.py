@@ -131,7 +131,7 @@ class Repairer:
             answer = self.drain.target.apply(stamp, [section])[mapping.name]
         except (TooOld, WentBack, *ISOLATED):
             return keys
-        return [*answer.stale, *answer.orphans, *answer.new_parents]
+        return [*answer.stale, *answer.orphans, *answer.new_parents, *answer.large]
 
 
 def _log_failure(item: RepairItem, error: MirrorError) -> None:

@@ -22,11 +22,11 @@ from psycopg import sql
 
 from mirror.capture.outbox import Event
 from mirror.capture.statements import statement
-from mirror.errors import MirrorError, Transient
+from mirror.errors import Transient
 from mirror.sync.connections import Database
 from mirror.sync.floor import Floor
 from mirror.sync.heartbeats import Heartbeat
-from mirror.sync.retries import Attempt, ClaimedEvent, Retries, claimed_event
+from mirror.sync.retries import Attempt, ClaimedEvent, Failed, Retries, claimed_event
 
 # After this many claimed events, the floor is worth a query.
 _EVENTS_PER_FLOOR: Final = 1_000
@@ -99,7 +99,7 @@ class Claim:
 
     def acknowledge(
         self,
-        failed: Iterable[tuple[ClaimedEvent, MirrorError]] = (),
+        failed: Iterable[Failed] = (),
         continuations: Sequence[Event] = (),
     ) -> None:
         """Commit: `failed` events are set apart, all others are applied.
@@ -107,8 +107,8 @@ class Claim:
         `continuations` are recorded as new events, such as for the rest of a large scope.
         """
         database = self._queue.claims
-        for event, error in failed:
-            self._queue.retries.set_apart(event, attempts=1, error=error)
+        for each in failed:
+            self._queue.retries.set_apart(each.event, attempts=int(each.alone), error=each.error)
         self._queue.record(continuations)
         database.together(
             sql.SQL(statement("delete_claim_note")).format(sql.Literal(self._note)),

@@ -19,7 +19,7 @@ from mirror.errors.unforeseen import explained
 from mirror.model.mapping import EVERYTHING
 from mirror.model.registry import Registry
 from mirror.sync.claims import MAX_PARTS, Claim, EventGroup, Queue
-from mirror.sync.retries import WORKER_DIED, Attempt, ClaimedEvent
+from mirror.sync.retries import WORKER_DIED, Attempt, ClaimedEvent, Failed
 from mirror.sync.snapshot import Source
 from mirror.sync.sync_pass import PendingKeys, log_retained
 from mirror.sync.syncer import ISOLATED, Syncer
@@ -131,9 +131,12 @@ class Drain(Syncer):
         except BaseException:
             claim.release()
             raise
-        for event, error in failed:
+        for each in failed:
             log.warning(
-                "event set apart", event_id=event.id, mapping=event.mapping, error=str(error)
+                "event set apart",
+                event_id=each.event.id,
+                mapping=each.event.mapping,
+                error=str(each.error),
             )
         if len(claim):
             log.info(
@@ -145,9 +148,7 @@ class Drain(Syncer):
         full = claim.full or bool(continuations) or self.announced
         return DrainResult(len(claim), len(failed), full=full)
 
-    def _apply_claim(
-        self, claim: Claim, *, until: float
-    ) -> tuple[list[Event], list[tuple[ClaimedEvent, MirrorError]]]:
+    def _apply_claim(self, claim: Claim, *, until: float) -> tuple[list[Event], list[Failed]]:
         """Apply the events of a claim: plain keys without reading them, all others in sync passes.
 
         Returns continuations, and the events that failed with their errors.
@@ -160,7 +161,7 @@ class Drain(Syncer):
         others = claim.read([group for group in groups if group not in plain])
         continuations, failed = self._isolate(others, claim.note, until=until)
         failed += [
-            (event, error)
+            Failed(event, error)
             for event in (claim.read(parked) if parked else [])
             if (error := errors[event.mapping]) is not None
         ]
@@ -213,7 +214,7 @@ class Drain(Syncer):
 
     def _isolate(
         self, events: list[ClaimedEvent], note: sql.Composed, *, until: float
-    ) -> tuple[list[Event], list[tuple[ClaimedEvent, MirrorError]]]:
+    ) -> tuple[list[Event], list[Failed]]:
         """Apply events; after a failure, halve them until the failing event is alone.
 
         Returns continuations, and the events that failed with their errors.
@@ -239,10 +240,10 @@ class Drain(Syncer):
         error: MirrorError,
         *,
         until: float,
-    ) -> tuple[list[Event], list[tuple[ClaimedEvent, MirrorError]]]:
+    ) -> tuple[list[Event], list[Failed]]:
         """Apply the halves of events that failed together; return as `_isolate` does."""
         if time.monotonic() > until:
-            return [], [(event, error) for event in events]
+            return [], [Failed(event, error, alone=False) for event in events]
         # The failure may have taken long.
         self.queue.keep_alive()
         middle = len(events) // 2
@@ -257,7 +258,7 @@ class Drain(Syncer):
         note: sql.Composed,
         *,
         until: float,
-    ) -> tuple[list[Event], list[tuple[ClaimedEvent, MirrorError]]]:
+    ) -> tuple[list[Event], list[Failed]]:
         """Apply the events of other mappings than the unreadable one; return as `_isolate` does.
 
         A single event fails also if its children's mapping is the unreadable one.
@@ -265,26 +266,54 @@ class Drain(Syncer):
         self._parked[error.mapping] = (time.monotonic() + _PARKED_SECONDS, error)
         others = [event for event in events if event.mapping != error.mapping]
         if len(events) == len(others):
-            return [], [(event, error) for event in events]
+            return [], [Failed(event, error) for event in events]
         continuations, failed = self._isolate(others, note, until=until)
-        return continuations, failed + [(e, error) for e in events if e.mapping == error.mapping]
+        return continuations, failed + [
+            Failed(event, error) for event in events if event.mapping == error.mapping
+        ]
 
     def _set_apart(
         self, event: ClaimedEvent, error: MirrorError
-    ) -> tuple[list[Event], list[tuple[ClaimedEvent, MirrorError]]]:
-        """Return as `_isolate` does for an event that failed alone.
+    ) -> tuple[list[Event], list[Failed]]:
+        """Return as `_isolate` does for an event that failed alone."""
+        continuations, found = self._divide(event, error)
+        return continuations, [] if found is None else [Failed(event, found)]
 
-        Events of its keys replace a scope, so that the failing row is alone. The scope itself is
-        set apart too. If its parent's row is the one that fails, each key announces the scope
-        again, and `announce` skips events that are set apart. No key announces the scope `*`.
+    def _divide(
+        self, event: Event, error: MirrorError, attempt: int = 1
+    ) -> tuple[list[Event], MirrorError | None]:
+        """Replace an event that failed alone by events for its parts, as far as it has any.
+
+        So one bad row is alone, and every other row is mirrored. Returns the events, and the error
+        with which the event itself is still set apart; None if its parts stand for all of it.
+
+        The parts of a scope are its keys. The scope stays, too: if its parent's row is the one that
+        fails, each key announces the scope again, and `announce` skips events that are set apart.
+        No key announces the scope `*`, so it stays only if the primary could not list it.
+
+        The parts of a parent are its own row, and the scopes of its children: a child's bad row
+        must not be taken for the parent's.
         """
-        if event.reference is None:
-            return [], [(event, self._withheld(event, error))]
-        failed = [] if event.reference == EVERYTHING else [(event, error)]
+        first = attempt == 1
+        # The failure may have taken long, and a claim may be open.
+        self.queue.keep_alive()
         try:
-            return self.split_scope(event), failed
+            if event.reference is not None:
+                if not first:
+                    return [], error
+                parts, complete = self.split_scope(event)
+                return parts, None if complete and event.reference == EVERYTHING else error
+            children = self.children_scopes(event)
+            if not children:
+                return [], self._withheld(event, error, attempt)
+            try:
+                # With room for no child, they become events.
+                return list(dict.fromkeys([*self.sync([event], batch_size=0), *children])), None
+            except ISOLATED as own:
+                # Children that went with an earlier row of this key must not wait for the new one.
+                return children if first else [], self._withheld(event, own, attempt)
         except (*ISOLATED, TooOld):
-            return [], [(event, error)]
+            return [], error
 
     def _withheld(self, event: Event, error: MirrorError, attempt: int = 1) -> MirrorError:
         """Close the key of an event that failed alone, if need be; return the error to store."""
@@ -316,18 +345,21 @@ class Drain(Syncer):
         """Retry one event; return whether it was applied."""
         event = attempt.event
         error: MirrorError | None = None
-        if not attempt.exhausted:
-            try:
+        withheld = False
+        try:
+            if not attempt.exhausted:
                 continuations, error = self._attempt(attempt)
-            except BaseException:
-                self.queue.retries.postpone(attempt)
-                raise
-            if error is None:
-                self._parked.pop(event.mapping, None)
-                self.queue.complete_retry(attempt, continuations)
-                return True
-            self.queue.announce(continuations)
-        buried = self.queue.retries.record_failure(attempt, error)
+                if error is None:
+                    self._parked.pop(event.mapping, None)
+                    self.queue.complete_retry(attempt, continuations)
+                    return True
+                self.queue.announce(continuations)
+            elif attempt.closing:
+                withheld = self._close_unread(event)
+        except BaseException:
+            self.queue.retries.postpone(attempt)
+            raise
+        buried = self.queue.retries.record_failure(attempt, error, withheld=withheld)
         log.error(
             "event buried" if buried else "event failed again",
             event_id=event.id,
@@ -335,19 +367,22 @@ class Drain(Syncer):
             attempts=attempt.number,
             error=str(error or WORKER_DIED),
         )
-        if attempt.exhausted:
-            # Only now: this, too, may be what crashes the worker.
-            withhold_unread(self, event)
         return False
 
     def _attempt(self, attempt: Attempt) -> tuple[list[Event], MirrorError | None]:
         """Apply one event; return events to continue with, and the error to store, if it failed."""
-        event = attempt.event
         try:
-            return self.sync_alone([event]), None
+            return self.sync_alone([attempt.event]), None
         except ISOLATED as error:
-            # A scope whose worker crashed has not been replaced by events of its keys.
-            if attempt.number == 1 and event.reference is not None:
-                with suppress(*ISOLATED, TooOld):
-                    return self.split_scope(event), error
-            return [], self._withheld(event, error, attempt.number)
+            return self._divide(attempt.event, error, attempt.number)
+
+    def _close_unread(self, event: Event) -> bool:
+        """Withhold the key of an event on which workers crash; return whether it is withheld.
+
+        Events of the keys that the target has in it replace a scope.
+        """
+        if event.reference is None:
+            return withhold_unread(self, event)
+        with suppress(*ISOLATED, TooOld, Halted):
+            self.queue.announce(self.split_scope(event, unread=True)[0])
+        return False

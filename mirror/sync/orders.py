@@ -18,7 +18,7 @@ def retry(queue: Queue, ids: list[int] | None) -> list[int]:
 
 def discard(queue: Queue, ids: list[int]) -> None:
     """Delete events that are set apart; their keys stay in the target as they are."""
-    queue.notes.execute(statement("delete_retries"), [ids])
+    queue.notes.execute(statement("delete_retries"), {"ids": ids})
 
 
 def set_apart(queue: Queue, ids: list[int]) -> list[tuple[int, str, str]]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from mirror.capture.outbox import Event, Lane
 from mirror.capture.statements import statement
 from mirror.errors import (
+    MappingError,
     MirrorError,
     TooSlow,
     Transient,
@@ -39,6 +40,16 @@ class ClaimedEvent(Event):
 
 
 @dataclass(frozen=True)
+class Failed:
+    """An event of a claim that is set apart."""
+
+    event: ClaimedEvent
+    error: MirrorError
+    alone: bool = True
+    """It was attempted alone. Otherwise the error may be another event's."""
+
+
+@dataclass(frozen=True)
 class Attempt:
     """One retry of one event."""
 
@@ -47,6 +58,8 @@ class Attempt:
     """1 for the first attempt."""
     exhausted: bool
     """The event's workers have crashed too often: it must be buried, not attempted."""
+    closing: bool = False
+    """Its key may be withheld before that. Not if a worker has crashed in that, too."""
     parked: bool = False
     """The event waits because its mapping cannot be read at all."""
 
@@ -90,21 +103,27 @@ class Retries:
             return None
         *event, number, deaths, parked = rows[0]
         exhausted = deaths > self.max_attempts
-        return Attempt(claimed_event(event), number, exhausted=exhausted, parked=parked)
+        closing = deaths == self.max_attempts + 1
+        return Attempt(
+            claimed_event(event), number, exhausted=exhausted, closing=closing, parked=parked
+        )
 
     def delete(self, attempt: Attempt) -> None:
         """Delete an event that the retry applied.
 
         If it was parked, its mapping can be read again, so all events that wait for that are due.
         """
-        self._database.execute(statement("delete_retries"), [[attempt.event.id]])
+        self._database.execute(statement("delete_retries"), {"ids": [attempt.event.id]})
         if attempt.parked:
             self._database.execute(statement("release_parked"), [attempt.event.mapping])
 
-    def record_failure(self, attempt: Attempt, error: MirrorError | None) -> bool:
+    def record_failure(
+        self, attempt: Attempt, error: MirrorError | None, *, withheld: bool = False
+    ) -> bool:
         """Store the error and when the next retry is due; return whether the event was buried.
 
-        `error` None means that too many workers crashed.
+        `error` None means that too many workers crashed. `withheld`: the target grants nothing by
+        the event's key.
         """
         buried = error is None or self._buries(error, attempt.number)
         parked = isinstance(error, UnreadableMapping)
@@ -115,17 +134,12 @@ class Retries:
                 "error": _error_text(error),
                 "wait": wait,
                 "buried": buried,
-                "withheld": isinstance(error, Withheld) and error.closed,
+                "withheld": withheld or (isinstance(error, Withheld) and error.closed),
                 "parked": parked,
                 "id": attempt.event.id,
             },
         )
-        if parked:
-            # One attempt stands for all: the others would fail, too, and keep the worker busy.
-            self._database.execute(
-                statement("postpone_parked"), {"wait": wait, "mapping": attempt.event.mapping}
-            )
-        elif attempt.parked:
+        if attempt.parked and not parked:
             self._database.execute(statement("release_parked"), [attempt.event.mapping])
         return buried
 
@@ -139,15 +153,16 @@ class Retries:
 
     def _wait(self, attempts: int) -> float:
         """Return the seconds until the next attempt: an exponential backoff."""
-        return float(min(self.retry_seconds * 2 ** (attempts - 1), _MAX_WAIT_SECONDS))
+        return float(min(self.retry_seconds * 2 ** max(attempts - 1, 0), _MAX_WAIT_SECONDS))
 
     def _buries(self, error: MirrorError, attempts: int) -> bool:
         """Return whether this failure is the last.
 
-        It never is where the event may not be the cause (slow, unexplained, an unreadable mapping),
-        and where its success is the way back for a key that is withheld.
+        It never is where the event may not be the cause (slow, unexplained, an unreadable mapping,
+        a mapping that only newer workers know), and where its success is the way back for a key
+        that is withheld.
         """
-        never = TooSlow | Unexplained | UnreadableMapping | Withheld
+        never = TooSlow | Unexplained | UnreadableMapping | Withheld | MappingError
         return attempts >= self.max_attempts and not isinstance(error, never)
 
 

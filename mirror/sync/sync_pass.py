@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from mirror.capture.outbox import Event, Lane
-from mirror.errors import InvalidKey, MappingError, Rejected
+from mirror.errors import InvalidKey, MappingError, Rejected, TooSlow, Unexplained
 from mirror.model.keys import Key, key_order
 from mirror.model.mapping import EVERYTHING, Mapping
 from mirror.model.registry import Registry
@@ -179,21 +179,27 @@ class SyncPass:
             for child, parent in self._registry.children(self._registry[name])
         ]
 
-    def split_scope(self, scope: Event) -> list[Event]:
+    def split_scope(self, scope: Event, *, unread: bool = False) -> tuple[list[Event], bool]:
         """Return events for the keys on a scope's first page, and one for the rest of the scope.
 
-        As events of their own, keys that can be mirrored do not wait for one that cannot.
+        As events of their own, keys that can be mirrored do not wait for one that cannot. Returns
+        also whether the primary has listed its keys.
         """
+        listed = not unread
         try:
-            rows, last = self._page([scope])
-            keys = list(rows)
-        except Rejected:
+            if unread:
+                keys, last = self._known(scope)
+            else:
+                rows, last = self._page([scope])
+                keys = list(rows)
+        except (Rejected, TooSlow, Unexplained):
             # What the target has may be too much; what only the primary has is less urgent.
+            listed = False
             keys, last = self._known(scope)
         events = [Event(scope.lane, scope.mapping, key) for key in keys]
         if last is not None:
             events.append(_next_page(scope, last))
-        return events
+        return events, listed
 
     def _known(self, scope: Event) -> tuple[list[Key], Key | None]:
         """Return the keys that the target has on a scope's page, and the last if there are more."""

@@ -109,15 +109,16 @@ class Syncer:
         """Bring keys and scopes up to date; return events to continue with.
 
         The statements `before` run on the primary before any row is read. `batch_size` replaces the
-        syncer's own. `newest_fence` is the newest fence that the target is known to have. In rows
-        of the mapping `narrowed`, the descriptive columns are NULL.
+        syncer's own; with 0, children become events instead of being written. `newest_fence` is the
+        newest fence that the target is known to have. In rows of the mapping `narrowed`, the
+        descriptive columns are NULL.
 
         Raises:
             Transient: a database does not answer, or other workers were faster every time.
             Halted: no write is allowed until a person acts.
         """
         continuations: list[Event] = []
-        size = batch_size or self.batch_size
+        size = self.batch_size if batch_size is None else batch_size
         for number in range(_MAX_PASSES):
             with self.source.snapshot(*before, narrowed=narrowed) as snapshot:
                 self.stamp = snapshot.stamp
@@ -150,11 +151,24 @@ class Syncer:
             pending = PendingKeys(keys=sync_pass.stale, revoked=pending.revoked)
         raise Transient("target: other workers were faster again and again; the events wait")
 
-    def split_scope(self, event: Event) -> list[Event]:
-        """Return events for the keys on a scope's first page, and one for the rest of the scope."""
+    def split_scope(self, event: Event, *, unread: bool = False) -> tuple[list[Event], bool]:
+        """Return events for the keys on a scope's first page, and one for the rest of the scope.
+
+        Returns also whether these are all keys. If the primary cannot list them, or if the scope is
+        to stay `unread` there, they are those that the target has.
+        """
         (scope,) = pending_keys(self.registry, [event]).scopes
         with explained(TooOld), self.source.snapshot() as snapshot:
-            return self._pass(snapshot, self.batch_size).split_scope(scope)
+            return self._pass(snapshot, self.batch_size).split_scope(scope, unread=unread)
+
+    def children_scopes(self, event: Event) -> list[Event]:
+        """Return the scopes of the children of the key that an event names, as revocations."""
+        mapping = self.registry[event.mapping]
+        key = mapping.canonical(event.key)
+        return [
+            Event(Lane.REVOCATION, child.name, key, parent.column)
+            for child, parent in self.registry.children(mapping)
+        ]
 
     def _stamp_without(self, event: Event) -> Stamp | None:
         """Return the stamp of a read that finds no row for the parent that an event names.

@@ -15,7 +15,8 @@ from mirror.model.registry import Registry
 from mirror.sync.claims import Queue
 from mirror.sync.snapshot import Stamp
 from mirror.sync.targets.base import Target
-from mirror.sync.targets.writing import ScopePage, Section, TooOld
+from mirror.sync.targets.catalog import WITHDRAWING
+from mirror.sync.targets.writing import Outcome, ScopePage, Section, TooOld
 
 
 def withdraw_in_pages(
@@ -31,15 +32,16 @@ def withdraw_in_pages(
 ) -> bool:
     """Withdraw a parent with its children, `limit` of them in each call, as of the read `stamp`.
 
-    Returns whether nothing is left to do. If it is False, `seconds` have passed, or the read became
-    too old: call it again with a new one.
+    Returns whether nothing is left to do. If it is False, `seconds` have passed, or the read is too
+    old: call it again with a new one.
 
     Raises:
         TooSlow: also a page is too slow.
     """
     until = time.monotonic() + seconds
+    withdrawal = _Withdrawal(registry, target, queue, stamp, limit, until)
     try:
-        return _Withdrawal(registry, target, queue, stamp, limit, until).withdraw(mapping, key)
+        return withdrawal.close(mapping, key) and withdrawal.withdraw(mapping, key)
     except TooOld:
         return False
 
@@ -52,6 +54,14 @@ class _Withdrawal:
     stamp: Stamp
     limit: int
     until: float
+
+    def close(self, mapping: Mapping, key: Key) -> bool:
+        """Mark a parent, also one whose deletion was only slow; return whether that was done.
+
+        It is not if the target has a read of it that is as fresh or newer.
+        """
+        outcome = self.target.withhold(self.stamp, mapping, key, WITHDRAWING)
+        return outcome is Outcome.WITHHELD
 
     def withdraw(self, mapping: Mapping, key: Key) -> bool:
         """Withdraw the children of a parent, page by page, and then the parent.
@@ -75,11 +85,11 @@ class _Withdrawal:
 
     def _withdraw_page(self, mapping: Mapping, keys: list[Key]) -> bool:
         try:
-            answers = self.target.apply(self.stamp, [Section(mapping, deleted=keys)])
-            large = answers[mapping.name].large
+            answer = self.target.apply(self.stamp, [Section(mapping, deleted=keys)])[mapping.name]
+            large = answer.large
         except TooSlow:
             if not self.registry.children(mapping) or len(keys) == 1:
                 raise
             large = keys
         # These have too many children of their own.
-        return all(self.withdraw(mapping, key) for key in large)
+        return all(not self.close(mapping, key) or self.withdraw(mapping, key) for key in large)

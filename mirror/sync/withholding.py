@@ -5,7 +5,6 @@ read or written either, the mapping is; then all of its events wait. If only des
 fail, they become NULL; this also serves grants, whose rows are worth more than a name.
 """
 
-from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -82,21 +81,28 @@ def _outcome(
     }[_close(syncer, mapping, key, stamp, reason=type(error).__name__)]
 
 
-def withhold_unread(syncer: Syncer, event: Event) -> None:
-    """Close the key of a revocation on which workers crash, without reading its row."""
-    if event.lane is not Lane.REVOCATION or event.reference is not None:
-        return
-    with suppress(Halted, NotMigrated, *ISOLATED):
+def withhold_unread(syncer: Syncer, event: Event) -> bool:
+    """Close the key of a revocation on which workers crash, without reading its row.
+
+    Returns whether it is withheld.
+    """
+    if event.lane is not Lane.REVOCATION:
+        return False
+    try:
         mapping = syncer.registry[event.mapping]
+        key = mapping.canonical(event.key)
         with syncer.source.snapshot() as snapshot:
             stamp = snapshot.stamp
-        _close(syncer, mapping, mapping.canonical(event.key), stamp, reason="crash")
+        return _close(syncer, mapping, key, stamp, reason="crash") is Outcome.WITHHELD
+    except (Halted, NotMigrated, *ISOLATED):
+        return False
 
 
 def _close(syncer: Syncer, mapping: Mapping, key: Key, stamp: Stamp, *, reason: str) -> Outcome:
     """Order the target to withhold a key, as of the read that failed."""
     outcome = syncer.target.withhold(stamp, mapping, key, reason)
-    log.error("key withheld", mapping=mapping.name, outcome=outcome.value)
+    if outcome is Outcome.WITHHELD:
+        log.error("key withheld", mapping=mapping.name, reason=reason)
     return outcome
 
 
@@ -119,7 +125,7 @@ def _write_narrowed(syncer: Syncer, mapping: Mapping, key: Key) -> bool:
     if not any(column.descriptive for column in mapping.columns):
         return False
     try:
-        syncer.sync([Event(Lane.GRANT, mapping.name, key)], narrowed=mapping.name)
+        syncer.sync([Event(Lane.GRANT, mapping.name, key)], batch_size=0, narrowed=mapping.name)
     except ISOLATED:
         return False
     return True

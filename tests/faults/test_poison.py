@@ -177,13 +177,13 @@ def test_a_batch_that_is_too_slow_is_halved_and_its_event_never_buried(
 ) -> None:
     """The database may be less busy later."""
     drain = make_drain(max_attempts=1)
-    record(primary, "users", POISON)
+    record(primary, "trip_memberships", POISON, POISON)
 
     def slow() -> None:
         raise TooSlow("target: a statement ran into its timeout")
 
     for attempt in range(1, 4):
-        # The second attempt, in smaller pieces, is slow as well.
+        # A claimed event is attempted twice: with its batch, and alone.
         drain.target = Intercepted(Intercepted(drain.target, before=slow), before=slow)
         drain.run()
         assert retries(primary)[0] == (attempt, False)

@@ -270,7 +270,7 @@ def test_a_key_on_which_workers_crash_grants_nothing(
     claim.release()
     primary.query("delete from mirror.outbox")
     drain.queue.retries.set_apart(event, attempts=0, error=None)
-    primary.query("update mirror.retries set deaths = 100")
+    primary.query("update mirror.retries set deaths = 5")
     drain.run()
     assert accesses(target, members) == [False, True, True]
     assert withheld(target) == [("trip_memberships", "crash")]
@@ -620,3 +620,97 @@ def test_a_name_that_a_trigger_rewrites_becomes_null(
     drain.run()
     assert accesses(target, members) == [True, True, True]
     assert target.query("select name from trips") == [(None,)]
+
+
+# A fault is not taken for somebody else's
+
+
+def test_a_childs_row_that_cannot_be_read_is_not_blamed_on_its_parent(
+    house: TestDatabase, hotel_target: TestDatabase, hotel_drain: Drain
+) -> None:
+    """The event of a room looks at its guests, too. One of them is odd; the other one stays."""
+    house.query("update guests set level = null, rank = 70000 where person = %s", ANN)
+    record(house, "rooms", "r")
+    hotel_drain.run()
+    assert guests(hotel_target) == [False, True]
+    assert withheld(hotel_target) == [("guests", "Rejected")]
+
+
+def test_a_value_that_no_cast_supports_does_not_hide_the_rest_of_its_scope(
+    house: TestDatabase, hotel_target: TestDatabase, hotel_drain: Drain
+) -> None:
+    """PostgreSQL reports NaN as an integer like a missing feature, not like a wrong value."""
+    house.query("alter table guests alter rank type numeric")
+    house.query("update guests set rank = 'NaN' where person = %s", ANN)
+    house.query("update guests set level = null where person = %s", BEN)
+    record(house, "guests", "r", reference="room")
+    hotel_drain.run()
+    assert guests(hotel_target)[1] is False
+
+
+def test_a_column_that_no_row_can_be_written_without_is_the_mappings_fault(
+    primary: TestDatabase, target: TestDatabase, drain: Drain, members: list[Member]
+) -> None:
+    """Somebody added it, and gave the rows that were there a value: an UPDATE of them works."""
+    target.query(
+        "alter table trip_memberships add note text;"
+        " update trip_memberships set note = 'x' where true;"
+        " alter table trip_memberships alter note set not null"
+    )
+    for member in members:
+        deactivate(primary, member)
+    drain.run()
+    assert withheld(target) == []
+    assert primary.query("select distinct parked from mirror.retries") == [(True,)]
+
+
+def test_a_parent_that_is_mended_by_a_grant_brings_no_earlier_child_back(
+    primary: TestDatabase, target: TestDatabase, drain: Drain, members: list[Member]
+) -> None:
+    """It was deleted with its members, and created again with a value that is refused."""
+    primary.query("delete from trip_memberships where user_id = %s", members[0][1])
+    give_away(primary, target, members[0])
+    drain.run()
+    assert withheld(target) == [("trips", "Rejected")]
+    target.query("alter table trips drop constraint creator")
+    record(primary, "trips", members[0][0], lane=1)
+    drain.once()
+    assert withheld(target) == []
+    assert accesses(target, members) == [False, True, True]
+
+
+def test_a_whole_mapping_of_which_a_row_is_odd_stays_set_apart(
+    house: TestDatabase, hotel_target: TestDatabase, hotel_drain: Drain
+) -> None:
+    """The primary could not list its keys: rows that only it has are not there yet."""
+    house.query("update guests set rank = 70000 where person = %s", ANN)
+    house.query("delete from guests where person = %s", BEN)
+    house.query("insert into guests values ('r', gen_random_uuid(), 'GUEST', 1)")
+    record(house, "guests", reference="*")
+    hotel_drain.run()
+    assert guests(hotel_target)[1] is False
+    assert house.value("select count(*) from mirror.retries where reference = '*'") == 1
+    house.query("update guests set rank = 1")
+    retry(house, hotel_drain)
+    assert hotel_target.value("select count(*) from guests") == 2
+
+
+def test_one_retry_stands_for_all_events_of_a_mapping_that_cannot_be_read(
+    house: TestDatabase, hotel_target: TestDatabase, hotel_drain: Drain
+) -> None:
+    """Otherwise thousands of them would fail again and again, in front of other events."""
+    house.query("alter table guests rename column rank to place")
+    record(house, "guests", "r", ANN)
+    hotel_drain.run()
+    record(house, "guests", "r", BEN)
+    hotel_drain.run()
+    late = "select due_at > now() + interval '1 year' from mirror.retries order by id"
+    assert house.query(late) == [(False,), (True,)]
+    house.query("alter table guests rename column place to rank")
+    house.query("update guests set level = null")
+    house.query(
+        "update mirror.retries set due_at = now() where id = (select min(id) from mirror.retries)"
+    )
+    hotel_drain.run()
+    assert house.value("select count(*) from mirror.retries") == 0
+    assert guests(hotel_target) == [False, False]

@@ -61,7 +61,7 @@ create table if not exists mirror.withheld (
   mapping text not null,
   -- As text, in the mapping's key order.
   key text[] not null,
-  -- The class of the error (such as `23`), or `withdrawing`.
+  -- The kind of the error (`Rejected`, `Unexplained`), `crash`, or `withdrawing`.
   reason text not null,
   since timestamptz not null default now(),
   -- Of the read that failed: an older write does not remove this row.

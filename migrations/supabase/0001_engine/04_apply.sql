@@ -264,15 +264,19 @@ create or replace function mirror.mark_large(
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
+  -- So many children are deleted in one call; of those with children of their own, fewer.
   most constant integer := 2000;
+  most_parents constant integer := 20;
   parts constant jsonb := mirror.parts(mapping);
   child record;
   large jsonb := '[]';
   found jsonb;
 begin
   for child in
-    select c.value ->> 0 as name, l.name as column_name, l.type
+    select c.value ->> 0 as name, l.name as column_name, l.type,
+      case when m.is_parent then most_parents else most end as most
     from jsonb_array_elements(parts -> 'children') as c
+    join mirror.mappings as m on m.name = c.value ->> 0
     cross join mirror.ledger_column(c.value ->> 0, c.value ->> 1) as l
   loop
     execute mirror.fill(
@@ -283,7 +287,7 @@ begin
       ' limit $3) as c) = $3',
       mirror.parts(child.name)
         || jsonb_build_object('column', child.column_name, 'type', child.type)
-    ) into found using p_keys, large, most;
+    ) into found using p_keys, large, child.most;
     large := large || coalesce(found, '[]');
   end loop;
   if large <> '[]' then
@@ -372,6 +376,7 @@ declare
   answer jsonb;
   answers jsonb := '{}';
   large jsonb;
+  returning_keys jsonb;
   fence constant bigint := (request ->> 'fence')::bigint;
   pages constant boolean := coalesce((request ->> 'pages')::boolean, false);
   careful constant boolean := coalesce((request ->> 'careful')::boolean, false);
@@ -396,6 +401,7 @@ begin
     order by m.position
   loop
     large := '[]';
+    returning_keys := '[]';
     -- A worker of an earlier version would take such a parent for deleted.
     if section.is_parent and section.gone <> '[]' and pages then
       large := mirror.mark_large(
@@ -412,9 +418,9 @@ begin
       select from mirror.withheld as w
       where w.mapping = section.name and w.reason = 'withdrawing'
     ) then
-      select large || coalesce(jsonb_agg(r.key) filter (where w.key is not null), '[]'),
+      select coalesce(jsonb_agg(r.key) filter (where w.key is not null), '[]'),
         coalesce(jsonb_agg(r.value) filter (where w.key is null), '[]')
-      into large, section.rows
+      into returning_keys, section.rows
       from (
         select value, mirror.key_of(section.name, value) as key
         from jsonb_array_elements(section.rows)
@@ -432,7 +438,12 @@ begin
       ));
     end if;
     perform mirror.check_written(section.name, section.rows, answer -> 'gone', answer);
-    answer := (answer - 'gone') || jsonb_build_object('large', large);
+    -- A worker of an earlier version does not know such keys; its events wait.
+    answer := (answer - 'gone') || jsonb_build_object(
+      'large', case when pages then large || returning_keys else large end,
+      'stale', case when pages then answer -> 'stale'
+        else answer -> 'stale' || returning_keys end
+    );
     if exists (select from mirror.withheld as w where w.mapping = section.name) then
       perform mirror.release(
         section.name, (request ->> 'epoch')::integer, fence, section.rows, section.gone, answer

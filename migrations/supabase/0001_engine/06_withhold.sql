@@ -51,37 +51,52 @@ as $$
 $$;
 
 
--- Whether some other row of a mapping can be written. Each attempt changes nothing and is undone.
--- True if there is no other row.
-create or replace function mirror.can_write_others(mapping text, key jsonb) returns boolean
+-- Whether some other row of a mapping can be written as it is: by the function that writes its rows,
+-- by an update, and unaltered by triggers. Each attempt is undone. True if there is no other row. The
+-- rows tried are from both ends of the key's order.
+create or replace function mirror.can_write_others(mapping text, key jsonb, p_epoch integer)
+returns boolean
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
+  newest_fence constant bigint := 9223372036854775807;
   parts constant jsonb := mirror.parts(mapping);
   others jsonb;
   other jsonb;
+  sent jsonb;
 begin
   execute mirror.fill(
-    'select jsonb_agg(f.key) from ('
-    ' select jsonb_build_array({s_texts}) as key from {table} as s limit 9'
-    ') as f where f.key <> $1', parts
-  ) into others using key;
+    'select jsonb_agg(f.sent) from ('
+    ' (select jsonb_build_array({row_texts}, true) as sent'
+    ' from {table} as t join {ledger} as l on {t_is_l} order by t.{first_key} limit 5)'
+    ' union'
+    ' (select jsonb_build_array({row_texts}, true)'
+    ' from {table} as t join {ledger} as l on {t_is_l} order by t.{first_key} desc limit 5)'
+    ') as f where mirror.key_of($2, f.sent) <> $1', parts
+  ) into others using key, mapping;
   if others is null then
     return true;
   end if;
   for other in select value from jsonb_array_elements(others) loop
     begin
+      sent := jsonb_build_array(other);
+      execute format('select mirror.%I($1, $2, $3, $4)', 'apply_' || mapping)
+        using p_epoch, newest_fence, sent, '[]'::jsonb;
       execute mirror.fill(
         'update {table} as t set {first_key} = t.{first_key}'
         ' from (select $1 as value) as g where {t_is_g}', parts
-      ) using other;
+      ) using mirror.key_of(mapping, other);
       set constraints all immediate;
+      perform mirror.check_written(mapping, sent, '[]', '{}');
       raise exception using errcode = 'MR020';
     exception
       when sqlstate 'MR020' then
         return true;
       when others then
-        null;
+        -- Somebody was in the way, or the time is over: that says nothing about the row.
+        if left(sqlstate, 2) in ('40', '55', '57') then
+          raise;
+        end if;
     end;
   end loop;
   return false;
@@ -91,6 +106,8 @@ $$;
 
 -- Withhold a key whose row can be neither read nor written although it may have lost access. A row
 -- without children is removed; with children it stays, and the mark closes it and them.
+--
+-- The reason `withdrawing` only marks the key: the worker removes its children and then the key.
 --
 -- request: the envelope, with one section {mapping, digest, key, reason}. Answers {outcome}:
 -- `withheld`; `newer`: a read of the same age or a newer one was written; `mapping`: no row of this
@@ -122,11 +139,15 @@ begin
   if newer then
     return jsonb_build_object('outcome', 'newer');
   end if;
+  if request #>> '{sections,0,reason}' = 'withdrawing' then
+    perform mirror.mark(p_mapping, wanted, 'withdrawing', p_epoch, p_fence);
+    return jsonb_build_object('outcome', 'withheld');
+  end if;
 
   if not exists (
     select from mirror.withheld as w where w.mapping = p_mapping and to_jsonb(w.key) = wanted
   ) then
-    if not mirror.can_write_others(p_mapping, wanted) then
+    if not mirror.can_write_others(p_mapping, wanted, p_epoch) then
       return jsonb_build_object('outcome', 'mapping');
     end if;
     select count(*) filter (where w.since > now() - interval '1 hour'),
@@ -147,7 +168,7 @@ begin
         into answer using p_epoch, p_fence, '[]'::jsonb, jsonb_build_array(wanted);
       perform mirror.withdraw(p_mapping, p_epoch, p_fence, answer -> 'gone');
     exception when others then
-      -- The row cannot be removed either. The mark alone closes it.
+      -- The row cannot be removed either. The mark alone keeps helpers from counting it.
       null;
     end;
   end if;

@@ -214,7 +214,10 @@ begin
       when columns is null then format(
         'select * from mirror.%I where not present order by applied_at desc', 'ledger_' || mapping
       )
-      when columns = '{}' then format('select * from %s', wanted)
+      when columns = '{}' then format(
+        '(select * from %1$s order by %2$I limit 5) union all (select * from %1$s order by %2$I desc limit 5)',
+        wanted, (select m.declaration #>> '{key,0}' from mirror.mappings as m where m.name = mapping)
+      )
       else format('select * from %s where ', wanted) || (
         select string_agg(
           format('%I = %L::%s', c.key, c.value, format_type(a.atttypid, a.atttypmod)), ' and '

@@ -12,7 +12,7 @@ revoke all on function
   mirror.mark(text, jsonb, text, integer, bigint),
   mirror.key_of(text, jsonb),
   mirror.release(text, integer, bigint, jsonb, jsonb, jsonb),
-  mirror.can_write_others(text, jsonb),
+  mirror.can_write_others(text, jsonb, integer),
   mirror.check_written(text, jsonb, jsonb, jsonb),
   mirror.mark_large(text, integer, bigint, jsonb),
   mirror.apply(jsonb),
