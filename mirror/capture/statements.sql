@@ -451,7 +451,9 @@ select jsonb_build_object(
 -- One id may be there twice, where a sequence went back.
 select mapping, reference, key, case when lane = 0 then 'revocation' else 'grant' end,
   extract(epoch from now() - recorded_at)::float8, state, attempts, deaths, error,
-  greatest(extract(epoch from due_at - now()), 0)::float8
+  -- Parked events wait for the retry of another one.
+  case when due_at < now() + interval '1 year'
+    then greatest(extract(epoch from due_at - now()), 0)::float8 end
 from (
   select id, mapping, reference, key, lane, recorded_at,
     case when exists (select from mirror.claims as c where o.id = any(c.events))
