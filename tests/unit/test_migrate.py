@@ -26,7 +26,7 @@ CHECKSUMS = {
     "0004_claims": "300d31726399520c",
     "0005_outbox_rights": "9c5f45094b613709",
     "0006_withheld": "20ab42f77fdb2101",
-    "0001_engine": "ceab9517f85d34a2",
+    "0001_engine": "c44c97059f56e738",
 }
 
 

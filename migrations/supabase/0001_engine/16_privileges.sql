@@ -13,6 +13,7 @@ revoke all on function
   mirror.key_of(text, jsonb),
   mirror.release(text, integer, bigint, jsonb, jsonb, jsonb),
   mirror.can_write_others(text, jsonb, integer),
+  mirror.may_be_altered(regclass),
   mirror.check_written(text, jsonb, jsonb, jsonb),
   mirror.mark_large(text, integer, bigint, jsonb),
   mirror.apply(jsonb),
