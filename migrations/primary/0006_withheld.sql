@@ -1,4 +1,4 @@
--- What became of an event that was set apart, beyond its error.
+-- Two states of an event that was set apart: its key is withheld, or its mapping cannot be read.
 -- Every statement can run again.
 
 -- Since when the target grants nothing by this event's key, because its row can be neither read nor
@@ -6,4 +6,4 @@
 alter table mirror.retries add column if not exists withheld_at timestamptz;
 -- The event waits because its mapping cannot be read at all.
 alter table mirror.retries add column if not exists parked boolean not null default false;
-create index if not exists retries_parked on mirror.retries (mapping) where parked;
+create index if not exists retries_parked on mirror.retries (mapping, id) where parked;

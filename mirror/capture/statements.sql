@@ -26,7 +26,7 @@ from jsonb_array_elements(cast(cast(:events as text) as jsonb)) with ordinality 
 order by e.place
 
 -- describe_sources --
--- What models do not say of the mapped tables. A row with a place (in `tables`) is a view over that
+-- Facts about the mapped tables that models do not have. A row with a place (in `tables`) is a view over that
 -- table, a table behind a view that a mapping reads, or another view over that. A row without one
 -- is a table, with the types of its columns. All schemas are searched if none is given: the worker's
 -- search_path is not known here.
@@ -211,7 +211,10 @@ select
   %(transaction_id)s, %(lane)s, %(recorded_at)s, %(mapping)s, %(reference)s, %(key)s, %(attempts)s,
   clock_timestamp() + case
     when %(parked)s and exists (
-      select from mirror.retries as r where r.parked and r.mapping = %(mapping)s
+      -- Locked until this one is committed: a retry that succeeds meanwhile would not see it.
+      select from (
+        select from mirror.retries where parked and mapping = %(mapping)s order by id limit 1 for share
+      ) as first
     ) then interval '100 years' else %(wait)s * interval '1 second'
   end, %(error)s,
   case when %(buried)s then now() end, case when %(withheld)s then now() end, %(parked)s

@@ -50,6 +50,11 @@ class WorkerProcess:
         """The id of the parent process; its children process the events."""
         return self._process.pid
 
+    @property
+    def alive(self) -> bool:
+        """Whether the parent process runs."""
+        return self._process.alive
+
     def wait_until_ready(self) -> Self:
         """Return when the worker has answered a doorbell message.
 

@@ -21,7 +21,7 @@ from mirror.model.registry import Registry
 from mirror.sync.claims import MAX_PARTS, Claim, EventGroup, Queue
 from mirror.sync.retries import WORKER_DIED, Attempt, ClaimedEvent, Failed
 from mirror.sync.snapshot import Source
-from mirror.sync.sync_pass import PendingKeys, log_retained
+from mirror.sync.sync_pass import PendingKeys, children_scopes, log_retained
 from mirror.sync.syncer import ISOLATED, Syncer
 from mirror.sync.targets.base import Target
 from mirror.sync.targets.writing import TooOld
@@ -170,7 +170,7 @@ class Drain(Syncer):
                 continuations += self._pass_on(plain, claim.note)
             except (*ISOLATED, TooOld, Halted) as error:
                 # A sync pass names the mapping that cannot be read, and reads again what was read
-                # too early. What is slow or refused fails once more in one batch: not tried.
+                # too early. A batch that is slow or refused would fail again as a whole.
                 events = claim.read(plain)
                 if isinstance(error, Rejected | TooSlow) and len(events) > 1:
                     rest, rest_failed = self._halve(events, claim.note, error, until=until)
@@ -225,8 +225,8 @@ class Drain(Syncer):
             apply = self.sync if len(events) > 1 else self.sync_alone
             return apply(events, note), []
         except ISOLATED as error:
-            if isinstance(error, UnreadableMapping) and (
-                len(events) == 1 or any(event.mapping == error.mapping for event in events)
+            if isinstance(error, UnreadableMapping) and any(
+                event.mapping == error.mapping for event in events
             ):
                 return self._leave_out(error, events, note, until=until)
             if len(events) == 1:
@@ -259,14 +259,9 @@ class Drain(Syncer):
         *,
         until: float,
     ) -> tuple[list[Event], list[Failed]]:
-        """Apply the events of other mappings than the unreadable one; return as `_isolate` does.
-
-        A single event fails also if its children's mapping is the unreadable one.
-        """
+        """Apply the events of other mappings than the unreadable one; return as `_isolate` does."""
         self._parked[error.mapping] = (time.monotonic() + _PARKED_SECONDS, error)
         others = [event for event in events if event.mapping != error.mapping]
-        if len(events) == len(others):
-            return [], [Failed(event, error) for event in events]
         continuations, failed = self._isolate(others, note, until=until)
         return continuations, failed + [
             Failed(event, error) for event in events if event.mapping == error.mapping
@@ -303,7 +298,9 @@ class Drain(Syncer):
                     return [], error
                 parts, complete = self.split_scope(event)
                 return parts, None if complete and event.reference == EVERYTHING else error
-            children = self.children_scopes(event)
+            mapping = self.registry[event.mapping]
+            under = children_scopes(self.registry, mapping.name, [mapping.canonical(event.key)])
+            children = [scope for scopes in under for scope in scopes]
             if not children:
                 return [], self._withheld(event, error, attempt)
             try:

@@ -7,6 +7,7 @@ of which the target has a newer read are left to the caller, for a pass over a n
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import structlog
@@ -91,6 +92,19 @@ def _canonical_scope(mapping: Mapping, event: Event) -> Event:
     return Event(event.lane, mapping.name, value + after, event.reference)
 
 
+def children_scopes(registry: Registry, name: str, keys: Sequence[Key]) -> list[list[Event]]:
+    """Return, for each mapping of children, the scopes under these keys of mapping `name`.
+
+    They are revocations: the children may be gone.
+    """
+    if not keys:
+        return []
+    return [
+        [Event(Lane.REVOCATION, child.name, key, parent.column) for key in keys]
+        for child, parent in registry.children(registry[name])
+    ]
+
+
 class SyncPass:
     """Writes the rows of one snapshot. Call `run` once, then read the attributes.
 
@@ -166,17 +180,8 @@ class SyncPass:
             scope
             for name, key in pending.revoked
             if self._queued[name].get(key) is not None
-            for scopes in self._children_scopes(name, [key])
+            for scopes in children_scopes(self._registry, name, [key])
             for scope in scopes
-        ]
-
-    def _children_scopes(self, name: str, keys: Sequence[Key]) -> list[list[Event]]:
-        """Return, for each mapping of children, the scopes under these keys of mapping `name`."""
-        if not keys:
-            return []
-        return [
-            [Event(Lane.REVOCATION, child.name, key, parent.column) for key in keys]
-            for child, parent in self._registry.children(self._registry[name])
         ]
 
     def split_scope(self, scope: Event, *, unread: bool = False) -> tuple[list[Event], bool]:
@@ -185,21 +190,16 @@ class SyncPass:
         As events of their own, keys that can be mirrored do not wait for one that cannot. Returns
         also whether the primary has listed its keys.
         """
-        listed = not unread
-        try:
-            if unread:
-                keys, last = self._known(scope)
-            else:
-                rows, last = self._page([scope])
-                keys = list(rows)
-        except (Rejected, TooSlow, Unexplained):
-            # What the target has may be too much; what only the primary has is less urgent.
-            listed = False
-            keys, last = self._known(scope)
+        listed = None
+        if not unread:
+            # Otherwise the keys that the target has are more urgent: they may allow too much.
+            with suppress(Rejected, TooSlow, Unexplained):
+                listed = self._page([scope])
+        keys, last = self._known(scope) if listed is None else listed
         events = [Event(scope.lane, scope.mapping, key) for key in keys]
         if last is not None:
             events.append(_next_page(scope, last))
-        return events, listed
+        return events, listed is not None
 
     def _known(self, scope: Event) -> tuple[list[Key], Key | None]:
         """Return the keys that the target has on a scope's page, and the last if there are more."""
@@ -315,7 +315,7 @@ class SyncPass:
             )
             if not everything and may_be_gone:
                 keys = [key for key, row in rows.items() if row is not None]
-                remaining += self._children_scopes(events[0].mapping, keys)
+                remaining += children_scopes(self._registry, events[0].mapping, keys)
 
     def _page(self, events: list[Event]) -> tuple[dict[Key, Row | None], Key | None]:
         """Return one page of scopes in key order, and its last key if there may be more.

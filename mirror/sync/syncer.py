@@ -161,15 +161,6 @@ class Syncer:
         with explained(TooOld), self.source.snapshot() as snapshot:
             return self._pass(snapshot, self.batch_size).split_scope(scope, unread=unread)
 
-    def children_scopes(self, event: Event) -> list[Event]:
-        """Return the scopes of the children of the key that an event names, as revocations."""
-        mapping = self.registry[event.mapping]
-        key = mapping.canonical(event.key)
-        return [
-            Event(Lane.REVOCATION, child.name, key, parent.column)
-            for child, parent in self.registry.children(mapping)
-        ]
-
     def _stamp_without(self, event: Event) -> Stamp | None:
         """Return the stamp of a read that finds no row for the parent that an event names.
 
@@ -197,7 +188,7 @@ class Syncer:
             self.registry[name],
             key,
             stamp=stamp,
-            limit=limit,
+            limit=limit or self.batch_size,
             seconds=_WITHDRAWAL_SECONDS,
         )
         return [] if done and not returns else [Event(Lane.REVOCATION, name, key)]

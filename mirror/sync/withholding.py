@@ -35,7 +35,7 @@ _OTHER_KEYS: Final = 8
 
 
 def withhold(syncer: Syncer, event: Event, error: MirrorError, *, attempt: int = 1) -> MirrorError:
-    """Close the key of an event that failed alone, if it may have lost access.
+    """Close the key that an event names, which failed alone, if it may have lost access.
 
     Returns the error to store: `error` itself if nothing was to be done; `Withheld`; or
     `UnreadableMapping` if the mapping is at fault.
@@ -47,7 +47,7 @@ def withhold(syncer: Syncer, event: Event, error: MirrorError, *, attempt: int =
     counts = isinstance(error, Rejected) or (
         isinstance(error, Unexplained) and attempt >= _ATTEMPTS_IF_UNEXPLAINED
     )
-    if not counts or event.reference is not None or stamp is None:
+    if not counts or stamp is None:
         return error
     mapping = syncer.registry[event.mapping]
     key = mapping.canonical(event.key)

@@ -40,6 +40,7 @@ class Faults:
             (kind,) = self.random.choices(list(self._kinds), self._weights)
             self._kinds[kind]()
             self.made[kind] += 1
+            self.made["worker ended"] += self.servers.replace_ended_workers()
         self._count_death()
         self.servers.heal()
 

@@ -45,4 +45,5 @@ class Report:
 
 
 def _counts(counter: Counter[str]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in sorted(counter.items())) or "none"
+    # Without those that are zero.
+    return ", ".join(f"{count} {name}" for name, count in sorted((+counter).items())) or "none"

@@ -27,7 +27,7 @@ _LEFT = (
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run does."""
+    """The orders for a run."""
 
     seed: int
     seconds: float
@@ -82,6 +82,7 @@ def _check_end(plan: Plan, servers: Servers, way: Way, report: Report) -> None:
     """The first invariant: all events are mirrored, and both sides are equal."""
     end = time.monotonic() + plan.drain_seconds
     while (left := servers.primary.query(_LEFT)) and time.monotonic() < end:
+        report.faults["worker ended"] += servers.replace_ended_workers()
         time.sleep(0.1)
     for place, mapping, error in left[:5]:
         report.violated("equality", f"{way}: {mapping} is still in mirror.{place}: {error}")

@@ -112,6 +112,18 @@ class Servers:
         self.workers.pop(random.randrange(len(self.workers))).kill()
         self.start_worker()
 
+    def replace_ended_workers(self) -> int:
+        """Start a worker for each that has ended by itself, as a platform does; return how many.
+
+        Celery's parent process ends if it cannot give its messages back to a Redis that is gone.
+        """
+        ended = [worker for worker in self.workers if not worker.alive]
+        for worker in ended:
+            self.workers.remove(worker)
+            worker.kill()
+            self.start_worker()
+        return len(ended)
+
     def kill_workers(self) -> None:
         """Kill all workers."""
         while self.workers:

@@ -1,20 +1,23 @@
-"""Databases of the model `teams`, and workers between them."""
+"""Databases of the model `teams`, workers between them, and three members of a trip."""
 
 from collections.abc import Callable, Iterator
 
 import pytest
+from sqlalchemy.orm import Session
 
 from mappings.trips import registry as trips_registry
 from mirror.devstack import PostgresCluster
 from mirror.schema.migrate import upgrade
-from mirror.settings import Settings, load_settings
+from mirror.settings import Settings
 from mirror.sync.drain import Drain
 from mirror.sync.wiring import build_target
 from tests.faults import teams
-from tests.faults.tools import DirectWriter
+from tests.faults.tools import DirectWriter, record
+from tests.faults.withheld import Member
 from tests.support.databases import TestDatabase
 from tests.support.drains import making_drains
-from tests.support.rest import ServeApi
+from tests.support.factories import MembershipFactory
+from tests.support.rest import ServeApi, settings_between
 
 
 @pytest.fixture(scope="session")
@@ -65,14 +68,7 @@ def teams_settings(
     transport: str, serve_api: ServeApi, teams_primary: TestDatabase, teams_target: TestDatabase
 ) -> Settings:
     """Settings of the workers of `teams`."""
-    if transport == "rest":
-        api = serve_api(teams_target)
-        return load_settings(
-            primary_database_url=teams_primary.url,
-            supabase_url=api.url,
-            supabase_secret_key=api.secret_key,
-        )
-    return load_settings(primary_database_url=teams_primary.url, supabase_db_url=teams_target.url)
+    return settings_between(teams_primary, teams_target, transport, serve_api)
 
 
 @pytest.fixture
@@ -102,3 +98,16 @@ def writer(settings: Settings) -> Iterator[DirectWriter]:
     writer = DirectWriter(build_target(settings), trips_registry)
     yield writer
     writer.target.close()
+
+
+@pytest.fixture
+def members(session: Session, drain: Drain, primary: TestDatabase) -> list[Member]:
+    """Three owners of one trip whom both sides know."""
+    first = MembershipFactory.create(role="OWNER")
+    others = MembershipFactory.create_batch(2, trip_id=first.trip_id, role="OWNER")
+    session.commit()
+    found = [(str(member.trip_id), str(member.user_id)) for member in (first, *others)]
+    for member in found:
+        record(primary, "trip_memberships", *member, lane=1)
+    drain.run()
+    return found

@@ -8,22 +8,17 @@ from mirror.devstack import PostgresCluster
 from mirror.schema.migrate import upgrade
 from mirror.settings import load_settings
 from mirror.sync.drain import Drain
-from mirror.sync.wiring import build_drain
 from tests.faults.chains import PRIMARY, registry
 from tests.faults.tools import Intercepted
-from tests.support.databases import TestDatabase
+from tests.support.databases import TestDatabase, primary_with
+from tests.support.drains import making_drains
 
 
 @pytest.fixture
 def primary(primary_cluster: PostgresCluster) -> Iterator[TestDatabase]:
     """A primary with the tables of `chains` and an outbox."""
-    primary_cluster.create_database("chains")
-    database = TestDatabase(primary_cluster.url("chains"))
-    database.query(PRIMARY)
-    with database.migrating() as connection:
-        upgrade(connection)
-    yield database
-    primary_cluster.drop_database("chains")
+    with primary_with(primary_cluster, "chains", PRIMARY) as database:
+        yield database
 
 
 @pytest.fixture
@@ -37,16 +32,9 @@ def chains(project: TestDatabase) -> TestDatabase:
 @pytest.fixture
 def make_drain(primary: TestDatabase, chains: TestDatabase) -> Iterator[Callable[..., Drain]]:
     """Return a function that makes workers of `chains`; keyword arguments are settings."""
-    made: list[Drain] = []
-
-    def make(**settings: object) -> Drain:
-        urls = {"primary_database_url": primary.url, "supabase_db_url": chains.url}
-        made.append(build_drain(load_settings(**urls, **settings), registry))
-        return made[-1]
-
-    yield make
-    for drain in made:
-        drain.close()
+    urls = {"primary_database_url": primary.url, "supabase_db_url": chains.url}
+    with making_drains(load_settings(**urls), registry) as make:
+        yield make
 
 
 def changed(primary: TestDatabase, statement: str, *events: tuple[str, str]) -> None:

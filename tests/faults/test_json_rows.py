@@ -12,13 +12,12 @@ from mirror.model.mapping import Column, Mapping, Parent, Reference
 from mirror.model.registry import Registry
 from mirror.schema.migrate import upgrade
 from mirror.schema.quoting import comma
-from mirror.settings import load_settings
 from mirror.sync.drain import Drain
 from mirror.sync.snapshot import Snapshot
 from tests.faults.tools import record, rewrite
-from tests.support.databases import TestDatabase
+from tests.support.databases import TestDatabase, primary_with
 from tests.support.drains import making_drains
-from tests.support.rest import ServeApi, both_transports
+from tests.support.rest import ServeApi, both_transports, settings_between
 
 pytestmark = both_transports
 
@@ -80,14 +79,9 @@ NULLS = ", ".join(["null"] * 8)
 @pytest.fixture
 def primary(primary_cluster: PostgresCluster) -> Iterator[TestDatabase]:
     """A primary with odd tables and an outbox."""
-    primary_cluster.create_database("odd_primary")
-    database = TestDatabase(primary_cluster.url("odd_primary"))
-    database.query(PRIMARY)
-    with database.migrating() as connection:
-        upgrade(connection)
-    database.query("insert into boxes values (1, 'one'), (2, 'two')")
-    yield database
-    primary_cluster.drop_database("odd_primary")
+    with primary_with(primary_cluster, "odd_primary", PRIMARY) as database:
+        database.query("insert into boxes values (1, 'one'), (2, 'two')")
+        yield database
 
 
 @pytest.fixture
@@ -106,15 +100,7 @@ def drain(
     transport: str, serve_api: ServeApi, primary: TestDatabase, target: TestDatabase
 ) -> Iterator[Drain]:
     """One worker of the odd model, which has mirrored the boxes."""
-    settings = load_settings(primary_database_url=primary.url, supabase_db_url=target.url)
-    if transport == "rest":
-        api = serve_api(target)
-        settings = load_settings(
-            primary_database_url=primary.url,
-            supabase_url=api.url,
-            supabase_secret_key=api.secret_key,
-        )
-    with making_drains(settings, registry) as make:
+    with making_drains(settings_between(primary, target, transport, serve_api), registry) as make:
         drain = make()
         record(primary, "boxes", 1, lane=1)
         record(primary, "boxes", 2, lane=1)

@@ -1,4 +1,4 @@
-"""Whatever one event and one row hold, other events are mirrored, and nothing fails silently."""
+"""No value of one event or row keeps other events from being mirrored, or fails silently."""
 
 from collections.abc import Iterator
 from contextlib import closing

@@ -120,6 +120,18 @@ def target_template(target_cluster: PostgresCluster, project_template: str) -> s
     return "target_template"
 
 
+@contextmanager
+def primary_with(cluster: PostgresCluster, name: str, tables: str) -> Iterator[TestDatabase]:
+    """Yield a primary with some tables, which these statements create, and an outbox."""
+    cluster.create_database(name)
+    database = TestDatabase(cluster.url(name))
+    database.query(tables)
+    with database.migrating() as connection:
+        upgrade(connection)
+    yield database
+    cluster.drop_database(name)
+
+
 @pytest.fixture
 def primary(primary_cluster: PostgresCluster, primary_template: str) -> Iterator[TestDatabase]:
     """The backend's database."""

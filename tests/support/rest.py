@@ -76,6 +76,19 @@ def api(serve_api: ServeApi, target: TestDatabase) -> SupabaseLite:
 @pytest.fixture
 def rest_settings(primary: TestDatabase, api: SupabaseLite) -> Settings:
     """Settings of a worker without a database URL of the target."""
+    return _over_rest(primary, api)
+
+
+def settings_between(
+    primary: TestDatabase, target: TestDatabase, transport: str, serve_api: ServeApi
+) -> Settings:
+    """Return settings of a worker between two databases, over a transport."""
+    if transport == "rest":
+        return _over_rest(primary, serve_api(target))
+    return load_settings(primary_database_url=primary.url, supabase_db_url=target.url)
+
+
+def _over_rest(primary: TestDatabase, api: SupabaseLite) -> Settings:
     return load_settings(
         primary_database_url=primary.url,
         supabase_url=api.url,

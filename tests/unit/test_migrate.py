@@ -25,8 +25,8 @@ CHECKSUMS = {
     "0003_heartbeats": "8fa76498fde8b00d",
     "0004_claims": "300d31726399520c",
     "0005_outbox_rights": "9c5f45094b613709",
-    "0006_withheld": "20ab42f77fdb2101",
-    "0001_engine": "c44c97059f56e738",
+    "0006_withheld": "85053be634ae1a8a",
+    "0001_engine": "5939e59d9c57fd08",
 }
 
 

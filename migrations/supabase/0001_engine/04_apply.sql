@@ -328,41 +328,32 @@ as $$
 declare
   parts constant jsonb := mirror.parts(mapping);
   wanted constant regclass := parts ->> 'table';
-  refused jsonb;
   altered boolean;
 begin
-  select coalesce(jsonb_agg(one.value), '[]') into refused
-  from jsonb_each(answer) as part
-  cross join jsonb_array_elements(
-    case when part.key in ('stale', 'orphans', 'appearing') then part.value else '[]' end
-  ) as one;
   execute mirror.fill(
     'select exists ('
     ' select from jsonb_array_elements($1) as g left join {table} as t on {t_is_row}'
-    ' where not $3 @> jsonb_build_array(jsonb_build_array({row_key})) and ({differs})'
+    ' where mirror.key_of($4, g.value) not in (select mirror.refused($3)) and ({differs})'
     ') or exists ('
     ' select from jsonb_array_elements($2) as g join {table} as t on {t_is_g}'
-    ' where not $3 @> jsonb_build_array(g.value) and ({t_nulls}) is not true'
+    ' where g.value not in (select mirror.refused($3)) and ({t_nulls}) is not true'
     ')',
     parts || jsonb_build_object('t_nulls', coalesce(parts ->> 't_nulls', 'false')) || (
       select jsonb_build_object(
-        't_is_row', string_agg(same, ' and ' order by place) filter (where is_key),
-        'row_key', string_agg(sent, ', ' order by place) filter (where is_key),
-        'differs', string_agg(differs, ' or ' order by place)
-      )
-      from (
-        select c.place, m.declaration -> 'key' ? (c.value ->> 0) as is_key,
-          format('g.value ->> %s', c.place - 1) as sent,
-          format('t.%I = (g.value ->> %s)::%s', c.value ->> 0, c.place - 1, c.value ->> 1) as same,
+        't_is_row', string_agg(
+          format('t.%I = (g.value ->> %s)::%s', c.value ->> 0, c.place - 1, c.value ->> 1), ' and '
+        ) filter (where m.declaration -> 'key' ? (c.value ->> 0)),
+        'differs', string_agg(
           format(
             't.%I is distinct from (g.value ->> %s)::%s', c.value ->> 0, c.place - 1, c.value ->> 1
-          ) as differs
-        from mirror.mappings as m
-        cross join jsonb_array_elements(m.declaration -> 'columns') with ordinality as c (value, place)
-        where m.name = check_written.mapping
-      ) as declared
+          ), ' or '
+        )
+      )
+      from mirror.mappings as m
+      cross join jsonb_array_elements(m.declaration -> 'columns') with ordinality as c (value, place)
+      where m.name = check_written.mapping
     )
-  ) into altered using p_rows, coalesce(nullif(p_gone, 'null'), '[]'), refused;
+  ) into altered using p_rows, coalesce(nullif(p_gone, 'null'), '[]'), answer, mapping;
   if altered then
     raise exception 'a trigger or a rule of table % alters what is written', wanted
       using errcode = 'MR021', hint = 'Remove it: `mirror doctor` names it.';

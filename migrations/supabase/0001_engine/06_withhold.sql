@@ -9,7 +9,8 @@ as $$
   values (mapping, array(select jsonb_array_elements_text(key)), reason, p_epoch, p_fence)
   on conflict on constraint withheld_pkey do update
   -- A withdrawal goes on, whatever becomes of the key meanwhile.
-  set reason = case w.reason when 'withdrawing' then w.reason else excluded.reason end, epoch = excluded.epoch, fence = excluded.fence
+  set reason = case w.reason when 'withdrawing' then w.reason else excluded.reason end,
+    epoch = excluded.epoch, fence = excluded.fence
   where (w.epoch, w.fence) < (excluded.epoch, excluded.fence)
 $$;
 
@@ -27,6 +28,16 @@ as $$
 $$;
 
 
+-- Return the keys that the answer to a section says were not written.
+create or replace function mirror.refused(answer jsonb) returns setof jsonb
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select one.value
+  from unnest(array['stale', 'orphans', 'appearing']) as name
+  cross join jsonb_array_elements(answer -> name) as one
+$$;
+
+
 -- Remove the marks of keys that a call has written: all of its keys but those that `answer` refuses.
 create or replace function mirror.release(
   mapping text, p_epoch integer, p_fence bigint, p_rows jsonb, p_gone jsonb, answer jsonb
@@ -41,13 +52,7 @@ as $$
   ) as sent
   where w.mapping = release.mapping and to_jsonb(w.key) = sent.key
     and (w.epoch, w.fence) <= (p_epoch, p_fence)
-    and not exists (
-      select from jsonb_each(answer) as refused
-      cross join jsonb_array_elements(
-        case when refused.key in ('stale', 'orphans', 'appearing') then refused.value else '[]' end
-      ) as one
-      where one.value = sent.key
-    )
+    and sent.key not in (select mirror.refused(answer))
 $$;
 
 

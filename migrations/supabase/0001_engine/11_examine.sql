@@ -116,7 +116,7 @@ as $$
             from pg_trigger as t
             where t.tgrelid = c.oid and not t.tgisinternal and t.tgenabled <> 'D'
           ),
-          -- What of the user's can change or refuse a write. A unique index over the whole primary
+          -- The user's objects that can change or refuse a write. A unique index over the whole primary
           -- key and more refuses nothing that the key allows.
           'obstacles', (
             select coalesce(jsonb_agg(

@@ -11,6 +11,7 @@ revoke all on function
   mirror.row_hash(text, text, text),
   mirror.mark(text, jsonb, text, integer, bigint),
   mirror.key_of(text, jsonb),
+  mirror.refused(jsonb),
   mirror.release(text, integer, bigint, jsonb, jsonb, jsonb),
   mirror.can_write_others(text, jsonb, integer),
   mirror.may_be_altered(regclass),

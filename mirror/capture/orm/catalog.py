@@ -53,11 +53,11 @@ class _Columns:
 
 
 class Catalog:
-    """What the databases asked so far know of the tables that a registry's mappings read."""
+    """Facts from databases about the tables that a registry's mappings read."""
 
     def __init__(self, tables: Iterable[str]) -> None:
         self.caches: list[WeakKeyDictionary[Any, Any]] = []
-        """What others derive from the catalog; cleared when it knows more."""
+        """Values that other objects derive from the catalog; cleared when it knows more."""
         self._mapped = list(tables)
         self._asked: WeakSet[Engine] = WeakSet()
         # Replaced as a whole, because another thread may be reading.

@@ -276,7 +276,7 @@ def _about(mapping: Mapping) -> dict[str, Any]:
 def _undamaged() -> Iterator[None]:
     """Raise Transient if an answer does not have the form that the target's functions give it.
 
-    Whatever stands between worker and target may cut an answer off or replace it. No event is the
+    A proxy between worker and target may cut an answer off or replace it. No event is the
     cause, so all of them wait.
     """
     try:
