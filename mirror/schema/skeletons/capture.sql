@@ -5,6 +5,7 @@ declare
   -- The columns of type character(n) among those that name keys and scopes.
   padded text[];
   odd boolean;
+  virtual boolean;
 begin
   if tg_op = 'TRUNCATE' then
     {record_everything}
@@ -14,23 +15,22 @@ begin
   -- the writer's transaction must not fail for that. It writes nothing, so that the block takes
   -- no transaction id.
   begin
-    -- To read a virtual generated column of old and new rows yields null, or fails.
-    if exists (
-      select from pg_attribute
-      where attrelid = tg_relid and attgenerated = 'v' and attname = any ({columns})
-    ) then
-      raise exception 'a column that a mapping reads is now a virtual generated one';
-    end if;
-    -- As mirror.check_source did when this was installed: the types may have changed since.
-    select array_agg(attname::text) filter (where typoutput = 'bpcharout'::regproc),
-      bool_or(typcategory not in ('S', 'E') and typoutput not in (
+    -- As mirror.check_source did when this was installed: the types may have changed since. And to
+    -- read a virtual generated column of old and new rows yields null, or fails.
+    select array_agg(attname::text) filter (
+        where attname = any ({named}) and typoutput = 'bpcharout'::regproc
+      ),
+      bool_or(attname = any ({named}) and typcategory not in ('S', 'E') and typoutput not in (
         'int2out'::regproc, 'int4out'::regproc, 'int8out'::regproc, 'oidout'::regproc,
         'uuid_out'::regproc, 'charout'::regproc
-      ))
-    into padded, odd
+      )),
+      bool_or(attgenerated = 'v')
+    into padded, odd, virtual
     from pg_attribute as a join pg_type as t on t.oid = a.atttypid
-    where a.attrelid = tg_relid and a.attname = any ({named});
-    if odd then
+    where a.attrelid = tg_relid and a.attname = any ({columns});
+    if virtual then
+      raise exception 'a column that a mapping reads is now a virtual generated one';
+    elsif odd then
       raise exception 'the type of a column that names rows is now one that no key can have';
     end if;
     {trial}
