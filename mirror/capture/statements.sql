@@ -105,11 +105,12 @@ select cast(mirror.still_waiting(cast(cast(:question as text) as jsonb)) as text
 -- ==== A worker claims events ====================================================================
 
 -- claim_events --
-select * from mirror.claim_events({floor}, {limit}, {few})
+select * from mirror.claim_batch({floor}, {limit}, {few})
 
 -- read_claimed_events --
 -- Over another connection than the claim's: there, events that a claim has taken are still visible.
-select id, transaction_id, lane, recorded_at::text, mapping, reference, key from mirror.outbox
+select id, transaction_id, lane, recorded_at::text, mapping, reference, key, origin
+from mirror.outbox
 where lane in (0, 1) and transaction_id between %(oldest)s and %(newest)s
   and id = any(%(ids)s::text::bigint[])
 order by lane, id
@@ -148,26 +149,41 @@ with kept as (
 select id from kept where events = '{}'
 
 -- record_event --
-insert into mirror.outbox (lane, mapping, reference, key) values (%s, %s, %s, %s)
+insert into mirror.outbox (lane, mapping, reference, key, origin) values (%s, %s, %s, %s, %s)
 
 -- announce_event --
--- Each attempt at an event may announce the same events: those that wait already are not repeated.
--- An event that a worker has claimed does not count, because that worker may have read before the
--- change; it is locked. One that is set apart does: events of a parent that is refused for ever would
--- announce each other for ever.
-insert into mirror.outbox (lane, mapping, reference, key)
-select %(lane)s, %(mapping)s, %(reference)s, %(key)s::text[]
-where not exists (
-  select from (
-    select from mirror.outbox
-    where mapping = %(mapping)s and reference = %(reference)s and key = %(key)s::text[]
-    limit 1
-    for key share skip locked
-  ) as waiting
-) and not exists (
-  select from mirror.retries
+-- Each attempt at an event may announce the same events: those that wait already are not repeated,
+-- and only learn what else they continue. An event that a worker has claimed does not count, because
+-- that worker may have read before the change; it is locked. One that is set apart does: events of a
+-- parent that is refused for ever would announce each other for ever.
+with waiting as (
+  select ctid from mirror.outbox
   where mapping = %(mapping)s and reference = %(reference)s and key = %(key)s::text[]
+    and lane <= %(lane)s
+  limit 1
+  for no key update skip locked
+),
+apart as (
+  select id from mirror.retries
+  where mapping = %(mapping)s and reference = %(reference)s and key = %(key)s::text[]
+    and lane <= %(lane)s
+  limit 1
+),
+waiting_longer as (
+  update mirror.outbox as o
+  set origin = %(origin)s
+  from waiting as w
+  where o.ctid = w.ctid and coalesce(o.origin, o.transaction_id) > %(origin)s
+),
+apart_longer as (
+  update mirror.retries as r
+  set origin = %(origin)s
+  from apart as a
+  where r.id = a.id and coalesce(r.origin, r.transaction_id) > %(origin)s
 )
+insert into mirror.outbox (lane, mapping, reference, key, origin)
+select %(lane)s, %(mapping)s, %(reference)s, %(key)s::text[], %(origin)s
+where not exists (select from waiting) and not exists (select from apart)
 
 -- find_floor --
 -- The lowest transaction id that can still have events. Claimed events stay visible to other
@@ -186,7 +202,23 @@ select least(
 )
 
 -- read_stamp --
-select * from mirror.read_stamp()
+select fence, epoch, system, timeline, database, step, token::text, base::text, acked
+from mirror.read_paired_stamp()
+
+-- propose_step --
+select mirror.propose_step()
+
+-- acknowledge_step --
+update mirror.pairing set acked = true where token = {}::uuid and not acked
+
+-- read_pair --
+select step, token::text, base::text, acked from mirror.pairing
+
+-- look --
+select horizon, outbox, retries from mirror.look(%(floor)s)
+
+-- read_heartbeat --
+select extract(epoch from now() - seen_at)::float8 from mirror.heartbeats where name = %s
 
 -- beat --
 -- A heartbeat that is younger than 50 seconds stays: many workers share a row.
@@ -203,12 +235,12 @@ returning name
 -- may have this id already, where a sequence went back (after a logical cut-over, for example). Of
 -- the events of a mapping that cannot be read, the first is retried for all; the others wait for it.
 insert into mirror.retries
-  (id, transaction_id, lane, recorded_at, mapping, reference, key, attempts, due_at, error,
+  (id, transaction_id, origin, lane, recorded_at, mapping, reference, key, attempts, due_at, error,
     buried_at, withheld_at, parked)
 select
   case when exists (select from mirror.retries where id = %(id)s)
     then nextval(pg_get_serial_sequence('mirror.outbox', 'id')) else %(id)s end,
-  %(transaction_id)s, %(lane)s, %(recorded_at)s, %(mapping)s, %(reference)s, %(key)s, %(attempts)s,
+  %(transaction_id)s, %(origin)s, %(lane)s, %(recorded_at)s, %(mapping)s, %(reference)s, %(key)s, %(attempts)s,
   clock_timestamp() + case
     when %(parked)s and exists (
       -- Locked until this one is committed: a retry that succeeds meanwhile would not see it.
@@ -231,8 +263,8 @@ where id = (
   limit 1
   for update skip locked
 )
-returning id, transaction_id, lane, recorded_at::text, mapping, reference, key, attempts + 1, deaths,
-  parked
+returning id, transaction_id, lane, recorded_at::text, mapping, reference, key, origin, attempts + 1,
+  deaths, parked
 
 -- note_failed_retry --
 update mirror.retries
@@ -305,6 +337,13 @@ returning id
 -- raise_epoch --
 -- Above the target's epoch, too: that may be ahead after the primary was restored.
 update mirror.state set epoch = greatest(epoch, %s) + 1 where one returning epoch
+
+-- pair_with --
+-- The target is at this step and token from now on, whatever the primary remembers.
+update mirror.pairing
+set step = greatest(step, %(step)s) + 1, base = %(token)s::uuid, token = gen_random_uuid(),
+  acked = false, stepped_at = clock_timestamp()
+where one
 
 
 -- ==== A reconcile runs ==========================================================================

@@ -127,20 +127,49 @@ def rebase(
         bool,
         typer.Option("--yes", help="Do not ask: PRIMARY_DATABASE_URL is the truth from now on."),
     ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also while workers are at work.")] = False,
 ) -> None:
     """Accept a primary that was restored, moved, or replaced after a failover.
 
     This starts a new epoch on both sides, and records all rows as changed.
     """
+    _pair_again(
+        "This makes all mirrored rows in the target equal to this primary. Continue?",
+        yes=yes,
+        force=force,
+    )
+
+
+def retarget(
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Do not ask: the target's URL is the right one.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also while workers are at work.")] = False,
+) -> None:
+    """Accept a target that was restored, emptied, or replaced by another project.
+
+    The primary then refuses every other target. This starts a new epoch on both sides, and records
+    all rows as changed.
+    """
+    _pair_again(
+        "From now on this primary mirrors into this target, and into no other. Continue?",
+        yes=yes,
+        force=force,
+    )
+
+
+def _pair_again(question: str, *, yes: bool, force: bool) -> None:
     settings = load_settings()
     if not yes:
-        typer.confirm(
-            "This makes all mirrored rows in the target equal to this primary. Continue?",
-            abort=True,
-        )
+        typer.confirm(question, abort=True)
     with closing(build_drain(settings)) as worker:
-        epoch = orders.rebase(worker.registry, worker.source, worker.target, worker.queue)
-    print(f"epoch {epoch}; all rows are recorded as changed")
+        if not force:
+            orders.check_no_worker(worker.queue)
+        epoch = orders.pair_again(worker.registry, worker.source, worker.target, worker.queue)
+    print(
+        f"epoch {epoch}; all rows are recorded as changed. Start the workers, or run `mirror "
+        "drain`; then run `mirror reconcile`."
+    )
 
 
 def purge() -> None:

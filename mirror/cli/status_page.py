@@ -1,6 +1,7 @@
 """Status page: prints the figures and the failed events with their remedies, or one event."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 from rich.console import Console
 from rich.table import Table
@@ -25,8 +26,9 @@ def print_status(figures: Figures) -> None:
                 f"  event {failure.id} ({failure.mapping}, {failure.lane}) {state} after "
                 f"{failure.attempts} attempt(s): {failure.error}"
             )
-    for fault in find_faults(figures):
-        console.print(REMEDIES[fault], style="bold")
+    for fault, message in find_faults(figures).items():
+        sentence = message if message.endswith(".") else f"{message}."
+        console.print(f"{sentence} {REMEDIES[fault]}", style="bold")
 
 
 def print_event(report: EventReport) -> None:
@@ -61,7 +63,14 @@ def _rows(figures: Figures) -> Iterator[tuple[str, str]]:
     if isinstance(target, Unknown):
         yield "target", "unknown"
     else:
-        yield "target expects", f"{target.identity or 'no primary yet'}, epoch {target.epoch}"
+        expects = target.identity or "no primary yet"
+        yield "target expects", f"{expects}, epoch {target.epoch}, step {target.step or 0}"
+        if target.fresh:
+            before = min(target.fresh.values())
+            age = max(target.stale_seconds.values())
+            yield "fresh", f"every revocation before {_time(before)} is in force{_ago(age)}"
+        if target.verified is not None:
+            yield "verified", f"both sides were equal at {_time(target.verified)}"
         for each in target.withheld:
             text = f"{each.keys} key(s) of {each.mapping} ({each.reason})"
             yield "withheld", text + _oldest(each.seconds)
@@ -78,10 +87,11 @@ def _rows(figures: Figures) -> Iterator[tuple[str, str]]:
 
 def _primary_rows(primary: PrimaryFigures) -> Iterator[tuple[str, str]]:
     revocations, grants = primary.waiting_in("revocation"), primary.waiting_in("grant")
-    yield "waiting", f"{revocations} revocations, {grants} grants{_oldest(primary.oldest_seconds)}"
-    for waiting in primary.waiting:
-        text = f"{waiting.mapping}, {waiting.lane}: {waiting.events}"
-        yield "", text + _oldest(waiting.oldest_seconds)
+    waiting = f"{revocations} revocations{_oldest(primary.oldest_in('revocation'))}"
+    waiting += f"; {grants} grants{_oldest(primary.oldest_in('grant'))}"
+    yield "waiting", waiting
+    for each in primary.waiting:
+        yield "", f"{each.mapping}, {each.lane}: {each.events}" + _oldest(each.oldest_seconds)
     yield "failed", f"{primary.retrying} retrying, {primary.buried} buried"
     for apart in primary.set_apart:
         text = f"{apart.mapping}, {apart.lane}: {apart.retrying} retrying, {apart.buried} buried"
@@ -104,6 +114,15 @@ def _run(run: LastRun) -> str:
         f"{run.age_seconds / 3600:.1f} h ago by {run.started_by}: {run.outcome}, "
         f"{run.over_grants} over-grants, {run.under_grants} under-grants"
     )
+
+
+def _time(moment: str) -> str:
+    """Return a moment of the target's clock, to the second and in UTC."""
+    return f"{datetime.fromisoformat(moment).astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _ago(seconds: float) -> str:
+    return f", {seconds:.0f} s ago"
 
 
 def _oldest(seconds: float | None) -> str:

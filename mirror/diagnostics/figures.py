@@ -23,7 +23,9 @@ from mirror.errors import ConfigError, MirrorError, Transient, Unreachable
 from mirror.errors.redaction import redact
 from mirror.model.registry import Registry
 from mirror.settings import Settings
+from mirror.sync.pairing import Parting
 from mirror.sync.snapshot import Source
+from mirror.sync.stepping import find_parting
 from mirror.sync.targets.base import Target
 from mirror.sync.targets.catalog import Description
 
@@ -59,6 +61,8 @@ class Figures:
     primary lacks tables that the other figures need."""
     target: Description | Unknown
     """The target's primary, epoch, horizon, digests and migrations."""
+    parting: Parting | Unknown | None
+    """Why primary and target do not belong together; None if they do."""
     broker: Broker | Unknown | None
     """None: REDIS_URL is not set, so there is no broker to look at."""
 
@@ -107,11 +111,13 @@ def read_figures(
         primary = migrations
     else:
         primary = _read("primary", source, _read_primary)
+    described = _read("target", target, lambda side: side.describe())
     return Figures(
         declared={mapping.name: mapping.digest for mapping in registry},
         primary=primary,
         primary_migrations=migrations,
-        target=_read("target", target, lambda side: side.describe()),
+        target=described,
+        parting=_find_parting(source, target, primary, described),
         broker=None if settings.redis_url is None else _read("Redis", settings, _read_broker),
     )
 
@@ -134,6 +140,20 @@ def _read_primary(source: Source) -> PrimaryFigures:
     with source.snapshot() as snapshot:
         ((answer,),) = source.database.execute(statement("read_figures"))
         return PrimaryFigures.from_json(snapshot.stamp, answer)
+
+
+def _find_parting(
+    source: Source | None,
+    target: Target | None,
+    primary: PrimaryFigures | Unknown,
+    described: Description | Unknown,
+) -> Parting | Unknown | None:
+    """Return why the sides do not belong together; None if they do, or if one is Unknown anyway."""
+    if source is None or target is None:
+        return None
+    if isinstance(primary, Unknown) or isinstance(described, Unknown):
+        return None
+    return _read("pair", source, lambda side: find_parting(side.database, target))
 
 
 def _read_migrations(source: Source) -> dict[str, str]:

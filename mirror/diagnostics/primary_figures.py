@@ -121,6 +121,11 @@ class PrimaryFigures:
         """Return how many events of a lane wait."""
         return sum(each.events for each in self.waiting if each.lane == lane)
 
+    def oldest_in(self, lane: str) -> float | None:
+        """Return the age of a lane's oldest waiting event; None if none waits."""
+        ages = (each.oldest_seconds for each in self.waiting if each.lane == lane)
+        return max(ages, default=None)
+
     @property
     def oldest_seconds(self) -> float | None:
         """Age of the oldest waiting event; None if none waits."""

@@ -2,13 +2,13 @@
 
 from mirror.diagnostics.figures import Figures
 from mirror.diagnostics.primary_figures import PrimaryFigures
+from mirror.sync.pairing import REBASE, Parting, is_other_branch
 from mirror.sync.targets.catalog import WITHDRAWING, Description
 
 REMEDIES = {
     "mapping-digest": "The target was migrated to other declarations. Run `mirror migrate "
     "supabase`, deploy the workers, then run `mirror resync`.",
-    "wrong-source": "The target mirrors another primary, or this primary was restored, so nothing "
-    "is written. If this primary is the truth now, run `mirror rebase`.",
+    "not-paired": "Nothing is written until then. `docs/restore.md` describes each case.",
     "buried": "Events are buried: fix the errors that they report, then run `mirror retry --all`. "
     "`mirror discard ID` deletes one that can never succeed.",
     "stuck": "Events fail again and again: fix the errors that `mirror status` shows. They are "
@@ -36,14 +36,16 @@ def find_faults(figures: Figures) -> dict[str, str]:
     if outdated:
         names = ", ".join(outdated)
         faults["mapping-digest"] = f"target: it was migrated to another version of {names}"
-    if (
+    if isinstance(figures.parting, Parting):
+        faults["not-paired"] = str(figures.parting)
+    elif (
         isinstance(target, Description)
         and isinstance(primary, PrimaryFigures)
-        and (target.identity not in {None, primary.identity} or target.epoch > primary.epoch)
+        and (target.epoch > primary.epoch or is_other_branch(target.identity, primary.identity))
     ):
-        faults["wrong-source"] = (
-            f"target: it expects {target.identity}, epoch {target.epoch};"
-            f" this primary is {primary.identity}, epoch {primary.epoch}"
+        faults["not-paired"] = (
+            f"the target expects {target.identity}, epoch {target.epoch}; this primary is "
+            f"{primary.identity}, epoch {primary.epoch}. {REBASE}"
         )
     if isinstance(target, Description):
         withheld = [each for each in target.withheld if each.reason != WITHDRAWING]

@@ -25,6 +25,7 @@
             ├── WrongKey      the target refuses our API key
             ├── WrongMapping  the target holds another version of the declarations
             ├── WrongSource   the target mirrors another primary
+            ├── NotPaired     primary and target did not take their last step together
             └── WentBack      the primary is older than the state that the target has already seen
 
 To isolate an event means: the drain retries it alone, apart from its batch. To bury an event means:
@@ -173,6 +174,13 @@ class WrongMapping(Halted):
 
 class WrongSource(Halted):
     """Raised when the target mirrors another primary than this one."""
+
+
+class NotPaired(Halted):
+    """Raised when primary and target are not the two that took their last step together.
+
+    One of them is a copy, or was restored from a backup.
+    """
 
 
 class UnreadableMapping(Halted):

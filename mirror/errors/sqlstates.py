@@ -14,6 +14,7 @@ from mirror.errors import (
     LostParent,
     MirrorError,
     NotMigrated,
+    NotPaired,
     Rejected,
     TooSlow,
     Transient,
@@ -35,6 +36,7 @@ _OURS: Final[dict[str, type[MirrorError]]] = {
     "MR010": NotMigrated,
     "MR011": UsageError,
     "MR012": WrongKey,
+    "MR013": NotPaired,
     # A fail-over may be under way.
     "MR014": Transient,
     "MR021": Rejected,
@@ -53,7 +55,7 @@ database was not migrated, or it was migrated by another version."""
 
 _OUR_OBJECTS = re.compile(
     r"schema \"mirror\"|mirror_\w+|mirror\.(outbox|claims|retries|state|runs|leases|heartbeats"
-    r"|migrations|mappings|scopes|claim_events|read_stamp|ledger_|apply|scope_|withdraw_|open_scopes|purge|rebase|describe"
+    r"|migrations|mappings|scopes|claim_batch|read_\w+|propose_step|look|pairing|step|ledger_|apply|scope_|withdraw_|open_scopes|purge|rebase|describe"
     r"|admit|examine)"
 )
 # By SQLSTATE prefix; the first match wins. Each has our error, and a text that replaces

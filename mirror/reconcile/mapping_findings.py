@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from mirror.errors import Halted, Rejected, TooSlow, Unexplained, WentBack, WrongSource
+from mirror.errors import Halted, NotPaired, Rejected, TooSlow, Unexplained, WentBack, WrongSource
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
 from mirror.reconcile.compare import MissingRange
@@ -78,7 +78,7 @@ class MappingFindings:
         """
         try:
             yield
-        except (WrongSource, WentBack):
+        except (WrongSource, NotPaired, WentBack):
             raise
         except Unreadable as error:
             self.report.error = str(error)

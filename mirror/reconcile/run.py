@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mirror.errors import UsageError, WrongSource
+from mirror.errors import NotPaired, UsageError
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
 from mirror.reconcile.delete_limit import refuse_deletes
@@ -21,6 +21,7 @@ from mirror.reconcile.report import MappingReport, Report
 from mirror.reconcile.spool import Spool
 from mirror.reconcile.throttle import Throttle
 from mirror.sync.drain import Drain
+from mirror.sync.stepping import find_parting
 
 Progress = Callable[[Phase, str, int, int], object]
 """Called with the phase, the mapping's name, the number of rows since the last call, and the
@@ -89,7 +90,8 @@ class ReconcileRun:
         began = time.monotonic()
         findings = self._new_findings()
         try:
-            self._check_source()
+            self._check_pair()
+            began_at = self.drain.target.describe().clock
             self._find(findings)
             if not self.options.dry_run:
                 self._repair(findings)
@@ -101,7 +103,21 @@ class ReconcileRun:
             self.report.bytes_moved = sum(
                 each.transferred for each in (self._primary, self._finder, self._repairer)
             )
+        if self._verifies_everything:
+            stamp = self.drain.source.propose_step()
+            self.drain.target.step(stamp, {}, verified=began_at)
         return self.report
+
+    @property
+    def _verifies_everything(self) -> bool:
+        """Whether all rows of both sides were equal at some moment since the run began."""
+        options = self.options
+        return (
+            self.report.exit_code == 0
+            and not options.dry_run
+            and not options.mappings
+            and options.since_key is None
+        )
 
     def _new_findings(self) -> list[MappingFindings]:
         """Return empty findings for the requested mappings and for all of their descendants."""
@@ -118,15 +134,10 @@ class ReconcileRun:
             if mapping.name in requested | below
         ]
 
-    def _check_source(self) -> None:
-        described = self.drain.target.describe()
-        with self.drain.source.snapshot() as snapshot:
-            identity = snapshot.stamp.identity
-        if described.identity not in {None, identity}:
-            raise WrongSource(
-                f"target: it mirrors another primary ({described.identity}) than this one "
-                f"({identity}). If the primary really moved, run `mirror rebase`."
-            )
+    def _check_pair(self) -> None:
+        parting = find_parting(self.drain.source.database, self.drain.target)
+        if parting is not None:
+            raise NotPaired(f"target: {parting}")
 
     # Finding
 

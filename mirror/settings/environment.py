@@ -128,9 +128,6 @@ class Settings(BaseSettings):
 
     mappings: str = "mappings"
     """The name of the module that holds the `registry`."""
-    source_name: str | None = None
-    """The name by which the target recognises this primary; set it if one primary has several host
-    names. None: the host in PRIMARY_DATABASE_URL."""
     batch_size: int = Field(500, ge=1, le=10_000)
     """The most events that a worker claims at once, and keys that it writes at once."""
     max_attempts: int = Field(5, ge=1, le=100)
@@ -146,6 +143,10 @@ class Settings(BaseSettings):
     sweep_seconds: float = Field(30.0, ge=1, le=86_400)
     """Interval at which beat wakes a worker, even if there is no event. Also the shortest time
     between two searches of a worker for expired rows."""
+    fresh_seconds: float | None = Field(None, ge=1, le=3600)
+    """Interval at which a worker without work asks the primary what waits, and tells the target how
+    fresh it is; beat wakes it. At most a third of a registry's `max_staleness`. None: only workers
+    with work do. It keeps both databases awake."""
     relay_seconds: float = Field(0.2, ge=0.02, le=86_400)
     """The longest pause between two queries of a relay that polls."""
     drain_seconds: float = Field(20.0, ge=1, le=3600)

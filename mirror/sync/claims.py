@@ -26,18 +26,19 @@ from mirror.errors import Transient
 from mirror.sync.connections import Database
 from mirror.sync.floor import Floor
 from mirror.sync.heartbeats import Heartbeat
+from mirror.sync.pairing import Pair, read_pair
 from mirror.sync.retries import Attempt, ClaimedEvent, Failed, Retries, claimed_event
 
 # After this many claimed events, the floor is worth a query.
 _EVENTS_PER_FLOOR: Final = 1_000
 
 MAX_PARTS: Final = 4
-"""Keys with more parts are not passed on as texts; `mirror.claim_events` returns so many arrays."""
+"""Keys with more parts are not passed on as texts; `mirror.claim_batch` returns so many arrays."""
 
 
 @dataclass(frozen=True)
 class EventGroup:
-    """Claimed events of one mapping, as `mirror.claim_events` returns them."""
+    """Claimed events of one mapping, as `mirror.claim_batch` returns them."""
 
     mapping: str
     scopes: bool
@@ -50,6 +51,8 @@ class EventGroup:
     """The lowest transaction id."""
     newest: int
     """The highest transaction id."""
+    origin: int
+    """The lowest transaction id whose change these events may be the rest of."""
     ids: str
     """The ids of the events: an array literal of PostgreSQL."""
     keys: list[str]
@@ -153,8 +156,16 @@ class Queue:
         self._floor = Floor(claims)
         self._claimed = 0
         """Claimed events since the floor was last found."""
+        self._origin: int | None = None
+        """The lowest transaction id whose change is being applied; events that are recorded
+        meanwhile continue it."""
         self._withdrawn: set[UUID] = set()
         self._heartbeat = Heartbeat("drain")
+
+    @property
+    def floor(self) -> int:
+        """No event has a lower transaction id."""
+        return self._floor.value
 
     def close(self) -> None:
         """Close both connections; the next use opens others."""
@@ -186,6 +197,7 @@ class Queue:
                 self.claims.rollback()
                 return None
             groups = [EventGroup(*group) for *group, _ in rows]
+            self._origin = min(group.origin for group in groups)
             count, grants = _count(groups), sum(group.grants for group in groups)
             self._claimed += count
             full = count == limit or (grants == few and grants < count)
@@ -246,6 +258,10 @@ class Queue:
             self.notes.execute(statement("delete_claim_notes"), [list(self._withdrawn)])
             self._withdrawn.clear()
 
+    def read_pair(self) -> Pair:
+        """Return the primary's last step."""
+        return read_pair(self.notes)
+
     def announce(self, events: Sequence[Event]) -> None:
         """Record events at once, even if the claim is rolled back later.
 
@@ -259,6 +275,7 @@ class Queue:
                 "mapping": event.mapping,
                 "reference": event.reference,
                 "key": list(event.key),
+                "origin": self._origin,
             }
             self.notes.execute(statement("announce_event"), parameters)
 
@@ -267,8 +284,16 @@ class Queue:
         for event in events:
             self.claims.execute(
                 statement("record_event"),
-                [int(event.lane), event.mapping, event.reference, list(event.key)],
+                [int(event.lane), event.mapping, event.reference, list(event.key), self._origin],
             )
+
+    def lease_retry(self) -> Attempt | None:
+        """Lease the next event that is due for a retry; None if no event is due."""
+        attempt = self.retries.lease()
+        if attempt is not None:
+            event = attempt.event
+            self._origin = event.transaction_id if event.origin is None else event.origin
+        return attempt
 
     def complete_retry(self, attempt: Attempt, continuations: Sequence[Event] = ()) -> None:
         """Delete an event that a retry applied, and record its continuations."""

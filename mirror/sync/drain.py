@@ -21,6 +21,7 @@ from mirror.model.registry import Registry
 from mirror.sync.claims import MAX_PARTS, Claim, EventGroup, Queue
 from mirror.sync.retries import WORKER_DIED, Attempt, ClaimedEvent, Failed
 from mirror.sync.snapshot import Source
+from mirror.sync.stepping import Stepping
 from mirror.sync.sync_pass import PendingKeys, children_scopes, log_retained
 from mirror.sync.syncer import ISOLATED, Syncer
 from mirror.sync.targets.base import Target
@@ -65,8 +66,16 @@ class Drain(Syncer):
         queue: Queue,
         *,
         batch_size: int = 500,
+        fresh_seconds: float | None = None,
     ) -> None:
         super().__init__(registry, source, target, queue, batch_size)
+        self._stepping = Stepping(
+            source,
+            target,
+            queue,
+            [mapping.name for mapping in registry],
+            idle_seconds=fresh_seconds,
+        )
         self._parked: dict[str, tuple[float, UnreadableMapping]] = {}
         """By mapping: until when its events are not attempted, and why."""
 
@@ -95,6 +104,7 @@ class Drain(Syncer):
             try:
                 batch = self.once()
                 retried = self._retry()
+                self._stepping.step(working=bool(batch.events or batch.full or retried.events))
             except BaseException as error:
                 # The other connections to this server are lost too, or in an open transaction.
                 self.close()
@@ -331,7 +341,7 @@ class Drain(Syncer):
         done = DrainResult()
         end = time.monotonic() + _RETRY_SECONDS
         while done.events < limit and time.monotonic() < end:
-            attempt = self.queue.retries.lease()
+            attempt = self.queue.lease_retry()
             if attempt is None:
                 break
             done.events += 1

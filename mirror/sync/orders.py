@@ -1,13 +1,18 @@
 """Orders: operations that an operator starts, such as retry, resync and rebase."""
 
+from typing import Final
+
 from mirror.capture.outbox import Event, Lane
 from mirror.capture.statements import statement
-from mirror.errors import MirrorError
+from mirror.errors import MirrorError, UsageError
 from mirror.model.mapping import EVERYTHING
 from mirror.model.registry import Registry
 from mirror.sync.claims import Queue
 from mirror.sync.snapshot import Source
 from mirror.sync.targets.base import Target
+
+# A worker writes its heartbeat once a minute.
+_ALIVE_SECONDS: Final = 120.0
 
 
 def retry(queue: Queue, ids: list[int] | None) -> list[int]:
@@ -45,32 +50,50 @@ def resync(queue: Queue, registry: Registry, names: list[str]) -> list[str]:
     for name in names:
         registry[name]
     with queue.claims.transaction():
-        return _record_everything(queue, registry, names)
+        return _record_everything(queue, registry, names, Lane.GRANT)
 
 
-def _record_everything(queue: Queue, registry: Registry, names: list[str]) -> list[str]:
+def _record_everything(queue: Queue, registry: Registry, names: list[str], lane: Lane) -> list[str]:
     chosen = [mapping.name for mapping in registry if not names or mapping.name in names]
-    queue.record([Event(Lane.GRANT, name, (), EVERYTHING) for name in chosen])
+    queue.record([Event(lane, name, (), EVERYTHING) for name in chosen])
     return chosen
 
 
-def rebase(registry: Registry, source: Source, target: Target, queue: Queue) -> int:
-    """Make the present primary the truth, in a new epoch; return that epoch.
+def check_no_worker(queue: Queue) -> None:
+    """Refuse an order that workers must not get in the way of.
 
-    Records events for everything, so that the next drains bring the target up to date.
+    Raises:
+        UsageError: a worker has been at work within the last two minutes.
+    """
+    found = queue.notes.execute(statement("read_heartbeat"), ["drain"])
+    if found and found[0][0] < _ALIVE_SECONDS:
+        raise UsageError(
+            f"a worker was at work {found[0][0]:.0f} s ago, maybe with another target. Stop the "
+            f"workers, wait two minutes, and run this again; or add --force."
+        )
+
+
+def pair_again(registry: Registry, source: Source, target: Target, queue: Queue) -> int:
+    """Let the present primary and target belong together, in a new epoch; return that epoch.
+
+    Whichever of them is another one or was restored: all rows are recorded as changed, as
+    revocations, so that the next drains bring the target up to date, and it is not fresh before.
 
     Raises:
         MirrorError: a side does not answer, or is not migrated.
     """
-    known = target.describe().epoch
+    known = target.describe()
     with queue.claims.transaction():
-        epoch = queue.claims.execute(statement("raise_epoch"), [known])[0][0]
-        _record_everything(queue, registry, [])
+        epoch = queue.claims.execute(statement("raise_epoch"), [known.epoch])[0][0]
+        queue.claims.execute(
+            statement("pair_with"), {"step": known.step or 0, "token": known.token}
+        )
+        _record_everything(queue, registry, [], Lane.REVOCATION)
     with source.snapshot() as snapshot:
         stamp = snapshot.stamp
     try:
         target.rebase(stamp.identity, stamp.epoch)
     except MirrorError as error:
-        error.add_note("The primary is in its new epoch already; run `mirror rebase` again.")
+        error.add_note("The primary is in its new epoch already; run the command again.")
         raise
     return int(epoch)

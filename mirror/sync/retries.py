@@ -37,6 +37,8 @@ class ClaimedEvent(Event):
     """The transaction that recorded it; 0 for an event that no receipt can wait for."""
     recorded_at: str = ""
     """As the primary prints it: not every timestamp there has a Python value."""
+    origin: int | None = None
+    """The lowest transaction whose change it continues; None: that of its own transaction."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Retries:
             {
                 "id": event.id,
                 "transaction_id": event.transaction_id,
+                "origin": event.origin,
                 "lane": int(event.lane),
                 "recorded_at": event.recorded_at,
                 "mapping": event.mapping,
@@ -168,7 +171,7 @@ class Retries:
 
 def claimed_event(row: Sequence[object]) -> ClaimedEvent:
     """Return an event from its columns, in the table's order."""
-    id_, transaction_id, lane, recorded_at, mapping, reference, key = row
+    id_, transaction_id, lane, recorded_at, mapping, reference, key, origin = row
     assert isinstance(id_, int)  # noqa: S101 - the column's type, for mypy
     assert isinstance(transaction_id, int)  # noqa: S101 - likewise
     return ClaimedEvent(
@@ -180,6 +183,7 @@ def claimed_event(row: Sequence[object]) -> ClaimedEvent:
         id=id_,
         transaction_id=transaction_id,
         recorded_at=str(recorded_at),
+        origin=origin if isinstance(origin, int) else None,
     )
 
 

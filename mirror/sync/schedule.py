@@ -21,12 +21,13 @@ def beat_schedule(settings: Settings) -> dict[str, Any]:
     Raises:
         ConfigError: the cron expression is not valid.
     """
+    seconds = min(settings.sweep_seconds, settings.fresh_seconds or settings.sweep_seconds)
     schedule: dict[str, Any] = {
         "sweep": {
             "task": TASK,
-            "schedule": timedelta(seconds=settings.sweep_seconds),
+            "schedule": timedelta(seconds=seconds),
             # Messages must not pile up while no worker runs.
-            "options": {"expires": settings.sweep_seconds, "headers": {FROM_BEAT: True}},
+            "options": {"expires": seconds, "headers": {FROM_BEAT: True}},
         },
         "purge": {
             "task": PURGE_TASK,

@@ -25,6 +25,8 @@ from mirror.errors import Halted, NotMigrated, Rejected, UnreadableMapping
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
 from mirror.sync.connections import Database
+from mirror.sync.freshness import Look
+from mirror.sync.pairing import Pair
 from mirror.sync.row_queries import BoundQuery, JsonRows, Row, RowQueries
 
 
@@ -38,6 +40,8 @@ class Stamp:
     """The number of rebases so far. Fences of different epochs cannot be compared."""
     fence: int
     """Orders the reads of one primary in one epoch; see the module's docstring."""
+    pair: Pair
+    """The last step that the primary took together with its target."""
 
 
 class Snapshot:
@@ -121,14 +125,10 @@ class Source:
     that committed before the claim.
     """
 
-    def __init__(
-        self, database: Database, *, name: str | None = None, idle_seconds: float = 60.0
-    ) -> None:
+    def __init__(self, database: Database, *, idle_seconds: float = 60.0) -> None:
         self.database = database
         self.idle_seconds = idle_seconds
-        # Neon's pooled and direct addresses differ by this suffix; they are one primary.
-        host = urlsplit(database.url).hostname or "local"
-        self.name = name or host.replace("-pooler.", ".", 1)
+        self.name = urlsplit(database.url).hostname or "local"
         self.desired = RowQueries()
 
     def close(self) -> None:
@@ -185,8 +185,31 @@ class Source:
             idle_seconds=self.idle_seconds,
         )
 
+    def propose_step(self) -> Stamp:
+        """Propose the next step, if it is time for that; return a stamp with the present one."""
+        _, (row,) = self.database.together(
+            sql.SQL(statement("propose_step")), sql.SQL(statement("read_stamp"))
+        )
+        return self._stamp(row)
+
+    def acknowledge_step(self, stamp: Stamp) -> None:
+        """Note that the target has taken a step; if a crash undoes this, it is noted again."""
+        self.database.together(
+            sql.SQL("begin; set local synchronous_commit = off"),
+            sql.SQL(statement("acknowledge_step")).format(sql.Literal(stamp.pair.token)),
+            sql.SQL("commit"),
+        )
+
+    def look(self, floor: int) -> Look:
+        """Return which recorded revocations may not be in force in the target yet.
+
+        No event has a lower transaction id than `floor`.
+        """
+        return Look(*self.database.execute(statement("look"), {"floor": floor})[0])
+
     def _stamp(self, row: tuple[Any, ...]) -> Stamp:
-        fence, epoch, system, timeline, name = row
+        fence, epoch, system, timeline, name, *pair = row
         if epoch is None:
             raise NotMigrated("primary: mirror.state is empty; run `mirror migrate primary`")
-        return Stamp(f"{system or '-'}/{timeline or '-'}/{self.name}/{name}", epoch, fence)
+        identity = f"{system or '-'}/{timeline or '-'}/{self.name}/{name}"
+        return Stamp(identity, epoch, fence, Pair(*pair))

@@ -51,6 +51,7 @@ class Syncer:
         self.registry = registry
         self.source = source
         self.target = target
+        target.read_pair = queue.read_pair
         self.queue = queue
         self.batch_size = batch_size
         self.announced = False

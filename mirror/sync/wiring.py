@@ -32,9 +32,7 @@ def listening_database(settings: Settings) -> Database | None:
 
 def build_source(settings: Settings) -> Source:
     """Return the primary as the drain reads it."""
-    return Source(
-        primary_database(settings), name=settings.source_name, idle_seconds=settings.idle_seconds
-    )
+    return Source(primary_database(settings), idle_seconds=settings.idle_seconds)
 
 
 def build_target(settings: Settings) -> Target:
@@ -78,14 +76,16 @@ def build_drain(settings: Settings, registry: Registry | None = None) -> Drain:
     """Return a drain; `registry` None means that of the configured mappings.
 
     Raises:
-        ConfigError: a required setting is missing.
+        ConfigError: a required setting is missing, or contradicts the registry.
     """
+    registry = registry or load_registry(settings.mappings)
     return Drain(
-        registry or load_registry(settings.mappings),
+        registry,
         build_source(settings),
         build_target(settings),
         build_queue(settings),
         batch_size=settings.batch_size,
+        fresh_seconds=settings.fresh_seconds,
     )
 
 

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from mappings.trips import registry
 from mirror.devstack import PostgresCluster
-from mirror.errors import WentBack, WrongSource
+from mirror.errors import NotPaired, WentBack
 from mirror.hooks import Hooks
 from mirror.settings import load_settings
 from mirror.sync.drain import Drain
@@ -252,20 +252,40 @@ def drop_the_copy(primary_cluster: PostgresCluster) -> object:
     primary_cluster.drop_database("staging_copy")
 
 
+def take_a_step(primary: TestDatabase, drain: Drain, member: tuple[str, str]) -> None:
+    """Let the primary and its target take a step together."""
+    primary.query("update mirror.pairing set stepped_at = stepped_at - interval '2 seconds'")
+    record(primary, "trip_memberships", *member)
+    drain.run()
+
+
+@pytest.fixture
+def left_behind(
+    copy_of_the_primary: TestDatabase,
+    primary: TestDatabase,
+    make_drain: Callable[..., Drain],
+    member: tuple[str, str],
+) -> TestDatabase:
+    """The copy, after the primary has taken a step without it."""
+    take_a_step(primary, make_drain(), member)
+    return copy_of_the_primary
+
+
 def test_a_copy_with_production_settings_is_refused(
-    copy_of_the_primary: TestDatabase, target: TestDatabase
+    left_behind: TestDatabase, target: TestDatabase
 ) -> None:
     """Until an operator rebases on purpose; the copy's events stay."""
-    with pytest.raises(WrongSource, match="rebase"):
-        run_the_copy(copy_of_the_primary, target)
+    with pytest.raises(NotPaired, match="rebase"):
+        run_the_copy(left_behind, target)
     assert members(target) == 1
-    assert waiting_events(copy_of_the_primary) == 1
+    assert waiting_events(left_behind) == 1
 
 
-def test_without_an_identity_a_copy_writes_into_production(
-    copy_of_the_primary: TestDatabase, target: TestDatabase
+def test_without_the_pair_a_copy_writes_into_production(
+    left_behind: TestDatabase, target: TestDatabase
 ) -> None:
     """The same steps without the rule."""
-    rewrite(target, "admit", "if state.identity <> request ->> 'identity' then", "if false then")
-    run_the_copy(copy_of_the_primary, target)
+    rewrite(target, "check_pair", "if state.token is distinct from", "if false and state.token <>")
+    rewrite(target, "step", "if not exists", "if false and not exists")
+    run_the_copy(left_behind, target)
     assert members(target) == 0

@@ -4,9 +4,9 @@ import psycopg
 import pytest
 
 from mirror.errors import Transient, WentBack
-from mirror.sync.snapshot import Stamp
 from tests.faults.tools import DirectWriter, Running, rewrite, waiting
 from tests.support.databases import TestDatabase
+from tests.support.stamps import stamp
 from tests.support.waiting import until
 
 
@@ -54,7 +54,7 @@ def test_a_new_epoch_waits_for_the_writes_of_the_old_one(
     teams_writer.apply(5, seats={1: ("1", "ada", "1", "1")})
     with teams_target.connect(autocommit=False) as writing:
         writing.execute("select mirror.lock(false)")
-        first = Running(lambda: teams_writer.target.apply(Stamp("a primary", 1, 1), []))
+        first = Running(lambda: teams_writer.target.apply(stamp(1, epoch=1), []))
         until(lambda: waiting(teams_target))
         assert epoch(teams_target) == 0
     first.wait()
@@ -81,7 +81,7 @@ def test_without_the_lock_an_epoch_ends_under_a_write(
     rewrite(teams_target, "admit", "s.epoch < (request ->> 'epoch')::integer", "false")
     with teams_target.connect(autocommit=False) as writing:
         writing.execute("select mirror.lock(false)")
-        teams_writer.target.apply(Stamp("a primary", 1, 1), [])
+        teams_writer.target.apply(stamp(1, epoch=1), [])
         assert epoch(teams_target) == 1
 
 

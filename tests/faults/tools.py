@@ -13,6 +13,7 @@ from mirror.sync.targets.base import Target
 from mirror.sync.targets.postgres import PostgresTarget
 from mirror.sync.targets.writing import Answers, ScopePage, Section
 from tests.support.databases import TestDatabase
+from tests.support.stamps import stamp
 
 Rows = Mapping[Any, Row | None]
 """By key (the bare value if the key has one column): a row, or None if the row is deleted."""
@@ -36,14 +37,14 @@ class DirectWriter:
 
     def write(self, fence: int, batch: Sequence[Section]) -> Answers:
         """Write sections."""
-        return self.target.apply(Stamp("a primary", 0, fence), batch)
+        return self.target.apply(stamp(fence), batch)
 
     def open(
         self, fence: int, mapping: str, reference: str, *values: object, after: Key = ()
     ) -> list[Key]:
         """Open scopes and return the keys under them that the target knows, those after `after`."""
         page = ScopePage(self.registry[mapping], reference, tuple(map(str, values)), after)
-        return self.target.open_scopes(Stamp("a primary", 0, fence), [page], limit=1000)[0]
+        return self.target.open_scopes(stamp(fence), [page], limit=1000)[0]
 
 
 def sections(registry: Registry, rows: Mapping[str, Rows], *, alone: bool = False) -> list[Section]:

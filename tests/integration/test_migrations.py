@@ -31,6 +31,7 @@ PRIMARY_STEPS = [
     "0004_claims",
     "0005_outbox_rights",
     "0006_withheld",
+    "0007_pairing",
 ]
 
 _numbers = itertools.count(1)
@@ -230,6 +231,7 @@ def test_migrations_run_over_asyncpg(backend: TestDatabase, project: TestDatabas
         "0004_claims",
         "0005_outbox_rights",
         "0006_withheld",
+        "0007_pairing",
     ]
     assert run_in_transaction(backend, "asyncpg", upgrade) == []
     run_in_transaction(backend, "asyncpg", downgrade)

@@ -109,6 +109,7 @@ def test_a_revision_installs_and_removes_the_outbox(
         ("0004_claims",),
         ("0005_outbox_rights",),
         ("0006_withheld",),
+        ("0007_pairing",),
     ]
 
     command.downgrade(alembic, "a1")

@@ -24,9 +24,7 @@ from tests.support.transaction_pooler import TransactionPooler
 def pooled(primary: TestDatabase, target: TestDatabase) -> Iterator[Settings]:
     """Settings whose URLs lead through a pooler on both sides."""
     with TransactionPooler(primary.url) as one, TransactionPooler(target.url) as other:
-        yield load_settings(
-            primary_database_url=one.url, supabase_db_url=other.url, source_name="primary"
-        )
+        yield load_settings(primary_database_url=one.url, supabase_db_url=other.url)
 
 
 def test_the_pooler_of_these_tests_keeps_no_session(primary: TestDatabase) -> None:

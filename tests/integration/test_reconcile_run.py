@@ -11,7 +11,7 @@ from mappings.trips import registry
 from mirror.diagnostics.figures import read_figures
 from mirror.diagnostics.primary_figures import PrimaryFigures
 from mirror.diagnostics.status import exit_code, find_faults
-from mirror.errors import MappingError, Transient, UsageError, WrongSource
+from mirror.errors import MappingError, NotPaired, Transient, UsageError
 from mirror.reconcile import AlreadyRunning, Options, Throttle, sample, sync
 from mirror.reconcile import reconcile as run
 from mirror.reconcile.judge import Judge
@@ -178,8 +178,8 @@ def test_a_target_of_another_primary_is_refused(
     target: TestDatabase, members: Members, reconcile: Reconciling
 ) -> None:
     """The run ends before it compares, because every row would differ."""
-    target.query("update mirror.state set identity = 'another'")
-    with pytest.raises(WrongSource):
+    target.query("update mirror.state set step = 9, token = gen_random_uuid()")
+    with pytest.raises(NotPaired, match="mirror rebase"):
         reconcile(dry_run=True)
 
 
@@ -480,9 +480,7 @@ def test_it_works_behind_poolers(
     remove(primary, members[0])
     target.query("update trips set name = 'x'")
     with TransactionPooler(primary.url) as one, TransactionPooler(target.url) as other:
-        settings = load_settings(
-            primary_database_url=one.url, supabase_db_url=other.url, source_name="127.0.0.1"
-        )
+        settings = load_settings(primary_database_url=one.url, supabase_db_url=other.url)
         drain = build_drain(settings, registry)
         report = run(drain, Options(grace_seconds=0), unpaced(drain))
         drain.close()

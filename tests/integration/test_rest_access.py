@@ -14,13 +14,13 @@ import pytest
 from mappings.trips import registry
 from mirror.devstack import PostgresCluster, SupabaseLite
 from mirror.errors import MirrorError, NotMigrated, StaleCache, Unreachable, WrongKey
-from mirror.sync.snapshot import Stamp
 from mirror.sync.targets.asking import AskHelper, AskResult
 from mirror.sync.targets.reading import Hashing, KeyRange, SurveyRequest
 from mirror.sync.targets.rest import RestTarget
 from mirror.sync.targets.writing import Outcome, ScopePage, Section
 from tests.support.databases import TestDatabase
 from tests.support.rest import ServeApi, SignUp
+from tests.support.stamps import stamp
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "target.md").read_text()
 USER = "0d0cf4a2-7f3a-4f5e-9a43-6b8f5d0f7a01"
@@ -37,10 +37,10 @@ def targets() -> Iterator[list[RestTarget]]:
 
 def everything(target: RestTarget) -> None:
     """Call every function of the API."""
-    stamp = Stamp("a primary", 0, 10)
-    target.apply(stamp, [Section(registry["users"], with_children=[(USER, "a@example.com", "a")])])
+    read = stamp(10)
+    target.apply(read, [Section(registry["users"], with_children=[(USER, "a@example.com", "a")])])
     page = ScopePage(registry["trip_memberships"], "user_id", (USER,))
-    target.open_scopes(stamp, [page], limit=10)
+    target.open_scopes(read, [page], limit=10)
     users, hashing = registry["users"], Hashing(7)
     assert target.rows(users, [(USER,)])[USER,].present
     assert [each.rows for each in target.digest(users, hashing, [KeyRange((USER,))], limit=9)] == [
@@ -48,7 +48,7 @@ def everything(target: RestTarget) -> None:
     ]
     assert sum(rows for _, rows, _ in target.buckets(users, hashing, SurveyRequest(3))) == 1
     assert list(target.members(users, hashing, SurveyRequest(3, b"\xff"))) == [(USER,)]
-    assert target.withhold(stamp, users, (USER,), "x") is Outcome.NEWER
+    assert target.withhold(read, users, (USER,), "x") is Outcome.NEWER
     assert target.trace(USER, [("users", "*", "")]).identity == "a primary"
     assert target.ask([AskHelper("my_trips", ("MEMBER",))], [(USER, [])]) == [[AskResult()]]
     target.purge(7)

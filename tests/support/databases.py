@@ -137,7 +137,10 @@ def primary(primary_cluster: PostgresCluster, primary_template: str) -> Iterator
     """The backend's database."""
     name = f"primary_{next(_numbers)}"
     primary_cluster.create_database(name, template=primary_template)
-    yield TestDatabase(primary_cluster.url(name))
+    database = TestDatabase(primary_cluster.url(name))
+    # A copy of the template has its token, too.
+    database.query("update mirror.pairing set token = gen_random_uuid()")
+    yield database
     primary_cluster.drop_database(name)
 
 

@@ -36,7 +36,8 @@ PRIMARY = [
     ),
     Fault(
         "primary-behind",
-        "0001_outbox, 0002_runs, 0003_heartbeats, 0004_claims, 0005_outbox_rights, 0006_withheld",
+        "0001_outbox, 0002_runs, 0003_heartbeats, 0004_claims, 0005_outbox_rights, 0006_withheld, "
+        "0007_pairing",
         "delete from mirror.migrations where name <> 'triggers_trips'",
     ),
     Fault(
@@ -258,12 +259,12 @@ TARGET = [
         "update mirror.mappings set digest = 'x' where name = 'trips'",
     ),
     Fault(
-        "wrong-source",
-        "it expects another",
-        "update mirror.state set identity = 'another'",
+        "not-paired",
+        "run `mirror rebase`",
+        "update mirror.state set step = 7, token = gen_random_uuid()",
     ),
     Fault(
-        "wrong-source",
+        "not-paired",
         "epoch 7",
         "update mirror.state set epoch = 7",
     ),

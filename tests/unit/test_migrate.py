@@ -26,7 +26,8 @@ CHECKSUMS = {
     "0004_claims": "300d31726399520c",
     "0005_outbox_rights": "9c5f45094b613709",
     "0006_withheld": "85053be634ae1a8a",
-    "0001_engine": "5939e59d9c57fd08",
+    "0007_pairing": "3115c909b1c3d017",
+    "0001_engine": "f743f9622174d975",
 }
 
 

@@ -100,7 +100,7 @@ def test_a_needed_setting_that_is_not_set_is_named_by_its_variable() -> None:
     for name, variable in (
         ("primary_database_url", "PRIMARY_DATABASE_URL"),
         ("supabase_secret_key", "SUPABASE_SECRET_KEY"),
-        ("source_name", "MIRROR_SOURCE_NAME"),
+        ("fresh_seconds", "MIRROR_FRESH_SECONDS"),
     ):
         with pytest.raises(ConfigError, match=f"{variable} is not set"):
             settings.need(name)

@@ -18,6 +18,21 @@ create table if not exists mirror.state (
   horizon bigint not null default 0
 );
 insert into mirror.state default values on conflict do nothing;
+-- The last step that this database took together with its primary (`mirror.step`). Null: none yet.
+alter table mirror.state add column if not exists step bigint;
+alter table mirror.state add column if not exists token uuid;
+-- Of the primary at that step, in this epoch; 0 in a new one.
+alter table mirror.state add column if not exists step_fence bigint not null default 0;
+-- The start of the last reconcile that found both sides in line, or made them so.
+alter table mirror.state add column if not exists verified_as_of timestamptz;
+
+
+-- For each mapping, the moment of this database's clock before which every recorded revocation is in
+-- force here. Many small updates: the old version of a row makes way for the new one on its page.
+create table if not exists mirror.freshness (
+  mapping text primary key,
+  as_of timestamptz not null
+) with (fillfactor = 10);
 
 
 -- The declarations this database was migrated to. A worker with others is refused.

@@ -18,6 +18,48 @@ begin
   else
     perform pg_catalog.pg_advisory_xact_lock_shared(lock_class, lock_id);
   end if;
+  -- A crash must not undo what a worker was told, or the primary has forgotten the event by then.
+  -- This holds until the end of the transaction.
+  if current_setting('synchronous_commit') = 'off' then
+    perform set_config('synchronous_commit', 'on', true);
+  end if;
+end
+$$;
+
+
+-- Refuse a caller whose primary is not the one with which this database took its last step. Either
+-- side may be a copy, or restored from a backup; `mirror.sync.pairing` tells which.
+create or replace function mirror.check_pair(state mirror.state, request jsonb) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  pair constant jsonb := request -> 'pair';
+begin
+  -- An identity begins with the server's system identifier and Neon's timeline; the rest of it, an
+  -- address and a name, is no identity. A branch is a copy that may act first.
+  if exists (
+    select from generate_series(case when state.token is null then 1 else 2 end, 2) as part
+    where split_part(state.identity, '/', part) <> split_part(request ->> 'identity', '/', part)
+      and '-' not in (
+        split_part(state.identity, '/', part), split_part(request ->> 'identity', '/', part)
+      )
+  ) then
+    raise exception 'this target mirrors another primary: it expects %, this worker reads %',
+      state.identity, request ->> 'identity'
+      using errcode = 'MR002',
+        hint = 'A copy with production settings? If the primary really moved, run `mirror rebase`.';
+  end if;
+  if state.token is not null and pair is null then
+    raise exception 'the worker is older than the target'
+      using errcode = 'MR001', hint = 'Deploy the version that was migrated.';
+  end if;
+  -- The target may be one step behind, unless it is known to have taken the last one.
+  if state.token is distinct from (pair ->> 'token')::uuid
+     and ((pair ->> 'acked')::boolean or state.token is distinct from (pair ->> 'base')::uuid)
+  then
+    raise exception 'primary and target are not the two that took their last step together'
+      using errcode = 'MR013';
+  end if;
 end
 $$;
 
@@ -57,16 +99,11 @@ begin
     select * into state from mirror.state;
   end if;
 
-  if state.identity <> request ->> 'identity' then
-    raise exception 'this target mirrors another primary: it expects %, this worker reads %',
-      state.identity, request ->> 'identity'
-      using errcode = 'MR002',
-        hint = 'A copy with production settings? If the primary really moved, run `mirror rebase`.';
-  end if;
+  perform mirror.check_pair(state, request);
 
   if state.epoch < (request ->> 'epoch')::integer then
     update mirror.state
-    set epoch = (request ->> 'epoch')::integer, horizon = 0
+    set epoch = (request ->> 'epoch')::integer, horizon = 0, step_fence = 0
     where epoch < (request ->> 'epoch')::integer;
     select * into state from mirror.state;
   elsif state.epoch > (request ->> 'epoch')::integer then
@@ -87,5 +124,50 @@ begin
   end if;
 
   return state.horizon;
+end
+$$;
+
+
+-- Take a step together with the primary, and note how fresh this database is. A worker calls it
+-- about once a second while it has work.
+--
+-- request: the envelope without sections, and optionally
+--   fresh: for each mapping, the moment of this clock before which every recorded revocation is in
+--     force here;
+--   verified: the moment at which a reconcile began that ended with both sides in line.
+-- Answers {clock}: this clock, now.
+create or replace function mirror.step(request jsonb) returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  pair constant jsonb := request -> 'pair';
+begin
+  perform mirror.admit(request, false);
+  -- A primary that was loaded from a dump has the right token, and transaction ids of its own.
+  if (request ->> 'fence')::bigint < (select s.step_fence from mirror.state as s) then
+    raise exception 'the primary is older than it was at the last step'
+      using errcode = 'MR003', hint = 'If this primary is the truth now, run `mirror rebase`.';
+  end if;
+  update mirror.state as s
+  set step = (pair ->> 'step')::bigint, token = (pair ->> 'token')::uuid,
+    step_fence = (request ->> 'fence')::bigint, identity = request ->> 'identity'
+  where s.token is distinct from (pair ->> 'token')::uuid
+    and s.token is not distinct from (pair ->> 'base')::uuid;
+  -- Another worker may have gone on since this one was admitted.
+  if not exists (select from mirror.state as s where s.token = (pair ->> 'token')::uuid) then
+    raise exception 'the primary has taken a later step' using errcode = 'MR013';
+  end if;
+
+  insert into mirror.freshness as f (mapping, as_of)
+  select m.name, e.value::timestamptz
+  from jsonb_each_text(request -> 'fresh') as e
+  join mirror.mappings as m on m.name = e.key
+  on conflict (mapping) do update set as_of = excluded.as_of
+  -- Not for less than a second. A moment in the future is left from a clock that was set back.
+  where f.as_of > clock_timestamp() or excluded.as_of >= f.as_of + interval '1 second';
+  if request ->> 'verified' is not null then
+    update mirror.state as s set verified_as_of = (request ->> 'verified')::timestamptz;
+  end if;
+  return jsonb_build_object('clock', clock_timestamp());
 end
 $$;

@@ -72,7 +72,7 @@ as $$
 begin
   perform mirror.lock(true);
   update mirror.state
-  set identity = new_identity, epoch = new_epoch, horizon = 0
+  set identity = new_identity, epoch = new_epoch, horizon = 0, step_fence = 0
   where epoch < new_epoch;
   if not found and not exists (
     select from mirror.state as s where s.epoch = new_epoch and s.identity = new_identity

@@ -6,6 +6,17 @@ as $$
     'identity', s.identity,
     'epoch', s.epoch,
     'horizon', s.horizon,
+    'step', s.step,
+    'token', s.token,
+    'clock', clock_timestamp(),
+    'fresh', (select coalesce(jsonb_object_agg(mapping, as_of), '{}') from mirror.freshness),
+    'stale_seconds', (
+      select coalesce(
+        jsonb_object_agg(mapping, extract(epoch from clock_timestamp() - as_of)::float8), '{}'
+      )
+      from mirror.freshness
+    ),
+    'verified', s.verified_as_of,
     'mappings', (select coalesce(jsonb_object_agg(name, digest), '{}') from mirror.mappings),
     'migrations', (select coalesce(jsonb_object_agg(name, checksum), '{}') from mirror.migrations),
     'withheld', (

@@ -12,6 +12,10 @@ create or replace function public.mirror_withhold(request text) returns jsonb
 language sql security definer set search_path = pg_catalog, pg_temp
 as $$ select mirror.withhold(request::jsonb) $$;
 
+create or replace function public.mirror_step(request text) returns jsonb
+language sql security definer set search_path = pg_catalog, pg_temp
+as $$ select mirror.step(request::jsonb) $$;
+
 create or replace function public.mirror_digest(request text) returns jsonb
 language sql security definer stable set search_path = pg_catalog, pg_temp
 as $$ select mirror.digest(request::jsonb) $$;

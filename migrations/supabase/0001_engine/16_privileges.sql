@@ -1,7 +1,9 @@
 -- By name: Supabase's default privileges grant EXECUTE to each role, not only to PUBLIC.
 revoke all on function
   mirror.lock(boolean),
+  mirror.check_pair(mirror.state, jsonb),
   mirror.admit(jsonb, boolean),
+  mirror.step(jsonb),
   mirror.forget_lost_parents(jsonb),
   mirror.fill(text, jsonb),
   mirror.parts(text),
@@ -40,6 +42,7 @@ revoke all on function
   public.mirror_apply(text),
   public.mirror_open_scopes(text),
   public.mirror_withhold(text),
+  public.mirror_step(text),
   public.mirror_digest(text),
   public.mirror_survey(text),
   public.mirror_rows(text),
@@ -55,6 +58,7 @@ grant execute on function
   public.mirror_apply(text),
   public.mirror_open_scopes(text),
   public.mirror_withhold(text),
+  public.mirror_step(text),
   public.mirror_digest(text),
   public.mirror_survey(text),
   public.mirror_rows(text),

@@ -132,9 +132,10 @@ CHECKS: dict[str, Check] = {
         "the target was migrated to another version of a mapping, so it refuses all writes",
         REMEDIES["mapping-digest"],
     ),
-    "wrong-source": _error(
-        "the target mirrors another primary, or this primary was restored to an earlier time",
-        REMEDIES["wrong-source"],
+    "not-paired": _error(
+        "primary and target did not take their last step together: one of them is another database,"
+        " a copy, or was restored",
+        REMEDIES["not-paired"],
     ),
     # The mappings and the primary's tables
     "source-filtered": _error(

@@ -12,8 +12,10 @@ from mirror.reconcile.drift import Drift
 from mirror.reconcile.judge import Judge
 from mirror.reconcile.pending_events import references_of
 from mirror.sync.drain import Drain
+from mirror.sync.pairing import Parting
 from mirror.sync.row_queries import Row
 from mirror.sync.snapshot import Snapshot, Stamp
+from mirror.sync.stepping import find_parting
 from mirror.sync.sync_pass import MappingKey
 from mirror.sync.targets.asking import Trace
 from mirror.sync.targets.reading import UNKNOWN, KnownRow
@@ -36,6 +38,8 @@ class KeyState:
     trace: Trace
     """Facts of the target beside rows: its primary, the fences of scopes, whether Auth knows the
     user."""
+    parting: Parting | None
+    """Why primary and target do not belong together; None if they do."""
     drift: Drift | None
     """How the sides differ; None: they do not, or a change that explains it is under way."""
     in_flight: bool
@@ -127,6 +131,7 @@ def _read(drain: Drain, mapping: Mapping, key: Key, user: str) -> KeyState:
         parents=parents,
         known=target.rows(mapping, [key]).get(key, UNKNOWN),
         trace=target.trace(user, own_scopes),
+        parting=find_parting(source.database, target),
         # An expired row grants nothing, and the next sweep deletes it: that is no drift.
         drift=next((drift for drift in verdict.drifts if not drift.expired), None),
         in_flight=bool(verdict.in_flight),

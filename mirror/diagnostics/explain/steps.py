@@ -203,12 +203,14 @@ def ledger_step(state: KeyState) -> Step:
     def broken(says: str, remedy: str) -> Step:
         return Step("ledger", StepStatus.BROKEN, says, remedy, details=details)
 
-    if trace.identity not in {None, stamp.identity} or trace.epoch > stamp.epoch:
-        return broken(
-            "The target mirrors another primary, or a later epoch.",
-            rebase,
-        )
-    if state.target_is_newer or (trace.epoch == stamp.epoch and stamp.fence < trace.horizon):
+    if state.parting is not None:
+        says = state.parting.says
+        return broken(f"{says[:1].upper()}{says[1:]}", state.parting.remedy)
+    if (
+        trace.epoch > stamp.epoch
+        or state.target_is_newer
+        or (trace.epoch == stamp.epoch and stamp.fence < trace.horizon)
+    ):
         return broken(
             "The target has seen a newer state than the primary has now, so it refuses writes: "
             "this primary went back in time.",

@@ -8,15 +8,16 @@ function in the target, behind an RPC function of the same name (`public.mirror_
 import base64
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Mapping as MappingABC
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Final, cast
 
-from mirror.errors import LostParent, Transient
+from mirror.errors import LostParent, NotPaired, Transient
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
+from mirror.sync.pairing import Pair
 from mirror.sync.row_queries import JsonRows
 from mirror.sync.snapshot import Stamp
 from mirror.sync.targets.asking import Ask, AskResult, Trace
@@ -44,9 +45,16 @@ from mirror.sync.targets.writing import (
 VERSION: Final = 1
 """The version of the envelope in which a worker writes."""
 
+# While a slow read goes on, other workers may take so many steps.
+_MAX_STEPS_BEHIND: Final = 5
+
 
 class Target(ABC):
     """A database that authorises. Each call is a transaction of its own."""
+
+    read_pair: Callable[[], Pair] | None = None
+    """Reads the primary's present step, outside the snapshot that a write comes from. None: a write
+    whose step is no longer the last one fails."""
 
     @abstractmethod
     def _call(self, function: str, *, timeout_factor: int = 1, **arguments: str) -> Any:
@@ -60,7 +68,7 @@ class Target(ABC):
     def close(self) -> None:
         """Close the connections; the next call opens others."""
 
-    # Writing
+    # Writing; ARCHITECTURE.md describes the envelope of a request.
 
     def apply(self, stamp: Stamp, sections: Sequence[Section | JsonRows]) -> Answers:
         """Write all sections or none, in one call.
@@ -72,13 +80,12 @@ class Target(ABC):
         for section in sections:
             rows, deleted = section.as_json()
             parts.append(_with(_about(section.mapping), rows=rows, gone=deleted))
-        texts = {"sections": f"[{','.join(parts)}]"}
-        envelope = _envelope(stamp) | {"pages": True}
+        sections_text = f"[{','.join(parts)}]"
         try:
-            answer = self._call("apply", request=_with(envelope, **texts))
+            answer = self._write("apply", stamp, sections_text, pages=True)
         except LostParent:
             # The ledger has a parent whose row somebody deleted by hand.
-            answer = self._call("apply", request=_with(envelope | {"careful": True}, **texts))
+            answer = self._write("apply", stamp, sections_text, pages=True, careful=True)
         with _undamaged():
             _check_horizon(answer)
             return {name: Answer.from_json(part) for name, part in answer["mappings"].items()}
@@ -98,7 +105,7 @@ class Target(ABC):
             | {"reference": page.reference, "values": page.values, "after": page.after}
             for page in pages
         ]
-        answer = self._send("open_scopes", _envelope(stamp) | {"sections": parts, "limit": limit})
+        answer = self._write("open_scopes", stamp, as_text(parts), limit=limit)
         with _undamaged():
             _check_horizon(answer)
             return [as_keys(keys) for keys in answer["sections"]]
@@ -110,9 +117,45 @@ class Target(ABC):
         helpers ignore it and them.
         """
         section = _about(mapping) | {"key": key, "reason": reason}
-        answer = self._send("withhold", _envelope(stamp) | {"sections": [section]})
+        answer = self._write("withhold", stamp, as_text([section]))
         with _undamaged():
             return Outcome(answer["outcome"])
+
+    def step(
+        self, stamp: Stamp, fresh: MappingABC[str, str], *, verified: str | None = None
+    ) -> str:
+        """Take a step together with the primary; return the target's clock, as text.
+
+        `fresh` has for each mapping the moment of that clock before which every recorded revocation
+        is in force. `verified` is the moment at which a reconcile began that ended in line.
+
+        Raises:
+            NotPaired: primary and target do not belong together.
+        """
+        answer = self._write("step", stamp, "[]", fresh=dict(fresh), verified=verified)
+        with _undamaged():
+            return str(answer["clock"])
+
+    def _write(self, function: str, stamp: Stamp, sections: str, **fields: Any) -> Any:
+        """Send a request that carries a stamp; `sections` is a JSON text.
+
+        The primary may have taken more steps since it was read: then the same request is sent with
+        the present one.
+        """
+        for _ in range(_MAX_STEPS_BEHIND):
+            try:
+                request = _with({"version": VERSION} | asdict(stamp) | fields, sections=sections)
+                return self._call(function, request=request)
+            except NotPaired:
+                pair = stamp.pair if self.read_pair is None else self.read_pair()
+                if pair == stamp.pair:
+                    known = self.describe()
+                    reason = pair.parting(known.step, known.token)
+                    if reason is None:
+                        raise
+                    raise NotPaired(f"target: {reason}") from None
+                stamp = replace(stamp, pair=pair)
+        raise Transient("target: primary and target take their steps faster than this worker reads")
 
     def purge(self, days: int) -> int:
         """Delete tombstones older than `days`; return their number."""
@@ -135,7 +178,7 @@ class Target(ABC):
     # Reading
 
     def describe(self) -> Description:
-        """Return the primary, epoch, declarations and migrations of this target."""
+        """Return the primary, step, epoch, declarations and migrations of this target."""
         return Description.from_json(self._call("describe"))
 
     def digest(
@@ -255,11 +298,6 @@ class Target(ABC):
     def _send(self, function: str, request: MappingABC[str, Any]) -> Any:
         """Call a function that takes one JSON value."""
         return self._call(function, request=as_text(request))
-
-
-def _envelope(stamp: Stamp) -> dict[str, Any]:
-    """Return the fields that every write has; ARCHITECTURE.md describes the whole envelope."""
-    return {"version": VERSION} | asdict(stamp)
 
 
 def _with(values: MappingABC[str, Any], **texts: str) -> str:

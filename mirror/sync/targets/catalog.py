@@ -6,7 +6,7 @@ policies are bare.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, NotRequired, Self, TypedDict
 
 WITHDRAWING: Final = "withdrawing"
@@ -41,6 +41,18 @@ class Description:
     """By name: the checksums of the migrations that ran."""
     withheld: tuple[WithheldKeys, ...] = ()
     """Keys that grant nothing although their rows may be there."""
+    step: int | None = None
+    """The number of the last step that it took together with its primary; None: none yet."""
+    token: str | None = None
+    """The token of that step."""
+    clock: str | None = None
+    """The server's clock; None: the target's engine is older."""
+    fresh: Mapping[str, str] = field(default_factory=dict)
+    """By mapping: the moment of that clock before which every recorded revocation is in force."""
+    stale_seconds: Mapping[str, float] = field(default_factory=dict)
+    """By mapping: how long ago that was."""
+    verified: str | None = None
+    """The start of the last reconcile that ended with both sides in line; None: never."""
 
     @classmethod
     def from_json(cls, answer: dict[str, Any]) -> Self:
@@ -52,6 +64,12 @@ class Description:
             digests=answer["mappings"],
             migrations=answer["migrations"],
             withheld=tuple(WithheldKeys(**group) for group in answer.get("withheld", ())),
+            step=answer.get("step"),
+            token=answer.get("token"),
+            clock=answer.get("clock"),
+            fresh=answer.get("fresh", {}),
+            stale_seconds=answer.get("stale_seconds", {}),
+            verified=answer.get("verified"),
         )
 
 

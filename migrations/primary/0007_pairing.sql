@@ -1,0 +1,168 @@
+-- Which target this primary feeds, and which of its recorded changes may still be under way.
+-- Every statement can run again.
+
+
+-- The last step that primary and target took together. Each step gives both a new token, and the
+-- primary is one step ahead at most. So a copy of either is recognised as soon as the original has
+-- taken a step without it; addresses and names play no part.
+create table if not exists mirror.pairing (
+  one boolean primary key default true check (one),
+  -- The number of this step.
+  step bigint not null default 0,
+  token uuid not null default gen_random_uuid(),
+  -- The token of the step before; null: no target is known yet.
+  base uuid,
+  -- Whether the target is known to have taken this step; otherwise it may still be at `base`.
+  acked boolean not null default false,
+  stepped_at timestamptz not null default clock_timestamp()
+) with (fillfactor = 10);
+insert into mirror.pairing default values on conflict do nothing;
+
+
+-- Propose the next step, if the target has taken the last one and that is a second ago.
+create or replace function mirror.propose_step() returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- A step that a crash of this server undoes after the target has taken it looks like a primary
+  -- that was restored.
+  if current_setting('synchronous_commit') = 'off' then
+    perform set_config('synchronous_commit', 'on', true);
+  end if;
+  update mirror.pairing as p
+  set step = p.step + 1, base = p.token, token = gen_random_uuid(), acked = false,
+    stepped_at = clock_timestamp()
+  where p.acked
+    -- A clock that was set back must not stop the steps.
+    and p.stepped_at not between clock_timestamp() - interval '1 second' and clock_timestamp();
+end
+$$;
+
+
+-- What an event continues: the lowest transaction id of the events whose rest it is; null: it was
+-- recorded for its own transaction. `transaction_id` cannot say so: other workers search from a
+-- floor on, and would not find the event below it.
+alter table mirror.outbox add column if not exists origin bigint;
+alter table mirror.retries add column if not exists origin bigint;
+create index if not exists outbox_origin on mirror.outbox (origin)
+where lane = 0 and origin is not null;
+
+
+-- As mirror.claim_events, which workers of the version before call, and the lowest origin of each
+-- group beside it.
+create or replace function mirror.claim_batch(p_floor bigint, p_limit integer, p_few integer)
+returns table (
+  mapping text,
+  -- Whether these are scopes.
+  scopes boolean,
+  -- How many parts each of these keys has.
+  parts integer,
+  revocations integer,
+  grants integer,
+  -- The lowest and the highest transaction id.
+  oldest bigint,
+  newest bigint,
+  -- The lowest transaction id whose change these events may be the rest of.
+  origin bigint,
+  -- bigint[]
+  ids text,
+  -- text[] for each of the first four parts: that part of every key.
+  keys text[],
+  -- A hint: a claim whose worker has crashed may have held one of the events.
+  noted boolean
+)
+language plpgsql set search_path = pg_catalog, pg_temp
+-- A plan that is kept from when the outbox was empty would read and sort all of a backlog for each
+-- claim. With these it always walks the index in its order.
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off
+as $$
+begin
+  return query
+  -- One query for each lane, so that each starts in the index at the floor.
+  with revocations as materialized (
+    select o.ctid from mirror.outbox as o
+    where o.lane = 0 and o.transaction_id >= p_floor
+    order by o.transaction_id, o.id limit p_limit
+    for update skip locked
+  ),
+  grants as materialized (
+    select o.ctid from mirror.outbox as o
+    where o.lane = 1 and o.transaction_id >= p_floor
+    order by o.transaction_id, o.id
+    limit (
+      select case when count(*) = 0 then p_limit else least(p_few, p_limit - count(*)) end
+      from revocations
+    )
+    for update skip locked
+  ),
+  taken as (
+    delete from mirror.outbox as o
+    where o.ctid = any (array(select r.ctid from revocations as r union all table grants))
+    returning o.id, o.lane, o.transaction_id, o.origin, o.mapping, o.reference, o.key
+  )
+  select t.mapping, t.reference is not null, cardinality(t.key),
+    (count(*) filter (where t.lane = 0))::integer, (count(*) filter (where t.lane = 1))::integer,
+    min(t.transaction_id), max(t.transaction_id), min(coalesce(t.origin, t.transaction_id)),
+    array_agg(t.id)::text,
+    array[
+      array_agg(t.key[1])::text, array_agg(t.key[2])::text,
+      array_agg(t.key[3])::text, array_agg(t.key[4])::text
+    ],
+    exists (select from mirror.claims as c where c.events && array(select id from taken))
+  from taken as t
+  group by 1, 2, 3;
+end
+$$;
+
+
+-- As mirror.read_stamp, which workers of the version before call, and the present step beside it.
+create or replace function mirror.read_paired_stamp(
+  out fence bigint, out epoch integer, out system bigint, out timeline text, out database text,
+  out step bigint, out token uuid, out base uuid, out acked boolean
+)
+-- Not in SQL: the plan of such a function is not kept.
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  select s.fence, s.epoch, s.system, s.timeline, s.database, p.step, p.token, p.base, p.acked
+  into fence, epoch, system, timeline, database, step, token, base, acked
+  from mirror.read_stamp() as s cross join mirror.pairing as p;
+end
+$$;
+
+
+-- Look which recorded revocations may not be in force in the target yet.
+-- `horizon`: each transaction that had committed before this look has a lower id.
+-- `outbox`: the lowest transaction id among those that wait; claimed events still count. Null: none.
+-- `retries`: likewise by mapping, of those that were set apart, as a JSON object. Not those whose key
+-- the target withholds: they grant nothing.
+create or replace function mirror.look(
+  p_floor bigint, out horizon bigint, out outbox bigint, out retries jsonb
+)
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if pg_is_in_recovery() then
+    raise exception 'this server is a standby, which may be behind the primary'
+      using errcode = 'MR014', hint = 'Let PRIMARY_DATABASE_URL lead to the primary itself.';
+  end if;
+  select pg_snapshot_xmax(pg_current_snapshot())::text::bigint,
+    least(
+      (
+        select o.transaction_id from mirror.outbox as o
+        where o.lane = 0 and o.transaction_id >= p_floor order by o.transaction_id limit 1
+      ),
+      (select min(o.origin) from mirror.outbox as o where o.lane = 0 and o.origin is not null)
+    ),
+    (
+      select coalesce(jsonb_object_agg(r.mapping, r.origin), '{}')
+      from (
+        select w.mapping, min(coalesce(w.origin, w.transaction_id)) as origin
+        from mirror.retries as w
+        where w.lane = 0 and w.withheld_at is null
+        group by w.mapping
+      ) as r
+    )
+  into horizon, outbox, retries;
+end
+$$;

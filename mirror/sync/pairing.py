@@ -1,0 +1,91 @@
+"""Pairing: whether a primary and a target are the two that took their last step together.
+
+Both sides keep the token of their last common step. The primary proposes a step, and a worker
+carries it to the target; so the primary is one step ahead at most. A copy or a restored side has
+another token as soon as the original has taken a step without it. Addresses and names are shown,
+and never compared.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from mirror.capture.statements import statement
+from mirror.sync.connections import Database
+
+RETARGET: Final = (
+    "If this is the wrong target, correct its URL. If it is the right one, run `mirror retarget`, "
+    "which mirrors everything again."
+)
+REBASE: Final = (
+    "If this is the wrong primary, correct PRIMARY_DATABASE_URL. If it is the truth now, run "
+    "`mirror rebase`, which mirrors everything again."
+)
+
+
+@dataclass(frozen=True)
+class Parting:
+    """Why a primary and a target do not belong together."""
+
+    says: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.says} {self.remedy}"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The primary's last step. Every write carries it."""
+
+    step: int
+    token: str
+    base: str | None
+    """The token of the step before, which the target may still have; None: no target is known."""
+    acked: bool
+    """The target is known to have taken this step."""
+
+    def parting(self, step: int | None, token: str | None) -> Parting | None:
+        """Return why a target with this step and token is not the other side; None if it is."""
+        if token == self.token or (token == self.base and not self.acked):
+            return None
+        # The step that both have taken, as the primary knows it.
+        common = self.step if self.acked else self.step - 1
+        here, there = f"the primary is at step {common}", f"the target at step {step}"
+        if token is None or step is None:
+            return Parting(
+                f"{here}, and this target has taken none: it is another one, or it was emptied.",
+                RETARGET,
+            )
+        if self.base is None and not self.acked:
+            return Parting(
+                f"the target is at step {step}, and this primary has taken none: it is another "
+                "one, or it was restored from an old backup.",
+                REBASE,
+            )
+        if step < common:
+            return Parting(
+                f"{here}, {there}: the target is another one, or it was restored from a backup.",
+                RETARGET,
+            )
+        if step > self.step:
+            return Parting(
+                f"{here}, {there}: the primary was restored from a backup, or a copy of it goes on "
+                "with this target.",
+                REBASE,
+            )
+        return Parting(
+            f"{here}, {there}, and these are two different steps: one of them is a copy or was "
+            "restored, and the other went on without it.",
+            REBASE,
+        )
+
+
+def is_other_branch(expected: str | None, found: str) -> bool:
+    """Return whether two identities of primaries name different branches of Neon."""
+    branches = {identity.split("/")[1] for identity in (expected or "-/-", found)} - {"-"}
+    return len(branches) > 1
+
+
+def read_pair(primary: Database) -> Pair:
+    """Return the primary's last step, over a connection without an open transaction."""
+    return Pair(*primary.execute(statement("read_pair"))[0])
