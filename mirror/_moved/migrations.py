@@ -3,6 +3,7 @@
 import warnings
 
 from mirror.schema.migrate import *  # noqa: F403
+from mirror.schema.uninstall import downgrade  # noqa: F401
 
 warnings.warn(
     "mirror.migrations has moved: import from mirror.schema.", DeprecationWarning, stacklevel=2

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from mirror import __version__
-from mirror.cli import doctor, explain, operate, reconcile, relay, schema, stack, verify
+from mirror.cli import doctor, explain, operate, reconcile, relay, schema, stack, uninstall, verify
 from mirror.cli.errors import reported_errors
 from mirror.settings.logs import configure_logging
 
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 app.command()(schema.migrate)
 app.command()(schema.ddl)
+app.command()(uninstall.uninstall)
 app.command()(operate.drain)
 app.command()(relay.relay)
 app.command()(operate.status)

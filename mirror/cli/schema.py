@@ -11,8 +11,9 @@ from mirror.errors import UsageError
 from mirror.model.registry import Registry, load_registry
 from mirror.schema import guards_sql, model_sql, removal_sql, triggers_sql
 from mirror.schema.connecting import migrating
+from mirror.schema.examination import examine
 from mirror.schema.key_types import check_key_types
-from mirror.schema.migrate import Side, check_version, due, migrations, upgrade, write_files
+from mirror.schema.migrate import Side, due, migrations, upgrade, write_files
 from mirror.settings import Settings, load_settings
 
 
@@ -70,8 +71,8 @@ def migrate(
         )
     if triggers and side is Sides.SUPABASE:
         raise UsageError("--triggers does not apply to the target: triggers are in the primary.")
-    if side is Sides.BOTH and not sql:
-        _check_versions(settings)
+    if not sql:
+        examine(settings, choice[side])
     for each in choice[side]:
         if sql:
             steps = migrations(each, registry, triggers=triggers, guards=guards)
@@ -89,7 +90,6 @@ def _migrate(
     `flags` is `triggers` or `guards`, as `upgrade` takes them.
     """
     with migrating(settings, side) as connection:
-        check_version(connection, side)
         if side == "primary":
             for sentence in check_key_types(connection, registry):
                 print(f"primary: warning: {sentence}", file=sys.stderr)
@@ -101,14 +101,6 @@ def _migrate(
     print(f"{side}: {verb} {', '.join(names)}" if names else f"{side}: up to date")
     if side == "supabase" and f"model_{registry.name}" in names and not dry_run:
         print("supabase: deploy the workers with these declarations, then run `mirror resync`")
-
-
-def _check_versions(settings: Settings) -> None:
-    """Check both servers first, so that neither is migrated if the other is refused."""
-    sides: tuple[Side, ...] = ("primary", "supabase")
-    for each in sides:
-        with migrating(settings, each) as connection:
-            check_version(connection, each)
 
 
 def _write(into: Path, registry: Registry, *, guards: bool) -> None:

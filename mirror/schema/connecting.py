@@ -4,34 +4,42 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psycopg
-from sqlalchemy import Connection, NullPool, create_engine
+from sqlalchemy import Connection, NullPool, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
 from mirror.errors.sqlstates import translate
-from mirror.schema.migrate import Side
+from mirror.schema.migrate import ROLE, Side
 from mirror.settings import Settings
+
+FIELD: dict[Side, str] = {"primary": "primary_database_url", "supabase": "supabase_db_url"}
+"""The setting with the URL of each side."""
 
 
 @contextmanager
-def migrating(settings: Settings, side: Side) -> Iterator[Connection]:
+def migrating(
+    settings: Settings, side: Side, *, seconds: int | None = None
+) -> Iterator[Connection]:
     """Yield a SQLAlchemy connection to one side, in a transaction.
+
+    `seconds` limits how long it may take to connect, and each statement; by default, the settings
+    limit the former and nothing the latter.
 
     Raises:
         ConfigError: the side's URL is not set.
         Unreachable: the database does not answer.
         MirrorError: the database reports another error, also inside the block.
     """
-    field, role = (
-        ("primary_database_url", "primary") if side == "primary" else ("supabase_db_url", "target")
-    )
-    url = settings.need(field).replace("postgresql://", "postgresql+psycopg://", 1)
-    options = {"prepare_threshold": None, "connect_timeout": settings.connect_seconds}
+    url = settings.need(FIELD[side]).replace("postgresql://", "postgresql+psycopg://", 1)
+    limit = seconds or settings.connect_seconds
+    options = {"prepare_threshold": None, "connect_timeout": limit}
     # One connection, so no pool. No prepared statements: a pooler may be in between.
     engine = create_engine(url, poolclass=NullPool, connect_args=options)
     try:
         with engine.begin() as connection:
+            if seconds is not None:
+                connection.execute(text(f"set local statement_timeout = '{seconds}s'"))
             yield connection
     except DBAPIError as error:
         if isinstance(error.orig, psycopg.Error):
-            raise translate(error.orig, role) from error
+            raise translate(error.orig, ROLE[side]) from error
         raise

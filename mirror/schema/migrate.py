@@ -18,7 +18,7 @@ reviews. A test compares it with the printer; the runner and the wheel do not ne
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -40,6 +40,14 @@ Side = Literal["primary", "supabase"]
 
 OLDEST: dict[Side, int] = {"primary": 14, "supabase": 15}
 """The oldest major version of PostgreSQL that each side may run on; docs/versions.md says why."""
+
+ROLE: dict[Side, str] = {"primary": "primary", "supabase": "target"}
+"""The name of each side's database in messages."""
+
+VARIABLE: dict[Side, str] = {"primary": "PRIMARY_DATABASE_URL", "supabase": "SUPABASE_DB_URL"}
+"""The environment variable with the URL of each side."""
+
+OTHER: dict[Side, Side] = {"primary": "supabase", "supabase": "primary"}
 
 _VERSION = (
     "select current_setting('server_version_num')::integer, current_setting('server_version')"
@@ -134,12 +142,11 @@ def _written(path: Path) -> Migration:
     return Migration(path.stem, "\n\n".join(file.read_text(encoding="utf-8") for file in files))
 
 
-def pending(connection: Connection, steps: list[Migration]) -> list[Migration]:
-    """Return those of the steps that this database lacks, or has with another text.
+def history(connection: Connection) -> dict[str, str] | None:
+    """Return the checksums of a database's migrations by name; None if it has no history of ours.
 
     Raises:
-        NotMigrated: the database has numbered migrations that this version does not know, or
-            another program made its schema `mirror`.
+        NotMigrated: another program made its schema `mirror`.
     """
     if connection.scalar(text("select to_regclass('mirror.migrations')")) is None:
         other = connection.scalar(text(_NOT_OURS))
@@ -148,9 +155,47 @@ def pending(connection: Connection, steps: list[Migration]) -> list[Migration]:
                 f"schema mirror exists and is not ours: it holds {other}. Rename that schema; "
                 f"ours cannot have another name."
             )
-        return steps
+        return None
     rows = connection.execute(text("select name, checksum from mirror.migrations"))
-    missing, unknown = compare({row.name: row.checksum for row in rows}, steps)
+    return {row.name: row.checksum for row in rows}
+
+
+def names_of(side: Side, names: Iterable[str]) -> list[str]:
+    """Return those names of a history that are surely migrations of one side.
+
+    A numbered name that this version does not know may be a newer migration of either side.
+    """
+    numbered, printed = {"0001_engine"}, r"(model|guards)_"
+    if side == "primary":
+        numbered, printed = {step.name for step in migrations("primary")}, "triggers_"
+    return sorted(name for name in names if name in numbered or re.match(printed, name))
+
+
+def check_history(names: Iterable[str], side: Side) -> None:
+    """Refuse a database that holds the other side of the mirror, or both.
+
+    Raises:
+        NotMigrated: it does; the message has the command that removes the other side.
+    """
+    other = OTHER[side]
+    found = names_of(other, names)
+    if found:
+        raise NotMigrated(
+            f"{ROLE[side]}: the database of {VARIABLE[side]} holds the {ROLE[other]}'s side of a "
+            f"mirror ({', '.join(found)}). Are {VARIABLE['primary']} and {VARIABLE['supabase']} "
+            f"swapped? If they are right, that side is left from when they were not; remove it "
+            f'with `{VARIABLE[other]}="${VARIABLE[side]}" mirror uninstall {other}`.'
+        )
+
+
+def pending(connection: Connection, steps: list[Migration]) -> list[Migration]:
+    """Return those of the steps that this database lacks, or has with another text.
+
+    Raises:
+        NotMigrated: the database has numbered migrations that this version does not know, or
+            another program made its schema `mirror`.
+    """
+    missing, unknown = compare(history(connection) or {}, steps)
     if unknown:
         raise NotMigrated(
             f"this database has migrations that this version does not know "
@@ -174,26 +219,19 @@ def compare(
 
 
 def _selected(
-    connection: Connection,
+    names: Iterable[str],
     side: Side,
     registry: Registry | None = None,
     *,
     triggers: bool = False,
     guards: bool = False,
 ) -> list[Migration]:
-    """Return the migrations of one side, with triggers or guards if this database ever had them."""
+    """Return the migrations of one side, with triggers or guards if its history names them."""
     if registry is not None and side == "primary":
-        triggers = triggers or _has_had(connection, f"triggers_{registry.name}")
+        triggers = triggers or f"triggers_{registry.name}" in names
     if registry is not None and side == "supabase":
-        guards = guards or _has_had(connection, f"guards_{registry.name}")
+        guards = guards or f"guards_{registry.name}" in names
     return migrations(side, registry, triggers=triggers, guards=guards)
-
-
-def _has_had(connection: Connection, name: str) -> bool:
-    if connection.scalar(text("select to_regclass('mirror.migrations')")) is None:
-        return False
-    query = text("select exists (select from mirror.migrations where name = :name)")
-    return bool(connection.scalar(query, {"name": name}))
 
 
 def check_version(connection: Connection, side: Side) -> None:
@@ -205,7 +243,7 @@ def check_version(connection: Connection, side: Side) -> None:
     number, version = connection.execute(text(_VERSION)).one()
     if number < OLDEST[side] * 10_000:
         raise ServerTooOld(
-            f"{_role(side)}: this is PostgreSQL {version}, and permission-mirror needs "
+            f"{ROLE[side]}: this is PostgreSQL {version}, and permission-mirror needs "
             f"{OLDEST[side]} or newer there; nothing was changed."
         )
 
@@ -225,10 +263,12 @@ def due(
 
     Raises:
         ServerTooOld: the database's PostgreSQL is older than `OLDEST` says.
-        NotMigrated: as `pending`.
+        NotMigrated: as `pending`, or the database holds the other side of the mirror.
     """
     check_version(connection, side)
-    steps = _selected(connection, side, registry, triggers=triggers, guards=guards)
+    names = history(connection) or {}
+    check_history(names, side)
+    steps = _selected(names, side, registry, triggers=triggers, guards=guards)
     missing = pending(connection, steps)
     return [step for step in steps if step in missing or (guards and step is steps[-1])]
 
@@ -250,32 +290,34 @@ def upgrade(
 
     Raises:
         ServerTooOld: the database's PostgreSQL is older than `OLDEST` says.
-        NotMigrated: the database is of a newer version, is no Supabase project, has a table of
-            ours with another shape or owner, or lacks a table or column that a guard names; or the
-            role lacks a privilege.
+        NotMigrated: the database is of a newer version, holds the other side of the mirror, is no
+            Supabase project, has a table of ours with another shape or owner, or lacks a table or
+            column that a guard names; or the role lacks a privilege.
         NotInTransaction: the connection is in AUTOCOMMIT mode.
         MirrorError: with psycopg, any other error of the database.
         MappingError, TypeError: as `guards_sql` and `migrations`.
     """
-    with _translated(side):
-        # One migration at a time; a second one waits, then finds nothing to do.
-        connection.execute(text("select pg_advisory_xact_lock(1835627122, 2)"))
-        if not connection.scalar(text(_STILL_LOCKED)):
-            raise NotInTransaction(
-                "migrations run in one transaction, but this connection is in AUTOCOMMIT mode; "
-                "use engine.begin()."
-            )
+    with translated(side):
+        lock_migrations(connection)
         steps = due(connection, side, registry, triggers=triggers, guards=guards)
         for step in steps:
             for statement in statements(step.script):
-                _run(connection, statement)
+                run(connection, statement)
     return [step.name for step in steps]
 
 
-def downgrade(connection: Connection) -> None:
-    """Drop schema `mirror` of the primary in the caller's transaction; waiting events are lost."""
-    with _translated("primary"):
-        _run(connection, "drop schema if exists mirror cascade")
+def lock_migrations(connection: Connection) -> None:
+    """Let one migration run at a time; a second one waits, then finds nothing to do.
+
+    Raises:
+        NotInTransaction: the connection is in AUTOCOMMIT mode.
+    """
+    connection.execute(text("select pg_advisory_xact_lock(1835627122, 2)"))
+    if not connection.scalar(text(_STILL_LOCKED)):
+        raise NotInTransaction(
+            "migrations run in one transaction, but this connection is in AUTOCOMMIT mode; "
+            "use engine.begin()."
+        )
 
 
 def write_files(into: Path, steps: list[Migration], *, now: datetime | None = None) -> list[Path]:
@@ -305,10 +347,6 @@ def write_files(into: Path, steps: list[Migration], *, now: datetime | None = No
     return written
 
 
-def _role(side: Side) -> str:
-    return "primary" if side == "primary" else "target"
-
-
 _TOKEN = re.compile(
     r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|(\$\w*\$).*?\1|;", re.DOTALL
 )
@@ -328,13 +366,13 @@ def statements(script: str) -> Iterator[str]:
         yield script[start:].strip()
 
 
-def _run(connection: Connection, statement: str) -> None:
+def run(connection: Connection, statement: str) -> None:
     """Run one statement without parameters, so that `%` and `:` have no special meaning in it."""
     connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
 
 
 @contextmanager
-def _translated(side: Side) -> Iterator[None]:
+def translated(side: Side) -> Iterator[None]:
     """Raise our own error in place of a driver's.
 
     Of psycopg, every error is translated; of other drivers, only a migration that our SQL refuses
@@ -343,10 +381,10 @@ def _translated(side: Side) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        translated = _translation(error.orig, _role(side))
-        if translated is None:
+        ours = _translation(error.orig, ROLE[side])
+        if ours is None:
             raise
-        raise translated from error
+        raise ours from error
 
 
 def _translation(error: BaseException | None, role: str) -> MirrorError | None:

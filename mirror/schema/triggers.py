@@ -110,14 +110,26 @@ def _triggers(registry: Registry, table: str) -> str:
     return "\n".join(triggers)
 
 
-def _lock(registry: Registry) -> str:
-    """Return the statement that locks every table that the registry's queries read."""
-    first, *others = (_quoted(table) for table in registry.effects)
-    tables = ", ".join(others)
+def lock_sql(tables: list[str], mode: str, *, what: str, purpose: str) -> str:
+    """Return the statement that locks quoted tables in a mode; the error says `what` is busy."""
+    first, *others = tables
     return fill(
         "lock_tables",
         first=first,
-        lock_others=f"lock table {tables} in share row exclusive mode nowait;" if others else "",
+        mode=mode,
+        lock_others=f"lock table {', '.join(others)} in {mode} mode nowait;" if others else "",
+        tables=what,
+        purpose=purpose,
+    )
+
+
+def _lock(registry: Registry) -> str:
+    """Return the statement that locks every table that the registry's queries read."""
+    return lock_sql(
+        [_quoted(table) for table in registry.effects],
+        "share row exclusive",
+        what="the tables that the mappings read",
+        purpose="install triggers",
     )
 
 

@@ -14,7 +14,8 @@ from mirror.errors import NotMigrated
 from mirror.model.mapping import EVERYTHING, Column, Mapping, Reference
 from mirror.model.registry import Registry
 from mirror.schema import removal_sql, triggers_sql
-from mirror.schema.migrate import downgrade, upgrade
+from mirror.schema.migrate import upgrade
+from mirror.schema.uninstall import downgrade
 from tests.capture import clubs
 from tests.capture.backend import ANNA, BERT, CapturedBackend
 from tests.capture.outbox import install, take_events

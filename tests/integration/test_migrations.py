@@ -20,7 +20,8 @@ from mirror.devstack import PostgresCluster
 from mirror.errors import NotInTransaction, NotMigrated
 from mirror.model.registry import load_registry
 from mirror.schema import guards_sql, model_sql, triggers_sql
-from mirror.schema.migrate import downgrade, migrations, pending, upgrade
+from mirror.schema.migrate import migrations, pending, upgrade
+from mirror.schema.uninstall import downgrade
 from tests.support.databases import TestDatabase
 from tests.support.example_model import model
 

@@ -7,12 +7,12 @@ begin
   perform set_config('lock_timeout', '5s', true);
   loop
     begin
-      lock table {first} in share row exclusive mode;
+      lock table {first} in {mode} mode;
       {lock_others}
       return;
     exception when lock_not_available then
       if clock_timestamp() > deadline then
-        raise exception 'the tables that the mappings read are too busy to install triggers'
+        raise exception '{tables} are too busy to {purpose}'
           using errcode = '55P03', hint = 'Nothing has changed; try again.';
       end if;
       perform pg_sleep(0.05);
