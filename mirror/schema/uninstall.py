@@ -19,7 +19,7 @@ from mirror.schema.installed import (
     users_of,
     writer_stays,
 )
-from mirror.schema.migrate import ROLE, Side, lock_migrations, run, translated
+from mirror.schema.migrate import ROLE, Side, lock_migrations, run, statements, translated
 from mirror.schema.quoting import literal
 from mirror.schema.triggers import lock_sql
 
@@ -37,12 +37,13 @@ class Removal:
     notes: list[str]
     """Sentences for the user."""
     statements: list[str]
-    """To be run in one transaction, in this order; empty if nothing is installed."""
+    """To be run in one transaction, in this order; empty if nothing is installed. One text may hold
+    several statements of one kind."""
 
     @property
     def script(self) -> str:
         """The statements, after the notes as comments."""
-        lines = [line for note in self.notes for line in wrap(note, 96, break_long_words=False)]
+        lines = [line for note in self.notes for line in wrap(note, 96, break_on_hyphens=False)]
         header = "\n".join(f"-- {line}" for line in lines)
         return "\n\n\n".join([header, *self.statements]) + "\n"
 
@@ -70,14 +71,15 @@ def plan_removal(
             f"{ROLE[side]}: objects of yours use what would go: {'; '.join(users)}. Drop or change "
             f"them first; nothing was changed."
         )
-    faults = _in_use(connection, found) if side == "primary" else []
+    faults = _in_use(connection, found) if side == "primary" else {}
     callers = callers_of(connection, leaving)
     if callers:
-        faults.append(f"Functions of yours name what would go: {', '.join(callers)}.")
+        fault = f"Functions of yours name what goes, and fail without it: {', '.join(callers)}."
+        faults[fault] = "change these functions"
     if faults and not force:
         raise UsageError(
-            f"{ROLE[side]}: {' '.join(faults)} See to that first, or add --force; nothing was "
-            f"changed."
+            f"{ROLE[side]}: {' '.join(faults)} First {', and '.join(faults.values())}; or add "
+            f"--force. Nothing was changed."
         )
     notes = [f"Removes the {ROLE[side]}'s side of the mirror.", *faults]
     after: list[str] = []
@@ -112,7 +114,7 @@ def uninstall(
         for lock in _locks(side, read_installed(connection, side)) if removal.statements else []:
             run(connection, lock)
         removal = plan_removal(connection, side, tables=tables, force=force)
-        for statement in removal.statements:
+        for statement in statements("\n".join(removal.statements)):
             run(connection, statement)
     return removal
 
@@ -150,20 +152,25 @@ def _locks(side: Side, found: Installed) -> list[str]:
 
 def _drops(found: Installed, leaving: list[Item]) -> list[str]:
     """Return the statements that drop objects, then schema `mirror` or this side's history."""
+    names = {
+        kind: [item.name for item in leaving if item.kind == kind]
+        for kind in ("policy", "trigger", "table", "function")
+    }
     drops = [
-        f"drop {kind} {item.name};"
+        "\n".join(f"drop {kind} {name};" for name in names[kind])
         for kind in ("policy", "trigger")
-        for item in leaving
-        if item.kind == kind
+        if names[kind]
     ]
-    for kind in ("table", "function"):
-        names = [item.name for item in leaving if item.kind == kind]
-        if names:
-            drops.append(f"drop {kind}\n  " + ",\n  ".join(names) + ";")
+    # Together, because they use each other.
+    drops += [
+        f"drop {kind}\n  " + ",\n  ".join(names[kind]) + ";"
+        for kind in ("table", "function")
+        if names[kind]
+    ]
     if not found.shared:
         return [*drops, "drop schema if exists mirror;"]
-    names = [literal(name) for name in found.names]
-    drops.append(f"delete from mirror.migrations where name in ({', '.join(names)});")
+    history = ", ".join(literal(name) for name in found.names)
+    drops.append(f"delete from mirror.migrations where name in ({history});")
     if found.rebuild:
         drops.append(
             "-- The next `mirror migrate` runs every migration of the other side again.\n"
@@ -172,22 +179,27 @@ def _drops(found: Installed, leaving: list[Item]) -> list[str]:
     return drops
 
 
-def _in_use(connection: Connection, found: Installed) -> list[str]:
-    """Return sentences on the events that wait in the primary, and on the processes that run."""
+def _in_use(connection: Connection, found: Installed) -> dict[str, str]:
+    """Return a sentence on the events that wait in the primary, and one on processes that run.
+
+    Each is mapped to what to do about it.
+    """
     tables = {item.name for item in found.of("table")}
     waiting = sum(
         connection.scalar(text(f"select count(*) from {table}")) or 0
         for table in ("mirror.outbox", "mirror.retries")
         if table in tables
     )
-    running = []
+    faults = {}
+    if waiting:
+        fault = f"{waiting} event(s) wait to be mirrored, and are lost with the outbox."
+        faults[fault] = "let workers, or `mirror drain`, mirror what waits"
     if "mirror.heartbeats" in tables:
-        seen = connection.scalars(text(_RUNNING))
-        running = [_PARTS.get(name, name) for name in seen]
-    return [
-        *([f"{waiting} event(s) wait to be mirrored, and would be lost."] if waiting else []),
-        *([f"In the last two minutes, {' and '.join(running)} ran."] if running else []),
-    ]
+        running = [_PARTS.get(name, name) for name in connection.scalars(text(_RUNNING))]
+        if running:
+            fault = f"In the last two minutes, {' and '.join(running)} ran."
+            faults[fault] = "stop them and wait two minutes"
+    return faults
 
 
 def _lost_access(found: Installed, *, tables: bool) -> list[str]:

@@ -122,7 +122,7 @@ def test_a_function_of_the_user_that_calls_ours_has_to_be_seen_to(
             f"create function {name}() returns void language plpgsql as"
             f" 'begin perform 1 from {relation}; end'"
         )
-    with pytest.raises(UsageError, match=r"name what would go: mirror_mine\(\)\..*--force"):
+    with pytest.raises(UsageError, match=r"Functions of yours.*: mirror_mine\(\)\..*--force"):
         remove(database, side)
     remove(database, side, force=True)
     assert database.value("select to_regnamespace('mirror') is null")
