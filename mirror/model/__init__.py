@@ -1,7 +1,7 @@
 """Model: a team's declarations of mirrored data, and what follows from them.
 
 Runs in every process. Each of its modules imports only modules before it in this order: keys,
-mapping, query/, registry. Outside of this room it imports only `mirror.errors`.
+staleness, mapping, query/, registry. Outside of this room it imports only `mirror.errors`.
 
 SQLAlchemy keeps some facts in private attributes. Only these modules read them: `model/query/` and
 `capture/orm/` (statements), `model/mapping.py` (printing literals) and `capture/transaction.py`

@@ -19,6 +19,7 @@ from sqlalchemy.sql import visitors
 from sqlalchemy.sql.selectable import CompoundSelect
 
 from mirror.model.keys import Key, KeyColumn, canonical_key
+from mirror.model.staleness import Stale
 
 SelectQuery = Select[*tuple[object, ...]] | CompoundSelect[*tuple[object, ...]]
 
@@ -92,6 +93,9 @@ class Readable:
     indexed: tuple[str, ...] = ()
     """Columns that get an index, because `using` looks up rows by them and the key does not begin
     with them."""
+    stale: Stale | None = None
+    """`ignore`: the policy does not ask how old the rows are. None: `deny`, if the registry has
+    `max_staleness`."""
 
 
 @dataclass(frozen=True, kw_only=True)

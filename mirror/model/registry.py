@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from collections.abc import Mapping as MappingABC
 from dataclasses import replace
+from datetime import timedelta
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from typing import Protocol
@@ -14,6 +15,7 @@ from mirror.model.keys import KEY_TYPES
 from mirror.model.mapping import Mapping, Parent
 from mirror.model.query.effects import Effect, effects
 from mirror.model.query.validate import check_query
+from mirror.model.staleness import bound_in_seconds, check_stale
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
@@ -59,6 +61,8 @@ class Registry:
 
     `access` declares the helper functions that policies call. `guards` declares the policies on
     tables that the mirror does not write: your own, and those of Realtime and Storage.
+    `max_staleness`, a timedelta or seconds, bounds how old the target may be: policies refuse every
+    user while a mapping that they read is older (`mirror.model.staleness`). None: no bound.
 
     Raises:
         MappingError: a declaration cannot work; names the mapping and the remedy.
@@ -71,12 +75,14 @@ class Registry:
         *,
         access: Sequence[Access] = (),
         guards: Sequence[Guarding] = (),
+        max_staleness: timedelta | float | None = None,
     ) -> None:
         if not _NAME.fullmatch(name):
             raise MappingError(f"registry {name!r}: use a name of lower-case letters, digits, _.")
         self.name = name
         self.access = tuple(access)
         self.guards = tuple(guards)
+        self.max_staleness = bound_in_seconds(max_staleness, f"registry {name!r}")
         self._by_name: dict[str, Mapping] = {}
         for mapping in mappings:
             if mapping.name in self._by_name:
@@ -90,6 +96,11 @@ class Registry:
             _check_active(mapping)
             _check_expires(mapping)
             _check_references(mapping)
+            check_stale(
+                mapping.readable and mapping.readable.stale,
+                self.max_staleness,
+                f"mapping {mapping.name!r}: readable",
+            )
         for mapping in mappings:
             self._check_parents(mapping)
             check_query(mapping)
