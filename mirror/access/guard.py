@@ -17,6 +17,7 @@ from mirror.access.rules import (
     Own,
     Permission,
     PolicyCondition,
+    Readers,
     Role,
     Verb,
     all_of,
@@ -27,9 +28,12 @@ from mirror.access.rules import (
     permission_condition,
     policy,
     rules_condition,
+    while_fresh,
 )
 from mirror.errors import MappingError
 from mirror.model.registry import Registry
+from mirror.model.staleness import Stale, check_stale
+from mirror.schema.freshness import mappings_read, must_be_fresh, readable_must_be_fresh
 from mirror.schema.quoting import comma, identifier, literal
 
 
@@ -75,6 +79,9 @@ class Guard:
     that."""
     delete: Verb = None
     """The rules for DELETE."""
+    stale: Stale | None = None
+    """`ignore`: the policies do not ask how old the mirrored rows are that they read. None: `deny`,
+    if the registry has `max_staleness`."""
 
     @property
     def relation(self) -> tuple[str, str]:
@@ -149,6 +156,7 @@ class Guard:
             MappingError: the declaration cannot work; names the table and the remedy.
         """
         membership = self.membership(registry)
+        self._check_stale(registry)
         for verb in self.verbs.values():
             check_roles(registry, membership, verb, self._label)
         types: dict[str, str | None] = {}
@@ -204,7 +212,8 @@ class Guard:
         if grants:
             lines.append(f"grant {grants}\non {name} to authenticated;")
         for verb, rules in self.verbs.items():
-            check = using = self._condition(registry, rules)
+            condition = self._condition(registry, rules)
+            check = using = while_fresh(registry, condition, self.must_be_fresh(registry, verb))
             if self.expires:
                 expires = identifier(self.expires)
                 using = all_of(
@@ -219,6 +228,46 @@ class Guard:
             rows = [(allow.columns, self._condition(registry, allow)) for allow in self.update]
             blocks.append(column_rules(registry, self.relation, rows))
         return blocks
+
+    def must_be_fresh(self, registry: Registry, verb: str) -> tuple[str, ...]:
+        """Return the mappings that must be fresh for a verb; see `mirror.schema.freshness`."""
+        return must_be_fresh(registry, self.stale, self.mappings_read_by(registry, verb))
+
+    def mappings_read_by(self, registry: Registry, verb: str) -> set[str]:
+        """Return the names of the mappings by whose rows the policy for a verb decides."""
+        condition = self._condition(registry, self.verbs[verb]).text
+        found = mappings_read(registry, condition)
+        parent = self.parent(registry)
+        if parent is not None and f"from {parent.sql_name} " in condition:
+            found |= parent.mappings_read_by(registry, "read")
+        return found
+
+    def _check_stale(self, registry: Registry) -> None:
+        """Refuse a `stale` that has no effect.
+
+        Raises:
+            MappingError: names the table and the remedy.
+        """
+        check_stale(self.stale, registry.max_staleness, self._label)
+        if self.stale != "ignore":
+            return
+        parent, membership = self.parent(registry), self.membership(registry)
+        denies = None
+        if parent is not None and parent.must_be_fresh(registry, "read"):
+            denies = f"the guard of {parent.table!r}"
+        elif parent is None and membership is not None and self._has_readers:
+            mapping = registry[membership.mapping]
+            if readable_must_be_fresh(registry, mapping):
+                denies = f"`readable` of mapping {mapping.name!r}"
+        if denies is not None:
+            raise MappingError(
+                f"{self._label}: stale='ignore' has no effect, because users must be able to read "
+                f"a row that {denies} denies when it is stale; let that ignore it, too."
+            )
+
+    @property
+    def _has_readers(self) -> bool:
+        return any(isinstance(rule, Readers) for verb in self.verbs.values() for rule in verb.rules)
 
     @property
     def _own(self) -> PolicyCondition:

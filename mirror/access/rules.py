@@ -1,6 +1,6 @@
 """Rules: the rules that a guard can declare for a verb, and their conditions in policies."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from textwrap import indent
 from typing import Final
@@ -10,6 +10,7 @@ from mirror.access.membership import Membership
 from mirror.access.permissions import Permissions
 from mirror.errors import MappingError
 from mirror.model.registry import Registry
+from mirror.schema.freshness import is_fresh
 from mirror.schema.quoting import identifier
 
 VERBS = {"read": "select", "insert": "insert", "update": "update", "delete": "delete"}
@@ -207,6 +208,15 @@ def all_of(*conditions: PolicyCondition) -> PolicyCondition:
 def any_of(*conditions: PolicyCondition) -> PolicyCondition:
     """Return the condition that at least one of the given conditions holds."""
     return _joined("or", list(conditions))
+
+
+def while_fresh(
+    registry: Registry, condition: PolicyCondition, mappings: Sequence[str]
+) -> PolicyCondition:
+    """Return the condition, extended so that it is false while one of the mappings is too old."""
+    if not mappings:
+        return condition
+    return all_of(condition, PolicyCondition(is_fresh(registry, mappings)))
 
 
 def _joined(operator: str, conditions: list[PolicyCondition]) -> PolicyCondition:

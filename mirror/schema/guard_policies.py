@@ -7,6 +7,7 @@ version finds and replaces the old ones.
 
 from mirror.errors import MappingError
 from mirror.model.registry import Registry
+from mirror.schema.freshness import freshness_checks
 from mirror.schema.quoting import literal
 
 _HEADER = """\
@@ -41,9 +42,11 @@ def guards_sql(registry: Registry) -> str:
             )
     blocks = [_HEADER.format(name=registry.name)]
     blocks += [block for guard in registry.guards for block in guard.prepare(registry)]
+    policies = [block for guard in registry.guards for block in guard.ddl(registry)]
+    blocks += freshness_checks(policies)
     blocks += [
         f"-- Those of an earlier version of these declarations.\n"
         f"select mirror.drop_guards({literal(registry.name)});"
     ]
-    blocks += [block for guard in registry.guards for block in guard.ddl(registry)]
+    blocks += policies
     return "\n\n\n".join(blocks) + "\n"

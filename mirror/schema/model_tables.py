@@ -12,6 +12,7 @@ from textwrap import indent
 from mirror.model.mapping import Mapping
 from mirror.model.registry import Registry
 from mirror.schema.apply_function import apply_function
+from mirror.schema.freshness import freshness_checks, is_fresh, readable_must_be_fresh
 from mirror.schema.ledger_tables import (
     add_column,
     adopt_sql,
@@ -37,16 +38,17 @@ select pg_advisory_xact_lock(1835627122, 1);"""
 
 def model_sql(registry: Registry) -> str:
     """Return the SQL that installs `registry` in a target that has the migration `0001_engine`."""
+    security = [_security(registry, mapping) for mapping in registry]
     blocks = [_HEADER.format(name=registry.name)]
     blocks += ["\n".join(_check(registry, mapping) for mapping in registry)]
+    blocks += freshness_checks(security)
     for mapping in registry:
         blocks += [_table(registry, mapping), *_indexes(mapping), ledger_sql(mapping)]
         blocks += [adopt_sql(mapping)]
     blocks += [apply_function(registry, mapping) for mapping in registry]
     for access in registry.access:
         blocks += access.ddl(registry)
-    blocks += [_retire(registry)]
-    blocks += [_security(mapping) for mapping in registry]
+    blocks += [_retire(registry), *security]
     blocks += [
         _declare(registry, mapping, position) for position, mapping in enumerate(registry, 1)
     ]
@@ -118,7 +120,7 @@ def _retire(registry: Registry) -> str:
     )
 
 
-def _security(mapping: Mapping) -> str:
+def _security(registry: Registry, mapping: Mapping) -> str:
     """Return the statements that decide what the API's roles may do with a mirrored table.
 
     They enable row-level security, set the privileges, replace the table's one policy, and add the
@@ -127,7 +129,7 @@ def _security(mapping: Mapping) -> str:
     table, policy = table_name(mapping), identifier(f"{mapping.table}_read")
     using, grants, indexes = "using (false)", [], []
     if mapping.readable is not None:
-        using = f"using ({_not_expired(mapping, mapping.readable.using)})"
+        using = f"using ({_limited(registry, mapping, mapping.readable.using)})"
         grants = [f"grant select ({comma(mapping.readable.columns)}) on {table} to authenticated;"]
         indexes = [
             f"select mirror.add_index({literal(table)}, {literal(column)});"
@@ -151,12 +153,21 @@ def _security(mapping: Mapping) -> str:
     )
 
 
-def _not_expired(mapping: Mapping, condition: str) -> str:
-    """Return the condition of a policy, extended so that it is false for expired rows."""
-    if mapping.expires is None:
+def _limited(registry: Registry, mapping: Mapping, condition: str) -> str:
+    """Return the condition of a policy, extended so that it is false for expired rows.
+
+    It is also false while the target is older than the registry's bound, if there is one.
+    """
+    more = []
+    if mapping.expires is not None:
+        moment = identifier(mapping.expires)
+        more.append(f"({moment} is null or {moment} > now())")
+    names = readable_must_be_fresh(registry, mapping)
+    if names:
+        more.append(is_fresh(registry, names))
+    if not more:
         return condition
-    moment = identifier(mapping.expires)
-    return f"\n  ({condition})\n  and ({moment} is null or {moment} > now())\n"
+    return "\n  and ".join([f"\n  ({condition})", *more]) + "\n"
 
 
 def _declare(registry: Registry, mapping: Mapping, position: int) -> str:

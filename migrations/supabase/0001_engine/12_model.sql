@@ -210,6 +210,8 @@ begin
   where m.model = retire.model and m.name <> all (kept_mappings);
   delete from mirror.withheld as w
   where not exists (select from mirror.mappings as m where m.name = w.mapping);
+  delete from mirror.freshness as f
+  where not exists (select from mirror.mappings as m where m.name = f.mapping);
 end
 $$;
 revoke all on function mirror.retire(text, jsonb[], text[])

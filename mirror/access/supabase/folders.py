@@ -25,9 +25,12 @@ from mirror.access.rules import (
     permission_condition,
     policy,
     rules_condition,
+    while_fresh,
 )
 from mirror.errors import MappingError
 from mirror.model.registry import Registry
+from mirror.model.staleness import Stale, check_stale
+from mirror.schema.freshness import mappings_read, must_be_fresh
 from mirror.schema.quoting import literal
 
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
@@ -54,6 +57,9 @@ class Folder:
     """The rules for replacing and moving; the user needs `read`, too."""
     delete: Verb = None
     """The rules for removing; the user needs `read`, too."""
+    stale: Stale | None = None
+    """`ignore`: the policies do not ask how old the mirrored rows are that they read. None: `deny`,
+    if the registry has `max_staleness`."""
 
     @property
     def verbs(self) -> dict[str, Allow]:
@@ -77,6 +83,7 @@ class Folder:
                 f"{self._label}: a path is plain names, one {{id}}, and {{user}} at most once, "
                 f"separated by slashes, as in 'trips/{{id}}'."
             )
+        check_stale(self.stale, registry.max_staleness, self._label)
         membership = membership_for(registry, self.via, self._label)
         for verb in self.verbs.values():
             check_roles(registry, membership, verb, self._label)
@@ -118,7 +125,9 @@ class Folder:
         def readable() -> PolicyCondition:
             raise MappingError(f"{self._label}: `Readers` is for tables; name a role.")
 
-        return all_of(*in_folder, rules_condition(self.verbs[verb], own, has_role, readable))
+        rules = rules_condition(self.verbs[verb], own, has_role, readable)
+        names = must_be_fresh(registry, self.stale, mappings_read(registry, rules.text))
+        return while_fresh(registry, all_of(*in_folder, rules), names)
 
     @property
     def _parts(self) -> list[str]:

@@ -16,10 +16,13 @@ from mirror.access.rules import (
     check_roles,
     membership_for,
     policy,
+    while_fresh,
 )
 from mirror.access.supabase.notices import notices, seats_of
 from mirror.errors import MappingError
 from mirror.model.registry import Registry
+from mirror.model.staleness import Stale, check_stale
+from mirror.schema.freshness import mappings_read, must_be_fresh
 from mirror.schema.quoting import literal
 
 
@@ -43,6 +46,9 @@ class Topic:
     """The weakest role that sees which users are present."""
     appear: str | None = None
     """The weakest role whose users may announce that they are present."""
+    stale: Stale | None = None
+    """`ignore`: the policies do not ask how old the mirrored rows are that they read. None: `deny`,
+    if the registry has `max_staleness`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +91,7 @@ class Topics:
         if self.tell and self.personal is None:
             raise MappingError("topics: `tell` needs `personal`, the prefix of each user's topic.")
         for topic in self.topics:
+            check_stale(topic.stale, registry.max_staleness, f"topic {topic.prefix!r}")
             membership = membership_for(registry, topic.via, f"topic {topic.prefix!r}")
             for role in (topic.receive, topic.send, topic.watch, topic.appear):
                 if role is not None:
@@ -98,8 +105,10 @@ class Topics:
         receive, send = [], []
         for topic in self.topics:
             membership = membership_for(registry, topic.via, f"topic {topic.prefix!r}")
-            receive += _extensions(membership, topic, topic.receive, topic.watch)
-            send += _extensions(membership, topic, topic.send, topic.appear)
+            receives = _extensions(membership, topic, topic.receive, topic.watch)
+            sends = _extensions(membership, topic, topic.send, topic.appear)
+            receive += _while_fresh(registry, topic, receives)
+            send += _while_fresh(registry, topic, sends)
         if self.personal is not None:
             own = f"topic = {literal(self.personal + ':')} || {CALLER}"
             receive.append(all_of(PolicyCondition("extension = 'broadcast'"), PolicyCondition(own)))
@@ -130,6 +139,18 @@ $$;"""
         ]
         personal = self.personal or ""
         return [*blocks, *(notices(registry, registry[name], personal) for name in self.tell)]
+
+
+def _while_fresh(
+    registry: Registry, topic: Topic, conditions: list[PolicyCondition]
+) -> list[PolicyCondition]:
+    """Return a topic's alternative conditions; with a bound, as one that is false beyond it.
+
+    Each topic has a bound of its own: it does not close when the mapping of another one is stale.
+    """
+    names = {name for one in conditions for name in mappings_read(registry, one.text)}
+    bound = must_be_fresh(registry, topic.stale, names)
+    return [while_fresh(registry, any_of(*conditions), bound)] if bound else conditions
 
 
 def _extensions(
