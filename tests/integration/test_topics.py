@@ -1,6 +1,5 @@
 """Private channels: malformed topics, and the news sent for each change, also after faults."""
 
-import json
 from collections.abc import Iterator
 from uuid import UUID, uuid4
 
@@ -15,6 +14,7 @@ from mirror.devstack import PostgresCluster, prepare_services
 from mirror.schema.migrate import upgrade
 from mirror.sync.drain import Drain
 from tests.support.databases import SCHEMA, TestDatabase
+from tests.support.policy_matrix import joins
 
 OWNER, GUEST = uuid4(), uuid4()
 
@@ -82,26 +82,6 @@ def test_a_malformed_topic_belongs_to_no_user(trip: UUID, target: TestDatabase, 
                 "insert into realtime.messages (topic, extension) values (%s, %s)",
                 [name, extension],
             )
-
-
-def joins(target: TestDatabase, user: UUID, topic: str) -> set[str]:
-    """Return the features that Realtime allows a client of this topic, asked in Realtime's way."""
-    with target.connect(autocommit=False) as connection:
-        for extension in ("broadcast", "presence"):
-            connection.execute(
-                "insert into realtime.messages (topic, extension) values (%s, %s)",
-                [topic, extension],
-            )
-        connection.execute(
-            "select set_config('role', 'authenticated', true),"
-            " set_config('realtime.topic', %s, true), set_config('request.jwt.claims', %s, true)",
-            [topic, json.dumps({"sub": str(user), "role": "authenticated"})],
-        )
-        found = connection.execute(
-            "select extension from realtime.messages where topic = %s", [topic]
-        ).fetchall()
-        connection.rollback()
-    return {extension for (extension,) in found}
 
 
 def test_a_user_gets_news_of_joining_of_a_new_role_and_of_leaving(

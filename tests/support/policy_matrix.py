@@ -1,5 +1,6 @@
 """The people for whom policies are tried, and the expected outcome for each of them."""
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -100,6 +101,26 @@ def attempts(
                 found[person] = type(error).__name__
             connection.rollback()
     return found
+
+
+def joins(database: TestDatabase, user: UUID, topic: str) -> set[str]:
+    """Return the features that Realtime allows a client of this topic, asked in Realtime's way."""
+    with database.connect(autocommit=False) as connection:
+        for extension in ("broadcast", "presence"):
+            connection.execute(
+                "insert into realtime.messages (topic, extension) values (%s, %s)",
+                [topic, extension],
+            )
+        connection.execute(
+            "select set_config('role', 'authenticated', true),"
+            " set_config('realtime.topic', %s, true), set_config('request.jwt.claims', %s, true)",
+            [topic, json.dumps({"sub": str(user), "role": "authenticated"})],
+        )
+        found = connection.execute(
+            "select extension from realtime.messages where topic = %s", [topic]
+        ).fetchall()
+        connection.rollback()
+    return {extension for (extension,) in found}
 
 
 def check_that_it_is_whole(matrix: Matrix, people: Iterable[str] = EVERYBODY) -> None:

@@ -237,8 +237,9 @@ $$;
 -- request: {scopes: [[mapping, reference, value], …], asks, values}, with asks as in mirror_ask; and,
 -- where they are of interest, user and keys: {mapping, columns, most}.
 -- Answers {identity, epoch, horizon, users, known, scopes: [[mapping, reference, value, epoch,
--- fence], …], withheld: [[mapping, key, reason], …], keys: [key, …], asks: [facts or null, …]}. `users`: whether Auth has any; `known`:
--- whether it has this one; both null where that cannot be looked up.
+-- fence], …], withheld: [[mapping, key, reason], …], clock, freshness: {mapping: as_of}, keys: [key,
+-- …], asks: [facts or null, …]}. `users`: whether Auth has any; `known`: whether it has this one;
+-- both null where that cannot be looked up.
 create or replace function mirror.trace(request jsonb) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -271,6 +272,10 @@ begin
       'withheld', (
         select coalesce(jsonb_agg(jsonb_build_array(w.mapping, w.key, w.reason)), '[]')
         from mirror.withheld as w
+      ),
+      'clock', clock_timestamp(),
+      'freshness', (
+        select coalesce(jsonb_object_agg(f.mapping, f.as_of), '{}') from mirror.freshness as f
       ),
       'keys', case when request ? 'keys' then mirror.keys(
         request #>> '{keys,mapping}', nullif(request #> '{keys,columns}', 'null'),

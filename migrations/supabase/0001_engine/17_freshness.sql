@@ -50,9 +50,9 @@ begin
   if stale is not null then
     raise exception 'policies on % would refuse every user: no worker has reported in the last % that % is up to date',
       name, bound, stale
-      using errcode = 'MR010', hint = 'Start workers with MIRROR_FRESH_SECONDS first, wait until '
-        '`mirror status` shows how fresh the mapping is, and migrate again. A new mapping needs two '
-        'migrations: add it, deploy the workers, then let rules read it.';
+      using errcode = 'MR010', hint = 'Start workers with MIRROR_FRESH_SECONDS, wait until '
+        '`mirror status` shows how fresh it is, and migrate again. Of a new mapping they can report '
+        'only once it is there: add it first, deploy the workers, then let rules read it.';
   end if;
 end
 $$;

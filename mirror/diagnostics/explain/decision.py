@@ -3,14 +3,17 @@
 Whether these rows are right is the subject of the earlier steps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from mirror.access import Guard, Own
 from mirror.access.questions import AccessQuestion, HeldLevels
 from mirror.access.rules import VERBS
 from mirror.diagnostics.explain.explanation import Step, StepStatus
+from mirror.diagnostics.explain.freshness import needed_for_statement
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
+from mirror.model.registry import Registry
+from mirror.schema.freshness import readable_must_be_fresh
 from mirror.sync.drain import Drain
 from mirror.sync.targets.asking import Ask, AskHelper, AskResult, AskStatement
 
@@ -24,10 +27,12 @@ def ask_question(
     resource: str,
     grant: HeldLevels,
     rows: Sequence[tuple[Mapping, Key]],
+    stale: Collection[str] = (),
 ) -> tuple[bool, list[Step]]:
     """Ask, as the user, the helpers and the policies of the mirrored rows and of guarded tables.
 
     `grant` has the levels that the target's rows grant; a step is BROKEN if it contradicts them.
+    `stale` names the mappings that are too old for policies.
     Returns whether the first helper gives the user access to the resource, and the steps.
     """
     helpers: list[Ask] = [AskHelper(h.function, h.arguments, h.each) for h in question.helpers]
@@ -50,11 +55,15 @@ def ask_question(
         reads, values = question.reads(mapping), dict(zip(mapping.key, key, strict=True))
         about_resource = reads is not None and values.get(reads[0]) == resource
         expected = reads[1] in grant.levels if reads is not None and about_resource else None
+        if set(stale).intersection(readable_must_be_fresh(drain.registry, mapping)):
+            expected = False
         steps.append(_mirrored_row_step(mapping, next(results), expected=expected))
     by_guard: dict[Guard, list[tuple[str, AskResult]]] = {}
     for guard, verb, _ in guarded:
         by_guard.setdefault(guard, []).append((verb, next(results)))
-    steps += [_guard_step(guard, grant, verbs) for guard, verbs in by_guard.items()]
+    steps += [
+        _guard_step(drain.registry, guard, grant, verbs, stale) for guard, verbs in by_guard.items()
+    ]
     return resource in helper_results[0].values, steps
 
 
@@ -118,7 +127,13 @@ def _mirrored_row_step(mapping: Mapping, result: AskResult, *, expected: bool | 
     return Step("decision", status, f"{says}.", details=details)
 
 
-def _guard_step(guard: Guard, grant: HeldLevels, verbs: list[tuple[str, AskResult]]) -> Step:
+def _guard_step(
+    registry: Registry,
+    guard: Guard,
+    grant: HeldLevels,
+    verbs: list[tuple[str, AskResult]],
+    stale: Collection[str],
+) -> Step:
     """Return the step about a guarded table.
 
     It says for each statement whether the policies allow it on a row of the resource; it is BROKEN
@@ -131,6 +146,9 @@ def _guard_step(guard: Guard, grant: HeldLevels, verbs: list[tuple[str, AskResul
         if broken is not None:
             return broken
         allowed, expected = result.passes(statement), _rules_allow(guard.verbs[verb].rules, grant)
+        too_old = needed_for_statement(registry, guard, statement).intersection(stale)
+        if too_old:
+            expected = False
         if expected is not None and allowed != expected:
             return Step(
                 "decision",
@@ -140,8 +158,10 @@ def _guard_step(guard: Guard, grant: HeldLevels, verbs: list[tuple[str, AskResul
                 MIGRATE,
                 details=policy_lines(result),
             )
-        deciding = _deciding_policies(result, statement)
-        lines.append(f"{statement}: {'allowed' if allowed else 'refused'}, by {deciding}")
+        deciding = f"by {_deciding_policies(result, statement)}"
+        if too_old:
+            deciding = f"because {', '.join(sorted(too_old))} is stale"
+        lines.append(f"{statement}: {'allowed' if allowed else 'refused'}, {deciding}")
     says = f"{guard.table}: as declared, for rows of this resource that belong to the user."
     status = StepStatus.YES if grant.levels else StepStatus.NO
     return Step("decision", status, says, details=tuple(lines))

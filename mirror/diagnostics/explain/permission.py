@@ -13,6 +13,11 @@ from mirror.diagnostics.explain.found_paths import (
     combined_grant,
     find_paths,
 )
+from mirror.diagnostics.explain.freshness import (
+    freshness_step,
+    needed_for_question,
+    stale_mappings,
+)
 from mirror.diagnostics.explain.key_state import KeyState, read_key_state
 from mirror.diagnostics.explain.steps import (
     CHANGE,
@@ -28,7 +33,9 @@ from mirror.errors import UsageError
 from mirror.model.keys import Key, KeyColumn
 from mirror.model.mapping import Mapping
 from mirror.model.registry import Registry
+from mirror.schema.freshness import readable_must_be_fresh
 from mirror.sync.drain import Drain
+from mirror.sync.targets.asking import Trace
 
 
 def question_about(registry: Registry, noun: str) -> AccessQuestion:
@@ -68,14 +75,22 @@ def explain_resource(
     path = target_paths[0] if over_grant else primary_paths[0]
 
     states = [read_key_state(drain, mapping, key, user) for mapping, key in path.keys]
-    allowed, decisions = ask_question(drain, question, user, resource, target_grant, path.keys)
+    trace = states[0].trace if states else drain.target.trace(user, [])
+    needed = needed_for_question(registry, question, [mapping for mapping, _ in path.keys])
+    stale = stale_mappings(registry, trace, needed)
+    fresh = freshness_step(registry, trace, needed)
+    allowed, decisions = ask_question(
+        drain, question, user, resource, target_grant, path.keys, stale
+    )
     return Explanation(
         question=f"Does {user} have access to {question.noun} {resource}?",
         primary_grants=bool(primary_grant.levels),
-        allowed=allowed,
+        # The helpers do not ask how old their rows are; the policies that call them do.
+        allowed=allowed and not stale,
         steps=(
-            _user_step(drain, path, states, user),
+            _user_step(drain, path, states, trace, user),
             *_path_steps(drain, question, path, states, primary_paths, show_values=show_values),
+            *filter(None, [fresh]),
             *decisions,
         ),
     )
@@ -104,12 +119,18 @@ def explain_key(
                         drain, question, user, resource, show_values=show_values
                     )
     state = read_key_state(drain, mapping, key, user)
+    needed = readable_must_be_fresh(drain.registry, mapping)
+    fresh = freshness_step(drain.registry, state.trace, needed)
     step, allowed = ask_row(drain, mapping, key, user)
     return Explanation(
         question=f"May {user} read {state.name}?",
         primary_grants=state.primary_values is not None,
         allowed=allowed,
-        steps=(*_row_steps(drain, [state], [None], show_values=show_values), step),
+        steps=(
+            *_row_steps(drain, [state], [None], show_values=show_values),
+            *filter(None, [fresh]),
+            step,
+        ),
     )
 
 
@@ -133,9 +154,10 @@ def canonical_ids(
     return ids[Given.USER], ids[Given.RESOURCE]
 
 
-def _user_step(drain: Drain, path: FoundPath, states: Sequence[KeyState], user: str) -> Step:
+def _user_step(
+    drain: Drain, path: FoundPath, states: Sequence[KeyState], trace: Trace, user: str
+) -> Step:
     """Return the step about the user, from the first row that is found by the user's id."""
-    trace = states[0].trace if states else drain.target.trace(user, [])
     database = drain.source.database
     for state, lookup in zip(states, path.path.rows, strict=False):
         for column, source in lookup.by.items():

@@ -8,6 +8,7 @@ from mirror.access.questions import AccessQuestion, access_questions
 from mirror.access.rules import VERBS
 from mirror.diagnostics.explain.decision import MIGRATE, policy_lines, statement_step
 from mirror.diagnostics.explain.explanation import Explanation, Step, StepStatus
+from mirror.diagnostics.explain.freshness import freshness_step, needed_for_statement
 from mirror.diagnostics.explain.permission import explain_key, explain_resource
 from mirror.errors import UsageError
 from mirror.model.mapping import Mapping
@@ -49,20 +50,24 @@ def explain_table(
     step = statement_step(declared.table, verb, result)
     if verb not in {VERBS[name] for name in declared.verbs}:
         step = _undeclared_step(declared, verb, result)
+    needed = needed_for_statement(drain.registry, declared, verb)
+    fresh = needed and freshness_step(drain.registry, drain.target.trace(user, []), needed)
+    steps = (fresh, step) if fresh else (step,)
     title = f"May {user} {verb} this row of {declared.table}?"
     question, resource = _deciding_resource(drain, declared, user, {**result.row, **row})
     if question is None or resource is None:
         return Explanation(
-            question=title, primary_grants=None, allowed=result.accepted, steps=(step,)
+            question=title, primary_grants=None, allowed=result.accepted, steps=steps
         )
     explained = explain_resource(drain, question, user, resource, show_values=show_values)
     # Decisions about helpers and other tables matter here only if they are wrong.
     others = (
         other
         for other in explained.steps
-        if other.name != "decision" or other.status is StepStatus.BROKEN
+        if other.name not in {"decision", "freshness"}
+        or (other.name == "decision" and other.status is StepStatus.BROKEN)
     )
-    return replace(explained, question=title, allowed=result.accepted, steps=(*others, step))
+    return replace(explained, question=title, allowed=result.accepted, steps=(*others, *steps))
 
 
 def _undeclared_step(guard: Guard, verb: str, result: AskResult) -> Step:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, ClassVar, Self
 
 from mirror.model.keys import Key
@@ -146,6 +147,10 @@ class Trace:
     """Scopes that were read as a whole, newest first: mapping, reference, value, epoch, fence."""
     withheld: Mapping[tuple[str, Key], str]
     """By mapping and key: why the key grants nothing, whatever its row."""
+    clock: datetime
+    """The time of the target's clock at which these facts were read."""
+    freshness: Mapping[str, datetime]
+    """By mapping, a time of the target's clock: every revocation recorded before it is in force."""
 
     @classmethod
     def from_json(cls, answer: dict[str, Any]) -> Self:
@@ -159,5 +164,10 @@ class Trace:
             scopes=tuple(tuple(scope) for scope in answer["scopes"]),
             withheld={
                 (name, tuple(key)): reason for name, key, reason in answer.get("withheld", ())
+            },
+            clock=datetime.fromisoformat(answer["clock"]).astimezone(UTC),
+            freshness={
+                name: datetime.fromisoformat(as_of).astimezone(UTC)
+                for name, as_of in answer["freshness"].items()
             },
         )
