@@ -54,10 +54,13 @@ def stale_mappings(registry: Registry, trace: Trace, names: Collection[str]) -> 
     ]
 
 
-def freshness_step(registry: Registry, trace: Trace, names: Collection[str]) -> Step | None:
+def freshness_step(
+    registry: Registry, trace: Trace, names: Collection[str], *, denied: bool
+) -> Step | None:
     """Return the step about the age of the mappings that must be fresh; None: none must be.
 
-    It is BROKEN if one is older than the registry's bound, so that policies refuse every user.
+    It is BROKEN if one is older than the registry's bound. `denied`: whether policies refuse the
+    user then, as they should.
     """
     if not names or registry.max_staleness is None:
         return None
@@ -76,14 +79,14 @@ def freshness_step(registry: Registry, trace: Trace, names: Collection[str]) -> 
     if all(as_of is not None and as_of <= trace.clock for as_of in reports):
         ends = [as_of + timedelta(seconds=registry.max_staleness) for as_of in reports if as_of]
         since = f" since {_moment(trace, min(ends))}"
-    verb = "is" if len(stale) == 1 else "are"
-    return Step(
-        "freshness",
-        StepStatus.BROKEN,
-        f"Denied{since} because {', '.join(stale)} {verb} stale; the bound is {bound}.",
-        "Run workers with MIRROR_FRESH_SECONDS; `mirror status` shows what holds them up.",
-        details=details,
-    )
+    names_text = f"{', '.join(stale)} {'is' if len(stale) == 1 else 'are'} stale"
+    if denied:
+        says = f"Denied{since} because {names_text}; the bound is {bound}."
+        remedy = "Run workers with MIRROR_FRESH_SECONDS; `mirror status` shows what holds them up."
+    else:
+        says = f"{names_text}{since}, but a policy allows the user; the bound is {bound}."
+        remedy = "Run `mirror migrate supabase --guards`, so that policies have the bound."
+    return Step("freshness", StepStatus.BROKEN, says, remedy, details=details)
 
 
 def _age(trace: Trace, name: str) -> str:

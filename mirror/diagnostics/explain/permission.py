@@ -78,15 +78,16 @@ def explain_resource(
     trace = states[0].trace if states else drain.target.trace(user, [])
     needed = needed_for_question(registry, question, [mapping for mapping, _ in path.keys])
     stale = stale_mappings(registry, trace, needed)
-    fresh = freshness_step(registry, trace, needed)
     allowed, decisions = ask_question(
         drain, question, user, resource, target_grant, path.keys, stale
     )
+    # The helpers do not ask how old their rows are; the policies that call them do.
+    closed = bool(stale) and all(step.status is not StepStatus.BROKEN for step in decisions)
+    fresh = freshness_step(registry, trace, needed, denied=closed)
     return Explanation(
         question=f"Does {user} have access to {question.noun} {resource}?",
         primary_grants=bool(primary_grant.levels),
-        # The helpers do not ask how old their rows are; the policies that call them do.
-        allowed=allowed and not stale,
+        allowed=allowed and not closed,
         steps=(
             _user_step(drain, path, states, trace, user),
             *_path_steps(drain, question, path, states, primary_paths, show_values=show_values),
@@ -120,8 +121,8 @@ def explain_key(
                     )
     state = read_key_state(drain, mapping, key, user)
     needed = readable_must_be_fresh(drain.registry, mapping)
-    fresh = freshness_step(drain.registry, state.trace, needed)
     step, allowed = ask_row(drain, mapping, key, user)
+    fresh = freshness_step(drain.registry, state.trace, needed, denied=not allowed)
     return Explanation(
         question=f"May {user} read {state.name}?",
         primary_grants=state.primary_values is not None,

@@ -51,8 +51,11 @@ def explain_table(
     if verb not in {VERBS[name] for name in declared.verbs}:
         step = _undeclared_step(declared, verb, result)
     needed = needed_for_statement(drain.registry, declared, verb)
-    fresh = needed and freshness_step(drain.registry, drain.target.trace(user, []), needed)
-    steps = (fresh, step) if fresh else (step,)
+    steps: tuple[Step, ...] = (step,)
+    if needed:
+        trace = drain.target.trace(user, [])
+        fresh = freshness_step(drain.registry, trace, needed, denied=not result.accepted)
+        steps = (*filter(None, [fresh]), step)
     title = f"May {user} {verb} this row of {declared.table}?"
     question, resource = _deciding_resource(drain, declared, user, {**result.row, **row})
     if question is None or resource is None:
