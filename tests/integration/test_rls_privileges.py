@@ -20,6 +20,7 @@ HELPERS = {
     "mirror.my_trip_companions()",
     "mirror.is_trip_member(uuid)",
     "mirror.has_trip_role(uuid,text)",
+    "mirror.is_fresh(text[],interval)",
 }
 # All our objects: schema mirror, and names beginning with mirror_ in an exposed schema.
 OURS = """

@@ -598,4 +598,13 @@ TARGET = [
         using (trip_id = any(mirror.my_trips('MEMBER')))
         """,
     ),
+    Fault(
+        "policy-unwrapped",
+        "calls mirror.is_fresh() for each row",
+        """
+        create table diaries (trip_id uuid primary key);
+        create policy travellers on diaries for select to authenticated
+        using (mirror.is_fresh(array['users', 'trips'], interval '60 seconds'))
+        """,
+    ),
 ]

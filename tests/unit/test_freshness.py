@@ -191,6 +191,28 @@ def test_a_guard_cannot_ignore_what_its_parent_denies() -> None:
         guards_sql(with_bound(replace_guards(trips.registry, readers)))
 
 
+def test_a_guard_reads_what_its_parents_policy_reads() -> None:
+    """Also if the parent itself ignores how old that is."""
+    guards = [replace(messages, stale="ignore"), attachments]
+    model = Registry("m", [participants], access=[membership], guards=guards, max_staleness=60)
+    assert messages.must_be_fresh(model, "read") == ("participants",)
+    assert guards[0].must_be_fresh(model, "read") == ()
+    assert attachments.must_be_fresh(model, "insert") == ("participants",)
+    assert attachments.must_be_fresh(model, "delete") == ()
+
+
+def test_quoted_names_are_looked_up_as_the_catalog_has_them() -> None:
+    """Before the policies of such tables are replaced."""
+    seats = replace(participants, readable=Readable(("Role",), '"userId" = auth.uid()'))
+    model = Registry("m", [seats], access=[membership], guards=[messages], max_staleness=60)
+    assert (
+        "select mirror.check_fresh('public.\"Participants\"', array['Participants_read']"
+    ) in model_sql(model)
+    assert "select mirror.check_fresh('public.\"Messages\"', array['mirror_m_read', " in (
+        guards_sql(model)
+    )
+
+
 def replace_guards(model: Registry, *guards: Any) -> Registry:
     """Return the model with other guards."""
     mappings = [replace(one, children=()) for one in model]

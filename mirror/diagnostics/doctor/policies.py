@@ -9,10 +9,12 @@ from mirror.diagnostics.doctor.findings import Finding, finding
 from mirror.schema.quoting import identifier
 from mirror.sync.targets.catalog import Policy
 
-# A call that depends on the caller and not on the row: its arguments are literals. It has the same
-# result for every row of a statement.
+# A call that depends on the caller and not on the row: its arguments are literals; the first may be
+# an array of them. It has the same result for every row of a statement.
+_LITERALS = r"(?:'(?:[^']|'')*'(?:::\w+)?(?:, )?)*"
 _CALL = re.compile(
-    r"(auth\.(?:uid|jwt|role|email)|mirror\.\w+)\((?:'(?:[^']|'')*'(?:::\w+)?(?:, )?)*\)"
+    r"(auth\.(?:uid|jwt|role|email)|mirror\.\w+)"
+    rf"\((?:ARRAY\[{_LITERALS}\](?:, )?)?{_LITERALS}\)"
 )
 _DIRECT = re.compile(r"\(\s*SELECT\s+$", re.IGNORECASE)
 _SELECT = re.compile(r"\s*SELECT\b", re.IGNORECASE)

@@ -165,9 +165,12 @@ class Trace:
             withheld={
                 (name, tuple(key)): reason for name, key, reason in answer.get("withheld", ())
             },
-            clock=datetime.fromisoformat(answer["clock"]).astimezone(UTC),
-            freshness={
-                name: datetime.fromisoformat(as_of).astimezone(UTC)
-                for name, as_of in answer["freshness"].items()
-            },
+            # A target of an older version reports none of the two.
+            clock=_utc(answer["clock"]) if "clock" in answer else datetime.now(UTC),
+            freshness={name: _utc(as_of) for name, as_of in answer.get("freshness", {}).items()},
         )
+
+
+def _utc(moment: str) -> datetime:
+    """Return a timestamptz, as PostgreSQL prints it in JSON."""
+    return datetime.fromisoformat(moment).astimezone(UTC)
