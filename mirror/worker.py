@@ -32,7 +32,7 @@ from mirror.settings.logs import configure_logging
 from mirror.sync.drain import Drain
 from mirror.sync.heartbeats import Heartbeat
 from mirror.sync.schedule import FROM_BEAT, PURGE_TASK, RECONCILE_TASK, beat_schedule
-from mirror.sync.wiring import build_drain, build_target
+from mirror.sync.wiring import build_drain, build_target, check_fresh_seconds
 
 # Longer than a reconcile of a large target takes; ends one that hangs.
 _RECONCILE_SECONDS = 6 * 3600
@@ -216,7 +216,7 @@ def create_app(load: Callable[[], Settings] = load_settings) -> Celery:
             setup_logging()
             worker.settings.need("redis_url")
             if drains:
-                build_drain(worker.settings)
+                check_fresh_seconds(worker.settings, build_drain(worker.settings).registry)
         except MirrorError as error:
             log.error("cannot start", reason=str(error))  # noqa: TRY400 - no trace wanted
             # Celery logs other exceptions of a signal handler and goes on.

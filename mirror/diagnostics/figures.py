@@ -55,6 +55,8 @@ class Figures:
 
     declared: dict[str, str]
     """By mapping: the digest of the declaration that this process has."""
+    max_staleness: float | None
+    """How old the target may be, in seconds; None: the registry has no bound."""
     primary: PrimaryFigures | Unknown
     primary_migrations: dict[str, str] | Unknown
     """By name: the checksums of the migrations that ran in the primary. Read apart, because an old
@@ -71,6 +73,17 @@ class Figures:
         """By the name of each part that is Unknown: the reason."""
         parts = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return {name: part.error for name, part in parts.items() if isinstance(part, Unknown)}
+
+    @property
+    def stale(self) -> list[str]:
+        """The mappings that are older than the bound, so that policies refuse; sorted."""
+        if isinstance(self.target, Unknown) or self.max_staleness is None:
+            return []
+        ages = self.target.stale_seconds
+        # A moment in the future is left from a clock that was set back.
+        return sorted(
+            name for name in self.declared if not -1 <= ages.get(name, -2) < self.max_staleness
+        )
 
     @property
     def digests(self) -> dict[str, str]:
@@ -94,7 +107,7 @@ class Figures:
     def as_json(self) -> dict[str, Any]:
         """Return plain JSON values; a part that is Unknown is `{"unknown": REASON}`."""
         unknown = {name: {"unknown": redact(str(error))} for name, error in self.unknown.items()}
-        return asdict(self) | unknown | {"digests": self.digests}
+        return asdict(self) | unknown | {"digests": self.digests, "stale": self.stale}
 
 
 def read_figures(
@@ -114,6 +127,7 @@ def read_figures(
     described = _read("target", target, lambda side: side.describe())
     return Figures(
         declared={mapping.name: mapping.digest for mapping in registry},
+        max_staleness=registry.max_staleness,
         primary=primary,
         primary_migrations=migrations,
         target=described,

@@ -15,6 +15,8 @@ REMEDIES = {
     "retried until they succeed, at the latest every five minutes.",
     "parked": "A whole mapping can be neither read nor written, so its events wait and its rows "
     "stay as they are: fix the error that `mirror status` shows. Then the events are mirrored.",
+    "stale": "Policies refuse every user until workers have caught up: start them, and fix what "
+    "`mirror status` shows. MIRROR_FRESH_SECONDS must be set on workers and on beat.",
     "withheld": "Keys may have lost access and can be neither read nor written, so they grant "
     "nothing: fix the errors that `mirror status` shows. If none is about such a key, run `mirror "
     "sync` for it.",
@@ -47,6 +49,9 @@ def find_faults(figures: Figures) -> dict[str, str]:
             f"the target expects {target.identity}, epoch {target.epoch}; this primary is "
             f"{primary.identity}, epoch {primary.epoch}. {REBASE}"
         )
+    if figures.stale:
+        bound = f"{figures.max_staleness:g} s"
+        faults["stale"] = f"target: older than {bound}: {', '.join(figures.stale)}"
     if isinstance(target, Description):
         withheld = [each for each in target.withheld if each.reason != WITHDRAWING]
         if withheld:

@@ -7,6 +7,7 @@ first use.
 from dataclasses import replace
 
 from mirror.capture.doorbell import Doorbell, DoorbellSettings
+from mirror.errors import ConfigError
 from mirror.model.registry import Registry, load_registry
 from mirror.settings import Settings
 from mirror.sync.claims import Queue
@@ -87,6 +88,23 @@ def build_drain(settings: Settings, registry: Registry | None = None) -> Drain:
         batch_size=settings.batch_size,
         fresh_seconds=settings.fresh_seconds,
     )
+
+
+def check_fresh_seconds(settings: Settings, registry: Registry) -> None:
+    """Check that workers without work report often enough for the registry's bound.
+
+    Raises:
+        ConfigError: they do not, so that policies would refuse every user whenever nothing happens.
+    """
+    bound = registry.max_staleness
+    if bound is None:
+        return
+    if settings.fresh_seconds is None or settings.fresh_seconds > bound / 3:
+        now = "is not set" if settings.fresh_seconds is None else f"is {settings.fresh_seconds:g}"
+        raise ConfigError(
+            f"MIRROR_FRESH_SECONDS {now}, and registry {registry.name!r} has max_staleness="
+            f"{bound:g}; set it to {bound / 3:g} or less, on workers and on beat."
+        )
 
 
 def build_relay(settings: Settings) -> Relay:

@@ -95,6 +95,11 @@ PRIMARY = [
         """,
     ),
     Fault(
+        "source-unlogged",
+        "trip_memberships is UNLOGGED",
+        "alter table trip_memberships set unlogged",
+    ),
+    Fault(
         "source-filtered",
         "row-level security of trips",
         """

@@ -27,7 +27,7 @@ CHECKSUMS = {
     "0005_outbox_rights": "9c5f45094b613709",
     "0006_withheld": "85053be634ae1a8a",
     "0007_pairing": "3115c909b1c3d017",
-    "0001_engine": "f0c3eacab95ac54a",
+    "0001_engine": "c8c7d2c924a8e7f0",
 }
 
 

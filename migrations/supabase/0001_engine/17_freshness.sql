@@ -1,11 +1,4 @@
--- How old what is mirrored here may be, for models that declare `max_staleness`. Workers write it.
-create table if not exists mirror.freshness (
-  mapping text primary key,
-  -- Of this server's clock: every revocation that was recorded before it is in force here.
-  as_of timestamptz not null
--- An update finds room in its page, and touches no index.
-) with (fillfactor = 10);
-revoke all on mirror.freshness from public, anon, authenticated, service_role;
+-- How old what is mirrored here may be, for models that declare `max_staleness`.
 
 
 -- Whether each of these mappings is known to be no older than the bound. Policies call it as

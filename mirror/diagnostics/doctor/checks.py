@@ -132,6 +132,10 @@ CHECKS: dict[str, Check] = {
         "the target was migrated to another version of a mapping, so it refuses all writes",
         REMEDIES["mapping-digest"],
     ),
+    "stale": _error(
+        "the target is older than `max_staleness`, so policies refuse every user",
+        REMEDIES["stale"],
+    ),
     "not-paired": _error(
         "primary and target did not take their last step together: one of them is another database,"
         " a copy, or was restored",
@@ -143,6 +147,10 @@ CHECKS: dict[str, Check] = {
         " refused",
         "`alter role ROLE bypassrls`, or connect as the owner of table {table}, which must not"
         " have FORCE ROW LEVEL SECURITY.",
+    ),
+    "source-unlogged": _warning(
+        "a table that a mapping reads is UNLOGGED: after a crash it is empty, without an event",
+        "`alter table {table} set logged`.",
     ),
     "source-query": _error(
         "the query of a mapping fails: a table or column is missing, or the mirror may not read it",

@@ -106,7 +106,7 @@ def diagnose(settings: Settings, registry: Registry, limits: Limits = _DEFAULT) 
                 seconds = limits.notification_seconds
                 findings += check_listen_url(settings, source.database, seconds=seconds)
     findings += state.failures
-    findings += check_settings(settings)
+    findings += check_settings(settings, registry)
     findings += check_all(state, settings, registry, limits)
     order = list(CHECKS)
     findings.sort(key=lambda f: (f.severity is not Severity.ERROR, order.index(f.code)))

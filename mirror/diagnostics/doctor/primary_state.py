@@ -55,6 +55,13 @@ where row_security_active(to_regclass(s.name)::oid)
 order by 1
 """
 
+_UNLOGGED = """
+select s.name from unnest(%s::text[]) as s (name)
+join pg_class as c on c.oid = to_regclass(s.name)
+where c.relpersistence = 'u'
+order by 1
+"""
+
 _TYPES = """
 select t.oid, format_type(t.oid, null),
   array(select e.enumlabel::text from pg_enum as e where e.enumtypid = t.oid)
@@ -104,6 +111,8 @@ class PrimaryState:
     """By table as in the mappings: pg_trigger's `tgenabled` by trigger name."""
     filtered: list[str] = field(default_factory=list)
     """The tables, as in the mappings, whose row-level security applies to the mirror's role."""
+    unlogged: list[str] = field(default_factory=list)
+    """The tables, as in the mappings, that a crash of the server empties."""
     columns: dict[str, dict[str, SourceColumn]] = field(default_factory=dict)
     """By mapping name and column name."""
     refused: dict[str, MirrorError] = field(default_factory=dict)
@@ -140,6 +149,7 @@ def read_tables(primary: PrimaryState, database: Database, registry: Registry) -
     for name, trigger, enabled in database.execute(_TRIGGERS, [list(tables)]):
         primary.triggers.setdefault(tables[name], {}).update({trigger: enabled} if trigger else {})
     primary.filtered = [tables[name] for (name,) in database.execute(_FILTERED, [list(tables)])]
+    primary.unlogged = [tables[name] for (name,) in database.execute(_UNLOGGED, [list(tables)])]
 
 
 def read_columns(primary: PrimaryState, source: Source, registry: Registry) -> None:

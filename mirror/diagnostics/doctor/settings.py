@@ -9,10 +9,11 @@ from psycopg import Error, sql
 from mirror.capture.doorbell import DoorbellSettings
 from mirror.diagnostics.doctor.findings import Finding, finding
 from mirror.errors import ConfigError, MirrorError
+from mirror.model.registry import Registry
 from mirror.settings import Settings, variable
 from mirror.sync.connections import Database
 from mirror.sync.targets.api_keys import check_publishable_key, expires_at
-from mirror.sync.wiring import listening_database
+from mirror.sync.wiring import check_fresh_seconds, listening_database
 
 _EXPIRES_SOON = 14 * 86_400  # seconds
 
@@ -30,7 +31,7 @@ def missing_settings(settings: Settings, side: str) -> list[str]:
     return [variable(name) for name in names if getattr(settings, name) is None]
 
 
-def check_settings(settings: Settings) -> Iterator[Finding]:
+def check_settings(settings: Settings, registry: Registry) -> Iterator[Finding]:
     """Yield a finding for each setting that is missing, invalid or of the wrong kind.
 
     Also one for an API key that expires soon.
@@ -44,7 +45,11 @@ def check_settings(settings: Settings) -> Iterator[Finding]:
     # Imported here because it loads Celery, which is slow and which other commands do not need.
     from mirror.sync.schedule import beat_schedule  # noqa: PLC0415
 
-    for read in (DoorbellSettings.from_environment, lambda: beat_schedule(settings)):
+    for read in (
+        DoorbellSettings.from_environment,
+        lambda: beat_schedule(settings),
+        lambda: check_fresh_seconds(settings, registry),
+    ):
         try:
             read()
         except ConfigError as error:

@@ -27,14 +27,20 @@ _WITHOUT_ZONE = {"timestamp without time zone", "date"}
 _TEXT = {"text", "character varying"}
 
 
+def _check_tables(primary: PrimaryState) -> Iterator[Finding]:
+    for table in primary.filtered:
+        message = f"primary: row-level security of {table} applies to this role"
+        yield finding("source-filtered", message, table=table)
+    for table in primary.unlogged:
+        yield finding("source-unlogged", f"primary: {table} is UNLOGGED", table=table)
+
+
 def check_columns(primary: PrimaryState, registry: Registry) -> Iterator[Finding]:
     """Yield a finding for each part of a mapping that does not fit the primary's tables.
 
     It is a query that fails, a column of an unsuitable type, a value in `active`, or a role.
     """
-    for table in primary.filtered:
-        message = f"primary: row-level security of {table} applies to this role"
-        yield finding("source-filtered", message, table=table)
+    yield from _check_tables(primary)
     for mapping in registry:
         error = primary.refused.get(mapping.name)
         if error is not None:
