@@ -245,21 +245,24 @@ def test_rebase_accepts_a_primary_that_moved(
     mirror("resync")
     assert mirror("drain").code == 0
     primary.query("delete from trip_memberships where user_id = %s", member.user_id)
-    mirror("resync", MIRROR_SOURCE_NAME="moved")
+    primary.query("update mirror.pairing set step = 0, token = gen_random_uuid(), base = null")
+    primary.query("update mirror.pairing set acked = false")
+    mirror("resync")
 
-    done = mirror("drain", MIRROR_SOURCE_NAME="moved")
+    done = mirror("drain")
     assert (done.code, "mirror rebase" in done.err) == (1, True), done.text
     assert target.value("select count(*) from trip_memberships") == 1
-    done = mirror("status", MIRROR_SOURCE_NAME="moved")
+    done = mirror("status")
     assert (done.code, "mirror rebase" in done.out) == (1, True)
-    assert mirror("rebase", MIRROR_SOURCE_NAME="moved").code == 1  # no terminal to confirm on
+    assert mirror("rebase").code == 1  # no terminal to confirm on
+    done = mirror("rebase", "--yes")
+    assert (done.code, "--force" in done.err) == (2, True), "the drain was a worker"
 
-    assert mirror("rebase", "--yes", MIRROR_SOURCE_NAME="moved").out.startswith("epoch 1;")
-    assert mirror("drain", MIRROR_SOURCE_NAME="moved").code == 0
+    done = mirror("rebase", "--yes", "--force")
+    assert done.out.startswith("epoch 1;"), done.text
+    assert mirror("drain").code == 0
     assert target.value("select count(*) from trip_memberships") == 0
-    assert mirror("drain").code == 0  # no events wait
-    mirror("resync")
-    assert mirror("drain").code == 1  # and now the old name is the unknown one
+    assert mirror("status").code == 0
 
 
 def test_purge_reports_what_it_forgot(
