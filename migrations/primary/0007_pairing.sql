@@ -19,8 +19,21 @@ create table if not exists mirror.pairing (
 insert into mirror.pairing default values on conflict do nothing;
 
 
--- Propose the next step, if the target has taken the last one and that is a second ago.
-create or replace function mirror.propose_step() returns void
+-- The server's timeline: a fail-over begins another one. Null where the host does not tell it.
+create or replace function mirror.wal_timeline() returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return left(pg_walfile_name(pg_current_wal_insert_lsn()), 8);
+exception when others then
+  return null;
+end
+$$;
+
+
+-- Propose the next step, if the target has taken the last one and that is a second ago. Return the
+-- server's timeline.
+create or replace function mirror.propose_step() returns text
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
@@ -35,6 +48,7 @@ begin
   where p.acked
     -- A clock that was set back must not stop the steps.
     and p.stepped_at not between clock_timestamp() - interval '1 second' and clock_timestamp();
+  return mirror.wal_timeline();
 end
 $$;
 

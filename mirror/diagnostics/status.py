@@ -17,6 +17,8 @@ REMEDIES = {
     "stay as they are: fix the error that `mirror status` shows. Then the events are mirrored.",
     "stale": "Policies refuse every user until workers have caught up: start them, and fix what "
     "`mirror status` shows. MIRROR_FRESH_SECONDS must be set on workers and on beat.",
+    "failed-over": "What was committed just before the fail-over may be lost there, without an "
+    "event. Run `mirror reconcile`.",
     "withheld": "Keys may have lost access and can be neither read nor written, so they grant "
     "nothing: fix the errors that `mirror status` shows. If none is about such a key, run `mirror "
     "sync` for it.",
@@ -49,6 +51,8 @@ def find_faults(figures: Figures) -> dict[str, str]:
             f"the target expects {target.identity}, epoch {target.epoch}; this primary is "
             f"{primary.identity}, epoch {primary.epoch}. {REBASE}"
         )
+    if isinstance(target, Description) and target.failed_over is not None:
+        faults["failed-over"] = f"a server of the pair failed over before {target.failed_over}"
     if figures.stale:
         bound = f"{figures.max_staleness:g} s"
         faults["stale"] = f"target: older than {bound}: {', '.join(figures.stale)}"

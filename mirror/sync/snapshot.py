@@ -14,7 +14,7 @@ reader's own would cancel out.
 from collections.abc import Iterator, Sequence
 from collections.abc import Mapping as MappingABC
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -42,6 +42,8 @@ class Stamp:
     """Orders the reads of one primary in one epoch; see the module's docstring."""
     pair: Pair
     """The last step that the primary took together with its target."""
+    timeline: str | None = None
+    """That of the server's log, which changes with a fail-over. Known only to a proposed step."""
 
 
 class Snapshot:
@@ -187,10 +189,10 @@ class Source:
 
     def propose_step(self) -> Stamp:
         """Propose the next step, if it is time for that; return a stamp with the present one."""
-        _, (row,) = self.database.together(
+        ((timeline,),), (row,) = self.database.together(
             sql.SQL(statement("propose_step")), sql.SQL(statement("read_stamp"))
         )
-        return self._stamp(row)
+        return replace(self._stamp(row), timeline=timeline)
 
     def acknowledge_step(self, stamp: Stamp) -> None:
         """Note that the target has taken a step; if a crash undoes this, it is noted again."""

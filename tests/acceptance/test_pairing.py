@@ -298,3 +298,18 @@ def test_a_worker_that_dies_before_it_notes_a_step_does_no_harm(sides: Sides) ->
     assert sides("status").code == 0
     sides.revoke(BOB)
     sides.healed()
+
+
+@pytest.mark.parametrize("side", [0, 1], ids=["primary", "target"])
+def test_a_fail_over_asks_for_a_reconcile(sides: Sides, side: int) -> None:
+    """It may have lost what was committed since the last step; nothing stops meanwhile."""
+    server = sides.servers[side]
+    server.stop()
+    (server._data / "standby.signal").touch()
+    server.restart()
+    assert TestDatabase(server.url()).value("select pg_promote()")
+    sides.revoke(BOB)
+    assert sides.members() == {ADA}
+    status = sides("status")
+    assert (status.code, "failed over" in status.out) == (1, True), status.text
+    sides.healed()

@@ -264,6 +264,11 @@ TARGET = [
         "update mirror.mappings set digest = 'x' where name = 'trips'",
     ),
     Fault(
+        "failed-over",
+        "failed over before 2026-01-02",
+        "update mirror.state set failed_over_at = '2026-01-02 03:04:05 UTC'",
+    ),
+    Fault(
         "not-paired",
         "run `mirror rebase`",
         "update mirror.state set step = 7, token = gen_random_uuid()",

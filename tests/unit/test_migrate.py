@@ -26,8 +26,8 @@ CHECKSUMS = {
     "0004_claims": "300d31726399520c",
     "0005_outbox_rights": "9c5f45094b613709",
     "0006_withheld": "85053be634ae1a8a",
-    "0007_pairing": "3115c909b1c3d017",
-    "0001_engine": "c8c7d2c924a8e7f0",
+    "0007_pairing": "5d5cd8952e0b44ab",
+    "0001_engine": "853e45b4f936918b",
 }
 
 

@@ -23,6 +23,11 @@ alter table mirror.state add column if not exists step bigint;
 alter table mirror.state add column if not exists token uuid;
 -- Of the primary at that step, in this epoch; 0 in a new one.
 alter table mirror.state add column if not exists step_fence bigint not null default 0;
+-- The servers' timelines at that step, and since when one of them is another: after a fail-over, which
+-- may have lost what was committed since the step before.
+alter table mirror.state add column if not exists primary_timeline text;
+alter table mirror.state add column if not exists timeline text;
+alter table mirror.state add column if not exists failed_over_at timestamptz;
 -- The start of the last reconcile that found both sides in line, or made them so.
 alter table mirror.state add column if not exists verified_as_of timestamptz;
 

@@ -128,12 +128,25 @@ end
 $$;
 
 
+-- The server's timeline: a fail-over begins another one. Null where the host does not tell it.
+create or replace function mirror.wal_timeline() returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return left(pg_walfile_name(pg_current_wal_insert_lsn()), 8);
+exception when others then
+  return null;
+end
+$$;
+
+
 -- Take a step together with the primary, and note how fresh this database is. A worker calls it
 -- about once a second while it has work.
 --
 -- request: the envelope without sections, and optionally
 --   fresh: for each mapping, the moment of this clock before which every recorded revocation is in
 --     force here;
+--   timeline: that of the primary's server;
 --   verified: the moment at which a reconcile began that ended with both sides in line.
 -- Answers {clock}: this clock, now.
 create or replace function mirror.step(request jsonb) returns jsonb
@@ -141,6 +154,7 @@ language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   pair constant jsonb := request -> 'pair';
+  present constant text := mirror.wal_timeline();
 begin
   perform mirror.admit(request, false);
   -- A primary that was loaded from a dump has the right token, and transaction ids of its own.
@@ -150,7 +164,13 @@ begin
   end if;
   update mirror.state as s
   set step = (pair ->> 'step')::bigint, token = (pair ->> 'token')::uuid,
-    step_fence = (request ->> 'fence')::bigint, identity = request ->> 'identity'
+    step_fence = (request ->> 'fence')::bigint, identity = request ->> 'identity',
+    timeline = present, primary_timeline = request ->> 'timeline',
+    failed_over_at = case
+      when s.timeline <> present or s.primary_timeline <> request ->> 'timeline'
+        then clock_timestamp()
+      else s.failed_over_at
+    end
   where s.token is distinct from (pair ->> 'token')::uuid
     and s.token is not distinct from (pair ->> 'base')::uuid;
   -- Another worker may have gone on since this one was admitted.
@@ -166,7 +186,11 @@ begin
   -- Not for less than a second. A moment in the future is left from a clock that was set back.
   where f.as_of > clock_timestamp() or excluded.as_of >= f.as_of + interval '1 second';
   if request ->> 'verified' is not null then
-    update mirror.state as s set verified_as_of = (request ->> 'verified')::timestamptz;
+    update mirror.state as s
+    set verified_as_of = (request ->> 'verified')::timestamptz,
+      failed_over_at = case
+        when s.failed_over_at > (request ->> 'verified')::timestamptz then s.failed_over_at
+      end;
   end if;
   return jsonb_build_object('clock', clock_timestamp());
 end

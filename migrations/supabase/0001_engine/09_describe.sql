@@ -17,6 +17,7 @@ as $$
       from mirror.freshness
     ),
     'verified', s.verified_as_of,
+    'failed_over', s.failed_over_at,
     'mappings', (select coalesce(jsonb_object_agg(name, digest), '{}') from mirror.mappings),
     'migrations', (select coalesce(jsonb_object_agg(name, checksum), '{}') from mirror.migrations),
     'withheld', (

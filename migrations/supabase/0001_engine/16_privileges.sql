@@ -3,6 +3,7 @@ revoke all on function
   mirror.lock(boolean),
   mirror.check_pair(mirror.state, jsonb),
   mirror.admit(jsonb, boolean),
+  mirror.wal_timeline(),
   mirror.step(jsonb),
   mirror.forget_lost_parents(jsonb),
   mirror.fill(text, jsonb),

@@ -136,6 +136,10 @@ CHECKS: dict[str, Check] = {
         "the target is older than `max_staleness`, so policies refuse every user",
         REMEDIES["stale"],
     ),
+    "failed-over": _error(
+        "a server of the pair has failed over, and both sides have not been compared since",
+        REMEDIES["failed-over"],
+    ),
     "not-paired": _error(
         "primary and target did not take their last step together: one of them is another database,"
         " a copy, or was restored",

@@ -51,6 +51,9 @@ class Description:
     """By mapping: the moment of that clock before which every recorded revocation is in force."""
     stale_seconds: Mapping[str, float] = field(default_factory=dict)
     """By mapping: how long ago that was."""
+    failed_over: str | None = None
+    """When a worker noticed that one of the servers had failed over, and no reconcile has ended in
+    line since; None: none has."""
     verified: str | None = None
     """The start of the last reconcile that ended with both sides in line; None: never."""
 
@@ -69,6 +72,7 @@ class Description:
             clock=answer.get("clock"),
             fresh=answer.get("fresh", {}),
             stale_seconds=answer.get("stale_seconds", {}),
+            failed_over=answer.get("failed_over"),
             verified=answer.get("verified"),
         )
 
