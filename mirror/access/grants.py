@@ -5,6 +5,7 @@
 
 from dataclasses import dataclass
 
+from mirror.access.caller import caller
 from mirror.access.conditions import grant_conditions
 from mirror.access.levels import DEFINER, levels_function
 from mirror.access.questions import (
@@ -35,7 +36,7 @@ class Grants:
     mapping: str
     """Name of the mapping that holds the grants."""
     user: str = "user_id"
-    """Column with the user's id, as auth.uid() returns it."""
+    """Column with the user's id, as tokens carry it: uuid, or text of third-party auth."""
     kind: str = "resource_type"
     """Column with the kind of the resource; text."""
     resource: str = "resource_id"
@@ -51,6 +52,10 @@ class Grants:
     """The word for a resource in the functions' names."""
     check: str = "can"
     """The name of the function that checks one resource."""
+
+    def user_columns(self) -> list[tuple[str, str]]:
+        """Return the mapping and its column of users."""
+        return [(self.mapping, self.user)]
 
     def of(self, kind: str) -> "GrantsOfKind":
         """Return the grants on resources of one kind.
@@ -110,6 +115,7 @@ class Grants:
             "levels": identifier("mirror", f"{self.noun}_levels"),
             "my_resources": identifier("mirror", f"my_{self.noun}s"),
             "check": identifier("mirror", self.check),
+            "caller": caller(registry).id,
             "definer": DEFINER,
         }
         blocks = ("my_granted", "has_grant", "grants_privileges")
@@ -127,7 +133,7 @@ class Grants:
         owner = f"grants of mapping {self.mapping!r}"
         types = registry[self.mapping].types
         required = (
-            (self.user, "uuid"),
+            (self.user, caller(registry).type),
             (self.kind, "text"),
             (self.resource, None),
             (self.level, "text"),

@@ -7,9 +7,9 @@ import json
 from dataclasses import dataclass
 from textwrap import indent
 
+from mirror.access.caller import caller
 from mirror.access.columns import column_rules
 from mirror.access.rules import (
-    CALLER,
     VERBS,
     Allow,
     MembershipLike,
@@ -164,7 +164,7 @@ class Guard:
             types[self.on] = self._kind(registry, membership) if self.via and membership else None
         rules = [rule for verb in self.verbs.values() for rule in verb.rules]
         if self.deleted is not None or any(isinstance(rule, Own | Others) for rule in rules):
-            types[self.owner] = "uuid"
+            types[self.owner] = caller(registry).type
         for allow in self.update if isinstance(self.update, tuple) else ():
             if not allow.columns or not allow.rules:
                 raise MappingError(
@@ -221,7 +221,9 @@ class Guard:
                 )
             if self.deleted:
                 exists = PolicyCondition(f"{identifier(self.deleted)} is null")
-                using = all_of(using, any_of(exists, self._own) if verb == "read" else exists)
+                using = all_of(
+                    using, any_of(exists, self._own(registry)) if verb == "read" else exists
+                )
             lines += ["", policy(registry, name, verb, using, check)]
         blocks = ["\n".join(lines)]
         if isinstance(self.update, tuple):
@@ -269,14 +271,13 @@ class Guard:
     def _has_readers(self) -> bool:
         return any(isinstance(rule, Readers) for verb in self.verbs.values() for rule in verb.rules)
 
-    @property
-    def _own(self) -> PolicyCondition:
-        return PolicyCondition(f"{identifier(self.owner)} = {CALLER}")
+    def _own(self, registry: Registry) -> PolicyCondition:
+        return PolicyCondition(f"{identifier(self.owner)} = {caller(registry).id}")
 
     def _condition(self, registry: Registry, rules: Allow) -> PolicyCondition:
         return rules_condition(
             rules,
-            self._own,
+            self._own(registry),
             lambda role: self.role_condition(registry, role, "", 1),
             lambda: self._readable(registry),
         )

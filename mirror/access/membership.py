@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from textwrap import indent
 
+from mirror.access.caller import caller
 from mirror.access.levels import DEFINER, levels_function
 from mirror.access.questions import AccessQuestion, Helper
 from mirror.access.seats import Always, Seat
@@ -33,7 +34,7 @@ class Membership:
     resource: str
     """Column with the resource's id."""
     user: str
-    """Column with the user's id, as auth.uid() returns it."""
+    """Column with the user's id, as tokens carry it: uuid, or text of third-party auth."""
     role: str | Always
     """Column with the role; or `Always(role)`, if every row gives the same role, as an owner's
     column does."""
@@ -65,6 +66,10 @@ class Membership:
                 helpers=tuple(Helper(f"my_{self.noun}s", (role,), role) for role in self.levels),
             ),
         )
+
+    def user_columns(self) -> list[tuple[str, str]]:
+        """Return the mapping and the column of each seat's user."""
+        return [(seat.mapping, seat.user) for seat in self.seats]
 
     @property
     def belongs(self) -> str:
@@ -124,6 +129,7 @@ class Membership:
             "is_member": identifier("mirror", f"is_{self.noun}_member"),
             "has_role": identifier("mirror", f"has_{self.noun}_role"),
             "belongs": self.belongs,
+            "person": caller(registry).type,
             "definer": DEFINER,
         }
         fragments = {
@@ -165,7 +171,7 @@ class Membership:
         """
 
         def query(seat: Seat) -> str:
-            mine = f"m.{identifier(seat.user)} = (select auth.uid())"
+            mine = f"m.{identifier(seat.user)} = {caller(registry).id}"
             has_role = f"{seat.role_of_row} = any((select {roles}($1))::text[])"
             return seat.rows(registry, f"m.{identifier(seat.resource)}", [mine], [has_role])
 
@@ -182,7 +188,7 @@ class Membership:
             in_mine = f"m.{identifier(seat.resource)} = {shared}"
             return seat.rows(registry, f"m.{identifier(seat.user)}", [in_mine])
 
-        aggregate = "array_append(array_agg(distinct {0}), (select auth.uid()))"
+        aggregate = f"array_append(array_agg(distinct {{0}}), {caller(registry).id})"
         return self._collect(aggregate, "user", query)
 
     def _seats_with_role(self, registry: Registry, roles: str) -> str:
@@ -193,7 +199,7 @@ class Membership:
                 "",
                 [
                     f"m.{identifier(seat.resource)} = $1",
-                    f"m.{identifier(seat.user)} = (select auth.uid())",
+                    f"m.{identifier(seat.user)} = {caller(registry).id}",
                 ],
                 [f"{seat.role_of_row} = any((select {roles}($2))::text[])"],
             )

@@ -5,6 +5,7 @@
 
 from dataclasses import dataclass
 
+from mirror.access.caller import caller
 from mirror.access.conditions import grant_conditions
 from mirror.access.levels import DEFINER
 from mirror.access.questions import (
@@ -35,7 +36,7 @@ class Permissions:
     holders: str
     """Name of the mapping of users and roles; one row per user, or several."""
     user: str = "user_id"
-    """Its column with the user's id, as auth.uid() returns it."""
+    """Its column with the user's id, as tokens carry it: uuid, or text of third-party auth."""
     role: str = "role_id"
     """The column with the role's id, in both `holders` and `grants`."""
     grants: str
@@ -83,13 +84,17 @@ class Permissions:
             ),
         )
 
+    def user_columns(self) -> list[tuple[str, str]]:
+        """Return the mapping of the holders and its column of users."""
+        return [(self.holders, self.user)]
+
     def ddl(self, registry: Registry) -> list[str]:
         """Return the SQL blocks that create the helpers and grant them to authenticated.
 
         Raises:
-            MappingError: a mapping or column is missing, a user's id is not uuid or a permission's
-                name not text, two columns that are compared differ in type, or the key of
-                `permissions` is several columns.
+            MappingError: a mapping or column is missing, a user's id is neither uuid nor text, a
+                permission's name is not text, two columns that are compared differ in type, or the
+                key of `permissions` is several columns.
         """
         self._check(registry)
         fragments = {
@@ -121,7 +126,7 @@ class Permissions:
             key = identifier(tables["p"].key[0])
             joins["p"] = f"p.{key} = g.{identifier(self.permission)}"
         name = {row: identifier(one.schema, one.table) for row, one in tables.items()}
-        conditions = [f"h.{identifier(self.user)} = (select auth.uid())"]
+        conditions = [f"h.{identifier(self.user)} = {caller(registry).id}"]
         for row, mapping in tables.items():
             conditions += grant_conditions(registry, mapping, row)
         lines = [
@@ -138,11 +143,8 @@ class Permissions:
             MappingError: as `ddl`.
         """
         holders, grants = registry[self.holders], registry[self.grants]
-        if self._type(holders, self.user) != "uuid":
-            raise MappingError(
-                f"permissions of mapping {holders.name!r}: {self.user!r} is not uuid, as "
-                f"auth.uid() is; mirror the id that Supabase Auth gave the user."
-            )
+        self._type(holders, self.user)
+        caller(registry)
         self._check_same_type(holders, self.role, grants, self.role)
         if self.permissions is None:
             self._check_text(grants, self.permission)

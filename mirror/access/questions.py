@@ -25,7 +25,7 @@ class Given(Enum):
     """A value that the caller gives together with an access question."""
 
     USER = "user"
-    """The user's id, as auth.uid() returns it."""
+    """The user's id, as tokens carry it: uuid, or text of third-party auth."""
     RESOURCE = "resource"
     """The id of the resource, or the name of the permission, that the user needs."""
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from textwrap import indent
-from typing import Final
 
 from mirror.access.grants import Grants, GrantsOfKind
 from mirror.access.membership import Membership
@@ -15,9 +14,6 @@ from mirror.schema.quoting import identifier
 
 VERBS = {"read": "select", "insert": "insert", "update": "update", "delete": "delete"}
 """The verbs that a guard declares, and the SQL statement of each."""
-
-CALLER: Final = "(select auth.uid())"
-"""The signed-in user; a subquery, so that PostgreSQL computes it once per statement."""
 
 _WIDTH = 88
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mirror.access.caller import caller
 from mirror.access.conditions import grant_conditions
 from mirror.access.questions import AccessPath, Given, Lookup
 from mirror.errors import MappingError
@@ -32,7 +33,8 @@ class Seat:
     resource: str
     """Column with the resource's id."""
     user: str
-    """Column with the user's id, as auth.uid() returns it; NULL: no user."""
+    """Column with the user's id, as tokens carry it: uuid, or text of third-party auth. NULL: no
+    user."""
     role: str | Always
     """Column with the role; or `Always(role)`, if every row gives the same role."""
 
@@ -40,8 +42,8 @@ class Seat:
         """Refuse a declaration that cannot work.
 
         Raises:
-            MappingError: the mapping or a column is missing, the user's column is not uuid, or an
-                `Always` role is not among the levels; names the mapping and the remedy.
+            MappingError: the mapping or a column is missing, the user's column is neither uuid nor
+                text, or an `Always` role is not among the levels; names the mapping and the remedy.
         """
         owner = f"membership of mapping {self.mapping!r}"
         types = registry[self.mapping].types
@@ -50,11 +52,7 @@ class Seat:
                 raise MappingError(
                     f"{owner}: {column!r} is not among the mapping's columns; add it."
                 )
-        if types[self.user] != "uuid":
-            raise MappingError(
-                f"{owner}: {self.user!r} is {types[self.user]}, "
-                f"but auth.uid() is a uuid; mirror the id that Supabase Auth gave the user."
-            )
+        caller(registry)
         if isinstance(self.role, Always) and self.role.role not in levels:
             raise MappingError(
                 f"{owner}: {self.role.role!r} is not one of its levels ({', '.join(levels)}); "

@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal
 import typer
 from rich.console import Console
 
+from mirror.access.caller import caller
 from mirror.access.questions import access_questions
 from mirror.cli.reconcile import parse_key
 from mirror.diagnostics.explain import (
@@ -37,7 +38,7 @@ Verb = Literal["select", "insert", "update", "delete"]
 
 def explain(
     context: typer.Context,
-    user: Annotated[str, typer.Argument(help="The user's id in Supabase Auth.")],
+    user: Annotated[str, typer.Argument(help="The user's id, as tokens carry it.")],
     resource: Annotated[
         str | None,
         typer.Option(help="The resource, as trip:ID. `--trip ID` means the same."),
@@ -70,7 +71,7 @@ def explain(
         raise UsageError("give one resource: use either --resource or the option of its noun.")
     resource = resource or noun_option
     try:
-        user = KeyColumn("id", "uuid").canonical(user, owner="auth.users")
+        user = KeyColumn("id", caller(registry).type).canonical(user, owner="auth.users")
     except InvalidKey:
         raise InvalidKey("USER must be the UUID that Supabase Auth assigned.") from None
     if sum(one is not None for one in (resource, mapping, table)) != 1:

@@ -161,7 +161,10 @@ OTHER_SEAT = Seat(mapping="participants", resource="roomId", user="userId", role
             {"also": (replace(OTHER_SEAT, role="Rôle"),)},
             "'Rôle' is not among the mapping's columns",
         ),
-        ({"also": (replace(OTHER_SEAT, user="Role"),)}, "'Role' is text, but auth.uid() is a uuid"),
+        (
+            {"also": (replace(OTHER_SEAT, user="Role"),)},
+            "mapping 'participants' is text; ",
+        ),
         ({"also": (replace(OTHER_SEAT, mapping="guests"),)}, "mapping 'guests' is not declared"),
         (
             {"also": (replace(OTHER_SEAT, resource="Role"),)},

@@ -35,7 +35,6 @@ def typed(name: str, column: str, kind: str) -> Any:
     ("changes", "expected"),
     [
         ({"user": "who"}, "'who' is not among the columns of mapping 'users'"),
-        ({"user": "name"}, "'name' is not uuid, as auth.uid() is"),
         ({"role": "name"}, "'name' is not among the columns of mapping 'role_permissions'"),
         ({"permission": "right"}, "'right' is not among the columns of mapping 'role_permissions'"),
         ({"name": "id"}, "'id' of mapping 'permissions' names a permission; declare it as text"),

@@ -247,7 +247,9 @@ declare
   users boolean;
   known boolean;
 begin
-  if request ? 'user' and to_regclass('auth.users') is not null
+  -- The users of third-party auth are not there.
+  if request ->> 'user' ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+     and to_regclass('auth.users') is not null
      and has_schema_privilege('auth', 'usage') and has_table_privilege('auth.users', 'select')
   then
     execute 'select exists (select from auth.users),'

@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 from textwrap import indent
 
+from mirror.access.caller import caller
 from mirror.access.rules import (
-    CALLER,
     VERBS,
     Allow,
     Others,
@@ -120,7 +120,7 @@ class Folder:
                 f"{resource} = any(array(\n  select id::text from unnest({mine}) as id\n))"
             )
 
-        own = PolicyCondition(f"{segments.get('{user}')} = {CALLER}::text")
+        own = PolicyCondition(f"{segments.get('{user}')} = {caller(registry).id}::text")
 
         def readable() -> PolicyCondition:
             raise MappingError(f"{self._label}: `Readers` is for tables; name a role.")

@@ -6,8 +6,8 @@
 from dataclasses import dataclass
 from textwrap import indent
 
+from mirror.access.caller import caller
 from mirror.access.rules import (
-    CALLER,
     Allow,
     MembershipLike,
     PolicyCondition,
@@ -110,7 +110,7 @@ class Topics:
             receive += _while_fresh(registry, topic, receives)
             send += _while_fresh(registry, topic, sends)
         if self.personal is not None:
-            own = f"topic = {literal(self.personal + ':')} || {CALLER}"
+            own = f"topic = {literal(self.personal + ':')} || {caller(registry).id}"
             receive.append(all_of(PolicyCondition("extension = 'broadcast'"), PolicyCondition(own)))
         policies = [
             policy(registry, "realtime.messages", verb, one, one)

@@ -1,5 +1,5 @@
 -- Everybody who shares a {noun} with the caller, the caller included.
-create or replace function {companions}() returns uuid[]
+create or replace function {companions}() returns {person}[]
 {definer}
 as $$
   {companions_query}

@@ -4,7 +4,7 @@ create or replace function {check}(kind text, resource {type}, min_level text) r
 as $$
   select exists (
     select from {table} as g
-    where {user} = (select auth.uid())
+    where {user} = {caller}
       and {kind} = $1
       and {resource} = $2
       {and_active}

@@ -6,7 +6,7 @@ create or replace function {my_resources}(kind text, min_level text) returns {ty
 as $$
   select coalesce(array_agg({resource}), '{}')
   from {table} as g
-  where {user} = (select auth.uid())
+  where {user} = {caller}
     and {kind} = $1
     {and_active}
     and {level} = any((select {levels}($2))::text[])
