@@ -148,7 +148,7 @@ def _print_report(report: Report) -> None:
     for part in report.mappings:
         for cause, rows in part.causes.items():
             console.print(
-                f"{part.mapping}: {rows} times: {Cause[cause.upper()].value}", markup=False
+                f"{part.mapping}: {rows} row(s): {Cause[cause.upper()].value}", markup=False
             )
         for kind, direction, key in part.keys:
             console.print(f"  {kind} ({direction}) {','.join(key)}", markup=False)

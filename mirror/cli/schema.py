@@ -3,7 +3,7 @@
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -23,6 +23,12 @@ class Sides(StrEnum):
     BOTH = "both"
     PRIMARY = "primary"
     SUPABASE = "supabase"
+
+
+_TITLES: Final[dict[Side, str]] = {
+    "primary": "-- ======== The primary ========",
+    "supabase": "-- ======== The target, a Supabase project ========",
+}
 
 
 def migrate(
@@ -76,6 +82,8 @@ def migrate(
     for each in choice[side]:
         if sql:
             steps = migrations(each, registry, triggers=triggers, guards=guards)
+            if len(choice[side]) > 1:
+                print(_TITLES[each], end="\n\n\n")
             print("\n\n".join(step.script for step in steps))
         else:
             flags = {"triggers": triggers} if each == "primary" else {"guards": guards}

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Final
 
 from rich.console import Console
 from rich.table import Table
@@ -11,10 +12,13 @@ from mirror.diagnostics.figures import Figures, Unknown
 from mirror.diagnostics.primary_figures import LastRun, PrimaryFigures
 from mirror.diagnostics.status import REMEDIES, find_faults
 
+# A script that reads a line needs it whole.
+_UNWRAPPED: Final = 1_000
+
 
 def print_status(figures: Figures) -> None:
     """Print a page; a part that could not be read is printed as `unknown`."""
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = _console()
     table = Table(show_header=False, box=None)
     for name, text in _rows(figures):
         table.add_row(name, text)
@@ -33,7 +37,7 @@ def print_status(figures: Figures) -> None:
 
 def print_event(report: EventReport) -> None:
     """Print all about one event: keys, but no other value of a row."""
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = _console()
     event = report.event
     console.print(f"event {event.id}: {event.subject}")
     table = Table(show_header=False, box=None)
@@ -51,6 +55,14 @@ def print_event(report: EventReport) -> None:
         table.add_row("" if number else "access now", str(comparison))
     console.print(table)
     console.print(report.remedy, style="bold")
+
+
+def _console() -> Console:
+    """Return a console that wraps lines only on a terminal."""
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = _UNWRAPPED
+    return console
 
 
 def _rows(figures: Figures) -> Iterator[tuple[str, str]]:
@@ -87,8 +99,8 @@ def _rows(figures: Figures) -> Iterator[tuple[str, str]]:
 
 def _primary_rows(primary: PrimaryFigures) -> Iterator[tuple[str, str]]:
     revocations, grants = primary.waiting_in("revocation"), primary.waiting_in("grant")
-    waiting = f"{revocations} revocations{_oldest(primary.oldest_in('revocation'))}"
-    waiting += f"; {grants} grants{_oldest(primary.oldest_in('grant'))}"
+    waiting = f"{_count(revocations, 'revocation')}{_oldest(primary.oldest_in('revocation'))}"
+    waiting += f"; {_count(grants, 'grant')}{_oldest(primary.oldest_in('grant'))}"
     yield "waiting", waiting
     for each in primary.waiting:
         yield "", f"{each.mapping}, {each.lane}: {each.events}" + _oldest(each.oldest_seconds)
@@ -114,6 +126,10 @@ def _run(run: LastRun) -> str:
         f"{run.age_seconds / 3600:.1f} h ago by {run.started_by}: {run.outcome}, "
         f"{run.over_grants} over-grants, {run.under_grants} under-grants"
     )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _time(moment: str) -> str:

@@ -241,6 +241,9 @@ def _check_columns(mapping: Mapping) -> None:
     if not _NAME.fullmatch(mapping.name):
         raise MappingError(f"{owner}: use a name of at most 40 lower-case letters, digits and _.")
     _check_names(mapping)
+    key: object = mapping.key
+    if isinstance(key, str):
+        raise MappingError(f"{owner}: its key is a text; write a tuple: ({key!r},).")
     if not mapping.key:
         raise MappingError(f"{owner}: it has no key; name the columns that identify a row.")
     if len(set(mapping.key)) != len(mapping.key):

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import (
+    AfterValidator,
     AliasChoices,
     BeforeValidator,
     Field,
@@ -21,6 +22,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mirror.capture.doorbell import is_redis_url
 from mirror.errors import ConfigError
+
+_CRON_FIELDS = 5
 
 
 def _postgres_url(value: Any) -> Any:
@@ -76,6 +79,19 @@ def _project_url(value: Any) -> Any:
     if parts.query or parts.fragment or re.search(r"/(rest|auth)/v1\b", path):
         raise ValueError("expected the project's URL alone, without /rest/v1")
     return f"{parts.scheme}://{parts.netloc}{path}"
+
+
+def _cron(value: str) -> str:
+    """Return a cron expression; the scheduler checks its fields.
+
+    Raises:
+        ValueError: it has not five fields.
+    """
+    if value != "off" and len(value.split()) != _CRON_FIELDS:
+        raise ValueError(
+            "expected minute, hour, day, month and weekday, such as `40 3 * * *`, or `off`"
+        )
+    return value
 
 
 PostgresUrl = Annotated[SecretStr, BeforeValidator(_postgres_url)]
@@ -154,7 +170,7 @@ class Settings(BaseSettings):
     tombstone_days: int = Field(7, ge=1, le=3650)
     """Days for which the target remembers deleted keys. When it forgets them, it refuses all writes
     that are as old."""
-    reconcile_cron: str = Field("40 3 * * *", pattern=r"^(off|[\d*/,-]+( [\d*/,a-zA-Z-]+){4})$")
+    reconcile_cron: Annotated[str, AfterValidator(_cron)] = "40 3 * * *"
     """When beat starts a reconcile, in UTC: minute, hour, day, month, weekday. `off`: never; use it
     if your platform's scheduler starts `mirror reconcile --scheduled`."""
     reconcile_grace_seconds: float = Field(5.0, ge=0, le=60)

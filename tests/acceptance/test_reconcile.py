@@ -35,7 +35,7 @@ def people(session: Session, mirror: Command) -> list[Membership]:
     session.commit()
     done = mirror("reconcile", **AT_ONCE)
     assert done.code == 0, done.text
-    assert "3 times: the target never had it" in done.out
+    assert "3 row(s): the target never had it" in done.out
     assert "repaired: 12 rows compared" in done.out
     return made
 

@@ -119,6 +119,7 @@ def test_names_are_plain(name: str) -> None:
     ("change", "expected"),
     [
         ({"key": ()}, "it has no key; name the columns"),
+        ({"key": "slug"}, "its key is a text; write a tuple: ('slug',)"),
         ({"key": ("id", "id")}, "its key names a column twice; remove one"),
         ({"key": ("nr",)}, "key names 'nr', which is not among its columns; add it"),
         ({"active": {"state": {"A"}}}, "active names 'state', which is not among its columns"),

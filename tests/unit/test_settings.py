@@ -25,6 +25,7 @@ SECRET = "hunter2"
         ("MIRROR_STATEMENT_SECONDS", "nan"),
         ("MIRROR_LOG_FORMAT", "xml"),
         ("MIRROR_LOG_LEVEL", "loud"),
+        ("MIRROR_RECONCILE_CRON", "daily"),
     ],
 )
 def test_a_malformed_variable_is_named_and_not_shown(
