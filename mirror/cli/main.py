@@ -12,7 +12,18 @@ from typing import Annotated
 import typer
 
 from mirror import __version__
-from mirror.cli import doctor, explain, operate, reconcile, relay, schema, stack, uninstall, verify
+from mirror.cli import (
+    access,
+    doctor,
+    explain,
+    operate,
+    reconcile,
+    relay,
+    schema,
+    stack,
+    uninstall,
+    verify,
+)
 from mirror.cli.errors import reported_errors
 from mirror.settings.logs import configure_logging
 
@@ -39,6 +50,7 @@ app.command()(operate.purge)
 app.command()(reconcile.reconcile)
 app.command("sync")(reconcile.sync_)
 app.command()(verify.verify)
+app.command()(access.access)
 # For options like `--trip ID`: the registry's nouns are unknown before the command runs.
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
     explain.explain

@@ -2,44 +2,40 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Final
 
-from rich.console import Console
 from rich.table import Table
 
+from mirror.cli.console import console
 from mirror.diagnostics.event import EventReport
 from mirror.diagnostics.figures import Figures, Unknown
 from mirror.diagnostics.primary_figures import LastRun, PrimaryFigures
 from mirror.diagnostics.status import REMEDIES, find_faults
 
-# A script that reads a line needs it whole.
-_UNWRAPPED: Final = 1_000
-
 
 def print_status(figures: Figures) -> None:
     """Print a page; a part that could not be read is printed as `unknown`."""
-    console = _console()
+    page = console()
     table = Table(show_header=False, box=None)
     for name, text in _rows(figures):
         table.add_row(name, text)
-    console.print(table)
+    page.print(table)
     if not isinstance(figures.primary, Unknown):
         for failure in figures.primary.failures:
             state = "buried" if failure.buried else "retrying"
-            console.print(
+            page.print(
                 f"  event {failure.id} ({failure.mapping}, {failure.lane}) {state} after "
                 f"{failure.attempts} attempt(s): {failure.error}"
             )
     for fault, message in find_faults(figures).items():
         sentence = message if message.endswith(".") else f"{message}."
-        console.print(f"{sentence} {REMEDIES[fault]}", style="bold")
+        page.print(f"{sentence} {REMEDIES[fault]}", style="bold")
 
 
 def print_event(report: EventReport) -> None:
     """Print all about one event: keys, but no other value of a row."""
-    console = _console()
+    page = console()
     event = report.event
-    console.print(f"event {event.id}: {event.subject}")
+    page.print(f"event {event.id}: {event.subject}")
     table = Table(show_header=False, box=None)
     table.add_row("lane", event.lane)
     state = event.state
@@ -53,16 +49,8 @@ def print_event(report: EventReport) -> None:
         table.add_row("names no row", report.no_row)
     for number, comparison in enumerate(report.access):
         table.add_row("" if number else "access now", str(comparison))
-    console.print(table)
-    console.print(report.remedy, style="bold")
-
-
-def _console() -> Console:
-    """Return a console that wraps lines only on a terminal."""
-    console = Console(soft_wrap=True, highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = _UNWRAPPED
-    return console
+    page.print(table)
+    page.print(report.remedy, style="bold")
 
 
 def _rows(figures: Figures) -> Iterator[tuple[str, str]]:

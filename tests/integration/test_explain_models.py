@@ -22,6 +22,7 @@ from sqlalchemy import (
 
 from mirror.access.questions import AccessPath, AccessQuestion, FromRow, Given, Helper, Lookup
 from mirror.devstack import PostgresCluster
+from mirror.diagnostics.access_review import review
 from mirror.diagnostics.explain import Explanation, audit, explain_resource, question_about
 from mirror.diagnostics.explain.missing_row import missing_row_reasons
 from mirror.model.mapping import Column, Mapping, Reference, SelectQuery
@@ -338,3 +339,26 @@ def test_the_condition_that_drops_a_row_is_named_for_each_kind_of_query(
     assert len(found) == len(says)
     for part, wanted in zip(found, says, strict=True):
         assert wanted in part
+
+
+def test_an_access_review_is_what_the_helper_answers(hospital: Hospital) -> None:
+    """By right and by user, along both ways, for every pair."""
+    users, names = (NURSE, DOCTOR, GUEST, IDLE, GONE), ("read", "prescribe", "operate")
+    allowed = set()
+    for user in users:
+        with hospital.target.acting_as(user) as connection:
+            allowed |= {
+                (user, name)
+                for name in names
+                if connection.execute("select mirror.has_right(%s)", [name]).fetchall()[0][0]
+            }
+    assert allowed
+    by_right = [
+        one for name in names for one in review(hospital.drain, [RIGHT], {Given.RESOURCE: name})
+    ]
+    by_user = [one for user in users for one in review(hospital.drain, [RIGHT], {Given.USER: user})]
+    for found in (by_right, by_user):
+        assert {(one.user, one.resource) for one in found if one.level == "has"} == allowed
+        assert all(one.level for one in found)
+    doctors = [one for one in by_right if (one.user, one.resource) == (DOCTOR, "read")]
+    assert [one.by for one in doctors] == [("jobs 2,1", "rights 1,read")]

@@ -37,7 +37,7 @@ declare
 begin
   -- An identity begins with the server's system identifier and Neon's timeline; the rest of it, an
   -- address and a name, is no identity. A branch is a copy that may act first.
-  if exists (
+  if state.identity <> request ->> 'identity' and exists (
     select from generate_series(case when state.token is null then 1 else 2 end, 2) as part
     where split_part(state.identity, '/', part) <> split_part(request ->> 'identity', '/', part)
       and '-' not in (

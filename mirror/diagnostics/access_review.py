@@ -1,0 +1,172 @@
+"""Access review: lists the users that may do something with a resource, or all that a user may do.
+
+The target's mirrored rows name the candidates; the answer is that of the target's helpers, asked as
+each of them, so it is what row-level security says.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from collections.abc import Mapping as MappingABC
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from mirror.access.questions import (
+    AccessPath,
+    AccessQuestion,
+    Constant,
+    FromRow,
+    Given,
+    Values,
+    inactive_reason,
+)
+from mirror.diagnostics.explain.key_state import values_by_column
+from mirror.model.keys import Key
+from mirror.model.registry import Registry
+from mirror.sync.drain import Drain
+from mirror.sync.targets.asking import AskHelper
+from mirror.sync.targets.base import Target
+
+_MOST: Final = 10_000
+"""How many rows of one lookup are followed."""
+_PAGE: Final = 500
+_ASKED_AT_ONCE: Final = 100
+
+_Resolved = dict[int, tuple[Key, Values]]
+"""By position in the access path: the key and the values of a row that was found."""
+
+
+@dataclass(frozen=True, order=True)
+class Access:
+    """One user's access to one resource."""
+
+    noun: str
+    """The kind of resource."""
+    resource: str
+    user: str
+    level: str | None
+    """The strongest level that the target's helpers grant. None: rows name the user, and the
+    helpers refuse: the rows are withheld, or their parents are missing."""
+    by: tuple[str, ...]
+    """The rows that name the user: mapping and key."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self)
+
+
+def review(
+    drain: Drain, questions: Sequence[AccessQuestion], given: MappingABC[Given, str]
+) -> list[Access]:
+    """Return the access that rows with a given user or resource lead to, in order.
+
+    Raises:
+        MirrorError: the target does not answer, or the login may not act as a user.
+    """
+    found: list[Access] = []
+    for question in questions:
+        rows: dict[tuple[str, str], set[str]] = defaultdict(set)
+        for path in question.paths:
+            for pair, names in _named(drain.registry, drain.target, path, given):
+                rows[pair].update(names)
+        levels = _ask(drain.target, question, list(rows))
+        found += [
+            Access(question.noun, resource, user, levels[user, resource], tuple(sorted(names)))
+            for (user, resource), names in rows.items()
+        ]
+    return sorted(found, key=lambda one: (one.noun, one.resource, one.user))
+
+
+def _ask(
+    target: Target, question: AccessQuestion, pairs: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str], str | None]:
+    """Return the strongest level that the helpers grant each user on each resource; None: none."""
+    resources: dict[str, list[str]] = defaultdict(list)
+    for user, resource in pairs:
+        resources[user].append(resource)
+    users = list(resources.items())
+    asks = [AskHelper(one.function, one.arguments, one.each) for one in question.helpers]
+    found: dict[tuple[str, str], str | None] = {}
+    for start in range(0, len(users), _ASKED_AT_ONCE):
+        batch = users[start : start + _ASKED_AT_ONCE]
+        for (user, wanted), results in zip(batch, target.ask(asks, batch), strict=True):
+            for resource in wanted:
+                granted = [
+                    helper.level
+                    for helper, result in zip(question.helpers, results, strict=True)
+                    if resource in result.values
+                ]
+                found[user, resource] = max(granted, key=question.levels.index, default=None)
+    return found
+
+
+def _named(
+    registry: Registry, target: Target, path: AccessPath, given: MappingABC[Given, str]
+) -> Iterator[tuple[tuple[str, str], list[str]]]:
+    """Yield each pair of a user and a resource to which rows of a path lead, with their names."""
+    for rows in _follow(registry, target, path, given, {}):
+        ends = dict(given)
+        for position, (_, values) in rows.items():
+            for column, source in path.rows[position].by.items():
+                value = values[column]
+                if isinstance(source, Given) and value is not None:
+                    ends[source] = value
+        if len(ends) == len(Given):
+            names = [f"{path.rows[i].mapping} {','.join(key)}" for i, (key, _) in rows.items()]
+            yield (ends[Given.USER], ends[Given.RESOURCE]), names
+
+
+def _follow(
+    registry: Registry,
+    target: Target,
+    path: AccessPath,
+    given: MappingABC[Given, str],
+    before: _Resolved,
+) -> Iterator[_Resolved]:
+    """Yield each way to find a row for all lookups of a path, from one whose columns are known.
+
+    Rows that are not active, or have expired, are not followed.
+    """
+    if len(before) == len(path.rows):
+        yield before
+        return
+    filters = {
+        position: _known_columns(path, position, given, before)
+        for position in range(len(path.rows))
+        if position not in before
+    }
+    position = max(filters, key=lambda one: len(filters[one]))
+    wanted = {name: value for name, value in filters[position].items() if value is not None}
+    if len(wanted) < len(filters[position]):
+        # No row equals NULL.
+        return
+    mapping = registry[path.rows[position].mapping]
+    keys = target.keys(mapping, wanted, limit=_MOST)
+    for start in range(0, len(keys), _PAGE):
+        for key, known in target.rows(mapping, keys[start : start + _PAGE]).items():
+            if known.row is None:
+                continue
+            values = values_by_column(mapping, known.row)
+            if inactive_reason(mapping, values) is None:
+                yield from _follow(
+                    registry, target, path, given, before | {position: (key, values)}
+                )
+
+
+def _known_columns(
+    path: AccessPath, position: int, given: MappingABC[Given, str], before: _Resolved
+) -> dict[str, str | None]:
+    """Return the values that a lookup's row must have, as far as the rows `before` tell them."""
+    found: dict[str, str | None] = {}
+    for column, source in path.rows[position].by.items():
+        if isinstance(source, Given) and source in given:
+            found[column] = given[source]
+        elif isinstance(source, Constant):
+            found[column] = source.value
+        elif isinstance(source, FromRow) and source.row in before:
+            found[column] = before[source.row][1][source.column]
+    # A row that was found first may be compared with one that comes before it in the path.
+    for other, (_, values) in before.items():
+        for column, source in path.rows[other].by.items():
+            if isinstance(source, FromRow) and source.row == position:
+                found[source.column] = values[column]
+    return found

@@ -1,0 +1,116 @@
+"""`mirror access` lists what row-level security answers."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy.orm import Session
+
+from examples.trip_chat.models import Membership, Role, Status
+from mappings.trips import registry
+from mirror.cli.access import access
+from mirror.errors import UsageError
+from mirror.settings import Settings
+from mirror.sync.drain import Drain
+from mirror.sync.orders import resync
+from tests.support.databases import TestDatabase
+from tests.support.factories import MembershipFactory, TripFactory, UserFactory
+
+LEVELS = ("MEMBER", "ADMIN", "OWNER")
+Ran = Callable[..., str]
+
+
+@pytest.fixture
+def people(session: Session, drain: Drain) -> list[Membership]:
+    """Two trips; one user with a role in both, one per role, and one who has left."""
+    trips, ada = TripFactory.create_batch(2), UserFactory()
+    made = [MembershipFactory(trip=trip, user=ada, role=Role.OWNER) for trip in trips]
+    made += [MembershipFactory(trip=trips[0], role=role) for role in Role]
+    made.append(MembershipFactory(trip=trips[0], status=Status.INACTIVE))
+    session.commit()
+    resync(drain.queue, registry, [])
+    drain.run()
+    return made
+
+
+@pytest.fixture
+def run(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Ran:
+    """Return a function that runs the command and returns its output."""
+    monkeypatch.setattr("mirror.cli.access.load_settings", lambda: settings)
+
+    def run(noun: str | None = None, resource: object = None, **options: object) -> str:
+        arguments: dict[str, Any] = {"user": None, "as_json": False, "as_csv": False} | options
+        access(noun, None if resource is None else str(resource), **arguments)
+        return capsys.readouterr().out
+
+    return run
+
+
+def answers(target: TestDatabase, people: list[Membership]) -> dict[tuple[str, str], str]:
+    """Return the strongest role that each user has in each trip, as the helpers answer them."""
+    found = {}
+    for user in {str(one.user_id) for one in people}:
+        with target.acting_as(user) as connection:
+            for level in LEVELS:
+                for (trip,) in connection.execute(
+                    "select unnest(mirror.my_trips(%s))::text", [level]
+                ):
+                    found[user, trip] = level
+    return found
+
+
+def test_the_users_of_a_trip_are_listed_with_their_roles(
+    people: list[Membership], target: TestDatabase, run: Ran
+) -> None:
+    """A membership that has ended is no access."""
+    trip = str(people[0].trip_id)
+    listed = json.loads(run("trip", trip, as_json=True))
+    assert {one["user"]: one["level"] for one in listed} == {
+        user: level for (user, where), level in answers(target, people).items() if where == trip
+    }
+    assert len(listed) == 1 + len(Role)
+    assert listed[0]["by"] == [f"trip_memberships {trip},{listed[0]['user']}"]
+
+
+def test_the_trips_of_a_user_are_listed(
+    people: list[Membership], target: TestDatabase, run: Ran
+) -> None:
+    """In CSV: a header, then a line for each."""
+    user = str(people[0].user_id)
+    lines = list(csv.DictReader(io.StringIO(run(user=user, as_csv=True))))
+    assert {one["resource"]: one["level"] for one in lines} == {
+        trip: level for (who, trip), level in answers(target, people).items() if who == user
+    }
+    assert len(lines) == 2
+
+
+def test_a_withheld_row_is_listed_as_refused(
+    people: list[Membership], target: TestDatabase, run: Ran
+) -> None:
+    """The row is there and the helper ignores it."""
+    trip, user = str(people[0].trip_id), str(people[0].user_id)
+    target.query(
+        "insert into mirror.withheld (mapping, key, reason, epoch, fence)"
+        " values ('trip_memberships', array[%s, %s], 'x', 0, 1)",
+        trip,
+        user,
+    )
+    line = next(line for line in run("trip", trip).splitlines() if user in line)
+    assert "refused" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [((), {}), (("trip",), {}), (("trip", "x"), {"user": "y"}), (("car", "x"), {})],
+)
+def test_a_question_that_is_none_is_a_usage_error(
+    people: list[Membership], run: Ran, arguments: tuple[str, ...], options: dict[str, str]
+) -> None:
+    """Neither, both, half of one, or a kind that no declaration knows."""
+    with pytest.raises(UsageError, match=r"give a kind|car"):
+        run(*arguments, **options)
