@@ -212,7 +212,8 @@ select mirror.propose_step()
 update mirror.pairing set acked = true where token = {}::uuid and not acked
 
 -- read_pair --
-select step, token::text, base::text, acked from mirror.pairing
+-- By the function, which refuses a standby.
+select step, token::text, base::text, acked from mirror.read_paired_stamp()
 
 -- look --
 select horizon, outbox, retries from mirror.look(%(floor)s)

@@ -167,7 +167,7 @@ def _find_parting(
         return None
     if isinstance(primary, Unknown) or isinstance(described, Unknown):
         return None
-    return _read("pair", source, lambda side: find_parting(side.database, target))
+    return _read("pair", source, lambda side: find_parting(side, target))
 
 
 def _read_migrations(source: Source) -> dict[str, str]:

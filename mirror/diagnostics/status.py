@@ -2,7 +2,7 @@
 
 from mirror.diagnostics.figures import Figures
 from mirror.diagnostics.primary_figures import PrimaryFigures
-from mirror.sync.pairing import REBASE, Parting, is_other_branch
+from mirror.sync.pairing import REBASE, Parting
 from mirror.sync.targets.catalog import WITHDRAWING, Description
 
 REMEDIES = {
@@ -45,7 +45,7 @@ def find_faults(figures: Figures) -> dict[str, str]:
     elif (
         isinstance(target, Description)
         and isinstance(primary, PrimaryFigures)
-        and (target.epoch > primary.epoch or is_other_branch(target.identity, primary.identity))
+        and target.epoch > primary.epoch
     ):
         faults["not-paired"] = (
             f"the target expects {target.identity}, epoch {target.epoch}; this primary is "

@@ -135,7 +135,7 @@ class ReconcileRun:
         ]
 
     def _check_pair(self) -> None:
-        parting = find_parting(self.drain.source.database, self.drain.target)
+        parting = find_parting(self.drain.source, self.drain.target)
         if parting is not None:
             raise NotPaired(f"target: {parting}")
 

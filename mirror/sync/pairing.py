@@ -80,10 +80,15 @@ class Pair:
         )
 
 
-def is_other_branch(expected: str | None, found: str) -> bool:
-    """Return whether two identities of primaries name different branches of Neon."""
-    branches = {identity.split("/")[1] for identity in (expected or "-/-", found)} - {"-"}
-    return len(branches) > 1
+def is_other_primary(expected: str | None, found: str, *, paired: bool) -> bool:
+    """Return whether a target that expects one primary refuses another, as `mirror.check_pair`.
+
+    That is so for another branch of Neon, and, before the first step, for another server.
+    """
+    if expected is None:
+        return False
+    parts = list(zip(expected.split("/"), found.split("/"), strict=False))[int(paired) : 2]
+    return any(one != other and "-" not in (one, other) for one, other in parts)
 
 
 def read_pair(primary: Database) -> Pair:

@@ -187,6 +187,10 @@ class Source:
             idle_seconds=self.idle_seconds,
         )
 
+    def read_stamp(self) -> Stamp:
+        """Return the stamp of this moment; no transaction is open."""
+        return self._stamp(self.database.execute(statement("read_stamp"))[0])
+
     def propose_step(self) -> Stamp:
         """Propose the next step, if it is time for that; return a stamp with the present one."""
         ((timeline,),), (row,) = self.database.together(

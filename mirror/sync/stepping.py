@@ -13,11 +13,11 @@ import structlog
 
 from mirror.errors import Halted, Permanent, Transient, WentBack
 from mirror.sync.claims import Queue
-from mirror.sync.connections import Database
 from mirror.sync.freshness import Marks
-from mirror.sync.pairing import Parting, read_pair
-from mirror.sync.snapshot import Source
+from mirror.sync.pairing import REBASE, Parting, is_other_primary
+from mirror.sync.snapshot import Source, Stamp
 from mirror.sync.targets.base import Target
+from mirror.sync.targets.catalog import Description
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -100,7 +100,7 @@ class Stepping:
         self._epoch = None
 
 
-def find_parting(primary: Database, target: Target) -> Parting | None:
+def find_parting(source: Source, target: Target) -> Parting | None:
     """Return why primary and target do not belong together; None if they do. Writes nothing.
 
     The primary's connection has no open transaction.
@@ -108,12 +108,25 @@ def find_parting(primary: Database, target: Target) -> Parting | None:
     Raises:
         Transient: they take their steps faster than they can be read.
     """
-    pair = read_pair(primary)
+    before = source.read_stamp()
     for _ in range(_MAX_READS):
         known = target.describe()
-        # A worker may have taken a step between the reads.
-        again = read_pair(primary)
-        if again == pair:
-            return pair.parting(known.step, known.token)
-        pair = again
+        after = source.read_stamp()
+        # Workers may have taken steps meanwhile: then the target is as far as one of the two.
+        parting = after.pair.parting(known.step, known.token)
+        if parting is None or before.pair.parting(known.step, known.token) is None:
+            return _other_primary(known, after)
+        if after.pair == before.pair:
+            return parting
+        before = after
     raise Transient("primary and target take their steps faster than they can be compared")
+
+
+def _other_primary(known: Description, read: Stamp) -> Parting | None:
+    """Return why a target refuses a primary although their steps fit."""
+    if is_other_primary(known.identity, read.identity, paired=known.token is not None):
+        says = f"the target expects {known.identity}, and this primary is {read.identity}."
+        return Parting(says, REBASE)
+    if known.epoch == read.epoch and read.fence < known.step_fence:
+        return Parting("the primary is older than it was at the last step.", REBASE)
+    return None

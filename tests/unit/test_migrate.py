@@ -27,7 +27,7 @@ CHECKSUMS = {
     "0005_outbox_rights": "9c5f45094b613709",
     "0006_withheld": "85053be634ae1a8a",
     "0007_pairing": "5d5cd8952e0b44ab",
-    "0001_engine": "e992ce7c745821c7",
+    "0001_engine": "45614929aeb21873",
 }
 
 

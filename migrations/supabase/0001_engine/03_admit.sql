@@ -157,8 +157,12 @@ declare
   present constant text := mirror.wal_timeline();
 begin
   perform mirror.admit(request, false);
-  -- A primary that was loaded from a dump has the right token, and transaction ids of its own.
-  if (request ->> 'fence')::bigint < (select s.step_fence from mirror.state as s) then
+  -- A primary that was loaded from a dump has the right token, and transaction ids of its own. If
+  -- another worker was faster with the same step, its read may have been the later one.
+  if (request ->> 'fence')::bigint < (
+    select s.step_fence from mirror.state as s
+    where s.token is distinct from (pair ->> 'token')::uuid
+  ) then
     raise exception 'the primary is older than it was at the last step'
       using errcode = 'MR003', hint = 'If this primary is the truth now, run `mirror rebase`.';
   end if;
@@ -182,6 +186,8 @@ begin
   select m.name, e.value::timestamptz
   from jsonb_each_text(request -> 'fresh') as e
   join mirror.mappings as m on m.name = e.key
+  -- So that two workers lock the rows in one order.
+  order by m.name
   on conflict (mapping) do update set as_of = excluded.as_of
   -- Not for less than a second. A moment in the future is left from a clock that was set back.
   where f.as_of > clock_timestamp() or excluded.as_of >= f.as_of + interval '1 second';

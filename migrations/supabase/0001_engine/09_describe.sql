@@ -8,6 +8,7 @@ as $$
     'horizon', s.horizon,
     'step', s.step,
     'token', s.token,
+    'step_fence', s.step_fence,
     'clock', clock_timestamp(),
     'fresh', (select coalesce(jsonb_object_agg(mapping, as_of), '{}') from mirror.freshness),
     'stale_seconds', (

@@ -131,7 +131,7 @@ def _read(drain: Drain, mapping: Mapping, key: Key, user: str) -> KeyState:
         parents=parents,
         known=target.rows(mapping, [key]).get(key, UNKNOWN),
         trace=target.trace(user, own_scopes),
-        parting=find_parting(source.database, target),
+        parting=find_parting(source, target),
         # An expired row grants nothing, and the next sweep deletes it: that is no drift.
         drift=next((drift for drift in verdict.drifts if not drift.expired), None),
         in_flight=bool(verdict.in_flight),

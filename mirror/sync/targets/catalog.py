@@ -45,6 +45,8 @@ class Description:
     """The number of the last step that it took together with its primary; None: none yet."""
     token: str | None = None
     """The token of that step."""
+    step_fence: int = 0
+    """The fence of the primary at that step; 0: that step was in an earlier epoch."""
     clock: str | None = None
     """The server's clock; None: the target's engine is older."""
     fresh: Mapping[str, str] = field(default_factory=dict)
@@ -69,6 +71,7 @@ class Description:
             withheld=tuple(WithheldKeys(**group) for group in answer.get("withheld", ())),
             step=answer.get("step"),
             token=answer.get("token"),
+            step_fence=answer.get("step_fence", 0),
             clock=answer.get("clock"),
             fresh=answer.get("fresh", {}),
             stale_seconds=answer.get("stale_seconds", {}),

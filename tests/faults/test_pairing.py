@@ -1,0 +1,86 @@
+"""What the commands say of a pair is what its workers see; nobody sounds a false alarm."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from mappings.trips import registry
+from mirror.diagnostics.figures import read_figures
+from mirror.diagnostics.status import find_faults
+from mirror.errors import WrongSource
+from mirror.settings import Settings
+from mirror.sync.drain import Drain
+from mirror.sync.stepping import find_parting
+from tests.support.databases import TestDatabase
+
+
+def a_second_later(primary: TestDatabase) -> None:
+    """Let the primary's last step be old enough for the next one."""
+    primary.query("update mirror.pairing set stepped_at = stepped_at - interval '2 seconds'")
+
+
+def faults(settings: Settings, worker: Drain) -> dict[str, str]:
+    """Return what `mirror status` finds."""
+    return find_faults(read_figures(settings, registry, worker.source, worker.target))
+
+
+def test_status_names_a_target_that_knows_another_primary_and_no_step(
+    target: TestDatabase, settings: Settings, drain: Drain
+) -> None:
+    """As after an upgrade: then the server's own identifier decides, and workers are refused."""
+    target.query("update mirror.state set identity = '1/-/elsewhere/app'")
+    assert "rebase" in faults(settings, drain)["not-paired"]
+    with pytest.raises(WrongSource):
+        drain.run()
+
+
+def test_status_names_a_primary_that_is_older_than_its_last_step(
+    target: TestDatabase, settings: Settings, drain: Drain
+) -> None:
+    """One that was loaded from a dump has the right token, and workers are refused."""
+    drain.run()
+    target.query("update mirror.state set step_fence = %s", 1 << 60)
+    assert "rebase" in faults(settings, drain)["not-paired"]
+
+
+def test_steps_that_go_on_are_no_reason_to_doubt_a_pair(
+    primary: TestDatabase, make_drain: Callable[..., Drain]
+) -> None:
+    """Each time that the target is asked, a worker takes a step meanwhile."""
+    one, other = make_drain(), make_drain()
+    one.run()
+    describe = one.target.describe
+
+    def slow() -> Any:
+        step(primary, other)
+        return describe()
+
+    one.target.describe = slow  # type: ignore[method-assign]
+    assert find_parting(one.source, one.target) is None
+
+
+def step(primary: TestDatabase, worker: Drain) -> None:
+    """Take a step, as if a second had passed."""
+    a_second_later(primary)
+    worker._stepping._stepped_at = None
+    worker._stepping.step(working=True)
+
+
+def test_a_slow_worker_takes_steps_beside_a_faster_one_without_an_alarm(
+    primary: TestDatabase, make_drain: Callable[..., Drain]
+) -> None:
+    """The faster one has read the primary later, and reaches the target before it."""
+    slow, fast = make_drain(), make_drain()
+    slow.run()
+    call, calls = slow.target._call, itertools.count()
+
+    def late(function: str, **arguments: Any) -> Any:
+        if function == "step" and next(calls) < 2:
+            primary.query("select pg_current_xact_id()")
+            step(primary, fast)
+        return call(function, **arguments)
+
+    slow.target._call = late  # type: ignore[method-assign]
+    step(primary, slow)
