@@ -15,6 +15,7 @@ from psycopg.pq import TransactionStatus
 
 from mirror.errors import Transient
 from mirror.errors.sqlstates import translate
+from mirror.sync.deadlines import Connection
 
 # row_security: a policy that would hide rows from this role becomes an error. Otherwise a row that
 # is only hidden would be deleted in the target. One statement sets everything: each statement of a
@@ -28,13 +29,12 @@ select set_config('statement_timeout', {}, true),
   set_config('bytea_output', 'hex', true), set_config('row_security', 'off', true)
 """
 
-Connection = psycopg.Connection[tuple[Any, ...]]
-
 
 class Database:
     """One connection, opened when needed, and opened again after it was lost.
 
-    `role` names the database (primary, target) in error messages.
+    `role` names the database (primary, target) in error messages. A statement may take
+    `statement_seconds` on the server, and its way there and back `connect_seconds` more.
     """
 
     def __init__(
@@ -45,6 +45,8 @@ class Database:
         self.connect_seconds = connect_seconds
         self.statement_seconds = statement_seconds
         self._connection: Connection | None = None
+        self._timeout_factor = 1
+        """That of the transaction that is open."""
 
     def __repr__(self) -> str:
         return f"<Database {self.role}>"
@@ -58,7 +60,7 @@ class Database:
         """
         if self._connection is None or self._connection.closed:
             with translated(self.role):
-                self._connection = psycopg.connect(
+                self._connection = Connection.connect(
                     self.url,
                     autocommit=True,
                     prepare_threshold=None,
@@ -87,13 +89,13 @@ class Database:
         `binary` transfers the values in binary format: half the size of text for `bytea`.
         """
         with translated(self.role):
-            cursor = self.connection.execute(query, parameters, binary=binary)
+            cursor = self._limited().execute(query, parameters, binary=binary)
             return cursor.fetchall() if cursor.description is not None else []
 
     def column_types(self, query: sql.Composed, parameters: Any = None) -> list[int]:
         """Run one statement and return the type oid of each of its columns."""
         with translated(self.role):
-            described = self.connection.execute(query, parameters).description
+            described = self._limited().execute(query, parameters).description
             return [column.type_code for column in described or []]
 
     def call(self, query: str, arguments: Sequence[str], *, timeout_factor: int = 1) -> list[Any]:
@@ -107,13 +109,20 @@ class Database:
                 sql.Literal(int(self.statement_seconds * 1000 * timeout_factor))
             ),
             sql.SQL(query).format(*map(sql.Literal, arguments)),
+            timeout_factor=timeout_factor,
         )
         return found[0] if found else []
 
-    def together(self, *statements: sql.Composable) -> list[list[Any]]:
-        """Run statements in one round trip; return the rows of each that returns rows."""
+    def together(
+        self, *statements: sql.Composable, timeout_factor: int | None = None
+    ) -> list[list[Any]]:
+        """Run statements in one round trip; return the rows of each that returns rows.
+
+        `timeout_factor` multiplies the statement timeout in the time that all of them may take
+        together; None: the transaction's.
+        """
         with translated(self.role):
-            cursor = self.connection.execute(sql.SQL("; ").join(statements))
+            cursor = self._limited(timeout_factor).execute(sql.SQL("; ").join(statements))
             found = []
             while True:
                 if cursor.description is not None:
@@ -145,6 +154,8 @@ class Database:
         except BaseException:
             self.rollback()
             raise
+        finally:
+            self._timeout_factor = 1
 
     def begin(
         self,
@@ -153,12 +164,13 @@ class Database:
         mode: str = "",
         idle_seconds: float = 60,
         timeout_factor: int = 1,
+        slow: int = 1,
     ) -> list[list[Any]]:
         """Begin a transaction, and return the rows of each statement that returns rows.
 
         One round trip sends the statements `before` (transactions of their own), BEGIN with `mode`
         after it, and the statements `first` of the new transaction. `timeout_factor` multiplies
-        the statement timeout.
+        the statement timeout; as many as `slow` of the statements may take that long.
 
         A transaction that is open already is a bug in the caller. PostgreSQL would only warn, and
         the next commit would end both.
@@ -174,23 +186,32 @@ class Database:
                 sql.Literal(str(int(idle_seconds * 1000))),
             ),
             *first,
+            timeout_factor=timeout_factor * slow,
         )
+        self._timeout_factor = timeout_factor
         return found
 
     def cancel(self) -> None:
         """Cancel the statement that another thread runs, if there is one."""
         if self._connection is not None:
             with suppress(psycopg.Error):
-                self._connection.cancel_safe()
+                self._connection.cancel_safe(timeout=self.connect_seconds)
 
     def rollback(self) -> None:
         """Roll back. If that fails, close the connection, which has the same effect."""
         if self._connection is None or self._connection.closed:
             return
         try:
-            self._connection.execute("rollback")
+            self._limited(0).execute("rollback")
         except psycopg.Error:
             self.close()
+
+    def _limited(self, timeout_factor: int | None = None) -> Connection:
+        """Return the connection, on which the next statement has a deadline."""
+        factor = self._timeout_factor if timeout_factor is None else timeout_factor
+        connection = self.connection
+        connection.seconds = self.statement_seconds * factor + self.connect_seconds
+        return connection
 
 
 @contextmanager

@@ -17,7 +17,8 @@ from mirror.capture.doorbell import Doorbell
 from mirror.capture.statements import statement
 from mirror.errors import MirrorError, TooSlow, Transient, Unexplained
 from mirror.errors.sqlstates import translate
-from mirror.sync.connections import Connection, Database
+from mirror.sync.connections import Database
+from mirror.sync.deadlines import Connection
 from mirror.sync.floor import Floor
 from mirror.sync.heartbeats import Heartbeat
 

@@ -185,6 +185,8 @@ class Source:
             before=before,
             mode="isolation level repeatable read read only",
             idle_seconds=self.idle_seconds,
+            # The last one is COMMIT.
+            slow=max(1, len(first) - 1),
         )
 
     def read_stamp(self) -> Stamp:

@@ -191,7 +191,7 @@ def test_a_longer_fault_leaves_everything_waiting(
     expected: str,
 ) -> None:
     """No event is blamed, however often it happens; afterwards everything is mirrored once."""
-    http_client(drain).statement_seconds = http_client(drain).grace = 0.1
+    http_client(drain).statement_seconds = http_client(drain).connect_seconds = 0.5
     for _ in range(3):
         # Enough for each attempt of a call, and for the second try of a run. A client that misses
         # a function calls another one to find out whether the API has it.
@@ -201,7 +201,7 @@ def test_a_longer_fault_leaves_everything_waiting(
         assert type(raised.value) is kind
         proxy.script.clear()
     assert waiting(primary) == (1, 0)
-    http_client(drain).statement_seconds = http_client(drain).grace = 8
+    http_client(drain).statement_seconds = http_client(drain).connect_seconds = 8
     assert drain.run().failed == 0
     assert mirrored(target) == [member]
     assert waiting(primary) == (0, 0)

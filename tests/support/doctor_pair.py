@@ -60,6 +60,7 @@ class BreakableDatabase(Database):
         mode: str = "",  # noqa: ARG002 - as in Database
         idle_seconds: float = 60,  # noqa: ARG002 - as in Database
         timeout_factor: int = 1,  # noqa: ARG002 - as in Database
+        slow: int = 1,  # noqa: ARG002 - as in Database
     ) -> list[list[Any]]:
         """Continue the open transaction, in a savepoint."""
         with self.connection.transaction():

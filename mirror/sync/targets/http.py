@@ -3,17 +3,18 @@
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from random import SystemRandom
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import httpx
 
 from mirror import __version__
 from mirror.errors import TooLarge, Transient, Unreachable
 from mirror.errors.redaction import redact
+from mirror.sync.targets.network import Network
 
 # The server, or a gateway before it, is busy. Not 500: it can mean anything, and PostgREST sends it
 # for statements that would fail again. Not 544: it comes after the gateway waited for a minute.
@@ -52,13 +53,10 @@ class HttpClient:
         self.connect_seconds = connect_seconds
         self.statement_seconds = statement_seconds
         self.max_bytes = max_bytes
-        self.grace = 5.0
-        """Seconds added to the statement timeout: the server ends a slow statement itself and says
-        so in its answer."""
         self.pause: Callable[[float], object] = time.sleep
         self.response: httpx.Response | None = None
         """The last response, completely read."""
-        self._timeout_factor = 1
+        self._deadline = 0.0
         self._closed_until = 0.0
         self._random = SystemRandom()
 
@@ -66,18 +64,24 @@ class HttpClient:
         """Return a client that uses HTTP/2 if the server does."""
         # At DEBUG, hpack logs every header, the key included.
         logging.getLogger("hpack").setLevel(logging.INFO)
-        return httpx.Client(
+        client = httpx.Client(
             http2=True,
             timeout=self.connect_seconds,
             limits=httpx.Limits(max_connections=4, keepalive_expiry=60),
             headers={"User-Agent": f"permission-mirror/{__version__}"},
             event_hooks={"request": [self._prepare], "response": [self._read]},
         )
+        # The only way to give httpx a network and to keep the proxies of the environment.
+        for transport in (client._transport, *client._mounts.values()):  # noqa: SLF001
+            if isinstance(transport, httpx.HTTPTransport):
+                transport._pool._network_backend = Network(self._left)  # noqa: SLF001
+        return client
 
     def call(self, send: Callable[[], Result], *, timeout_factor: int = 1) -> Result:
         """Return the result of `send`; repeat it while the server is busy or the connection breaks.
 
-        `timeout_factor` multiplies the statement timeout.
+        `timeout_factor` multiplies the statement timeout. The call ends at most `connect_seconds`
+        after that time: the server ends a slow statement itself, and says so in its answer.
 
         Raises:
             Unreachable: the server does not answer.
@@ -87,7 +91,8 @@ class HttpClient:
         left = self._closed_until - time.monotonic()
         if left > 0:
             raise Transient(f"target: its API asked for no requests for another {left:.0f} s")
-        self._timeout_factor = timeout_factor
+        seconds = self.statement_seconds * timeout_factor + self.connect_seconds
+        self._deadline = time.monotonic() + seconds
         for attempt in itertools.count(1):
             try:
                 return send()
@@ -107,7 +112,7 @@ class HttpClient:
                 if requested is None
                 else requested * self._random.uniform(1, 1.1)
             )
-            if wait > _LONGEST_PAUSE or attempt == _ATTEMPTS:
+            if wait > min(_LONGEST_PAUSE, self._left()) or attempt == _ATTEMPTS:
                 self._closed_until = time.monotonic() + (requested or 0.0)
                 raise error from None
             self.pause(wait)
@@ -116,6 +121,10 @@ class HttpClient:
     def _backoff(self, attempt: int) -> float:
         """Return an exponential backoff with jitter, in seconds."""
         return _FIRST_PAUSE * 2.0 ** (attempt - 1) * self._random.uniform(0.5, 1.0)
+
+    def _left(self) -> float:
+        """Return the seconds until the deadline of the present call."""
+        return self._deadline - time.monotonic()
 
     # Called by httpx
 
@@ -127,39 +136,19 @@ class HttpClient:
                 f"target: a call of {size} bytes is larger than MIRROR_REST_BYTES allows "
                 f"({self.max_bytes})"
             )
-        seconds = self.statement_seconds * self._timeout_factor + self.grace
+        # The network limits what is None here.
         request.extensions["timeout"] = {
             "connect": self.connect_seconds,
             "pool": self.connect_seconds,
-            "write": seconds,
-            "read": seconds,
+            "write": None,
+            "read": None,
         }
-        request.extensions["deadline"] = time.monotonic() + seconds
 
     def _read(self, response: httpx.Response) -> None:
-        deadline = response.request.extensions["deadline"]
-        response.stream = _DeadlineStream(response.stream, deadline)
         response.read()
         self.response = response
         if response.status_code in BUSY:
             raise ServerBusy(response.status_code, _retry_after(response))
-
-
-class _DeadlineStream(httpx.SyncByteStream):
-    """A body with one deadline for all of it; httpx limits only the wait for each chunk."""
-
-    def __init__(self, stream: Any, deadline: float) -> None:
-        self._stream = stream
-        self._deadline = deadline
-
-    def __iter__(self) -> Iterator[bytes]:
-        for chunk in self._stream:
-            if time.monotonic() > self._deadline:
-                raise httpx.ReadTimeout("the body is too slow")
-            yield chunk
-
-    def close(self) -> None:
-        self._stream.close()
 
 
 def _busy(busy: ServerBusy) -> Transient:
