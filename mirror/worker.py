@@ -23,6 +23,8 @@ from typing import Any
 import redis
 import structlog
 from celery import Celery, signals
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from mirror.capture.doorbell import QUEUE, TASK, Doorbell, DoorbellSettings, acknowledge_ring
 from mirror.errors import Halted, MirrorError, NotMigrated, Transient
@@ -80,7 +82,11 @@ class Worker:
     def redis(self) -> redis.Redis:
         """The broker's Redis; it holds the key that marks an unanswered ring of the doorbell."""
         return redis.Redis.from_url(
-            self.settings.need("redis_url"), socket_timeout=5, socket_connect_timeout=5
+            self.settings.need("redis_url"),
+            socket_timeout=5,
+            socket_connect_timeout=5,
+            # By default the client retries for several times as long.
+            retry=Retry(NoBackoff(), 0),
         )
 
     def run_drain(self, *, from_beat: bool = False) -> None:

@@ -23,6 +23,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from mirror.capture.statements import statement
+from mirror.capture.timeouts import call_within
 from mirror.errors import Buried, MirrorError, NotMigrated, StillWaiting, Unreachable, UsageError
 from mirror.errors.sqlstates import NO_PRIVILEGE, OUTDATED, may_be_repeated, server_error
 from mirror.model.mapping import EVERYTHING
@@ -31,6 +32,8 @@ from mirror.model.registry import Registry
 # Ample while a worker runs; a request that has waited this long should answer its client.
 DEFAULT_TIMEOUT: Final = 2.0
 
+# All in seconds. A query that is under way when time is up may take so much longer.
+_GRACE = 1.0
 _SHORTEST_PAUSE = 0.005
 _LONGEST_PAUSE = 0.1
 
@@ -209,12 +212,14 @@ def wait(
     """Return once every event of the receipt's transaction has reached the target.
 
     It polls, and holds no connection between two queries. `timeout` is in seconds; zero or less
-    queries once. It does not limit the time of one query: the engine's own timeouts do. With an
-    AsyncReceipt, await the result.
+    queries once. A query that is under way when time is up gets one second more; then it is left to
+    itself, with its connection, until the engine's own timeouts end it. With an AsyncReceipt, await
+    the result.
 
     Raises:
         StillWaiting: events still wait after `timeout`.
-        Unreachable: the primary does not answer; events may still wait.
+        Unreachable: the primary does not answer, or the engine has no free connection; events may
+            still wait.
         Buried: an event was given up.
         UsageError: the transaction has not committed, or was rolled back.
         NotMigrated: the primary lacks the functions for it.
@@ -234,6 +239,14 @@ def _wait(recorded: RecordedEvents, seconds: float) -> None:
             "this transaction belonged to an AsyncSession; pass that to receipt(), and await the "
             "wait()."
         )
+    try:
+        # No driver limits the wait for a server that is halted.
+        call_within(max(0.0, seconds) + _GRACE, lambda: _poll(recorded, engine, seconds))
+    except TimeoutError:
+        raise _unanswered(seconds) from None
+
+
+def _poll(recorded: RecordedEvents, engine: Engine, seconds: float) -> None:
     pauses = _Pauses(recorded, seconds)
     while True:
         failure = None
@@ -247,14 +260,30 @@ def _wait(recorded: RecordedEvents, seconds: float) -> None:
 
 
 async def _wait_async(recorded: RecordedEvents, seconds: float) -> None:
+    # Imported late: a backend without asyncio does not pay for it.
+    import asyncio  # noqa: PLC0415
+
+    engine = recorded.engine()
+    if engine is None:
+        return
+    polling = asyncio.ensure_future(_poll_async(recorded, engine, seconds))
+    # Not `wait_for`: it waits until the query is cancelled, which a halted server does not answer.
+    polling.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+    try:
+        done, _ = await asyncio.wait({polling}, timeout=max(0.0, seconds) + _GRACE)
+    finally:
+        polling.cancel()
+    if not done:
+        raise _unanswered(seconds)
+    polling.result()
+
+
+async def _poll_async(recorded: RecordedEvents, engine: Engine, seconds: float) -> None:
     # Imported late: it needs greenlet, which not every backend has.
     import asyncio  # noqa: PLC0415
 
     from sqlalchemy.ext.asyncio import AsyncEngine  # noqa: PLC0415
 
-    engine = recorded.engine()
-    if engine is None:
-        return
     pauses = _Pauses(recorded, seconds)
     while True:
         failure = None
@@ -294,6 +323,13 @@ _NOT_COMMITTED = (
 _ROLLED_BACK = (
     "the transaction of this receipt was rolled back: none of its changes can reach the target."
 )
+
+
+def _unanswered(seconds: float) -> Unreachable:
+    return Unreachable(
+        f"primary: it has not answered within {seconds:g} s, or the engine's pool has no free "
+        f"connection; events may still be waiting."
+    )
 
 
 def _buried(ids: list[int]) -> Buried:

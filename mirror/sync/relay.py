@@ -94,6 +94,15 @@ class Listener:
             )
         return True
 
+    def check(self) -> None:
+        """Run a statement: a connection that is dead looks like one that has no news."""
+        if self._connection is not None:
+            try:
+                self._connection.seconds = self.database.connect_seconds
+                self._connection.execute("select 1")
+            except psycopg.Error as error:
+                self._lose(translate(error, self.database.role))
+
     def close(self) -> None:
         """Stop listening."""
         self._connection, self.works = None, False
@@ -197,6 +206,7 @@ class Relay:
         if not self.listener.works:
             return
         if self._renewed_at is None or self._clock() - self._renewed_at >= SLOW:
+            self.listener.check()
             self._query(statement("renew_listening"), str(LEASE))
             if self._renewed_at is None:
                 # Transactions in progress may have found no lease and do not notify. The pauses

@@ -1,4 +1,4 @@
-"""A TCP proxy whose connections a test can cut or stall, like a network between two servers."""
+"""A TCP proxy whose connections a test can cut, stall or darken, like a network between servers."""
 
 import socket
 import struct
@@ -17,6 +17,8 @@ class TcpProxy:
         self._flowing = threading.Event()
         self._flowing.set()
         self._open: set[socket.socket] = set()
+        self._dark: set[socket.socket] = set()
+        self._trigger: bytes | None = None
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
         port = self._listener.getsockname()[1]
@@ -25,8 +27,20 @@ class TcpProxy:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def stall(self) -> None:
-        """Hold back all bytes, in both directions, until `resume`; connections stay open."""
+        """Hold back all bytes, in both directions, until `resume`; connections stay open.
+
+        New ones are accepted: like a server that is halted, it acknowledges and never answers.
+        """
         self._flowing.clear()
+
+    def stall_at(self, trigger: bytes) -> None:
+        """Stall as soon as a client sends these bytes, which do not arrive."""
+        self._trigger = trigger
+
+    def darken(self) -> None:
+        """Swallow all bytes of the present connections for ever; they stay open, new ones work."""
+        with self._lock:
+            self._dark |= self._open
 
     def resume(self) -> None:
         """Pass on the bytes that were held back, and all others."""
@@ -74,12 +88,17 @@ class TcpProxy:
                 back.join()
                 with self._lock:
                     self._open -= {client, server}
+                    self._dark -= {client, server}
 
     def _pass(self, source: socket.socket, sink: socket.socket) -> None:
         try:
             while data := source.recv(65536):
+                if self._trigger is not None and self._trigger in data:
+                    self._trigger = None
+                    self.stall()
                 self._flowing.wait()
-                sink.sendall(data)
+                if source not in self._dark:
+                    sink.sendall(data)
         except OSError:
             pass
         # Either end's failure ends both directions: the databases' clients never half-close.

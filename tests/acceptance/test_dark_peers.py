@@ -1,0 +1,81 @@
+"""The commands while one server acknowledges what it gets, and never answers."""
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from mirror.devstack import RedisServer
+from tests.acceptance.conftest import HOME, Command
+from tests.support.databases import TestDatabase
+from tests.support.tcp_proxy import TcpProxy
+
+pytestmark = pytest.mark.usefixtures("no_environment")
+
+USER = "00000000-0000-4000-8000-000000000001"
+COMMANDS = {
+    "status": ["status"],
+    "doctor": ["doctor"],
+    "drain": ["drain"],
+    "reconcile": ["reconcile", "--dry-run"],
+    "explain": ["explain", USER, "--trip", USER],
+}
+# Sent by each command, after it has connected and asked something else.
+FIRST_QUESTIONS = {"primary": b"mirror.", "target": b"mirror_"}
+VARIABLES = {
+    "primary": "PRIMARY_DATABASE_URL",
+    "target": "SUPABASE_DB_URL",
+    "Redis": "REDIS_URL",
+}
+
+
+@pytest.fixture
+def links(
+    primary: TestDatabase, target: TestDatabase, redis_server: RedisServer
+) -> Iterator[dict[str, TcpProxy]]:
+    """The networks between a command and each server."""
+    urls = {"primary": primary.url, "target": target.url, "Redis": redis_server.url}
+    with ExitStack() as owned:
+        yield {side: owned.enter_context(TcpProxy(url)) for side, url in urls.items()}
+
+
+@pytest.mark.parametrize("moment", ["at connect", "at a statement"])
+@pytest.mark.parametrize("side", ["primary", "target"])
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_a_command_with_a_dark_side_ends_and_names_it(
+    mirror: Command, links: dict[str, TcpProxy], command: str, side: str, moment: str
+) -> None:
+    """With the exit code of a database that cannot be reached; `mirror` fails after a minute."""
+    link = links[side]
+    if moment == "at connect":
+        link.stall()
+    else:
+        link.stall_at(FIRST_QUESTIONS[side])
+    done = mirror(
+        *COMMANDS[command],
+        MIRROR_STATEMENT_SECONDS="0.5",
+        MIRROR_CONNECT_SECONDS="2",
+        PYTHONPATH=str(HOME),
+        **{VARIABLES[name]: proxy.url for name, proxy in links.items()},
+    )
+    assert done.code == 4, done.text
+    assert f"{side}: the database cannot be reached" in " ".join(done.text.split()), done.text
+
+
+def test_status_with_a_dark_redis_ends_and_says_so(
+    mirror: Command, links: dict[str, TcpProxy]
+) -> None:
+    """What the databases say is printed all the same."""
+    links["Redis"].stall()
+    done = mirror(
+        "status",
+        "--json",
+        MIRROR_CONNECT_SECONDS="2",
+        PYTHONPATH=str(HOME),
+        **{VARIABLES[name]: proxy.url for name, proxy in links.items()},
+    )
+    found = json.loads(done.out)
+    assert (done.code, list(found["broker"])) == (4, ["unknown"]), done.text
+    assert "Redis does not answer" in done.text
+    assert "identity" in found["primary"]
