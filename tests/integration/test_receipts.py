@@ -43,6 +43,7 @@ from mirror.sync.drain import Drain
 from tests.faults.tools import Intercepted, Running, record
 from tests.support.databases import TestDatabase
 from tests.support.factories import MembershipFactory, TripFactory, UserFactory
+from tests.support.tcp_proxy import TcpProxy
 from tests.support.transaction_pooler import TransactionPooler
 from tests.support.waiting import until
 
@@ -418,6 +419,28 @@ def test_a_primary_that_is_away_is_asked_again_until_time_is_up(
     primary.query("delete from mirror.outbox")
     waiting.wait()
     engine.dispose()
+
+
+@pytest.mark.parametrize("moment", ["at connect", "at a query"])
+def test_a_primary_that_never_answers_ends_a_wait(
+    recorder: Hooks, primary: TestDatabase, moment: str
+) -> None:
+    """No driver limits the wait for a server that is halted; the query is left to itself."""
+    with TcpProxy(primary.url) as proxy:
+        engine = create_engine(proxy.url.replace("postgresql://", "postgresql+psycopg://", 1))
+        with Session(engine) as one:
+            receipt = committed(one, recorder)
+        if moment == "at connect":
+            engine.dispose()
+        proxy.stall()
+        for timeout in (0, 0.1):
+            with pytest.raises(Unreachable, match=f"not answered within {timeout} s"):
+                Running(lambda: recorder.wait(receipt, timeout)).wait()  # noqa: B023 - ends here
+        proxy.resume()
+        primary.query("delete from mirror.outbox")
+        recorder.wait(receipt, 30)
+        until(lambda: "mirror-waiting" not in {thread.name for thread in threading.enumerate()})
+        engine.dispose()
 
 
 # Misuse, and all kinds of transactions

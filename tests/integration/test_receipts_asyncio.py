@@ -22,7 +22,9 @@ from mirror.devstack import PostgresCluster
 from mirror.errors import NotInTransaction, NotMigrated, StillWaiting, Unreachable, UsageError
 from mirror.hooks import Hooks
 from mirror.sync.drain import Drain
+from tests.faults.tools import Running
 from tests.support.databases import TestDatabase
+from tests.support.tcp_proxy import TcpProxy
 
 Body = Callable[[AsyncEngine], Awaitable[None]]
 
@@ -219,6 +221,33 @@ def test_a_primary_that_is_away_is_asked_again_until_time_is_up(
         await waiting
 
     run(body)
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+@pytest.mark.parametrize("moment", ["at connect", "at a query"])
+def test_a_primary_that_never_answers_ends_a_wait(
+    primary: TestDatabase, recorder: Hooks, driver: str, moment: str
+) -> None:
+    """The query is cancelled, and nobody waits for that: the server does not answer it either."""
+
+    async def body(url: str, proxy: TcpProxy) -> None:
+        engine = create_async_engine(url)
+        async with AsyncSession(engine) as session:
+            receipt = await committed(session, recorder)
+        if moment == "at connect":
+            await engine.dispose()
+        proxy.stall()
+        for timeout in (0, 0.1):
+            with pytest.raises(Unreachable, match=f"not answered within {timeout} s"):
+                await recorder.wait(receipt, timeout)
+        proxy.resume()
+        primary.query("delete from mirror.outbox")
+        await recorder.wait(receipt, 30)
+        await engine.dispose()
+
+    with TcpProxy(primary.url) as proxy:
+        url = proxy.url.replace("postgresql://", f"postgresql+{driver}://", 1)
+        Running(lambda: asyncio.run(body(url, proxy))).wait()
 
 
 def test_an_older_outbox_is_named(
