@@ -1,6 +1,8 @@
 """Faults of a network and a gateway during a call: no change is lost or applied twice."""
 
+import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy.orm import Session
@@ -155,6 +157,23 @@ def test_an_api_that_asks_for_a_long_pause_is_not_called_before_its_end(
     assert len(proxy.seen) == 1
     assert pauses == []
     assert waiting(primary) == (1, 0)
+
+
+def test_an_api_that_asks_for_a_day_is_tried_again_after_half_a_minute(
+    drain: Drain,
+    proxy: Proxy,
+    target: TestDatabase,
+    member: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It may be well again long before."""
+    proxy.script.append(answering(503, Retry_After="86400"))
+    with pytest.raises(Transient):
+        drain.run()
+    later = SimpleNamespace(monotonic=lambda: time.monotonic() + 31)
+    monkeypatch.setattr("mirror.sync.targets.http.time", later)
+    assert drain.run().failed == 0
+    assert mirrored(target) == [member]
 
 
 @pytest.mark.parametrize(

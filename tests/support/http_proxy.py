@@ -140,6 +140,17 @@ def answering(
     return action
 
 
+def sending(answer: bytes) -> Action:
+    """Return an action that sends these bytes, which need not be an HTTP answer, and hangs up."""
+
+    def action(exchange: Exchange) -> None:
+        exchange.wfile.write(answer)
+        exchange.wfile.flush()
+        exchange.close_connection = True
+
+    return action
+
+
 def cut_before(exchange: Exchange) -> None:
     """Cut the connection; the real API does not get the request."""
     exchange.reset()

@@ -8,11 +8,10 @@ function in the target, behind an RPC function of the same name (`public.mirror_
 import base64
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Mapping as MappingABC
-from contextlib import contextmanager
 from dataclasses import asdict, replace
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar
 
 from mirror.errors import LostParent, NotPaired, Transient
 from mirror.model.keys import Key
@@ -21,7 +20,8 @@ from mirror.sync.pairing import Pair
 from mirror.sync.row_queries import JsonRows
 from mirror.sync.snapshot import Stamp
 from mirror.sync.targets.asking import Ask, AskResult, Trace
-from mirror.sync.targets.catalog import Catalog, Description
+from mirror.sync.targets.catalog import Catalog, Description, read_catalog
+from mirror.sync.targets.damage import undamaged
 from mirror.sync.targets.reading import (
     Buckets,
     Digest,
@@ -39,6 +39,7 @@ from mirror.sync.targets.writing import (
     Section,
     TooOld,
     as_keys,
+    as_list,
     as_text,
 )
 
@@ -47,6 +48,8 @@ VERSION: Final = 1
 
 # While a slow read goes on, other workers may take so many steps.
 _MAX_STEPS_BEHIND: Final = 5
+
+Result = TypeVar("Result")
 
 
 class Target(ABC):
@@ -81,14 +84,18 @@ class Target(ABC):
             rows, deleted = section.as_json()
             parts.append(_with(_about(section.mapping), rows=rows, gone=deleted))
         sections_text = f"[{','.join(parts)}]"
+
+        def parse(answer: Any) -> Answers:
+            _check_horizon(answer)
+            # A mapping that the answer leaves out would count as written.
+            names = [section.mapping.name for section in sections]
+            return {name: Answer.from_json(answer["mappings"][name]) for name in names}
+
         try:
-            answer = self._write("apply", stamp, sections_text, pages=True)
+            return self._write("apply", stamp, sections_text, parse, pages=True)
         except LostParent:
             # The ledger has a parent whose row somebody deleted by hand.
-            answer = self._write("apply", stamp, sections_text, pages=True, careful=True)
-        with _undamaged():
-            _check_horizon(answer)
-            return {name: Answer.from_json(part) for name, part in answer["mappings"].items()}
+            return self._write("apply", stamp, sections_text, parse, pages=True, careful=True)
 
     def open_scopes(
         self, stamp: Stamp, pages: Sequence[ScopePage], *, limit: int
@@ -105,10 +112,12 @@ class Target(ABC):
             | {"reference": page.reference, "values": page.values, "after": page.after}
             for page in pages
         ]
-        answer = self._write("open_scopes", stamp, as_text(parts), limit=limit)
-        with _undamaged():
+
+        def parse(answer: Any) -> list[list[Key]]:
             _check_horizon(answer)
-            return [as_keys(keys) for keys in answer["sections"]]
+            return [as_keys(keys) for _, keys in zip(pages, answer["sections"], strict=True)]
+
+        return self._write("open_scopes", stamp, as_text(parts), parse, limit=limit)
 
     def withhold(self, stamp: Stamp, mapping: Mapping, key: Key, reason: str) -> Outcome:
         """Let a key grant nothing until a read of this stamp or a newer one is written.
@@ -117,9 +126,9 @@ class Target(ABC):
         helpers ignore it and them.
         """
         section = _about(mapping) | {"key": key, "reason": reason}
-        answer = self._write("withhold", stamp, as_text([section]))
-        with _undamaged():
-            return Outcome(answer["outcome"])
+        return self._write(
+            "withhold", stamp, as_text([section]), lambda answer: Outcome(answer["outcome"])
+        )
 
     def step(
         self, stamp: Stamp, fresh: MappingABC[str, str], *, verified: str | None = None
@@ -132,12 +141,24 @@ class Target(ABC):
         Raises:
             NotPaired: primary and target do not belong together.
         """
-        answer = self._write("step", stamp, "[]", fresh=dict(fresh), verified=verified)
-        with _undamaged():
-            return str(answer["clock"])
+        return self._write(
+            "step",
+            stamp,
+            "[]",
+            lambda answer: str(answer["clock"]),
+            fresh=dict(fresh),
+            verified=verified,
+        )
 
-    def _write(self, function: str, stamp: Stamp, sections: str, **fields: Any) -> Any:
-        """Send a request that carries a stamp; `sections` is a JSON text.
+    def _write(
+        self,
+        function: str,
+        stamp: Stamp,
+        sections: str,
+        parse: Callable[[Any], Result],
+        **fields: Any,
+    ) -> Result:
+        """Send a request that carries a stamp, and parse the answer; `sections` is a JSON text.
 
         The primary may have taken more steps since it was read: then the same request is sent with
         the present one.
@@ -145,7 +166,7 @@ class Target(ABC):
         for _ in range(_MAX_STEPS_BEHIND):
             try:
                 request = _with({"version": VERSION} | asdict(stamp) | fields, sections=sections)
-                return self._call(function, request=request)
+                return self._parse(parse, self._call(function, request=request))
             except NotPaired:
                 pair = stamp.pair if self.read_pair is None else self.read_pair()
                 if pair == stamp.pair:
@@ -167,8 +188,9 @@ class Target(ABC):
             age = f"{days} days {time.monotonic() - began:.6f} seconds"
             # The search reads every tombstone, and no other work waits for it.
             answer = self._call("purge", age=age, timeout_factor=20)
-            purged += int(answer["purged"])
-            if not answer["more"]:
+            deleted, more = self._parse(lambda found: (int(found["purged"]), found["more"]), answer)
+            purged += deleted
+            if not more:
                 return purged
 
     def rebase(self, identity: str, epoch: int) -> None:
@@ -179,25 +201,31 @@ class Target(ABC):
 
     def describe(self) -> Description:
         """Return the primary, step, epoch, declarations and migrations of this target."""
-        return Description.from_json(self._call("describe"))
+        return self._parse(Description.from_json, self._call("describe"))
 
     def digest(
         self, mapping: Mapping, hashing: Hashing, ranges: Sequence[KeyRange], *, limit: int
     ) -> list[Digest]:
         """Return the count and the hash sum of each range, for at most `limit` rows of it."""
-        answer = self._digest(mapping, hashing, ranges, limit)
-        return [Digest.from_json(*each) for each in zip(ranges, answer["ranges"], strict=True)]
+
+        def parse(answer: Any) -> list[Digest]:
+            return [Digest.from_json(*each) for each in zip(ranges, answer["ranges"], strict=True)]
+
+        return self._digest(mapping, hashing, ranges, limit, parse)
 
     def listing(
         self, mapping: Mapping, hashing: Hashing, ranges: Sequence[KeyRange], *, limit: int
     ) -> list[Listing]:
         """Return each row's hash, per range, for at most `limit` rows of it."""
-        answer = self._digest(mapping, hashing, ranges, limit, each=True)
-        return [Listing.from_json(*each) for each in zip(ranges, answer["ranges"], strict=True)]
+
+        def parse(answer: Any) -> list[Listing]:
+            return [Listing.from_json(*each) for each in zip(ranges, answer["ranges"], strict=True)]
+
+        return self._digest(mapping, hashing, ranges, limit, parse, each=True)
 
     def probe(self, mapping: Mapping, hashing: Hashing) -> int:
         """Return the hash of a constant row, which both sides of a comparison compute."""
-        return int(self._digest(mapping, hashing, [], 1)["probe"])
+        return self._digest(mapping, hashing, [], 1, lambda answer: int(answer["probe"]))
 
     def _digest(
         self,
@@ -205,49 +233,63 @@ class Target(ABC):
         hashing: Hashing,
         ranges: Sequence[KeyRange],
         limit: int,
+        parse: Callable[[Any], Result],
         *,
         each: bool = False,
-    ) -> Any:
+    ) -> Result:
         parts = [[range_.start, range_.end] for range_ in ranges]
         request = {"limit": limit, "each": each, "ranges": parts}
-        return self._send("digest", _about(mapping) | asdict(hashing) | request)
+        return self._send("digest", _about(mapping) | asdict(hashing) | request, parse)
 
     def buckets(self, mapping: Mapping, hashing: Hashing, survey: SurveyRequest) -> Buckets:
         """Return the row count and hash sum of each bucket, for one part of the rows.
 
         The sums of all parts, XORed, are the sums of all rows.
         """
-        return Buckets.from_json(self._survey(mapping, hashing, survey, each=False))
+        return self._survey(mapping, hashing, survey, Buckets.from_json, each=False)
 
     def members(self, mapping: Mapping, hashing: Hashing, survey: SurveyRequest) -> dict[Key, int]:
         """Return each key's hash in the wanted buckets, for one part of the rows.
 
         A key's visible row and its ledger row may be in different parts.
         """
-        answer = self._survey(mapping, hashing, survey, each=True)
-        return {tuple(key): int(hashed) for *key, hashed in answer}
+
+        def parse(answer: Any) -> dict[Key, int]:
+            return {tuple(key): int(hashed) for *key, hashed in as_list(answer)}
+
+        return self._survey(mapping, hashing, survey, parse, each=True)
 
     def _survey(
-        self, mapping: Mapping, hashing: Hashing, survey: SurveyRequest, *, each: bool
-    ) -> Any:
+        self,
+        mapping: Mapping,
+        hashing: Hashing,
+        survey: SurveyRequest,
+        parse: Callable[[Any], Result],
+        *,
+        each: bool,
+    ) -> Result:
         wanted = None if survey.wanted is None else base64.b64encode(survey.wanted).decode()
         request = asdict(survey) | {"wanted": wanted, "each": each}
-        return self._send("survey", _about(mapping) | asdict(hashing) | request)
+        return self._send("survey", _about(mapping) | asdict(hashing) | request, parse)
 
     def rows(self, mapping: Mapping, keys: Sequence[Key]) -> dict[Key, KnownRow]:
         """Return all that the target knows about each of these keys."""
-        answer = self._send("rows", _about(mapping) | {"keys": keys})
-        return {tuple(part["key"]): KnownRow.from_json(part) for part in answer}
+
+        def parse(answer: Any) -> dict[Key, KnownRow]:
+            return {tuple(part["key"]): KnownRow.from_json(part) for part in as_list(answer)}
+
+        return self._send("rows", _about(mapping) | {"keys": keys}, parse)
 
     def expired(self, mapping: Mapping, *, after: Key, limit: int) -> list[Key]:
         """Return at most `limit` keys of expired rows in key order, starting after a key."""
-        return as_keys(self._send("expired", _about(mapping) | {"after": after, "limit": limit}))
+        return self._send("expired", _about(mapping) | {"after": after, "limit": limit}, as_keys)
 
     # Diagnosing
 
     def trace(self, user: str, scopes: Sequence[tuple[str, str, str]]) -> Trace:
         """Return facts beside the rows: the primary, and scopes (mapping, reference, value)."""
-        return Trace.from_json(self._send("trace", {"user": user, "scopes": scopes, "asks": []}))
+        request = {"user": user, "scopes": scopes, "asks": []}
+        return self._send("trace", request, Trace.from_json)
 
     def keys(
         self, mapping: Mapping, columns: MappingABC[str, str] | None, *, limit: int
@@ -257,7 +299,11 @@ class Target(ABC):
         For None, the keys that were deleted last.
         """
         request = {"mapping": mapping.name, "columns": columns, "most": limit}
-        return as_keys(self._send("trace", {"scopes": [], "asks": [], "keys": request})["keys"])
+        return self._send(
+            "trace",
+            {"scopes": [], "asks": [], "keys": request},
+            lambda answer: as_keys(answer["keys"]),
+        )
 
     def ask(
         self, asks: Sequence[Ask], users: Sequence[tuple[str, Sequence[str]]]
@@ -270,20 +316,21 @@ class Target(ABC):
             WrongKey: the connected role may not act as a user.
             UsageError: a row names a column that its table does not have.
         """
-        answer = self._send(
-            "ask",
-            {
-                "asks": [{"kind": ask.kind, **asdict(ask)} for ask in asks],
-                "users": [{"user": user, "values": values} for user, values in users],
-            },
-        )
-        return [
-            [
-                AskResult.from_json(ask, facts or {}, part)
-                for ask, facts, part in zip(asks, answer["facts"], parts, strict=True)
+        request = {
+            "asks": [{"kind": ask.kind, **asdict(ask)} for ask in asks],
+            "users": [{"user": user, "values": values} for user, values in users],
+        }
+
+        def parse(answer: Any) -> list[list[AskResult]]:
+            return [
+                [
+                    AskResult.from_json(ask, facts or {}, part)
+                    for ask, facts, part in zip(asks, answer["facts"], parts, strict=True)
+                ]
+                for _, parts in zip(users, answer["answers"], strict=True)
             ]
-            for parts in answer["answers"]
-        ]
+
+        return self._send("ask", request, parse)
 
     def examine(self, tables: Iterable[str], types: Iterable[str]) -> Catalog:
         """Return the catalog's entries for these tables and the server's names of these types.
@@ -293,11 +340,18 @@ class Target(ABC):
         policies, and the mirror's functions that anon or authenticated may execute.
         """
         request = {"tables": sorted(set(tables)), "types": sorted(set(types))}
-        return cast("Catalog", self._send("examine", request))
+        return self._send("examine", request, read_catalog)
 
-    def _send(self, function: str, request: MappingABC[str, Any]) -> Any:
-        """Call a function that takes one JSON value."""
-        return self._call(function, request=as_text(request))
+    def _send(
+        self, function: str, request: MappingABC[str, Any], parse: Callable[[Any], Result]
+    ) -> Result:
+        """Call a function that takes one JSON value, and parse its answer."""
+        return self._parse(parse, self._call(function, request=as_text(request)))
+
+    @staticmethod
+    def _parse(parse: Callable[[Any], Result], answer: Any) -> Result:
+        with undamaged():
+            return parse(answer)
 
 
 def _with(values: MappingABC[str, Any], **texts: str) -> str:
@@ -308,19 +362,6 @@ def _with(values: MappingABC[str, Any], **texts: str) -> str:
 
 def _about(mapping: Mapping) -> dict[str, Any]:
     return {"mapping": mapping.name, "digest": mapping.digest}
-
-
-@contextmanager
-def _undamaged() -> Iterator[None]:
-    """Raise Transient if an answer does not have the form that the target's functions give it.
-
-    A proxy between worker and target may cut an answer off or replace it. No event is the
-    cause, so all of them wait.
-    """
-    try:
-        yield
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise Transient("target: its answer is damaged") from None
 
 
 def _check_horizon(answer: dict[str, Any]) -> None:

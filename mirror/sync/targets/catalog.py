@@ -7,7 +7,7 @@ policies are bare.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, NotRequired, Self, TypedDict
+from typing import Any, Final, NotRequired, Self, TypedDict, cast
 
 WITHDRAWING: Final = "withdrawing"
 """The reason of keys whose children are being removed page by page. It is no fault."""
@@ -198,3 +198,14 @@ class Catalog(TypedDict):
     policies: list[Policy]
     functions: dict[str, list[str]]
     """The mirror's functions that `anon` or `authenticated` may execute, with the roles."""
+
+
+def read_catalog(answer: Any) -> Catalog:
+    """Return the answer of `mirror_examine`.
+
+    Raises:
+        TypeError: the answer has another form.
+    """
+    if not (isinstance(answer, dict) and answer.keys() >= Catalog.__required_keys__):
+        raise TypeError
+    return cast("Catalog", answer)

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -25,6 +26,8 @@ _FIRST_PAUSE = 0.25
 # The claim stays open during a pause. If the server asks for a longer one, the call fails, and no
 # call is sent until that time has passed.
 _LONGEST_PAUSE = 5.0
+# A server may ask for a day and be well again in a minute; one call then finds out.
+_LONGEST_SILENCE = 30.0
 
 
 Result = TypeVar("Result")
@@ -37,7 +40,7 @@ class ServerBusy(Exception):
         super().__init__(status)
         self.status = status
         self.seconds = seconds
-        """The server's Retry-After; None if it sent none."""
+        """The server's Retry-After, at most half a minute; None if it sent none."""
 
 
 class HttpClient:
@@ -102,7 +105,7 @@ class HttpClient:
                 # No second attempt: the claim has been open for long enough.
                 raise _late(late) from None
             except httpx.TransportError as broken:
-                reason = redact(str(broken) or type(broken).__name__)
+                reason = _reason(broken)
                 requested = None
                 error = Unreachable(
                     f"target: its API cannot be reached ({reason}); is SUPABASE_URL right?"
@@ -146,6 +149,8 @@ class HttpClient:
 
     def _read(self, response: httpx.Response) -> None:
         response.read()
+        # JSON is UTF-8; the name of another codec in a header would make the decoding fail.
+        response.encoding = "utf-8"
         self.response = response
         if response.status_code in BUSY:
             raise ServerBusy(response.status_code, _retry_after(response))
@@ -162,15 +167,28 @@ def _late(late: httpx.TimeoutException) -> Transient:
     return Transient("target: its API did not answer in time")
 
 
+def _reason(broken: httpx.TransportError) -> str:
+    if isinstance(broken, httpx.RemoteProtocolError):
+        # Its text may contain the answer.
+        return "no whole HTTP answer"
+    return redact(str(broken) or type(broken).__name__)
+
+
 def _retry_after(response: httpx.Response) -> float | None:
-    """Return the seconds in a Retry-After header, which has a number or a date; None: no header."""
+    """Return the seconds in a Retry-After header, at most `_LONGEST_SILENCE`.
+
+    The header has a number or a date. None: there is no such header, or it has something else.
+    """
     value = response.headers.get("Retry-After", "").strip()
-    if value.isdigit():
-        return float(value)
     try:
-        when = parsedate_to_datetime(value)
-    except ValueError:
+        seconds = float(value) if re.fullmatch("[0-9]+", value) else _seconds_until(value)
+    except (ArithmeticError, LookupError, TypeError, ValueError):
         return None
+    return min(max(0.0, seconds), _LONGEST_SILENCE)
+
+
+def _seconds_until(date: str) -> float:
+    when = parsedate_to_datetime(date)
     if when.tzinfo is None:
         when = when.replace(tzinfo=UTC)
-    return max(0.0, (when - datetime.now(UTC)).total_seconds())
+    return (when - datetime.now(UTC)).total_seconds()

@@ -3,12 +3,14 @@
 from contextlib import suppress
 from typing import Any
 
+import httpx
 import supabase
 from postgrest import APIError
 
 from mirror.errors import MirrorError, NotMigrated, StaleCache
 from mirror.sync.targets.api_keys import check_secret_key, check_writer_token
 from mirror.sync.targets.base import Target
+from mirror.sync.targets.damage import undamaged
 from mirror.sync.targets.http import HttpClient
 from mirror.sync.targets.rest_errors import MISSING, explain_answer, no_json
 
@@ -67,14 +69,19 @@ class RestTarget(Target):
     def _call(self, function: str, *, timeout_factor: int = 1, **arguments: str) -> Any:
         send = self.client.rpc(f"mirror_{function}", arguments).execute
         try:
-            answer = self.http.call(send, timeout_factor=timeout_factor).data
+            # Decoding fails for a corrupt body, a wrong character, or an odd header.
+            with undamaged(httpx.DecodingError):
+                answer = self.http.call(send, timeout_factor=timeout_factor).data
         except APIError as error:
             # Only these three: the error's details, also in a traceback, contain values of rows.
             code, message, hint = error.code, error.message, error.hint
         else:
             response = self.http.response
-            # supabase-py returns a body that is not JSON as text.
-            if response is not None and response.content and isinstance(answer, str):
+            if response is None or not response.content:
+                # supabase-py returns an empty list, which could be an answer.
+                return None
+            # It returns a body that is not JSON as text.
+            if isinstance(answer, str):
                 raise no_json(response.status_code, response.headers.get("Content-Type", ""))
             return answer
         raise self._explain(function, code, message, hint)

@@ -17,6 +17,7 @@ from mirror.errors import (
     WrongKey,
 )
 from mirror.errors.sqlstates import NO_PRIVILEGE, UNKNOWN_ROLE, classify
+from mirror.sync.targets.damage import DAMAGED
 
 MISSING = "PGRST202"
 """PostgREST does not know the function: not migrated, or its schema cache is stale."""
@@ -99,4 +100,4 @@ def no_json(status: int, content_type: str) -> MirrorError:
         return Unreachable(
             f"target: SUPABASE_URL leads to a web page; is SUPABASE_URL right? [HTTP {status}]"
         )
-    return Transient(f"target: its API's answer is damaged [HTTP {status}]")
+    return Transient(f"{DAMAGED} [HTTP {status}]")

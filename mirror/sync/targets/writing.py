@@ -109,9 +109,24 @@ class TooOld(Exception):
         """The lowest fence that the target accepts."""
 
 
-def as_keys(values: list[list[str]]) -> list[Key]:
-    """Return keys from their JSON arrays."""
-    return [tuple(value) for value in values]
+def as_list(value: Any) -> list[Any]:
+    """Return a JSON array; an empty object or text is none.
+
+    Raises:
+        TypeError: the value is no array.
+    """
+    if not isinstance(value, list):
+        raise TypeError
+    return value
+
+
+def as_keys(values: Any) -> list[Key]:
+    """Return keys from the JSON array of their arrays.
+
+    Raises:
+        TypeError: the value is not an array of arrays.
+    """
+    return [tuple(as_list(value)) for value in as_list(values)]
 
 
 def as_text(value: object) -> str:
