@@ -62,9 +62,21 @@ create index if not exists outbox_origin on mirror.outbox (origin)
 where lane = 0 and origin is not null;
 
 
+-- The event waits for a worker that knows its mapping as the target does: none of those that have
+-- looked at it does.
+alter table mirror.retries add column if not exists unclaimed boolean not null default false;
+create index if not exists retries_unclaimed on mirror.retries (mapping, lane, id) where unclaimed;
+
+
 -- As mirror.claim_events, which workers of the version before call, and the lowest origin of each
 -- group beside it.
-create or replace function mirror.claim_batch(p_floor bigint, p_limit integer, p_few integer)
+--
+-- `p_known`: the mappings that the worker can mirror. Events of others are set apart, for a worker that
+-- can: the events behind them, and the claims to come, then do not have to pass them. They are returned,
+-- too. Of those that were set apart so, up to half a batch is taken. Null: all events are the worker's.
+create or replace function mirror.claim_batch(
+  p_floor bigint, p_limit integer, p_few integer, p_known text[]
+)
 returns table (
   mapping text,
   -- Whether these are scopes.
@@ -92,11 +104,23 @@ set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off
 as $$
 begin
   return query
+  with unclaimed as materialized (
+    select u.ctid
+    from unnest(p_known) as k (name)
+    cross join lateral (
+      select r.ctid, r.lane, r.id from mirror.retries as r
+      where r.unclaimed and r.mapping = k.name
+      order by r.lane, r.id limit (p_limit + 1) / 2
+      for update skip locked
+    ) as u
+    order by u.lane, u.id limit (p_limit + 1) / 2
+  ),
   -- One query for each lane, so that each starts in the index at the floor.
-  with revocations as materialized (
+  revocations as materialized (
     select o.ctid from mirror.outbox as o
     where o.lane = 0 and o.transaction_id >= p_floor
-    order by o.transaction_id, o.id limit p_limit
+    order by o.transaction_id, o.id
+    limit (select greatest(p_limit - count(*), 1) from unclaimed)
     for update skip locked
   ),
   grants as materialized (
@@ -104,15 +128,42 @@ begin
     where o.lane = 1 and o.transaction_id >= p_floor
     order by o.transaction_id, o.id
     limit (
-      select case when count(*) = 0 then p_limit else least(p_few, p_limit - count(*)) end
-      from revocations
+      select case when r.taken = 0 then greatest(p_limit - u.taken, 1)
+        else least(p_few, greatest(p_limit - u.taken - r.taken, 0)) end
+      from (select count(*) as taken from revocations) as r,
+        (select count(*) as taken from unclaimed) as u
     )
     for update skip locked
   ),
-  taken as (
+  found as (
     delete from mirror.outbox as o
     where o.ctid = any (array(select r.ctid from revocations as r union all table grants))
-    returning o.id, o.lane, o.transaction_id, o.origin, o.mapping, o.reference, o.key
+    returning o.id, o.lane, o.transaction_id, o.origin, o.recorded_at, o.mapping, o.reference, o.key
+  ),
+  left_out as (
+    insert into mirror.retries
+      (id, transaction_id, origin, lane, recorded_at, mapping, reference, key, attempts, due_at,
+        error, unclaimed)
+    select
+      -- Another event may have this id already, where a sequence went back.
+      case when row_number() over (partition by f.id) > 1
+          or exists (select from mirror.retries as r where r.id = f.id)
+        then nextval(pg_get_serial_sequence('mirror.outbox', 'id')) else f.id end,
+      f.transaction_id, f.origin, f.lane, f.recorded_at, f.mapping, f.reference, f.key, 0,
+      now() + interval '100 years',
+      'no worker that has looked at it knows this version of its mapping', true
+    from found as f
+    where f.mapping <> all (p_known)
+  ),
+  returned as (
+    delete from mirror.retries as r
+    where r.ctid = any (array(select u.ctid from unclaimed as u))
+    returning r.id, r.lane, r.transaction_id, r.origin, r.mapping, r.reference, r.key
+  ),
+  taken as (
+    select f.id, f.lane, f.transaction_id, f.origin, f.mapping, f.reference, f.key from found as f
+    union all
+    table returned
   )
   select t.mapping, t.reference is not null, cardinality(t.key),
     (count(*) filter (where t.lane = 0))::integer, (count(*) filter (where t.lane = 1))::integer,

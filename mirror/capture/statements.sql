@@ -105,7 +105,7 @@ select cast(mirror.still_waiting(cast(cast(:question as text) as jsonb)) as text
 -- ==== A worker claims events ====================================================================
 
 -- claim_events --
-select * from mirror.claim_batch({floor}, {limit}, {few})
+select * from mirror.claim_batch({floor}, {limit}, {few}, {known}::text[])
 
 -- read_claimed_events --
 -- Over another connection than the claim's: there, events that a claim has taken are still visible.
@@ -113,6 +113,10 @@ select id, transaction_id, lane, recorded_at::text, mapping, reference, key, ori
 from mirror.outbox
 where lane in (0, 1) and transaction_id between %(oldest)s and %(newest)s
   and id = any(%(ids)s::text::bigint[])
+union all
+select id, transaction_id, lane, recorded_at::text, mapping, reference, key, origin
+from mirror.retries
+where unclaimed and id = any(%(ids)s::text::bigint[])
 order by lane, id
 
 -- note_claim --
@@ -275,6 +279,14 @@ set attempts = attempts + 1, deaths = deaths - 1, error = %(error)s,
   withheld_at = case when %(withheld)s then coalesce(withheld_at, now()) else withheld_at end,
   parked = %(parked)s
 where id = %(id)s
+
+-- leave_retry --
+-- This worker does not know the mapping as the target does, so the event waits for one that does. So
+-- do the parked events of the mapping, for which it may stand.
+update mirror.retries
+set unclaimed = true, parked = false, due_at = now() + interval '100 years',
+  deaths = case when id = %(id)s then deaths - 1 else deaths end
+where id = %(id)s or (parked and mapping = %(mapping)s and buried_at is null)
 
 -- release_parked --
 -- One that another worker attempts now keeps its lease.
@@ -441,6 +453,8 @@ select jsonb_build_object(
           and recorded_at < now() - interval '1 minute') as stuck,
         count(*) filter (where buried_at is not null) as buried,
         count(*) filter (where parked) as parked,
+        count(*) filter (where unclaimed and recorded_at < now() - interval '1 minute')
+          as unclaimed,
         extract(epoch from now() - min(recorded_at))::float8 as oldest_seconds
       from mirror.retries as r
       group by r.lane, mapping

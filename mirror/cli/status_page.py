@@ -96,6 +96,7 @@ def _primary_rows(primary: PrimaryFigures) -> Iterator[tuple[str, str]]:
     for apart in primary.set_apart:
         text = f"{apart.mapping}, {apart.lane}: {apart.retrying} retrying, {apart.buried} buried"
         text += f", {apart.parked} parked" if apart.parked else ""
+        text += f", {apart.unclaimed} that no worker takes" if apart.unclaimed else ""
         yield "", text + _oldest(apart.oldest_seconds)
     claims = primary.claims
     yield (

@@ -35,6 +35,8 @@ class SetApart:
     """How many are dead: no longer retried, until `mirror retry`."""
     parked: int
     """How many of those that are retried wait because their whole mapping fails."""
+    unclaimed: int
+    """How many wait, for more than a minute, for a worker that knows their mapping."""
     oldest_seconds: float
     """Age of the oldest of these events."""
 
@@ -145,6 +147,11 @@ class PrimaryFigures:
     def parked(self) -> list[str]:
         """The mappings that have parked events."""
         return sorted({each.mapping for each in self.set_apart if each.parked})
+
+    @property
+    def unclaimed(self) -> list[str]:
+        """The mappings that have events which no worker takes."""
+        return sorted({each.mapping for each in self.set_apart if each.unclaimed})
 
     @property
     def buried(self) -> int:

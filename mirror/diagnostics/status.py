@@ -15,6 +15,9 @@ REMEDIES = {
     "retried until they succeed, at the latest every five minutes.",
     "parked": "A whole mapping can be neither read nor written, so its events wait and its rows "
     "stay as they are: fix the error that `mirror status` shows. Then the events are mirrored.",
+    "unclaimed": "No worker that runs knows these mappings as the target does: deploy workers with "
+    "the declarations to which it was migrated, and they take the events. `mirror discard ID` "
+    "deletes those of a mapping that is gone for good.",
     "stale": "Policies refuse every user until workers have caught up: start them, and fix what "
     "`mirror status` shows. MIRROR_FRESH_SECONDS must be set on workers and on beat.",
     "failed-over": "What was committed just before the fail-over may be lost there, without an "
@@ -68,6 +71,8 @@ def _primary_faults(primary: PrimaryFigures) -> dict[str, str]:
     faults = {}
     if primary.parked:
         faults["parked"] = f"primary: events wait for a fault of {', '.join(primary.parked)}"
+    if primary.unclaimed:
+        faults["unclaimed"] = f"primary: no worker takes events of {', '.join(primary.unclaimed)}"
     if primary.buried:
         faults["buried"] = f"primary: {primary.buried} event(s) are buried"
     if primary.stuck:

@@ -12,7 +12,7 @@ noted claim is gone: it sets the event apart (`mirror.sync.retries`), as it does
 fail.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -63,7 +63,13 @@ class Claim:
     """Claimed events, held in an open transaction until `acknowledge` or `release`."""
 
     def __init__(
-        self, queue: "Queue", groups: list[EventGroup], events: list[ClaimedEvent], *, full: bool
+        self,
+        queue: "Queue",
+        groups: list[EventGroup],
+        events: list[ClaimedEvent],
+        *,
+        full: bool,
+        left_out: int = 0,
     ) -> None:
         self._queue = queue
         self._note = uuid4()
@@ -72,6 +78,8 @@ class Claim:
         """The events that nothing has been read of. Empty after a worker crashed on one of them."""
         self.full = full
         """More events may be waiting."""
+        self.left_out = left_out
+        """Events that this claim sets apart for workers that know their mappings."""
 
     def __len__(self) -> int:
         """Return the number of events."""
@@ -173,10 +181,11 @@ class Queue:
         self.notes.close()
         self._floor.reset()
 
-    def claim(self, limit: int) -> Claim | None:
+    def claim(self, limit: int, known: Collection[str] | None = None) -> Claim | None:
         """Claim up to `limit` waiting events, revocations first; None if no event is waiting.
 
-        Events whose worker crashed are set apart, so a claim may hold no events.
+        Events whose worker crashed are set apart, and so are those of mappings that are not `known`
+        (None: all are), so a claim may hold no events.
         """
         self.withdraw_notes()
         self._heartbeat.beat(self.claims)
@@ -190,21 +199,25 @@ class Queue:
                     floor=sql.Literal(self._floor.value),
                     limit=sql.Literal(limit),
                     few=sql.Literal(few),
+                    known=sql.Literal(None if known is None else list(known)),
                 ),
                 idle_seconds=self.idle_seconds,
             )
             if not rows:
                 self.claims.rollback()
                 return None
-            groups = [EventGroup(*group) for *group, _ in rows]
-            self._origin = min(group.origin for group in groups)
-            count, grants = _count(groups), sum(group.grants for group in groups)
+            every = [EventGroup(*group) for *group, _ in rows]
+            self._origin = min(group.origin for group in every)
+            count, grants = _count(every), sum(group.grants for group in every)
             self._claimed += count
-            full = count == limit or (grants == few and grants < count)
+            full = count >= limit or (grants == few and grants < count)
+            groups = [group for group in every if known is None or group.mapping in known]
+            left_out = count - _count(groups)
             *_, noted = rows[0]
-            if not noted:
-                return Claim(self, groups, [], full=full)
-            return Claim(self, [], self._set_suspects_apart(self.read_events(groups)), full=full)
+            events = []
+            if noted:
+                groups, events = [], self._set_suspects_apart(self.read_events(groups))
+            return Claim(self, groups, events, full=full, left_out=left_out)
         except BaseException:
             self.claims.rollback()
             raise

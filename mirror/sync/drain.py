@@ -14,11 +14,20 @@ import structlog
 from psycopg import sql
 
 from mirror.capture.outbox import Event
-from mirror.errors import Halted, MirrorError, Rejected, TooSlow, Transient, UnreadableMapping
+from mirror.errors import (
+    Halted,
+    MirrorError,
+    Rejected,
+    TooSlow,
+    Transient,
+    UnreadableMapping,
+    WrongMapping,
+)
 from mirror.errors.unforeseen import explained
 from mirror.model.mapping import EVERYTHING
 from mirror.model.registry import Registry
 from mirror.sync.claims import MAX_PARTS, Claim, EventGroup, Queue
+from mirror.sync.known_mappings import KnownMappings
 from mirror.sync.retries import WORKER_DIED, Attempt, ClaimedEvent, Failed
 from mirror.sync.snapshot import Source
 from mirror.sync.stepping import Stepping
@@ -78,6 +87,7 @@ class Drain(Syncer):
         )
         self._parked: dict[str, tuple[float, UnreadableMapping]] = {}
         """By mapping: until when its events are not attempted, and why."""
+        self._known = KnownMappings(registry, target)
 
     def close(self) -> None:
         """Close every connection; the next use opens others."""
@@ -108,6 +118,8 @@ class Drain(Syncer):
             except BaseException as error:
                 # The other connections to this server are lost too, or in an open transaction.
                 self.close()
+                if isinstance(error, WrongMapping) and self._known.look():
+                    continue
                 # The first statement after an idle hour may find the connection dead. One new
                 # attempt keeps the events from waiting for the next ring.
                 if isinstance(error, Transient) and not connected:
@@ -131,7 +143,7 @@ class Drain(Syncer):
     def once(self) -> DrainResult:
         """Claim and apply one batch of events."""
         self.announced = False
-        claim = self.queue.claim(self.batch_size)
+        claim = self.queue.claim(self.batch_size, self._known.names())
         if claim is None:
             return DrainResult()
         started = time.monotonic()
@@ -148,6 +160,8 @@ class Drain(Syncer):
                 mapping=each.event.mapping,
                 error=str(each.error),
             )
+        if claim.left_out:
+            log.warning("events left to workers that know their mappings", events=claim.left_out)
         if len(claim):
             log.info(
                 "drained",
@@ -156,7 +170,7 @@ class Drain(Syncer):
                 milliseconds=round((time.monotonic() - started) * 1000, 1),
             )
         full = claim.full or bool(continuations) or self.announced
-        return DrainResult(len(claim), len(failed), full=full)
+        return DrainResult(len(claim) + claim.left_out, len(failed) + claim.left_out, full=full)
 
     def _apply_claim(self, claim: Claim, *, until: float) -> tuple[list[Event], list[Failed]]:
         """Apply the events of a claim: plain keys without reading them, all others in sync passes.
@@ -354,6 +368,9 @@ class Drain(Syncer):
         error: MirrorError | None = None
         withheld = False
         try:
+            if event.mapping not in self._known.names():
+                self.queue.retries.leave(attempt)
+                return False
             if not attempt.exhausted:
                 continuations, error = self._attempt(attempt)
                 if error is None:

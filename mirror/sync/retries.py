@@ -146,6 +146,12 @@ class Retries:
             self._database.execute(statement("release_parked"), [attempt.event.mapping])
         return buried
 
+    def leave(self, attempt: Attempt) -> None:
+        """Leave the event, and all for which it stands, to a worker that knows their mapping."""
+        self._database.execute(
+            statement("leave_retry"), {"id": attempt.event.id, "mapping": attempt.event.mapping}
+        )
+
     def postpone(self, attempt: Attempt) -> None:
         """Make the event due again, after an attempt that ended without its fault."""
         # If the primary does not answer either, the attempt counts as a crash, and its lease must

@@ -112,6 +112,17 @@ def test_events_that_are_set_apart_are_counted_by_mapping_and_lane(
     assert exit_code(figures) == 1
 
 
+def test_events_that_no_worker_takes_are_a_fault_after_a_minute(
+    primary: TestDatabase, read: Read
+) -> None:
+    """Within a minute a deploy may still bring the worker."""
+    primary.query(SET_APART, 1, 0, "1 s", "invoices", 0, None)
+    primary.query("update mirror.retries set unclaimed = true")
+    assert find_faults(read()) == {}
+    primary.query("update mirror.retries set recorded_at = now() - interval '2 min'")
+    assert find_faults(read()) == {"unclaimed": "primary: no worker takes events of invoices"}
+
+
 def test_the_parts_at_work_and_both_sides_versions_are_known(
     drain: Drain, primary: TestDatabase, read: Read
 ) -> None:

@@ -128,6 +128,16 @@ PRIMARY = [
         """,
     ),
     Fault(
+        "unclaimed",
+        "no worker takes events of invoices",
+        """
+        insert into mirror.retries
+          (id, lane, recorded_at, mapping, key, attempts, due_at, error, unclaimed)
+        values (1, 0, now() - interval '2 min', 'invoices', '{a}', 0, now() + interval '1 day', 'x',
+          true)
+        """,
+    ),
+    Fault(
         "source-type",
         "mapping 'trips': column created_by is bigint",
         "alter table trips drop created_by, add created_by bigint",

@@ -371,6 +371,10 @@ CHECKS: dict[str, Check] = {
         "all rows of a mapping fail alike, so its events wait and the target keeps its rows",
         REMEDIES["parked"],
     ),
+    "unclaimed": _error(
+        "events of a mapping wait, because no worker knows it as the target does",
+        REMEDIES["unclaimed"],
+    ),
     "withheld": _error(
         "keys grant nothing, because their events can be neither read nor written",
         REMEDIES["withheld"],
