@@ -13,7 +13,8 @@ from mirror.diagnostics.event import EventReport, read_event
 from mirror.diagnostics.figures import read_figures
 from mirror.diagnostics.status import exit_code, find_faults
 from mirror.model.registry import load_registry
-from mirror.reconcile import sweep
+from mirror.reconcile import refuse_resync, sweep
+from mirror.reconcile.report import EXIT_CODES
 from mirror.settings import load_settings
 from mirror.sync import orders
 from mirror.sync.wiring import build_drain, build_queue, build_source, build_target
@@ -113,12 +114,25 @@ def resync(
     mappings: Annotated[
         list[str] | None, typer.Argument(help="Names of mappings; all of them by default.")
     ] = None,
+    confirm: Annotated[
+        list[str] | None,
+        typer.Option(help="Allow all deletes in this mapping; may be repeated."),
+    ] = None,
 ) -> None:
     """Record all rows as changed, so that workers mirror all of them again."""
     settings = load_settings()
     registry = load_registry(settings.mappings)
-    with closing(build_queue(settings)) as queue:
-        chosen = orders.resync(queue, registry, mappings or [])
+    with closing(build_drain(settings, registry)) as worker:
+        for name in [*(mappings or []), *(confirm or [])]:
+            registry[name]
+        refused = list(
+            refuse_resync(registry, worker.source, worker.target, mappings or [], confirm or [])
+        )
+        for reason in refused:
+            print(reason, file=sys.stderr)
+        if refused:
+            raise typer.Exit(EXIT_CODES["held back"])
+        chosen = orders.resync(worker.queue, registry, mappings or [])
     print(f"recorded as changed: {', '.join(chosen)}; workers, or `mirror drain`, mirror them")
 
 

@@ -5,6 +5,7 @@ steps are compare, judge, limit deletes, repair. Comparing only finds suspects. 
 suspect again and excludes rows with a change under way. Repairs are fenced, like a drain's.
 """
 
+from mirror.reconcile.before_resync import refuse_resync
 from mirror.reconcile.drift import Cause
 from mirror.reconcile.leased_run import AlreadyRunning, reconcile, run_reconcile
 from mirror.reconcile.report import MappingReport, Report
@@ -23,6 +24,7 @@ __all__ = [
     "Throttle",
     "draw_keys",
     "reconcile",
+    "refuse_resync",
     "run_reconcile",
     "sample",
     "sweep",

@@ -179,6 +179,26 @@ def test_resync_and_drain_load_an_empty_target(
     assert mirror("resync", "journeys").code == 2
 
 
+def test_resync_refuses_to_empty_the_target_unless_it_is_confirmed(
+    mirror: Command, session: Session, primary: TestDatabase, target: TestDatabase
+) -> None:
+    """A primary that was emptied by mistake is no truth; nothing is recorded, for any mapping."""
+    MembershipFactory.create_batch(3)
+    session.commit()
+    mirror("resync")
+    mirror("drain")
+    primary.query("truncate trip_memberships")
+    done = mirror("resync")
+    assert done.code == 3, done.text
+    assert "mirror resync --confirm trip_memberships" in done.err
+    assert primary.value("select count(*) from mirror.outbox") == 0
+    assert mirror("resync", "users").code == 0
+    assert mirror("resync", "trip_memberships").code == 3
+    assert mirror("resync", "--confirm", "trip_memberships").code == 0
+    assert mirror("drain").code == 0
+    assert target.value("select count(*) from trip_memberships") == 0
+
+
 def test_status_shows_what_waits_and_what_is_buried(
     mirror: Command, primary: TestDatabase, session: Session, recorder: Hooks
 ) -> None:
@@ -247,7 +267,7 @@ def test_rebase_accepts_a_primary_that_moved(
     primary.query("delete from trip_memberships where user_id = %s", member.user_id)
     primary.query("update mirror.pairing set step = 0, token = gen_random_uuid(), base = null")
     primary.query("update mirror.pairing set acked = false")
-    mirror("resync")
+    mirror("resync", "--confirm", "trip_memberships")
 
     done = mirror("drain")
     assert (done.code, "mirror rebase" in done.err) == (1, True), done.text
