@@ -59,10 +59,10 @@ class DoorbellSettings:
         Raises:
             ConfigError: a variable is malformed; names it, never its value.
         """
-        mode = os.environ.get("MIRROR_DOORBELL") or "thread"
+        mode = os.environ.get("MIRROR_DOORBELL", "").strip() or "thread"
         if mode not in {"thread", "inline", "off"}:
             raise ConfigError("MIRROR_DOORBELL: expected thread, inline or off.")
-        url = os.environ.get("REDIS_URL") or None
+        url = os.environ.get("REDIS_URL", "").strip() or None
         if url is not None and mode != "off" and not is_redis_url(url):
             raise ConfigError(
                 "REDIS_URL: expected redis://host:port/number or rediss://…; unset it, or set "
@@ -80,7 +80,13 @@ def is_redis_url(text: str) -> bool:
     """Return whether both redis-py and Celery can use `text` as a server's address."""
     try:
         parts = urlsplit(text)
-        return parts.scheme in {"redis", "rediss"} and bool(parts.netloc) and parts.port != 0
+        # An @ behind the host ends a password that has a character with a meaning, such as a slash.
+        return (
+            text.startswith(("redis://", "rediss://"))
+            and bool(parts.netloc)
+            and parts.port != 0
+            and "@" not in parts.path + parts.query + parts.fragment
+        )
     except ValueError:
         return False
 
@@ -288,7 +294,7 @@ def acknowledge_ring(client: redis.Redis) -> None:
 
 
 def _seconds(variable: str, default: float) -> float:
-    text = os.environ.get(variable)
+    text = os.environ.get(variable, "").strip()
     if not text:
         return default
     try:

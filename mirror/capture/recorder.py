@@ -190,5 +190,5 @@ def default() -> Hooks:
         ConfigError: the module cannot be imported, or a setting is malformed.
         MappingError: a declaration cannot work.
     """
-    module = os.environ.get("MIRROR_MAPPINGS") or "mappings"
+    module = os.environ.get("MIRROR_MAPPINGS", "").strip() or "mappings"
     return Hooks(load_registry(module), Doorbell(DoorbellSettings.from_environment()))

@@ -3,12 +3,9 @@
 After that, code gets them as an argument and no module reads the environment again.
 """
 
-import re
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
-from psycopg import ProgrammingError
-from psycopg.conninfo import conninfo_to_dict
 from pydantic import (
     AfterValidator,
     AliasChoices,
@@ -20,65 +17,17 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from mirror.capture.doorbell import is_redis_url
 from mirror.errors import ConfigError
+from mirror.settings.urls import postgres_url, project_url, redis_url
 
 _CRON_FIELDS = 5
 
 
-def _postgres_url(value: Any) -> Any:
-    """Return a database's URL in the form that libpq understands.
-
-    Forms that only SQLAlchemy understands are accepted. None and a SecretStr, which was checked
-    before, are returned unchanged.
-
-    Raises:
-        ValueError: it is no PostgreSQL URL; the message does not repeat it.
-    """
-    if value is None or isinstance(value, SecretStr):
-        return value
-    scheme, rest = str(value).partition("://")[::2]
-    if scheme.partition("+")[0] not in {"postgresql", "postgres"} or not rest:
-        raise ValueError("expected postgresql://user:password@host:port/database")
-    # SQLAlchemy's `postgresql+psycopg://` names a driver, which libpq does not know.
-    url = f"postgresql://{rest}"
-    try:
-        conninfo_to_dict(url)
-    except ProgrammingError:
-        # The original message repeats parts of the URL.
-        raise ValueError(
-            "a malformed URL; percent-encode special characters in its parts"
-        ) from None
-    return url
-
-
-def _redis_url(value: Any) -> Any:
-    if value is None or isinstance(value, SecretStr):
-        return value
-    if not is_redis_url(str(value)):
-        raise ValueError("expected redis://host:port/number or rediss://…")
-    return value
-
-
-def _project_url(value: Any) -> Any:
-    """Return the URL of a project's API without path and slash at the end; None for None.
-
-    Raises:
-        ValueError: it is another URL, for example that of the dashboard or of the database.
-    """
-    if value is None:
-        return value
-    parts = urlsplit(str(value).strip())
-    if parts.scheme not in {"https", "http"} or not parts.hostname or "@" in parts.netloc:
-        raise ValueError("expected https://<project>.supabase.co")
-    if parts.hostname in {"supabase.com", "app.supabase.com"}:
-        raise ValueError("that is the dashboard; expected https://<project>.supabase.co")
-    if parts.hostname.startswith("db.") or parts.hostname.endswith(".pooler.supabase.com"):
-        raise ValueError("that is the database; expected https://<project>.supabase.co")
-    path = parts.path.rstrip("/")
-    if parts.query or parts.fragment or re.search(r"/(rest|auth)/v1\b", path):
-        raise ValueError("expected the project's URL alone, without /rest/v1")
-    return f"{parts.scheme}://{parts.netloc}{path}"
+def _checked(check: Callable[[str], str]) -> BeforeValidator:
+    """Return a validator that leaves None, and a SecretStr, which was checked before, unchanged."""
+    return BeforeValidator(
+        lambda value: value if value is None or isinstance(value, SecretStr) else check(str(value))
+    )
 
 
 def _cron(value: str) -> str:
@@ -94,9 +43,9 @@ def _cron(value: str) -> str:
     return value
 
 
-PostgresUrl = Annotated[SecretStr, BeforeValidator(_postgres_url)]
-RedisUrl = Annotated[SecretStr, BeforeValidator(_redis_url)]
-ProjectUrl = Annotated[str, BeforeValidator(_project_url)]
+PostgresUrl = Annotated[SecretStr, _checked(postgres_url)]
+RedisUrl = Annotated[SecretStr, _checked(redis_url)]
+ProjectUrl = Annotated[str, _checked(project_url)]
 
 
 class Settings(BaseSettings):
@@ -183,6 +132,19 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "json", "console"] = "auto"
     """`auto`: readable on a terminal, JSON elsewhere."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _stripped(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Remove white space around each value: files and secret stores end one with a newline.
+
+        A value of nothing else counts as not set.
+        """
+        stripped = {
+            name: value.strip() if isinstance(value, str) else value
+            for name, value in values.items()
+        }
+        return {name: value for name, value in stripped.items() if value != ""}
 
     @model_validator(mode="after")
     def _claims_outlast_statements(self) -> Self:
