@@ -24,7 +24,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from mirror.errors import ConfigError
-from mirror.errors.redaction import redact
+from mirror.errors.redaction import one_line
 
 # The standard library's logger: this runs in the backend, which configures logging itself.
 log = logging.getLogger(__name__)
@@ -284,7 +284,7 @@ class _Ringer:
         now = time.monotonic()
         if self._warned_at is None or now - self._warned_at > 60:  # noqa: PLR2004 - seconds
             self._warned_at = now
-            reason = redact(f"{type(error).__name__}: {error}")
+            reason = one_line(f"{type(error).__name__}: {error}")
             log.warning("doorbell dropped, beat will wake the drain (%s)", reason)
 
 

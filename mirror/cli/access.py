@@ -11,7 +11,7 @@ from rich.table import Table
 
 from mirror.access.caller import caller
 from mirror.access.questions import Given, access_questions
-from mirror.cli.console import console
+from mirror.cli.console import PlainConsole
 from mirror.diagnostics.access_review import Access, review
 from mirror.diagnostics.explain import question_about
 from mirror.errors import UsageError
@@ -71,4 +71,4 @@ def _print(found: list[Access], *, as_json: bool, as_csv: bool) -> None:
     table = Table(*_COLUMNS, box=None)
     for row in rows:
         table.add_row(*row)
-    console().print(table)
+    PlainConsole().print(table)

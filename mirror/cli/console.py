@@ -1,15 +1,27 @@
-"""Console: prints tables; a script that reads a line gets it whole."""
+"""Console: prints texts as they are, each on one line; rich would interpret some."""
 
-from typing import Final
+from typing import Any, Final
 
 from rich.console import Console
+from rich.text import Text
+
+from mirror.errors.redaction import one_line
 
 _UNWRAPPED: Final = 1_000
 
 
-def console() -> Console:
-    """Return a console on standard output that wraps lines only on a terminal."""
-    made = Console(soft_wrap=True, highlight=False, markup=False)
-    if not made.is_terminal:
-        made.width = _UNWRAPPED
-    return made
+class PlainConsole(Console):
+    """A console on which a text from a database can neither pose as a line, nor as markup.
+
+    A line is as long as its text, and only our own styles color it.
+    """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, soft_wrap=True, highlight=False, markup=False, emoji=False)
+        if not self.is_terminal:
+            # A script that reads a line of a table needs it whole.
+            self.width = _UNWRAPPED
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return a text to print; rich calls this for each argument and each cell of a table."""
+        return super().render_str(one_line(text), **options)

@@ -4,10 +4,9 @@ import json
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from mirror.cli.console import PlainConsole
 from mirror.diagnostics.doctor import Diagnosis, Severity, diagnose
-from mirror.errors.redaction import redact
 from mirror.model.registry import load_registry
 from mirror.settings import load_settings
 
@@ -29,11 +28,11 @@ def doctor(
 
 
 def _print(diagnosis: Diagnosis) -> None:
-    console = Console(soft_wrap=True, highlight=False)
+    console = PlainConsole()
     for found in diagnosis.findings:
         style = "bold red" if found.severity is Severity.ERROR else "bold yellow"
         console.print(found.severity.value, style=style, end=" ")
-        console.print(f"{found.code}: {redact(found.what)}", markup=False)
-        console.print(f"  {found.remedy}", markup=False)
+        console.print(f"{found.code}: {found.what}")
+        console.print(f"  {found.remedy}")
     if not diagnosis.findings:
         console.print("all is well", style="bold green")

@@ -4,10 +4,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-
+from mirror.cli.console import PlainConsole
 from mirror.errors import MirrorError
-from mirror.errors.redaction import redact
 
 
 @contextmanager
@@ -22,7 +20,8 @@ def reported_errors() -> Iterator[None]:
 
 def print_error(error: MirrorError) -> None:
     """Print an error to stderr, without secrets."""
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
-    console.print("[bold red]error:[/]", redact(str(error)), markup=True)
+    console = PlainConsole(stderr=True)
+    console.print("error:", style="bold red", end=" ")
+    console.print(str(error))
     for note in getattr(error, "__notes__", []):
-        console.print(note, markup=False)
+        console.print(note)

@@ -5,10 +5,10 @@ from contextlib import closing
 from typing import Annotated, Final, Literal
 
 import typer
-from rich.console import Console
 
 from mirror.access.caller import caller
 from mirror.access.questions import access_questions
+from mirror.cli.console import PlainConsole
 from mirror.cli.reconcile import parse_key
 from mirror.diagnostics.explain import (
     Explanation,
@@ -158,25 +158,24 @@ def _noun_options(registry: Registry) -> str:
 
 
 def _print(explanation: Explanation) -> None:
-    console = Console(soft_wrap=True, highlight=False)
-    console.print(explanation.question, style="bold", markup=False)
+    console = PlainConsole()
+    console.print(explanation.question, style="bold")
     for step in explanation.steps:
         console.print(
             f"{_SIGNS[step.status]} {step.name}: {step.says}",
             style=_STYLES.get(step.status),
-            markup=False,
         )
         for line in step.details:
-            console.print(f"    {line}", markup=False)
+            console.print(f"    {line}")
         for name, value in step.values.items():
-            console.print(f"    {name} = {value}", markup=False)
+            console.print(f"    {name} = {value}")
     answer = "allowed" if explanation.allowed else "refused"
     first = explanation.first
     if first is None:
-        console.print(answer, style="bold", markup=False)
+        console.print(answer, style="bold")
         return
     if explanation.allowed and explanation.primary_grants is False:
         answer = "allowed, but the primary grants nothing"
-    console.print(f"{answer}; decisive step: {first.name}", style="bold", markup=False)
+    console.print(f"{answer}; decisive step: {first.name}", style="bold")
     if first.remedy:
-        console.print(first.remedy, markup=False)
+        console.print(first.remedy)

@@ -12,6 +12,7 @@ from mirror.cli.status_page import print_event, print_status
 from mirror.diagnostics.event import EventReport, read_event
 from mirror.diagnostics.figures import read_figures
 from mirror.diagnostics.status import exit_code, find_faults
+from mirror.errors.redaction import one_line
 from mirror.model.registry import load_registry
 from mirror.reconcile import refuse_resync, sweep
 from mirror.reconcile.report import EXIT_CODES
@@ -93,7 +94,7 @@ def discard(
     with closing(build_queue(load_settings())) as queue:
         found = orders.set_apart(queue, ids)
         for id_, name, error in found:
-            print(f"{id_} {name}: {error}")
+            print(one_line(f"{id_} {name}: {error}"))
         if found and not yes:
             typer.confirm(
                 "The keys that these events name stay in the target as they are, until they change "

@@ -19,8 +19,10 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from mirror.cli.console import PlainConsole
 from mirror.cli.signals import interrupt_once
 from mirror.errors import UsageError
+from mirror.errors.redaction import one_line
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
 from mirror.model.registry import load_registry
@@ -83,7 +85,7 @@ def reconcile(
                 drain, settings, options, started_by=started_by, wait=wait, progress=progress
             )
         except AlreadyRunning as error:
-            print(error, file=sys.stderr)
+            print(one_line(str(error)), file=sys.stderr)
             raise typer.Exit(0) from None
     if as_json:
         print(json.dumps(report.as_json(), indent=2))
@@ -128,7 +130,7 @@ def parse_key(mapping: Mapping, text: str) -> Key:
 
 
 def _print_report(report: Report) -> None:
-    console = Console(soft_wrap=True, highlight=False)
+    console = PlainConsole()
     table = Table(box=None)
     for name in (
         "mapping",
@@ -147,16 +149,14 @@ def _print_report(report: Report) -> None:
     console.print(table)
     for part in report.mappings:
         for cause, rows in part.causes.items():
-            console.print(
-                f"{part.mapping}: {rows} row(s): {Cause[cause.upper()].value}", markup=False
-            )
+            console.print(f"{part.mapping}: {rows} row(s): {Cause[cause.upper()].value}")
         for kind, direction, key in part.keys:
-            console.print(f"  {kind} ({direction}) {','.join(key)}", markup=False)
+            console.print(f"  {kind} ({direction}) {','.join(key)}")
         if part.keys and part.drifted > len(part.keys):
-            console.print(f"  … and {part.drifted - len(part.keys)} more", markup=False)
+            console.print(f"  … and {part.drifted - len(part.keys)} more")
         problem = part.held or part.error
         if problem:
-            console.print(f"{part.mapping}: {problem}", style="bold red", markup=False)
+            console.print(f"{part.mapping}: {problem}", style="bold red")
     rows = sum(part.rows for part in report.mappings)
     console.print(
         f"{report.outcome}{', nothing was changed' if report.dry_run else ''}: {rows:,} rows "
@@ -168,7 +168,7 @@ def _print_report(report: Report) -> None:
 def print_verdict(verdict: Verdict) -> None:
     """Print one line for each drift, that is, each row that differed between the two sides."""
     for drift in verdict.drifts:
-        print(f"{drift.kind} ({drift.direction}) {','.join(drift.key)}: {drift.cause}")
+        print(one_line(f"{drift.kind} ({drift.direction}) {','.join(drift.key)}: {drift.cause}"))
 
 
 @contextmanager
@@ -188,7 +188,7 @@ def _stoppable() -> Iterator[None]:
 @contextmanager
 def _progress() -> Iterator[ProgressCallback]:
     """Yield a callback that shows progress: bars on a terminal, otherwise a line now and then."""
-    console = Console(stderr=True)
+    console = PlainConsole(stderr=True)
     if not console.is_terminal:
         yield _lines(console)
         return
@@ -227,6 +227,6 @@ def _lines(console: Console) -> ProgressCallback:
         if time.monotonic() > printed_at + _SECONDS_BETWEEN_LINES:
             printed_at = time.monotonic()
             estimate = f" of about {total:,}" if total > done[name] else ""
-            console.print(f"{name}: {done[name]:,} rows{estimate}", highlight=False, markup=False)
+            console.print(f"{name}: {done[name]:,} rows{estimate}")
 
     return advance

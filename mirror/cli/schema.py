@@ -8,6 +8,7 @@ from typing import Annotated, Final
 import typer
 
 from mirror.errors import UsageError
+from mirror.errors.redaction import one_line
 from mirror.model.registry import Registry, load_registry
 from mirror.schema import guards_sql, model_sql, removal_sql, triggers_sql
 from mirror.schema.connecting import migrating
@@ -100,7 +101,7 @@ def _migrate(
     with migrating(settings, side) as connection:
         if side == "primary":
             for sentence in check_key_types(connection, registry):
-                print(f"primary: warning: {sentence}", file=sys.stderr)
+                print(one_line(f"primary: warning: {sentence}"), file=sys.stderr)
         if dry_run:
             names = [step.name for step in due(connection, side, registry, **flags)]
         else:

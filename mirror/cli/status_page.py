@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from rich.table import Table
 
-from mirror.cli.console import console
+from mirror.cli.console import PlainConsole
 from mirror.diagnostics.event import EventReport
 from mirror.diagnostics.figures import Figures, Unknown
 from mirror.diagnostics.primary_figures import LastRun, PrimaryFigures
@@ -14,7 +14,7 @@ from mirror.diagnostics.status import REMEDIES, find_faults
 
 def print_status(figures: Figures) -> None:
     """Print a page; a part that could not be read is printed as `unknown`."""
-    page = console()
+    page = PlainConsole()
     table = Table(show_header=False, box=None)
     for name, text in _rows(figures):
         table.add_row(name, text)
@@ -33,7 +33,7 @@ def print_status(figures: Figures) -> None:
 
 def print_event(report: EventReport) -> None:
     """Print all about one event: keys, but no other value of a row."""
-    page = console()
+    page = PlainConsole()
     event = report.event
     page.print(f"event {event.id}: {event.subject}")
     table = Table(show_header=False, box=None)

@@ -7,6 +7,7 @@ import typer
 
 from mirror.cli.schema import Sides
 from mirror.errors import UsageError
+from mirror.errors.redaction import one_line
 from mirror.schema.connecting import migrating
 from mirror.schema.migrate import Side
 from mirror.schema.uninstall import plan_removal
@@ -43,6 +44,6 @@ def uninstall(
     if not removal.statements:
         print(f"{one}: nothing is installed", file=sys.stdout if yes else sys.stderr)
     elif yes:
-        print(f"{one}: uninstalled", *removal.notes, sep="\n")
+        print(f"{one}: uninstalled", *map(one_line, removal.notes), sep="\n")
     else:
         sys.stdout.write(removal.script)

@@ -11,6 +11,7 @@ from mirror.access.questions import access_questions
 from mirror.cli.reconcile import print_verdict
 from mirror.diagnostics.explain import Audit, audit
 from mirror.errors import UsageError
+from mirror.errors.redaction import one_line
 from mirror.model.registry import load_registry
 from mirror.reconcile import sample
 from mirror.settings import load_settings
@@ -82,7 +83,7 @@ def _audit(
 
 def _print_audit(noun: str, result: Audit) -> None:
     for one in result.mismatches:
-        print(f"{one.direction}: {one.user} {one.noun} {one.resource}, {one.by}")
+        print(one_line(f"{one.direction}: {one.user} {one.noun} {one.resource}, {one.by}"))
     in_flight = f", {result.under_way} in flight" if result.under_way else ""
     differing = {(one.user, one.resource) for one in result.mismatches}
     print(

@@ -133,7 +133,7 @@ def classify(
         culprit: the constraint or table at fault, if it is known.
     """
     if state in _OURS:
-        return _OURS[state](f"{role}: {message}" + (f". {hint}" if hint else ""))
+        return _OURS[state](redact(f"{role}: {message}" + (f". {hint}" if hint else "")))
     if state in _MISSING_OBJECT and _OUR_OBJECTS.search(message):
         command = "primary" if role == "primary" else "supabase"
         return NotMigrated(f"{role}: {message} [{state}]; run `mirror migrate {command}`")

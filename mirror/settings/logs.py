@@ -10,7 +10,7 @@ from typing import Any, TextIO
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
-from mirror.errors.redaction import redact
+from mirror.errors.redaction import one_line, redact
 
 
 class _Redacted:
@@ -21,6 +21,26 @@ class _Redacted:
 
     def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> str:
         return redact(str(self._renderer(logger, method, event)))
+
+
+def _prepare_texts(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Put each text of a record on one line; a traceback keeps its lines."""
+    for name, value in event.items():
+        if name in {"exception", "stack"} and isinstance(value, str):
+            event[name] = "\n".join(map(one_line, value.split("\n")))
+        elif not name.startswith("_"):
+            event[name] = _prepared(value)
+    return event
+
+
+def _prepared(value: Any) -> Any:
+    if isinstance(value, str):
+        return one_line(value)
+    if isinstance(value, dict):
+        return {_prepared(name): _prepared(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_prepared(inner) for inner in value]
+    return one_line(repr(value)) if isinstance(value, BaseException) else value
 
 
 def configure_logging(
@@ -41,9 +61,10 @@ def configure_logging(
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        _prepare_texts,
     ]
     if as_json:
-        shared.append(structlog.processors.format_exc_info)
         renderer: Any = structlog.processors.JSONRenderer(ensure_ascii=False)
     else:
         renderer = structlog.dev.ConsoleRenderer(

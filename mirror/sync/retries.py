@@ -20,6 +20,7 @@ from mirror.errors import (
     UnreadableMapping,
     Withheld,
 )
+from mirror.errors.redaction import one_line
 from mirror.sync.connections import Database
 
 WORKER_DIED = "its worker died"
@@ -195,4 +196,4 @@ def claimed_event(row: Sequence[object]) -> ClaimedEvent:
 
 def _error_text(error: MirrorError | None) -> str:
     """Return the text to store; an error's message has ids and codes, never a row's values."""
-    return WORKER_DIED if error is None else f"{type(error).__name__}: {error}"
+    return WORKER_DIED if error is None else one_line(f"{type(error).__name__}: {error}")

@@ -1,6 +1,7 @@
 """The `mirror` command: its effects, its output and its exit codes."""
 
 import json
+import re
 from pathlib import Path
 from uuid import uuid4
 
@@ -254,6 +255,45 @@ def test_an_event_that_can_never_succeed_is_discarded(
     done = mirror("status", "77")
     assert (done.code, "neither waits nor is set apart" in done.err) == (2, True), done.text
     assert mirror("status").code == 0
+
+
+HOSTILE = "users\x1b[2J\x1b]0;owned\x07\r\nall is well \u202egnp\u2066\x9b31m [bold]:smile:[/x]"
+"""A name that clears a screen, poses as a line, turns others around, and looks like markup."""
+
+
+@pytest.mark.parametrize(
+    ("mapping", "reference", "key"),
+    [
+        (HOSTILE + "x" * 1_000_000, None, "x"),
+        ("trip_memberships", HOSTILE, "x"),
+        ("users", None, HOSTILE),
+    ],
+)
+def test_no_text_of_an_event_can_act_on_the_terminal(
+    mirror: Command, primary: TestDatabase, mapping: str, reference: str | None, key: str
+) -> None:
+    """A backend's role may write any text into the outbox; an operator reads it."""
+    primary.query(
+        "insert into mirror.outbox (id, mapping, reference, key) overriding system value"
+        " values (77, %s, %s, array[%s])",
+        mapping,
+        reference,
+        key,
+    )
+    for arguments in (["drain"], ["status"], ["status", "77"], ["doctor"], ["discard", "77"]):
+        done = mirror(*arguments, MIRROR_MAX_ATTEMPTS="1")
+        assert len(done.text) < 20_000, arguments
+        assert all(line.isprintable() for line in done.text.split("\n")), (arguments, done.text)
+        assert not re.search("^all is well", done.text, re.MULTILINE), (arguments, done.text)
+    assert len(primary.value("select error from mirror.retries")) < 3000
+    found = json.loads(mirror("status", "77", "--json").out)["event"]
+    assert (found["mapping"], found["reference"], found["key"]) == (mapping, reference, [key])
+
+
+def test_an_error_that_looks_like_markup_is_printed_as_it_is(mirror: Command) -> None:
+    """A tag that ends nothing would end the command with a traceback."""
+    done = mirror("verify", "[/x][bold]users", MIRROR_MAPPINGS="mappings")
+    assert (done.code, "[/x][bold]users" in done.err) == (2, True), done.text
 
 
 def test_rebase_accepts_a_primary_that_moved(

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import structlog
+from hypothesis import given
+from hypothesis import strategies as st
 
-from mirror.errors.redaction import redact
+from mirror.errors.redaction import one_line, redact
 from mirror.settings.logs import configure_logging
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJyb2xlIjoic2VydmljZV9yb2xlIn0.c2lnbmF0dXJl-_x"
@@ -22,6 +24,12 @@ SECRETS = [
     ("postgresql://db.example/app?user=u&password=hunter2&sslmode=require", "hunter2"),
     ("sb_secret_N7UND0UgjKTV-UKU_x0-8YZ", "UKU_x0-8YZ"),
     (f"Bearer {JWT}", "c2lnbmF0dXJl"),
+    (
+        "Bearer eyAiYWxnIjogIkhTMjU2In0K.eyJyb2xlIjoic2VydmljZV9yb2xlIn0.c2lnbmF0dXJl",
+        "c2lnbmF0dXJl",
+    ),
+    ("host=db password='hun ter2' dbname=x", "ter2"),
+    ("failed to resolve host 'ter2@db.example': unknown", "ter2"),
 ]
 
 
@@ -116,3 +124,55 @@ def test_configuring_twice_does_not_double_the_lines(logged: Callable[[], str]) 
     """The second call replaces the handler."""
     configure_logging(style="json", stream=io.StringIO())
     assert len(logging.getLogger().handlers) == 1
+
+
+HOSTILE = (
+    "users\x1b[2J\x1b]0;owned\x07\r\nall is well \u202egnp.exe\u2066\x9b31m\u2028\x00"
+    " [bold]:smile:[/x]"
+)
+"""A name that clears a screen, sets a title, poses as another line, and turns others around."""
+
+
+def assert_printable(text: str) -> None:
+    """Fail if a line of a text has a character that a terminal would not print as it is."""
+    for line in text.rstrip("\n").split("\n"):
+        assert line.isprintable(), repr(line)
+
+
+def test_no_text_in_a_log_line_can_act_on_a_terminal(logged: Callable[[], str]) -> None:
+    """A mapping's name comes from whoever may write the outbox."""
+    log().warning(HOSTILE, mapping=HOSTILE, nested={HOSTILE: [HOSTILE]}, error=ValueError(HOSTILE))
+    logging.getLogger("library").warning("at %s", HOSTILE)
+    log().error("failed", exc_info=failing(HOSTILE))
+    written = logged()
+    assert_printable(written)
+    lines = [line for line in written.split("\n") if "Traceback" not in line]
+    assert not [line for line in lines if line.startswith("all is well")]
+    assert "\\u202egnp.exe" in written
+
+
+def test_a_text_of_a_megabyte_is_shortened(logged: Callable[[], str]) -> None:
+    """The beginning of a message is kept, and its end, which names the remedy."""
+    for filler in ("x", "\x1b", "://", "eyJ-", "'a'@", "\n", "password="):
+        text = f"mapping {filler * (1_000_000 // len(filler))} is unknown; migrate"
+        log().warning("event set apart", mapping=text, nested=[text], error=ValueError(text))
+    written = logged()
+    assert len(written) < 200_000
+    assert written.count("is unknown; migrate") >= 14
+    assert_printable(written)
+
+
+@given(st.text(), st.text(max_size=5))
+def test_a_text_that_can_be_printed_is_not_changed(text: str, end: str) -> None:
+    """Names in any script stay readable; only the characters without a picture are escaped."""
+    printable = "".join(one for one in text if one.isprintable())
+    assert one_line(printable) == redact(printable)
+    assert one_line(text + end).isprintable()
+
+
+@pytest.mark.parametrize(
+    "text", ["eyes.on.you", "ewe.example.com", "every-part.of-it.here", "'a word' and 'another'"]
+)
+def test_what_only_resembles_a_secret_stays(text: str) -> None:
+    """Hosts and sentences have dots and quotes, too."""
+    assert redact(text) == text

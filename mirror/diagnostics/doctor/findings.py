@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mirror.diagnostics.doctor.checks import CHECKS, Severity
+from mirror.errors.redaction import redact
 
 
 @dataclass(frozen=True)
@@ -27,4 +28,4 @@ def finding(code: str, message: str, **names: str) -> Finding:
     `message` becomes `what`; `names` fill the remedy's placeholders.
     """
     check = CHECKS[code]
-    return Finding(code, check.severity, message, check.remedy.format(**names))
+    return Finding(code, check.severity, redact(message), check.remedy.format(**names))
