@@ -322,9 +322,7 @@ class Drain(Syncer):
                     return [], error
                 parts, complete = self.split_scope(event)
                 return parts, None if complete and event.reference == EVERYTHING else error
-            mapping = self.registry[event.mapping]
-            under = children_scopes(self.registry, mapping.name, [mapping.canonical(event.key)])
-            children = [scope for scopes in under for scope in scopes]
+            children = self._children(event)
             if not children:
                 return [], self._withheld(event, error, attempt)
             try:
@@ -335,6 +333,12 @@ class Drain(Syncer):
                 return children if first else [], self._withheld(event, own, attempt)
         except (*ISOLATED, TooOld):
             return [], error
+
+    def _children(self, event: Event) -> list[Event]:
+        """Return the scopes of the children that the key of an event has, in all mappings."""
+        mapping = self.registry[event.mapping]
+        under = children_scopes(self.registry, mapping.name, [mapping.canonical(event.key)])
+        return [scope for scopes in under for scope in scopes]
 
     def _withheld(self, event: Event, error: MirrorError, attempt: int = 1) -> MirrorError:
         """Close the key of an event that failed alone, if need be; return the error to store."""
@@ -398,15 +402,20 @@ class Drain(Syncer):
         try:
             return self.sync_alone([attempt.event]), None
         except ISOLATED as error:
-            return self._divide(attempt.event, error, attempt.number)
+            # Until its mapping could be read, the event had no attempt of its own.
+            return self._divide(attempt.event, error, 1 if attempt.parked else attempt.number)
 
     def _close_unread(self, event: Event) -> bool:
         """Withhold the key of an event on which workers crash; return whether it is withheld.
 
-        Events of the keys that the target has in it replace a scope.
+        Events of the keys that the target has in it replace a scope. The children of a parent may
+        be gone, and a later write of the parent alone opens it again; so they become events, too.
         """
         if event.reference is None:
-            return withhold_unread(self, event)
+            withheld = withhold_unread(self, event)
+            if withheld:
+                self.queue.announce(self._children(event))
+            return withheld
         with suppress(*ISOLATED, TooOld, Halted):
             self.queue.announce(self.split_scope(event, unread=True)[0])
         return False

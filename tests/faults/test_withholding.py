@@ -80,6 +80,8 @@ def test_a_name_that_cannot_be_written_becomes_null(
     drain.run()
     assert accesses(target, members) == [True, True, True]
     assert target.query("select name from trips") == [(None,)]
+    # So it does not hold back how fresh the mapping is.
+    assert primary.value("select withheld_at is not null from mirror.retries")
     primary.query("update trips set name = 'short'")
     retry(primary, drain)
     assert target.query("select name from trips") == [("short",)]
@@ -217,6 +219,27 @@ def test_a_key_on_which_workers_crash_grants_nothing(
     assert withheld(target) == [("trip_memberships", "crash")]
 
 
+def test_a_parent_on_which_workers_crashed_brings_no_earlier_child_back(
+    primary: TestDatabase, target: TestDatabase, drain: Drain, members: list[Member]
+) -> None:
+    """Another event of it opens it again, but its children may have gone with it before."""
+    primary.query("delete from trip_memberships where user_id = %s", members[0][1])
+    record(primary, "trips", members[0][0])
+    claim = drain.queue.claim(10)
+    assert claim is not None
+    (event,) = claim.events
+    claim.release()
+    primary.query("delete from mirror.outbox")
+    drain.queue.retries.set_apart(event, attempts=0, error=None)
+    primary.query("update mirror.retries set deaths = 5")
+    drain.run()
+    assert withheld(target) == [("trips", "crash")]
+    record(primary, "trips", members[0][0], lane=1)
+    drain.run()
+    assert withheld(target) == []
+    assert accesses(target, members) == [False, True, True]
+
+
 def test_a_revoked_scope_on_which_a_worker_crashed_is_replaced_by_events_of_its_keys(
     primary: TestDatabase, target: TestDatabase, drain: Drain, members: list[Member]
 ) -> None:
@@ -264,4 +287,27 @@ def test_a_parent_that_is_mended_by_a_grant_brings_no_earlier_child_back(
     record(primary, "trips", members[0][0], lane=1)
     drain.once()
     assert withheld(target) == []
+    assert accesses(target, members) == [False, True, True]
+
+
+def test_a_parent_that_waited_for_its_mapping_brings_no_earlier_child_back(
+    primary: TestDatabase, target: TestDatabase, drain: Drain, members: list[Member]
+) -> None:
+    """Its first own attempt is the one after the mapping was mended."""
+    primary.query("alter table trips rename to absent")
+    primary.query("delete from trip_memberships where user_id = %s", members[0][1])
+    record(primary, "trips", members[0][0])
+    drain.run()
+    assert primary.query("select parked, attempts from mirror.retries") == [(True, 1)]
+    primary.query("alter table absent rename to trips")
+    primary.query("delete from mirror.outbox")
+    give_away(primary, target, members[0])
+    primary.query("delete from mirror.outbox")
+    drain.close()
+    drain._parked.clear()
+    retry(primary, drain)
+    assert withheld(target) == [("trips", "Rejected")]
+    target.query("alter table trips drop constraint creator")
+    record(primary, "trips", members[0][0], lane=1)
+    drain.once()
     assert accesses(target, members) == [False, True, True]
