@@ -200,7 +200,7 @@ $$;
 -- `horizon`: each transaction that had committed before this look has a lower id.
 -- `outbox`: the lowest transaction id among those that wait; claimed events still count. Null: none.
 -- `retries`: likewise by mapping, of those that were set apart, as a JSON object. Not those whose key
--- the target withholds: they grant nothing.
+-- the target withholds, so that it grants nothing, or whose row lacks descriptive columns alone.
 create or replace function mirror.look(
   p_floor bigint, out horizon bigint, out outbox bigint, out retries jsonb
 )

@@ -145,7 +145,7 @@ class Withheld(Permanent):
     def __init__(self, message: str, *, closed: bool = True) -> None:
         super().__init__(message)
         self.closed = closed
-        """The target grants nothing by the key meanwhile."""
+        """The target grants nothing by the key meanwhile, or just what the primary does."""
 
 
 class Buried(Permanent):

@@ -46,8 +46,9 @@ class Stepping:
         self._target = target
         self._queue = queue
         self._mappings = mappings
-        self._idle_seconds = inf if idle_seconds is None else idle_seconds
-        """How often to look without work."""
+        # Beat wakes a worker once in that time, and the last look was a little after its ring.
+        self._idle_seconds = inf if idle_seconds is None else idle_seconds / 2
+        """After so long a worker without work looks again."""
         self._now = clock
         self._marks = Marks()
         self._epoch: int | None = None

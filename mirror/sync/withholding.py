@@ -66,7 +66,7 @@ def _outcome(
         return UnreadableMapping(f"{error}; no other key can be read either", mapping.name)
     if _write_narrowed(syncer, mapping, key):
         message = f"{error}; its descriptive columns are NULL meanwhile"
-        return Withheld(message, closed=False)
+        return Withheld(message)
     if lane is not Lane.REVOCATION:
         return error
     return {

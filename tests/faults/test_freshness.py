@@ -437,3 +437,16 @@ def test_what_commits_after_the_look_is_not_covered(
     drain.source.look = late  # type: ignore[method-assign]
     assert step(primary, target, drain) == EVERY
     assert target.value("select max(as_of) < %s from mirror.freshness", moments[0])
+
+
+def test_a_worker_without_work_looks_at_each_ring_of_beat(
+    primary: TestDatabase, target: TestDatabase, make_drain: Callable[..., Drain]
+) -> None:
+    """Its last look was a little after the last ring, so the next one comes a little too early."""
+    worker = make_drain(fresh_seconds=20.0)
+    worker._stepping._now = lambda: 0.0
+    worker.run()
+    target.query("update mirror.freshness set as_of = as_of - interval '20 seconds'")
+    worker._stepping._now = lambda: 19.9
+    worker.run()
+    assert target.value("select min(as_of) > now() - interval '15 seconds' from mirror.freshness")
