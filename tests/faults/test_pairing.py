@@ -11,6 +11,7 @@ from mirror.diagnostics.figures import read_figures
 from mirror.diagnostics.status import find_faults
 from mirror.errors import WrongSource
 from mirror.settings import Settings
+from mirror.sync import orders
 from mirror.sync.drain import Drain
 from mirror.sync.stepping import find_parting
 from tests.support.databases import TestDatabase
@@ -84,3 +85,27 @@ def test_a_slow_worker_takes_steps_beside_a_faster_one_without_an_alarm(
 
     slow.target._call = late  # type: ignore[method-assign]
     step(primary, slow)
+
+
+@pytest.mark.parametrize("first", ["command", "worker"])
+def test_what_another_primary_had_mirrored_says_nothing_of_this_ones_revocations(
+    primary: TestDatabase, target: TestDatabase, make_drain: Callable[..., Drain], first: str
+) -> None:
+    """Whether the command or a worker is the first that tells the target of the new epoch."""
+    operator, worker = make_drain(), make_drain()
+    operator.run()
+    assert target.value("select count(*) from mirror.freshness") > 0
+    target.query("update mirror.state set verified_as_of = now(), token = gen_random_uuid()")
+    if first == "worker":
+        rebase = operator.target.rebase
+
+        def late(identity: str, epoch: int) -> None:
+            worker.once()
+            rebase(identity, epoch)
+
+        operator.target.rebase = late  # type: ignore[method-assign]
+    orders.pair_again(registry, operator.source, operator.target, operator.queue)
+    assert target.value("select count(*) from mirror.freshness") == 0
+    assert target.value("select verified_as_of from mirror.state") is None
+    worker.run()
+    assert target.value("select count(*) from mirror.freshness") > 0

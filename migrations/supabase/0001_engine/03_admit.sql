@@ -64,6 +64,16 @@ end
 $$;
 
 
+-- Forget how fresh this database is, in a new epoch: what another primary, or another copy of it, had
+-- done by then says nothing of this one's revocations.
+create or replace function mirror.forget_freshness() returns void
+language sql set search_path = pg_catalog, pg_temp
+as $$
+  delete from mirror.freshness where true;
+  update mirror.state set verified_as_of = null where true;
+$$;
+
+
 -- Admit a caller: the right isolation, primary, epoch and declarations, and a lock.
 --
 -- Ordinary writes share the lock. Whoever moves a boundary that others check (opens a scope,
@@ -105,6 +115,7 @@ begin
     update mirror.state
     set epoch = (request ->> 'epoch')::integer, horizon = 0, step_fence = 0
     where epoch < (request ->> 'epoch')::integer;
+    perform mirror.forget_freshness();
     select * into state from mirror.state;
   elsif state.epoch > (request ->> 'epoch')::integer then
     raise exception 'this read belongs to epoch %, the target is at epoch %',

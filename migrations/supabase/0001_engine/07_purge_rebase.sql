@@ -74,7 +74,9 @@ begin
   update mirror.state
   set identity = new_identity, epoch = new_epoch, horizon = 0, step_fence = 0
   where epoch < new_epoch;
-  if not found and not exists (
+  if found then
+    perform mirror.forget_freshness();
+  elsif not exists (
     select from mirror.state as s where s.epoch = new_epoch and s.identity = new_identity
   ) then
     raise exception 'epoch % is not newer than the target''s', new_epoch using errcode = 'MR003';

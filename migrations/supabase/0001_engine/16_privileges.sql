@@ -2,6 +2,7 @@
 revoke all on function
   mirror.lock(boolean),
   mirror.check_pair(mirror.state, jsonb),
+  mirror.forget_freshness(),
   mirror.admit(jsonb, boolean),
   mirror.wal_timeline(),
   mirror.step(jsonb),
