@@ -241,10 +241,13 @@ def _celery_settings(settings: Settings) -> dict[str, Any]:
     return {
         # May be None: then `check` fails with a clearer message than Celery's.
         "broker_url": url,
+        "broker_transport": "mirror.sync.broker:Transport",
         # Celery's default accepts any certificate. A setting in the URL overrides this one.
         "broker_use_ssl": {"ssl_cert_reqs": ssl.CERT_REQUIRED} if tls else None,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
+        # Redis may refuse a command: it has become a replica, or has no memory left.
+        "broker_channel_error_retry": True,
         # Redis delivers the message of a lost worker again after this time.
         "broker_transport_options": {"visibility_timeout": int(longest * 4)},
         "result_backend": None,
@@ -263,7 +266,7 @@ def _celery_settings(settings: Settings) -> dict[str, Any]:
         "worker_hijack_root_logger": False,
         "timezone": "UTC",
         # The schedule stays in memory: a missed ring does not matter, the next one follows.
-        "beat_scheduler": "celery.beat:Scheduler",
+        "beat_scheduler": "mirror.sync.broker:Scheduler",
         "beat_schedule": beat_schedule(settings),
     }
 
