@@ -23,9 +23,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, CursorResult, text
 from sqlalchemy.exc import DBAPIError
 
 from mirror.errors import MirrorError, NotInTransaction, NotMigrated, ServerTooOld
@@ -34,6 +34,7 @@ from mirror.model.registry import Registry
 from mirror.schema.guard_policies import guards_sql
 from mirror.schema.model_tables import model_sql
 from mirror.schema.quoting import literal
+from mirror.schema.trigger_state import has_triggers, missing_triggers
 from mirror.schema.triggers import triggers_sql
 
 Side = Literal["primary", "supabase"]
@@ -259,7 +260,8 @@ def due(
     """Return the steps that `upgrade` with the same arguments would apply.
 
     With `guards=True`, the guards are always among them: since the last time, Realtime may have
-    created its tables, and policies that were changed by hand are replaced.
+    created its tables, and policies that were changed by hand are replaced. The triggers are among
+    them if one of them is not in the catalog as it is printed; a database that has some gets all.
 
     Raises:
         ServerTooOld: the database's PostgreSQL is older than `OLDEST` says.
@@ -268,9 +270,19 @@ def due(
     check_version(connection, side)
     names = history(connection) or {}
     check_history(names, side)
+    spoiled = False
+    if registry is not None and side == "primary" and names:
+
+        def query(sql: str) -> Iterable[Any]:
+            return run(connection, sql)
+
+        triggers = triggers or has_triggers(registry, query)
+        if triggers or f"triggers_{registry.name}" in names:
+            spoiled = bool(missing_triggers(registry, query))
     steps = _selected(names, side, registry, triggers=triggers, guards=guards)
     missing = pending(connection, steps)
-    return [step for step in steps if step in missing or (guards and step is steps[-1])]
+    again = guards or spoiled
+    return [step for step in steps if step in missing or (again and step is steps[-1])]
 
 
 def upgrade(
@@ -366,9 +378,9 @@ def statements(script: str) -> Iterator[str]:
         yield script[start:].strip()
 
 
-def run(connection: Connection, statement: str) -> None:
+def run(connection: Connection, statement: str) -> CursorResult[Any]:
     """Run one statement without parameters, so that `%` and `:` have no special meaning in it."""
-    connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
+    return connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
 
 
 @contextmanager

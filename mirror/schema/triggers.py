@@ -62,6 +62,29 @@ def removal_sql(registry: Registry) -> str:
     )
 
 
+def capture_functions(registry: Registry) -> list[tuple[str, str, str, str]]:
+    """Return for each table its name, its quoted name, the name of its function, and its SQL."""
+    return [
+        (
+            table,
+            _quoted(table),
+            _function_name(registry, table),
+            _function(registry, table, effects),
+        )
+        for table, effects in registry.effects.items()
+    ]
+
+
+def trigger_names(registry: Registry) -> list[str]:
+    """Return the names of the triggers that each table gets, in the order of the operations."""
+    return [f"mirror_{registry.name}_{operation}" for operation in _OPERATIONS]
+
+
+def capture_comment(registry: Registry) -> str:
+    """Return the comment on each function of a registry's triggers."""
+    return f"Capture for the permission model {registry.name}"
+
+
 def _check(table: str, effects: tuple[Effect, ...]) -> str:
     arguments = f"{literal(_quoted(table))}, {_columns(effects)}, {_named(effects)}"
     return f"select mirror.check_source({arguments});"
@@ -97,17 +120,25 @@ def _quoted(table: str) -> str:
 
 def _triggers(registry: Registry, table: str) -> str:
     function = identifier("mirror", _function_name(registry, table))
-    triggers = []
-    for operation, rows in _OPERATIONS.items():
-        name = identifier(f"mirror_{registry.name}_{operation}")
-        triggers.append(
-            f"create or replace trigger {name}\n"
-            f"after {operation} on {_quoted(table)}{rows}\n"
-            f"for each statement execute function {function}();\n"
-            # ALWAYS: a write with session_replication_role = replica is a change, too.
-            f"alter table {_quoted(table)} enable always trigger {name};"
-        )
-    return "\n".join(triggers)
+    names = zip(trigger_names(registry), _OPERATIONS.items(), strict=True)
+    create: list[str] = []
+    create_below: list[str] = []
+    for name, (operation, rows) in names:
+        trigger = identifier(name)
+        for place, lines in ((_quoted(table), create), ("%s", create_below)):
+            lines += [
+                f"create or replace trigger {trigger}\n"
+                f"after {operation} on {place}{rows}\n"
+                f"for each statement execute function {function}();",
+                # ALWAYS: a write with session_replication_role = replica is a change, too.
+                f"alter table {place} enable always trigger {trigger};",
+            ]
+    below = [
+        f"execute format({literal(line.rstrip(';').replace(chr(10), ' '))}, child);"
+        for line in create_below
+    ]
+    children = fill("child_triggers", table=literal(_quoted(table)), triggers="\n".join(below))
+    return "\n".join([*create, children])
 
 
 def lock_sql(tables: list[str], mode: str, *, what: str, purpose: str) -> str:
@@ -141,15 +172,11 @@ def _drop(registry: Registry, *, keep: list[str]) -> str:
     return fill(
         "drop_triggers",
         pattern=literal(f"^mirror_{registry.name}_({'|'.join(_OPERATIONS)})$"),
-        comment=literal(_comment(registry)),
+        comment=literal(capture_comment(registry)),
         and_not_kept=f"and f.proname <> all (array[{', '.join(map(literal, keep))}])"
         if keep
         else "",
     )
-
-
-def _comment(registry: Registry) -> str:
-    return f"Capture for the permission model {registry.name}"
 
 
 def _function(registry: Registry, table: str, effects: tuple[Effect, ...]) -> str:
@@ -177,7 +204,7 @@ def _function(registry: Registry, table: str, effects: tuple[Effect, ...]) -> st
         columns=_columns(effects),
         named=_named(effects),
         record=_by_operation(events, lambda query: f"{_RECORD}\n{query};"),
-        comment=literal(_comment(registry)),
+        comment=literal(capture_comment(registry)),
     )
 
 

@@ -57,6 +57,20 @@ used_floors = Mapping(
 )
 house = Registry("house", [desks, used_floors])
 
+SEATS = table("seats", column("id", BigInteger), column("person", Text))
+parts = Registry(
+    "parts",
+    [
+        Mapping(
+            name="seats",
+            table="seats",
+            key=("id",),
+            columns=(Column("id", "bigint"), Column("person", "text")),
+            query=select(SEATS.c.id, SEATS.c.person),
+        )
+    ],
+)
+
 HOUSE = """
 create schema "House";
 create table "House".floors (id bigint primary key, open boolean not null default true);
@@ -213,8 +227,9 @@ def test_every_kind_of_statement_is_seen(office: TestDatabase) -> None:
     assert take_events(office) == {(0, "desks", EVERYTHING, ()), (0, "used_floors", EVERYTHING, ())}
 
 
-def test_a_partitioned_table_is_watched_as_a_whole(primary_cluster: PostgresCluster) -> None:
-    """A row that moves from one partition to another is recorded, too."""
+@pytest.fixture
+def partitioned(primary_cluster: PostgresCluster) -> Iterator[TestDatabase]:
+    """A table in two partitions, with triggers."""
     primary_cluster.create_database("partitioned")
     database = TestDatabase(primary_cluster.url("partitioned"))
     database.query("""
@@ -223,18 +238,66 @@ def test_a_partitioned_table_is_watched_as_a_whole(primary_cluster: PostgresClus
         create table seats_high partition of seats for values from (10) to (20);
         insert into seats values (1, 'a');
     """)
-    seats = table("seats", column("id", BigInteger), column("person", Text))
-    mapping = Mapping(
-        name="seats",
-        table="seats",
-        key=("id",),
-        columns=(Column("id", "bigint"), Column("person", "text")),
-        query=select(seats.c.id, seats.c.person),
-    )
-    install(database, Registry("parts", [mapping]))
-    database.query("update seats set id = 11 where id = 1")
-    assert take_events(database) == {(0, "seats", None, ("1",)), (0, "seats", None, ("11",))}
+    with database.migrating() as connection:
+        upgrade(connection, "primary", parts, triggers=True)
+    yield database
     primary_cluster.drop_database("partitioned")
+
+
+def test_a_partitioned_table_is_watched_as_a_whole(partitioned: TestDatabase) -> None:
+    """A row that moves from one partition to another is recorded, too."""
+    partitioned.query("update seats set id = 11 where id = 1")
+    assert take_events(partitioned) == {(0, "seats", None, ("1",)), (0, "seats", None, ("11",))}
+
+
+def test_a_partition_that_is_written_directly_is_watched(partitioned: TestDatabase) -> None:
+    """A new partition is, as soon as the primary was migrated once more."""
+    partitioned.query("insert into seats_high values (12, 'b')")
+    assert take_events(partitioned) == {(1, "seats", None, ("12",))}
+    partitioned.query("create table seats_new (person text, id bigint not null)")
+    partitioned.query("alter table seats attach partition seats_new for values from (20) to (30)")
+    with partitioned.migrating() as connection:
+        assert upgrade(connection, "primary", parts) == ["triggers_parts"]
+        assert upgrade(connection, "primary", parts) == []
+    partitioned.query("insert into seats_new values ('c', 22)")
+    assert take_events(partitioned) == {(1, "seats", None, ("22",))}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "drop trigger mirror_parts_update on seats",
+        "alter table seats disable trigger mirror_parts_delete",
+        "alter table seats enable trigger mirror_parts_delete",
+        "alter table seats_low enable replica trigger mirror_parts_insert",
+        "drop trigger mirror_parts_truncate on seats_high",
+        "drop function mirror.capture_parts_seats cascade",
+        (
+            "create or replace function mirror.capture_parts_seats() returns trigger language plpgsql"
+            " security definer as 'begin return null; end'"
+        ),
+        "alter function mirror.capture_parts_seats() security invoker",
+        (
+            "create or replace trigger mirror_parts_insert after insert on seats"
+            " for each statement execute function mirror.capture_parts_seats()"
+        ),
+        "delete from mirror.migrations where name = 'triggers_parts'",
+    ],
+)
+@pytest.mark.parametrize("asked", ["with --triggers", "without"])
+def test_a_migration_repairs_triggers_that_are_not_as_printed(
+    partitioned: TestDatabase, damage: str, asked: str
+) -> None:
+    """The catalog decides, not the history; a database that once got triggers keeps them."""
+    before, triggers = installed(partitioned), asked == "with --triggers"
+    partitioned.query(damage)
+    with partitioned.migrating() as connection:
+        applied = upgrade(connection, "primary", parts, triggers=triggers)
+        assert applied == ["triggers_parts"]
+        assert upgrade(connection, "primary", parts, triggers=triggers) == []
+    assert installed(partitioned) == before
+    partitioned.query("insert into seats values (5, 'a')")
+    assert take_events(partitioned) == {(1, "seats", None, ("5",))}
 
 
 def test_a_writer_needs_no_rights_on_the_outbox(office: TestDatabase) -> None:

@@ -58,13 +58,21 @@ PRIMARY = [
     ),
     Fault(
         "trigger-missing",
-        "on trips, missing or disabled: mirror_trips_delete",
+        "on trips, missing, disabled or changed: mirror_trips_delete",
         "drop trigger mirror_trips_delete on trips",
     ),
     Fault(
         "trigger-missing",
-        "on users, missing or disabled: mirror_trips_update",
+        "on users, missing, disabled or changed: mirror_trips_update",
         "alter table users disable trigger mirror_trips_update",
+    ),
+    Fault(
+        "trigger-missing",
+        "on trips, missing, disabled or changed: mirror_trips_delete, mirror_trips_insert",
+        """
+        create or replace function mirror.capture_trips_trips() returns trigger
+        language plpgsql security definer as 'begin return null; end'
+        """,
     ),
     Fault(
         "source-query",

@@ -200,8 +200,8 @@ CHECKS: dict[str, Check] = {
         "the triggers were installed from older mappings", "Run `mirror migrate primary`."
     ),
     "trigger-missing": _error(
-        "a trigger is missing or disabled, so changes are lost until the next reconcile",
-        'Run `mirror ddl primary | psql -1 "$PRIMARY_DATABASE_URL"`, then `mirror resync`.',
+        "a trigger is missing, disabled or changed, so changes are lost until the next reconcile",
+        "Run `mirror migrate primary`, then `mirror resync`.",
     ),
     # The target's tables
     "table-missing": _error(

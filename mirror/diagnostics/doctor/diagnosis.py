@@ -151,7 +151,7 @@ def _check_primary(
     if applied is not None:
         yield from check_migrations("primary", applied, registry)
         if f"triggers_{registry.name}" in applied:
-            yield from check_triggers(primary, registry)
+            yield from check_triggers(primary)
     yield from check_columns(primary, registry)
     yield from check_open_transactions(primary, limits)
 

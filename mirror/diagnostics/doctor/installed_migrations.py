@@ -8,8 +8,6 @@ from mirror.diagnostics.doctor.primary_state import PrimaryState
 from mirror.model.registry import Registry
 from mirror.schema.migrate import Migration, Side, compare, migrations
 
-_OPERATIONS = ("insert", "update", "delete", "truncate")
-
 
 @lru_cache(maxsize=8)
 def printed_migrations(side: Side, registry: Registry, *, extra: bool) -> list[Migration]:
@@ -54,16 +52,12 @@ def check_migrations(
         yield finding("guards-missing", f"target: no guards are installed on {tables}")
 
 
-def check_triggers(primary: PrimaryState, registry: Registry) -> Iterator[Finding]:
-    """Yield a finding for each table on which triggers are missing or disabled."""
+def check_triggers(primary: PrimaryState) -> Iterator[Finding]:
+    """Yield a finding for each table on which triggers are missing, disabled or changed."""
     # A table that does not exist is a finding of the mapping that reads it.
-    for table, installed in sorted(primary.triggers.items()):
-        expected = [f"mirror_{registry.name}_{operation}" for operation in _OPERATIONS]
-        # "A": enabled ALWAYS, because rows written by replication are changes, too.
-        missing = [trigger for trigger in expected if installed.get(trigger) != "A"]
-        if missing:
-            message = f"primary: on {table}, missing or disabled: {', '.join(missing)}"
-            yield finding("trigger-missing", message)
+    for table, missing in sorted(primary.missing_triggers.items()):
+        message = f"primary: on {table}, missing, disabled or changed: {', '.join(missing)}"
+        yield finding("trigger-missing", message)
 
 
 def _compare(

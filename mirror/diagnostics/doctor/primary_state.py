@@ -11,6 +11,7 @@ from mirror.model.mapping import Mapping
 from mirror.model.registry import Registry
 from mirror.schema.key_types import incomparable_columns
 from mirror.schema.quoting import identifier
+from mirror.schema.trigger_state import missing_triggers
 from mirror.sync.connections import Database
 from mirror.sync.row_queries import row_query
 from mirror.sync.snapshot import Source
@@ -40,13 +41,6 @@ select format('the inactive replication slot %I', slot_name), null,
   format('select pg_drop_replication_slot(%L);', slot_name)
 from pg_replication_slots
 where not active and xmin is not null
-"""
-
-_TRIGGERS = """
-select s.name, t.tgname::text, t.tgenabled::text
-from unnest(%s::text[]) as s (name)
-left join pg_trigger as t on t.tgrelid = to_regclass(s.name) and not t.tgisinternal
-where to_regclass(s.name) is not null
 """
 
 _FILTERED = """
@@ -107,8 +101,8 @@ class PrimaryState:
     skew_seconds: float = 0.0
     """How far its clock is ahead of this machine's; negative: behind."""
     open_transactions: list[OpenTransaction] = field(default_factory=list)
-    triggers: dict[str, dict[str, str]] = field(default_factory=dict)
-    """By table as in the mappings: pg_trigger's `tgenabled` by trigger name."""
+    missing_triggers: dict[str, list[str]] = field(default_factory=dict)
+    """By table: the triggers that are missing there, or are not as they are printed."""
     filtered: list[str] = field(default_factory=list)
     """The tables, as in the mappings, whose row-level security applies to the mirror's role."""
     unlogged: list[str] = field(default_factory=list)
@@ -146,8 +140,7 @@ def read_tables(primary: PrimaryState, database: Database, registry: Registry) -
         MirrorError: the server does not answer, or refuses the query.
     """
     tables = {identifier(*table.split(".", 1)): table for table in registry.effects}
-    for name, trigger, enabled in database.execute(_TRIGGERS, [list(tables)]):
-        primary.triggers.setdefault(tables[name], {}).update({trigger: enabled} if trigger else {})
+    primary.missing_triggers = missing_triggers(registry, database.execute)
     primary.filtered = [tables[name] for (name,) in database.execute(_FILTERED, [list(tables)])]
     primary.unlogged = [tables[name] for (name,) in database.execute(_UNLOGGED, [list(tables)])]
 
