@@ -7,8 +7,9 @@ waits for the events that workers record while they process these: for the rest 
 and for the children of a parent if they are too many to be written together with it. Those events
 belong to the workers' transactions; they are recognised by mapping, reference and value.
 
-The backend's role may not read the outbox. Two functions of the primary return ids, and hashes
-instead of keys.
+The backend's role may not read the outbox. Functions of the primary return ids, and labels instead
+of keys. They compare labels only for the backend that has a proof of the transaction, which it gets
+inside of it: otherwise a role could find out another's keys by guessing.
 """
 
 import json
@@ -53,14 +54,15 @@ class RecordedEvents:
         self._engine: Engine | None = None
         self._carrier: RootTransaction | None = None
         self._transaction: str | None = None
+        self._proof: str | None = None
         self._ended = False
         self._committed = False
         self._ids: set[int] = set()
         self._newest = 0
         self._following = 0
-        # Events that may follow: of exactly these scopes (mapping, reference, hash of the value),
+        # Events that may follow: of exactly these scopes (mapping, reference, label of the value),
         # and all events of these (mapping, reference).
-        self._scopes: set[tuple[str, str, int]] = set()
+        self._scopes: set[tuple[str, str, str | None]] = set()
         self._anywhere: set[tuple[str, str | None]] = set()
 
     # Within the transaction
@@ -72,10 +74,11 @@ class RecordedEvents:
             NotMigrated: the primary lacks the functions for it.
         """
         with _translated():
-            transaction, events = connection.execute(_READ_RECORDED).one()
+            transaction, proof, events = connection.execute(_READ_RECORDED).one()
         self._engine = connection.engine
         self._carrier = connection.get_transaction()
         self._transaction = transaction
+        self._proof = proof
         self._add(events)
         return bool(self._ids)
 
@@ -145,6 +148,7 @@ class RecordedEvents:
             return True
         question = {
             "transaction": self._transaction,
+            "proof": self._proof,
             "ids": list(self._ids),
             "scopes": list(self._scopes),
             "anywhere": list(self._anywhere),
@@ -166,7 +170,7 @@ class RecordedEvents:
             UsageError: it has not committed, or was rolled back.
         """
         status, events = connection.execute(
-            _READ_COMMITTED, {"transaction": self._transaction}
+            _READ_COMMITTED, {"transaction": self._transaction, "proof": self._proof}
         ).one()
         if status == "aborted":
             raise UsageError(_ROLLED_BACK)

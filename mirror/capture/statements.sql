@@ -87,15 +87,17 @@ cross join lateral (
 ) as a
 
 -- read_recorded_events --
--- Inside the transaction: its id and the events that it has recorded so far. The backend's role
--- may not read the outbox, so a function answers.
-select cast(pg_current_xact_id_if_assigned() as text),
-  cast(mirror.events_of(pg_current_xact_id_if_assigned()) as text)
+-- Inside the transaction: its id, a proof that it is ours, and the events that it has recorded so
+-- far. The backend's role may not read the outbox, so a function answers.
+select cast(own.id as text), own.proof, cast(mirror.events_of(own.id, own.proof) as text)
+from (select pg_current_xact_id_if_assigned(), mirror.prove_transaction()) as own (id, proof)
 
 -- read_committed_events --
 -- After the transaction: whether it committed, and all its events, those of COMMIT included.
 select pg_xact_status(cast(cast(:transaction as text) as xid8)),
-  cast(mirror.events_of(cast(cast(:transaction as text) as xid8)) as text)
+  cast(
+    mirror.events_of(cast(cast(:transaction as text) as xid8), cast(:proof as text)) as text
+  )
 
 -- find_still_waiting --
 -- Which of these events, and of those that followed from them, have not reached the target.

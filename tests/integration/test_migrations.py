@@ -33,6 +33,7 @@ PRIMARY_STEPS = [
     "0005_outbox_rights",
     "0006_withheld",
     "0007_pairing",
+    "0009_receipts",
 ]
 
 _numbers = itertools.count(1)
@@ -233,6 +234,7 @@ def test_migrations_run_over_asyncpg(backend: TestDatabase, project: TestDatabas
         "0005_outbox_rights",
         "0006_withheld",
         "0007_pairing",
+        "0009_receipts",
     ]
     assert run_in_transaction(backend, "asyncpg", upgrade) == []
     run_in_transaction(backend, "asyncpg", downgrade)

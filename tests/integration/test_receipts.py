@@ -1,11 +1,13 @@
 """Receipts: after the wait the target matches the transaction, or the wait raises the reason."""
 
+import json
 import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -20,7 +22,7 @@ from sqlalchemy import (
     table,
     text,
 )
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, ProgrammingError
 from sqlalchemy.orm import Session
 
 from examples.trip_chat.models import User
@@ -727,6 +729,83 @@ def test_a_role_that_may_only_insert_can_wait(primary: TestDatabase, recorder: H
             primary.query("delete from mirror.outbox")
             session.commit()
             recorder.wait(receipt, 0)
+
+
+def test_a_role_cannot_find_out_by_guessing_whose_keys_others_record(
+    primary: TestDatabase, recorder: Hooks
+) -> None:
+    """Keys may be addresses. A role has a label of a guess, and none to compare it with."""
+    grants = "grant usage on schema mirror to {role}; grant insert on mirror.outbox to {role}"
+    record = "insert into mirror.outbox (mapping, reference, key) values ('users', 'email', %s)"
+    (theirs,) = primary.query(f"{record} returning transaction_id::text", ["ada@x.example"])[0]
+    with backend(primary, grants) as engine, engine.connect() as connection:
+
+        def ask(query: str, **values: object) -> Any:
+            return connection.execute(text(query), values).scalar_one()
+
+        labels = []
+        for guess in ("ada@x.example", "bob@x.example"):
+            with connection.begin():
+                connection.exec_driver_sql(record, ([guess],))
+                mine = ask("select cast(pg_current_xact_id() as text)")
+                proof = ask("select mirror.prove_transaction()")
+            events = "select mirror.events_of(cast(:it as xid8), :proof)"
+            with connection.begin():
+                ((_, _, _, label),) = ask(events, it=mine, proof=proof)
+                labels.append(label)
+                assert label != str(ask("select hashtextextended(:guess, 0)", guess=guess))
+                for other in (proof, None, ""):
+                    ((_, _, _, hidden),) = ask(events, it=theirs, proof=other)
+                    assert hidden is None
+                ((_, _, _, hidden),) = ask("select mirror.events_of(cast(:it as xid8))", it=theirs)
+                assert hidden is None
+        answers = []
+        for label in (*labels, "no label"):
+            for transaction in (theirs, mine):
+                question = {"transaction": transaction, "proof": proof, "ids": [], "newest": 0}
+                question |= {"scopes": [["users", "email", label]], "anywhere": []}
+                with connection.begin():
+                    answers.append(
+                        ask(
+                            "select mirror.still_waiting(cast(:it as jsonb))",
+                            it=json.dumps(question),
+                        )
+                    )
+    counts = [answer["following"] for answer in answers]
+    # Of theirs, any value counts. Of one's own, only the label of the last transaction is known.
+    assert counts == [3, 0, 3, 1, 3, 0]
+
+
+def test_a_proof_belongs_to_its_transaction(primary: TestDatabase, recorder: Hooks) -> None:
+    """Outside of a transaction that wrote, there is none."""
+    grants = "grant usage on schema mirror to {role}; grant insert on mirror.outbox to {role}"
+    with backend(primary, grants) as engine, engine.connect() as connection:
+        prove = text("select mirror.prove_transaction()")
+        assert connection.execute(prove).scalar_one() is None
+        connection.rollback()
+        proofs = set()
+        for _ in range(2):
+            with connection.begin():
+                connection.execute(text("select pg_current_xact_id()"))
+                proofs |= {connection.execute(prove).scalar_one() for _ in range(2)}
+        assert len(proofs) == 2
+        with pytest.raises(ProgrammingError, match="permission denied"):
+            connection.execute(text("select receipt_secret from mirror.state"))
+
+
+def test_a_backend_of_the_version_before_waits_for_any_value(
+    session: Session, primary: TestDatabase, recorder: Hooks
+) -> None:
+    """It sends no proof and hashes: its wait is rather too long than too short."""
+    primary.query(
+        "insert into mirror.outbox (mapping, reference, key) values ('users', 'email', '{x}')"
+    )
+    question = {"transaction": "1", "ids": [], "newest": 0, "anywhere": []}
+    for scope in (["users", "email", 42], ["users", "email", None]):
+        answer = primary.value(
+            "select mirror.still_waiting(%s)", json.dumps(question | {"scopes": [scope]})
+        )
+        assert answer["following"] == 1
 
 
 def test_the_error_for_a_role_without_the_schema_names_the_grant(
