@@ -825,7 +825,7 @@ def test_an_older_outbox_is_named(session: Session, recorder: Hooks, primary: Te
     primary.query("drop function mirror.still_waiting(jsonb)")
     with pytest.raises(NotMigrated, match="run `mirror migrate primary`"):
         recorder.wait(receipt, 30)
-    primary.query("drop function mirror.events_of(xid8)")
+    primary.query("drop function mirror.events_of(xid8, text)")
     session.add(user())
     recorder.receipt(session)
     with pytest.raises(NotMigrated, match="run `mirror migrate primary`"):

@@ -261,7 +261,7 @@ def test_an_older_outbox_is_named(
             primary.query("drop function mirror.still_waiting(jsonb)")
             with pytest.raises(NotMigrated, match="run `mirror migrate primary`"):
                 await recorder.wait(receipt, 30)
-            primary.query("drop function mirror.events_of(xid8)")
+            primary.query("drop function mirror.events_of(xid8, text)")
             session.add(User(email="ann@example.com", username="ann"))
             recorder.receipt(session)
             with pytest.raises(NotMigrated, match="run `mirror migrate primary`"):

@@ -35,6 +35,17 @@ def test_each_pattern_of_the_table_has_a_proof() -> None:
         assert re.search(r"`\w+\.py::test_\w+` \|$", row), row
 
 
+def test_each_threat_has_a_proof_or_is_said_not_to_be_stopped() -> None:
+    """A claim without a test is a hope. The table of assets makes none."""
+    text = (ROOT / "THREATS.md").read_text().split("## Anon")[1]
+    rows = [row for row in text.splitlines() if re.match(r"\| (?!attempt|secret \||---)", row)]
+    assert len(rows) >= 40
+    for row in rows:
+        assert re.search(r"`\w+\.py::test_\w+`", row) or re.search(
+            r"not stopped|\*\*everything", row, re.IGNORECASE
+        ), row
+
+
 @pytest.mark.parametrize("path", PAGES, ids=page)
 def test_each_file_that_a_page_names_or_links_exists(path: Path) -> None:
     """Only files of this repository are checked, without patterns and readers' own files."""

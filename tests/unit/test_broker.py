@@ -1,0 +1,23 @@
+"""A message from the broker is a ring and nothing else: it carries no code and no data."""
+
+import pickle
+
+import pytest
+from kombu.exceptions import ContentDisallowed
+from kombu.serialization import loads
+
+from mirror.worker import app
+
+
+def test_a_message_with_an_object_of_python_is_not_read() -> None:
+    """Unpickling runs code of the sender's choice, who may be anyone with the broker's password."""
+    accepted = app.conf.accept_content
+    with pytest.raises(ContentDisallowed):
+        loads(pickle.dumps([]), "application/x-python-serialize", "binary", accept=accepted)
+    assert loads("[]", "application/json", "utf-8", accept=accepted) == []
+
+
+def test_a_worker_has_no_tasks_but_the_mirrors_and_celerys_own() -> None:
+    """A message names a task, and a worker runs no other."""
+    tasks = {name for name in app.tasks if not name.startswith("celery.")}
+    assert tasks == {"mirror.drain", "mirror.purge", "mirror.reconcile"}
