@@ -60,6 +60,9 @@ alter table mirror.outbox add column if not exists origin bigint;
 alter table mirror.retries add column if not exists origin bigint;
 create index if not exists outbox_origin on mirror.outbox (origin)
 where lane = 0 and origin is not null;
+create index if not exists retries_origin
+on mirror.retries (mapping, (coalesce(origin, transaction_id)))
+where lane = 0 and withheld_at is null;
 
 
 -- The event waits for a worker that knows its mapping as the target does: none of those that have
@@ -205,6 +208,8 @@ create or replace function mirror.look(
   p_floor bigint, out horizon bigint, out outbox bigint, out retries jsonb
 )
 language plpgsql stable set search_path = pg_catalog, pg_temp
+-- As in mirror.claim_batch: a plan from when the tables were empty would read all of a backlog.
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off
 as $$
 begin
   if pg_is_in_recovery() then
@@ -217,16 +222,31 @@ begin
         select o.transaction_id from mirror.outbox as o
         where o.lane = 0 and o.transaction_id >= p_floor order by o.transaction_id limit 1
       ),
-      (select min(o.origin) from mirror.outbox as o where o.lane = 0 and o.origin is not null)
+      (
+        select o.origin from mirror.outbox as o
+        where o.lane = 0 and o.origin is not null order by o.origin limit 1
+      )
     ),
     (
-      select coalesce(jsonb_object_agg(r.mapping, r.origin), '{}')
-      from (
-        select w.mapping, min(coalesce(w.origin, w.transaction_id)) as origin
-        from mirror.retries as w
-        where w.lane = 0 and w.withheld_at is null
-        group by w.mapping
-      ) as r
+      -- From one mapping to the next: one that is parked may have any number of events.
+      with recursive r (mapping, origin) as (
+        (
+          select w.mapping, coalesce(w.origin, w.transaction_id)
+          from mirror.retries as w
+          where w.lane = 0 and w.withheld_at is null
+          order by w.mapping, coalesce(w.origin, w.transaction_id) limit 1
+        )
+        union all
+        select n.mapping, n.origin
+        from r
+        cross join lateral (
+          select w.mapping, coalesce(w.origin, w.transaction_id) as origin
+          from mirror.retries as w
+          where w.lane = 0 and w.withheld_at is null and w.mapping > r.mapping
+          order by w.mapping, coalesce(w.origin, w.transaction_id) limit 1
+        ) as n
+      )
+      select coalesce(jsonb_object_agg(r.mapping, r.origin), '{}') from r
     )
   into horizon, outbox, retries;
 end

@@ -17,8 +17,8 @@ RETARGET: Final = (
     "which mirrors everything again."
 )
 REBASE: Final = (
-    "If this is the wrong primary, correct PRIMARY_DATABASE_URL. If it is the truth now, run "
-    "`mirror rebase`, which mirrors everything again."
+    "If a URL is wrong, that of the primary or of the target, correct it. If this primary is the "
+    "truth now, run `mirror rebase`, which mirrors everything again."
 )
 
 
@@ -69,8 +69,8 @@ class Pair:
             )
         if step > self.step:
             return Parting(
-                f"{here}, {there}: the primary was restored from a backup, or a copy of it goes on "
-                "with this target.",
+                f"{here}, {there}: the primary was restored from a backup, a copy of it goes on "
+                "with this target, or the target is another one.",
                 REBASE,
             )
         return Parting(

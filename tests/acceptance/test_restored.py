@@ -262,7 +262,7 @@ def test_copies_of_both_sides_work_with_each_other_and_with_no_other(
         staging.revoke(ADA)
         staging.healed()
         assert staging.members() == {BOB}
-        staging.recognised("rebase", SUPABASE_DB_URL=sides.target.url)
+        staging.recognised("rebase|retarget", SUPABASE_DB_URL=sides.target.url)
         sides.recognised("rebase|retarget", SUPABASE_DB_URL=staging.target.url)
     sides.healed()
     assert sides.members() == {ADA}

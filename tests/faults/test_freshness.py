@@ -371,6 +371,18 @@ def test_a_revocation_that_was_set_apart_holds_its_mapping_back(
     assert step(primary, target, drain) == EVERY - {"trips"}
 
 
+def test_a_look_finds_the_oldest_of_each_mapping(primary: TestDatabase, drain: Drain) -> None:
+    """It goes from mapping to mapping, because one may have any number of events."""
+    primary.query(
+        "insert into mirror.retries (id, transaction_id, origin, lane, recorded_at, mapping, key,"
+        " attempts, due_at, error) select -row_number() over (), transaction_id, origin, 0, now(),"
+        " mapping, '{x}', 1, now(), 'x' from (values ('trips', 9, 7), ('trips', 8, null),"
+        " ('users', 5, 2), ('trip_memberships', 4, null), ('users', 3, null)"
+        ") as v (mapping, transaction_id, origin)"
+    )
+    assert drain.source.look(0).retries == {"trips": 7, "users": 2, "trip_memberships": 4}
+
+
 @pytest.mark.parametrize("state", ["withheld_at = now()", "lane = 1"])
 def test_what_grants_nothing_meanwhile_holds_nothing_back(
     primary: TestDatabase, target: TestDatabase, drain: Drain, state: str
