@@ -131,6 +131,12 @@ class Hooks:
                 "there is no transaction to carry this event; call the hook after the change, in "
                 "the same transaction, before commit."
             )
+        # No event of SQLAlchemy tells a listener that is added after `prepare()`.
+        if getattr(current, "_is_prepared", False):
+            raise NotInTransaction(
+                "this transaction is prepared, so it can carry no more events; call the hook "
+                "before prepare()."
+            )
         events = self._transactions.get(owner)
         if events is None:
             if isinstance(owner, Session):

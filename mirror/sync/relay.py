@@ -39,7 +39,9 @@ _LISTEN_AWAY: Final = 60.0
 # After a notification: writers that commit in a burst cause one poll.
 _BURST: Final = 0.02
 
-_NOTIFY = "select pg_notify('mirror', '')"
+# Where transactions may be prepared, the outbox's trigger notifies nobody. So this proves nothing
+# there, and the relay polls.
+_NOTIFY = "select pg_notify('mirror', '') where current_setting('max_prepared_transactions') = '0'"
 
 
 class Listener:
@@ -90,7 +92,8 @@ class Listener:
             self.close()
             log.warning(
                 "polling instead of listening: PRIMARY_LISTEN_URL brings no notifications; does it "
-                "lead through a transaction pooler, or to another database?"
+                "lead through a transaction pooler, or to another database, or does that allow "
+                "prepared transactions?"
             )
         return True
 

@@ -273,8 +273,8 @@ def test_a_partition_that_is_written_directly_is_watched(partitioned: TestDataba
         "drop trigger mirror_parts_truncate on seats_high",
         "drop function mirror.capture_parts_seats cascade",
         (
-            "create or replace function mirror.capture_parts_seats() returns trigger language plpgsql"
-            " security definer as 'begin return null; end'"
+            "create or replace function mirror.capture_parts_seats() returns trigger"
+            " language plpgsql security definer as 'begin return null; end'"
         ),
         "alter function mirror.capture_parts_seats() security invoker",
         (

@@ -456,8 +456,9 @@ def test_a_session_in_its_callers_transaction_commits_with_that(
             assert len(recorded(primary)) == number + (outcome == "commit")
 
 
-def test_two_phase_commits_prepare_the_events(tmp_path: Path, recorder: hooks.Hooks) -> None:
-    """The prepared transaction of a session or connection holds them; a rollback removes them."""
+@pytest.fixture
+def preparing(tmp_path: Path) -> Iterator[TestDatabase]:
+    """A primary that allows prepared transactions, with triggers, and to which a relay listens."""
     with PostgresCluster.start(
         tmp_path / "data", version=16, durable=False, settings={"max_prepared_transactions": "5"}
     ) as cluster:
@@ -466,29 +467,69 @@ def test_two_phase_commits_prepare_the_events(tmp_path: Path, recorder: hooks.Ho
         with database.migrating() as connection:
             Base.metadata.create_all(connection)
             upgrade(connection)
-        engine = database.engine()
-        for number, ending in enumerate(("commit", "rollback")):
-            with Session(engine, twophase=True) as session:
-                session.add(user(ending))
-                recorder.changed(session, "users", UUID(int=1))
-                session.prepare()
-                assert len(recorded(database)) == 2 * number
-                getattr(session, ending)()
-            with engine.connect() as connection:
-                transaction = connection.begin_twophase()
-                recorder.changed(connection, "users", UUID(int=2))
-                transaction.prepare()
-                getattr(transaction, ending)()
-                with connection.begin():
-                    connection.execute(text("select 1"))
+        database.query("update mirror.state set listened_until = now() + interval '1 hour'")
+        yield database
+
+
+def test_two_phase_commits_prepare_the_events(
+    preparing: TestDatabase, recorder: hooks.Hooks
+) -> None:
+    """The prepared transaction of a session or connection holds them; a rollback removes them."""
+    engine = preparing.engine()
+    for number, ending in enumerate(("commit", "rollback")):
+        with Session(engine, twophase=True) as session:
+            session.add(user(ending))
+            recorder.changed(session, "users", UUID(int=1))
+            session.prepare()
+            assert len(recorded(preparing)) == 2 * number
+            getattr(session, ending)()
         with engine.connect() as connection:
             transaction = connection.begin_twophase()
-            recorder.changed(connection, "users", UUID(int=3))
-            transaction.rollback()
+            recorder.changed(connection, "users", UUID(int=2))
+            transaction.prepare()
+            getattr(transaction, ending)()
             with connection.begin():
                 connection.execute(text("select 1"))
-        assert len(recorded(database)) == 2
-        assert database.query("select username from users") == [("commit",)]
+    with engine.connect() as connection:
+        transaction = connection.begin_twophase()
+        recorder.changed(connection, "users", UUID(int=3))
+        transaction.rollback()
+        with connection.begin():
+            connection.execute(text("select 1"))
+    assert len(recorded(preparing)) == 2
+    assert preparing.query("select username from users") == [("commit",)]
+
+
+def test_a_transaction_that_was_captured_by_triggers_can_be_prepared(
+    preparing: TestDatabase,
+) -> None:
+    """While a relay listens, too: no writer's transaction fails because of the mirror."""
+    with preparing.migrating() as connection:
+        upgrade(connection, "primary", registry, triggers=True)
+    preparing.query(
+        "begin; insert into users (id, email, username) values (gen_random_uuid(), 'a',"
+        " 'ada'); prepare transaction 'one'"
+    )
+    assert recorded(preparing) == []
+    preparing.query("commit prepared 'one'")
+    assert len(recorded(preparing)) == 1
+
+
+def test_a_hook_after_prepare_is_refused(preparing: TestDatabase, recorder: hooks.Hooks) -> None:
+    """A prepared transaction takes no more statements, so the event would be lost."""
+    with preparing.engine().connect() as connection:
+        transaction = connection.begin_twophase()
+        connection.execute(text("select 1"))
+        transaction.prepare()
+        with pytest.raises(NotInTransaction, match=r"before prepare\(\)"):
+            recorder.changed(connection, "users", UUID(int=1))
+        transaction.commit()
+    with Session(preparing.engine(), twophase=True) as session:
+        session.add(user("ada"))
+        session.prepare()
+        with pytest.raises(NotInTransaction):
+            recorder.changed(session, "users", UUID(int=1))
+        session.commit()
 
 
 def test_an_autocommit_connection_is_refused_at_the_hook(

@@ -33,6 +33,7 @@ PRIMARY_STEPS = [
     "0005_outbox_rights",
     "0006_withheld",
     "0007_pairing",
+    "0008_prepared_transactions",
     "0009_receipts",
 ]
 
@@ -234,6 +235,7 @@ def test_migrations_run_over_asyncpg(backend: TestDatabase, project: TestDatabas
         "0005_outbox_rights",
         "0006_withheld",
         "0007_pairing",
+        "0008_prepared_transactions",
         "0009_receipts",
     ]
     assert run_in_transaction(backend, "asyncpg", upgrade) == []

@@ -110,6 +110,7 @@ def test_a_revision_installs_and_removes_the_outbox(
         ("0005_outbox_rights",),
         ("0006_withheld",),
         ("0007_pairing",),
+        ("0008_prepared_transactions",),
         ("0009_receipts",),
     ]
 

@@ -27,6 +27,7 @@ CHECKSUMS = {
     "0005_outbox_rights": "9c5f45094b613709",
     "0006_withheld": "85053be634ae1a8a",
     "0007_pairing": "e8a926f64cb44c0b",
+    "0008_prepared_transactions": "2e995bafd4114359",
     "0009_receipts": "9a8cda5bc7c72a18",
     "0001_engine": "d3ebba5b77349daa",
 }
