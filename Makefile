@@ -25,7 +25,7 @@ LOCK = $(UV) pip compile --universal --python-version 3.11 --generate-hashes --n
   --no-emit-index-url --no-annotate --no-header $(UPGRADE)
 
 .PHONY: help setup setup-demo demo dev test test-fast test-setup test-versions test-postgres chaos \
-  bench bench-quick lint format lock model clean
+  audit bench bench-quick lint format lock model clean
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -130,6 +130,15 @@ lint: $(INSTALLED) ## Check style, types, the direction of imports, spelling and
 	$(BIN)/validate-pyproject pyproject.toml
 	$(BIN)/codespell
 	$(BIN)/python tests/prose.py
+
+# A package that the database of vulnerabilities cannot be asked about counts as a fault, too.
+audit: $(INSTALLED) $(NODE) ## Ask whether a pinned package has a known vulnerability; needs the network.
+	@$(BIN)/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
+	  --requirement requirements/dev.txt || { echo "The packages of Python were not audited, or one" \
+	  "is vulnerable; the lines above say which. No network?" >&2; exit 1; }
+	@cd tests/supabase && PATH="$$PATH:$(CURDIR)/$(BIN)" npm audit --no-update-notifier || \
+	  { echo "The packages of Node were not audited, or one is vulnerable; the lines above say" \
+	  "which. No network?" >&2; exit 1; }
 
 .PHONY: docs
 docs: $(INSTALLED) ## Build the documentation's site into docs/_build; a warning is an error.
