@@ -2,15 +2,21 @@
 
 To ring means to publish a Celery message without content. A key in Redis keeps the messages few:
 the process that sets the key publishes a message, and while the key exists, all others rely on that
-message. The worker deletes the key before it claims events, so a change that commits after the
-claim always publishes another. A ring that fails is dropped: the events are in the outbox, and beat
-wakes a worker regularly.
+message. Redis does both at once, so a process that dies silences no other. The worker deletes the
+key before it claims events, so a change that commits after the claim always publishes another. A
+ring that fails is dropped: the events are in the outbox, and beat wakes a worker regularly.
+
+A process that ends waits a moment for its rings, however it ends: as a script, as a child of
+`multiprocessing` or of a Celery worker. Only `os._exit` and signals that kill lose them; call
+`flush` before.
 """
 
 import atexit
+import base64
+import json
 import logging
 import os
-import ssl
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +24,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, cast
 from urllib.parse import urlsplit
+from uuid import uuid4
+from weakref import WeakSet
 
 import redis
 from redis.backoff import NoBackoff
@@ -32,6 +40,14 @@ log = logging.getLogger(__name__)
 TASK: Final = "mirror.drain"
 QUEUE: Final = "mirror"
 KEY: Final = "mirror:doorbell"
+
+# The message first: if Redis refuses it, the key must not be set.
+_RING: Final = """
+    if redis.call('exists', KEYS[1]) == 1 then return 0 end
+    redis.call('lpush', KEYS[2], ARGV[1])
+    redis.call('set', KEYS[1], '1', 'px', ARGV[2])
+    return 1
+"""
 
 Mode = Literal["thread", "inline", "off"]
 Committed = Callable[[], bool]
@@ -123,14 +139,14 @@ class Doorbell:
 
 
 class _Ringer:
-    """The thread and the connections behind a doorbell, in one process."""
+    """The thread and the connection behind a doorbell, in one process."""
 
     # For a commit that takes longer, beat wakes the drain.
     _MAX_COMMIT_SECONDS = 60.0
     # Pause between two rings: one ring then serves several of hundreds of commits in a second.
     _MIN_INTERVAL = 0.003
-    # At exit, the process waits this long in addition, because importing Celery takes time.
-    _IMPORT_SECONDS = 4.0
+    # At exit, the process waits this long in addition, for a new connection.
+    _EXIT_SECONDS = 2.0
 
     def __init__(self, settings: DoorbellSettings) -> None:
         self.idle = threading.Event()
@@ -145,19 +161,17 @@ class _Ringer:
         # Protects the attributes below.
         self._publishing = threading.Lock()
         self._redis: redis.Redis | None = None
-        self._app: Any = None
-        self._broker: Any = None
-        self._unconfirmed = False
         self._warned_at: float | None = None
+        _ringers.add(self)
+        _finish_in_children()
 
     def request(self, after: Committed | None) -> None:
         """Have the thread publish a message: soon, or once `after` returns True."""
         with self._condition:
-            try:
+            # No thread can start if there are too many, or the process exits. Then the next request
+            # starts it, or the end of the process publishes the message.
+            with suppress(RuntimeError):
                 self._start()
-            except RuntimeError as error:  # No thread can start: too many, or the process exits.
-                self._warn(error)
-                return
             # One flag serves any number of requests; commits in progress are few, and bounded.
             if after is None or len(self._commits) >= 1000:  # noqa: PLR2004 - a bound
                 self._requested = True
@@ -181,16 +195,24 @@ class _Ringer:
                 self._disconnect()
                 self._warn(error)
 
+    def finish(self) -> None:
+        """At the end of the process: publish what is left, within a limited time."""
+        if self._pid != os.getpid():
+            return
+        if self._thread is None:
+            with self._condition:
+                self._collect()
+                requested, self._requested = self._requested, False
+            if requested:
+                self.publish()
+        else:
+            self.idle.wait(self._settings.seconds + self._EXIT_SECONDS)
+
     def _start(self) -> None:
         if self._thread is None:
             thread = threading.Thread(target=self._run, name="mirror-doorbell", daemon=True)
             thread.start()
             self._thread = thread
-            atexit.register(self._flush)
-
-    def _flush(self) -> None:
-        if self._pid == os.getpid():
-            self.idle.wait(self._settings.seconds + self._IMPORT_SECONDS)
 
     def _run(self) -> None:
         while True:
@@ -203,13 +225,7 @@ class _Ringer:
         with self._condition:
             while True:
                 now = time.monotonic()
-                commits = []
-                for deadline, committed in self._commits:
-                    if committed():
-                        self._requested = True
-                    elif now < deadline:
-                        commits.append((deadline, committed))
-                self._commits = commits
+                commits = self._collect()
                 if self._requested:
                     self._requested = False
                     return
@@ -220,6 +236,18 @@ class _Ringer:
                 waited = self._MAX_COMMIT_SECONDS - (youngest - now)
                 self._condition.wait(min(0.05, 0.001 + waited / 10) if commits else None)
 
+    def _collect(self) -> list[tuple[float, Committed]]:
+        """Request a message if a commit has ended; return the commits that have not."""
+        now = time.monotonic()
+        commits = []
+        for deadline, committed in self._commits:
+            if committed():
+                self._requested = True
+            elif now < deadline:
+                commits.append((deadline, committed))
+        self._commits = commits
+        return commits
+
     def _publish(self) -> None:
         if self._redis is None:
             self._redis = redis.Redis.from_url(
@@ -229,55 +257,14 @@ class _Ringer:
                 # By default, redis-py retries for seconds.
                 retry=Retry(NoBackoff(), 0),
             )
-        # If the outcome of an earlier SET is unknown, its key may exist without a message.
-        unconfirmed, self._unconfirmed = self._unconfirmed, True
         quiet = int(self._settings.quiet_seconds * 1000)
-        if self._redis.set(KEY, "1", nx=True, px=quiet) or unconfirmed:
-            try:
-                self._send()
-            except Exception:
-                self._redis.delete(KEY)
-                raise
-        self._unconfirmed = False
-
-    def _send(self) -> None:
-        # Imported late, so that a backend which never rings does not pay for it.
-        from celery import Celery  # noqa: PLC0415
-
-        url = str(self._settings.redis_url)
-        if self._app is None:
-            # Without set_as_current the backend's own Celery app stays the current one.
-            self._app = Celery("mirror-doorbell", set_as_current=False, fixups=[])
-            self._app.conf.update(
-                task_serializer="json",
-                broker_connection_timeout=self._settings.seconds,
-                broker_transport_options={
-                    "socket_timeout": self._settings.seconds,
-                    "socket_connect_timeout": self._settings.seconds,
-                    # By default, it retries for ever.
-                    "max_retries": 1,
-                    "interval_start": 0,
-                },
-            )
-            if url.startswith("rediss:"):
-                # Celery's default trusts any certificate; options in the URL take precedence.
-                self._app.conf.broker_use_ssl = {"ssl_cert_reqs": ssl.CERT_REQUIRED}
-        if self._broker is None:
-            # Given explicitly, because the backend's own CELERY_BROKER_URL overrides the app's.
-            self._broker = self._app.connection_for_write(url)
-        self._app.send_task(
-            TASK, queue=QUEUE, connection=self._broker, retry=False, ignore_result=True
-        )
+        self._redis.eval(_RING, 2, KEY, QUEUE, _message(), quiet)
 
     def _disconnect(self) -> None:
         broken, self._redis = self._redis, None
-        broker, self._broker = self._broker, None
         with suppress(Exception):
             if broken is not None:
                 broken.close()
-        with suppress(Exception):
-            if broker is not None:
-                broker.release()
 
     def _warn(self, error: Exception) -> None:
         """Log a failure at most once a minute: the mirror is late, but nothing is lost."""
@@ -286,6 +273,68 @@ class _Ringer:
             self._warned_at = now
             reason = one_line(f"{type(error).__name__}: {error}")
             log.warning("doorbell dropped, beat will wake the drain (%s)", reason)
+
+
+# Those of this process, and copies of its parent's.
+_ringers: WeakSet[_Ringer] = WeakSet()
+_prepared_pids: set[int] = set()
+
+
+def _finish(**_: object) -> None:
+    """Finish the ringers of this process."""
+    for ringer in list(_ringers):
+        ringer.finish()
+
+
+def _finish_in_children() -> None:
+    """Call `_finish` where this process ends without the functions of `atexit`."""
+    if os.getpid() in _prepared_pids:
+        return
+    _prepared_pids.add(os.getpid())
+    # Children of these two end with `os._exit`. The parent's finalizers are not theirs.
+    for name in ("multiprocessing.util", "billiard.util"):
+        if (util := sys.modules.get(name)) is not None:
+            util.Finalize(None, _finish, exitpriority=10)
+    # A process of a Celery worker runs no finalizers either.
+    if (signals := sys.modules.get("celery.signals")) is not None:
+        signals.worker_process_shutdown.connect(_finish, weak=False)
+
+
+# Now: functions that are registered later, such as one that commits, run earlier.
+atexit.register(_finish)
+
+
+def _message() -> str:
+    """Return a message of Celery's protocol 2 as kombu stores it in a list of Redis."""
+    task_id = str(uuid4())
+    body = json.dumps([[], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}])
+    return json.dumps(
+        {
+            "body": base64.b64encode(body.encode()).decode(),
+            "content-encoding": "utf-8",
+            "content-type": "application/json",
+            "headers": {
+                "lang": "py",
+                "task": TASK,
+                "id": task_id,
+                "root_id": task_id,
+                "parent_id": None,
+                "group": None,
+                "argsrepr": "()",
+                "kwargsrepr": "{}",
+                "ignore_result": True,
+            },
+            "properties": {
+                "correlation_id": task_id,
+                "reply_to": task_id,
+                "delivery_mode": 2,
+                "delivery_info": {"exchange": "", "routing_key": QUEUE},
+                "priority": 0,
+                "body_encoding": "base64",
+                "delivery_tag": str(uuid4()),
+            },
+        }
+    )
 
 
 def acknowledge_ring(client: redis.Redis) -> None:
