@@ -10,7 +10,7 @@ from kombu.transport import redis
 log = structlog.stdlib.get_logger(__name__)
 
 
-class Transport(redis.Transport):  # type: ignore[misc]
+class Transport(redis.Transport):
     """Redis, of which no item of the queue ends the worker.
 
     Celery ends a worker at an error that its transport does not list, and gives a message back to
@@ -22,7 +22,7 @@ class Transport(redis.Transport):  # type: ignore[misc]
 
     def _deliver(self, message: Any, queue: str) -> None:
         try:
-            super()._deliver(message, queue)
+            super()._deliver(message, queue)  # type: ignore[no-untyped-call]
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             log.warning("odd message dropped", queue=queue, reason=type(error).__name__)
             with suppress(AttributeError, LookupError, TypeError):

@@ -565,7 +565,12 @@ def child(*_):
 """
 ENDS = {
     "process": "p = multiprocessing.get_context('fork').Process(target=child); p.start(); p.join()",
-    "pool": "p = multiprocessing.get_context('fork').Pool(1); p.map(child, [1]); p.close(); p.join()",
+    "pool": """
+pool = multiprocessing.get_context('fork').Pool(1)
+pool.map(child, [1])
+pool.close()
+pool.join()
+""",
     "executor": """
 fork = multiprocessing.get_context('fork')
 with concurrent.futures.ProcessPoolExecutor(1, mp_context=fork) as pool:

@@ -66,7 +66,7 @@ ITEMS = {
 
 
 def test_no_item_of_the_queue_ends_the_worker(
-    start_worker: StartWorker, client: redis.Redis, ring: Callable[[], None]
+    start_worker: StartWorker, client: Any, ring: Callable[[], None]
 ) -> None:
     """Another program wrote them, or a Celery of another version; each is dropped."""
     worker = start_worker(beat="no")
@@ -81,7 +81,7 @@ def test_no_item_of_the_queue_ends_the_worker(
 @pytest.mark.parametrize("fault", ["replica", "no memory", "another type"])
 def test_a_redis_that_refuses_commands_does_not_end_the_worker(
     start_worker: StartWorker,
-    client: redis.Redis,
+    client: Any,
     ring: Callable[[], None],
     worker_log: Path,
     fault: str,
@@ -111,7 +111,7 @@ def test_a_redis_that_refuses_commands_does_not_end_the_worker(
 
 def test_beat_needs_one_line_for_a_message_that_it_cannot_send(
     start_worker: StartWorker,
-    client: redis.Redis,
+    client: Any,
     redis_server: RedisServer,
     worker_log: Path,
 ) -> None:
