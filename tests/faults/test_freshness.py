@@ -19,6 +19,7 @@ from mirror.errors import MirrorError
 from mirror.sync.drain import Drain
 from mirror.sync.freshness import Look, Marks
 from tests.faults.tools import record, rewrite
+from tests.faults.withheld import Member, accesses
 from tests.support.databases import TestDatabase
 
 Key = tuple[str, str]
@@ -300,15 +301,11 @@ def ignore_the_outbox(primary: TestDatabase, target: TestDatabase) -> None:
     rewrite(primary, "look", "where o.lane = 0 and o.transaction_id >= p_floor", "where false")
 
 
-@pytest.mark.parametrize("fault", [forget_origins, ignore_the_outbox])
 def test_the_search_notices_a_look_that_overlooks_something(
-    primary: TestDatabase,
-    target: TestDatabase,
-    make_drain: Callable[..., Drain],
-    fault: Callable[..., None],
+    primary: TestDatabase, target: TestDatabase, make_drain: Callable[..., Drain]
 ) -> None:
     """The same steps without one clause of the rule."""
-    fault(primary, target)
+    ignore_the_outbox(primary, target)
     with pytest.raises(AssertionError, match="read on"):
         search(3, primary, target, make_drain, steps=3_000)
 
@@ -407,6 +404,30 @@ def test_a_claimed_revocation_still_waits(
     assert target.value("select max(as_of) < %s from mirror.freshness", moment)
     claim.acknowledge()
     assert step(primary, target, other) == EVERY
+
+
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_the_rest_of_a_scope_waits_since_its_beginning(
+    primary: TestDatabase,
+    target: TestDatabase,
+    make_drain: Callable[..., Drain],
+    members: list[Member],
+    *,
+    forgotten: bool,
+) -> None:
+    """Without origins, it would count from the transaction that recorded it."""
+    if forgotten:
+        forget_origins(primary, target)
+    worker = make_drain(batch_size=1)
+    primary.query("delete from trip_memberships")
+    record(primary, "trip_memberships", members[0][0], reference="trip_id")
+    moment = target.value("select clock_timestamp()")
+    step(primary, target, worker)
+    worker.once()
+    assert accesses(target, members).count(True) == 2
+    step(primary, target, worker)
+    covered = target.value("select bool_or(as_of > %s) from mirror.freshness", moment)
+    assert covered is forgotten
 
 
 def test_an_announcement_that_waits_already_waits_for_more(
