@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from sqlalchemy import Connection, table, text, update
+from sqlalchemy import Connection, MetaData, Table, text, update
 from sqlalchemy.exc import DBAPIError, UnboundExecutionError
 from sqlalchemy.orm import Session
 
@@ -21,8 +21,9 @@ from mirror.errors.sqlstates import NO_PRIVILEGE, OUTDATED, server_error
 from mirror.model.keys import Key
 from mirror.model.registry import Registry
 
-OUTBOX: Final = table("outbox", schema="mirror")
-"""For sessions of several databases: `Session(binds={..., OUTBOX: primary})`."""
+OUTBOX: Final = Table("outbox", MetaData(), schema="mirror")
+"""For sessions of several databases: `Session(binds={..., OUTBOX: primary})`, or with
+Flask-SQLAlchemy `OUTBOX.metadata.info["bind_key"] = "primary"`."""
 
 # A session that sends reads to replicas chooses the primary for an UPDATE.
 _WRITES = {"clause": update(OUTBOX)}
@@ -109,6 +110,13 @@ def outbox_connection(session: Session) -> Connection:
             "this session has no database for mirror.outbox; add mirror.capture.OUTBOX to its "
             "binds, with the engine of the primary."
         ) from error
+    except AssertionError as error:
+        # A ShardedSession asserts that it was asked for a mapped class.
+        raise UsageError(
+            "this session cannot tell which of its shards holds mirror.outbox; in a subclass, let "
+            "get_bind() return the primary's engine if `clause` is an UPDATE of "
+            "mirror.capture.OUTBOX."
+        ) from error
 
 
 def insert(connection: Connection, events: Iterable[Event]) -> None:
@@ -126,7 +134,9 @@ def insert(connection: Connection, events: Iterable[Event]) -> None:
         if state in OUTDATED:
             raise NotMigrated(
                 "primary: mirror.outbox is missing, or of another version; run `mirror migrate "
-                "primary`. The transaction cannot commit: the mirror would miss its change."
+                "primary`. If the session has several databases and chose another one, bind "
+                "mirror.capture.OUTBOX to the primary. The transaction cannot commit: the mirror "
+                "would miss its change."
             ) from error
         if state == NO_PRIVILEGE:
             raise NotMigrated(

@@ -108,6 +108,9 @@ class SessionEvents(TransactionEvents):
     def _write_late(self, session: Session) -> None:
         if self._committing and not session.in_nested_transaction():
             self._write(session)
+        elif self._late:
+            # Written after the flush. Then SQLAlchemy would mask an error by one of its own.
+            outbox_connection(session)
 
     def _before_commit(self, session: Session) -> None:
         if session.in_nested_transaction() and not self._committing:

@@ -8,13 +8,14 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import (
     Engine,
     StaticPool,
+    Table,
     Text,
     column,
     create_engine,
@@ -26,6 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.horizontal_shard import ShardedSession
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.sql.expression import Delete, Update
 
@@ -692,6 +694,81 @@ def test_a_session_of_several_databases_must_name_the_one_of_the_outbox(
         recorder.changed(session, "users", UUID(int=1))
         session.commit()
     assert len(recorded(primary)) == 1
+
+
+@pytest.mark.parametrize("moment", ["before_flush", "after_flush", "after_flush_postexec"])
+def test_an_error_of_a_hook_in_the_flush_of_a_commit_is_not_masked(
+    engine: Engine, recorder: hooks.Hooks, primary: TestDatabase, moment: str
+) -> None:
+    """SQLAlchemy would raise that the transaction is closed."""
+    with Session(binds={Base: engine}) as session:
+        event.listen(
+            session, moment, lambda s, *_: recorder.changed(s, "users", UUID(int=1)), once=True
+        )
+        session.add(user())
+        with pytest.raises(UsageError, match=r"add mirror\.capture\.OUTBOX to its binds"):
+            session.commit()
+    assert primary.value("select count(*) from users") == 0
+
+
+class Sharded(ShardedSession):
+    """A session that knows where the outbox is."""
+
+    def get_bind(self, mapper: Any = None, *, clause: Any = None, **kwargs: Any) -> Any:
+        """Return the first shard for the outbox."""
+        if isinstance(clause, Update) and clause.table is outbox.OUTBOX:
+            kwargs["shard_id"] = "one"
+        return super().get_bind(mapper, clause=clause, **kwargs)
+
+
+def test_a_sharded_session_must_name_the_shard_of_the_outbox(
+    engine: Engine, recorder: hooks.Hooks, primary: TestDatabase
+) -> None:
+    """Without that, the error says how to name it."""
+    choosers: dict[str, Any] = {
+        "shard_chooser": lambda *_, **__: "one",
+        "identity_chooser": lambda *_, **__: ["one"],
+        "execute_chooser": lambda *_: ["one"],
+    }
+    with ShardedSession(shards={"one": engine}, **choosers) as session:
+        session.add(user())
+        recorder.changed(session, "users", UUID(int=1))
+        with pytest.raises(UsageError, match=r"which of its shards holds mirror\.outbox"):
+            session.commit()
+    assert primary.value("select count(*) from users") == 0
+    with Sharded(shards={"one": engine}, **choosers) as session:
+        session.add(user())
+        recorder.changed(session, "users", UUID(int=1))
+        session.commit()
+    assert len(recorded(primary)) == 1
+
+
+class Keyed(Session):
+    """Chooses an engine as the session of Flask-SQLAlchemy does: by the metadata's bind_key."""
+
+    engines: ClassVar[dict[str | None, Engine]]
+
+    def get_bind(self, mapper: Any = None, clause: Any = None, **_: Any) -> Any:
+        """Return the engine of the mapper's or the statement's table."""
+        target = getattr(clause, "table", None) if mapper is None else mapper.local_table
+        key = target.metadata.info.get("bind_key") if isinstance(target, Table) else None
+        return self.engines[key]
+
+
+def test_a_primary_with_a_bind_key_gets_the_events(
+    engine: Engine, recorder: hooks.Hooks, primary: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The outbox has metadata of its own for that."""
+    other = create_engine("sqlite://")
+    Keyed.engines = {None: other, "primary": engine}
+    monkeypatch.setitem(Base.metadata.info, "bind_key", "primary")
+    monkeypatch.setitem(outbox.OUTBOX.metadata.info, "bind_key", "primary")
+    with Keyed() as session:
+        session.add(user())
+        recorder.changed(session, "users", UUID(int=1))
+        session.commit()
+    assert len(recorded(primary)) == 1
+    other.dispose()
 
 
 # Bad input
