@@ -285,7 +285,12 @@ def test_without_the_pair_a_copy_writes_into_production(
     left_behind: TestDatabase, target: TestDatabase
 ) -> None:
     """The same steps without the rule."""
-    rewrite(target, "check_pair", "if state.token is distinct from", "if false and state.token <>")
+    rewrite(
+        target,
+        "check_pair",
+        "if check_pair.token is distinct from",
+        "if false and check_pair.token <>",
+    )
     rewrite(target, "step", "if not exists", "if false and not exists")
     run_the_copy(left_behind, target)
     assert members(target) == 0

@@ -29,7 +29,7 @@ CHECKSUMS = {
     "0007_pairing": "e8a926f64cb44c0b",
     "0008_prepared_transactions": "2e995bafd4114359",
     "0009_receipts": "9a8cda5bc7c72a18",
-    "0001_engine": "d3ebba5b77349daa",
+    "0001_engine": "90975602d97c1a69",
 }
 
 

@@ -27,9 +27,10 @@ end
 $$;
 
 
--- Refuse a caller whose primary is not the one with which this database took its last step. Either
--- side may be a copy, or restored from a backup; `mirror.sync.pairing` tells which.
-create or replace function mirror.check_pair(state mirror.state, request jsonb) returns void
+-- Refuse a caller whose primary is not the expected one, or not the one with which this database took
+-- its last step. Either side may be a copy, or restored from a backup; `mirror.sync.pairing` tells
+-- which.
+create or replace function mirror.check_pair(expected text, token uuid, request jsonb) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -37,25 +38,25 @@ declare
 begin
   -- An identity begins with the server's system identifier and Neon's timeline; the rest of it, an
   -- address and a name, is no identity. A branch is a copy that may act first.
-  if state.identity <> request ->> 'identity' and exists (
-    select from generate_series(case when state.token is null then 1 else 2 end, 2) as part
-    where split_part(state.identity, '/', part) <> split_part(request ->> 'identity', '/', part)
+  if expected <> request ->> 'identity' and exists (
+    select from generate_series(case when check_pair.token is null then 1 else 2 end, 2) as part
+    where split_part(expected, '/', part) <> split_part(request ->> 'identity', '/', part)
       and '-' not in (
-        split_part(state.identity, '/', part), split_part(request ->> 'identity', '/', part)
+        split_part(expected, '/', part), split_part(request ->> 'identity', '/', part)
       )
   ) then
     raise exception 'this target mirrors another primary: it expects %, this worker reads %',
-      state.identity, request ->> 'identity'
+      expected, request ->> 'identity'
       using errcode = 'MR002',
         hint = 'A copy with production settings? If the primary really moved, run `mirror rebase`.';
   end if;
-  if state.token is not null and pair is null then
+  if check_pair.token is not null and pair is null then
     raise exception 'the worker is older than the target'
       using errcode = 'MR001', hint = 'Deploy the version that was migrated.';
   end if;
   -- The target may be one step behind, unless it is known to have taken the last one.
-  if state.token is distinct from (pair ->> 'token')::uuid
-     and ((pair ->> 'acked')::boolean or state.token is distinct from (pair ->> 'base')::uuid)
+  if check_pair.token is distinct from (pair ->> 'token')::uuid
+     and ((pair ->> 'acked')::boolean or check_pair.token is distinct from (pair ->> 'base')::uuid)
   then
     raise exception 'primary and target are not the two that took their last step together'
       using errcode = 'MR013';
@@ -109,7 +110,7 @@ begin
     select * into state from mirror.state;
   end if;
 
-  perform mirror.check_pair(state, request);
+  perform mirror.check_pair(state.identity, state.token, request);
 
   if state.epoch < (request ->> 'epoch')::integer then
     update mirror.state

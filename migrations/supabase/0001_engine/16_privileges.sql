@@ -1,7 +1,7 @@
 -- By name: Supabase's default privileges grant EXECUTE to each role, not only to PUBLIC.
 revoke all on function
   mirror.lock(boolean),
-  mirror.check_pair(mirror.state, jsonb),
+  mirror.check_pair(text, uuid, jsonb),
   mirror.forget_freshness(),
   mirror.admit(jsonb, boolean),
   mirror.wal_timeline(),
