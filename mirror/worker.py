@@ -33,7 +33,15 @@ from mirror.settings import Settings, load_settings
 from mirror.settings.logs import configure_logging
 from mirror.sync.drain import Drain
 from mirror.sync.heartbeats import Heartbeat
-from mirror.sync.schedule import FROM_BEAT, PURGE_TASK, RECONCILE_TASK, beat_schedule
+from mirror.sync.schedule import (
+    EXPIRES,
+    FROM_BEAT,
+    MADE_UP,
+    PURGE_TASK,
+    RECONCILE_TASK,
+    beat_schedule,
+    missed_tasks,
+)
 from mirror.sync.wiring import build_drain, build_target, check_fresh_seconds
 
 # Longer than a reconcile of a large target takes; ends one that hangs.
@@ -135,11 +143,21 @@ class Worker:
             if expired:
                 log.info("swept", expired=expired)
 
+    def missed_tasks(self) -> list[str]:
+        """Return the tasks of the night whose last turn was missed; [] if that is unknown."""
+        try:
+            return missed_tasks(self.settings, self.drain.queue.claims)
+        except MirrorError as error:
+            log.warning("missed turns unknown", reason=str(error))
+            return []
+
     def run_purge(self) -> None:
         """Delete the target's tombstones and fences of scopes older than `tombstone_days`.
 
         This raises the horizon. Errors are logged, not raised: the next purge tries again.
         """
+        with suppress(Transient):
+            Heartbeat("purge").beat(self.drain.queue.claims)
         target = build_target(self.settings)
         try:
             log.info("purged", tombstones=target.purge(self.settings.tombstone_days))
@@ -191,24 +209,7 @@ def create_app(load: Callable[[], Settings] = load_settings) -> Celery:
     worker = Worker(load)
     app.add_defaults(lambda: _celery_settings(worker.settings))
 
-    @app.task(name=TASK, bind=True)  # type: ignore[untyped-decorator]
-    def drain(task: Any) -> None:
-        worker.run_drain(from_beat=bool(task.request.get(FROM_BEAT)))
-
-    @app.task(name=PURGE_TASK)  # type: ignore[untyped-decorator]
-    def purge() -> None:
-        worker.run_purge()
-
-    # Acknowledged at the start: Redis delivers a message a second time if it is not acknowledged
-    # for long, and a reconcile may take long.
-    @app.task(  # type: ignore[untyped-decorator]
-        name=RECONCILE_TASK,
-        acks_late=False,
-        soft_time_limit=_RECONCILE_SECONDS,
-        time_limit=_RECONCILE_SECONDS + 60,
-    )
-    def reconcile() -> None:
-        worker.run_reconcile()
+    _add_tasks(app, worker)
 
     def setup_logging(**_: Any) -> None:
         configure_logging(style=worker.settings.log_format, level=worker.settings.log_level)
@@ -232,6 +233,39 @@ def create_app(load: Callable[[], Settings] = load_settings) -> Celery:
     signals.worker_init.connect(lambda **_: check(drains=True), weak=False)
     signals.beat_init.connect(lambda **_: check(drains=False), weak=False)
     return app
+
+
+def _add_tasks(app: Celery, worker: Worker) -> None:
+    @app.task(name=TASK, bind=True)  # type: ignore[untyped-decorator]
+    def drain(task: Any) -> None:
+        from_beat = bool(task.request.get(FROM_BEAT))
+        worker.run_drain(from_beat=from_beat)
+        if from_beat:
+            for name in worker.missed_tasks():
+                log.info("turn made up", task=name)
+                app.send_task(name, headers={MADE_UP: True}, expires=EXPIRES)
+
+    def needless(task: Any) -> bool:
+        """Return whether another message has made the missed turn up already."""
+        return bool(task.request.get(MADE_UP)) and task.name not in worker.missed_tasks()
+
+    @app.task(name=PURGE_TASK, bind=True)  # type: ignore[untyped-decorator]
+    def purge(task: Any) -> None:
+        if not needless(task):
+            worker.run_purge()
+
+    # Acknowledged at the start: Redis delivers a message a second time if it is not acknowledged
+    # for long, and a reconcile may take long.
+    @app.task(  # type: ignore[untyped-decorator]
+        name=RECONCILE_TASK,
+        bind=True,
+        acks_late=False,
+        soft_time_limit=_RECONCILE_SECONDS,
+        time_limit=_RECONCILE_SECONDS + 60,
+    )
+    def reconcile(task: Any) -> None:
+        if not needless(task):
+            worker.run_reconcile()
 
 
 def _celery_settings(settings: Settings) -> dict[str, Any]:

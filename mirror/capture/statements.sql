@@ -227,6 +227,15 @@ select horizon, outbox, retries from mirror.look(%(floor)s)
 -- read_heartbeat --
 select extract(epoch from now() - seen_at)::float8 from mirror.heartbeats where name = %s
 
+-- read_turns --
+-- When the schedule's last reconcile and the last purge began, or else this primary was installed.
+select
+  coalesce(
+    (select max(started_at) from mirror.runs where started_by in ('beat', 'schedule')), installed
+  ),
+  coalesce((select seen_at from mirror.heartbeats where name = 'purge'), installed)
+from (select min(applied_at) as installed from mirror.migrations) as m
+
 -- beat --
 -- A heartbeat that is younger than 50 seconds stays: many workers share a row.
 insert into mirror.heartbeats as h (name) values ({})

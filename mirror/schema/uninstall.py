@@ -27,7 +27,7 @@ from mirror.schema.triggers import lock_sql
 _RUNNING = """
     select name from mirror.heartbeats where seen_at > now() - interval '2 minutes' order by name
 """
-_PARTS = {"drain": "a worker", "sweep": "beat", "relay": "a relay"}
+_PARTS = {"drain": "a worker", "sweep": "beat", "relay": "a relay", "purge": "a purge"}
 
 
 @dataclass(frozen=True)

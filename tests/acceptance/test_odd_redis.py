@@ -45,7 +45,7 @@ def message(**parts: Any) -> str:
     return json.dumps(whole | parts)
 
 
-ITEMS = {
+ITEMS: dict[str, str | bytes] = {
     "no JSON": "hello",
     "bytes": b"\xff\xfe",
     "deep JSON": "[" * 100_000,
@@ -90,13 +90,15 @@ def test_a_redis_that_refuses_commands_does_not_end_the_worker(
     worker = start_worker(beat="no")
     until(lambda: not client.exists("unacked"))
     if fault == "replica":
-        client.execute_command("REPLICAOF", "127.0.0.1", "1")
+        client.slaveof("127.0.0.1", 1)
         until(lambda: "read only replica" in worker_log.read_text())
-        client.execute_command("REPLICAOF", "NO", "ONE")
+        client.slaveof()
     elif fault == "no memory":
         # The worker takes the message, and cannot keep it until it is acknowledged.
         with client.pipeline(transaction=True) as both:
-            both.lpush(QUEUE, message()).config_set("maxmemory", "1").execute()
+            both.lpush(QUEUE, message())
+            both.config_set("maxmemory", "1")
+            both.execute()
         until(lambda: "Connection to broker lost" in worker_log.read_text())
         client.config_set("maxmemory", "0")
     else:
@@ -117,11 +119,13 @@ def test_beat_needs_one_line_for_a_message_that_it_cannot_send(
 ) -> None:
     """It tries every few seconds while Redis is down or refuses; each traceback has 60 lines."""
     worker = start_worker(MIRROR_SWEEP_SECONDS="1")
-    client.execute_command("REPLICAOF", "127.0.0.1", "1")
-    until(lambda: '"ReadOnlyError", "event": "beat\'s message not sent"' in worker_log.read_text())
-    client.execute_command("REPLICAOF", "NO", "ONE")
+    client.slaveof("127.0.0.1", 1)
+    unsent = "beat's message not sent"
+    until(lambda: unsent in worker_log.read_text())
+    client.slaveof()
     redis_server.kill()
-    until(lambda: 'Error", "event": "beat\'s' in worker_log.read_text().rpartition("ReadOnly")[2])
+    before = worker_log.read_text().count(unsent)
+    until(lambda: worker_log.read_text().count(unsent) > before)
     redis_server.restart()
     lines = worker_log.read_text().splitlines()
     records = [json.loads(line) for line in lines if line.startswith("{")]

@@ -84,6 +84,20 @@ def test_beat_finds_events_whose_ring_was_lost(
     until(lambda: primary.value(noted) == ["drain", "sweep"])
 
 
+def test_a_night_that_beat_slept_through_is_made_up_once(
+    start_worker: StartWorker, primary: TestDatabase, worker_log: Path
+) -> None:
+    """Beat was down at the time of the reconcile and of the purge; several workers run now."""
+    primary.query("update mirror.migrations set applied_at = now() - interval '3 days'")
+    start_worker(MIRROR_SWEEP_SECONDS="1", concurrency="2")
+    until(lambda: '"purged"' in worker_log.read_text())
+    until(lambda: '"reconciled"' in worker_log.read_text())
+    primary.query("delete from mirror.heartbeats where name = 'sweep'")
+    until(lambda: primary.value("select count(*) from mirror.heartbeats where name = 'purge'"))
+    assert primary.query("select started_by, outcome from mirror.runs") == [("beat", "in line")]
+    assert worker_log.read_text().count('"purged"') == 1
+
+
 def test_nothing_is_lost_when_redis_dies(
     start_worker: StartWorker, session: Session, target: TestDatabase, redis_server: RedisServer
 ) -> None:

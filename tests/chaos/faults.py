@@ -7,7 +7,46 @@ from random import Random
 
 from tests.chaos.servers import Servers
 from tests.chaos.worker import STEPS
+from tests.support.http_proxy import (
+    Action,
+    Answer,
+    Exchange,
+    answering,
+    cut_in_the_body,
+    sending,
+    truncated,
+)
 from tests.support.tcp_proxy import TcpProxy
+
+
+def _instead(answer: Answer) -> Action:
+    """Return an action that does the call and sends another answer."""
+
+    def action(exchange: Exchange) -> None:
+        exchange.forward()
+        exchange.send(answer)
+
+    return action
+
+
+_ODD: list[Action] = [
+    truncated,
+    cut_in_the_body,
+    _instead(Answer(body=b"null")),
+    _instead(Answer(body=b"[]")),
+    _instead(Answer(body=b"{}")),
+    _instead(Answer(body=b"7")),
+    _instead(Answer(body=b'{"horizon": null, "mappings": {}}')),
+    _instead(Answer(body=b"\xff", headers={"Content-Encoding": "gzip"})),
+    answering(200, b'"\xff"'),
+    answering(200, b"<html>", kind="text/html"),
+    answering(200, b""),
+    answering(503, Retry_After="86400"),
+    answering(503, Retry_After="\xb2"),
+    sending(b"HTTP/1.1 204 No Content\r\n\r\n"),
+    sending(b"hello\r\n\r\n"),
+]
+"""Answers of a gateway, for calls that have taken effect and for others that have not."""
 
 
 class Faults:
@@ -30,6 +69,9 @@ class Faults:
             "link stalled": self._stall,
         }
         self._weights = [8, 1, 1, 1, 1, 1, 3, 2]
+        if servers.gateway is not None:
+            self._kinds["odd answers"] = self._answer_oddly
+            self._weights.append(6)
 
     def run(self, seconds: float) -> None:
         """Make faults with random pauses, for so many seconds."""
@@ -66,6 +108,11 @@ class Faults:
 
     def _link(self) -> TcpProxy:
         return self.servers.links[self.random.choice(sorted(self.servers.links))]
+
+    def _answer_oddly(self) -> None:
+        """Let the gateway damage the next answers; some calls take effect before."""
+        if (gateway := self.servers.gateway) is not None:
+            gateway.script.extend(self.random.choices(_ODD, k=self.random.randint(1, 8)))
 
     def _stall(self) -> None:
         link = self._link()

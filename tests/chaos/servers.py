@@ -14,6 +14,7 @@ from mirror.devstack.worker import WorkerProcess
 from mirror.schema.migrate import upgrade
 from mirror.settings import Settings, load_settings
 from tests.support.databases import TestDatabase
+from tests.support.http_proxy import Proxy
 from tests.support.rest import PACKAGE
 from tests.support.tcp_proxy import TcpProxy
 
@@ -31,7 +32,12 @@ class Servers:
         self.transport = transport
         self.primary = TestDatabase(stack.primary_url)
         self.target = TestDatabase(stack.supabase_db_url)
-        target_url = stack.supabase_db_url if stack.api is None else stack.api.url
+        self.gateway: Proxy | None = None
+        """In front of the API; its script has odd answers."""
+        target_url = stack.supabase_db_url
+        if stack.api is not None:
+            self.gateway = owned.enter_context(Proxy(stack.api.url))
+            target_url = self.gateway.url
         self.links = {
             name: owned.enter_context(TcpProxy(url))
             for name, url in [
@@ -168,5 +174,7 @@ class Servers:
     def heal(self) -> None:
         """End what a fault may have left: a stalled link, an order to die."""
         self.step.unlink(missing_ok=True)
+        if self.gateway is not None:
+            self.gateway.script.clear()
         for link in self.links.values():
             link.resume()

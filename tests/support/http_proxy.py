@@ -47,7 +47,10 @@ class Exchange(BaseHTTPRequestHandler):
         self.request_seen = Request(self.path, dict(self.headers.items()), body, (str(host), port))
         proxy = self.server.proxy
         proxy.seen.append(self.request_seen)
-        action = proxy.script.popleft() if proxy.script else pass_through
+        try:
+            action = proxy.script.popleft()
+        except IndexError:
+            action = pass_through
         action(self)
 
     def forward(self) -> Answer:
