@@ -283,7 +283,12 @@ def _celery_settings(settings: Settings) -> dict[str, Any]:
         # Redis may refuse a command: it has become a replica, or has no memory left.
         "broker_channel_error_retry": True,
         # Redis delivers the message of a lost worker again after this time.
-        "broker_transport_options": {"visibility_timeout": int(longest * 4)},
+        "broker_transport_options": {
+            "visibility_timeout": int(longest * 4),
+            # By default a worker waits for ever for a Redis that is halted.
+            "socket_timeout": 10,
+            "socket_connect_timeout": 5,
+        },
         "result_backend": None,
         "task_ignore_result": True,
         "accept_content": ["json"],

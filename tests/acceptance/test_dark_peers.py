@@ -6,10 +6,13 @@ from contextlib import ExitStack
 
 import pytest
 
+from mirror.capture.doorbell import Doorbell, DoorbellSettings
 from mirror.devstack import RedisServer
-from tests.acceptance.conftest import HOME, Command
+from tests.acceptance.conftest import HOME, Command, StartWorker
+from tests.faults.tools import record
 from tests.support.databases import TestDatabase
 from tests.support.tcp_proxy import TcpProxy
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.usefixtures("no_environment")
 
@@ -82,3 +85,22 @@ def test_status_with_a_dark_redis_ends_and_says_so(
     assert (done.code, list(found["broker"])) == (4, ["unknown"]), done.text
     assert "Redis does not answer" in done.text
     assert "identity" in found["primary"]
+
+
+def test_a_worker_leaves_a_dark_connection_to_redis(
+    start_worker: StartWorker,
+    links: dict[str, TcpProxy],
+    primary: TestDatabase,
+    redis_server: RedisServer,
+) -> None:
+    """Kombu notices it after less than a minute; then rings arrive over a new connection."""
+    start_worker(REDIS_URL=links["Redis"].url, beat="no")
+    links["Redis"].darken()
+    record(primary, "users", USER)
+    bell = Doorbell(DoorbellSettings(redis_url=redis_server.url, mode="inline", quiet_seconds=5))
+
+    def drained() -> bool:
+        bell.ring()
+        return bool(primary.value("select count(*) from mirror.outbox") == 0)
+
+    until(drained, seconds=150)

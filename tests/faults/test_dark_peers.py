@@ -270,8 +270,13 @@ def test_a_worker_mirrors_while_redis_is_dark(
     member(session, primary)
     worker = Worker(lambda: settings.model_copy(update={"redis_url": SecretStr(to_redis.url)}))
     to_redis.stall()
-    Running(worker.run_drain).wait()
-    worker.drain.close()
+
+    def run() -> None:
+        worker.run_drain()
+        # Each thread has a drain of its own.
+        worker.drain.close()
+
+    Running(run).wait()
     assert target.value("select count(*) from trip_memberships") == 1
 
 
