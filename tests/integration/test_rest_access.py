@@ -48,6 +48,7 @@ def everything(target: RestTarget) -> None:
     ]
     assert sum(rows for _, rows, _ in target.buckets(users, hashing, SurveyRequest(3))) == 1
     assert list(target.members(users, hashing, SurveyRequest(3, b"\xff"))) == [(USER,)]
+    assert target.step(read, {"users": "2026-01-02 03:04:05+00"})
     assert target.withhold(read, users, (USER,), "x") is Outcome.NEWER
     assert target.trace(USER, [("users", "*", "")]).identity == "a primary"
     assert target.ask([AskHelper("my_trips", ("MEMBER",))], [(USER, [])]) == [[AskResult()]]
@@ -147,7 +148,7 @@ def test_mirror_writer_has_no_privilege_but_on_the_api_functions(target: TestDat
         " and p.proname like any (array['mirror%%', 'my_%%', 'apply%%', 'is_%%', 'has_%%'])"
     )
     functions = ["apply", "ask", "describe", "digest", "examine", "expired", "open_scopes", "purge"]
-    functions += ["rebase", "rows", "survey", "trace", "withhold"]
+    functions += ["rebase", "rows", "step", "survey", "trace", "withhold"]
     assert sorted(name for (name,) in callable_ones) == [
         f"mirror_{function}" for function in functions
     ]
