@@ -56,7 +56,7 @@ class Pair:
                 f"{here}, and this target has taken none: it is another one, or it was emptied.",
                 RETARGET,
             )
-        if self.base is None and not self.acked:
+        if self.step == 0 and not self.acked:
             return Parting(
                 f"the target is at step {step}, and this primary has taken none: it is another "
                 "one, or it was restored from an old backup.",
