@@ -19,7 +19,7 @@ pytestmark = pytest.mark.fast
     ],
 )
 def test_a_target_may_be_one_step_behind_until_it_is_known_to_have_taken_it(
-    acked: bool, token: str | None, belongs: bool
+    *, acked: bool, token: str | None, belongs: bool
 ) -> None:
     """Before that, a worker may still be on its way with the step."""
     pair = Pair(7, "new", "old", acked)
