@@ -1,8 +1,8 @@
 """The target never says that it is fresher than it is.
 
-Writers with long and short transactions, two workers that hang, crash and retry, and rows that the
-target refuses for a while. All run in one thread: whenever a worker hangs, the others go on. So the
-order of all steps follows from the seed.
+Writers with long and short transactions, two workers that hang, crash and retry, clocks that are
+set forwards and back on both sides, and rows that the target refuses for a while. All run in one
+thread: whenever a worker hangs, the others go on. So the order of all steps follows from the seed.
 """
 
 from collections.abc import Callable
@@ -40,6 +40,16 @@ begin
 end $$;
 create trigger refuse before delete or update on trip_memberships
 for each row execute function refuse();
+"""
+
+
+# A clock that somebody sets, forwards and back.
+_SKEW = """
+create table public.skew (seconds float not null);
+insert into public.skew values (0);
+create function public.skewed() returns timestamptz language sql as
+$$ select clock_timestamp() + seconds * interval '1 second' from public.skew $$;
+grant select on public.skew to public
 """
 
 
@@ -134,7 +144,8 @@ class World:
         def timed(*arguments: Any, **options: Any) -> str:
             began = self.tick()
             clock = step(*arguments, **options)
-            self.clocks[clock] = began
+            # A clock that was set back may show a moment twice.
+            self.clocks[clock] = min(began, self.clocks.get(clock, began))
             return clock
 
         return timed
@@ -143,7 +154,8 @@ class World:
         while steps and self.left:
             self.left -= 1
             steps -= 1
-            action = self.random.choices([self._work, self._write, self._poison], [6, 3, 1])[0]
+            actions = [self._work, self._write, self._poison, self._set_clock]
+            action = self.random.choices(actions, [12, 6, 2, 1])[0]
             action()
 
     def _write(self) -> None:
@@ -166,6 +178,10 @@ class World:
             worker.close()
             worker = self._worker(worker.batch_size)
         self.idle.append(worker)
+
+    def _set_clock(self) -> None:
+        side = self.random.choice([self.primary, self.target])
+        side.query("update public.skew set seconds = %s", self.random.uniform(-5, 5))
 
     def _poison(self) -> None:
         self.primary.query("update mirror.retries set due_at = now() where buried_at is null")
@@ -261,6 +277,8 @@ def search(
     for side, function in ((target, "step"), (primary, "propose_step")):
         # Otherwise a search could make only one claim a second.
         rewrite(side, function, "interval '1 second'", "interval '1 microsecond'")
+        side.query(_SKEW)
+        rewrite(side, function, "clock_timestamp()", "public.skewed()")
     for user in USERS:
         primary.query("insert into users (id, username, email) values (%s, %s, %s)", *[user] * 3)
     for trip in TRIPS:
