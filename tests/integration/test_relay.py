@@ -323,12 +323,10 @@ def test_a_listener_whose_connection_ends_is_replaced(
     primary: TestDatabase, listening: RelayBench
 ) -> None:
     """The relay polls meanwhile."""
-    primary.query(
-        "select pg_terminate_backend(pid) from pg_stat_activity"
-        " where datname = current_database() and query like 'listen%'"
-    )
     assert listening.relay.listener is not None
     listener = listening.relay.listener
+    pid = listener.database.connection.info.backend_pid
+    primary.query("select pg_terminate_backend(%s)", pid)
 
     def lost() -> bool:
         listening.relay.turn()
