@@ -58,17 +58,20 @@ $$;
 -- floor on, and would not find the event below it.
 alter table mirror.outbox add column if not exists origin bigint;
 alter table mirror.retries add column if not exists origin bigint;
+-- Names of mappings have at most 40 letters. A backend may write any text, and an index refuses one
+-- that is too long: no event would be set apart any more.
 create index if not exists outbox_origin on mirror.outbox (origin)
 where lane = 0 and origin is not null;
 create index if not exists retries_origin
-on mirror.retries (mapping, (coalesce(origin, transaction_id)))
+on mirror.retries ((left(mapping, 64)), (coalesce(origin, transaction_id)))
 where lane = 0 and withheld_at is null;
 
 
 -- The event waits for a worker that knows its mapping as the target does: none of those that have
 -- looked at it does.
 alter table mirror.retries add column if not exists unclaimed boolean not null default false;
-create index if not exists retries_unclaimed on mirror.retries (mapping, lane, id) where unclaimed;
+create index if not exists retries_unclaimed
+on mirror.retries ((left(mapping, 64)), lane, id) where unclaimed;
 
 
 -- As mirror.claim_events, which workers of the version before call, and the lowest origin of each
@@ -112,7 +115,7 @@ begin
     from unnest(p_known) as k (name)
     cross join lateral (
       select r.ctid, r.lane, r.id from mirror.retries as r
-      where r.unclaimed and r.mapping = k.name
+      where r.unclaimed and left(r.mapping, 64) = k.name
       order by r.lane, r.id limit (p_limit + 1) / 2
       for update skip locked
     ) as u
@@ -231,19 +234,19 @@ begin
       -- From one mapping to the next: one that is parked may have any number of events.
       with recursive r (mapping, origin) as (
         (
-          select w.mapping, coalesce(w.origin, w.transaction_id)
+          select left(w.mapping, 64), coalesce(w.origin, w.transaction_id)
           from mirror.retries as w
           where w.lane = 0 and w.withheld_at is null
-          order by w.mapping, coalesce(w.origin, w.transaction_id) limit 1
+          order by left(w.mapping, 64), coalesce(w.origin, w.transaction_id) limit 1
         )
         union all
         select n.mapping, n.origin
         from r
         cross join lateral (
-          select w.mapping, coalesce(w.origin, w.transaction_id) as origin
+          select left(w.mapping, 64) as mapping, coalesce(w.origin, w.transaction_id) as origin
           from mirror.retries as w
-          where w.lane = 0 and w.withheld_at is null and w.mapping > r.mapping
-          order by w.mapping, coalesce(w.origin, w.transaction_id) limit 1
+          where w.lane = 0 and w.withheld_at is null and left(w.mapping, 64) > r.mapping
+          order by left(w.mapping, 64), coalesce(w.origin, w.transaction_id) limit 1
         ) as n
       )
       select coalesce(jsonb_object_agg(r.mapping, r.origin), '{}') from r

@@ -42,7 +42,7 @@ def test_every_command_on_the_target_works_over_rest(
     assert target.value("select count(*) from trip_memberships") == 5
     assert json.loads(mirror("status", "--json", **rest_only).out)["digests"]["trips"] == "current"
     assert mirror("purge", **rest_only).code == 0
-    assert mirror("rebase", "--yes", **rest_only).code == 0
+    assert mirror("rebase", "--yes", "--force", **rest_only).code == 0
     assert mirror("drain", **rest_only).code == 0
     assert mirror("status", **rest_only).code == 0
     refused = mirror("migrate", "supabase", **rest_only)

@@ -125,6 +125,8 @@ def test_while_one_worker_sees_a_dark_target_others_mirror_its_events(
     assert other.run().failed == 0
     other.close()
     assert target.value("select count(*) from trip_memberships") == 1
+    # The API's server waits for the rest of the request, and takes no other order before.
+    to_target.cut()
 
 
 def test_a_claim_is_given_up_although_the_primary_does_not_answer(
@@ -178,7 +180,7 @@ def database(url: str, role: str = "primary") -> Database:
 
 @pytest.mark.parametrize("moment", ["at connect", "between two polls"])
 def test_a_relay_goes_on_once_a_dark_primary_is_back(
-    primary: TestDatabase, to_primary: TcpProxy, moment: str, capsys: pytest.CaptureFixture[str]
+    primary: TestDatabase, to_primary: TcpProxy, moment: str
 ) -> None:
     """Each poll ends; the first one that succeeds rings for what came meanwhile."""
     doorbell = CountingDoorbell()
@@ -187,7 +189,7 @@ def test_a_relay_goes_on_once_a_dark_primary_is_back(
         relay.turn()
     to_primary.stall()
     Running(relay.turn).wait()
-    assert "primary: the database cannot be reached" in capsys.readouterr().out
+    assert relay._away
     record(primary, "users", 1)
     to_primary.darken()
     to_primary.resume()

@@ -127,8 +127,8 @@ def test_a_claim_note_with_a_lost_answer_blames_no_event(
     record(primary, "users", uuid4())
     together = Database.together
 
-    def lost(self: Database, *statements: sql.Composable) -> list[list[Any]]:
-        found = together(self, *statements)
+    def lost(self: Database, *statements: sql.Composable, **limits: Any) -> list[list[Any]]:
+        found = together(self, *statements, **limits)
         if "insert into mirror.claims" in str(statements):
             raise Unreachable("primary: no answer")
         return found
