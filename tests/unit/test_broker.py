@@ -12,7 +12,8 @@ from mirror.worker import app
 
 def test_a_message_with_an_object_of_python_is_not_read() -> None:
     """Unpickling runs code of the sender's choice, who may be anyone with the broker's password."""
-    accepted = serialization.prepare_accept_content(app.conf.accept_content)
+    prepare: Any = serialization.prepare_accept_content
+    accepted = prepare(app.conf.accept_content)
     loads: Any = serialization.loads
     with pytest.raises(ContentDisallowed):
         loads(pickle.dumps([]), "application/x-python-serialize", "binary", accept=accepted)
