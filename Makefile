@@ -133,7 +133,7 @@ lint: $(INSTALLED) ## Check style, types, the direction of imports, spelling and
 
 # A package that the database of vulnerabilities cannot be asked about counts as a fault, too.
 audit: $(INSTALLED) $(NODE) ## Ask whether a pinned package has a known vulnerability; needs the network.
-	@$(BIN)/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
+	@$(BIN)/uv tool run pip-audit==2.10.1 --strict --disable-pip --require-hashes --progress-spinner off \
 	  --requirement requirements/dev.txt || { echo "The packages of Python were not audited, or one" \
 	  "is vulnerable; the lines above say which. No network?" >&2; exit 1; }
 	@cd tests/supabase && PATH="$$PATH:$(CURDIR)/$(BIN)" npm audit --no-update-notifier || \
