@@ -53,15 +53,15 @@ end
 $$;
 
 
--- What an event continues: the lowest transaction id of the events whose rest it is; null: it was
--- recorded for its own transaction. `transaction_id` cannot say so: other workers search from a
+-- The origin of an event that continues others: the lowest transaction id of those. Null: the event
+-- was recorded for its own transaction. `transaction_id` cannot say so: other workers search from a
 -- floor on, and would not find the event below it.
 alter table mirror.outbox add column if not exists origin bigint;
 alter table mirror.retries add column if not exists origin bigint;
--- Names of mappings have at most 40 letters. A backend may write any text, and an index refuses one
--- that is too long: no event would be set apart any more.
 create index if not exists outbox_origin on mirror.outbox (origin)
 where lane = 0 and origin is not null;
+-- Names of mappings have at most 40 letters. A backend may write any text, and an index refuses one
+-- that is too long: no event would be set apart any more.
 create index if not exists retries_origin
 on mirror.retries ((left(mapping, 64)), (coalesce(origin, transaction_id)))
 where lane = 0 and withheld_at is null;

@@ -1,5 +1,5 @@
--- What a receipt asks (mirror/capture/receipts.py), without an answer about another's keys: labels
--- in place of hashes, for the transaction's own backend only.
+-- The functions for receipts (mirror/capture/receipts.py) tell nothing about another's keys: they have
+-- labels in place of hashes, for the transaction's own backend only.
 -- Every statement can run again.
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from mirror.access.caller import caller
 from mirror.access.questions import Given, access_questions
 from mirror.cli.console import PlainConsole
-from mirror.diagnostics.access_review import Access, review
+from mirror.diagnostics.access_review import MOST, Access, review
 from mirror.diagnostics.explain import question_about
 from mirror.errors import UsageError
 from mirror.model.keys import KeyColumn
@@ -52,7 +52,14 @@ def access(
         else:
             question = question_about(registry, str(noun))
             found = review(drain, [question], {Given.RESOURCE: str(resource)})
-    _print(found, as_json=as_json, as_csv=as_csv)
+    _print(found.access, as_json=as_json, as_csv=as_csv)
+    if found.cut:
+        print(
+            f"incomplete: more than {MOST} rows of {', '.join(found.cut)} match, and only the "
+            f"first {MOST} were followed",
+            file=sys.stderr,
+        )
+        raise typer.Exit(1)
 
 
 def _print(found: list[Access], *, as_json: bool, as_csv: bool) -> None:

@@ -26,7 +26,7 @@ from mirror.sync.drain import Drain
 from mirror.sync.targets.asking import AskHelper
 from mirror.sync.targets.base import Target
 
-_MOST: Final = 10_000
+MOST: Final = 10_000
 """How many rows of one lookup are followed."""
 _PAGE: Final = 500
 _ASKED_AT_ONCE: Final = 100
@@ -54,26 +54,62 @@ class Access:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Review:
+    """The access to which the rows with a given user or resource lead."""
+
+    access: list[Access]
+    """In order."""
+    cut: list[str]
+    """The mappings of which more rows match than were followed, so that users may be missing."""
+
+
 def review(
     drain: Drain, questions: Sequence[AccessQuestion], given: MappingABC[Given, str]
-) -> list[Access]:
-    """Return the access that rows with a given user or resource lead to, in order.
+) -> Review:
+    """Return the access that rows with a given user or resource lead to.
 
     Raises:
         MirrorError: the target does not answer, or the login may not act as a user.
     """
+    reader = _Reader(drain.registry, drain.target)
     found: list[Access] = []
     for question in questions:
         rows: dict[tuple[str, str], set[str]] = defaultdict(set)
         for path in question.paths:
-            for pair, names in _named(drain.registry, drain.target, path, given):
+            for pair, names in _named(reader, path, given):
                 rows[pair].update(names)
         levels = _ask(drain.target, question, list(rows))
         found += [
             Access(question.noun, resource, user, levels[user, resource], tuple(sorted(names)))
             for (user, resource), names in rows.items()
         ]
-    return sorted(found, key=lambda one: (one.noun, one.resource, one.user))
+    ordered = sorted(found, key=lambda one: (one.noun, one.resource, one.user))
+    return Review(ordered, sorted(reader.cut))
+
+
+class _Reader:
+    """Finds the target's rows that count, and notes of which mappings there are too many."""
+
+    def __init__(self, registry: Registry, target: Target) -> None:
+        self._registry = registry
+        self._target = target
+        self.cut: set[str] = set()
+
+    def rows(self, name: str, wanted: MappingABC[str, str]) -> Iterator[tuple[Key, Values]]:
+        """Yield the rows of a mapping with these values that are active and have not expired."""
+        mapping = self._registry[name]
+        keys = self._target.keys(mapping, wanted, limit=MOST + 1)
+        if len(keys) > MOST:
+            self.cut.add(name)
+        for start in range(0, min(len(keys), MOST), _PAGE):
+            page = keys[start : min(start + _PAGE, MOST)]
+            for key, known in self._target.rows(mapping, page).items():
+                if known.row is None:
+                    continue
+                values = values_by_column(mapping, known.row)
+                if inactive_reason(mapping, values) is None:
+                    yield key, values
 
 
 def _ask(
@@ -100,10 +136,10 @@ def _ask(
 
 
 def _named(
-    registry: Registry, target: Target, path: AccessPath, given: MappingABC[Given, str]
+    reader: _Reader, path: AccessPath, given: MappingABC[Given, str]
 ) -> Iterator[tuple[tuple[str, str], list[str]]]:
     """Yield each pair of a user and a resource to which rows of a path lead, with their names."""
-    for rows in _follow(registry, target, path, given, {}):
+    for rows in _follow(reader, path, given, {}):
         ends = dict(given)
         for position, (_, values) in rows.items():
             for column, source in path.rows[position].by.items():
@@ -116,16 +152,9 @@ def _named(
 
 
 def _follow(
-    registry: Registry,
-    target: Target,
-    path: AccessPath,
-    given: MappingABC[Given, str],
-    before: _Resolved,
+    reader: _Reader, path: AccessPath, given: MappingABC[Given, str], before: _Resolved
 ) -> Iterator[_Resolved]:
-    """Yield each way to find a row for all lookups of a path, from one whose columns are known.
-
-    Rows that are not active, or have expired, are not followed.
-    """
+    """Yield each way to find a row for all lookups of a path, from one whose columns are known."""
     if len(before) == len(path.rows):
         yield before
         return
@@ -139,17 +168,8 @@ def _follow(
     if len(wanted) < len(filters[position]):
         # No row equals NULL.
         return
-    mapping = registry[path.rows[position].mapping]
-    keys = target.keys(mapping, wanted, limit=_MOST)
-    for start in range(0, len(keys), _PAGE):
-        for key, known in target.rows(mapping, keys[start : start + _PAGE]).items():
-            if known.row is None:
-                continue
-            values = values_by_column(mapping, known.row)
-            if inactive_reason(mapping, values) is None:
-                yield from _follow(
-                    registry, target, path, given, before | {position: (key, values)}
-                )
+    for found in reader.rows(path.rows[position].mapping, wanted):
+        yield from _follow(reader, path, given, before | {position: found})
 
 
 def _known_columns(

@@ -23,6 +23,7 @@ from mirror.errors import ConfigError, MirrorError, Transient, Unreachable
 from mirror.errors.redaction import redact
 from mirror.model.registry import Registry
 from mirror.settings import Settings
+from mirror.sync.freshness import is_stale
 from mirror.sync.pairing import Parting
 from mirror.sync.snapshot import Source
 from mirror.sync.stepping import find_parting
@@ -79,11 +80,8 @@ class Figures:
         """The mappings that are older than the bound, so that policies refuse; sorted."""
         if isinstance(self.target, Unknown) or self.max_staleness is None:
             return []
-        ages = self.target.stale_seconds
-        # A moment in the future is left from a clock that was set back.
-        return sorted(
-            name for name in self.declared if not -1 <= ages.get(name, -2) < self.max_staleness
-        )
+        ages, bound = self.target.stale_seconds, self.max_staleness
+        return sorted(name for name in self.declared if is_stale(ages.get(name), bound))
 
     @property
     def digests(self) -> dict[str, str]:

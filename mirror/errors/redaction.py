@@ -1,6 +1,6 @@
 """Redaction: prepares texts for logs, messages and terminals.
 
-Whoever can write the outbox, or name a table, decides on some of them.
+A writer of the outbox, or a user who names a table, decides on some of them.
 """
 
 import re
@@ -12,7 +12,7 @@ _SECRET = re.compile(
     r"""(?<=\bpassword=)(?:'(?:[^'\\]|\\.)*'|[^\s&"'<>]+)|\bsb_(?:secret|publishable)_[^\s"'<>]+"""
     r"""|(?<![\w-])(?:eyJ[\w-]+|e[wy3][\w-]{14,})\.[\w-]+\.[\w-]*"""
 )
-# What follows `://`, and a quoted word with an @, such as a host in which libpq left a part of a
+# The text behind `://`, and a quoted word with an @, such as a host in which libpq left a part of a
 # password. Each is taken as a whole, so that the time stays linear.
 _ADDRESS = re.compile(r"""(?<=://)[^\s"'<>]+|(?<=['"])[^\s"'<>]+(?=['"])""")
 

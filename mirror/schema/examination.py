@@ -47,7 +47,7 @@ _NO_PROJECT = "no Supabase project: auth.uid() or its roles are missing"
 
 @dataclass(frozen=True)
 class _Look:
-    """What one database said."""
+    """The answers of one database."""
 
     connection: Connection
     project: bool

@@ -37,7 +37,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Installed:
-    """What one side of the mirror has put into a database."""
+    """The objects that one side of the mirror has put into a database."""
 
     names: list[str]
     """This side's names in the history of migrations."""

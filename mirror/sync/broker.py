@@ -1,4 +1,4 @@
-"""Broker: the worker's side of Redis. What Redis answers or holds ends neither worker nor beat."""
+"""Broker: the worker's side of Redis. No answer and no item of Redis ends a worker or beat."""
 
 from contextlib import suppress
 from typing import Any

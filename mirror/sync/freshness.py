@@ -5,9 +5,9 @@ No clock of the primary takes part, and no time that a backend recorded:
 
 - A mark is a pair of the target's clock, from an answer that arrived before a look at the primary,
   and the horizon of that look: each transaction that had committed by then has a lower id.
-- What had committed before the clock's moment is visible to the look. If its event still waits, or
-  an event that continues it, then the lowest waiting id is below the horizon of that mark. If none
-  waits, the change is in the target.
+- A change that had committed before the clock's moment is visible to the look. If its event still
+  waits, or an event that continues it, then the lowest waiting id is below the horizon of that
+  mark. If none waits, the change is in the target.
 
 So a mark counts if its horizon is not above the lowest waiting id, and the newest one is the
 result.
@@ -18,8 +18,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-# So many marks are kept. What waits for longer than they reach back holds freshness where it is.
+# So many marks are kept. An event that waits for longer than they reach back stops freshness.
 _MARKS: Final = 64
+
+# In seconds. A report may be so far in the future.
+_AHEAD: Final = 1.0
+
+
+def is_stale(age: float | None, bound: float) -> bool:
+    """Return whether a mapping that was fresh `age` seconds ago is older than the bound.
+
+    It is the rule of `mirror.is_fresh` in the target. None: no worker has reported. A negative age
+    is left from a clock that was set back.
+    """
+    return age is None or not -_AHEAD <= age < bound
 
 
 @dataclass(frozen=True)

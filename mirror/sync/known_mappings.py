@@ -1,7 +1,7 @@
 """Known mappings: those whose events a worker takes.
 
-During a deploy, workers of two versions run. What one of them does not declare, or declares in
-another version than the target was migrated to, it leaves to the others.
+During a deploy, workers of two versions run. Each leaves to the others the mappings that it does
+not declare, or declares in another version than the target was migrated to.
 """
 
 import time

@@ -76,8 +76,9 @@ def check_no_worker(queue: Queue) -> None:
 def pair_again(registry: Registry, source: Source, target: Target, queue: Queue) -> int:
     """Let the present primary and target belong together, in a new epoch; return that epoch.
 
-    Whichever of them is another one or was restored: all rows are recorded as changed, as
-    revocations, so that the next drains bring the target up to date, and it is not fresh before.
+    It does not matter which of them is another one or was restored. All rows are recorded as
+    changed, as revocations: the next drains bring the target up to date, and it is not fresh
+    before.
 
     Raises:
         MirrorError: a side does not answer, or is not migrated.

@@ -72,7 +72,7 @@ def test_a_command_with_a_dark_side_ends_and_names_it(
 def test_status_with_a_dark_redis_ends_and_says_so(
     mirror: Command, links: dict[str, TcpProxy]
 ) -> None:
-    """What the databases say is printed all the same."""
+    """The state of the databases is printed all the same."""
     links["Redis"].stall()
     done = mirror(
         "status",

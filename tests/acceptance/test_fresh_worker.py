@@ -7,11 +7,17 @@ from sqlalchemy.orm import Session
 
 from mirror.schema.migrate import upgrade
 from tests.acceptance.conftest import StartWorker
+from tests.faults.tools import record
 from tests.support.brief_mappings import registry
 from tests.support.databases import TestDatabase
 from tests.support.factories import MembershipFactory
 from tests.support.policy_matrix import joins
 from tests.support.waiting import until
+
+SETTINGS = {"MIRROR_MAPPINGS": "tests.support.brief_mappings", "MIRROR_FRESH_SECONDS": "1"}
+
+Member = tuple[UUID, UUID]
+"""A trip and a user."""
 
 
 @pytest.fixture
@@ -22,20 +28,26 @@ def bounded(target: TestDatabase) -> TestDatabase:
     return target
 
 
+@pytest.fixture
+def member(session: Session, primary: TestDatabase, bounded: TestDatabase) -> Member:
+    """A membership that waits to be mirrored, and a message in its trip."""
+    made = MembershipFactory()
+    session.commit()
+    for name in ("users", "trips", "trip_memberships"):
+        record(primary, name, reference="*", lane=1)
+    bounded.query(
+        "insert into chat_messages (trip_id, sender_id, content) values (%s, %s, 'a')",
+        made.trip_id,
+        made.user_id,
+    )
+    return made.trip_id, made.user_id
+
+
 def test_without_workers_access_ends_and_comes_back_with_them(
-    start_worker: StartWorker, session: Session, primary: TestDatabase, bounded: TestDatabase
+    start_worker: StartWorker, member: Member, bounded: TestDatabase
 ) -> None:
     """Reading and writing messages, and joining the trip's private channel."""
-    member = MembershipFactory()
-    session.commit()
-    primary.query(
-        "insert into mirror.outbox (lane, mapping, reference, key)"
-        " select 1, unnest(array['users', 'trips', 'trip_memberships']), '*', '{}'"
-    )
-    trip, user = UUID(str(member.trip_id)), UUID(str(member.user_id))
-    bounded.query(
-        "insert into chat_messages (trip_id, sender_id, content) values (%s, %s, 'a')", trip, user
-    )
+    trip, user = member
 
     def access() -> tuple[int, int, bool]:
         with bounded.acting_as(user) as connection:
@@ -45,11 +57,7 @@ def test_without_workers_access_ends_and_comes_back_with_them(
             ).rowcount
         return seen, written, bool(joins(bounded, user, f"trip:{trip}"))
 
-    settings = {
-        "MIRROR_MAPPINGS": "tests.support.brief_mappings",
-        "MIRROR_FRESH_SECONDS": "1",
-    }
-    worker = start_worker(**settings)
+    worker = start_worker(**SETTINGS)
     until(lambda: access() == (1, 1, True))
     # Nothing happens for longer than the bound, and access goes on.
     looks = "select as_of from mirror.freshness where mapping = 'trips'"
@@ -60,30 +68,21 @@ def test_without_workers_access_ends_and_comes_back_with_them(
     worker.kill()
     until(lambda: access() == (0, 0, False))
 
-    start_worker(**settings)
+    start_worker(**SETTINGS)
     until(lambda: access() == (1, 1, True))
 
 
 def test_a_revocation_that_workers_cannot_deliver_ends_all_access_in_time(
-    start_worker: StartWorker, session: Session, primary: TestDatabase, bounded: TestDatabase
+    start_worker: StartWorker, member: Member, primary: TestDatabase, bounded: TestDatabase
 ) -> None:
     """The target is behind, and says so by itself."""
-    member = MembershipFactory()
-    session.commit()
-    primary.query(
-        "insert into mirror.outbox (lane, mapping, reference, key)"
-        " select 1, unnest(array['users', 'trips', 'trip_memberships']), '*', '{}'"
-    )
-    trip, user = member.trip_id, member.user_id
-    bounded.query(
-        "insert into chat_messages (trip_id, sender_id, content) values (%s, %s, 'a')", trip, user
-    )
+    trip, user = member
 
     def reads() -> bool:
         with bounded.acting_as(user) as connection:
             return connection.execute("select from chat_messages").rowcount > 0
 
-    start_worker(MIRROR_MAPPINGS="tests.support.brief_mappings", MIRROR_FRESH_SECONDS="1")
+    start_worker(**SETTINGS)
     until(reads)
     with primary.connect(autocommit=False) as holding:
         # A claim holds the event, and never ends.

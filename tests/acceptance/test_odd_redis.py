@@ -1,4 +1,4 @@
-"""What Redis answers or holds ends neither the worker nor beat."""
+"""No answer and no item of Redis ends a worker or beat."""
 
 import json
 from collections.abc import Callable, Iterator

@@ -146,7 +146,7 @@ def test_a_claim_is_given_up_although_the_primary_does_not_answer(
 
 
 def test_a_long_statement_in_a_long_transaction_is_no_silence(primary: TestDatabase) -> None:
-    """What the server itself allows is waited for."""
+    """The client waits as long as the server allows."""
     database = Database(primary.url, role="primary", statement_seconds=0.2)
     database.execute("select 1")
     database.connect_seconds = 0

@@ -1,4 +1,4 @@
-"""What the commands say of a pair is what its workers see; nobody sounds a false alarm."""
+"""The commands say of a pair what its workers see; nobody sounds a false alarm."""
 
 import itertools
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import pytest
 from mappings.trips import registry
 from mirror.diagnostics.figures import read_figures
 from mirror.diagnostics.status import find_faults
-from mirror.errors import WrongSource
+from mirror.errors import NotPaired, WrongSource
 from mirror.settings import Settings
 from mirror.sync import orders
 from mirror.sync.drain import Drain
@@ -109,3 +109,28 @@ def test_what_another_primary_had_mirrored_says_nothing_of_this_ones_revocations
     assert target.value("select verified_as_of from mirror.state") is None
     worker.run()
     assert target.value("select count(*) from mirror.freshness") > 0
+
+
+def test_a_long_pass_is_refused_once_and_goes_on_with_the_present_step(
+    primary: TestDatabase, make_drain: Callable[..., Drain]
+) -> None:
+    """It sends many writes with one stamp, while other workers take steps."""
+    slow, fast = make_drain(), make_drain()
+    slow.run()
+    with slow.source.snapshot() as snapshot:
+        stamp = snapshot.stamp
+    step(primary, fast)
+    step(primary, fast)
+    call, refused = slow.target._call, []
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        try:
+            return call(*arguments, **options)
+        except NotPaired:
+            refused.append(arguments)
+            raise
+
+    slow.target._call = counted  # type: ignore[method-assign]
+    for _ in range(3):
+        slow.target.apply(stamp, [])
+    assert len(refused) == 1

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import typer
 from sqlalchemy.orm import Session
 
 from examples.trip_chat.models import Membership, Role, Status
@@ -102,6 +103,20 @@ def test_a_withheld_row_is_listed_as_refused(
     )
     line = next(line for line in run("trip", trip).splitlines() if user in line)
     assert "refused" in line
+
+
+def test_a_list_that_is_not_whole_says_so(
+    people: list[Membership],
+    run: Ran,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With exit code 1: a user who is not in it may have access."""
+    monkeypatch.setattr("mirror.diagnostics.access_review.MOST", 2)
+    with pytest.raises(typer.Exit) as ended:
+        run("trip", people[0].trip_id)
+    assert ended.value.exit_code == 1
+    assert "incomplete: more than" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -632,7 +632,7 @@ def test_a_process_that_dies_while_it_rings_silences_no_other(
     redis_server: RedisServer,
     client: redis.Redis,
 ) -> None:
-    """Whatever it had time to send, there is no key without a message."""
+    """There is no key without a message, wherever it was killed."""
     dying = """
 import os, socket
 sent = socket.socket.sendall

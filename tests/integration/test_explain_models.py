@@ -354,9 +354,13 @@ def test_an_access_review_is_what_the_helper_answers(hospital: Hospital) -> None
             }
     assert allowed
     by_right = [
-        one for name in names for one in review(hospital.drain, [RIGHT], {Given.RESOURCE: name})
+        one
+        for name in names
+        for one in review(hospital.drain, [RIGHT], {Given.RESOURCE: name}).access
     ]
-    by_user = [one for user in users for one in review(hospital.drain, [RIGHT], {Given.USER: user})]
+    by_user = [
+        one for user in users for one in review(hospital.drain, [RIGHT], {Given.USER: user}).access
+    ]
     for found in (by_right, by_user):
         assert {(one.user, one.resource) for one in found if one.level == "has"} == allowed
         assert all(one.level for one in found)

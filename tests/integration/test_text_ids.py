@@ -1,6 +1,7 @@
 """The same access with the uuids of Supabase Auth and with the texts of third-party auth."""
 
 import json
+import secrets
 from collections.abc import Iterator
 from uuid import UUID
 
@@ -11,6 +12,8 @@ from mirror.devstack import PostgresCluster, prepare_services
 from mirror.diagnostics.explain import explain_resource, question_about
 from mirror.schema.migrate import upgrade
 from mirror.settings import load_settings
+from mirror.sync.drain import Drain
+from tests.faults.tools import record
 from tests.support.databases import TestDatabase, primary_with
 from tests.support.drains import making_drains
 from tests.support.text_ids import TABLES, model
@@ -175,26 +178,55 @@ insert into members values ('{team}', '{member}', 'MEMBER');
 """
 
 
-def test_explain_knows_users_of_both_kinds(
+@pytest.fixture
+def primary(
     kind: str, target: TestDatabase, primary_cluster: PostgresCluster
-) -> None:
-    """A member is allowed, and a stranger has no row."""
-    member, stranger = USERS[kind]
-    tables = SOURCES.format(type=kind, team=TEAM, member=member)
-    registry = model(kind)
-    question = question_about(registry, "team")
+) -> Iterator[TestDatabase]:
+    """A primary in which the first user is a member; the target's rows by hand are gone."""
+    tables = SOURCES.format(type=kind, team=TEAM, member=USERS[kind][0])
+    target.query("truncate teams, members, grants")
+    # Each test has a primary of its own, and the target shall know none yet.
+    target.query("update mirror.state set step = null, token = null, step_fence = 0")
+    target.query("delete from mirror.freshness; delete from mirror.scopes")
+    for name in ("teams", "members", "grants"):
+        target.query(f"delete from mirror.ledger_{name}")
     with primary_with(primary_cluster, f"text_ids_{kind}", tables) as primary:
-        settings = load_settings(primary_database_url=primary.url, supabase_db_url=target.url)
-        with making_drains(settings, registry) as make:
-            drain = make()
-            target.query("truncate teams, members, grants")
-            primary.query(
-                "insert into mirror.outbox (lane, mapping, reference, key)"
-                " select 1, unnest(array['teams', 'members', 'grants']), '*', '{}'"
-            )
-            drain.run()
-            found = [
-                explain_resource(drain, question, user, str(TEAM)) for user in (member, stranger)
-            ]
+        primary.query(
+            "insert into mirror.outbox (lane, mapping, reference, key)"
+            " select 1, unnest(array['teams', 'members', 'grants']), '*', '{}'"
+        )
+        yield primary
+
+
+@pytest.fixture
+def drain(kind: str, primary: TestDatabase, target: TestDatabase) -> Iterator[Drain]:
+    """A worker between the two."""
+    settings = load_settings(
+        primary_database_url=primary.url, supabase_db_url=target.url, retry_seconds=0.001
+    )
+    with making_drains(settings, model(kind)) as make:
+        yield make()
+
+
+def test_explain_knows_users_of_both_kinds(kind: str, drain: Drain) -> None:
+    """A member is allowed, and a stranger has no row."""
+    drain.run()
+    question = question_about(drain.registry, "team")
+    found = [explain_resource(drain, question, user, str(TEAM)) for user in USERS[kind]]
     assert [one.allowed for one in found] == [True, False]
     assert [one.exit_code for one in found] == [0, 1]
+
+
+def test_a_key_too_long_for_an_index_holds_nobody_elses_freshness_back(
+    kind: str, drain: Drain, primary: TestDatabase, target: TestDatabase
+) -> None:
+    """No row of it was ever mirrored, so its revocation cannot be written and grants nothing."""
+    if kind == "uuid":
+        pytest.skip("no uuid is long")
+    drain.run()
+    # Compressed it would fit.
+    record(primary, "members", TEAM, secrets.token_hex(20_000))
+    drain.run()
+    assert primary.value("select withheld_at is not null from mirror.retries")
+    assert primary.query("select retries from mirror.look(0)") == [({},)]
+    assert target.value("select count(*) from members") == 1

@@ -16,7 +16,7 @@ from mirror.schema.uninstall import Removal, uninstall
 from tests.support.databases import TestDatabase
 from tests.support.waiting import until
 
-# What a user could miss, and what must not stay behind: one text per object.
+# The objects that a user could miss, or that must not stay behind: one text for each.
 EVERYTHING = """
     select concat_ws(' ', c.oid::regclass, relkind, relrowsecurity)
       from pg_class as c join pg_namespace as n on n.oid = relnamespace

@@ -136,7 +136,7 @@ def test_rules_without_mirrored_rows_have_no_bound() -> None:
     ("bound", "seconds"), [(timedelta(minutes=1), "60"), (7.25, "7.25"), (86400 * 31, "2678400")]
 )
 def test_the_bound_is_printed_in_seconds(bound: timedelta | float, seconds: str) -> None:
-    """Whatever its type."""
+    """Of any type."""
     model = bounded(max_staleness=bound)
     assert f"interval '{seconds} seconds'" in model_sql(model)
     assert model.max_staleness == float(seconds)

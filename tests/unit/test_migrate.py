@@ -26,10 +26,10 @@ CHECKSUMS = {
     "0004_claims": "300d31726399520c",
     "0005_outbox_rights": "9c5f45094b613709",
     "0006_withheld": "85053be634ae1a8a",
-    "0007_pairing": "1d3a8e3bb74431ae",
+    "0007_pairing": "cc75d22cfc3e4957",
     "0008_prepared_transactions": "2e995bafd4114359",
-    "0009_receipts": "9a8cda5bc7c72a18",
-    "0001_engine": "90975602d97c1a69",
+    "0009_receipts": "04cb5f356890fbdd",
+    "0001_engine": "2039185838d532bf",
 }
 
 

@@ -129,6 +129,7 @@ declare
   wanted constant jsonb := request #> '{sections,0,key}';
   parts jsonb;
   newer boolean;
+  visible boolean;
   lately bigint;
   total bigint;
   answer jsonb;
@@ -166,7 +167,20 @@ begin
     end if;
   end if;
 
-  perform mirror.mark(p_mapping, wanted, request #>> '{sections,0,reason}', p_epoch, p_fence);
+  begin
+    perform mirror.mark(p_mapping, wanted, request #>> '{sections,0,reason}', p_epoch, p_fence);
+  exception when program_limit_exceeded then
+    -- No index holds so long a key, so no row of it was ever mirrored. There is nothing to withhold,
+    -- unless a table without such an index has a row of it.
+    execute mirror.fill(
+      'select exists (select from {table} as t cross join (select $1 as value) as g where {t_is_g})',
+      parts
+    ) into visible using wanted;
+    if visible then
+      raise;
+    end if;
+    return jsonb_build_object('outcome', 'withheld');
+  end;
   if parts -> 'children' = '[]' then
     begin
       execute format('select mirror.%I($1, $2, $3, $4)', 'apply_' || p_mapping)

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from datetime import datetime, timedelta
-from typing import Final
+from math import inf
 
 from mirror.access import Guard
 from mirror.access.questions import AccessQuestion
@@ -11,10 +11,8 @@ from mirror.diagnostics.explain.explanation import Step, StepStatus
 from mirror.model.mapping import Mapping
 from mirror.model.registry import Registry
 from mirror.schema.freshness import readable_must_be_fresh
+from mirror.sync.freshness import is_stale
 from mirror.sync.targets.asking import Trace
-
-_AHEAD: Final = timedelta(seconds=1)
-"""As in `mirror.is_fresh`: how far in the future a report may be."""
 
 
 def needed_for_question(
@@ -43,14 +41,11 @@ def needed_for_statement(registry: Registry, guard: Guard, statement: str) -> se
 
 def stale_mappings(registry: Registry, trace: Trace, names: Collection[str]) -> list[str]:
     """Return which of these mappings are older than the registry's bound, in its order."""
-    bound = timedelta(seconds=registry.max_staleness or 0)
+    ages = {name: (trace.clock - as_of).total_seconds() for name, as_of in trace.freshness.items()}
     return [
         mapping.name
         for mapping in registry
-        if mapping.name in names
-        and not trace.clock - bound
-        < trace.freshness.get(mapping.name, datetime.min.replace(tzinfo=trace.clock.tzinfo))
-        <= trace.clock + _AHEAD
+        if mapping.name in names and is_stale(ages.get(mapping.name), registry.max_staleness or 0.0)
     ]
 
 
@@ -93,7 +88,7 @@ def _age(trace: Trace, name: str) -> str:
     as_of = trace.freshness.get(name)
     if as_of is None:
         return "no worker has ever reported how fresh it is"
-    if as_of > trace.clock + _AHEAD:
+    if is_stale((trace.clock - as_of).total_seconds(), inf):
         return f"reported for {_moment(trace, as_of)}, but the target's clock was set back"
     return f"every revocation recorded before {_moment(trace, as_of)} is in force"
 

@@ -58,6 +58,9 @@ class Target(ABC):
     read_pair: Callable[[], Pair] | None = None
     """Reads the primary's present step, outside the snapshot that a write comes from. None: a write
     whose step is no longer the last one fails."""
+    _renewed: tuple[Stamp, Pair] | None = None
+    """The last stamp whose step was no longer the last one, and the step that was. A long pass
+    sends many writes with one stamp, and only the first of them shall be refused."""
 
     @abstractmethod
     def _call(self, function: str, *, timeout_factor: int = 1, **arguments: str) -> Any:
@@ -163,6 +166,9 @@ class Target(ABC):
         The primary may have taken more steps since it was read: then the same request is sent with
         the present one.
         """
+        read = stamp
+        if self._renewed is not None and self._renewed[0] == read:
+            stamp = replace(read, pair=self._renewed[1])
         for _ in range(_MAX_STEPS_BEHIND):
             try:
                 request = _with({"version": VERSION} | asdict(stamp) | fields, sections=sections)
@@ -175,7 +181,8 @@ class Target(ABC):
                     if reason is None:
                         raise
                     raise NotPaired(f"target: {reason}") from None
-                stamp = replace(stamp, pair=pair)
+                self._renewed = (read, pair)
+                stamp = replace(read, pair=pair)
         raise Transient("target: primary and target take their steps faster than this worker reads")
 
     def purge(self, days: int) -> int:
