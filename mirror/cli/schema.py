@@ -11,10 +11,12 @@ from mirror.errors import UsageError
 from mirror.errors.redaction import one_line
 from mirror.model.registry import Registry, load_registry
 from mirror.schema import guards_sql, model_sql, removal_sql, triggers_sql
+from mirror.schema.cli_files import write_files
 from mirror.schema.connecting import migrating
 from mirror.schema.examination import examine
 from mirror.schema.key_types import check_key_types
-from mirror.schema.migrate import Side, due, migrations, upgrade, write_files
+from mirror.schema.migrate import due, migrations, upgrade
+from mirror.schema.sides import Side
 from mirror.settings import Settings, load_settings
 
 

@@ -9,7 +9,7 @@ from mirror.cli.schema import Sides
 from mirror.errors import UsageError
 from mirror.errors.redaction import one_line
 from mirror.schema.connecting import migrating
-from mirror.schema.migrate import Side
+from mirror.schema.sides import Side
 from mirror.schema.uninstall import plan_removal
 from mirror.schema.uninstall import uninstall as remove
 from mirror.settings import load_settings

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, NullPool, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
 from mirror.errors.sqlstates import translate
-from mirror.schema.migrate import ROLE, Side
+from mirror.schema.sides import ROLE, Side
 from mirror.settings import Settings
 
 FIELD: dict[Side, str] = {"primary": "primary_database_url", "supabase": "supabase_db_url"}

@@ -15,16 +15,9 @@ from sqlalchemy.exc import DBAPIError
 
 from mirror.errors import ConfigError, MirrorError, NotMigrated
 from mirror.schema.connecting import FIELD, migrating
-from mirror.schema.migrate import (
-    ROLE,
-    VARIABLE,
-    Side,
-    check_history,
-    check_version,
-    history,
-    names_of,
-    translated,
-)
+from mirror.schema.migrate import check_history, check_version, history, names_of
+from mirror.schema.running import translated
+from mirror.schema.sides import ROLE, VARIABLE, Side
 from mirror.settings import Settings
 
 _SIDES: tuple[Side, Side] = ("primary", "supabase")

@@ -12,7 +12,8 @@ from sqlalchemy import Connection, text
 
 from mirror.errors import NotMigrated
 from mirror.schema import catalog_queries
-from mirror.schema.migrate import OTHER, ROLE, VARIABLE, Side, directory, history, names_of
+from mirror.schema.migrate import directory, history, names_of
+from mirror.schema.sides import OTHER, ROLE, VARIABLE, Side
 
 _CAPTURE = "Capture for the permission model "
 """How the comment on a function of the triggers begins."""

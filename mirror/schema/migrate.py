@@ -18,37 +18,25 @@ reviews. A test compares it with the printer; the runner and the wheel do not ne
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from sqlalchemy import Connection, CursorResult, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Connection, text
 
-from mirror.errors import MirrorError, NotInTransaction, NotMigrated, ServerTooOld
-from mirror.errors.sqlstates import MIGRATION_REFUSED, NO_PRIVILEGE, server_error, translate
+from mirror.errors import NotInTransaction, NotMigrated, ServerTooOld
 from mirror.model.registry import Registry
 from mirror.schema.guard_policies import guards_sql
 from mirror.schema.model_tables import model_sql
 from mirror.schema.quoting import literal
+from mirror.schema.running import run, statements, translated
+from mirror.schema.sides import OTHER, ROLE, VARIABLE, Side
 from mirror.schema.trigger_state import has_triggers, missing_triggers
 from mirror.schema.triggers import triggers_sql
 
-Side = Literal["primary", "supabase"]
-
 OLDEST: dict[Side, int] = {"primary": 14, "supabase": 15}
 """The oldest major version of PostgreSQL that each side may run on; docs/versions.md says why."""
-
-ROLE: dict[Side, str] = {"primary": "primary", "supabase": "target"}
-"""The name of each side's database in messages."""
-
-VARIABLE: dict[Side, str] = {"primary": "PRIMARY_DATABASE_URL", "supabase": "SUPABASE_DB_URL"}
-"""The environment variable with the URL of each side."""
-
-OTHER: dict[Side, Side] = {"primary": "supabase", "supabase": "primary"}
 
 _VERSION = (
     "select current_setting('server_version_num')::integer, current_setting('server_version')"
@@ -330,83 +318,3 @@ def lock_migrations(connection: Connection) -> None:
             "migrations run in one transaction, but this connection is in AUTOCOMMIT mode; "
             "use engine.begin()."
         )
-
-
-def write_files(into: Path, steps: list[Migration], *, now: datetime | None = None) -> list[Path]:
-    """Write steps as `<14 digits>_mirror_<name>.sql` for the Supabase CLI; return the new files.
-
-    A step whose newest file has the same text gets no new one. The digits, its version, are the
-    time `now` (default: the present), but higher than all versions in the directory: the CLI
-    refuses to push a file with a lower version than the last one.
-    """
-    into.mkdir(parents=True, exist_ok=True)
-    existing = sorted(into.glob("*.sql"))
-    # Count up from the newest version as a number: it need not be a valid time.
-    version = int(f"{(now or datetime.now(UTC)).astimezone(UTC):%Y%m%d%H%M%S}")
-    for path in existing:
-        found = re.match(r"\d+(?=_)", path.name)
-        if found:
-            version = max(version, int(found.group()) + 1)
-    written = []
-    for step in steps:
-        ours = [path for path in existing if path.name.endswith(f"_mirror_{step.name}.sql")]
-        if ours and ours[-1].read_text(encoding="utf-8") == step.script:
-            continue
-        path = into / f"{version:014}_mirror_{step.name}.sql"
-        path.write_text(step.script, encoding="utf-8")
-        written.append(path)
-        version += 1
-    return written
-
-
-_TOKEN = re.compile(
-    r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|(\$\w*\$).*?\1|;", re.DOTALL
-)
-
-
-def statements(script: str) -> Iterator[str]:
-    """Yield the statements of one of our SQL scripts, split at the semicolons that end them.
-
-    Some drivers (asyncpg) take one statement at a time.
-    """
-    start = 0
-    for found in _TOKEN.finditer(script):
-        if found.group() == ";":
-            yield script[start : found.end()].strip()
-            start = found.end()
-    if script[start:].strip():
-        yield script[start:].strip()
-
-
-def run(connection: Connection, statement: str) -> CursorResult[Any]:
-    """Run one statement without parameters, so that `%` and `:` have no special meaning in it."""
-    return connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
-
-
-@contextmanager
-def translated(side: Side) -> Iterator[None]:
-    """Raise our own error in place of a driver's.
-
-    Of psycopg, every error is translated; of other drivers, only a migration that our SQL refuses
-    and a missing privilege.
-    """
-    try:
-        yield
-    except DBAPIError as error:
-        ours = _translation(error.orig, ROLE[side])
-        if ours is None:
-            raise
-        raise ours from error
-
-
-def _translation(error: BaseException | None, role: str) -> MirrorError | None:
-    """Return our error for a driver's; None if it is not one that is translated."""
-    found = server_error(error)
-    hint = found.hint
-    if found.state == NO_PRIVILEGE:
-        hint = "Migrate as the role that owns the database; on Supabase, as postgres."
-    if found.state in {MIGRATION_REFUSED, NO_PRIVILEGE}:
-        return NotMigrated(f"{role}: {found.message or error}" + (f". {hint}" if hint else ""))
-    if error is not None and type(error).__module__.partition(".")[0] == "psycopg":
-        return translate(error, role)
-    return None

@@ -19,8 +19,10 @@ from mirror.schema.installed import (
     users_of,
     writer_stays,
 )
-from mirror.schema.migrate import ROLE, Side, lock_migrations, run, statements, translated
+from mirror.schema.migrate import lock_migrations
 from mirror.schema.quoting import literal
+from mirror.schema.running import run, statements, translated
+from mirror.schema.sides import ROLE, Side
 from mirror.schema.triggers import lock_sql
 
 # Each process writes its heartbeat once a minute.

@@ -11,7 +11,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from mappings.trips import registry
 from mirror.devstack import PostgresCluster
 from mirror.errors import ConfigError, ServerTooOld
-from mirror.schema.migrate import OLDEST, Side, due, upgrade
+from mirror.schema.migrate import OLDEST, due, upgrade
+from mirror.schema.sides import Side
 from tests.acceptance.conftest import Command
 from tests.matrix import programs
 from tests.support.databases import TestDatabase

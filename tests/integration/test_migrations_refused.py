@@ -10,7 +10,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from mappings.trips import registry
 from mirror.devstack import PostgresCluster
 from mirror.errors import NotMigrated, ServerTooOld
-from mirror.schema.migrate import OLDEST, Side, due, upgrade
+from mirror.schema.migrate import OLDEST, due, upgrade
+from mirror.schema.sides import Side
 from tests.support.databases import TestDatabase
 
 USERS = "create table users (id uuid primary key, email text, username text);"

@@ -19,7 +19,8 @@ from mappings.trips import registry
 from mirror.devstack import PostgresCluster, prepare_services
 from mirror.devstack.node import find_program, install
 from mirror.model.registry import load_registry
-from mirror.schema.migrate import Migration, migrations, pending, upgrade, write_files
+from mirror.schema.cli_files import write_files
+from mirror.schema.migrate import Migration, migrations, pending, upgrade
 from tests.support import guarded_model
 from tests.support.databases import SCHEMA, TestDatabase
 

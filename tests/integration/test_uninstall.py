@@ -11,7 +11,9 @@ import pytest
 from mappings.trips import registry
 from mirror.devstack import PostgresCluster, prepare_cluster, prepare_database
 from mirror.errors import NotMigrated, UsageError
-from mirror.schema.migrate import OTHER, Side, migrations, statements, upgrade
+from mirror.schema.migrate import migrations, upgrade
+from mirror.schema.running import statements
+from mirror.schema.sides import OTHER, Side
 from mirror.schema.uninstall import Removal, uninstall
 from tests.support.databases import TestDatabase
 from tests.support.waiting import until

@@ -9,8 +9,10 @@ import pytest
 
 from mappings.trips import registry
 from mirror.errors import MappingError
-from mirror.schema.migrate import Migration, directory, migrations, statements, write_files
+from mirror.schema.cli_files import write_files
+from mirror.schema.migrate import Migration, directory, migrations
 from mirror.schema.quoting import identifier
+from mirror.schema.running import statements
 
 pytestmark = pytest.mark.fast
 

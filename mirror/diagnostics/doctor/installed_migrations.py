@@ -6,7 +6,8 @@ from functools import lru_cache
 from mirror.diagnostics.doctor.findings import Finding, finding
 from mirror.diagnostics.doctor.primary_state import PrimaryState
 from mirror.model.registry import Registry
-from mirror.schema.migrate import Migration, Side, compare, migrations
+from mirror.schema.migrate import Migration, compare, migrations
+from mirror.schema.sides import Side
 
 
 @lru_cache(maxsize=8)
