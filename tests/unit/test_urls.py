@@ -135,16 +135,22 @@ def test_a_secret_in_the_wrong_variable_is_not_shown(password: str) -> None:
         assert_hidden(all_texts(caught.value))
 
 
+@pytest.fixture(scope="module")
+def http() -> HttpClient:
+    """One client for all examples: each new one reads the machine's certificates."""
+    client = HttpClient(connect_seconds=1)
+    client.pause = lambda _: None
+    return client
+
+
 @with_examples
-@given(passwords)
-def test_no_message_shows_a_key_of_the_api(key: str) -> None:
+@given(key=passwords)
+def test_no_message_shows_a_key_of_the_api(http: HttpClient, key: str) -> None:
     """A key may have lost characters, or gained some, while it was copied."""
     for one in (key, f"sb_secret_{key}", f"eyJhbGciOiJIUzI1NiJ9.{key}.{key}", f"Bearer {key}"):
         try:
             accepted = load_settings(supabase_url="http://127.0.0.1:1", supabase_secret_key=one)
             assert_hidden(repr(accepted) + accepted.model_dump_json())
-            http = HttpClient(connect_seconds=1)
-            http.pause = lambda _: None
             target = RestTarget(
                 "http://127.0.0.1:1", accepted.need("supabase_secret_key"), http=http
             )
