@@ -16,7 +16,7 @@ from mirror.schema import guards_sql, model_sql
 from mirror.settings import Settings, variable
 
 ROOT = Path(__file__).parent.parent.parent
-README = (ROOT / "README.md").read_text()
+GUIDE = (ROOT / "docs" / "guide.md").read_text()
 SETTINGS = (ROOT / "docs" / "settings.md").read_text().split("| variable |")[1]
 COMMANDS = (ROOT / "docs" / "commands.md").read_text()
 
@@ -43,10 +43,10 @@ def test_every_command_is_in_the_table_and_no_other() -> None:
 
 
 def test_the_helpers_named_are_those_that_the_model_installs() -> None:
-    """A policy copied from the README must find its function."""
+    """A policy copied from the guide must find its function."""
     model = Path(__file__).parent.parent.parent / "migrations" / "supabase" / "0002_trips.sql"
     installed = set(re.findall(r"function mirror\.(\w+)\(", model.read_text()))
-    named = set(re.findall(r"mirror\.(my_trips|my_trip_\w+|is_trip_\w+|has_trip_\w+)\(", README))
+    named = set(re.findall(r"mirror\.(my_trips|my_trip_\w+|is_trip_\w+|has_trip_\w+)\(", GUIDE))
     assert named
     assert named <= installed
 
@@ -80,14 +80,14 @@ def test_the_example_of_a_readers_own_model_can_be_copied(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "app", ModuleType("app"))
     monkeypatch.setitem(sys.modules, "app.models", models)
     (block,) = (
-        b for b in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "Registry(" in b
+        b for b in re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL) if "Registry(" in b
     )
     names: dict[str, Any] = {}
-    exec(block, names)  # noqa: S102 - our own README
+    exec(block, names)  # noqa: S102 - our own guide
     registry = names["registry"]
     assert isinstance(registry, Registry)
     assert "create or replace function mirror.my_projects(" in model_sql(registry)
-    (block,) = (b for b in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "Guard(" in b)
+    (block,) = (b for b in re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL) if "Guard(" in b)
     exec(block, names)  # noqa: S102 - the same
     guards = [names["documents"], names["comments"]]
     printed = guards_sql(Registry("app", list(registry), access=registry.access, guards=guards))
