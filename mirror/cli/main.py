@@ -28,6 +28,10 @@ class Command(NamedTuple):
 
 
 COMMANDS: Final[dict[str, Command]] = {
+    "check": Command(
+        "check:check",
+        "Check settings, mappings, printed SQL and models; connect to nothing, as in CI.",
+    ),
     "migrate": Command(
         "schema:migrate",
         "Install or update schema `mirror` on both sides, and the mirrored tables in the target.",
