@@ -11,7 +11,22 @@ from typer.core import TyperCommand, TyperGroup
 from mirror import __version__
 from mirror.cli.main import COMMANDS, Command
 from mirror.cli.signals import raise_at_interrupt
-from mirror.errors.extras import needing_extra
+
+
+def _without_types(command: Any, ctx: Any) -> None:
+    """Let a help text name a flag as `--json`; some versions of Typer print `--json <bool>`."""
+    for option in command.get_params(ctx):
+        if getattr(option, "is_flag", False):
+            option.metavar = ""
+
+
+class _Command(TyperCommand):
+    """A command that runs."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help text."""
+        _without_types(self, ctx)
+        super().format_help(ctx, formatter)
 
 
 class _Commands(TyperGroup):
@@ -21,6 +36,11 @@ class _Commands(TyperGroup):
         super().__init__(**options)
         for name, command in COMMANDS.items():
             self.commands[name] = TyperCommand(name, help=command.summary)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help text."""
+        _without_types(self, ctx)
+        super().format_help(ctx, formatter)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the name and the command that the first of `args` names, and the other `args`.
@@ -36,10 +56,9 @@ class _Commands(TyperGroup):
 def _load(name: str, command: Command) -> Any:
     """Import a command's module and return the command as Typer runs it."""
     module, _, function = command.place.partition(":")
-    with needing_extra(f"`mirror {name}`"):
-        callback = getattr(importlib.import_module(f"mirror.cli.{module}"), function)
+    callback = getattr(importlib.import_module(f"mirror.cli.{module}"), function)
     single = typer.Typer(add_completion=False)
-    single.command(name, context_settings=command.context)(callback)
+    single.command(name, cls=_Command, context_settings=command.context)(callback)
     return typer.main.get_command(single)
 
 

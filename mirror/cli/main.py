@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from mirror.cli.errors import reported_errors
 from mirror.cli.signals import INTERRUPTED, leave_at_interrupt
-from mirror.errors.extras import needing_extra
+from mirror.errors.extras import require_worker_extra
 
 
 class Command(NamedTuple):
@@ -119,8 +119,9 @@ def main() -> None:
     leave_at_interrupt()
     try:
         with reported_errors():
-            with needing_extra("the command `mirror`"):
-                from mirror.cli.app import app  # noqa: PLC0415 - needs an extra
+            require_worker_extra("the command `mirror`")
+            from mirror.cli.app import app  # noqa: PLC0415 - needs that extra
+
             app(prog_name="mirror")
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
