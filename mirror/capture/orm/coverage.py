@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import inspect
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Mapper, configure_mappers
+from sqlalchemy.orm import Mapper
 from sqlalchemy.orm import registry as ModelRegistry  # noqa: N812 - a class
 
 from mirror.capture.orm.catalog import may_be_one, name_of, table_name
@@ -31,7 +31,8 @@ def tables_of_models(module_name: str) -> list[Any]:
         ) from error
     registries = set(filter(None, map(_registry_of, list(vars(module).values()))))
     try:
-        configure_mappers()
+        for one in registries:
+            one.configure(cascade=True)
         mapped = [table for one in registries for mapper in one.mappers for table in mapper.tables]
     except SQLAlchemyError as error:
         raise ConfigError(
