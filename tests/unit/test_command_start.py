@@ -190,6 +190,37 @@ def test_ctrl_c_while_a_server_does_not_answer_prints_no_traceback(command: str)
     assert (process.returncode, "Traceback" in printed) == (130, False), printed
 
 
+def test_ctrl_c_at_a_question_is_no_answer() -> None:
+    """Its exit code is that of Ctrl-C, too; that of the answer `no` is 1."""
+    arguments = [sys.executable, "-u", MIRROR, "rebase"]
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    for stop, code in ((signal.SIGINT, 130), (None, 1)):
+        with subprocess.Popen(
+            arguments,
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        ) as process:
+            assert process.stdout is not None
+            asked = b""
+            while b"Continue?" not in asked:
+                asked += process.stdout.read(1)
+            if stop is not None:
+                process.send_signal(stop)
+                process.wait(30)
+            printed, _ = process.communicate(b"n\n", timeout=30)
+        assert (process.returncode, b"Traceback" in printed) == (code, False), printed
+
+
+def test_ctrl_c_while_the_example_loads_prints_no_traceback(tmp_path: Path) -> None:
+    """It runs in the command's place, in a new interpreter."""
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTING)
+    done = run(MIRROR, "demo", PYTHONPATH=f"{tmp_path}:{ROOT}", INTERRUPT_AT="examples.trip_chat")
+    assert (done.returncode, "Traceback" in done.stderr) == (130, False), done.stderr
+
+
 WITHOUT = "import sys\nsys.modules.update(dict.fromkeys({!r}))\n"
 
 
