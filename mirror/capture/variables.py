@@ -37,8 +37,10 @@ def unknown(
         if not name.upper().startswith(PREFIX) or name.upper() in known:
             continue
         bare = name.upper().removeprefix(PREFIX)
-        meant = [bare] if bare in known else get_close_matches(name.upper(), known, 1, _ALIKE)
+        # Without the prefix, which would make all names alike.
+        by_bare = {one.removeprefix(PREFIX): one for one in known}
+        meant = get_close_matches(bare, by_bare, 1, _ALIKE)
         if meant:
-            yield f"{name} is no setting; is {meant[0]} meant?"
+            yield f"{name} is no setting; is {by_bare[meant[0]]} meant?"
         elif not misspelt:
             yield f"{name} is no setting; unset it, or correct its name."

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from mirror.capture.doorbell import DoorbellSettings
@@ -53,7 +54,7 @@ def check_offline(models: Sequence[str]) -> OfflineReport:
     if registry is not None:
         _check_sql(report, registry, module)
     for name in models:
-        tables = report.attempt(lambda name=name: tables_of_models(name))
+        tables = report.attempt(partial(tables_of_models, name))
         if registry is not None and tables is not None:
             _check_coverage(report, registry, name, tables)
     return report

@@ -111,7 +111,7 @@ def test_the_script_of_a_shell_can_be_printed(shell: str) -> None:
         folder = str(Path(MIRROR).parent)
         script = (
             f"PATH={folder}:$PATH\n{done.stdout}\nCOMP_WORDS=(mirror re)\nCOMP_CWORD=1\n"
-            '_mirror_completion\necho "${COMPREPLY[@]}"'
+            '_mirror_completion mirror\necho "${COMPREPLY[@]}"'
         )
         assert "reconcile" in run(str(shutil.which("bash")), "-c", script).stdout
 

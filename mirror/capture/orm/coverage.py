@@ -38,18 +38,19 @@ def tables_of_models(module_name: str) -> list[Any]:
         raise ConfigError(
             f"module {module_name!r}: SQLAlchemy refuses the models ({error}); correct them."
         ) from error
-    tables = {id(table): table for one in registries for table in one.metadata.tables.values()}
-    tables |= {id(table): table for table in mapped}
+    # A model's table may be of another metadata; a table of many-to-many rows has no model.
+    tables: list[Any] = [table for one in registries for table in one.metadata.tables.values()]
+    tables += [table for table in mapped if table not in tables]
     if not tables:
         raise ConfigError(f"module {module_name!r} holds no SQLAlchemy model; name another one.")
-    return list(tables.values())
+    return tables
 
 
 def _registry_of(value: object) -> ModelRegistry | None:
     """Return SQLAlchemy's registry of a mapped class or of a declarative base; None: it is none."""
     if not isinstance(value, type):
         return None
-    mapper = inspect(value, raiseerr=False)
+    mapper: Any = inspect(value, raiseerr=False)
     found = mapper.registry if isinstance(mapper, Mapper) else getattr(value, "registry", None)
     return found if isinstance(found, ModelRegistry) else None
 
