@@ -20,6 +20,7 @@ from benchmarks import (
     policies,
     reconcile,
     shares,
+    start,
     throughput,
 )
 from benchmarks.against import HOME, commit_of, compare
@@ -36,6 +37,7 @@ PARTS: dict[str, Callable[..., None]] = {
     "growth": growth.main,
     "reconcile": reconcile.main,
     "memory": memory.main,
+    "start": start.main,
 }
 
 

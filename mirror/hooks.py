@@ -17,6 +17,8 @@ Connection or AsyncConnection. Hooks never await and never do I/O themselves, so
 works in synchronous and in asyncio code.
 """
 
+import logging
+import os
 from typing import TYPE_CHECKING, Any, overload
 
 from sqlalchemy import Connection
@@ -35,6 +37,8 @@ from mirror.capture.trips import (
     user_deleted,
     user_updated,
 )
+from mirror.capture.variables import BACKEND, unknown
+from mirror.errors import ConfigError
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Hooks",
     "changed",
+    "check",
     "default",
     "member_added",
     "member_removed",
@@ -56,6 +61,31 @@ __all__ = [
     "user_updated",
     "wait",
 ]
+
+
+# The standard library's logger: this runs in the backend, which configures logging itself.
+log = logging.getLogger(__name__)
+
+
+def check() -> None:
+    """Refuse settings and declarations that cannot work; call it where the backend starts.
+
+    Otherwise the first call of a hook raises these errors, in the middle of a request. It connects
+    to nothing. A MIRROR_* variable whose name seems to be misspelt is logged as a warning.
+
+    Raises:
+        ConfigError: MIRROR_MAPPINGS names no module with a registry, a variable is malformed, or
+            REDIS_URL is not set although MIRROR_DOORBELL is not `off`.
+        MappingError: a declaration cannot work.
+    """
+    for sentence in unknown(os.environ, BACKEND, misspelt=True):
+        log.warning("%s", sentence)
+    settings = default().doorbell.settings
+    if settings.redis_url is None and settings.mode != "off":
+        raise ConfigError(
+            "REDIS_URL is not set; set it to the broker of the workers, or set "
+            "MIRROR_DOORBELL=off if beat or a relay alone should wake them."
+        )
 
 
 def changed(session: AnySession, mapping: str, key: Any, lane: LaneName = "revocation") -> None:

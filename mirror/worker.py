@@ -20,6 +20,10 @@ from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
+from mirror.errors.extras import require_worker_extra
+
+require_worker_extra("a worker")
+
 import redis
 import structlog
 from celery import Celery, signals
@@ -29,7 +33,7 @@ from redis.retry import Retry
 from mirror.capture.doorbell import QUEUE, TASK, Doorbell, DoorbellSettings, acknowledge_ring
 from mirror.errors import Halted, MirrorError, NotMigrated, Transient
 from mirror.reconcile import AlreadyRunning, Options, run_reconcile, sweep
-from mirror.settings import Settings, load_settings
+from mirror.settings import Settings, load_settings, unknown_variables
 from mirror.settings.logs import configure_logging
 from mirror.sync.drain import Drain
 from mirror.sync.heartbeats import Heartbeat
@@ -221,6 +225,8 @@ def create_app(load: Callable[[], Settings] = load_settings) -> Celery:
         """Exit if the settings, and with `drains` the declarations, cannot work."""
         try:
             setup_logging()
+            for sentence in unknown_variables():
+                log.warning("unknown variable", reason=sentence)
             worker.settings.need("redis_url")
             if drains:
                 check_fresh_seconds(worker.settings, build_drain(worker.settings).registry)
@@ -231,6 +237,8 @@ def create_app(load: Callable[[], Settings] = load_settings) -> Celery:
 
     signals.setup_logging.connect(setup_logging, weak=False)
     signals.worker_init.connect(lambda **_: check(drains=True), weak=False)
+    # Events may wait already; and if a database is not migrated, the worker says so now.
+    signals.worker_ready.connect(lambda **_: worker.doorbell.ring(), weak=False)
     signals.beat_init.connect(lambda **_: check(drains=False), weak=False)
     return app
 

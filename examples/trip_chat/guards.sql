@@ -172,7 +172,7 @@ using (
 do $$
 begin
   if to_regclass('realtime.messages') is null then
-    raise notice 'realtime.messages does not exist, so no channel is guarded; once Realtime has '
+    raise warning 'realtime.messages does not exist, so no channel is guarded; once Realtime has '
       'made it, run `mirror migrate supabase --guards` again';
     return;
   end if;

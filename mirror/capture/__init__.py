@@ -5,6 +5,8 @@ A backend imports `mirror.hooks`, and `attach` from here. `orm/` records the cha
 sessions flush and execute. Each of the other modules builds on those before it:
 
     outbox  ->  receipts, doorbell  ->  transaction  ->  recorder  ->  trips
+
+`variables` knows the names of the variables that a backend reads.
 """
 
 from mirror.capture.orm.listeners import Capture, attach

@@ -1,6 +1,5 @@
 """Recorder: turns calls of hooks into events of the caller's transaction."""
 
-import os
 import sys
 from collections.abc import Coroutine, Iterable
 from dataclasses import replace
@@ -15,6 +14,7 @@ from mirror.capture.doorbell import Doorbell, DoorbellSettings
 from mirror.capture.outbox import Event, key_event, scope_event
 from mirror.capture.receipts import DEFAULT_TIMEOUT, AsyncReceipt, Receipt, wait
 from mirror.capture.transaction import ConnectionEvents, SessionEvents, TransactionEvents
+from mirror.capture.variables import mappings_module
 from mirror.errors import NotInTransaction, UsageError
 from mirror.model.registry import Registry, load_registry
 
@@ -196,5 +196,4 @@ def default() -> Hooks:
         ConfigError: the module cannot be imported, or a setting is malformed.
         MappingError: a declaration cannot work.
     """
-    module = os.environ.get("MIRROR_MAPPINGS", "").strip() or "mappings"
-    return Hooks(load_registry(module), Doorbell(DoorbellSettings.from_environment()))
+    return Hooks(load_registry(mappings_module()), Doorbell(DoorbellSettings.from_environment()))

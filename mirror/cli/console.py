@@ -1,10 +1,12 @@
-"""Console: prints texts as they are, each on one line; rich would interpret some."""
+"""Console: prints texts as they are, each on one line (rich would interpret some), and asks."""
 
 from typing import Any, Final
 
+import typer
 from rich.console import Console
 from rich.text import Text
 
+from mirror.cli.signals import leave_at_interrupt, raise_at_interrupt
 from mirror.errors.redaction import one_line
 
 _UNWRAPPED: Final = 1_000
@@ -25,3 +27,15 @@ class PlainConsole(Console):
     def render_str(self, text: str, **options: Any) -> Text:
         """Return a text to print; rich calls this for each argument and each cell of a table."""
         return super().render_str(one_line(text), **options)
+
+
+def confirm(question: str) -> None:
+    """Ask a question, and end the command unless the answer is yes.
+
+    Ctrl-C ends it with its own exit code; Typer treats that like the answer no.
+    """
+    leave_at_interrupt()
+    try:
+        typer.confirm(question, abort=True)
+    finally:
+        raise_at_interrupt()

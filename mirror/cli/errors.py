@@ -4,8 +4,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mirror.cli.console import PlainConsole
-from mirror.errors import MirrorError
+from mirror.errors import MirrorError, MissingExtra
 
 
 @contextmanager
@@ -20,6 +19,12 @@ def reported_errors() -> Iterator[None]:
 
 def print_error(error: MirrorError) -> None:
     """Print an error to stderr, without secrets."""
+    if isinstance(error, MissingExtra):
+        # The console's package may be the one that is missing.
+        print(f"error: {error}", file=sys.stderr)
+        return
+    from mirror.cli.console import PlainConsole  # noqa: PLC0415 - needs an extra
+
     console = PlainConsole(stderr=True)
     console.print("error:", style="bold red", end=" ")
     console.print(str(error))

@@ -1,85 +1,129 @@
-"""Main: the entry point of the `mirror` command, with shared options, errors and exit codes.
+"""Main: the entry point of the `mirror` command, its table of commands, and its exit codes.
 
-The exit codes: 0 success · 1 something is wrong with the mirror · 2 wrong usage or settings, or a
-PostgreSQL that is too old · 3 a reconcile held deletes back until a person confirms them · 4 a
-database or Redis does not answer, or is not migrated · 130 stopped by Ctrl-C.
+The exit codes: 0 success · 1 something is wrong with the mirror · 2 wrong usage or settings, a
+missing extra, or a PostgreSQL that is too old · 3 a reconcile held deletes back until a person
+confirms them · 4 a database or Redis does not answer, or is not migrated · 130 stopped by Ctrl-C.
+
+This module imports only the standard library and the errors: it has to run without the extras, to
+name the one that is missing.
 """
 
-import os
 import sys
-from typing import Annotated
+from typing import Any, Final, NamedTuple
 
-import typer
-
-from mirror import __version__
-from mirror.cli import (
-    access,
-    doctor,
-    explain,
-    operate,
-    reconcile,
-    relay,
-    schema,
-    stack,
-    uninstall,
-    verify,
-)
 from mirror.cli.errors import reported_errors
-from mirror.settings.logs import configure_logging
-
-app = typer.Typer(
-    name="mirror",
-    help="Keep a Supabase project authorising exactly what your primary PostgreSQL says.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-)
-app.command()(schema.migrate)
-app.command()(schema.ddl)
-app.command()(uninstall.uninstall)
-app.command()(operate.drain)
-app.command()(relay.relay)
-app.command()(operate.status)
-app.command()(doctor.doctor)
-app.command()(operate.retry)
-app.command()(operate.discard)
-app.command()(operate.resync)
-app.command()(operate.rebase)
-app.command()(operate.retarget)
-app.command()(operate.purge)
-app.command()(reconcile.reconcile)
-app.command("sync")(reconcile.sync_)
-app.command()(verify.verify)
-app.command()(access.access)
-# For options like `--trip ID`: the registry's nouns are unknown before the command runs.
-app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
-    explain.explain
-)
-app.command()(stack.demo)
-app.command()(stack.dev)
+from mirror.cli.signals import INTERRUPTED, leave_at_interrupt
+from mirror.errors.extras import require_worker_extra
 
 
-def _print_version(requested: bool) -> None:
-    if requested:
-        print(__version__)
-        raise typer.Exit
+class Command(NamedTuple):
+    """A command, whose module is imported when it runs, and not for `mirror --help`."""
+
+    place: str
+    """The module below `mirror.cli`, and the function in it: `operate:drain`."""
+    summary: str
+    """The first paragraph of the function's docstring, as `mirror --help` prints it."""
+    context: dict[str, Any] | None = None
+    """Typer's `context_settings`."""
 
 
-@app.callback()
-def _shared_options(
-    _version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
-        ),
-    ] = False,
-) -> None:
-    # The mappings module is in the user's repository, which is the working directory.
-    sys.path.insert(0, os.getcwd())  # noqa: PTH109 - sys.path holds strings
-    configure_logging(level="warning")
+COMMANDS: Final[dict[str, Command]] = {
+    "check": Command(
+        "check:check",
+        "Check settings, mappings, printed SQL and models; connect to nothing, as in CI.",
+    ),
+    "migrate": Command(
+        "schema:migrate",
+        "Install or update schema `mirror` on both sides, and the mirrored tables in the target.",
+    ),
+    "ddl": Command(
+        "schema:ddl",
+        "Print the SQL that follows from the declarations; connect to no database.",
+    ),
+    "uninstall": Command(
+        "uninstall:uninstall",
+        "Print the SQL that removes one side of the mirror from its database, or run it.",
+    ),
+    "drain": Command(
+        "operate:drain",
+        "Mirror the waiting events now, in this process, without Celery; delete expired rows.",
+    ),
+    "relay": Command(
+        "relay:relay",
+        "Watch the outbox and wake the workers when events arrive, until stopped.",
+    ),
+    "status": Command(
+        "operate:status",
+        "Print waiting and failed events, and whether target and primary belong together.",
+    ),
+    "doctor": Command(
+        "doctor:doctor",
+        "Check both sides and the processes between them; print each problem with its remedy.",
+    ),
+    "retry": Command(
+        "operate:retry",
+        "Retry buried (given up) events, with as many attempts as a new event has.",
+    ),
+    "discard": Command(
+        "operate:discard",
+        "Delete events that failed and can never succeed, such as one with a malformed key.",
+    ),
+    "resync": Command(
+        "operate:resync",
+        "Record all rows as changed, so that workers mirror all of them again.",
+    ),
+    "rebase": Command(
+        "operate:rebase",
+        "Accept a primary that was restored, moved, or replaced after a failover.",
+    ),
+    "retarget": Command(
+        "operate:retarget",
+        "Accept a target that was restored, emptied, or replaced by another project.",
+    ),
+    "purge": Command(
+        "operate:purge",
+        "Delete tombstones and fences of scopes older than MIRROR_TOMBSTONE_DAYS; raise the "
+        "horizon.",
+    ),
+    "reconcile": Command(
+        "reconcile:reconcile",
+        "Compare both sides and repair all differences; also loads a new target.",
+    ),
+    "sync": Command("reconcile:sync_", "Mirror the rows with these keys now."),
+    "verify": Command(
+        "verify:verify",
+        "Compare a random sample of rows, or of permissions, on both sides; change nothing.",
+    ),
+    "access": Command(
+        "access:access",
+        "List the users of a resource, or the resources of a user, as row-level security decides.",
+    ),
+    "explain": Command(
+        "explain:explain",
+        "Explain why a user is allowed or refused, and name the first step that decides it.",
+        # For options like `--trip ID`: the registry's nouns are unknown before the command runs.
+        {"allow_extra_args": True, "ignore_unknown_options": True},
+    ),
+    "demo": Command(
+        "stack:demo",
+        "Run the trip chat example on real servers, check every expectation, and clean up.",
+    ),
+    "dev": Command(
+        "stack:dev", "Run the demo's servers and a worker until Ctrl-C, and print their URLs."
+    ),
+}
 
 
 def main() -> None:
     """Run the command; print the library's errors as one line and exit with their codes."""
-    with reported_errors():
-        app()
+    leave_at_interrupt()
+    try:
+        with reported_errors():
+            require_worker_extra("the command `mirror`")
+            from mirror.cli.app import app  # noqa: PLC0415 - needs that extra
+
+            app(prog_name="mirror")
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    finally:
+        leave_at_interrupt()

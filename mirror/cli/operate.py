@@ -7,6 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from mirror.cli.console import confirm
 from mirror.cli.errors import print_error
 from mirror.cli.status_page import print_event, print_status
 from mirror.diagnostics.event import EventReport, read_event
@@ -96,10 +97,9 @@ def discard(
         for id_, name, error in found:
             print(one_line(f"{id_} {name}: {error}"))
         if found and not yes:
-            typer.confirm(
+            confirm(
                 "The keys that these events name stay in the target as they are, until they change "
-                "again or a reconcile finds them. Delete the events?",
-                abort=True,
+                "again or a reconcile finds them. Delete the events?"
             )
         orders.discard(queue, [id_ for id_, _, _ in found])
     print(f"{len(found)} event(s) were deleted")
@@ -176,7 +176,7 @@ def retarget(
 def _pair_again(question: str, *, yes: bool, force: bool) -> None:
     settings = load_settings()
     if not yes:
-        typer.confirm(question, abort=True)
+        confirm(question)
     with closing(build_drain(settings)) as worker:
         if not force:
             orders.check_no_worker(worker.queue)

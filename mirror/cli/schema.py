@@ -15,7 +15,7 @@ from mirror.schema.cli_files import write_files
 from mirror.schema.connecting import migrating
 from mirror.schema.examination import examine
 from mirror.schema.key_types import check_key_types
-from mirror.schema.migrate import due, migrations, upgrade
+from mirror.schema.migrate import due, history, migrations, upgrade
 from mirror.schema.sides import Side
 from mirror.settings import Settings, load_settings
 
@@ -100,18 +100,25 @@ def _migrate(
 
     `flags` is `triggers` or `guards`, as `upgrade` takes them.
     """
-    with migrating(settings, side) as connection:
+
+    def warn(sentence: str) -> None:
+        print(one_line(f"{side}: warning: {sentence}"), file=sys.stderr)
+
+    with migrating(settings, side, warn=warn) as connection:
         if side == "primary":
             for sentence in check_key_types(connection, registry):
-                print(one_line(f"primary: warning: {sentence}"), file=sys.stderr)
+                warn(sentence)
         if dry_run:
             names = [step.name for step in due(connection, side, registry, **flags)]
         else:
+            model = f"model_{registry.name}"
+            loaded = model in (history(connection) or {})
             names = upgrade(connection, side, registry, **flags)
     verb = "would apply" if dry_run else "applied"
     print(f"{side}: {verb} {', '.join(names)}" if names else f"{side}: up to date")
     if side == "supabase" and f"model_{registry.name}" in names and not dry_run:
-        print("supabase: deploy the workers with these declarations, then run `mirror resync`")
+        command = "mirror resync" if loaded else "mirror reconcile"
+        print(f"supabase: deploy the workers with these declarations, then run `{command}`")
 
 
 def _write(into: Path, registry: Registry, *, guards: bool) -> None:
@@ -130,7 +137,7 @@ def _write(into: Path, registry: Registry, *, guards: bool) -> None:
 
 def ddl(
     side: Annotated[
-        Sides, typer.Argument(help="primary: the triggers; supabase: tables and policies.")
+        Side, typer.Argument(help="primary: the triggers; supabase: tables and policies.")
     ],
     remove: Annotated[
         bool, typer.Option("--remove", help="Print the SQL that removes the triggers instead.")
@@ -141,9 +148,7 @@ def ddl(
 ) -> None:
     """Print the SQL that follows from the declarations; connect to no database."""
     registry = load_registry(load_settings().mappings)
-    if side is Sides.BOTH:
-        raise UsageError("`mirror ddl` prints one side: say primary or supabase.")
-    if side is Sides.SUPABASE:
+    if side == "supabase":
         if remove:
             raise UsageError("--remove works only with `mirror ddl primary`.")
         sys.stdout.write(guards_sql(registry) if guards else model_sql(registry))

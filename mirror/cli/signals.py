@@ -1,7 +1,14 @@
-"""Signals: lets SIGTERM and Ctrl-C stop a long-running command in order."""
+"""Signals: how SIGTERM and Ctrl-C stop a command."""
 
+import os
 import signal
+import sys
+from contextlib import suppress
 from types import FrameType
+from typing import Final
+
+INTERRUPTED: Final = 130
+"""The exit code after Ctrl-C."""
 
 
 def interrupt_once() -> list[int]:
@@ -22,3 +29,25 @@ def interrupt_once() -> list[int]:
     signal.signal(signal.SIGTERM, interrupt)
     signal.signal(signal.SIGINT, interrupt)
     return received
+
+
+def leave_at_interrupt() -> None:
+    """Make Ctrl-C end the process at once with code 130, without an exception.
+
+    For the time in which modules are imported and for the end of the process: there, nothing has
+    to be cleaned up, and an exception would print a traceback, or get lost in other code.
+    """
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _leave)
+
+
+def raise_at_interrupt() -> None:
+    """Undo `leave_at_interrupt`: from now on, Ctrl-C raises KeyboardInterrupt as usual."""
+    if signal.getsignal(signal.SIGINT) is _leave:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    with suppress(Exception):
+        sys.stdout.flush()
+    os._exit(INTERRUPTED)

@@ -12,6 +12,14 @@ import typer
 
 from mirror.errors import ConfigError
 
+# Nothing has to be cleaned up before the example itself handles Ctrl-C.
+_PROGRAM = """
+from mirror.cli.signals import leave_at_interrupt
+leave_at_interrupt()
+import runpy
+runpy.run_module("examples.trip_chat", run_name="__main__", alter_sys=True)
+"""
+
 _Rest = Annotated[
     bool,
     typer.Option(
@@ -44,7 +52,7 @@ def _run_example(command: str, *, rest: bool) -> NoReturn:
             raise ConfigError("--rest needs an npm package of a checkout; run the command there.")
     paths = [str(home), *filter(None, [os.environ.get("PYTHONPATH")])]
     # -P keeps Python from importing a module `examples` from the user's working directory.
-    arguments = ["-P", "-m", "examples.trip_chat", command, *(["--rest"] if rest else [])]
+    arguments = ["-P", "-c", _PROGRAM, command, *(["--rest"] if rest else [])]
     os.execve(  # noqa: S606 - this interpreter
         sys.executable,
         [sys.executable, *arguments],

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from mirror.cli.schema import Sides
 from mirror.errors import UsageError
 from mirror.errors.redaction import one_line
 from mirror.schema.connecting import migrating
@@ -17,7 +16,7 @@ from mirror.settings import load_settings
 
 def uninstall(
     side: Annotated[
-        Sides,
+        Side,
         typer.Argument(help="Which side to remove: from PRIMARY_DATABASE_URL or SUPABASE_DB_URL."),
     ],
     yes: Annotated[bool, typer.Option("--yes", help="Run the SQL instead of printing it.")] = False,
@@ -32,18 +31,15 @@ def uninstall(
     ] = False,
 ) -> None:
     """Print the SQL that removes one side of the mirror from its database, or run it."""
-    if side is Sides.BOTH:
-        raise UsageError("`mirror uninstall` removes one side: say primary or supabase.")
-    if tables and side is Sides.PRIMARY:
+    if tables and side == "primary":
         raise UsageError(
             "--tables does not apply to the primary: mirrored tables are in the target."
         )
-    one: Side = "primary" if side is Sides.PRIMARY else "supabase"
-    with migrating(load_settings(), one) as connection:
-        removal = (remove if yes else plan_removal)(connection, one, tables=tables, force=force)
+    with migrating(load_settings(), side) as connection:
+        removal = (remove if yes else plan_removal)(connection, side, tables=tables, force=force)
     if not removal.statements:
-        print(f"{one}: nothing is installed", file=sys.stdout if yes else sys.stderr)
+        print(f"{side}: nothing is installed", file=sys.stdout if yes else sys.stderr)
     elif yes:
-        print(f"{one}: uninstalled", *map(one_line, removal.notes), sep="\n")
+        print(f"{side}: uninstalled", *map(one_line, removal.notes), sep="\n")
     else:
         sys.stdout.write(removal.script)

@@ -30,6 +30,9 @@ from mirror.sync.stepping import find_parting
 from mirror.sync.targets.base import Target
 from mirror.sync.targets.catalog import Description
 
+# At least; and three rings of beat.
+_LATE_SECONDS = 300.0
+
 _Side = TypeVar("_Side")
 _Part = TypeVar("_Part")
 
@@ -68,6 +71,8 @@ class Figures:
     """Why primary and target do not belong together; None if they do."""
     broker: Broker | Unknown | None
     """None: REDIS_URL is not set, so there is no broker to look at."""
+    late_seconds: float
+    """An event that waits longer than this is late."""
 
     @property
     def unknown(self) -> dict[str, MirrorError]:
@@ -131,6 +136,7 @@ def read_figures(
         target=described,
         parting=_find_parting(source, target, primary, described),
         broker=None if settings.redis_url is None else _read("Redis", settings, _read_broker),
+        late_seconds=max(_LATE_SECONDS, 3 * settings.sweep_seconds),
     )
 
 

@@ -11,6 +11,8 @@ REMEDIES = {
     "not-paired": "Nothing is written until then. `docs/restore.md` describes each case.",
     "buried": "Events are buried: fix the errors that they report, then run `mirror retry --all`. "
     "`mirror discard ID` deletes one that can never succeed.",
+    "outbox-late": "Start more workers, and look in their log for the reason: they may have other "
+    "declarations than the target.",
     "stuck": "Events fail again and again: fix the errors that `mirror status` shows. They are "
     "retried until they succeed, at the latest every five minutes.",
     "parked": "A whole mapping can be neither read nor written, so its events wait and its rows "
@@ -64,7 +66,13 @@ def find_faults(figures: Figures) -> dict[str, str]:
         if withheld:
             keys = ", ".join(f"{each.keys} of {each.mapping} ({each.reason})" for each in withheld)
             faults["withheld"] = f"target: keys are withheld: {keys}"
-    return faults | (_primary_faults(primary) if isinstance(primary, PrimaryFigures) else {})
+    if isinstance(primary, PrimaryFigures):
+        faults |= _primary_faults(primary)
+        oldest = primary.oldest_seconds
+        if oldest is not None and oldest > figures.late_seconds:
+            minutes = f"{oldest / 60:.0f} min"
+            faults["outbox-late"] = f"primary: the oldest event has been waiting for {minutes}"
+    return faults
 
 
 def _primary_faults(primary: PrimaryFigures) -> dict[str, str]:

@@ -5,6 +5,7 @@
     MirrorError
     ├── UsageError            the call is wrong; nothing was written
     │   ├── ConfigError       a setting is missing or malformed
+    │   ├── MissingExtra      a package of an extra is not installed
     │   ├── MappingError      a declaration cannot work
     │   ├── InvalidKey        a key has the wrong arity or type
     │   ├── NotInTransaction  a hook or a migration was called without a transaction
@@ -51,6 +52,10 @@ class UsageError(MirrorError):
 
 class ConfigError(UsageError):
     """Raised when a setting is missing, malformed, or contradicts another."""
+
+
+class MissingExtra(UsageError, ImportError):
+    """Raised at an import that needs a package of one of this distribution's extras; names it."""
 
 
 class MappingError(UsageError):

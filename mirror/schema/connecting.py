@@ -1,6 +1,6 @@
 """Connecting: opens the SQLAlchemy connection in which `mirror migrate` runs."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import psycopg
@@ -17,12 +17,16 @@ FIELD: dict[Side, str] = {"primary": "primary_database_url", "supabase": "supaba
 
 @contextmanager
 def migrating(
-    settings: Settings, side: Side, *, seconds: int | None = None
+    settings: Settings,
+    side: Side,
+    *,
+    seconds: int | None = None,
+    warn: Callable[[str], object] = lambda _: None,
 ) -> Iterator[Connection]:
     """Yield a SQLAlchemy connection to one side, in a transaction.
 
     `seconds` limits how long it may take to connect, and each statement; by default, the settings
-    limit the former and nothing the latter.
+    limit the former and nothing the latter. `warn` is called with each warning of the database.
 
     Raises:
         ConfigError: the side's URL is not set.
@@ -38,8 +42,21 @@ def migrating(
         with engine.begin() as connection:
             if seconds is not None:
                 connection.execute(text(f"set local statement_timeout = '{seconds}s'"))
+            _pass_warnings(connection, warn)
             yield connection
     except DBAPIError as error:
         if isinstance(error.orig, psycopg.Error):
             raise translate(error.orig, ROLE[side]) from error
         raise
+
+
+def _pass_warnings(connection: Connection, warn: Callable[[str], object]) -> None:
+    """Call `warn` with the text of each warning that the database sends from now on."""
+
+    def received(notice: psycopg.errors.Diagnostic) -> None:
+        if notice.severity_nonlocalized == "WARNING":
+            warn(str(notice.message_primary))
+
+    driver = connection.connection.driver_connection
+    if isinstance(driver, psycopg.Connection):
+        driver.add_notice_handler(received)

@@ -35,20 +35,25 @@ watched as (
   join pg_catalog.pg_inherits as i on i.inhparent = w.oid
   join pg_catalog.pg_class as c on c.oid = i.inhrelid and c.relkind in ('r', 'p')
 )
-select case when w.named then w.name else w.oid::regclass::text end, s.name
+select case when w.named then w.name else w.oid::regclass::text end, s.name,
+  case
+    when t.oid is null then 'missing'
+    when t.tgenabled = 'D' then 'disabled'
+    when t.tgenabled <> 'A' then 'not enabled always'
+    else 'changed'
+  end
 from watched as w
 cross join jsonb_to_recordset({shapes}::jsonb)
   as s (name text, type integer, old text, new text)
-where not exists (
-  select from pg_catalog.pg_trigger as t
-  join pg_catalog.pg_proc as f on f.oid = t.tgfoid
-  where t.tgrelid = w.oid and t.tgname = s.name
-    -- Enabled ALWAYS, because rows written by replication are changes, too.
-    and t.tgenabled = 'A' and t.tgtype = s.type and t.tgqual is null and t.tgattr::text = ''
-    and t.tgoldtable is not distinct from s.old and t.tgnewtable is not distinct from s.new
-    and f.pronamespace = to_regnamespace('mirror') and f.proname = w.function
-    and f.prosecdef and f.prosrc = w.body
-)
+left join pg_catalog.pg_trigger as t on t.tgrelid = w.oid and t.tgname = s.name
+left join pg_catalog.pg_proc as f on f.oid = t.tgfoid
+where (
+  -- Enabled ALWAYS, because rows written by replication are changes, too.
+  t.tgenabled = 'A' and t.tgtype = s.type and t.tgqual is null and t.tgattr::text = ''
+  and t.tgoldtable is not distinct from s.old and t.tgnewtable is not distinct from s.new
+  and f.pronamespace = to_regnamespace('mirror') and f.proname = w.function
+  and f.prosecdef and f.prosrc = w.body
+) is not true
 order by 1, 2
 """
 
@@ -67,6 +72,9 @@ Run = Callable[[str], Iterable[Any]]
 def missing_triggers(registry: Registry, run: Run) -> dict[str, list[str]]:
     """Return by table the triggers that are missing there, or are not as they are printed.
 
+    Each is a name with its state: `missing`, `disabled`, `not enabled always` (it does not run for
+    rows that replication writes) or `changed`.
+
     Tables are named as in the mappings, their partitions and inheriting tables as in SQL. A table
     that does not exist is left out.
     """
@@ -82,8 +90,8 @@ def missing_triggers(registry: Registry, run: Run) -> dict[str, list[str]]:
         sources=literal(json.dumps(sources)), shapes=literal(json.dumps(shapes))
     )
     found: dict[str, list[str]] = {}
-    for table, trigger in run(query):
-        found.setdefault(table, []).append(trigger)
+    for table, trigger, state in run(query):
+        found.setdefault(table, []).append(f"{trigger} is {state}")
     return found
 
 

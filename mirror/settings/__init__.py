@@ -4,6 +4,6 @@ Runs in the worker and in the commands. A backend never imports it, because that
 pydantic; `mirror.capture.doorbell` itself reads the few settings that a backend has.
 """
 
-from mirror.settings.environment import Settings, load_settings, variable
+from mirror.settings.environment import Settings, load_settings, unknown_variables, variable
 
-__all__ = ["Settings", "load_settings", "variable"]
+__all__ = ["Settings", "load_settings", "unknown_variables", "variable"]

@@ -3,6 +3,7 @@
 After that, code gets them as an argument and no module reads the environment again.
 """
 
+import os
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self
 
@@ -17,6 +18,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from mirror.capture.variables import BACKEND, unknown
 from mirror.errors import ConfigError
 from mirror.settings.urls import postgres_url, project_url, redis_url
 
@@ -209,3 +211,8 @@ def variable(name: str) -> str:
     if isinstance(field.validation_alias, AliasChoices):
         return str(field.validation_alias.choices[0])
     return field.alias or f"MIRROR_{name.upper()}"
+
+
+def unknown_variables() -> list[str]:
+    """Return a sentence about each MIRROR_* variable of the environment that nothing reads."""
+    return list(unknown(os.environ, BACKEND | {variable(name) for name in Settings.model_fields}))

@@ -17,6 +17,7 @@ FIGURES = {
     "capture": "create trip + hooks",
     "policies": "a page of 50 messages + RLS",
     "shares": "share of an event: target",
+    "start": "mirror --version",
     "outbox": "an empty claim, a million drained events kept",
     "reconcile": "reconcile, 10,000 drifted, 20,000 memberships",
 }

@@ -100,9 +100,12 @@ def test_migrate_says_what_it_would_do_then_does_it_then_finds_nothing(
     assert project.value("select to_regnamespace('mirror')") is None
     done = mirror("migrate", **url)
     assert done.out.startswith("primary: up to date\nsupabase: applied 0001_engine, model_trips\n")
-    assert "mirror resync" in done.out
+    assert "then run `mirror reconcile`" in done.out
     done = mirror("migrate", **url)
     assert done.out == "primary: up to date\nsupabase: up to date\n"
+    # As if another version of the model had been installed.
+    project.query("update mirror.migrations set checksum = 'x' where name = 'model_trips'")
+    assert "then run `mirror resync`" in mirror("migrate", **url).out
 
 
 def test_migrate_prints_sql_that_psql_can_run_and_connects_to_nothing(
@@ -142,6 +145,9 @@ def test_guards_are_asked_for_once_the_tables_are_there(
     assert done.out == "supabase: would apply guards_trips\n", done.text
     done = mirror("migrate", "supabase", "--guards", **url)
     assert done.out == "supabase: applied guards_trips\n", done.text
+    # This project has no Realtime, so a part of the guards has no table yet.
+    warning = "supabase: warning: realtime.messages does not exist, so no channel is guarded"
+    assert done.err.startswith(warning), done.text
     assert mirror("migrate", "supabase", **url).out == "supabase: up to date\n"
 
     printed = mirror("ddl", "supabase", "--guards", SUPABASE_DB_URL=None)

@@ -65,6 +65,25 @@ def test_a_hook_wakes_the_worker_without_beat(
     assert primary.query("select name from mirror.heartbeats") == [("drain",)]
 
 
+def test_a_worker_that_starts_mirrors_what_waits_without_a_ring(
+    start_worker: StartWorker, session: Session, primary: TestDatabase, target: TestDatabase
+) -> None:
+    """Rings of the time without a worker are lost, and beat may not run yet."""
+    backlog(session, primary, 1)
+    start_worker(beat="no")
+    until(lambda: members(target) == 1)
+
+
+def test_a_worker_on_a_primary_that_is_not_migrated_says_so_when_it_starts(
+    start_worker: StartWorker, primary: TestDatabase, worker_log: Path
+) -> None:
+    """It is ready for Celery, but not for work; a variable that nothing reads is named, too."""
+    primary.query("drop schema mirror cascade")
+    start_worker(beat="no", MIRROR_BATCH_SIZ="7")
+    until(lambda: "mirror migrate primary" in worker_log.read_text())
+    assert "is MIRROR_BATCH_SIZE meant?" in worker_log.read_text()
+
+
 def test_beat_finds_events_whose_ring_was_lost(
     start_worker: StartWorker,
     session: Session,

@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from examples.trip_chat.models import Membership, Role, Status
 from mappings.trips import registry
-from mirror.cli.main import app
+from mirror.cli.app import app
 from mirror.diagnostics.explain import Audit, audit, question_about
 from mirror.errors import UsageError
 from mirror.reconcile.drift import Direction

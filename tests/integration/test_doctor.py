@@ -14,11 +14,12 @@ from psycopg import errors
 from sqlalchemy import column, select, table
 
 from mappings.trips import registry
-from mirror.access import Guard
+from mirror.access import Folder, Folders, Guard
 from mirror.cli.doctor import doctor
 from mirror.devstack import PostgresCluster, SupabaseLite
 from mirror.diagnostics.doctor import CHECKS, Limits, diagnose
 from mirror.diagnostics.doctor.diagnosis import check_all
+from mirror.diagnostics.doctor.findings import Finding
 from mirror.diagnostics.doctor.primary_state import PrimaryState, read_columns
 from mirror.diagnostics.doctor.source_columns import check_columns
 from mirror.diagnostics.doctor.system_state import SystemState
@@ -366,6 +367,45 @@ def test_row_level_security_that_filters_the_mirror_itself_is_found(
     assert (found.code, "public.users" in found.what) == ("writer-filtered", True)
 
 
+def test_a_public_bucket_of_a_guarded_folder_is_found(clinic: DoctorPair) -> None:
+    """Storage asks no policy for a file of it; the remedy makes the bucket private."""
+    folder = Folder(bucket="it's", path="trips/{id}", via="trip_memberships", read="MEMBER")
+    guarded = Registry(
+        "trips",
+        list(registry),
+        access=registry.access,
+        guards=[*registry.guards, Folders(folders=(folder,))],
+    )
+
+    def found() -> list[Finding]:
+        findings = diagnose(clinic.settings(), guarded).findings
+        return [one for one in findings if one.code == "bucket-public"]
+
+    buckets = """
+        insert into storage.buckets (id, name, public)
+        values ('it''s', 'it''s', true), ('others', 'others', true)
+    """
+    clinic.break_target(buckets)
+    (one,) = found()
+    assert "it's" in one.what
+    clinic.break_target(f"{buckets}; {one.remedy.split('`')[1]}")
+    assert found() == []
+    clinic.break_target("drop table storage.objects, storage.buckets")
+    assert found() == []
+
+
+def test_a_variable_that_nothing_reads_is_found(
+    clinic: DoctorPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no effect, so a setting is not as somebody believes."""
+    monkeypatch.setenv("MIRROR_BATCH_SIZ", "7")
+    (one,) = clinic.diagnose().findings
+    assert (one.code, one.what) == (
+        "setting-unknown",
+        "MIRROR_BATCH_SIZ is no setting; is MIRROR_BATCH_SIZE meant?",
+    )
+
+
 Run = Callable[..., tuple[int, str]]
 
 
@@ -432,7 +472,7 @@ def test_every_check_is_broken_here() -> None:
     broken = {one.code for one in (*PRIMARY, *TARGET)}
     broken |= {code for code, _ in (*SETTINGS, *UNREAL)}
     broken |= {"transaction-open", "target-version", "api-stale", "key-expiring", "key-refused"}
-    broken |= {"expires-zone", "writer-filtered", "stale"}
+    broken |= {"expires-zone", "writer-filtered", "stale", "setting-unknown", "bucket-public"}
     assert broken == set(CHECKS)
 
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from examples.trip_chat.models import Membership
 from mappings.trips import registry
-from mirror.cli.main import app
+from mirror.cli.app import app
 from mirror.devstack import PostgresCluster
 from mirror.diagnostics.explain import (
     Explanation,

@@ -123,6 +123,18 @@ def test_events_that_no_worker_takes_are_a_fault_after_a_minute(
     assert find_faults(read()) == {"unclaimed": "primary: no worker takes events of invoices"}
 
 
+def test_an_event_that_waits_for_long_is_a_fault(primary: TestDatabase, read: Read) -> None:
+    """All workers may have other declarations than the target; then they leave the events there."""
+    primary.query(WAITS, "4 min", 0, "trips")
+    assert find_faults(read()) == {}
+    primary.query(WAITS, "6 min", 1, "users")
+    waits = {"outbox-late": "primary: the oldest event has been waiting for 6 min"}
+    assert find_faults(read()) == waits
+    assert exit_code(read()) == 1
+    # Beat wakes a worker less often, so events wait longer.
+    assert find_faults(read(sweep_seconds=600)) == {}
+
+
 def test_the_parts_at_work_and_both_sides_versions_are_known(
     drain: Drain, primary: TestDatabase, read: Read
 ) -> None:

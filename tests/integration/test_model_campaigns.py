@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from examples.campaigns.story import story
 from mappings.campaigns import registry
-from mirror.cli.main import app
+from mirror.cli.app import app
 from mirror.devstack import PostgresCluster
 from mirror.diagnostics.explain import StepStatus
 from mirror.reconcile import sweep

@@ -58,17 +58,22 @@ PRIMARY = [
     ),
     Fault(
         "trigger-missing",
-        "on trips, missing, disabled or changed: mirror_trips_delete",
+        "on trips, mirror_trips_delete is missing",
         "drop trigger mirror_trips_delete on trips",
     ),
     Fault(
         "trigger-missing",
-        "on users, missing, disabled or changed: mirror_trips_update",
+        "on users, mirror_trips_update is disabled",
         "alter table users disable trigger mirror_trips_update",
     ),
     Fault(
         "trigger-missing",
-        "on trips, missing, disabled or changed: mirror_trips_delete, mirror_trips_insert",
+        "on users, mirror_trips_update is not enabled always",
+        "alter table users enable trigger mirror_trips_update",
+    ),
+    Fault(
+        "trigger-missing",
+        "on trips, mirror_trips_delete is changed, mirror_trips_insert is changed",
         """
         create or replace function mirror.capture_trips_trips() returns trigger
         language plpgsql security definer as 'begin return null; end'

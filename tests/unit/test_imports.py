@@ -28,7 +28,7 @@ FOR_ASYNCIO = ("greenlet",)
 
 RECORD = """
 from mirror import hooks
-hooks.default()
+hooks.check()
 """
 
 
@@ -53,6 +53,7 @@ def test_hooks_load_nothing_that_only_the_worker_needs() -> None:
             f"{RECORD}\nimport json, sys\n"
             f"print(json.dumps([name for name in {EXTRAS!r} if name in sys.modules]))",
             MIRROR_MAPPINGS="mappings.trips",
+            REDIS_URL="redis://127.0.0.1:9/0",
         )
     )
     assert loaded == []

@@ -1,7 +1,26 @@
+-- Say which buckets of Storage are public: everybody may download files of these, whatever the
+-- policies say. Null: this role may not read the buckets. Empty without Storage.
+create or replace function mirror.public_buckets() returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if to_regclass('storage.buckets') is null then
+    return '[]';
+  end if;
+  return (
+    select coalesce(jsonb_agg(b.id order by b.id), '[]') from storage.buckets as b where b.public
+  );
+exception when insufficient_privilege or undefined_column then
+  return null;
+end
+$$;
+revoke all on function mirror.public_buckets() from public, anon, authenticated, service_role;
+
+
 -- Say what this database's catalogs hold that `mirror doctor` judges. Nothing is locked or written.
 --
 -- request: {tables: [name as in SQL, …], types: [name, …]}. Answers {version, now, types, mirrored,
--- tables, policies, functions}; the Catalog of mirror/targets/catalog.py says what they hold. With
+-- tables, policies, functions, public_buckets}; the Catalog of mirror/targets/catalog.py says what they hold. With
 -- this search_path, every name in the answer has its schema.
 create or replace function mirror.examine(request jsonb) returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
@@ -240,7 +259,8 @@ as $$
           or (p.pronamespace = 'public'::regnamespace and p.proname like 'mirror\_%')
       ) as f
       where f.roles <> '{}'
-    )
+    ),
+    'public_buckets', mirror.public_buckets()
   )
 $$;
 revoke all on function mirror.examine(jsonb) from public, anon, authenticated, service_role;

@@ -185,7 +185,7 @@ class Folders:
 do $$
 begin
   if to_regclass('storage.objects') is null then
-    raise notice 'storage.objects does not exist, so no folder is guarded; once Storage has '
+    raise warning 'storage.objects does not exist, so no folder is guarded; once Storage has '
       'made it, run `mirror migrate supabase --guards` again';
     return;
   end if;

@@ -128,7 +128,7 @@ class Topics:
 do $$
 begin
   if to_regclass('realtime.messages') is null then
-    raise notice 'realtime.messages does not exist, so no channel is guarded; once Realtime has '
+    raise warning 'realtime.messages does not exist, so no channel is guarded; once Realtime has '
       'made it, run `mirror migrate supabase --guards` again';
     return;
   end if;

@@ -4,4 +4,6 @@ These modules read private attributes of SQLAlchemy's statements. Each builds on
 
     catalog  ->  row_events  ->  plans  ->  assigned, secondary_tables
     ->  bulk, flushes  ->  listeners
+
+`coverage` compares the models with the mappings, for `mirror check`.
 """

@@ -46,6 +46,9 @@ CHECKS: dict[str, Check] = {
     # Settings
     "setting-missing": _error("a required setting is not set", "Set {variable}."),
     "setting-malformed": _error("a setting has an invalid value", "Correct the value."),
+    "setting-unknown": _warning(
+        "a MIRROR_* variable is set that nothing reads", "Correct its name, or unset it."
+    ),
     "redis-not-set": _warning(
         "REDIS_URL is not set, so the doctor checks neither the broker nor beat",
         "Set REDIS_URL to the broker of the workers.",
@@ -200,7 +203,8 @@ CHECKS: dict[str, Check] = {
         "the triggers were installed from older mappings", "Run `mirror migrate primary`."
     ),
     "trigger-missing": _error(
-        "a trigger is missing, disabled or changed, so changes are lost until the next reconcile",
+        "a trigger is missing, disabled, changed, or not enabled always (so that it does not run"
+        " under replication), so changes are lost until the next reconcile",
         "Run `mirror migrate primary`, then `mirror resync`.",
     ),
     # The target's tables
@@ -310,6 +314,10 @@ CHECKS: dict[str, Check] = {
         "Run `mirror migrate supabase --guards`; for a mirrored table, run"
         ' `mirror ddl supabase | psql -1 "$SUPABASE_DB_URL"`.',
     ),
+    "bucket-public": _error(
+        "a bucket with guarded folders is public, so everybody can download its files",
+        "Run `update storage.buckets set public = false where id = {bucket}` in the target.",
+    ),
     "guard-trigger-missing": _error(
         "a trigger of the guards is missing or disabled, so clients get no message when their"
         " access changes, or can write protected columns",
@@ -335,7 +343,7 @@ CHECKS: dict[str, Check] = {
     # Processing of events
     "outbox-late": _error(
         "an event has been waiting for too long",
-        "Start more workers, and look in their log for the reason.",
+        REMEDIES["outbox-late"],
     ),
     "consumer-missing": _error(
         "no worker has read the outbox lately, so changes do not reach the target",

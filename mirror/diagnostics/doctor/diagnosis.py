@@ -13,7 +13,12 @@ from mirror.diagnostics.doctor.installed_migrations import (
     check_triggers,
     missing_migrations,
 )
-from mirror.diagnostics.doctor.policies import PolicyChecks, check_functions, check_grants
+from mirror.diagnostics.doctor.policies import (
+    PolicyChecks,
+    check_buckets,
+    check_functions,
+    check_grants,
+)
 from mirror.diagnostics.doctor.primary_state import PrimaryState
 from mirror.diagnostics.doctor.processing import (
     Limits,
@@ -161,6 +166,7 @@ def _check_target(target: ExpectedTarget) -> Iterator[Finding]:
     yield from PolicyChecks(target).check()
     yield from check_grants(target)
     yield from check_functions(target)
+    yield from check_buckets(target)
 
 
 def check_server(side: str, version: int, skew_seconds: float, limits: Limits) -> Iterator[Finding]:

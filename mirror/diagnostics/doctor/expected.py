@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from mirror.access import Guard
+from mirror.access import Folders, Guard
 from mirror.access.rules import VERBS
 from mirror.diagnostics.doctor.installed_migrations import printed_migrations
 from mirror.model.mapping import Mapping
@@ -105,6 +105,16 @@ class ExpectedTarget:
                 yield name, ExpectedTable(actual, None, guard, self._policies_on(name), grants)
             else:
                 yield name, ExpectedTable(actual, policies=self._policies_on(name))
+
+    @cached_property
+    def buckets(self) -> set[str]:
+        """The buckets with guarded folders; empty if no guards are installed."""
+        return {
+            folder.bucket
+            for guard in (self.registry.guards if self.guarded else ())
+            if isinstance(guard, Folders)
+            for folder in guard.folders
+        }
 
     @cached_property
     def functions(self) -> dict[str, bool]:

@@ -6,7 +6,7 @@ from functools import cached_property
 
 from mirror.diagnostics.doctor.expected import ExpectedTarget
 from mirror.diagnostics.doctor.findings import Finding, finding
-from mirror.schema.quoting import identifier
+from mirror.schema.quoting import identifier, literal
 from mirror.sync.targets.catalog import Policy
 
 # A call that depends on the caller and not on the row: its arguments are literals; the first may be
@@ -169,6 +169,14 @@ def check_grants(target: ExpectedTarget) -> Iterator[Finding]:
                 text = _grant_text(privilege, missing, every)
                 message = f"authenticated may not {text} {table.name}"
                 yield finding("grant-missing", message, privilege=text, table=table.name)
+
+
+def check_buckets(target: ExpectedTarget) -> Iterator[Finding]:
+    """Yield a finding for each guarded bucket that is public."""
+    public = target.catalog.get("public_buckets") or []
+    for bucket in sorted(target.buckets.intersection(public)):
+        names = {"bucket": literal(bucket)}
+        yield finding("bucket-public", f"bucket {bucket} of a guarded folder is public", **names)
 
 
 def check_functions(target: ExpectedTarget) -> Iterator[Finding]:

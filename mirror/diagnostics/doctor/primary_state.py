@@ -102,7 +102,8 @@ class PrimaryState:
     """How far its clock is ahead of this machine's; negative: behind."""
     open_transactions: list[OpenTransaction] = field(default_factory=list)
     missing_triggers: dict[str, list[str]] = field(default_factory=dict)
-    """By table: the triggers that are missing there, or are not as they are printed."""
+    """By table: the triggers that are missing there, or are not as they are printed, with their
+    states."""
     filtered: list[str] = field(default_factory=list)
     """The tables, as in the mappings, whose row-level security applies to the mirror's role."""
     unlogged: list[str] = field(default_factory=list)

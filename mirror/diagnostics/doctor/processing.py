@@ -17,8 +17,6 @@ class Limits:
 
     heartbeat_seconds: float = 180.0
     """Age of a heartbeat; three intervals of that process, if those are longer."""
-    waiting_seconds: float = 300.0
-    """Age of the oldest waiting event."""
     open_seconds: float = 300.0
     """Age of a transaction that is open on the primary."""
     clock_seconds: float = 30.0
@@ -41,15 +39,11 @@ def check_faults(figures: Figures, *, model_late: bool) -> Iterator[Finding]:
 def check_processing(
     settings: Settings, registry: Registry, figures: Figures, limits: Limits
 ) -> Iterator[Finding]:
-    """Yield findings about the broker, late events and silent processes."""
+    """Yield findings about the broker and silent processes."""
     if isinstance(figures.broker, Unknown):
         yield finding("broker-unreachable", str(figures.broker.error))
     if isinstance(figures.primary, Unknown):
         return
-    oldest = figures.primary.oldest_seconds
-    if oldest is not None and oldest > max(limits.waiting_seconds, 3 * settings.sweep_seconds):
-        message = f"primary: the oldest event has been waiting for {_duration(oldest)}"
-        yield finding("outbox-late", message)
     migrations = known(figures.primary_migrations) or {}
     triggers = f"triggers_{registry.name}" in migrations
     yield from _check_heartbeats(settings, figures.primary.heartbeats, limits, triggers=triggers)

@@ -10,7 +10,7 @@ from mirror.capture.doorbell import DoorbellSettings
 from mirror.diagnostics.doctor.findings import Finding, finding
 from mirror.errors import ConfigError, MirrorError
 from mirror.model.registry import Registry
-from mirror.settings import Settings, variable
+from mirror.settings import Settings, unknown_variables, variable
 from mirror.sync.connections import Database
 from mirror.sync.targets.api_keys import check_publishable_key, expires_at
 from mirror.sync.wiring import check_fresh_seconds, listening_database
@@ -34,12 +34,14 @@ def missing_settings(settings: Settings, side: str) -> list[str]:
 def check_settings(settings: Settings, registry: Registry) -> Iterator[Finding]:
     """Yield a finding for each setting that is missing, invalid or of the wrong kind.
 
-    Also one for an API key that expires soon.
+    Also one for an API key that expires soon, and for each MIRROR_* variable that nothing reads.
     """
     for side in ("primary", "target"):
         for name in missing_settings(settings, side):
             message = f"{name} is not set, so the {side} was not checked"
             yield finding("setting-missing", message, variable=name)
+    for sentence in unknown_variables():
+        yield finding("setting-unknown", sentence)
     if settings.redis_url is None:
         yield finding("redis-not-set", "REDIS_URL is not set")
     # Imported here because it loads Celery, which is slow and which other commands do not need.

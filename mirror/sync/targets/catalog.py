@@ -198,6 +198,8 @@ class Catalog(TypedDict):
     policies: list[Policy]
     functions: dict[str, list[str]]
     """The mirror's functions that `anon` or `authenticated` may execute, with the roles."""
+    public_buckets: NotRequired[list[str] | None]
+    """The ids of Storage's public buckets; None: they cannot be read; absent as in Field."""
 
 
 def read_catalog(answer: Any) -> Catalog:
