@@ -37,16 +37,16 @@ class Actor:
         connect: Callable[[], psycopg.Connection[Row]],
         user: User,
         *,
-        role: str,
-        claims: Mapping[str, object],
-        values: Mapping[str, object],
-        explain: Explain,
+        role: str = "authenticated",
+        claims: Mapping[str, object] | None = None,
+        values: Mapping[str, object] | None = None,
+        explain: Explain = lambda *_: [],
     ) -> None:
         self.user = user
         self.role = role
         self._connect = connect
         self._claims = claims
-        self._values = values
+        self.values = values or {}
         self._explain = explain
 
     def __str__(self) -> str:
@@ -116,12 +116,12 @@ class Actor:
         return rows, f"{rows} row(s)"
 
     def _parameters(self, values: Mapping[str, object]) -> dict[str, object]:
-        return {"me": self.user, **self._values, **values}
+        return {"me": self.user, **self.values, **values}
 
     def _message(
         self, what: str, statement: str, values: Mapping[str, object], expected: str, result: str
     ) -> str:
-        given = {**self._values, **values}
+        given = {**self.values, **values}
         lines = [
             f"{self} {what}:",
             f"  {' '.join(statement.split())}",

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from mirror import hooks
-from mirror.devstack import PostgresCluster, prepare_cluster
-from mirror.devstack.supabase import SUPERUSER
+from mirror.devstack import DevStack, PostgresCluster
 from mirror.testing.model import Model
 from mirror.testing.sandbox import Sandbox, Sandboxes
 
@@ -20,19 +19,10 @@ def mirror_model() -> Model:
 
 
 @pytest.fixture(scope="session")
-def mirror_servers(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[tuple[PostgresCluster, PostgresCluster]]:
+def mirror_servers() -> Iterator[tuple[PostgresCluster, PostgresCluster]]:
     """A server for primaries, and one for targets, of one run of the tests."""
-    data = tmp_path_factory.mktemp("mirror")
-    with (
-        PostgresCluster.start(data / "primary", version=16, durable=False) as primary,
-        PostgresCluster.start(
-            data / "target", version=18, superuser=SUPERUSER, durable=False
-        ) as target,
-    ):
-        prepare_cluster(target)
-        yield primary, target
+    with DevStack.start(durable=False) as stack:
+        yield stack.primary, stack.target
 
 
 @pytest.fixture(scope="session")

@@ -153,7 +153,7 @@ class Sandbox:
             lambda: self._acting,
             user,
             role=role,
-            claims=claims or {},
+            claims=claims,
             values=values,
             explain=self._explain,
         )
@@ -187,7 +187,8 @@ class Sandbox:
         actors = {name: self._actor(name, people) for name in expected.people}
         results: dict[str, dict[str, Result]] = {
             name: {
-                person: actor.result(statements[name], **values) for person, actor in actors.items()
+                person: actor.result(statements[name], **{**values, **actor.values})
+                for person, actor in actors.items()
             }
             for name in expected.words
         }
