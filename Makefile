@@ -24,7 +24,7 @@ UV = UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX-$${PIP_INDEX_URL-$$($(BIN)/python -m 
 LOCK = $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-strip-extras \
   --no-emit-index-url --no-annotate --no-header $(UPGRADE)
 
-.PHONY: help setup setup-demo demo dev test test-fast test-setup test-versions test-postgres chaos \
+.PHONY: help setup setup-demo demo dev test test-fast test-long test-setup test-versions test-postgres chaos \
   audit bench bench-quick lint format lock model clean
 
 help: ## List the targets.
@@ -83,9 +83,12 @@ demo: $(DEMO) ## Play the example's story on real servers.
 dev: $(DEMO) ## Run the same servers until Ctrl-C.
 	$(BIN)/mirror dev
 
-test: $(INSTALLED) $(NODE) ## Run every test, except those of test-setup and chaos.
+test: $(INSTALLED) $(NODE) ## Run every test, except those of test-long, test-setup and chaos.
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --ignore $(SETUP) \
 	  --ignore tests/chaos
+
+test-long: $(INSTALLED) $(NODE) ## Run the longer searches and matrices of which `test` runs a part.
+	$(BIN)/pytest -m long --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-setup: $(INSTALLED) ## Install the lock into empty environments with the oldest and the newest pip.
 	$(BIN)/pytest $(SETUP)

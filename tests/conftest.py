@@ -1,6 +1,7 @@
 """Fixtures, split by concern."""
 
 pytest_plugins = [
+    "mirror.testing",
     "tests.support.servers",
     "tests.support.databases",
     "tests.support.rest",

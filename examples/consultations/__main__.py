@@ -1,7 +1,7 @@
 """Run the story on temporary servers: `python -m examples.consultations`."""
 
 from examples.consultations.story import FOLDER, story
-from examples.sandbox import run_story
+from examples.stage import run_story
 from mappings.consultations import registry
 
 if __name__ == "__main__":

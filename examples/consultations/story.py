@@ -3,7 +3,7 @@
 from pathlib import Path
 from uuid import uuid4
 
-from examples.sandbox import REFUSED, Sandbox
+from examples.stage import REFUSED, Stage
 
 FOLDER = Path(__file__).parent
 
@@ -19,40 +19,34 @@ _ATTACH = (
 )
 
 
-def story(sandbox: Sandbox) -> None:
+def story(stage: Stage) -> None:
     """Run the story: each step changes something and checks the effect."""
     client, lawyer, other_lawyer = uuid4(), uuid4(), uuid4()
-    case = sandbox.backend(
-        'insert into consultations ("clientId") values (%s) returning id', client
-    )
+    case = stage.backend('insert into consultations ("clientId") values (%s) returning id', client)
     question, slip, path = uuid4(), uuid4(), f"consultations/{case}/{client}/contract.pdf"
 
-    sent = sandbox.user(client, _WRITE, question, case, "May I sign this?")
-    sandbox.expect("The client writes, and no lawyer has the case yet.", sent, 1)
-    seen = sandbox.user(lawyer, _READ, case)
-    sandbox.expect("So no lawyer reads the message.", seen, 0)
-    both = sandbox.user(client, _UPLOAD, path), sandbox.user(client, _ATTACH, question, case, path)
-    sandbox.expect("The client attaches the contract.", both, (1, 1))
+    sent = stage.user(client, _WRITE, question, case, "May I sign this?")
+    stage.expect("The client writes, and no lawyer has the case yet.", sent, 1)
+    seen = stage.user(lawyer, _READ, case)
+    stage.expect("So no lawyer reads the message.", seen, 0)
+    both = stage.user(client, _UPLOAD, path), stage.user(client, _ATTACH, question, case, path)
+    stage.expect("The client attaches the contract.", both, (1, 1))
 
-    sandbox.backend('update consultations set "lawyerId" = %s where id = %s', lawyer, case)
-    sandbox.expect(
-        "A lawyer takes the case, and reads the message.", sandbox.user(lawyer, _READ, case), 1
+    stage.backend('update consultations set "lawyerId" = %s where id = %s', lawyer, case)
+    stage.expect(
+        "A lawyer takes the case, and reads the message.", stage.user(lawyer, _READ, case), 1
     )
-    sandbox.expect(
-        "The lawyer marks the message as read.", sandbox.user(lawyer, _MARK, question), 1
-    )
-    edited = sandbox.user(lawyer, _EDIT, "I have signed this.", question)
-    sandbox.expect("The lawyer may not correct the client's message.", edited, REFUSED)
-    edited = sandbox.user(client, _EDIT, "Should I sign this?", question)
-    sandbox.expect("The client corrects it.", edited, 1)
+    stage.expect("The lawyer marks the message as read.", stage.user(lawyer, _MARK, question), 1)
+    edited = stage.user(lawyer, _EDIT, "I have signed this.", question)
+    stage.expect("The lawyer may not correct the client's message.", edited, REFUSED)
+    edited = stage.user(client, _EDIT, "Should I sign this?", question)
+    stage.expect("The client corrects it.", edited, 1)
 
-    sandbox.user(client, _WRITE, slip, case, "(meant for another chat)")
-    sandbox.expect("The client takes a message back.", sandbox.user(client, _TAKE_BACK, slip), 1)
-    sandbox.expect("The lawyer does not read it any more.", sandbox.user(lawyer, _READ, case), 1)
+    stage.user(client, _WRITE, slip, case, "(meant for another chat)")
+    stage.expect("The client takes a message back.", stage.user(client, _TAKE_BACK, slip), 1)
+    stage.expect("The lawyer does not read it any more.", stage.user(lawyer, _READ, case), 1)
 
-    sandbox.backend('update consultations set "lawyerId" = %s where id = %s', other_lawyer, case)
-    gone = sandbox.user(lawyer, _READ, case), sandbox.user(lawyer, _WRITE, uuid4(), case, "But…")
-    sandbox.expect(
-        "The case goes to a colleague; the first lawyer loses access.", gone, (0, REFUSED)
-    )
-    sandbox.expect("The colleague has access.", sandbox.user(other_lawyer, _READ, case), 1)
+    stage.backend('update consultations set "lawyerId" = %s where id = %s', other_lawyer, case)
+    gone = stage.user(lawyer, _READ, case), stage.user(lawyer, _WRITE, uuid4(), case, "But…")
+    stage.expect("The case goes to a colleague; the first lawyer loses access.", gone, (0, REFUSED))
+    stage.expect("The colleague has access.", stage.user(other_lawyer, _READ, case), 1)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from uuid import uuid4
 
-from examples.sandbox import REFUSED, Sandbox
+from examples.stage import REFUSED, Stage
 
 FOLDER = Path(__file__).parent
 
@@ -27,37 +27,35 @@ _CLEAR = "delete from data_tables where workspace_id = %s"
 _COMMENT = "insert into view_comments (table_view_id, content) values (%s, 'Looks good')"
 
 
-def story(sandbox: Sandbox) -> None:
+def story(stage: Stage) -> None:
     """Run the story: each step changes something and checks the effect."""
     gus = uuid4()
-    sandbox.backend(_USER, gus, "gus@example.com")
-    company = sandbox.backend(_COMPANY)
-    workspace = sandbox.backend(_WORKSPACE, company)
-    view = sandbox.backend(_VIEW, workspace)
-    sandbox.expect("Gus has no rights at all.", sandbox.user(gus, _RIGHTS), 0)
+    stage.backend(_USER, gus, "gus@example.com")
+    company = stage.backend(_COMPANY)
+    workspace = stage.backend(_WORKSPACE, company)
+    view = stage.backend(_VIEW, workspace)
+    stage.expect("Gus has no rights at all.", stage.user(gus, _RIGHTS), 0)
 
-    sandbox.backend(_SHARE, view, gus)
-    got = sandbox.user(gus, _RIGHTS), sandbox.user(gus, _COMMENT, view)
-    sandbox.expect("A view is shared with him: one right, to read.", got, (1, REFUSED))
+    stage.backend(_SHARE, view, gus)
+    got = stage.user(gus, _RIGHTS), stage.user(gus, _COMMENT, view)
+    stage.expect("A view is shared with him: one right, to read.", got, (1, REFUSED))
 
-    sandbox.backend(_INVITE, workspace, gus)
-    got = sandbox.user(gus, _RIGHTS), sandbox.user(gus, _COMMENT, view)
-    sandbox.expect(
-        "He is invited to its workspace: he has rights on both, and writes.", got, (2, 1)
-    )
-    sandbox.expect("He adds a table.", sandbox.user(gus, _TABLE, workspace), 1)
-    sandbox.expect("Editors may not delete tables.", sandbox.user(gus, _CLEAR, workspace), 0)
+    stage.backend(_INVITE, workspace, gus)
+    got = stage.user(gus, _RIGHTS), stage.user(gus, _COMMENT, view)
+    stage.expect("He is invited to its workspace: he has rights on both, and writes.", got, (2, 1))
+    stage.expect("He adds a table.", stage.user(gus, _TABLE, workspace), 1)
+    stage.expect("Editors may not delete tables.", stage.user(gus, _CLEAR, workspace), 0)
 
-    sandbox.backend(_JOIN, company, gus)
-    owner = sandbox.user(gus, _RIGHTS), sandbox.user(gus, _CLEAR, workspace)
-    sandbox.expect(
+    stage.backend(_JOIN, company, gus)
+    owner = stage.user(gus, _RIGHTS), stage.user(gus, _CLEAR, workspace)
+    stage.expect(
         "He becomes an owner of the company, and so an admin of all its workspaces.", owner, (3, 1)
     )
 
-    sandbox.backend(_LEAVE, gus)
-    got = sandbox.user(gus, _RIGHTS), sandbox.user(gus, _TABLE, workspace)
-    sandbox.expect("He leaves the company, and is still an editor of the workspace.", got, (2, 1))
-    sandbox.backend("delete from workspaces where id = %s", workspace)
-    sandbox.expect(
-        "The workspace is deleted, and all his rights with it.", sandbox.user(gus, _RIGHTS), 0
+    stage.backend(_LEAVE, gus)
+    got = stage.user(gus, _RIGHTS), stage.user(gus, _TABLE, workspace)
+    stage.expect("He leaves the company, and is still an editor of the workspace.", got, (2, 1))
+    stage.backend("delete from workspaces where id = %s", workspace)
+    stage.expect(
+        "The workspace is deleted, and all his rights with it.", stage.user(gus, _RIGHTS), 0
     )

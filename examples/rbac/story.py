@@ -3,7 +3,7 @@
 from pathlib import Path
 from uuid import uuid4
 
-from examples.sandbox import REFUSED, Sandbox
+from examples.stage import REFUSED, Stage
 
 FOLDER = Path(__file__).parent
 
@@ -26,36 +26,36 @@ _SEE_USERS = "select from users"
 _WRITE = "insert into reports (title) values (%s)"
 
 
-def story(sandbox: Sandbox) -> None:
+def story(stage: Stage) -> None:
     """Run the story: each step changes something and checks the effect."""
     ann, bob = uuid4(), uuid4()
-    manager, customer = sandbox.backend(_ROLE, "manager"), sandbox.backend(_ROLE, "customer")
+    manager, customer = stage.backend(_ROLE, "manager"), stage.backend(_ROLE, "customer")
     for name in ("users.read", "reports.generate", "dashboard.view"):
-        sandbox.backend(_GRANT, name, manager)
-    sandbox.backend(_GRANT, "profile.read", customer)
-    sandbox.backend(_USER, ann, "Ann", "ann@example.com", customer)
-    sandbox.backend(_USER, bob, "Bob", "bob@example.com", manager)
+        stage.backend(_GRANT, name, manager)
+    stage.backend(_GRANT, "profile.read", customer)
+    stage.backend(_USER, ann, "Ann", "ann@example.com", customer)
+    stage.backend(_USER, bob, "Bob", "bob@example.com", manager)
 
-    sandbox.expect("Ann is a customer, and sees only herself.", sandbox.user(ann, _SEE_USERS), 1)
-    sandbox.expect("She may not write reports.", sandbox.user(ann, _WRITE, "Mine"), REFUSED)
-    sandbox.expect("Bob is a manager, and sees both.", sandbox.user(bob, _SEE_USERS), 2)
+    stage.expect("Ann is a customer, and sees only herself.", stage.user(ann, _SEE_USERS), 1)
+    stage.expect("She may not write reports.", stage.user(ann, _WRITE, "Mine"), REFUSED)
+    stage.expect("Bob is a manager, and sees both.", stage.user(bob, _SEE_USERS), 2)
 
-    sandbox.backend("update users set role_id = %s where id = %s", manager, ann)
-    both = sandbox.user(ann, _SEE_USERS), sandbox.user(ann, _WRITE, "Ours")
-    sandbox.expect("Ann becomes a manager: she sees both users, and writes a report.", both, (2, 1))
+    stage.backend("update users set role_id = %s where id = %s", manager, ann)
+    both = stage.user(ann, _SEE_USERS), stage.user(ann, _WRITE, "Ours")
+    stage.expect("Ann becomes a manager: she sees both users, and writes a report.", both, (2, 1))
 
-    sandbox.backend(_REVOKE, manager, "reports.generate")
-    both = sandbox.user(ann, _WRITE, "More"), sandbox.user(bob, _WRITE, "More")
-    sandbox.expect(
+    stage.backend(_REVOKE, manager, "reports.generate")
+    both = stage.user(ann, _WRITE, "More"), stage.user(bob, _WRITE, "More")
+    stage.expect(
         "One row is deleted, and no manager may write reports any more.", both, (REFUSED, REFUSED)
     )
 
-    sandbox.backend("delete from roles where id = %s", manager)
-    both = sandbox.user(ann, _SEE_USERS), sandbox.user(bob, _SEE_USERS)
-    sandbox.expect(
+    stage.backend("delete from roles where id = %s", manager)
+    both = stage.user(ann, _SEE_USERS), stage.user(bob, _SEE_USERS)
+    stage.expect(
         "The role is deleted: both users remain without a role, and see only themselves.",
         both,
         (1, 1),
     )
-    seen = sandbox.user(bob, "select from reports")
-    sandbox.expect("The report still exists, and neither of them may read it.", seen, 0)
+    seen = stage.user(bob, "select from reports")
+    stage.expect("The report still exists, and neither of them may read it.", seen, 0)

@@ -1,10 +1,7 @@
 """Fixtures that run the real command and the real worker as a user would."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,29 +9,22 @@ import pytest
 from mirror.devstack import RedisServer
 from mirror.devstack.worker import WorkerProcess
 from tests.support.databases import TestDatabase
-
-HOME = Path(__file__).parent.parent.parent
-
-
-@dataclass
-class Ran:
-    """The result of a finished command."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def text(self) -> str:
-        """Standard output and standard error together."""
-        return self.out + self.err
-
+from tests.support.forking import HOME, ForkingCommand, Ran
 
 Command = Callable[..., Ran]
 
 
+@pytest.fixture(scope="session")
+def forking_command() -> Iterator[ForkingCommand]:
+    """The command's process, of which each run is a child."""
+    with ForkingCommand() as command:
+        yield command
+
+
 @pytest.fixture
-def mirror(primary: TestDatabase, target: TestDatabase, tmp_path: Path) -> Command:
+def mirror(
+    primary: TestDatabase, target: TestDatabase, tmp_path: Path, forking_command: ForkingCommand
+) -> Command:
     """Return a function that runs `mirror` between the test's databases.
 
     Keyword arguments set further environment variables; None unsets one.
@@ -46,23 +36,13 @@ def mirror(primary: TestDatabase, target: TestDatabase, tmp_path: Path) -> Comma
             "HOME": str(tmp_path),
             "PRIMARY_DATABASE_URL": primary.url,
             "SUPABASE_DB_URL": target.url,
-            "PYTHONWARNINGS": "error",
         } | {name: value for name, value in variables.items() if value is not None}
         for name, value in variables.items():
             if value is None:
                 environment.pop(name, None)
-        done = subprocess.run(
-            [str(Path(sys.executable).parent / "mirror"), *arguments],
-            cwd=HOME,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
-        assert "Traceback" not in done.stderr, done.stderr
-        return Ran(done.returncode, done.stdout, done.stderr)
+        done = forking_command.run(arguments, environment)
+        assert "Traceback" not in done.err, done.err
+        return done
 
     return run
 

@@ -5,8 +5,9 @@ from uuid import UUID
 
 import psycopg
 
+from mirror.devstack.caller import become
 from tests.chaos.report import Report
-from tests.support.databases import TestDatabase, become
+from tests.support.databases import TestDatabase
 
 Pair = tuple[UUID, UUID]
 """A trip and a user."""

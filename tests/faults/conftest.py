@@ -49,7 +49,8 @@ def teams_primary(
 ) -> Iterator[TestDatabase]:
     """A primary with the tables of `teams`."""
     primary_cluster.create_database("teams_primary", template=teams_primary_template)
-    yield TestDatabase(primary_cluster.url("teams_primary"))
+    with TestDatabase(primary_cluster.url("teams_primary")).keeping_connections() as database:
+        yield database
     primary_cluster.drop_database("teams_primary")
 
 
@@ -59,7 +60,9 @@ def teams_target(
 ) -> Iterator[TestDatabase]:
     """A project with the model `teams`."""
     target_cluster.create_database("teams_target", template=teams_target_template, owner="postgres")
-    yield TestDatabase(target_cluster.url("teams_target", user="postgres"))
+    url = target_cluster.url("teams_target", user="postgres")
+    with TestDatabase(url).keeping_connections() as database:
+        yield database
     target_cluster.drop_database("teams_target")
 
 

@@ -227,6 +227,7 @@ def copy_of_the_primary(
     # PostgreSQL copies a database only while no session is connected to it.
     session.close()
     drain.close()
+    primary.disconnect()
     primary_cluster.create_database("staging_copy", template=primary.url.rpartition("/")[2])
     copy = TestDatabase(primary_cluster.url("staging_copy"))
     copy.query("delete from trip_memberships")

@@ -22,6 +22,7 @@ from mirror.model.registry import load_registry
 from mirror.schema import guards_sql, model_sql, triggers_sql
 from mirror.schema.migrate import migrations, pending, upgrade
 from mirror.schema.uninstall import downgrade
+from mirror.testing import Sandboxes
 from tests.support.databases import TestDatabase
 from tests.support.example_model import model
 
@@ -120,17 +121,14 @@ def test_every_statement_on_the_primary_can_run_again(primary: TestDatabase) -> 
     "name", [found.name for found in iter_modules(mappings.__path__) if found.name != "trips"]
 )
 def test_the_sql_that_a_model_prints_installs_it_and_can_run_again(
-    name: str,
-    primary_cluster: PostgresCluster,
-    target_cluster: PostgresCluster,
-    project_template: str,
+    name: str, sandboxes: Sandboxes
 ) -> None:
     """Apply model, guards and triggers, as `mirror ddl` prints them; a second run changes nothing.
 
     The trips model is tested by its golden files and by the other tests of this module.
     """
     declared = load_registry(f"mappings.{name}")
-    with model(primary_cluster, target_cluster, project_template, declared) as installed:
+    with model(sandboxes, declared) as installed:
         primary, target = installed.primary, installed.target
         before = primary.query(CATALOG), target.query(CATALOG)
         target.query(model_sql(declared))

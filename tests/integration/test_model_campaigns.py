@@ -9,10 +9,10 @@ from typer.testing import CliRunner
 from examples.campaigns.story import story
 from mappings.campaigns import registry
 from mirror.cli.app import app
-from mirror.devstack import PostgresCluster
 from mirror.diagnostics.explain import StepStatus
 from mirror.reconcile import sweep
 from mirror.settings import load_settings
+from mirror.testing import Sandboxes
 from mirror.worker import Worker
 from tests.support.example_model import InstalledModel, model
 from tests.support.policy_matrix import DENIED, Matrix, Outcome, check_that_it_is_whole
@@ -29,11 +29,9 @@ EVERYBODY = ("anon", "unsigned", *INSIDE, *ELSEWHERE, *OUTSIDE)
 
 
 @pytest.fixture(scope="module")
-def world(
-    primary_cluster: PostgresCluster, target_cluster: PostgresCluster, project_template: str
-) -> Iterator[InstalledModel]:
+def world(sandboxes: Sandboxes) -> Iterator[InstalledModel]:
     """Two campaigns, mirrored from the primary, with rows of the application."""
-    with model(primary_cluster, target_cluster, project_template, registry) as world:
+    with model(sandboxes, registry) as world:
         world.people.update({person: uuid4() for person in EVERYBODY[2:]})
         populate(world)
         expire(world, "expired")
@@ -94,7 +92,7 @@ def expire(world: InstalledModel, person: str, after: str = "0") -> None:
     """Move a seat's end into the past on both sides, without an event, as if time had passed."""
     past = "update campaign_members set expires_at = now() + %s::interval where user_id = %s"
     world.target.query(past, after, world.people[person])
-    world.stage.drain.run()
+    world.drain.run()
     with world.primary.connect(autocommit=False) as connection:
         connection.execute(past, [after, world.people[person]])
         connection.execute("delete from mirror.outbox")
@@ -404,7 +402,7 @@ def test_explain_follows_each_way_into_a_campaign(world: InstalledModel) -> None
         assert page.first is not None
         assert "its expires_at is past" in page.first.says
         assert [step for step in page.steps if step.status is StepStatus.BROKEN] == []
-        sweep(world.stage.drain)
+        sweep(world.drain)
     page = world.explain("dm", "character", world.values["hero"])
     assert (page.primary_grants, page.allowed) == (True, True)
 
@@ -438,7 +436,7 @@ def test_a_seat_is_refused_from_the_instant_that_it_expires(world: InstalledMode
     until(lambda: world.outcome("guest", read) == 0)
     assert world.target.value(seats, guest) == 1
 
-    assert sweep(world.stage.drain) >= 1
+    assert sweep(world.drain) >= 1
     assert world.target.value(seats, guest) == 0
     # It is still in the primary, but grants nothing there either.
     assert world.primary.value(seats, guest) == 1
@@ -457,7 +455,7 @@ def test_a_seat_that_is_prolonged_is_not_swept(world: InstalledModel) -> None:
     row = "select expires_at > now() from campaign_members where user_id = %s"
     world.target.query("update campaign_members set expires_at = now() where user_id = %s", guest)
     assert world.target.value(row, guest) is False
-    assert sweep(world.stage.drain) >= 1
+    assert sweep(world.drain) >= 1
     assert world.target.value(row, guest) is True
     world.stage.backend("delete from campaign_members where user_id = %s", guest)
 
@@ -503,7 +501,7 @@ def test_every_member_gets_news_of_each_way_in_and_out(world: InstalledModel) ->
     # The seat has ended, the character is still there.
     expire(world, "guest")
     news_of(world)
-    sweep(world.stage.drain)
+    sweep(world.drain)
     assert news_of(world, "guest") == [news("guest", "changed", "PLAYER")]
     backend("update characters set owner_id = %s where id = %s", heir, elf)
     assert news_of(world, "guest", "heir", "dm") == [
@@ -544,7 +542,7 @@ def test_a_worker_sweeps_when_it_has_drained_and_has_not_lately(world: Installed
         worker.run_drain()
         assert world.target.value(OVER) == left
     worker.drain.close()
-    assert sweep(world.stage.drain) == 1
+    assert sweep(world.drain) == 1
 
 
 def test_mirror_drain_sweeps_over_the_api_too(
@@ -573,7 +571,7 @@ def test_more_rows_than_a_page_are_swept(world: InstalledModel) -> None:
             " from generate_series(1, 600)",
             world.values["here"],
         )
-        assert sweep(world.stage.drain) == 600
+        assert sweep(world.drain) == 600
         assert world.target.value(OVER) == 0
 
 
@@ -606,13 +604,13 @@ def test_a_character_that_is_sold_takes_all_its_seats_along_in_one_event(
             " insert into campaign_characters select id, %s from made",
             [character],
         )
-    world.stage.drain.run()
+    world.drain.run()
     mine = "select * from campaigns"
     assert (world.outcome("seller", mine), world.outcome("buyer", mine)) == (200, 0)
     with world.primary.connect() as connection:
         connection.execute("update characters set owner_id = %s where id = %s", [new, character])
     assert world.primary.value("select count(*) from mirror.outbox") == 2
-    assert world.stage.drain.once().events == 2
+    assert world.drain.once().events == 2
     assert (world.outcome("seller", mine), world.outcome("buyer", mine)) == (0, 200)
     backend("delete from campaigns where name = 'x'")
     backend("delete from characters where id = %s", character)

@@ -7,7 +7,7 @@ import pytest
 
 from examples.consultations.story import story
 from mappings.consultations import registry
-from mirror.devstack import PostgresCluster
+from mirror.testing import Sandboxes
 from tests.support.example_model import InstalledModel, model
 from tests.support.policy_matrix import DENIED, Matrix, Outcome, check_that_it_is_whole
 
@@ -18,11 +18,9 @@ EVERYBODY = ("anon", "unsigned", *PEOPLE)
 
 
 @pytest.fixture(scope="module")
-def world(
-    primary_cluster: PostgresCluster, target_cluster: PostgresCluster, project_template: str
-) -> Iterator[InstalledModel]:
+def world(sandboxes: Sandboxes) -> Iterator[InstalledModel]:
     """A case that changed hands, another case, and a deleted one, all mirrored from the primary."""
-    with model(primary_cluster, target_cluster, project_template, registry) as world:
+    with model(sandboxes, registry) as world:
         world.people.update({person: uuid4() for person in PEOPLE})
         people = world.people
         for case, client, lawyer in (

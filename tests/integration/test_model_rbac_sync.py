@@ -11,13 +11,11 @@ import pytest
 from sqlalchemy.orm import Session
 
 from examples.rbac import data, upload
-from examples.rbac.models import Base
 from mappings import rbac
 from mirror import hooks
-from mirror.devstack import PostgresCluster
 from mirror.devstack.node import find_program, install
-from tests.support.example_model import model
-from tests.support.model_pair import ModelPair
+from mirror.testing import Sandboxes
+from tests.support.model_pair import ModelPair, model_pair
 
 PACKAGE = Path(__file__).parent.parent / "supabase"
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "rbac"
@@ -29,26 +27,15 @@ TABLES = {
 }
 
 
-@pytest.fixture(scope="module")
-def databases(
-    primary_cluster: PostgresCluster, target_cluster: PostgresCluster, project_template: str
-) -> Iterator[ModelPair]:
-    """Both databases, created once. Only the hooks of the upload capture changes."""
-    with model(primary_cluster, target_cluster, project_template, rbac.registry) as found:
-        pair = ModelPair(found, rbac.registry, Base.metadata.tables)
-        pair.no_triggers()
-        yield pair
-        pair.close()
-
-
 @pytest.fixture
-def pair(databases: ModelPair, monkeypatch: pytest.MonkeyPatch) -> ModelPair:
-    """The example's data, mirrored; the backend's hooks use this model."""
+def pair(sandboxes: Sandboxes, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelPair]:
+    """The example's data, mirrored. Only the hooks of the upload capture changes."""
     monkeypatch.setenv("MIRROR_MAPPINGS", "mappings.rbac")
     monkeypatch.setenv("MIRROR_DOORBELL", "off")
     hooks.default.cache_clear()
-    databases.start(data.populate, "profiles", "reports")
-    return databases
+    with model_pair(sandboxes, rbac.registry, data.populate) as pair:
+        pair.no_triggers()
+        yield pair
 
 
 def evaluated(pair: ModelPair, users: list[str]) -> dict[str, Any]:

@@ -2,20 +2,22 @@
 
 import itertools
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection, Engine, NullPool, create_engine
 
 from examples.trip_chat import models
 from mappings.trips import registry
 from mirror.devstack import PostgresCluster, prepare_database, prepare_services
+from mirror.devstack.caller import become
 from mirror.schema.migrate import upgrade
 
 _numbers = itertools.count(1)
@@ -31,6 +33,10 @@ class TestDatabase:
 
     url: str
     """The URL of the role that migrates and mirrors."""
+    _idle: list[psycopg.Connection[tuple[Any, ...]]] | None = field(
+        default=None, repr=False, compare=False
+    )
+    """Connections that the next queries use again. None: each query opens one of its own."""
 
     @property
     def sqlalchemy_url(self) -> str:
@@ -47,13 +53,52 @@ class TestDatabase:
 
     def query(self, query: str | sql.SQL | sql.Composed, *parameters: Any) -> list[Any]:
         """Run one statement and return its rows."""
-        with self.connect() as connection:
+        with self._connection() as connection:
             cursor = connection.execute(query, parameters or None)
             return cursor.fetchall() if cursor.description else []
 
     def value(self, query: str, *parameters: Any) -> Any:
         """Run one statement and return the first value of its first row."""
         return self.query(query, *parameters)[0][0]
+
+    @contextmanager
+    def _connection(self) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+        """Yield a connection in its first state: an idle one, or a new one."""
+        connection = self._idle_connection() or self.connect(prepare_threshold=None)
+        try:
+            yield connection
+        finally:
+            # A statement that failed may have left a transaction open.
+            quiet = connection.info.transaction_status is TransactionStatus.IDLE
+            if quiet and self._idle is not None:
+                self._idle.append(connection)
+            else:
+                connection.close()
+
+    def _idle_connection(self) -> psycopg.Connection[tuple[Any, ...]] | None:
+        while self._idle:
+            connection = self._idle.pop()
+            # The server may have been restarted meanwhile.
+            with suppress(psycopg.OperationalError):
+                connection.execute("discard all")
+                return connection
+            connection.close()
+        return None
+
+    @contextmanager
+    def keeping_connections(self) -> Iterator[Self]:
+        """Let queries use the same connections until the end: to connect costs more than to ask."""
+        self._idle = []
+        try:
+            yield self
+        finally:
+            self.disconnect()
+            self._idle = None
+
+    def disconnect(self) -> None:
+        """Close the idle connections."""
+        while self._idle:
+            self._idle.pop().close()
 
     @contextmanager
     def migrating(self) -> Iterator[Connection]:
@@ -73,18 +118,11 @@ class TestDatabase:
         None: the token has no subject. `role` may be `anon` or `service_role`, too.
         """
         with self.connect(autocommit=False) as connection:
-            become(connection, user, role)
+            become(connection, user, role=role)
             try:
                 yield connection
             finally:
                 connection.rollback()
-
-
-def become(connection: psycopg.Connection[Any], user: UUID | str | None, role: str) -> None:
-    """Take a user's role and claims until the end of the transaction, as PostgREST does."""
-    claims = '{"role": "%s"%s}' % (role, f', "sub": "{user}"' if user else "")  # noqa: UP031 - braces
-    connection.execute("select set_config('request.jwt.claims', %s, true)", [claims])
-    connection.execute(sql.SQL("set local role {}").format(sql.Identifier(role)))
 
 
 @pytest.fixture(scope="session")
@@ -139,8 +177,9 @@ def primary(primary_cluster: PostgresCluster, primary_template: str) -> Iterator
     primary_cluster.create_database(name, template=primary_template)
     database = TestDatabase(primary_cluster.url(name))
     # A copy of the template has its token, too.
-    database.query("update mirror.pairing set token = gen_random_uuid()")
-    yield database
+    with database.keeping_connections():
+        database.query("update mirror.pairing set token = gen_random_uuid()")
+        yield database
     primary_cluster.drop_database(name)
 
 
@@ -149,7 +188,8 @@ def project(target_cluster: PostgresCluster, project_template: str) -> Iterator[
     """A Supabase project without any object of the mirror."""
     name = f"project_{next(_numbers)}"
     target_cluster.create_database(name, template=project_template, owner="postgres")
-    yield TestDatabase(target_cluster.url(name, user="postgres"))
+    with TestDatabase(target_cluster.url(name, user="postgres")).keeping_connections() as database:
+        yield database
     target_cluster.drop_database(name)
 
 
@@ -158,5 +198,6 @@ def target(target_cluster: PostgresCluster, target_template: str) -> Iterator[Te
     """A migrated Supabase project with the example's chat tables."""
     name = f"target_{next(_numbers)}"
     target_cluster.create_database(name, template=target_template, owner="postgres")
-    yield TestDatabase(target_cluster.url(name, user="postgres"))
+    with TestDatabase(target_cluster.url(name, user="postgres")).keeping_connections() as database:
+        yield database
     target_cluster.drop_database(name)

@@ -6,12 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
-from psycopg import errors, sql
-
-from tests.support.databases import TestDatabase, become
-
-DENIED = "denied"
-"""The outcome of a statement without the privilege, or of a row that WITH CHECK refuses."""
+from mirror.testing import DENIED, Actor
+from mirror.testing import Result as Outcome
+from tests.support.databases import TestDatabase
 
 MEMBERS = ("member", "admin", "owner")
 MODERATORS = ("admin", "owner")
@@ -21,7 +18,6 @@ USERS = MEMBERS + OUTSIDE
 EVERYBODY = ("anon", "unsigned", *USERS)
 OTHER_ROLES = {"anon": "anon", "service_role": "service_role"}
 
-Outcome = int | str
 Values = Mapping[str, Any]
 Matrix = dict[str, dict[str, tuple[str, dict[str, Outcome]]]]
 """table → name of the action → (statement, expected outcome of each person)."""
@@ -89,18 +85,13 @@ def attempts(
     Return how many rows it reads or writes; DENIED, or the name of the constraint's error, if
     it is refused.
     """
-    found: dict[str, Outcome] = {}
     with database.connect(autocommit=False) as connection:
-        for person, (user, values) in people.items():
-            become(connection, user, OTHER_ROLES.get(person, "authenticated"))
-            try:
-                found[person] = connection.execute(sql.SQL(statement), values).rowcount
-            except errors.InsufficientPrivilege:
-                found[person] = DENIED
-            except errors.IntegrityError as error:
-                found[person] = type(error).__name__
-            connection.rollback()
-    return found
+        return {
+            person: Actor(
+                lambda: connection, user, role=OTHER_ROLES.get(person, "authenticated")
+            ).result(statement, **values)
+            for person, (user, values) in people.items()
+        }
 
 
 def joins(database: TestDatabase, user: UUID, topic: str) -> set[str]:

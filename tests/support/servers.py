@@ -64,6 +64,14 @@ def target_cluster(data: Path, pytestconfig: pytest.Config) -> Iterator[Postgres
         yield cluster
 
 
+@pytest.fixture(scope="session")
+def mirror_servers(
+    primary_cluster: PostgresCluster, target_cluster: PostgresCluster
+) -> tuple[PostgresCluster, PostgresCluster]:
+    """The same servers for the plugin `mirror.testing`."""
+    return primary_cluster, target_cluster
+
+
 @pytest.fixture
 def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
     """A Redis server of one test, which can stop, pause or kill it."""

@@ -1,0 +1,18 @@
+"""Testing: a plugin of pytest for tests of your own model, on real databases.
+
+Put `pytest_plugins = ["mirror.testing"]` into the `conftest.py` beside your `pyproject.toml`, and
+a fixture `mirror_model` that returns a `Model`. Then each test that asks for the fixture `sandbox`
+has a primary and a target of its own, migrated, and a drain between them. docs/testing.md has a
+whole example. It needs `permission-mirror[testing]`.
+
+    acting, model, table  ->  sandbox  ->  fixtures
+"""
+
+from mirror.testing.acting import DENIED, Actor, Result
+from mirror.testing.model import Model
+from mirror.testing.sandbox import Sandbox, Sandboxes
+
+__all__ = ["DENIED", "Actor", "Model", "Result", "Sandbox", "Sandboxes"]
+
+# pytest reads this name here, too. So nothing else of the room needs pytest.
+pytest_plugins = ["mirror.testing.fixtures"]

@@ -1,0 +1,109 @@
+"""Forking: runs the `mirror` command without the time that Python takes to import its modules.
+
+A process imports them once. For each run it forks a child, which is a process of its own with its
+own arguments, environment, output and exit code. tests/acceptance/test_wheel.py and test_demo.py
+run the installed script instead.
+"""
+
+import importlib
+import json
+import os
+import pkgutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+HOME = Path(__file__).parent.parent.parent
+_SECONDS = 60
+"""A run that takes longer is killed."""
+
+
+@dataclass
+class Ran:
+    """The result of a finished command."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def text(self) -> str:
+        """Standard output and standard error together."""
+        return self.out + self.err
+
+
+class ForkingCommand:
+    """A process that runs `mirror` in children; leaving the context manager ends it."""
+
+    def __init__(self) -> None:
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.forking"],
+            cwd=HOME,
+            # Without the caller's settings; each run has its own.
+            env={"PATH": os.environ["PATH"], "PYTHONWARNINGS": "error", "PYTHONPATH": str(HOME)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, arguments: Sequence[str], environment: Mapping[str, str]) -> Ran:
+        """Run `mirror` with these arguments in exactly this environment."""
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        with tempfile.TemporaryDirectory() as directory:
+            out, err = Path(directory, "out"), Path(directory, "err")
+            order = [list(arguments), dict(environment), str(out), str(err)]
+            self._server.stdin.write(json.dumps(order) + "\n")
+            self._server.stdin.flush()
+            code = int(self._server.stdout.readline())
+            return Ran(code, out.read_text(), err.read_text())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.communicate()
+
+
+def _serve() -> None:
+    """Fork a child for each order on standard input, and answer with its exit code."""
+    import mirror.cli  # noqa: PLC0415 - in the server only
+
+    # Some modules are imported when a command needs them.
+    for name in ("mirror.sync", "mirror.diagnostics", "mirror.reconcile", "mirror.schema"):
+        for module in pkgutil.walk_packages(importlib.import_module(name).__path__, f"{name}."):
+            importlib.import_module(module.name)
+    for line in sys.stdin:
+        arguments, environment, out, err = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            _become(environment, out, err)
+            sys.argv = ["mirror", *arguments]
+            mirror.cli.main()
+            sys.exit()
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)  # noqa: T201 - the answer
+
+
+def _become(environment: Mapping[str, str], out: str, err: str) -> None:
+    """Take an environment, and files for output, in place of the server's."""
+    for number, (path, flags) in enumerate(
+        [
+            (os.devnull, os.O_RDONLY),
+            (out, os.O_CREAT | os.O_WRONLY),
+            (err, os.O_CREAT | os.O_WRONLY),
+        ]
+    ):
+        file = os.open(path, flags)
+        os.dup2(file, number)
+        os.close(file)
+    os.environ.clear()
+    os.environ.update(environment)
+
+
+if __name__ == "__main__":
+    _serve()
