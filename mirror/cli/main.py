@@ -16,6 +16,7 @@ from mirror.cli import (
     access,
     doctor,
     explain,
+    init,
     operate,
     reconcile,
     relay,
@@ -34,6 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.command()(init.init)
 app.command()(schema.migrate)
 app.command()(schema.ddl)
 app.command()(uninstall.uninstall)
