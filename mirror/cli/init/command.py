@@ -14,7 +14,7 @@ from mirror.cli.init.guarded import choose_guard
 from mirror.cli.init.guess import find_model
 from mirror.cli.init.model import Model
 from mirror.cli.init.module import module_text, template
-from mirror.cli.init.recipe import recorded_changes
+from mirror.cli.init.recipe import recipe
 from mirror.cli.init.tables import Tables, tables_of_database, tables_of_models
 from mirror.errors import MappingError, UsageError
 from mirror.model.registry import Registry
@@ -106,12 +106,12 @@ def init(
     model = find_model(tables, choices)
     model = replace(model, guard=choose_guard(choices, model))
     text = module_text(model, tables)
-    _check(text, output)
+    registry = _checked(text, output)
     try:
         output.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UsageError(f"--output: {output} cannot be written ({error.strerror}).") from None
-    _report(output, module, model, choices)
+    _report(output, module, model, choices, registry)
 
 
 def _values(value: str | list[str]) -> tuple[str, ...]:
@@ -167,8 +167,8 @@ def _tables(choices: Choices, models: str | None, schema: str | None, *, databas
         return tables_of_database(connection, schema)
 
 
-def _check(text: str, output: Path) -> None:
-    """Refuse declarations that `mirror migrate` would refuse; nothing is written then.
+def _checked(text: str, output: Path) -> Registry:
+    """Return the registry of the text, if `mirror migrate` will accept it.
 
     Raises:
         UsageError: says which declaration cannot work.
@@ -184,9 +184,10 @@ def _check(text: str, output: Path) -> None:
             f"{error} Nothing was written: correct a guess with a flag (mirror init --help), or "
             f"write this model by hand; docs/models/ shows how."
         ) from error
+    return registry
 
 
-def _report(output: Path, module: str, model: Model, choices: Choices) -> None:
+def _report(output: Path, module: str, model: Model, choices: Choices, registry: Registry) -> None:
     """Print the choices, the next steps, and the recipe for other languages."""
     print(f"wrote {output}\n")
     print("Chosen (a guess can be wrong; give the flag to correct it):")
@@ -195,17 +196,16 @@ def _report(output: Path, module: str, model: Model, choices: Choices) -> None:
         print(f"  {'--' + choice.flag:<14} {choice.value:<40} {how}")
     for sentence in _look_at(model):
         print(f"\n{sentence}")
-    guards = "     mirror migrate supabase --guards    when your guarded table exists\n"
-    default = "" if module != "mappings" else "    (the default)"
+    guard = "  7  mirror migrate supabase --guards    (when your guarded table exists)\n"
     steps = template(
         "next.txt",
         output=str(output),
-        module=module,
-        default=default,
-        guard=guards if model.guard else "",
+        mappings=f", MIRROR_MAPPINGS={module}" if module != "mappings" else "",
+        guard=guard if model.guard else "",
+        last="8" if model.guard else "7",
     )
-    inserts = "\n".join(f"-- {change.change}\n{change.sql}" for change in recorded_changes(model))
-    print(f"\n{steps}\n{template('recipe.txt', inserts=indent(inserts, '  '))}", end="")
+    inserts = indent(recipe(registry), "  ")
+    print(f"\n{steps}\n{template('recipe.txt', inserts=inserts)}", end="")
 
 
 def _look_at(model: Model) -> list[str]:

@@ -292,8 +292,8 @@ def _members(
         if not values_of(role):
             # Any text may be a role: only the user knows them.
             roles = ()
-    elif not roles:
-        roles = ("MEMBER",)
+    else:
+        roles = ("MEMBER", *owner_roles)
     levels = _levels(choices, roles)
     active: tuple[str, ...] = ()
     if status is not None:

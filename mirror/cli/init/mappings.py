@@ -6,7 +6,7 @@ from sqlalchemy import Table
 
 from mirror.cli.init.layout import Chain, Group, Part, assignment, call, named, quoted, tuple_of
 from mirror.cli.init.model import AnyColumn, Counts, Members, Model, Users, mapping_name
-from mirror.cli.init.names import Names, variable
+from mirror.cli.init.names import Names, labelled, variable
 from mirror.cli.init.tables import type_of
 from mirror.cli.init.words import NAMES, snake
 from mirror.schema.quoting import identifier, literal
@@ -24,9 +24,9 @@ class _Declared:
     columns: list[Part] = field(default_factory=list)
     shown: list[str] = field(default_factory=list)
     """The columns that clients may read."""
-    selected: list[str] = field(default_factory=list)
+    selected: list[Part] = field(default_factory=list)
     joins: list[Group] = field(default_factory=list)
-    where: list[str] = field(default_factory=list)
+    where: list[Part] = field(default_factory=list)
     references: list[Part] = field(default_factory=list)
     parents: list[Part] = field(default_factory=list)
     more: list[Part] = field(default_factory=list)
@@ -34,14 +34,14 @@ class _Declared:
     using: str = ""
     indexed: str | None = None
 
-    def add(self, name: str, kind: str, selected: str, *, descriptive: bool = False) -> None:
+    def add(self, name: str, kind: str, selected: Part, *, descriptive: bool = False) -> None:
         """Add a column with the expression that selects it."""
         flag = ["descriptive=True"] if descriptive else []
         self.columns.append(call("Column", quoted(name), quoted(kind), *flag))
         self.shown.append(name)
         self.selected.append(selected)
 
-    def refer(self, name: str, kind: str, table: Table, selected: str) -> None:
+    def refer(self, name: str, kind: str, table: Table, selected: Part) -> None:
         """Add a reference that is not a column of the target."""
         arguments = [quoted(name), quoted(kind), f"table={quoted(table.key)}"]
         self.references.append(call("Reference", *arguments))
@@ -74,29 +74,31 @@ class Mappings:
     def __init__(self, model: Model, names: Names) -> None:
         self._model = model
         self._names = names
+        self._casts: dict[str, str] = {}
         names.use("select")
         self._mine = (
             f"any((select mirror.my_{model.noun}s({literal(model.levels[0])}))::"
             f"{type_of(model.resource_id)}[])"
         )
 
-    def auth_id(self) -> str:
-        """Return the statement that defines `_auth_id`; empty: no cast is needed."""
-        users = self._model.users
-        if users is None or not users.cast:
+    def auth_ids(self) -> str:
+        """Return the statements for the casts of users' ids; empty: no mapping needs one.
+
+        Call it when all mappings are printed.
+        """
+        if not self._casts:
             return ""
         self._names.use("Uuid", "case", "cast")
-        pattern = f"_A_UUID = {quoted(A_UUID)}"
-        return f"{pattern}\n{assignment('_auth_id', _cast(self._names.column(users.auth)))}"
+        return "\n".join([f"_A_UUID = {quoted(A_UUID)}", *self._casts.values()])
 
     def users(self, users: Users) -> str:
         """Return the mapping of the users."""
         own = users.id.name
         declared = _Declared(mapping_name(users.table), users.table, (own,))
-        declared.add(own, users.type, self._auth(users, own))
+        declared.add(own, users.type, self._auth_as(users, own))
         self._add_names(declared, users.table)
         if users.translated:
-            declared.where.append(f"{self._auth(users)}.is_not(None)")
+            declared.where.append(call(f"{self._auth(users)}.is_not", "None"))
             declared.refer(
                 f"own_{snake(own)}",
                 str(type_of(users.id)),
@@ -156,13 +158,13 @@ class Mappings:
         if users is None or not users.translated:
             declared.add(user.name, self._model.user_type, names.selected(user))
             return
-        declared.add(user.name, users.type, self._auth(users, user.name))
+        declared.add(user.name, users.type, self._auth_as(users, user.name))
         label = f"own_{snake(user.name)}"
         declared.refer(label, str(type_of(users.id)), users.table, names.selected(user, label))
         same = f"{names.column(users.id)} == {names.column(user)}"
         declared.joins.append(call(".join", names.table(users.table), same))
         # Two rows of users may have had one id in Auth, the deleted one and its successor.
-        declared.where.append(f"{self._auth(users)}.is_not(None)")
+        declared.where.append(call(f"{self._auth(users)}.is_not", "None"))
         declared.where += self._conditions(users.table)
 
     def _add_owner(self, declared: _Declared, column: AnyColumn) -> None:
@@ -175,8 +177,8 @@ class Mappings:
         alias = names.alias(users.table, f"user_of_{snake(column.name)}")
         auth = names.column(users.auth, alias)
         if users.cast:
-            auth = _cast(auth).flat()
-        declared.add(column.name, users.type, f"{auth}.label({quoted(column.name)})")
+            auth = self._cast(f"_auth_id_of_{snake(column.name)}", auth)
+        declared.add(column.name, users.type, labelled(auth, column.name))
         label = f"own_{snake(column.name)}"
         declared.refer(label, str(type_of(users.id)), users.table, names.selected(column, label))
         same = f"{names.column(users.id, alias)} == {names.column(column)}"
@@ -192,7 +194,7 @@ class Mappings:
         if type_of(column) != "timestamptz":
             self._names.use("func")
             time = call("func.timezone", quoted("UTC"), self._names.column(column)).flat()
-            selected = f"{time}.label({quoted(column.name)})"
+            selected = labelled(time, column.name)
         declared.add(column.name, "timestamptz", selected)
         declared.more.append(f"expires={quoted(column.name)}")
 
@@ -207,23 +209,27 @@ class Mappings:
                     )
                     return
 
-    def _auth(self, users: Users, label: str | None = None) -> str:
-        """Return the id of a user as tokens carry it, under a label if one is given."""
+    def _auth(self, users: Users) -> str:
+        """Return the expression for the id of a user as tokens carry it."""
+        auth = self._names.column(users.auth)
+        return self._cast("_auth_id", auth) if users.cast else auth
+
+    def _cast(self, name: str, column: str) -> str:
+        """Give a name to the uuid that a column stores as text; NULL if it is none."""
+        case = Group("(", [f"{column}.regexp_match(_A_UUID)", f"cast({column}, Uuid)"])
+        self._casts[name] = assignment(name, call("case", case))
+        return name
+
+    def _auth_as(self, users: Users, label: str) -> Part:
+        """Return the same expression under a label."""
         if users.cast:
-            return "_auth_id" if label is None else f"_auth_id.label({quoted(label)})"
-        if label is None:
-            return self._names.column(users.auth)
+            return labelled(self._auth(users), label)
         return self._names.selected(users.auth, label)
 
-    def _conditions(self, table: Table) -> list[str]:
+    def _conditions(self, table: Table) -> list[Part]:
         found = self._model.conditions.get(table.key, ())
         return [self._condition(one.column, one.counts) for one in found]
 
-    def _condition(self, column: AnyColumn, counts: Counts, of: str | None = None) -> str:
-        return f"{self._names.column(column, of)}.{counts.value}"
-
-
-def _cast(column: str) -> Group:
-    """Return the expression for a uuid that the primary stores as text; NULL if it is none."""
-    matches = f"{column}.regexp_match(_A_UUID)"
-    return call("case", Group("(", [matches, f"cast({column}, Uuid)"]))
+    def _condition(self, column: AnyColumn, counts: Counts, of: str | None = None) -> Part:
+        method, _, value = counts.value.rstrip(")").partition("(")
+        return call(f"{self._names.column(column, of)}.{method}", value)

@@ -32,7 +32,6 @@ def module_text(model: Model, tables: Tables) -> str:
     names = Names(tables)
     mappings = Mappings(model, names)
     parts: list[str] = []
-    auth_id = mappings.auth_id()
     declared = []
     if model.users is not None:
         declared.append(_commented("users", mappings.users(model.users)))
@@ -43,8 +42,9 @@ def module_text(model: Model, tables: Tables) -> str:
         declared.append(_guard(model, model.guard))
     declared.append(_registry(model))
     parts += [text for text in (names.definitions(),) if text]
-    if auth_id:
-        parts.append(_commented("auth_id", auth_id))
+    auth_ids = mappings.auth_ids()
+    if auth_ids:
+        parts.append(_commented("auth_id", auth_ids))
     parts += declared
     text = "\n\n".join(parts)
     return template(

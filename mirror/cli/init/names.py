@@ -69,12 +69,12 @@ class Names:
             return f"{of or table}.c.{column.name}"
         return f"{of or table}.c[{quoted(column.name)}]"
 
-    def selected(self, column: AnyColumn, label: str | None = None) -> str:
+    def selected(self, column: AnyColumn, label: str | None = None) -> Part:
         """Return the expression by which a query selects a column under a label."""
         label = column.name if label is None else label
         own = self._attribute(column) or column.name
         expression = self.column(column)
-        return expression if own == label else f"{expression}.label({quoted(label)})"
+        return expression if own == label else labelled(expression, label)
 
     def alias(self, table: Table, name: str) -> str:
         """Return the expression for a second occurrence of a table in a query."""
@@ -134,6 +134,11 @@ def variable(name: str) -> str:
     if keyword.iskeyword(plain) or plain in _TAKEN or not plain.isidentifier():
         return f"{plain}_" if plain.isidentifier() else f"t_{plain}"
     return plain
+
+
+def labelled(expression: str, label: str) -> Part:
+    """Return an expression with a label."""
+    return call(f"{expression}.label", quoted(label))
 
 
 def _from(module: str, names: Sequence[str] | set[str]) -> str:

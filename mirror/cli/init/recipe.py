@@ -1,64 +1,40 @@
 """Recipe: the statements by which a writer in another language records changes of a model."""
 
-from dataclasses import dataclass
+from textwrap import indent
 
-from mirror.cli.init.model import Model, mapping_name
-from mirror.cli.init.words import snake
+from mirror.model.mapping import EVERYTHING
+from mirror.model.query.effects import Effect
+from mirror.model.registry import Registry
 from mirror.schema.quoting import literal
 
 
-@dataclass(frozen=True)
-class Recorded:
-    """A kind of change, and the INSERT that records it."""
+def recipe(registry: Registry) -> str:
+    """Return, for each table of the primary, the INSERTs that record a change of one of its rows.
 
-    change: str
-    sql: str
-
-
-def recorded_changes(model: Model) -> list[Recorded]:
-    """Return the changes of a model with their INSERTs; `$1`, … are the ids, as texts."""
+    `$1`, `$2`, … are values of the changed row, as texts.
+    """
     found = []
-    users, members = model.users, model.members
-    if members is not None:
-        mapping, change = mapping_name(members.table), f"a row of {members.table.key}"
-        if users is not None and users.translated:
-            reference = f"own_{snake(members.user.name)}"
-            change += f" ($1: its {members.user.name})"
-            found.append(Recorded(change, _scope(mapping, reference)))
-        else:
-            names = [column.name for column in members.key]
-            change += f" ({_numbered(names)})"
-            found.append(Recorded(change, _key(mapping, len(names))))
-    change = f"a row of {model.resource.key} ($1: its {model.resource_id.name})"
-    found.append(Recorded(change, _key(mapping_name(model.resource), 1)))
-    if users is not None:
-        mapping, change = mapping_name(users.table), f"a row of {users.table.key}"
-        change += f" ($1: its {users.id.name})"
-        if users.translated:
-            found.append(Recorded(change, _scope(mapping, f"own_{snake(users.id.name)}")))
-            if members is not None:
-                reference = f"own_{snake(members.user.name)}"
-                also = f"{change}: also the memberships"
-                found.append(Recorded(also, _scope(mapping_name(members.table), reference)))
-        else:
-            found.append(Recorded(change, _key(mapping, 1)))
-    return found
+    for table, effects in registry.effects.items():
+        statements = dict.fromkeys(map(insert_for, effects))
+        found.append("\n".join([f"{table}:", *(indent(one, "  ") for one in statements)]))
+    return "\n".join(found)
 
 
-def _key(mapping: str, count: int) -> str:
-    values = ", ".join(f"${number}::text" for number in range(1, count + 1))
+def insert_for(effect: Effect) -> str:
+    """Return the INSERT that records a change by one Effect of a table, under a comment."""
+    mapping = literal(effect.mapping)
+    values = ", ".join(f"${n}::text" for n, _ in enumerate(effect.columns, start=1))
+    named = ", ".join(f"${n}: {column}" for n, column in enumerate(effect.columns, start=1))
+    if effect.reference is None:
+        return (
+            f"-- {named}\ninsert into mirror.outbox (lane, mapping, key)\n"
+            f"values (0, {mapping}, array[{values}]);"
+        )
+    whole = effect.reference == EVERYTHING
+    key = "'{}'" if whole else f"array[{values}]"
     return (
-        "insert into mirror.outbox (lane, mapping, key)\n"
-        f"values (0, {literal(mapping)}, array[{values}]);"
+        f"-- {'all rows' if whole else named}\n"
+        f"insert into mirror.outbox (lane, mapping, reference, key)\n"
+        f"values (0, {mapping}, {literal(effect.reference)}, "
+        f"{key});"
     )
-
-
-def _scope(mapping: str, reference: str) -> str:
-    return (
-        "insert into mirror.outbox (lane, mapping, reference, key)\n"
-        f"values (0, {literal(mapping)}, {literal(reference)}, array[$1::text]);"
-    )
-
-
-def _numbered(names: list[str]) -> str:
-    return ", ".join(f"${number}: {name}" for number, name in enumerate(names, start=1))

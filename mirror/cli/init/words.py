@@ -26,7 +26,7 @@ GONE: Final = re.compile(
     r"(_at|_on)?"
 )
 # True: the row counts.
-ENABLED: Final = re.compile(r"(is_)?(active|enabled|accepted|confirmed)")
+ENABLED: Final = re.compile(r"(is_)?(active|enabled|accepted)")
 EXPIRES: Final = ("expires_at", "expires", "expires_on", "valid_until", "expiry", "ends_at")
 NAMES: Final = ("name", "title", "username", "display_name", "full_name", "nickname", "handle")
 # The id of a user in Supabase Auth, and in other services that issue tokens.
