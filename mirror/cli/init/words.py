@@ -17,6 +17,7 @@ USER_COLUMNS: Final = (
 # Such a column says which user did something to the row, not which user the row is about.
 BY: Final = re.compile(r"_by(_id)?$|^(creator|inviter|author|granter)(_id)?$")
 OWNERS: Final = ("owner_id", "user_id", "owner", "creator_id", "created_by", "author_id")
+SENDERS: Final = ("sender_id", "author_id", "user_id", "owner_id", "created_by", "creator_id")
 ROLES: Final = ("role", "level", "permission", "access_level", "permission_level", "access", "rank")
 STATUSES: Final = ("status", "state", "membership_status")
 ACTIVE: Final = ("active", "accepted", "confirmed", "approved", "joined", "enabled")

@@ -1,0 +1,419 @@
+"""`mirror init` on models that a backend imports: no server is needed."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from typer.testing import CliRunner
+
+from mappings import campaigns, trips
+from mirror.access import Always, Membership
+from mirror.cli.init.layout import Chain, Group, assignment, call
+from mirror.cli.init.words import by_strength, singular, snake
+from mirror.cli.main import app
+from mirror.errors import UsageError
+from mirror.model.registry import Registry, load_registry
+from mirror.schema import guards_sql, model_sql, triggers_sql
+
+pytestmark = pytest.mark.fast
+
+ROOT = Path(__file__).parent.parent.parent
+HEADER = """
+from datetime import datetime
+from uuid import UUID
+from sqlalchemy import BigInteger, CheckConstraint, Column, DateTime, Enum, ForeignKey, Index
+from sqlalchemy import String, Table, Text, UniqueConstraint, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class User(Base):
+    __tablename__ = "users"
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    supabase_id: Mapped[UUID | None] = mapped_column(unique=True)
+    name: Mapped[str]
+
+
+class Board(Base):
+    __tablename__ = "boards"
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    title: Mapped[str]
+"""
+MEMBER = """
+class Membership(Base):
+    __tablename__ = "board_members"
+    board_id: Mapped[int] = mapped_column(ForeignKey("boards.id"), primary_key=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"), primary_key=True)
+"""
+ROLE = '    role: Mapped[str] = mapped_column(Enum("OWNER", "EDITOR", "VIEWER", name="role"))\n'
+
+Init = Callable[..., str]
+
+
+@pytest.fixture
+def init(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Init:
+    """Return a function that runs the command in an empty directory and returns what it prints.
+
+    `models` is the text of the module app.models there. The command's errors are raised.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+
+    def run(*arguments: str, models: str = "", name: str = "app.models") -> str:
+        if models:
+            (tmp_path / "app").mkdir(exist_ok=True)
+            (tmp_path / "app" / "models.py").write_text(models)
+        for module in ("app", "app.models", "mappings_of_mine"):
+            monkeypatch.delitem(sys.modules, module, raising=False)
+        options = ["--models", name, "--output", "mappings_of_mine.py", *arguments]
+        result = CliRunner().invoke(app, ["init", *options])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    return run
+
+
+def registry() -> Registry:
+    """Return the registry of the written module."""
+    found = load_registry("mappings_of_mine")
+    for printed in (model_sql, guards_sql, triggers_sql):
+        assert printed(found)
+    return found
+
+
+def written() -> str:
+    """Return the text of the written module."""
+    return Path("mappings_of_mine.py").read_text()
+
+
+def test_the_trip_example_gets_the_declarations_of_the_repositorys_own_model(init: Init) -> None:
+    """Same access, keys, parents and statuses; columns that decide nothing are left out."""
+    init("--guard", "chat_messages", "--guard-owner", "sender_id", name="examples.trip_chat.models")
+    mine = registry()
+    assert mine.access == trips.registry.access
+    assert [mapping.name for mapping in mine] == [mapping.name for mapping in trips.registry]
+    for mapping, theirs in zip(mine, trips.registry, strict=True):
+        assert mapping.key == theirs.key
+        assert mapping.parents == theirs.parents
+        assert mapping.active == theirs.active
+        assert mapping.types.items() <= theirs.types.items()
+        assert "deleted_at IS NULL" in mapping.sql
+    extra = {m.name: set(m.types) for m in trips.registry}
+    assert {m.name: extra[m.name] - set(m.types) for m in mine if extra[m.name] - set(m.types)} == {
+        "users": {"email"},
+        "trips": {"created_by"},
+    }
+
+
+def test_the_written_module_is_formatted_and_passes_strict_type_checks(
+    init: Init, tmp_path: Path
+) -> None:
+    """Of each form that a module can have, one file, with names from short to long."""
+    forms = {
+        "trips": (("--guard", "messages"), None),
+        "translated": ((), HEADER + MEMBER + ROLE),
+        "owned": (
+            ("--owner", "owner_id=OWNER", "--guard", "messages", "--user-type", "uuid"),
+            (HEADER + OWNED + MEMBER + ROLE).replace("UUID | None", "str | None"),
+        ),
+        "core": ((), CORE),
+        "long": (
+            ("--owner", f"{'owner_of_the_board_'.rstrip('_')}=OWNER"),
+            (HEADER + OWNED + MEMBER + ROLE)
+            .replace("owner_id", "owner_of_the_board")
+            .replace("supabase_id", "supabase_user_id")
+            .replace("board_members", "members_of_boards_and_collections")
+            .replace("class Membership", "class MembershipOfBoardsAndCollections"),
+        ),
+    }
+    for form, (arguments, models) in forms.items():
+        name = "app.models" if models else "examples.trip_chat.models"
+        init(*arguments, "--force", models=models or "", name=name)
+        home = tmp_path / form
+        home.mkdir()
+        (home / "app").mkdir()
+        (home / "app" / "__init__.py").touch()
+        (home / "app" / "models.py").write_text(models or "")
+        (home / "mappings.py").write_text(written())
+    files = [str(tmp_path / form / "mappings.py") for form in forms]
+    ruff = [sys.executable, "-m", "ruff"]
+    checked(*ruff, "format", "--diff", "--config", str(ROOT / "pyproject.toml"), *files)
+    rules = ["--isolated", "--select", "E,F,I,UP,W,B,C4,SIM,RET", "--line-length", "100"]
+    for form, file in zip(forms, files, strict=True):
+        checked(*ruff, "check", *rules, file, cwd=tmp_path / form)
+        checked(
+            *(sys.executable, "-m", "mypy", "--strict", "mappings.py"),
+            cwd=tmp_path / form,
+            MYPYPATH=str(ROOT),
+        )
+
+
+OWNED = '    owner_id: Mapped[int] = mapped_column(ForeignKey("users.id"))\n'
+CORE = """
+from sqlalchemy import BigInteger, Boolean, Column, DateTime, ForeignKey, MetaData, Table, Text, Uuid
+from sqlalchemy import Enum
+
+metadata = MetaData()
+users = Table("Users", metadata, Column("id", Uuid, primary_key=True), Column("isActive", Boolean))
+rooms = Table(
+    "rooms", metadata, Column("id", BigInteger, primary_key=True), Column("class", Text),
+    Column("deletedAt", DateTime)
+)
+room_members = Table(
+    "room_members", metadata,
+    Column("roomId", ForeignKey("rooms.id"), primary_key=True),
+    Column("userId", ForeignKey("Users.id"), primary_key=True),
+    Column("level", Enum("read", "write", name="level")),
+)
+"""
+
+
+def checked(*command: str, cwd: Path | None = None, **environment: str) -> None:
+    """Run a program that must exit with 0."""
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_ids_of_the_primary_are_translated_by_a_join(init: Init) -> None:
+    """The user's id in tokens is the key; the primary's own is a reference of the table of users."""
+    output = init(models=HEADER + MEMBER + ROLE)
+    members = registry()["board_members"]
+    assert members.types["user_id"] == "uuid"
+    assert members.references[0].name == "own_user_id"
+    assert members.references[0].table == "users"
+    assert "cast(" not in written().lower()
+    # A change of a member names no key: another transaction may set the user's id in tokens.
+    effects = {e.reference for e in registry().effects["board_members"]}
+    assert effects == {"own_user_id"}
+    assert "'own_user_id', array[$1::text]" in output
+
+
+def test_a_uuid_stored_as_text_is_cast_only_if_it_is_one(init: Init) -> None:
+    """Third-party subjects stay texts."""
+    as_text = HEADER.replace("UUID | None", "str | None") + MEMBER + ROLE
+    init(models=as_text)
+    assert registry()["board_members"].types["user_id"] == "uuid"
+    assert "regexp_match(_A_UUID)" in written()
+    init("--force", models=as_text.replace("supabase_id", "clerk_id"))
+    assert registry()["board_members"].types["user_id"] == "text"
+    assert "regexp_match" not in written()
+
+
+@pytest.mark.parametrize(
+    ("columns", "condition"),
+    [
+        ("    removed_at: Mapped[datetime | None]\n", "board_members.removed_at IS NULL"),
+        ("    is_banned: Mapped[bool]\n", "board_members.is_banned IS NOT true"),
+        ("    is_active: Mapped[bool]\n", "board_members.is_active IS true"),
+    ],
+)
+def test_a_column_that_ends_a_row_becomes_a_condition(
+    init: Init, columns: str, condition: str
+) -> None:
+    """A flag takes it out again."""
+    models = HEADER + MEMBER + ROLE + columns
+    init(models=models)
+    assert condition in registry()["board_members"].sql
+    init("--force", "--deleted", "none", "--enabled", "none", models=models)
+    assert condition not in registry()["board_members"].sql
+
+
+def test_a_deleted_user_passes_no_membership_on_to_a_new_account(init: Init) -> None:
+    """Two users may have had one id in tokens, and only one of them counts."""
+    header = HEADER.replace("    name: Mapped[str]\n", "    deleted_at: Mapped[datetime | None]\n")
+    init(models=header + MEMBER + ROLE)
+    assert "users.deleted_at IS NULL" in registry()["board_members"].sql
+
+
+@pytest.mark.parametrize(
+    ("index", "key"),
+    [
+        ("", ("id",)),
+        (", UniqueConstraint('board_id', 'user_id')", ("board_id", "user_id")),
+        (
+            ", Index('one', 'board_id', 'user_id', unique=True,"
+            " postgresql_where=text('deleted_at IS NULL'))",
+            ("board_id", "user_id"),
+        ),
+        (
+            ", Index('one', 'board_id', 'user_id', unique=True,"
+            " postgresql_where=text('role IS NULL'))",
+            ("id",),
+        ),
+    ],
+)
+def test_the_key_identifies_one_row_that_counts(
+    init: Init, index: str, key: tuple[str, ...]
+) -> None:
+    """If a user may have several rows in one resource, the table's own key does."""
+    member = f"""
+class Membership(Base):
+    __tablename__ = "board_members"
+    __table_args__ = ({index.removeprefix(", ")}{"," if index else ""})
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    board_id: Mapped[int] = mapped_column(ForeignKey("boards.id"))
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
+    deleted_at: Mapped[datetime | None]
+"""
+    init(models=HEADER + member + ROLE)
+    assert registry()["board_members"].key == key
+
+
+def test_members_without_a_role_never_get_the_owners(init: Init) -> None:
+    """They have a weaker one, which the owner's includes."""
+    init("--owner", "owner_id=OWNER", models=HEADER + OWNED + MEMBER)
+    (access,) = registry().access
+    assert isinstance(access, Membership)
+    assert access.levels == ("MEMBER", "OWNER")
+    assert [seat.role for seat in access.seats] == [Always("OWNER"), Always("MEMBER")]
+
+
+def test_an_owners_column_alone_can_be_the_membership(init: Init) -> None:
+    """A soft-deleted owner has no access; the row stays."""
+    header = HEADER.replace("    name: Mapped[str]\n", "    deleted_at: Mapped[datetime | None]\n")
+    init("--resource", "boards", "--owner", "owner_id=OWNER", models=header + OWNED)
+    boards = registry()["boards"]
+    assert "LEFT OUTER JOIN users AS user_of_owner_id" in boards.sql
+    assert "user_of_owner_id.deleted_at IS NULL" in boards.sql.split("WHERE")[0]
+    assert {e.reference for e in registry().effects["users"]} >= {"own_owner_id"}
+
+
+@pytest.mark.parametrize(
+    ("models", "arguments", "message"),
+    [
+        (HEADER, (), "--membership is missing"),
+        (HEADER + MEMBER, ("--levels", "A,A"), "--levels: a role is there twice"),
+        (HEADER + MEMBER + "    role: Mapped[str]\n", (), "--levels is missing"),
+        (HEADER + MEMBER + ROLE.replace("EDITOR", "BOSS"), (), "there are OWNER, BOSS, VIEWER"),
+        (HEADER + MEMBER + ROLE, ("--role", "rol"), "is role meant"),
+        (HEADER + MEMBER + ROLE, ("--resource", "none"), "is needed"),
+        (HEADER + MEMBER + ROLE, ("--users", "none"), "--users is missing: board_members.user_id"),
+        (HEADER + MEMBER + ROLE, ("--user-type", "text"), "supabase_id is uuid"),
+        (HEADER + MEMBER + ROLE, ("--guard", "boards"), "boards is a mirrored table"),
+        (HEADER + MEMBER + ROLE, ("--noun", "1"), "registry|noun|name"),
+        (HEADER.replace("supabase_id", "uid"), (), "--membership is missing"),
+        ("1 / 0", (), "does not import .ZeroDivisionError"),
+        ("x = 1", (), "declares and imports no SQLAlchemy model"),
+    ],
+)
+def test_a_question_without_an_answer_names_its_flag(
+    init: Init, models: str, arguments: tuple[str, ...], message: str
+) -> None:
+    """Nothing is written."""
+    with pytest.raises(UsageError, match=message):
+        init(*arguments, models=models)
+    assert not Path("mappings_of_mine.py").exists()
+
+
+def test_a_user_without_an_id_that_tokens_carry_is_refused(init: Init) -> None:
+    """The primary's own number can never equal `auth.uid()`."""
+    header = HEADER.replace(
+        "    supabase_id: Mapped[UUID | None] = mapped_column(unique=True)\n", ""
+    )
+    with pytest.raises(UsageError, match=r"--auth-id is missing.*\(id is bigint\)"):
+        init(models=header.replace("    name: Mapped[str]\n", "") + MEMBER + ROLE)
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "message"),
+    [
+        ("rbac", (), "docs/models/rbac.md"),
+        ("grants", (), "company_members, workspace_members, table_view_grants look like it"),
+    ],
+)
+def test_a_model_of_another_kind_is_left_to_the_hand(
+    init: Init, model: str, arguments: tuple[str, ...], message: str
+) -> None:
+    """The error says so."""
+    with pytest.raises(UsageError, match=message):
+        init(*arguments, name=f"examples.{model}.models")
+
+
+def test_one_table_of_several_that_grant_names_the_others(init: Init) -> None:
+    """Their rights are not in the module."""
+    arguments = ("--resource", "workspaces", "--levels", "viewer,editor,owner")
+    output = init(*arguments, name="examples.grants.models")
+    assert "company_members, table_view_grants" in output
+    (access,) = registry().access
+    assert isinstance(access, Membership)
+    assert (access.mapping, access.levels) == ("workspace_members", ("viewer", "editor", "owner"))
+
+
+def test_a_file_that_exists_is_overwritten_only_by_force(init: Init) -> None:
+    """Also one that no longer imports."""
+    Path("mappings_of_mine.py").write_text("mine")
+    with pytest.raises(UsageError, match="add --force"):
+        init(name="examples.trip_chat.models")
+    assert written() == "mine"
+    init("--force", name="examples.trip_chat.models")
+    assert "registry = Registry(" in written()
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("mappings", "name a .py file"),
+        ("../mappings.py", "name a .py file"),
+        ("my-mappings.py", "no name of a Python module"),
+        ("taken.py", "Python would import the directory taken/"),
+        ("missing/mappings.py", "cannot be written"),
+    ],
+)
+def test_a_file_that_could_not_be_imported_is_refused(
+    init: Init, output: str, message: str
+) -> None:
+    """The command says what to name instead."""
+    Path("taken").mkdir()
+    with pytest.raises(UsageError, match=message):
+        init("--output", output, name="examples.trip_chat.models")
+
+
+def test_roles_are_ordered_only_if_the_strength_of_each_is_known() -> None:
+    """A wrong order would give access; so an unknown word is asked for."""
+    assert by_strength(["OWNER", "ADMIN", "MEMBER"]) == ("MEMBER", "ADMIN", "OWNER")
+    assert by_strength(["SPECTATOR", "PLAYER", "DM"]) == campaigns.in_campaigns.levels
+    assert by_strength(["owner", "boss"]) is None
+    assert by_strength(["viewer", "reader"]) is None
+
+
+def test_names_are_read_in_any_spelling() -> None:
+    """In camel case, too; a noun is the singular of a table's name."""
+    assert [snake(name) for name in ("clientId", "client_id", "Client ID")] == ["client_id"] * 3
+    assert [singular(name) for name in ("trips", "companies", "boxes", "access")] == [
+        "trip",
+        "company",
+        "box",
+        "access",
+    ]
+
+
+def test_the_layout_breaks_a_line_only_if_it_is_too_long() -> None:
+    """A tuple of one keeps its comma; two methods get lines of their own."""
+    one = Group("key=(", ['"id"'])
+    assert one.lines(0) == ['key=("id",)']
+    chain = Chain(call("select", "a" * 50, "b" * 50), [call(".join", "c"), call(".where", "d")])
+    assert assignment("q", chain) == dedent(
+        f"""\
+        q = select(
+            {"a" * 50},
+            {"b" * 50},
+        )
+        .join(c)
+        .where(d)"""
+    )
