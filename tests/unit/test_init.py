@@ -1,23 +1,20 @@
 """`mirror init` on models that a backend imports: no server is needed."""
 
 import os
+import pty
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from typer.testing import CliRunner
 
 from mappings import campaigns, trips
 from mirror.access import Always, Membership
 from mirror.cli.init.layout import Chain, Group, assignment, call
 from mirror.cli.init.words import by_strength, singular, snake
-from mirror.cli.main import app
 from mirror.errors import UsageError
-from mirror.model.registry import Registry, load_registry
-from mirror.schema import guards_sql, model_sql, triggers_sql
+from tests.support.init_command import MODULE, Init, written_registry, written_text
 
 pytestmark = pytest.mark.fast
 
@@ -52,53 +49,21 @@ class Membership(Base):
     board_id: Mapped[int] = mapped_column(ForeignKey("boards.id"), primary_key=True)
     user_id: Mapped[int] = mapped_column(ForeignKey("users.id"), primary_key=True)
 """
+INDEXED = "'one', 'board_id', 'user_id', unique=True"
 ROLE = '    role: Mapped[str] = mapped_column(Enum("OWNER", "EDITOR", "VIEWER", name="role"))\n'
-
-Init = Callable[..., str]
-
-
-@pytest.fixture
-def init(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Init:
-    """Return a function that runs the command in an empty directory and returns what it prints.
-
-    `models` is the text of the module app.models there. The command's errors are raised.
-    """
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-
-    def run(*arguments: str, models: str = "", name: str = "app.models") -> str:
-        if models:
-            (tmp_path / "app").mkdir(exist_ok=True)
-            (tmp_path / "app" / "models.py").write_text(models)
-        for module in ("app", "app.models", "mappings_of_mine"):
-            monkeypatch.delitem(sys.modules, module, raising=False)
-        options = ["--models", name, "--output", "mappings_of_mine.py", *arguments]
-        result = CliRunner().invoke(app, ["init", *options])
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        assert result.exit_code == 0, result.output
-        return result.output
-
-    return run
-
-
-def registry() -> Registry:
-    """Return the registry of the written module."""
-    found = load_registry("mappings_of_mine")
-    for printed in (model_sql, guards_sql, triggers_sql):
-        assert printed(found)
-    return found
-
-
-def written() -> str:
-    """Return the text of the written module."""
-    return Path("mappings_of_mine.py").read_text()
 
 
 def test_the_trip_example_gets_the_declarations_of_the_repositorys_own_model(init: Init) -> None:
     """Same access, keys, parents and statuses; columns that decide nothing are left out."""
-    init("--guard", "chat_messages", "--guard-owner", "sender_id", name="examples.trip_chat.models")
-    mine = registry()
+    init(
+        "--guard",
+        "chat_messages",
+        "--guard-owner",
+        "sender_id",
+        "--models",
+        "examples.trip_chat.models",
+    )
+    mine = written_registry()
     assert mine.access == trips.registry.access
     assert [mapping.name for mapping in mine] == [mapping.name for mapping in trips.registry]
     for mapping, theirs in zip(mine, trips.registry, strict=True):
@@ -119,7 +84,7 @@ def test_the_written_module_is_formatted_and_passes_strict_type_checks(
 ) -> None:
     """Of each form that a module can have, one file, with names from short to long."""
     forms = {
-        "trips": (("--guard", "messages"), None),
+        "trips": (("--models", "examples.trip_chat.models", "--guard", "messages"), ""),
         "translated": ((), HEADER + MEMBER + ROLE),
         "owned": (
             ("--owner", "owner_id=OWNER", "--guard", "messages", "--user-type", "uuid"),
@@ -136,14 +101,13 @@ def test_the_written_module_is_formatted_and_passes_strict_type_checks(
         ),
     }
     for form, (arguments, models) in forms.items():
-        name = "app.models" if models else "examples.trip_chat.models"
-        init(*arguments, "--force", models=models or "", name=name)
+        init(*arguments, "--force", models=models)
         home = tmp_path / form
         home.mkdir()
         (home / "app").mkdir()
         (home / "app" / "__init__.py").touch()
-        (home / "app" / "models.py").write_text(models or "")
-        (home / "mappings.py").write_text(written())
+        (home / "app" / "models.py").write_text(models)
+        (home / "mappings.py").write_text(written_text())
     files = [str(tmp_path / form / "mappings.py") for form in forms]
     ruff = [sys.executable, "-m", "ruff"]
     checked(*ruff, "format", "--diff", "--config", str(ROOT / "pyproject.toml"), *files)
@@ -159,8 +123,8 @@ def test_the_written_module_is_formatted_and_passes_strict_type_checks(
 
 OWNED = '    owner_id: Mapped[int] = mapped_column(ForeignKey("users.id"))\n'
 CORE = """
-from sqlalchemy import BigInteger, Boolean, Column, DateTime, ForeignKey, MetaData, Table, Text, Uuid
-from sqlalchemy import Enum
+from sqlalchemy import BigInteger, Boolean, Column, DateTime, Enum, ForeignKey, MetaData
+from sqlalchemy import Table, Text, Uuid
 
 metadata = MetaData()
 users = Table("Users", metadata, Column("id", Uuid, primary_key=True), Column("isActive", Boolean))
@@ -191,15 +155,15 @@ def checked(*command: str, cwd: Path | None = None, **environment: str) -> None:
 
 
 def test_ids_of_the_primary_are_translated_by_a_join(init: Init) -> None:
-    """The user's id in tokens is the key; the primary's own is a reference of the table of users."""
+    """The user's id in tokens is the key; the primary's own id is a reference."""
     output = init(models=HEADER + MEMBER + ROLE)
-    members = registry()["board_members"]
+    members = written_registry()["board_members"]
     assert members.types["user_id"] == "uuid"
     assert members.references[0].name == "own_user_id"
     assert members.references[0].table == "users"
-    assert "cast(" not in written().lower()
+    assert "cast(" not in written_text().lower()
     # A change of a member names no key: another transaction may set the user's id in tokens.
-    effects = {e.reference for e in registry().effects["board_members"]}
+    effects = {e.reference for e in written_registry().effects["board_members"]}
     assert effects == {"own_user_id"}
     assert "'own_user_id', array[$1::text]" in output
 
@@ -208,11 +172,11 @@ def test_a_uuid_stored_as_text_is_cast_only_if_it_is_one(init: Init) -> None:
     """Third-party subjects stay texts."""
     as_text = HEADER.replace("UUID | None", "str | None") + MEMBER + ROLE
     init(models=as_text)
-    assert registry()["board_members"].types["user_id"] == "uuid"
-    assert "regexp_match(_A_UUID)" in written()
+    assert written_registry()["board_members"].types["user_id"] == "uuid"
+    assert "regexp_match(_A_UUID)" in written_text()
     init("--force", models=as_text.replace("supabase_id", "clerk_id"))
-    assert registry()["board_members"].types["user_id"] == "text"
-    assert "regexp_match" not in written()
+    assert written_registry()["board_members"].types["user_id"] == "text"
+    assert "regexp_match" not in written_text()
 
 
 @pytest.mark.parametrize(
@@ -229,16 +193,16 @@ def test_a_column_that_ends_a_row_becomes_a_condition(
     """A flag takes it out again."""
     models = HEADER + MEMBER + ROLE + columns
     init(models=models)
-    assert condition in registry()["board_members"].sql
+    assert condition in written_registry()["board_members"].sql
     init("--force", "--deleted", "none", "--enabled", "none", models=models)
-    assert condition not in registry()["board_members"].sql
+    assert condition not in written_registry()["board_members"].sql
 
 
 def test_a_deleted_user_passes_no_membership_on_to_a_new_account(init: Init) -> None:
     """Two users may have had one id in tokens, and only one of them counts."""
     header = HEADER.replace("    name: Mapped[str]\n", "    deleted_at: Mapped[datetime | None]\n")
     init(models=header + MEMBER + ROLE)
-    assert "users.deleted_at IS NULL" in registry()["board_members"].sql
+    assert "users.deleted_at IS NULL" in written_registry()["board_members"].sql
 
 
 @pytest.mark.parametrize(
@@ -247,13 +211,11 @@ def test_a_deleted_user_passes_no_membership_on_to_a_new_account(init: Init) -> 
         ("", ("id",)),
         (", UniqueConstraint('board_id', 'user_id')", ("board_id", "user_id")),
         (
-            ", Index('one', 'board_id', 'user_id', unique=True,"
-            " postgresql_where=text('deleted_at IS NULL'))",
+            f", Index({INDEXED}, postgresql_where=text('deleted_at IS NULL'))",
             ("board_id", "user_id"),
         ),
         (
-            ", Index('one', 'board_id', 'user_id', unique=True,"
-            " postgresql_where=text('role IS NULL'))",
+            f", Index({INDEXED}, postgresql_where=text('role IS NULL'))",
             ("id",),
         ),
     ],
@@ -272,13 +234,13 @@ class Membership(Base):
     deleted_at: Mapped[datetime | None]
 """
     init(models=HEADER + member + ROLE)
-    assert registry()["board_members"].key == key
+    assert written_registry()["board_members"].key == key
 
 
 def test_members_without_a_role_never_get_the_owners(init: Init) -> None:
     """They have a weaker one, which the owner's includes."""
     init("--owner", "owner_id=OWNER", models=HEADER + OWNED + MEMBER)
-    (access,) = registry().access
+    (access,) = written_registry().access
     assert isinstance(access, Membership)
     assert access.levels == ("MEMBER", "OWNER")
     assert [seat.role for seat in access.seats] == [Always("OWNER"), Always("MEMBER")]
@@ -288,10 +250,10 @@ def test_an_owners_column_alone_can_be_the_membership(init: Init) -> None:
     """A soft-deleted owner has no access; the row stays."""
     header = HEADER.replace("    name: Mapped[str]\n", "    deleted_at: Mapped[datetime | None]\n")
     init("--resource", "boards", "--owner", "owner_id=OWNER", models=header + OWNED)
-    boards = registry()["boards"]
+    boards = written_registry()["boards"]
     assert "LEFT OUTER JOIN users AS user_of_owner_id" in boards.sql
     assert "user_of_owner_id.deleted_at IS NULL" in boards.sql.split("WHERE")[0]
-    assert {e.reference for e in registry().effects["users"]} >= {"own_owner_id"}
+    assert {e.reference for e in written_registry().effects["users"]} >= {"own_owner_id"}
 
 
 @pytest.mark.parametrize(
@@ -318,7 +280,7 @@ def test_a_question_without_an_answer_names_its_flag(
     """Nothing is written."""
     with pytest.raises(UsageError, match=message):
         init(*arguments, models=models)
-    assert not Path("mappings_of_mine.py").exists()
+    assert not Path(f"{MODULE}.py").exists()
 
 
 def test_a_user_without_an_id_that_tokens_carry_is_refused(init: Init) -> None:
@@ -342,27 +304,50 @@ def test_a_model_of_another_kind_is_left_to_the_hand(
 ) -> None:
     """The error says so."""
     with pytest.raises(UsageError, match=message):
-        init(*arguments, name=f"examples.{model}.models")
+        init(*arguments, "--models", f"examples.{model}.models")
 
 
 def test_one_table_of_several_that_grant_names_the_others(init: Init) -> None:
     """Their rights are not in the module."""
     arguments = ("--resource", "workspaces", "--levels", "viewer,editor,owner")
-    output = init(*arguments, name="examples.grants.models")
+    output = init(*arguments, "--models", "examples.grants.models")
     assert "company_members, table_view_grants" in output
-    (access,) = registry().access
+    (access,) = written_registry().access
     assert isinstance(access, Membership)
     assert (access.mapping, access.levels) == ("workspace_members", ("viewer", "editor", "owner"))
 
 
+def test_on_a_terminal_the_command_asks_for_what_it_cannot_guess(tmp_path: Path) -> None:
+    """Here the order of the roles, and the table to guard."""
+    (tmp_path / "app").mkdir()
+    models = HEADER + MEMBER + ROLE.replace("EDITOR", "BOSS")
+    (tmp_path / "app" / "models.py").write_text(models)
+    terminal, stdin = pty.openpty()
+    os.write(terminal, b"VIEWER, BOSS, OWNER\nmessages\n")
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "mirror"), "init", "--models", "app.models"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "there are OWNER, BOSS, VIEWER" in done.stderr
+    text = (tmp_path / "mappings.py").read_text()
+    assert 'levels=("VIEWER", "BOSS", "OWNER")' in text
+    assert "guards=[messages]" in text
+
+
 def test_a_file_that_exists_is_overwritten_only_by_force(init: Init) -> None:
     """Also one that no longer imports."""
-    Path("mappings_of_mine.py").write_text("mine")
+    Path(f"{MODULE}.py").write_text("mine")
     with pytest.raises(UsageError, match="add --force"):
-        init(name="examples.trip_chat.models")
-    assert written() == "mine"
-    init("--force", name="examples.trip_chat.models")
-    assert "registry = Registry(" in written()
+        init("--models", "examples.trip_chat.models")
+    assert written_text() == "mine"
+    init("--force", "--models", "examples.trip_chat.models")
+    assert "registry = Registry(" in written_text()
 
 
 @pytest.mark.parametrize(
@@ -381,7 +366,7 @@ def test_a_file_that_could_not_be_imported_is_refused(
     """The command says what to name instead."""
     Path("taken").mkdir()
     with pytest.raises(UsageError, match=message):
-        init("--output", output, name="examples.trip_chat.models")
+        init("--output", output, "--models", "examples.trip_chat.models")
 
 
 def test_roles_are_ordered_only_if_the_strength_of_each_is_known() -> None:

@@ -5,7 +5,7 @@ from typing import Final
 
 from sqlalchemy import MetaData, Table
 
-from mirror.cli.init.choices import Choices
+from mirror.cli.init.choices import NONE, Choices
 from mirror.cli.init.model import GuardedTable, Model, key_of, mapping_name
 from mirror.cli.init.tables import type_of
 from mirror.cli.init.words import SENDERS, snake
@@ -15,6 +15,7 @@ from mirror.schema.connecting import migrating
 from mirror.settings import load_settings
 
 _SECONDS: Final = 10
+_QUESTION: Final = "a table of yours on Supabase to guard, such as messages; empty: none yet"
 
 
 def choose_guard(choices: Choices, model: Model) -> GuardedTable | None:
@@ -26,6 +27,8 @@ def choose_guard(choices: Choices, model: Model) -> GuardedTable | None:
     Raises:
         UsageError: it is a mirrored table, or lacks a column.
     """
+    if "guard" not in choices.given and choices.ask is not None:
+        choices.given["guard"] = (choices.ask(_QUESTION).strip() or NONE,)
     name = choices.one("guard", "the table to guard", (), None, optional=True)
     if name is None:
         return None
