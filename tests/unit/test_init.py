@@ -268,8 +268,6 @@ def test_an_owners_column_alone_can_be_the_membership(init: Init) -> None:
         (HEADER + MEMBER + ROLE, ("--users", "none"), "--users is missing: board_members.user_id"),
         (HEADER + MEMBER + ROLE, ("--user-type", "text"), "supabase_id is uuid"),
         (HEADER + MEMBER + ROLE, ("--guard", "boards"), "boards is a mirrored table"),
-        (HEADER + MEMBER + ROLE, ("--noun", "1"), "registry|noun|name"),
-        (HEADER.replace("supabase_id", "uid"), (), "--membership is missing"),
         ("1 / 0", (), "does not import .ZeroDivisionError"),
         ("x = 1", (), "declares and imports no SQLAlchemy model"),
     ],
@@ -315,6 +313,14 @@ def test_one_table_of_several_that_grant_names_the_others(init: Init) -> None:
     (access,) = written_registry().access
     assert isinstance(access, Membership)
     assert (access.mapping, access.levels) == ("workspace_members", ("viewer", "editor", "owner"))
+
+
+def test_columns_that_may_decide_and_are_not_read_are_named(init: Init) -> None:
+    """A person knows whether they do; so is an id in tokens that two users may have."""
+    header = HEADER.replace("unique=True", "").replace("    name: M", "    status: M")
+    output = init(models=header + MEMBER + ROLE + "    verified_at: Mapped[datetime | None]\n")
+    assert "Not in the module: users.status, board_members.verified_at." in output
+    assert "Make users.supabase_id unique" in output
 
 
 def test_on_a_terminal_the_command_asks_for_what_it_cannot_guess(tmp_path: Path) -> None:

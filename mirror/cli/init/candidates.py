@@ -49,6 +49,8 @@ def _names_user(column: AnyColumn, tables: Tables, users: str | None) -> bool:
     name = snake(column.name)
     if BY.search(name):
         return False
+    if users is None:
+        return name in USER_COLUMNS
     target = _target(column, tables)
     return target == users if target else name in USER_COLUMNS
 

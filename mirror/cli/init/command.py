@@ -9,6 +9,7 @@ from typing import Annotated, Final
 
 import typer
 
+from mirror.cli.init.advice import advice
 from mirror.cli.init.choices import Choices
 from mirror.cli.init.guarded import choose_guard
 from mirror.cli.init.guess import find_model
@@ -194,7 +195,7 @@ def _report(output: Path, module: str, model: Model, choices: Choices, registry:
     for choice in choices.made:
         how = "guessed" if choice.guessed else "given"
         print(f"  {'--' + choice.flag:<14} {choice.value:<40} {how}")
-    for sentence in _look_at(model):
+    for sentence in advice(model):
         print(f"\n{sentence}")
     guard = "  7  mirror migrate supabase --guards    (when your guarded table exists)\n"
     steps = template(
@@ -206,14 +207,3 @@ def _report(output: Path, module: str, model: Model, choices: Choices, registry:
     )
     inserts = indent(recipe(registry), "  ")
     print(f"\n{steps}\n{template('recipe.txt', inserts=inserts)}", end="")
-
-
-def _look_at(model: Model) -> list[str]:
-    """Return sentences about what the written module leaves out."""
-    found = []
-    if model.others:
-        found.append(
-            f"Not in the module: {', '.join(model.others)} also seem to say which users belong to "
-            f"which resources. If they give access, add them by hand: docs/models/."
-        )
-    return found

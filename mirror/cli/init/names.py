@@ -115,8 +115,13 @@ class Names:
         return "\n".join([*statements, *self._aliases])
 
     def _attribute(self, column: AnyColumn) -> str | None:
+        """Return the class's attribute for a column; None: the table has no class."""
         mapper = self._tables.mappers.get(column.table.key)
-        return None if mapper is None else mapper.get_property_by_column(column).key
+        if mapper is None:
+            return None
+        if column in mapper.columns.values():
+            return mapper.get_property_by_column(column).key
+        return f"__table__.c[{quoted(column.name)}]"
 
     def _module(self, module: str) -> str:
         """Return the name under which a module of models is imported."""
