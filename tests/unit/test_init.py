@@ -12,7 +12,7 @@ import pytest
 from mappings import campaigns, trips
 from mirror.access import Always, Membership
 from mirror.cli.init.layout import Chain, Group, assignment, call
-from mirror.cli.init.words import by_strength, singular, snake
+from mirror.cli.init.words import by_strength, singular, snake, weakest_writer
 from mirror.errors import UsageError
 from tests.support.init_command import MODULE, Init, written_registry, written_text
 
@@ -381,6 +381,13 @@ def test_roles_are_ordered_only_if_the_strength_of_each_is_known() -> None:
     assert by_strength(["SPECTATOR", "PLAYER", "DM"]) == campaigns.in_campaigns.levels
     assert by_strength(["owner", "boss"]) is None
     assert by_strength(["viewer", "reader"]) is None
+
+
+def test_a_role_that_reads_by_its_name_does_not_write() -> None:
+    """If there is no other role, the strongest writes."""
+    assert weakest_writer(["viewer", "editor", "owner"]) == "editor"
+    assert weakest_writer(["MEMBER", "OWNER"]) == "MEMBER"
+    assert weakest_writer(["guest", "viewer"]) == "viewer"
 
 
 def test_names_are_read_in_any_spelling() -> None:

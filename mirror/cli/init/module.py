@@ -9,8 +9,7 @@ from mirror.cli.init.mappings import Mappings
 from mirror.cli.init.model import GuardedTable, Model, mapping_name
 from mirror.cli.init.names import Names, variable
 from mirror.cli.init.tables import Tables
-
-_SEVERAL: Final = 2
+from mirror.cli.init.words import weakest_writer
 
 _COMMENTS: Final = {
     "users": "Members may read each other's rows: the columns in `readable`, and no others.",
@@ -68,9 +67,10 @@ def _imported(text: str) -> list[str]:
 
 
 def _guard(model: Model, guard: GuardedTable) -> str:
-    """Return the Guard of the first table: members read and write, owners change what is theirs."""
+    """Return the Guard of the first table: members read, writers also write what is their own."""
     weakest, strongest = model.levels[0], model.levels[-1]
-    own = call("Own", quoted(weakest))
+    writer = weakest_writer(model.levels)
+    own = call("Own", quoted(writer))
     insert: Part = own
     if guard.insert:
         insert = call("Allow", own, tuple_of(list(map(quoted, guard.insert)), "columns"))
@@ -86,7 +86,7 @@ def _guard(model: Model, guard: GuardedTable) -> str:
         columns = tuple_of(list(map(quoted, guard.update)), "columns")
         parts.append(named("update", call("Allow", own, columns)))
     delete: Part = own
-    if len(model.levels) >= _SEVERAL:
+    if strongest != writer:
         delete = call("Allow", own, quoted(strongest))
     parts.append(named("delete", delete))
     statement = assignment(variable(guard.table), call("Guard", *parts, apart=True))

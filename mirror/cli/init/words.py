@@ -57,15 +57,17 @@ SUBJECTS: Final = (
 # From weakest to strongest; those in one place are as strong as each other.
 _RANKS: Final = (
     ("guest", "anonymous"),
-    ("viewer", "reader", "read", "read_only", "readonly", "spectator", "observer", "client"),
+    ("viewer", "reader", "read", "read_only", "readonly", "spectator", "observer"),
     ("commenter", "comment"),
-    ("member", "user", "participant", "player", "student", "follower"),
+    ("member", "user", "client", "participant", "player", "student", "follower"),
     ("contributor", "editor", "write", "writer", "author", "collaborator"),
     ("moderator", "lawyer", "teacher", "instructor", "dm"),
     ("manager", "maintainer", "lead"),
     ("admin", "administrator", "organizer", "organiser"),
     ("owner", "creator", "superadmin", "super_admin"),
 )
+_READING: Final = 2
+"""The number of places in it whose roles only read."""
 
 
 def snake(name: str) -> str:
@@ -86,6 +88,12 @@ def singular(name: str) -> str:
         if name.endswith(ending):
             return name.removesuffix(ending) + instead
     return name.removesuffix("s") if not name.endswith("ss") else name
+
+
+def weakest_writer(levels: Sequence[str]) -> str:
+    """Return the weakest role that is no reader's by its name; if all are, the strongest."""
+    reading = {name for names in _RANKS[:_READING] for name in names}
+    return next((level for level in levels if snake(level) not in reading), levels[-1])
 
 
 def by_strength(values: Sequence[str]) -> tuple[str, ...] | None:
