@@ -11,7 +11,7 @@ from psycopg import RawCursor, sql
 
 from examples.trip_chat import models
 from mappings import campaigns, consultations, trips
-from mirror.access import Membership
+from mirror.access import Guard, Membership
 from mirror.devstack import PostgresCluster
 from mirror.errors import UsageError
 from mirror.model.registry import Registry
@@ -207,6 +207,7 @@ def test_ids_of_the_primarys_own_decide_as_the_primary_says(
 def test_the_columns_of_the_guarded_table_are_those_that_users_give(registry: Registry) -> None:
     """Not the author, who is the caller by default, and not the time."""
     (guard,) = registry.guards
+    assert isinstance(guard, Guard)
     assert guard.owner == "sender_id"
     assert guard.verbs["insert"].columns == ("id", "trip_id", "body")
     assert guard.verbs["update"].columns == ("body",)

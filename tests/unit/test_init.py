@@ -84,7 +84,10 @@ def test_the_written_module_is_formatted_and_passes_strict_type_checks(
 ) -> None:
     """Of each form that a module can have, one file, with names from short to long."""
     forms = {
-        "trips": (("--models", "examples.trip_chat.models", "--guard", "messages"), ""),
+        "trips": (
+            ("--guard", "messages"),
+            (ROOT / "examples" / "trip_chat" / "models.py").read_text(),
+        ),
         "translated": ((), HEADER + MEMBER + ROLE),
         "owned": (
             ("--owner", "owner_id=OWNER", "--guard", "messages", "--user-type", "uuid"),
@@ -264,7 +267,7 @@ def test_an_owners_column_alone_can_be_the_membership(init: Init) -> None:
         (HEADER + MEMBER + "    role: Mapped[str]\n", (), "--levels is missing"),
         (HEADER + MEMBER + ROLE.replace("EDITOR", "BOSS"), (), "there are OWNER, BOSS, VIEWER"),
         (HEADER + MEMBER + ROLE, ("--role", "rol"), "is role meant"),
-        (HEADER + MEMBER + ROLE, ("--resource", "none"), "is needed"),
+        (HEADER + MEMBER + ROLE, ("--on", "none"), "is needed"),
         (HEADER + MEMBER + ROLE, ("--users", "none"), "--users is missing: board_members.user_id"),
         (HEADER + MEMBER + ROLE, ("--user-type", "text"), "supabase_id is uuid"),
         (HEADER + MEMBER + ROLE, ("--guard", "boards"), "boards is a mirrored table"),

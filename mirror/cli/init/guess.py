@@ -304,10 +304,8 @@ def _members(
             known,
             [value for value in known if snake(value) in ACTIVE],
         )
-    if is_unique(table, {on.name, user.name}, gone=gone):
-        key = (on, user)
-    else:
-        key = tuple(table.primary_key)
+    alone = is_unique(table, {on.name, user.name}, gone=gone)
+    key = (on, user) if alone else tuple(table.primary_key)
     if not key or any(type_of(column) not in KEY_TYPES for column in key):
         raise UsageError(
             f"--membership: {table.name} has neither one row for each {on.name} and {user.name}, "

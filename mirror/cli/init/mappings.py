@@ -134,9 +134,9 @@ class Mappings:
         on, user = members.resource.name, members.user.name
         declared.add(on, str(type_of(model.resource_id)), names.selected(members.resource))
         self._add_user(declared, members)
-        for column in (members.role, members.status):
-            if column is not None:
-                declared.add(column.name, "text", names.selected(column))
+        for text in (members.role, members.status):
+            if text is not None:
+                declared.add(text.name, "text", names.selected(text))
         if members.status is not None:
             values = Group("{", [quoted(value) for value in members.active], "}")
             active = Group(f"{quoted(members.status.name)}: frozenset(", [values])

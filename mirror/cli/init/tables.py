@@ -23,7 +23,7 @@ from sqlalchemy import (
 from sqlalchemy import inspect as mapper_of
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import SAWarning, SQLAlchemyError
-from sqlalchemy.orm import Mapper, configure_mappers
+from sqlalchemy.orm import Mapper, configure_mappers, registry
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from mirror.errors import UsageError
@@ -201,10 +201,9 @@ def _mappers(module: ModuleType) -> list[Mapper[Any]]:
     found: dict[int, Mapper[Any]] = {}
     for value in vars(module).values():
         if isinstance(value, type):
-            mapper = mapper_of(value, raiseerr=False)
-            registries = [mapper.registry] if isinstance(mapper, Mapper) else []
-            declared = getattr(value, "registry", None)
-            registries += [declared] if hasattr(declared, "mappers") else []
-            for each in registries:
-                found |= {id(one): one for one in each.mappers}
+            mapper: object = mapper_of(value, raiseerr=False)
+            declared = mapper.registry if isinstance(mapper, Mapper) else None
+            for each in (declared, getattr(value, "registry", None)):
+                if isinstance(each, registry):
+                    found |= {id(one): one for one in each.mappers}
     return list(found.values())

@@ -98,7 +98,7 @@ def weakest_writer(levels: Sequence[str]) -> str:
 
 def by_strength(values: Sequence[str]) -> tuple[str, ...] | None:
     """Return roles from weakest to strongest; None: one of them is unknown, or two are equal."""
-    ranks = {}
+    ranks: dict[str, int] = {}
     for value in values:
         rank = next((n for n, names in enumerate(_RANKS) if snake(value) in names), None)
         if rank is None or rank in ranks.values():
