@@ -1,8 +1,12 @@
 """`mirror init --database`: what it writes can be migrated and mirrored at once."""
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import psycopg
@@ -20,9 +24,10 @@ from mirror.settings import load_settings
 from mirror.sync.drain import Drain
 from mirror.sync.wiring import build_drain
 from tests.support.databases import EXAMPLES, TestDatabase
-from tests.support.init_command import Init, written_registry
+from tests.support.init_command import CORE, HEADER, MEMBER, OWNED, ROLE, Init, written_registry
 
-CAPTURE = (EXAMPLES.parent / "docs" / "capture.md").read_text()
+ROOT = EXAMPLES.parent
+CAPTURE = (ROOT / "docs" / "capture.md").read_text()
 RIGHTS = re.findall(r"```sql\n(grant .*?)```", CAPTURE, re.DOTALL)
 INSERTS = re.findall(r"```sql\n(-- one membership was.*?)```", CAPTURE, re.DOTALL)
 
@@ -77,6 +82,54 @@ def migrate(backend: TestDatabase, project: TestDatabase, registry: Registry) ->
         upgrade(connection, "primary", registry, triggers=True)
     with project.migrating() as connection:
         upgrade(connection, "supabase", registry)
+
+
+def test_the_written_module_is_formatted_and_passes_strict_type_checks(
+    init: Init, tmp_path: Path
+) -> None:
+    """Of each form that a module can have, one file, with short names and with long ones."""
+    forms = {
+        "trips": (("--guard", "messages"), (EXAMPLES / "trip_chat" / "models.py").read_text()),
+        "translated": ((), HEADER + MEMBER + ROLE),
+        "owned": (
+            ("--owner", "owner_id=OWNER", "--guard", "messages", "--user-type", "uuid"),
+            (HEADER + OWNED + MEMBER + ROLE).replace("UUID | None", "str | None"),
+        ),
+        "core": ((), CORE),
+        "long": (
+            ("--owner", "owner_of_the_board=OWNER"),
+            (HEADER + OWNED + MEMBER + ROLE)
+            .replace("owner_id", "owner_of_the_board")
+            .replace("supabase_id", "supabase_user_id")
+            .replace("board_members", "members_of_boards_and_collections")
+            .replace("class Membership", "class MembershipOfBoardsAndCollections"),
+        ),
+    }
+    for form, (arguments, text) in forms.items():
+        (tmp_path / form).mkdir()
+        (tmp_path / form / "__init__.py").touch()
+        (tmp_path / form / "models.py").write_text(text)
+        init(*arguments, "--models", f"{form}.models", "--output", f"{form}/mappings.py")
+    files = [f"{form}/mappings.py" for form in forms]
+    ruff = ("-m", "ruff")
+    checked(*ruff, "format", "--diff", "--config", f"{ROOT}/pyproject.toml", *files)
+    rules = ["--isolated", "--select", "E,F,I,UP,W,B,C4,SIM,RET", "--line-length", "100"]
+    checked(*ruff, "check", *rules, *files)
+    # With the cache of `make lint`: SQLAlchemy alone takes most of a minute.
+    cache = ["--config-file", f"{ROOT}/pyproject.toml", "--cache-dir", f"{ROOT}/.mypy_cache"]
+    checked("-m", "mypy", *cache, *files)
+
+
+def checked(*arguments: str) -> None:
+    """Run a program of Python's that must exit with 0, where `init` has written its files."""
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env=os.environ | {"MYPYPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_trip_examples_database_says_what_its_models_say(

@@ -15,6 +15,57 @@ MODULE = "mappings_of_mine"
 
 Init = Callable[..., str]
 
+# Models whose users have ids of the backend's own, and their parts.
+HEADER = """
+from datetime import datetime
+from uuid import UUID
+from sqlalchemy import BigInteger, CheckConstraint, Column, DateTime, Enum, ForeignKey, Index
+from sqlalchemy import String, Table, Text, UniqueConstraint, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class User(Base):
+    __tablename__ = "users"
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    supabase_id: Mapped[UUID | None] = mapped_column(unique=True)
+    name: Mapped[str]
+
+
+class Board(Base):
+    __tablename__ = "boards"
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    title: Mapped[str]
+"""
+MEMBER = """
+class Membership(Base):
+    __tablename__ = "board_members"
+    board_id: Mapped[int] = mapped_column(ForeignKey("boards.id"), primary_key=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"), primary_key=True)
+"""
+ROLE = '    role: Mapped[str] = mapped_column(Enum("OWNER", "EDITOR", "VIEWER", name="role"))\n'
+OWNED = '    owner_id: Mapped[int] = mapped_column(ForeignKey("users.id"))\n'
+CORE = """
+from sqlalchemy import BigInteger, Boolean, Column, DateTime, Enum, ForeignKey, MetaData
+from sqlalchemy import Table, Text, Uuid
+
+metadata = MetaData()
+users = Table("Users", metadata, Column("id", Uuid, primary_key=True), Column("isActive", Boolean))
+rooms = Table(
+    "rooms", metadata, Column("id", BigInteger, primary_key=True), Column("class", Text),
+    Column("deletedAt", DateTime)
+)
+room_members = Table(
+    "room_members", metadata,
+    Column("roomId", ForeignKey("rooms.id"), primary_key=True),
+    Column("userId", ForeignKey("Users.id"), primary_key=True),
+    Column("level", Enum("read", "write", name="level")),
+)
+"""
+
 
 @pytest.fixture
 def init(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Init]:

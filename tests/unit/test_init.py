@@ -14,43 +14,22 @@ from mirror.access import Always, Membership
 from mirror.cli.init.layout import Chain, Group, assignment, call
 from mirror.cli.init.words import by_strength, singular, snake, weakest_writer
 from mirror.errors import UsageError
-from tests.support.init_command import MODULE, Init, written_registry, written_text
+from tests.support.init_command import (
+    HEADER,
+    MEMBER,
+    MODULE,
+    OWNED,
+    ROLE,
+    Init,
+    written_registry,
+    written_text,
+)
 
 pytestmark = pytest.mark.fast
 
-ROOT = Path(__file__).parent.parent.parent
-HEADER = """
-from datetime import datetime
-from uuid import UUID
-from sqlalchemy import BigInteger, CheckConstraint, Column, DateTime, Enum, ForeignKey, Index
-from sqlalchemy import String, Table, Text, UniqueConstraint, text
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-
-
-class Base(DeclarativeBase):
-    pass
-
-
-class User(Base):
-    __tablename__ = "users"
-    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
-    supabase_id: Mapped[UUID | None] = mapped_column(unique=True)
-    name: Mapped[str]
-
-
-class Board(Base):
-    __tablename__ = "boards"
-    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
-    title: Mapped[str]
-"""
-MEMBER = """
-class Membership(Base):
-    __tablename__ = "board_members"
-    board_id: Mapped[int] = mapped_column(ForeignKey("boards.id"), primary_key=True)
-    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"), primary_key=True)
-"""
 INDEXED = "'one', 'board_id', 'user_id', unique=True"
-ROLE = '    role: Mapped[str] = mapped_column(Enum("OWNER", "EDITOR", "VIEWER", name="role"))\n'
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 def test_the_trip_example_gets_the_declarations_of_the_repositorys_own_model(init: Init) -> None:
@@ -77,84 +56,6 @@ def test_the_trip_example_gets_the_declarations_of_the_repositorys_own_model(ini
         "users": {"email"},
         "trips": {"created_by"},
     }
-
-
-def test_the_written_module_is_formatted_and_passes_strict_type_checks(
-    init: Init, tmp_path: Path
-) -> None:
-    """Of each form that a module can have, one file, with names from short to long."""
-    forms = {
-        "trips": (
-            ("--guard", "messages"),
-            (ROOT / "examples" / "trip_chat" / "models.py").read_text(),
-        ),
-        "translated": ((), HEADER + MEMBER + ROLE),
-        "owned": (
-            ("--owner", "owner_id=OWNER", "--guard", "messages", "--user-type", "uuid"),
-            (HEADER + OWNED + MEMBER + ROLE).replace("UUID | None", "str | None"),
-        ),
-        "core": ((), CORE),
-        "long": (
-            ("--owner", f"{'owner_of_the_board_'.rstrip('_')}=OWNER"),
-            (HEADER + OWNED + MEMBER + ROLE)
-            .replace("owner_id", "owner_of_the_board")
-            .replace("supabase_id", "supabase_user_id")
-            .replace("board_members", "members_of_boards_and_collections")
-            .replace("class Membership", "class MembershipOfBoardsAndCollections"),
-        ),
-    }
-    for form, (arguments, models) in forms.items():
-        init(*arguments, "--force", models=models)
-        home = tmp_path / form
-        home.mkdir()
-        (home / "app").mkdir()
-        (home / "app" / "__init__.py").touch()
-        (home / "app" / "models.py").write_text(models)
-        (home / "mappings.py").write_text(written_text())
-    files = [str(tmp_path / form / "mappings.py") for form in forms]
-    ruff = [sys.executable, "-m", "ruff"]
-    checked(*ruff, "format", "--diff", "--config", str(ROOT / "pyproject.toml"), *files)
-    rules = ["--isolated", "--select", "E,F,I,UP,W,B,C4,SIM,RET", "--line-length", "100"]
-    for form, file in zip(forms, files, strict=True):
-        checked(*ruff, "check", *rules, file, cwd=tmp_path / form)
-        checked(
-            *(sys.executable, "-m", "mypy", "--strict", "mappings.py"),
-            cwd=tmp_path / form,
-            MYPYPATH=str(ROOT),
-        )
-
-
-OWNED = '    owner_id: Mapped[int] = mapped_column(ForeignKey("users.id"))\n'
-CORE = """
-from sqlalchemy import BigInteger, Boolean, Column, DateTime, Enum, ForeignKey, MetaData
-from sqlalchemy import Table, Text, Uuid
-
-metadata = MetaData()
-users = Table("Users", metadata, Column("id", Uuid, primary_key=True), Column("isActive", Boolean))
-rooms = Table(
-    "rooms", metadata, Column("id", BigInteger, primary_key=True), Column("class", Text),
-    Column("deletedAt", DateTime)
-)
-room_members = Table(
-    "room_members", metadata,
-    Column("roomId", ForeignKey("rooms.id"), primary_key=True),
-    Column("userId", ForeignKey("Users.id"), primary_key=True),
-    Column("level", Enum("read", "write", name="level")),
-)
-"""
-
-
-def checked(*command: str, cwd: Path | None = None, **environment: str) -> None:
-    """Run a program that must exit with 0."""
-    done = subprocess.run(
-        command,
-        cwd=cwd,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_ids_of_the_primary_are_translated_by_a_join(init: Init) -> None:
