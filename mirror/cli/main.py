@@ -28,6 +28,10 @@ class Command(NamedTuple):
 
 
 COMMANDS: Final[dict[str, Command]] = {
+    "init": Command(
+        "init:init",
+        "Write a mappings module: the declarations of one kind of resource and its members.",
+    ),
     "check": Command(
         "check:check",
         "Check settings, mappings, printed SQL and models; connect to nothing, as in CI.",
