@@ -112,7 +112,7 @@ def callers_of(connection: Connection, items: Collection[Item]) -> list[str]:
     if not names:
         return []
     parameters = {
-        "pattern": rf"\m({'|'.join(re.escape(name) for name in sorted(names))})\M",
+        "pattern": catalog_queries.naming(names),
         "oids": [item.address[1] for item in items],
     }
     return list(connection.scalars(text(catalog_queries.CALLERS), parameters))

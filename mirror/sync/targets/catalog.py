@@ -198,6 +198,9 @@ class Catalog(TypedDict):
     policies: list[Policy]
     functions: dict[str, list[str]]
     """The mirror's functions that `anon` or `authenticated` may execute, with the roles."""
+    leftovers: NotRequired[dict[str, list[list[str]]]]
+    """By registry: what an earlier version of it declared and this one does not, each as
+    [kind, name, column], as `mirror.list_leftovers` returns it; absent as in Field."""
 
 
 def read_catalog(answer: Any) -> Catalog:
