@@ -610,6 +610,7 @@ with recursive asked as (
     'is', concat_ws(' ', r.oid, c.relkind,
       case when c.relkind in ('v', 'm') then md5(pg_get_viewdef(r.oid)) end),
     'file', c.relfilenode,
+    'all', r.columns is null,
     'columns', (
       select coalesce(jsonb_object_agg(k.name, jsonb_build_array(k.shape, k.altered)), '{}')
       from columns as k where k.mapping = r.mapping and k.key = r.key

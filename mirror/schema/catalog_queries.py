@@ -40,6 +40,13 @@ MAPPINGS = """
     from mirror.mappings as m
     order by m.position
 """
+# Mirrored tables that are not declared any more.
+LEFT_TABLES = """
+    select l.model, 'pg_class'::regclass::oid as class_, to_regclass(l.name)::oid as oid
+    from mirror.leftovers as l
+    where l.kind = 'table' and not starts_with(l.name, 'mirror.')
+    order by l.name
+"""
 PRIMARY_FIRST = """
     select exists (
       select from pg_attribute
@@ -129,8 +136,14 @@ OBJECTS = r"""
       join pg_namespace as n on n.oid = c.relnamespace
       where c.relkind in ('r', 'p') and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
     )
-    select 'table' as kind, r.name, concat_ws(' ', r.relrowsecurity, r.rights, r.reloptions)
-      as definition
+    select 'table' as kind, r.name, r.reloptions as definition
+    from relations as r
+    union all
+    select 'rights', 'of roles on ' || r.name, r.rights
+    from relations as r
+    where r.rights is not null
+    union all
+    select 'row-level security', 'of rows on ' || r.name, r.relrowsecurity::text
     from relations as r
     union all
     select 'column', format('%I on %s', a.attname, r.name), format_type(a.atttypid, a.atttypmod)

@@ -160,6 +160,8 @@ def _policies(
     mapped = (
         list(connection.execute(text(catalog_queries.MAPPINGS))) if "mappings" in objects else []
     )
+    if "leftovers" in objects:
+        mapped += connection.execute(text(catalog_queries.LEFT_TABLES))
     models |= {row.model for row in mapped}
     tables = [_address(row) for row in mapped if row.oid is not None]
     guards = [f"mirror_{model}_{verb}" for model in sorted(models) for verb in _VERBS]

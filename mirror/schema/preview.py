@@ -121,7 +121,7 @@ def _is_ours(name: str) -> bool:
 def _rewritten(before: dict[str, int], after: dict[str, int]) -> Iterator[str]:
     for table, file in after.items():
         if before.get(table, file) != file:
-            yield f"rewrite table {table}: nobody reads it meanwhile"
+            yield f"rewrite table {table}: its readers wait"
 
 
 def _changed_rows(connection: Connection) -> Iterator[str]:

@@ -10,6 +10,7 @@ in `mirror.structures`, as of a moment before that. Later it is compared with th
 import json
 from collections.abc import Collection, Iterator
 from collections.abc import Mapping as MappingABC
+from hashlib import sha256
 from typing import Any
 
 from sqlalchemy.sql import visitors
@@ -45,7 +46,14 @@ def read_structures(
             ]
         ),
     }
-    return dict(database.execute(statement("read_structures"), parameters))
+    found: dict[str, Structure] = dict(database.execute(statement("read_structures"), parameters))
+    return {
+        mapping.name: {
+            **found.get(mapping.name, {}),
+            "query": {"name": "its query", "is": sha256(mapping.sql.encode()).hexdigest()[:16]},
+        }
+        for mapping in chosen
+    }
 
 
 def _sources(registry: Registry, mapping: Mapping) -> Iterator[dict[str, object]]:
@@ -94,7 +102,7 @@ def _changes(before: Structure, now: Structure) -> Iterator[str]:
         else:
             yield f"{facts['name']} is gone or detached"
     for key, facts in now.items():
-        # A mapping that has begun to read a table was recorded as changed for that.
+        # An object that is named comes with another query.
         if key not in before and key.isdigit() and not facts["new"]:
             yield f"{facts['name']} is attached"
 
@@ -112,6 +120,9 @@ def _changed_facts(before: MappingABC[str, Any], now: MappingABC[str, Any]) -> I
             yield f"column {column} of {name} is defined anew"
         elif moved and columns[column][1] != altered:
             yield f"column {column} of {name} is rewritten"
+    # Where all columns count, the query or view reads those that it was made for.
+    for column in [] if now.get("all", True) else columns.keys() - before["columns"].keys():
+        yield f"column {column} of {name} is added"
     labels = now.get("labels", {})
     if any(labels.get(oid) != label for oid, label in before.get("labels", {}).items()):
         yield f"a value of {name} has another name"

@@ -9,12 +9,14 @@ from sqlalchemy import BigInteger, Text, Uuid, column, select, table
 from mirror.access import Guard, Membership
 from mirror.model.mapping import Column, Mapping, Parent
 from mirror.model.registry import Registry
+from mirror.reconcile import Options, Throttle, reconcile
 from mirror.schema.migrate import upgrade
 from mirror.schema.preview import Preview, preview
 from mirror.schema.prune import plan_pruning, run_pruning
 from mirror.settings import Settings, load_settings
 from mirror.sync import orders
-from mirror.sync.wiring import build_drain
+from mirror.sync.structure import find_changed_structures
+from mirror.sync.wiring import build_drain, build_source
 from tests.support.databases import TestDatabase
 
 PRIMARY = """
@@ -144,6 +146,17 @@ class Pair:
         with closing(build_drain(self.settings, registry)) as drain:
             orders.resync(drain.queue, registry, list(names))
             assert drain.run().failed == 0
+
+    def reconcile(self, registry: Registry, **options: Any) -> str:
+        """Compare both sides and repair; return the outcome. `options` are the run's."""
+        with closing(build_drain(self.settings, registry)) as drain:
+            throttle = Throttle(drain.queue.notes, backlog=10**9, latency_seconds=60)
+            return reconcile(drain, Options(grace_seconds=0.0, **options), throttle).outcome
+
+    def altered(self, registry: Registry) -> dict[str, list[str]]:
+        """Return the changes of the primary's structure that the doctor names, by mapping."""
+        with closing(build_source(self.settings)) as source:
+            return find_changed_structures(source.database, registry)
 
     def change(self, change: str, mapping: str, *key: object) -> None:
         """Change the primary, and record an event."""

@@ -487,3 +487,37 @@ def test_a_parent_that_is_new_takes_no_access_before_the_resync(pair: Pair) -> N
     assert pair.readers() == {"ada"}
     pair.resync(new)
     assert pair.readers() == {"ada"}
+
+
+def test_a_rewritten_table_is_named_until_its_rows_are_compared(pair: Pair) -> None:
+    """A comparison of another mapping, a partial one and a dry run do not count."""
+    assert pair.altered(OLD) == {}
+    pair.primary.query("alter table members alter status type text using 'INACTIVE'")
+    named = {"members": ["column status of members is rewritten"]}
+    assert pair.altered(OLD) == named
+    pair.work(OLD)
+    assert pair.readers() == {"ada", "bob"}, "no event says so"
+    pair.reconcile(OLD, mappings=("clubs",))
+    pair.reconcile(OLD, dry_run=True)
+    assert pair.altered(OLD) == named
+    assert pair.reconcile(OLD) == "repaired"
+    assert pair.altered(OLD) == {}
+    assert pair.readers() == set()
+    pair.primary.query("alter table members alter status type text using 'ACTIVE'")
+    assert pair.altered(OLD) == named
+    pair.resync(OLD, "members")
+    assert pair.altered(OLD) == {}
+    assert pair.readers() == set(USERS)
+
+
+def test_a_reconcile_that_is_held_back_leaves_the_finding(pair: Pair) -> None:
+    """Rows still differ."""
+    pair.primary.query(
+        "create table other (like members including all); drop table members;"
+        " alter table other rename to members"
+    )
+    assert pair.altered(OLD) == {"members": ["members is defined anew"]}
+    assert pair.reconcile(OLD, max_deletes=0) == "held back"
+    assert pair.altered(OLD) == {"members": ["members is defined anew"]}
+    assert pair.reconcile(OLD, confirm=frozenset({"members"})) == "repaired"
+    assert pair.altered(OLD) == {}

@@ -127,6 +127,15 @@ def changes(primary: Database, script: str) -> dict[str, list[str]]:
         ),
         ("drop table things", "things", "things is gone or detached"),
         (
+            (
+                "alter table parts drop column name;"
+                " update mirror.structures set structure = structure #- '{parts,columns,name}';"
+                " alter table parts add column name text default 'x'"
+            ),
+            "parts",
+            "column name of parts is added",
+        ),
+        (
             "alter table parts attach partition apart for values from (2) to (3)",
             "parts",
             "apart is attached",
@@ -206,3 +215,13 @@ def test_a_mapping_that_was_never_compared_is_left_out(database: TestDatabase) -
     """Nothing is known about it."""
     with closing(Database(database.url, role="primary")) as connection:
         assert find_changed_structures(connection, REGISTRY) == {}
+
+
+def test_a_query_that_changes_is_noticed(database: TestDatabase) -> None:
+    """Until a resync, rows may be what the query before yielded."""
+    with closing(Database(database.url, role="primary")) as connection:
+        connection.begin()
+        note_structures(connection, read_structures(connection, REGISTRY))
+        shorter = _mapping("parts", select(_parts).where(_parts.c.name != "x"), "name")
+        changed = find_changed_structures(connection, Registry("structures", [shorter]))
+        assert changed == {"parts": ["its query is defined anew"]}

@@ -75,6 +75,14 @@ PRIMARY = [
         """,
     ),
     Fault(
+        "source-changed",
+        "mapping 'users': users is defined anew",
+        """
+        insert into mirror.structures (mapping, structure)
+        values ('users', '{"users": {"name": "users", "is": "0 r", "file": 0, "columns": {}}}')
+        """,
+    ),
+    Fault(
         "source-query",
         "mapping 'users'",
         "alter table users rename column username to called",
@@ -337,6 +345,24 @@ TARGET = [
         "column-extra",
         "column phone is not mirrored",
         "alter table users add phone text",
+    ),
+    Fault(
+        "leftover",
+        "column phone of public.users is not declared any more",
+        """
+        alter table users add phone text;
+        insert into mirror.leftovers (model, kind, name, col)
+        values ('trips', 'column', 'public.users', 'phone')
+        """,
+    ),
+    Fault(
+        "leftover",
+        "function mirror.my_journeys() is not declared any more",
+        """
+        create function mirror.my_journeys() returns uuid language sql as 'select null::uuid';
+        insert into mirror.leftovers (model, kind, name)
+        values ('trips', 'function', 'mirror.my_journeys()')
+        """,
     ),
     Fault(
         "reference-outside",
