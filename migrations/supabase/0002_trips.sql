@@ -1,8 +1,8 @@
 -- The permission model trips: tables, row-level security, and the functions that write them.
 --
 -- Printed from the mapping declarations; change those, not this file. Every statement can run
--- again. A table that already exists with another shape or owner is refused; to one of this model,
--- new columns are added, and nothing else is altered.
+-- again. A table that already exists with another shape or owner is refused. One of this model gets new
+-- columns and foreign keys, and a column outside of its key its new type.
 
 
 -- Workers stand aside meanwhile: a batch in flight and these statements could deadlock.
@@ -49,6 +49,7 @@ on mirror.ledger_users (id) where not present;
 
 
 -- Rows of a table that is taken over: the next resync judges them.
+select mirror.take_back('users', 'public.users');
 insert into mirror.ledger_users (id, epoch, fence, present, applied_at)
 select id, 0, 0, true, now()
 from public.users
@@ -88,6 +89,7 @@ on mirror.ledger_trips (id) where not present;
 
 
 -- Rows of a table that is taken over: the next resync judges them.
+select mirror.take_back('trips', 'public.trips');
 insert into mirror.ledger_trips (id, epoch, fence, present, applied_at)
 select id, 0, 0, true, now()
 from public.trips
@@ -110,6 +112,12 @@ create table if not exists public.trip_memberships (
 select mirror.leave_room('public.trip_memberships');
 select mirror.add_column('public.trip_memberships', 'role', 'text');
 select mirror.add_column('public.trip_memberships', 'status', 'text');
+select mirror.add_parent('public.trip_memberships', 'trip_id', 'public.trips',
+  'references public.trips (id) on delete cascade'
+);
+select mirror.add_parent('public.trip_memberships', 'user_id', 'public.users',
+  'references public.users (id) on delete cascade'
+);
 
 
 create unique index if not exists trip_memberships_user_id
@@ -140,6 +148,7 @@ on mirror.ledger_trip_memberships (trip_id, user_id) where not present;
 
 
 -- Rows of a table that is taken over: the next resync judges them.
+select mirror.take_back('trip_memberships', 'public.trip_memberships');
 insert into mirror.ledger_trip_memberships (trip_id, user_id, epoch, fence, present, applied_at)
 select trip_id, user_id, 0, 0, true, now()
 from public.trip_memberships
@@ -561,10 +570,17 @@ to authenticated;
 
 
 -- Close what an earlier version of this model declared and this one does not.
-select mirror.retire('trips',
-  array['["public", "users"]', '["public", "trips"]', '["public", "trip_memberships"]']::jsonb[],
-  array['users', 'trips', 'trip_memberships']
-);
+select mirror.retire('trips', '[
+  {"name": "users", "table": ["public", "users"], "columns": ["id", "email", "username"], "references": [], "parents": []},
+  {"name": "trips", "table": ["public", "trips"], "columns": ["id", "name", "created_by"], "references": [], "parents": []},
+  {"name": "trip_memberships", "table": ["public", "trip_memberships"], "columns": ["trip_id", "user_id", "role", "status"], "references": ["trip_id", "user_id"], "parents": [["trip_id", "public.trips"], ["user_id", "public.users"]]}
+]', array[
+  'mirror.trip_roles(text)',
+  'mirror.my_trips(text)',
+  'mirror.my_trip_companions()',
+  'mirror.has_trip_role(uuid, text)',
+  'mirror.is_trip_member(uuid)'
+]);
 
 
 -- users: the API's roles write nothing and read only what is granted here.

@@ -561,3 +561,101 @@ limit 20
 
 -- read_migrations --
 select name, checksum from mirror.migrations
+
+
+-- ==== What mappings read ========================================================================
+
+-- read_structures --
+-- Facts about the tables, views and functions that each mapping reads, by mapping and object. An object
+-- that is named has its name as its key, one below or behind it (a partition, a table of a view) its
+-- oid. Of a column: its place, type and generation; and the transaction that last altered it. An ALTER
+-- TABLE that rewrites a table changes that and the table's file; VACUUM FULL, CLUSTER and TRUNCATE
+-- change the file alone. A partition is `new` if the statement that created it also attached it: it was
+-- empty then.
+with recursive asked as (
+  select a.mapping, a.source, a.columns, to_regclass(a.source)::oid as oid
+  from jsonb_to_recordset(%(sources)s::jsonb) as a (mapping text, source text, columns jsonb)
+), reached (mapping, key, oid, columns, new) as (
+  select mapping, source, oid, columns, false from asked where oid is not null
+  union
+  select r.mapping, n.oid::text, n.oid, n.columns, n.new
+  from reached as r
+  cross join lateral (
+    select i.inhrelid as oid, r.columns, i.xmin = a.xmin as new
+    from pg_catalog.pg_inherits as i
+    join pg_catalog.pg_attribute as a on a.attrelid = i.inhrelid and a.attnum = -1
+    where i.inhparent = r.oid
+    union
+    select d.refobjid, null::jsonb, false
+    from pg_catalog.pg_rewrite as w
+    join pg_catalog.pg_depend as d
+      on d.classid = 'pg_rewrite'::regclass and d.objid = w.oid
+      and d.refclassid = 'pg_class'::regclass and d.refobjid <> r.oid
+    where w.ev_class = r.oid
+  ) as n
+), columns as (
+  select r.mapping, r.key, a.attname as name, a.atttypid as type,
+    concat_ws(' ', a.attnum, a.atttypid, a.atttypmod, a.attcollation, a.attgenerated) || coalesce(
+      (select md5(pg_get_expr(e.adbin, e.adrelid)) from pg_catalog.pg_attrdef as e
+       where a.attgenerated <> '' and e.adrelid = a.attrelid and e.adnum = a.attnum), ''
+    ) as shape,
+    a.xmin::text as altered
+  from reached as r
+  join pg_catalog.pg_attribute as a on a.attrelid = r.oid and a.attnum > 0 and not a.attisdropped
+  where r.columns is null or r.columns ? a.attname::text
+), objects as (
+  select r.mapping, r.key, jsonb_build_object(
+    'name', r.oid::regclass::text,
+    'new', r.new,
+    'is', concat_ws(' ', r.oid, c.relkind,
+      case when c.relkind in ('v', 'm') then md5(pg_get_viewdef(r.oid)) end),
+    'file', c.relfilenode,
+    'all', r.columns is null,
+    'columns', (
+      select coalesce(jsonb_object_agg(k.name, jsonb_build_array(k.shape, k.altered)), '{}')
+      from columns as k where k.mapping = r.mapping and k.key = r.key
+    )
+  ) as facts
+  from reached as r
+  join pg_catalog.pg_class as c on c.oid = r.oid
+  union all
+  select k.mapping, 'enum ' || k.type, jsonb_build_object(
+    'name', k.type::regtype::text,
+    'labels', (
+      select jsonb_object_agg(e.oid, e.enumlabel)
+      from pg_catalog.pg_enum as e where e.enumtypid = k.type
+    )
+  )
+  from columns as k
+  where exists (select from pg_catalog.pg_enum as e where e.enumtypid = k.type)
+  group by k.mapping, k.type
+  union all
+  select f.mapping, 'function ' || p.oid, jsonb_build_object(
+    'name', p.oid::regprocedure::text,
+    'is', md5(concat_ws(' ', p.prosrc, pg_get_function_sqlbody(p.oid), p.proconfig::text))
+  )
+  from (
+    select a.mapping, p.oid
+    from jsonb_to_recordset(%(functions)s::jsonb) as a (mapping text, name text)
+    join pg_catalog.pg_proc as p on p.proname = a.name
+    union
+    select r.mapping, d.refobjid
+    from reached as r
+    join pg_catalog.pg_rewrite as w on w.ev_class = r.oid
+    join pg_catalog.pg_depend as d on d.classid = 'pg_rewrite'::regclass and d.objid = w.oid
+      and d.refclassid = 'pg_proc'::regclass
+  ) as f
+  join pg_catalog.pg_proc as p on p.oid = f.oid
+    and p.pronamespace <> 'pg_catalog'::regnamespace and p.prokind = 'f'
+)
+select o.mapping, jsonb_object_agg(o.key, o.facts order by (o.facts ->> 'new') desc)
+from objects as o
+group by o.mapping
+
+-- note_structure --
+insert into mirror.structures as s (mapping, structure) values (%s, %s::jsonb)
+on conflict (mapping) do update
+set structure = excluded.structure, noted_at = excluded.noted_at
+
+-- read_noted_structures --
+select mapping, structure from mirror.structures

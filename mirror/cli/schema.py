@@ -7,17 +7,24 @@ from typing import Annotated, Final
 
 import typer
 
+from mirror.cli.prune import prune
 from mirror.errors import UsageError
 from mirror.errors.redaction import one_line
 from mirror.model.registry import Registry, load_registry
 from mirror.schema import guards_sql, model_sql, removal_sql, triggers_sql
+from mirror.schema.changes import find_changes
 from mirror.schema.cli_files import write_files
 from mirror.schema.connecting import migrating
 from mirror.schema.examination import examine
 from mirror.schema.key_types import check_key_types
-from mirror.schema.migrate import due, history, migrations, upgrade
+from mirror.schema.migrate import migrations, upgrade
+from mirror.schema.preview import preview
+from mirror.schema.prune import read_leftovers
 from mirror.schema.sides import Side
 from mirror.settings import Settings, load_settings
+
+PENDING: Final = 5
+"""The exit code of `--dry-run` if there is something to apply or to drop."""
 
 
 class Sides(StrEnum):
@@ -28,6 +35,11 @@ class Sides(StrEnum):
     SUPABASE = "supabase"
 
 
+_SIDES: Final[dict[Sides, list[Side]]] = {
+    Sides.BOTH: ["primary", "supabase"],
+    Sides.PRIMARY: ["primary"],
+    Sides.SUPABASE: ["supabase"],
+}
 _TITLES: Final[dict[Side, str]] = {
     "primary": "-- ======== The primary ========",
     "supabase": "-- ======== The target, a Supabase project ========",
@@ -40,7 +52,8 @@ def migrate(
         bool, typer.Option("--sql", help="Print the SQL instead; connects to nothing.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the migrations that would be applied.")
+        bool,
+        typer.Option("--dry-run", help="Run it, print what it would change, and undo it."),
     ] = False,
     triggers: Annotated[
         bool,
@@ -58,45 +71,75 @@ def migrate(
             help="Instead write Supabase CLI files into this directory (supabase/migrations)."
         ),
     ] = None,
+    pruning: Annotated[
+        bool,
+        typer.Option("--prune", help="Instead drop from the target what is no longer declared."),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --prune: do not ask.")] = False,
 ) -> None:
     """Install or update schema `mirror` on both sides, and the mirrored tables in the target."""
+    _check_options(
+        {
+            "--into works only with `mirror migrate supabase` and the option --guards.": (
+                into is not None
+                and (side is not Sides.SUPABASE or sql or dry_run or triggers or pruning)
+            ),
+            "--prune works only on the target, with --dry-run or --yes.": (
+                pruning and (side is Sides.PRIMARY or sql or triggers or guards)
+            ),
+            "--yes works only with --prune.": yes and not pruning,
+            "--guards does not apply to the primary: guarded tables are in the target.": (
+                guards and side is Sides.PRIMARY
+            ),
+            "--triggers does not apply to the target: triggers are in the primary.": (
+                triggers and side is Sides.SUPABASE
+            ),
+        }
+    )
     settings = load_settings()
     registry = load_registry(settings.mappings)
-    choice: dict[Sides, list[Side]] = {
-        Sides.BOTH: ["primary", "supabase"],
-        Sides.PRIMARY: ["primary"],
-        Sides.SUPABASE: ["supabase"],
-    }
+    sides = _SIDES[side]
     if into is not None:
-        if side is not Sides.SUPABASE or sql or dry_run or triggers:
-            raise UsageError(
-                "--into works only with `mirror migrate supabase` and the option --guards."
-            )
         _write(into, registry, guards=guards)
-        return
-    if guards and side is Sides.PRIMARY:
-        raise UsageError(
-            "--guards does not apply to the primary: guarded tables are in the target."
-        )
-    if triggers and side is Sides.SUPABASE:
-        raise UsageError("--triggers does not apply to the target: triggers are in the primary.")
-    if not sql:
-        examine(settings, choice[side])
-    for each in choice[side]:
-        if sql:
-            steps = migrations(each, registry, triggers=triggers, guards=guards)
-            if len(choice[side]) > 1:
-                print(_TITLES[each], end="\n\n\n")
-            print("\n\n".join(step.script for step in steps))
+    elif sql:
+        _print(sides, registry, triggers=triggers, guards=guards)
+    else:
+        examine(settings, ["supabase"] if pruning else sides)
+        if pruning:
+            pending = prune(settings, registry, dry_run=dry_run, yes=yes)
         else:
-            flags = {"triggers": triggers} if each == "primary" else {"guards": guards}
-            _migrate(settings, each, registry, flags, dry_run=dry_run)
+            flags: dict[Side, dict[str, bool]] = {
+                "primary": {"triggers": triggers},
+                "supabase": {"guards": guards},
+            }
+            found = [
+                _migrate(settings, each, registry, flags[each], dry_run=dry_run) for each in sides
+            ]
+            pending = dry_run and any(found)
+        if pending:
+            raise typer.Exit(PENDING)
+
+
+def _check_options(refused: dict[str, bool]) -> None:
+    """Raise UsageError with the first message whose combination of options is given."""
+    for message, given in refused.items():
+        if given:
+            raise UsageError(message)
+
+
+def _print(sides: list[Side], registry: Registry, *, triggers: bool, guards: bool) -> None:
+    """Print the SQL of the migrations of these sides."""
+    for side in sides:
+        if len(sides) > 1:
+            print(_TITLES[side], end="\n\n\n")
+        steps = migrations(side, registry, triggers=triggers, guards=guards)
+        print("\n\n".join(step.script for step in steps))
 
 
 def _migrate(
     settings: Settings, side: Side, registry: Registry, flags: dict[str, bool], *, dry_run: bool
-) -> None:
-    """Migrate one database, or with `dry_run` only print the names of the migrations it needs.
+) -> bool:
+    """Migrate one database, or with `dry_run` print what that would do; return whether it did.
 
     `flags` is `triggers` or `guards`, as `upgrade` takes them.
     """
@@ -104,21 +147,27 @@ def _migrate(
     def warn(sentence: str) -> None:
         print(one_line(f"{side}: warning: {sentence}"), file=sys.stderr)
 
+    lines: list[str] = []
     with migrating(settings, side, warn=warn) as connection:
         if side == "primary":
             for sentence in check_key_types(connection, registry):
                 warn(sentence)
         if dry_run:
-            names = [step.name for step in due(connection, side, registry, **flags)]
+            found = preview(connection, side, registry, **flags)
+            names, lines, then = found.steps, found.lines, found.next_steps
+        elif side == "primary":
+            names, then = upgrade(connection, side, registry, **flags), []
         else:
-            model = f"model_{registry.name}"
-            loaded = model in (history(connection) or {})
+            changes = find_changes(connection, registry)
             names = upgrade(connection, side, registry, **flags)
+            then = changes.next_steps(read_leftovers(connection, registry)) if names else []
     verb = "would apply" if dry_run else "applied"
     print(f"{side}: {verb} {', '.join(names)}" if names else f"{side}: up to date")
-    if side == "supabase" and f"model_{registry.name}" in names and not dry_run:
-        command = "mirror resync" if loaded else "mirror reconcile"
-        print(f"supabase: deploy the workers with these declarations, then run `{command}`")
+    for line in lines:
+        print(one_line(f"  {line}"))
+    for number, step in enumerate(then, 1):
+        print(one_line(f"{side}: then {number}. {step}"))
+    return bool(names)
 
 
 def _write(into: Path, registry: Registry, *, guards: bool) -> None:

@@ -45,6 +45,10 @@ MIGRATION_REFUSED: Final = "MR010"
 """Our SQL found a schema that it cannot work with."""
 NO_PRIVILEGE: Final = "42501"
 """The role lacks a privilege."""
+IN_USE: Final = "2BP01"
+"""Other objects depend on the one that a statement drops."""
+CANNOT_REPLACE: Final = "42P13"
+"""A function exists and returns another type."""
 UNKNOWN_ROLE: Final = "22023"
 """A setting has an invalid value; one case is a REST token with a role that does not exist."""
 
@@ -55,7 +59,7 @@ database was not migrated, or it was migrated by another version."""
 
 _OUR_OBJECTS = re.compile(
     r"schema \"mirror\"|mirror_\w+|mirror\.(outbox|claims|retries|state|runs|leases|heartbeats"
-    r"|migrations|mappings|scopes|claim_batch|read_\w+|propose_step|look|pairing|step|ledger_|apply|scope_|withdraw_|open_scopes|purge|rebase|describe"
+    r"|structures|migrations|mappings|scopes|claim_batch|read_\w+|propose_step|look|pairing|step|ledger_|apply|scope_|withdraw_|open_scopes|purge|rebase|describe"
     r"|admit|examine)"
 )
 # By SQLSTATE prefix; the first match wins. Each has our error, and a text that replaces
@@ -92,6 +96,8 @@ class ServerError:
     hint: str | None = None
     culprit: str | None = None
     """The constraint or table at fault."""
+    detail: str | None = None
+    """May contain values of rows, except where a statement is refused for the sake of objects."""
 
 
 def server_error(error: BaseException | None) -> ServerError:
@@ -109,6 +115,7 @@ def server_error(error: BaseException | None) -> ServerError:
         getattr(details, "message_primary", None) or getattr(details, "message", None) or "",
         getattr(details, "message_hint", None) or getattr(details, "hint", None),
         getattr(details, "constraint_name", None) or getattr(details, "table_name", None),
+        getattr(details, "message_detail", None) or getattr(details, "detail", None),
     )
 
 

@@ -58,6 +58,11 @@ class MappingReport:
         return self.missing + self.changed_under
 
     @property
+    def in_line(self) -> bool:
+        """Whether both sides have the same rows now."""
+        return not (self.held or self.error) and self.drifted <= self.repaired
+
+    @property
     def drifted(self) -> int:
         """All rows that drifted."""
         return self.over_grants + self.under_grants + self.changed_neither + self.ledger
@@ -105,7 +110,7 @@ class Report:
         """
         if any(part.held for part in self.mappings):
             return "held back"
-        if any(part.error or part.drifted > part.repaired for part in self.mappings):
+        if not all(part.in_line for part in self.mappings):
             return "drift"
         return "repaired" if any(part.drifted for part in self.mappings) else "in line"
 

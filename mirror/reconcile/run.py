@@ -22,6 +22,7 @@ from mirror.reconcile.spool import Spool
 from mirror.reconcile.throttle import Throttle
 from mirror.sync.drain import Drain
 from mirror.sync.stepping import find_parting
+from mirror.sync.structure import note_structures, read_structures
 
 Progress = Callable[[Phase, str, int, int], object]
 """Called with the phase, the mapping's name, the number of rows since the last call, and the
@@ -88,12 +89,15 @@ class ReconcileRun:
                 refuses the key.
         """
         began = time.monotonic()
-        findings = self._new_findings()
+        options, findings = self.options, self._new_findings()
         try:
             self._check_pair()
             began_at = self.drain.target.describe().clock
+            structures = read_structures(
+                self.drain.source.database, self.registry, options.mappings
+            )
             self._find(findings)
-            if not self.options.dry_run:
+            if not options.dry_run:
                 self._repair(findings)
         finally:
             for each in findings:
@@ -103,6 +107,10 @@ class ReconcileRun:
             self.report.bytes_moved = sum(
                 each.transferred for each in (self._primary, self._finder, self._repairer)
             )
+        if not options.dry_run and options.since_key is None:
+            whole = {part.mapping for part in self.report.mappings if part.in_line}
+            compared = {name: each for name, each in structures.items() if name in whole}
+            note_structures(self.drain.queue.notes, compared)
         if self._verifies_everything:
             stamp = self.drain.source.propose_step()
             self.drain.target.step(stamp, {}, verified=began_at)

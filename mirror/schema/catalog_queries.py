@@ -1,5 +1,8 @@
 """Catalog queries: they find in a database what the mirror has put there, and what uses it."""
 
+import re
+from collections.abc import Collection
+
 IN_SCHEMA = """
     select 'pg_class'::regclass::oid as class_, c.oid, 'table' as kind, c.relname::text as name,
       null as comment
@@ -36,6 +39,13 @@ MAPPINGS = """
     )::oid as oid
     from mirror.mappings as m
     order by m.position
+"""
+# Mirrored tables that are not declared any more.
+LEFT_TABLES = """
+    select l.model, 'pg_class'::regclass::oid as class_, to_regclass(l.name)::oid as oid
+    from mirror.leftovers as l
+    where l.kind = 'table' and not starts_with(l.name, 'mirror.')
+    order by l.name
 """
 PRIMARY_FIRST = """
     select exists (
@@ -116,3 +126,79 @@ CALLERS = """
       and p.oid <> all (cast(:oids as oid[]))
     order by 1
 """
+
+# What migrations create and change. An object that belongs to a table is called `name on table`.
+OBJECTS = r"""
+    with relations as (
+      select c.oid, c.relkind, c.relrowsecurity, c.relacl::text as rights, c.reloptions::text,
+        format('%I.%I', n.nspname, c.relname) as name
+      from pg_class as c
+      join pg_namespace as n on n.oid = c.relnamespace
+      where c.relkind in ('r', 'p') and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
+    )
+    select 'table' as kind, r.name, r.reloptions as definition
+    from relations as r
+    union all
+    select 'rights', 'of roles on ' || r.name, r.rights
+    from relations as r
+    where r.rights is not null
+    union all
+    select 'row-level security', 'of rows on ' || r.name, r.relrowsecurity::text
+    from relations as r
+    union all
+    select 'column', format('%I on %s', a.attname, r.name), format_type(a.atttypid, a.atttypmod)
+      || case when a.attnotnull then ' not null' else '' end
+    from relations as r
+    join pg_attribute as a on a.attrelid = r.oid and a.attnum > 0 and not a.attisdropped
+    union all
+    select 'grant', format('of column %I on %s', a.attname, r.name), a.attacl::text
+    from relations as r
+    join pg_attribute as a on a.attrelid = r.oid and a.attacl is not null and not a.attisdropped
+    union all
+    select 'constraint', format('%I on %s', c.conname, r.name), pg_get_constraintdef(c.oid)
+    from relations as r
+    join pg_constraint as c on c.conrelid = r.oid and c.contype <> 'n'
+    union all
+    select 'index', format('%s on %s', c.relname, r.name), pg_get_indexdef(i.indexrelid)
+    from relations as r
+    join pg_index as i on i.indrelid = r.oid
+    join pg_class as c on c.oid = i.indexrelid
+    where not exists (select from pg_constraint as k where k.conindid = i.indexrelid)
+    union all
+    select 'trigger', format('%I on %s', t.tgname, r.name), t.tgenabled || pg_get_triggerdef(t.oid)
+    from relations as r
+    join pg_trigger as t on t.tgrelid = r.oid and not t.tgisinternal
+    union all
+    select 'policy', format('%I on %s', p.polname, r.name), concat_ws(
+      ' ', p.polcmd, p.polpermissive, p.polroles::regrole[]::text,
+      pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid)
+    )
+    from relations as r
+    join pg_policy as p on p.polrelid = r.oid
+    union all
+    select 'function',
+      format('%I.%I(%s)', n.nspname, p.proname, pg_get_function_identity_arguments(p.oid)),
+      md5(concat_ws(' ', p.prosrc, pg_get_function_result(p.oid), p.prosecdef, p.provolatile,
+        p.proconfig::text, p.proacl::text))
+    from pg_proc as p
+    join pg_namespace as n on n.oid = p.pronamespace
+    where n.nspname = 'mirror' or (n.nspname = 'public' and p.proname like 'mirror\_%')
+"""
+FILES = """
+    select format('%I.%I', n.nspname, c.relname) as name, c.relfilenode
+    from pg_class as c
+    join pg_namespace as n on n.oid = c.relnamespace
+    where c.relkind = 'r' and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
+"""
+CHANGED_ROWS = """
+    select format('%I.%I', schemaname, relname) as name, n_tup_ins as inserted,
+      n_tup_upd as updated, n_tup_del as deleted
+    from pg_stat_xact_user_tables
+    where schemaname <> 'mirror' and n_tup_ins + n_tup_upd + n_tup_del > 0
+    order by 1
+"""
+
+
+def naming(names: Collection[str]) -> str:
+    """Return the pattern of CALLERS for texts that contain one of these names."""
+    return rf"\m({'|'.join(re.escape(name) for name in sorted(names))})\M"

@@ -112,7 +112,7 @@ def callers_of(connection: Connection, items: Collection[Item]) -> list[str]:
     if not names:
         return []
     parameters = {
-        "pattern": rf"\m({'|'.join(re.escape(name) for name in sorted(names))})\M",
+        "pattern": catalog_queries.naming(names),
         "oids": [item.address[1] for item in items],
     }
     return list(connection.scalars(text(catalog_queries.CALLERS), parameters))
@@ -160,6 +160,8 @@ def _policies(
     mapped = (
         list(connection.execute(text(catalog_queries.MAPPINGS))) if "mappings" in objects else []
     )
+    if "leftovers" in objects:
+        mapped += connection.execute(text(catalog_queries.LEFT_TABLES))
     models |= {row.model for row in mapped}
     tables = [_address(row) for row in mapped if row.oid is not None]
     guards = [f"mirror_{model}_{verb}" for model in sorted(models) for verb in _VERBS]

@@ -63,6 +63,7 @@ def adopt_sql(mapping: Mapping) -> str:
     declared_table = json.dumps([mapping.schema, mapping.table])
     return (
         f"-- Rows of a table that is taken over: the next resync judges them.\n"
+        f"select mirror.take_back({literal(mapping.name)}, {literal(table_name(mapping))});\n"
         f"insert into {ledger_name(mapping)} ({comma(known)}, "
         f"epoch, fence, present, applied_at)\n"
         f"select {comma(known.values())}, 0, 0, true, now()\n"

@@ -2,11 +2,13 @@
 
 It follows from the declarations alone: tables, ledgers, functions, helpers and policies. Every
 block can run again. The migration refuses an existing table with another shape or owner, and names
-it. A table of this model gets the columns that its declaration has gained; nothing else in the
-table changes.
+it. A table of this model follows its declaration, except that its key does not change: it gets new
+columns, types and foreign keys. What is no longer declared stays, closed, until `mirror migrate
+--prune` (`mirror.schema.prune`).
 """
 
 import json
+import re
 from textwrap import indent
 
 from mirror.model.mapping import Mapping
@@ -21,15 +23,17 @@ from mirror.schema.ledger_tables import (
     led_by,
     ledger_sql,
 )
-from mirror.schema.names import table_name
+from mirror.schema.names import ledger_column, table_name
 from mirror.schema.quoting import comma, identifier, literal
+
+_FUNCTION = re.compile(r"create or replace function (\S+?)\(([^)]*)\)\s+returns ")
 
 _HEADER = """\
 -- The permission model {name}: tables, row-level security, and the functions that write them.
 --
 -- Printed from the mapping declarations; change those, not this file. Every statement can run
--- again. A table that already exists with another shape or owner is refused; to one of this model,
--- new columns are added, and nothing else is altered.
+-- again. A table that already exists with another shape or owner is refused. One of this model gets
+-- new columns and foreign keys, and a column outside of its key its new type.
 
 
 -- Workers stand aside meanwhile: a batch in flight and these statements could deadlock.
@@ -46,9 +50,8 @@ def model_sql(registry: Registry) -> str:
         blocks += [_table(registry, mapping), *_indexes(mapping), ledger_sql(mapping)]
         blocks += [adopt_sql(mapping)]
     blocks += [apply_function(registry, mapping) for mapping in registry]
-    for access in registry.access:
-        blocks += access.ddl(registry)
-    blocks += [_retire(registry), *security]
+    helpers = [block for access in registry.access for block in access.ddl(registry)]
+    blocks += [*helpers, _retire(registry, helpers), *security]
     blocks += [
         _declare(registry, mapping, position) for position, mapping in enumerate(registry, 1)
     ]
@@ -93,6 +96,11 @@ def _table(registry: Registry, mapping: Mapping) -> str:
         add_column(table, column.name, column.type, references.get(column.name, ""))
         for column in mapping.data_columns
     ]
+    for parent in mapping.parents:
+        arguments = [table, parent.column, table_name(registry[parent.mapping])]
+        literals = ", ".join(map(literal, arguments))
+        clause = literal(references[parent.column])
+        added.append(f"select mirror.add_parent({literals},\n  {clause}\n);")
     return "\n".join(
         [f"create table if not exists {table} (\n{body}\n);", leave_room(table), *added]
     )
@@ -108,15 +116,35 @@ def _indexes(mapping: Mapping) -> list[str]:
     ]
 
 
-def _retire(registry: Registry) -> str:
-    """Return the statement that closes the tables that this model no longer declares."""
-    tables = ", ".join(literal(json.dumps([m.schema, m.table])) for m in registry)
-    mappings = ", ".join(literal(mapping.name) for mapping in registry)
+def _retire(registry: Registry, helpers: list[str]) -> str:
+    """Return the statement that closes what this model no longer declares, and notes it.
+
+    `helpers` are the statements that create the helper functions.
+    """
+    kept = [
+        {
+            "name": mapping.name,
+            "table": [mapping.schema, mapping.table],
+            "columns": [column.name for column in mapping.columns],
+            "references": [
+                ledger_column(mapping, reference.name) for reference in mapping.all_references
+            ],
+            "parents": [
+                [parent.column, table_name(registry[parent.mapping])] for parent in mapping.parents
+            ],
+        }
+        for mapping in registry
+    ]
+    body = "[\n" + indent(",\n".join(map(json.dumps, kept)), "  ") + "\n]"
+    signatures = [
+        f"{name}({', '.join(part.split(None, 1)[1] for part in arguments.split(', ') if part)})"
+        for name, arguments in _FUNCTION.findall("\n".join(helpers))
+    ]
+    functions = ",\n".join(map(literal, signatures))
+    listed = f"array[\n{indent(functions, '  ')}\n]" if signatures else "'{}'"
     return (
         f"-- Close what an earlier version of this model declared and this one does not.\n"
-        f"select mirror.retire({literal(registry.name)},\n"
-        f"  array[{tables}]::jsonb[],\n"
-        f"  array[{mappings}]\n);"
+        f"select mirror.retire({literal(registry.name)}, {literal(body)}, {listed});"
     )
 
 

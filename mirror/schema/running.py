@@ -9,7 +9,13 @@ from sqlalchemy import Connection, CursorResult
 from sqlalchemy.exc import DBAPIError
 
 from mirror.errors import MirrorError, NotMigrated
-from mirror.errors.sqlstates import MIGRATION_REFUSED, NO_PRIVILEGE, server_error, translate
+from mirror.errors.sqlstates import (
+    CANNOT_REPLACE,
+    MIGRATION_REFUSED,
+    NO_PRIVILEGE,
+    server_error,
+    translate,
+)
 from mirror.schema.sides import ROLE, Side
 
 _TOKEN = re.compile(
@@ -40,8 +46,8 @@ def run(connection: Connection, statement: str) -> CursorResult[Any]:
 def translated(side: Side) -> Iterator[None]:
     """Raise our own error in place of a driver's.
 
-    Of psycopg, every error is translated; of other drivers, only a migration that our SQL refuses
-    and a missing privilege.
+    Of psycopg, every error is translated; of other drivers, only a migration that our SQL refuses,
+    a function that cannot be replaced and a missing privilege.
     """
     try:
         yield
@@ -58,7 +64,12 @@ def _translation(error: BaseException | None, role: str) -> MirrorError | None:
     hint = found.hint
     if found.state == NO_PRIVILEGE:
         hint = "Migrate as the role that owns the database; on Supabase, as postgres."
-    if found.state in {MIGRATION_REFUSED, NO_PRIVILEGE}:
+    if found.state == CANNOT_REPLACE:
+        hint = (
+            "A helper of an earlier version returns another type, and policies may call it: give "
+            "the access declaration another noun or name."
+        )
+    if found.state in {MIGRATION_REFUSED, NO_PRIVILEGE, CANNOT_REPLACE}:
         return NotMigrated(f"{role}: {found.message or error}" + (f". {hint}" if hint else ""))
     if error is not None and type(error).__module__.partition(".")[0] == "psycopg":
         return translate(error, role)

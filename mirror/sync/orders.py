@@ -9,6 +9,7 @@ from mirror.model.mapping import EVERYTHING
 from mirror.model.registry import Registry
 from mirror.sync.claims import Queue
 from mirror.sync.snapshot import Source
+from mirror.sync.structure import note_structures, read_structures
 from mirror.sync.targets.base import Target
 
 # A worker writes its heartbeat once a minute.
@@ -55,6 +56,8 @@ def resync(queue: Queue, registry: Registry, names: list[str]) -> list[str]:
 
 def _record_everything(queue: Queue, registry: Registry, names: list[str], lane: Lane) -> list[str]:
     chosen = [mapping.name for mapping in registry if not names or mapping.name in names]
+    # Workers read all rows after this moment.
+    note_structures(queue.claims, read_structures(queue.claims, registry, chosen))
     queue.record([Event(lane, name, (), EVERYTHING) for name in chosen])
     return chosen
 

@@ -93,19 +93,46 @@ def test_wrong_usage_is_exit_code_2(mirror: Command, arguments: list[str]) -> No
 def test_migrate_says_what_it_would_do_then_does_it_then_finds_nothing(
     mirror: Command, project: TestDatabase
 ) -> None:
-    """--dry-run prints the pending steps and changes nothing."""
+    """--dry-run prints all changes, has an exit code of its own, and changes nothing."""
     url = {"SUPABASE_DB_URL": project.url}
     done = mirror("migrate", "supabase", "--dry-run", **url)
-    assert done.out == "supabase: would apply 0001_engine, model_trips\n", done.text
+    assert done.out.startswith("supabase: would apply 0001_engine, model_trips\n"), done.text
+    assert "\n  create table public.trips\n" in done.out
+    assert done.code == 5
     assert project.value("select to_regnamespace('mirror')") is None
     done = mirror("migrate", **url)
     assert done.out.startswith("primary: up to date\nsupabase: applied 0001_engine, model_trips\n")
-    assert "then run `mirror reconcile`" in done.out
-    done = mirror("migrate", **url)
-    assert done.out == "primary: up to date\nsupabase: up to date\n"
-    # As if another version of the model had been installed.
-    project.query("update mirror.migrations set checksum = 'x' where name = 'model_trips'")
-    assert "then run `mirror resync`" in mirror("migrate", **url).out
+    assert "then 2. run `mirror reconcile`" in done.out
+    for arguments in ((), ("--dry-run",)):
+        done = mirror("migrate", *arguments, **url)
+        assert (done.code, done.out) == (0, "primary: up to date\nsupabase: up to date\n")
+    done = mirror("migrate", "--prune", "--yes", **url)
+    assert (done.code, done.out) == (0, "supabase: nothing to prune\n")
+
+
+def test_what_is_not_declared_any_more_is_dropped_after_a_look(
+    mirror: Command, target: TestDatabase
+) -> None:
+    """The command prints, and asks; it names an object that needs what would go."""
+    target.query("alter table trips add place text")
+    target.query(
+        "insert into mirror.leftovers (model, kind, name, col)"
+        " values ('trips', 'column', 'public.trips', 'place')"
+    )
+    done = mirror("migrate", "--prune", "--dry-run")
+    statement = "alter table public.trips drop column place;"
+    assert (done.code, statement in done.out) == (5, True), done.text
+    done = mirror("migrate", "--prune")
+    assert (done.code, statement in done.out) == (1, True), "nobody said yes"
+    target.query("create view places as select place from trips")
+    done = mirror("migrate", "--prune", "--yes")
+    assert (done.code, "view places depends on column place" in done.err) == (4, True), done.text
+    target.query("drop view places")
+    done = mirror("migrate", "--prune", "--yes")
+    assert (done.code, done.out.endswith("supabase: pruned\n")) == (0, True), done.text
+    assert mirror("migrate", "--prune").out == "supabase: nothing to prune\n"
+    for arguments in (["primary", "--prune"], ["--prune", "--sql"], ["--yes"]):
+        assert mirror("migrate", *arguments).code == 2
 
 
 def test_migrate_prints_sql_that_psql_can_run_and_connects_to_nothing(
@@ -142,7 +169,8 @@ def test_guards_are_asked_for_once_the_tables_are_there(
     assert (done.code, "guarded table public.chat_messages does not exist" in done.err) == (4, True)
     project.query(SCHEMA.read_text())
     done = mirror("migrate", "supabase", "--guards", "--dry-run", **url)
-    assert done.out == "supabase: would apply guards_trips\n", done.text
+    assert (done.code, done.out.split("\n")[0]) == (5, "supabase: would apply guards_trips")
+    assert "create policy mirror_trips_read on public.chat_messages" in done.out
     done = mirror("migrate", "supabase", "--guards", **url)
     assert done.out == "supabase: applied guards_trips\n", done.text
     # This project has no Realtime, so a part of the guards has no table yet.

@@ -36,6 +36,7 @@ PRIMARY_STEPS = [
     "0007_pairing",
     "0008_prepared_transactions",
     "0009_receipts",
+    "0010_structures",
 ]
 
 _numbers = itertools.count(1)
@@ -235,6 +236,7 @@ def test_migrations_run_over_asyncpg(backend: TestDatabase, project: TestDatabas
         "0007_pairing",
         "0008_prepared_transactions",
         "0009_receipts",
+        "0010_structures",
     ]
     assert run_in_transaction(backend, "asyncpg", upgrade) == []
     run_in_transaction(backend, "asyncpg", downgrade)

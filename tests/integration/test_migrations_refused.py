@@ -41,23 +41,23 @@ IN_THE_WAY = {
     "a sequence": ("create sequence trips", "public.trips exists and is no plain table"),
     "a column too many": (
         "create table users (id uuid primary key, email text, username text, phone text)",
-        "public.users exists and has other columns",
+        "public.users exists and has a column phone that is not declared",
     ),
     "a column too few": (
         "create table users (id uuid primary key, email text)",
-        "public.users exists and has other columns",
+        "public.users exists and has no column username",
     ),
     "a column of another type": (
         "create table users (id text primary key, email text, username text)",
-        "public.users exists and has other columns",
+        "public.users exists and has a column id of type text, not uuid",
     ),
     "a column that may not be null": (
         "create table trips (id uuid primary key, name text not null, created_by uuid)",
-        "public.trips exists and has other columns",
+        "public.trips exists and has a column name that may not be null",
     ),
     "a generated column": (
         f"{USERS} alter table users drop email, add email text generated always as ('') stored",
-        "public.users exists and has other columns",
+        "public.users exists and has a column email that the server computes",
     ),
     "no primary key": (
         "create table users (id uuid not null, email text, username text)",

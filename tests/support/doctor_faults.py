@@ -37,7 +37,7 @@ PRIMARY = [
     Fault(
         "primary-behind",
         "0001_outbox, 0002_runs, 0003_heartbeats, 0004_claims, 0005_outbox_rights, 0006_withheld, "
-        "0007_pairing, 0008_prepared_transactions, 0009_receipts",
+        "0007_pairing, 0008_prepared_transactions, 0009_receipts, 0010_structures",
         "delete from mirror.migrations where name <> 'triggers_trips'",
     ),
     Fault(
@@ -77,6 +77,14 @@ PRIMARY = [
         """
         create or replace function mirror.capture_trips_trips() returns trigger
         language plpgsql security definer as 'begin return null; end'
+        """,
+    ),
+    Fault(
+        "source-changed",
+        "mapping 'users': users is defined anew",
+        """
+        insert into mirror.structures (mapping, structure)
+        values ('users', '{"users": {"name": "users", "is": "0 r", "file": 0, "columns": {}}}')
         """,
     ),
     Fault(
@@ -342,6 +350,24 @@ TARGET = [
         "column-extra",
         "column phone is not mirrored",
         "alter table users add phone text",
+    ),
+    Fault(
+        "leftover",
+        "column phone of public.users is not declared any more",
+        """
+        alter table users add phone text;
+        insert into mirror.leftovers (model, kind, name, col)
+        values ('trips', 'column', 'public.users', 'phone')
+        """,
+    ),
+    Fault(
+        "leftover",
+        "function mirror.my_journeys() is not declared any more",
+        """
+        create function mirror.my_journeys() returns uuid language sql as 'select null::uuid';
+        insert into mirror.leftovers (model, kind, name)
+        values ('trips', 'function', 'mirror.my_journeys()')
+        """,
     ),
     Fault(
         "reference-outside",

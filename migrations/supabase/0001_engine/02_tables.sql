@@ -53,6 +53,29 @@ create table if not exists mirror.mappings (
 );
 
 
+-- What a migration has found to be no longer declared. It stays until `mirror migrate --prune` drops it;
+-- no access depends on it.
+create table if not exists mirror.leftovers (
+  -- The registry that declared it.
+  model text not null,
+  -- `table`, `column` or `function`.
+  kind text not null,
+  -- As in SQL, with its schema; of a column, that of its table.
+  name text not null,
+  -- The column's name; empty for tables and functions.
+  col text not null default '',
+  since timestamptz not null default now(),
+  primary key (kind, name, col)
+);
+
+
+-- For each registry, the helper functions that its last migration created.
+create table if not exists mirror.models (
+  name text primary key,
+  functions text[] not null
+);
+
+
 -- When a scope ("all memberships of trip 7") was last read as a whole. A write for a key under it
 -- that was read earlier is refused even if that key was never seen here: it may have left the
 -- scope in between, and no ledger row would know.

@@ -17,10 +17,40 @@ $$;
 revoke all on function mirror.public_buckets() from public, anon, authenticated, service_role;
 
 
+-- What is left of earlier versions of a model and is still here. A function of the guards that protects
+-- columns is left when no trigger calls it.
+create or replace function mirror.list_leftovers(model text)
+returns table (kind text, name text, col text)
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select l.kind, l.name, l.col
+  from mirror.leftovers as l
+  where l.model = $1 and case l.kind
+    when 'table' then to_regclass(l.name) is not null
+    when 'function' then to_regprocedure(l.name) is not null
+    -- A table goes with its columns.
+    else exists (
+      select from pg_attribute as a
+      where a.attrelid = to_regclass(l.name) and a.attname = l.col and not a.attisdropped
+    ) and not exists (
+      select from mirror.leftovers as t where t.kind = 'table' and t.name = l.name
+    )
+  end
+  union all
+  select 'function', p.oid::regprocedure::text, ''
+  from pg_proc as p
+  where p.pronamespace = 'mirror'::regnamespace and p.prorettype = 'trigger'::regtype
+    and starts_with(p.proname, 'columns_' || $1 || '_')
+    and not exists (select from pg_trigger as t where t.tgfoid = p.oid)
+  order by 1, 2, 3
+$$;
+revoke all on function mirror.list_leftovers(text) from public, anon, authenticated, service_role;
+
+
 -- Say what this database's catalogs hold that `mirror doctor` judges. Nothing is locked or written.
 --
 -- request: {tables: [name as in SQL, …], types: [name, …]}. Answers {version, now, types, mirrored,
--- tables, policies, functions, public_buckets}; the Catalog of mirror/targets/catalog.py says what they hold. With
+-- tables, policies, functions, public_buckets, leftovers}; the Catalog of mirror/targets/catalog.py says what they hold. With
 -- this search_path, every name in the answer has its schema.
 create or replace function mirror.examine(request jsonb) returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
@@ -260,7 +290,14 @@ as $$
       ) as f
       where f.roles <> '{}'
     ),
-    'public_buckets', mirror.public_buckets()
+    'public_buckets', mirror.public_buckets(),
+    'leftovers', (
+      select coalesce(jsonb_object_agg(m.name, (
+        select coalesce(jsonb_agg(jsonb_build_array(l.kind, l.name, l.col)), '[]')
+        from mirror.list_leftovers(m.name) as l
+      )), '{}')
+      from mirror.models as m
+    )
   )
 $$;
 revoke all on function mirror.examine(jsonb) from public, anon, authenticated, service_role;

@@ -163,6 +163,11 @@ CHECKS: dict[str, Check] = {
         "the query of a mapping fails: a table or column is missing, or the mirror may not read it",
         "Correct mapping {mapping}, or migrate your tables first.",
     ),
+    "source-changed": _error(
+        "what a mapping reads was altered since all of its rows were last compared, so rows may"
+        " have changed without an event",
+        "Run `mirror resync {mapping}`, or `mirror reconcile --mapping {mapping}`.",
+    ),
     "source-type": _error(
         "a column of the primary cannot be cast to the type in the mapping",
         "Correct the type in mapping {mapping}, or add a cast to its query.",
@@ -229,6 +234,11 @@ CHECKS: dict[str, Check] = {
         "a mirrored table has a column that is not in the mapping, and the next migration will"
         " refuse to run",
         "Run `alter table {table} drop column {column}`, or add the column to the mapping.",
+    ),
+    "leftover": _warning(
+        "the target has a table, column or function that an earlier version of the mappings"
+        " declared; no access depends on it",
+        "Look at it, then run `mirror migrate supabase --prune`.",
     ),
     "reference-outside": _error(
         "a mirrored table has a foreign key that its mapping does not declare, to auth.users for"

@@ -49,6 +49,9 @@ _DEFAULT = Limits()
 _CAUSED_BY_MIGRATION = {
     "table-missing",
     "column-missing",
+    "column-extra",
+    "column-type",
+    "reference-outside",
     "index-missing",
     "grant-excess",
     "grant-missing",

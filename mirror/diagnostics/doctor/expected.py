@@ -80,6 +80,11 @@ class ExpectedTarget:
             *(table for _, table in self.guards() if table is not None),
         ]
 
+    @property
+    def leftovers(self) -> list[list[str]]:
+        """What earlier versions of the registry have left, each as [kind, name, column]."""
+        return self.catalog.get("leftovers", {}).get(self.registry.name, [])
+
     def mirrored(self) -> Iterator[tuple[Mapping, ExpectedTable | None]]:
         """Yield each mapping with its table; None: the table does not exist."""
         for mapping in self.registry:

@@ -15,6 +15,7 @@ from mirror.schema.trigger_state import missing_triggers
 from mirror.sync.connections import Database
 from mirror.sync.row_queries import row_query
 from mirror.sync.snapshot import Source
+from mirror.sync.structure import find_changed_structures
 
 _SERVER = """
 select current_setting('server_version_num')::integer, pg_is_in_recovery(),
@@ -108,6 +109,9 @@ class PrimaryState:
     """The tables, as in the mappings, whose row-level security applies to the mirror's role."""
     unlogged: list[str] = field(default_factory=list)
     """The tables, as in the mappings, that a crash of the server empties."""
+    changed: dict[str, list[str]] = field(default_factory=dict)
+    """By mapping name: what has changed in the structure of what it reads since all of its rows
+    were last compared or recorded as changed."""
     columns: dict[str, dict[str, SourceColumn]] = field(default_factory=dict)
     """By mapping name and column name."""
     refused: dict[str, MirrorError] = field(default_factory=dict)
@@ -135,7 +139,7 @@ def read_server(database: Database) -> PrimaryState:
 
 
 def read_tables(primary: PrimaryState, database: Database, registry: Registry) -> None:
-    """Add to `primary` the triggers and the row-level security of the mapped tables.
+    """Add to `primary` the triggers, the row-level security and changes of the mapped tables.
 
     Raises:
         MirrorError: the server does not answer, or refuses the query.
@@ -144,6 +148,7 @@ def read_tables(primary: PrimaryState, database: Database, registry: Registry) -
     primary.missing_triggers = missing_triggers(registry, database.execute)
     primary.filtered = [tables[name] for (name,) in database.execute(_FILTERED, [list(tables)])]
     primary.unlogged = [tables[name] for (name,) in database.execute(_UNLOGGED, [list(tables)])]
+    primary.changed = find_changed_structures(database, registry)
 
 
 def read_columns(primary: PrimaryState, source: Source, registry: Registry) -> None:

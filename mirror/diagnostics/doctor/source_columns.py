@@ -50,6 +50,10 @@ def check_columns(primary: PrimaryState, registry: Registry) -> Iterator[Finding
                 mapping=mapping.name,
             )
             continue
+        changed = primary.changed.get(mapping.name)
+        if changed:
+            message = f"mapping {mapping.name!r}: {'; '.join(changed)}"
+            yield finding("source-changed", message, mapping=mapping.name)
         columns = primary.columns.get(mapping.name, {})
         uncastable = primary.uncastable.get(mapping.name, [])
         incomparable = primary.incomparable.get(mapping.name, [])

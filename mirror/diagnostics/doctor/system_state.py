@@ -106,7 +106,7 @@ def read_primary(
         state.fail(settings, "primary", figures.error)
     with state.collecting_errors(settings, "primary"):
         state.primary = read_server(source.database)
-        with state.collecting_errors(settings, "primary"):
+        with state.collecting_errors(settings, "primary", ignore_not_migrated=missing):
             read_tables(state.primary, source.database, registry)
         with state.collecting_errors(settings, "primary"):
             read_columns(state.primary, source, registry)

@@ -37,6 +37,9 @@ def check_tables(target: ExpectedTarget) -> Iterator[Finding]:
             yield finding("table-missing", f"target: guarded table {name} does not exist")
     yield from _check_indexes(target)
     yield from _check_triggers(target)
+    for kind, name, column in target.leftovers:
+        what = f"column {column} of {name}" if column else f"{kind} {name}"
+        yield finding("leftover", f"target: {what} is not declared any more")
 
 
 def _check_columns(
@@ -61,7 +64,7 @@ def _check_columns(
             )
             yield finding("column-required", message, **names)
     for name, column in actual.items():
-        if name in declared:
+        if name in declared or ["column", table.name, name] in target.leftovers:
             continue
         names = {"table": table.name, "column": identifier(name)}
         if column["required"] and not column["filled"]:

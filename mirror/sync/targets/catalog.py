@@ -200,6 +200,9 @@ class Catalog(TypedDict):
     """The mirror's functions that `anon` or `authenticated` may execute, with the roles."""
     public_buckets: NotRequired[list[str] | None]
     """The ids of Storage's public buckets; None: they cannot be read; absent as in Field."""
+    leftovers: NotRequired[dict[str, list[list[str]]]]
+    """By registry: what an earlier version of it declared and this one does not, each as
+    [kind, name, column], as `mirror.list_leftovers` returns it; absent as in Field."""
 
 
 def read_catalog(answer: Any) -> Catalog:
