@@ -20,7 +20,7 @@ from mirror.model.registry import load_registry
 from mirror.settings import load_settings
 from mirror.sync.wiring import build_drain
 
-_COLUMNS = ("kind", "resource", "user", "level", "by")
+_COLUMNS = ("kind", "resource", "user", "level", "since", "by")
 
 
 def access(
@@ -67,7 +67,14 @@ def _print(found: list[Access], *, as_json: bool, as_csv: bool) -> None:
         print(json.dumps([one.as_json() for one in found], indent=2))
         return
     rows = [
-        (one.noun, one.resource, one.user, one.level or "refused", "; ".join(one.by))
+        (
+            one.noun,
+            one.resource,
+            one.user,
+            one.level or "refused",
+            f"{one.since:%Y-%m-%d %H:%M:%SZ}" if one.since else "",
+            "; ".join(one.by),
+        )
         for one in found
     ]
     if as_csv:
