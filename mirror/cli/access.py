@@ -48,10 +48,10 @@ def access(
         if user is not None:
             canonical = KeyColumn("user", caller(registry).type).canonical(user, owner="access")
             questions = list(access_questions(registry).values())
-            found = review(drain, questions, {Given.USER: canonical})
+            found = review(registry, drain.target, questions, {Given.USER: canonical})
         else:
             question = question_about(registry, str(noun))
-            found = review(drain, [question], {Given.RESOURCE: str(resource)})
+            found = review(registry, drain.target, [question], {Given.RESOURCE: str(resource)})
     _print(found.access, as_json=as_json, as_csv=as_csv)
     if found.cut:
         print(

@@ -22,7 +22,6 @@ from mirror.access.questions import (
 )
 from mirror.diagnostics.explain.key_state import values_by_column
 from mirror.model.registry import Registry
-from mirror.sync.drain import Drain
 from mirror.sync.targets.asking import AskHelper
 from mirror.sync.targets.base import Target
 
@@ -102,21 +101,24 @@ class _Way:
 
 
 def review(
-    drain: Drain, questions: Sequence[AccessQuestion], given: MappingABC[Given, str]
+    registry: Registry,
+    target: Target,
+    questions: Sequence[AccessQuestion],
+    given: MappingABC[Given, str],
 ) -> Review:
     """Return the access that rows with a given user or resource lead to.
 
     Raises:
         MirrorError: the target does not answer, or the login may not act as a user.
     """
-    reader = _Reader(drain.registry, drain.target)
+    reader = _Reader(registry, target)
     found: list[Access] = []
     for question in questions:
         ways: dict[tuple[str, str], list[_Way]] = defaultdict(list)
         for path in question.paths:
             for pair, way in _ways(reader, question, path, given):
                 ways[pair].append(way)
-        levels = _ask(drain.target, question, list(ways))
+        levels = _ask(target, question, list(ways))
         found += [
             Access(
                 noun=question.noun,

@@ -56,18 +56,25 @@ class InstalledModel:
 
 @contextmanager
 def model(
-    primary: PostgresCluster, target: PostgresCluster, project: str, registry: Registry
+    primary: PostgresCluster,
+    target: PostgresCluster,
+    project: str,
+    registry: Registry,
+    *,
+    example: str | None = None,
 ) -> Iterator[InstalledModel]:
-    """Yield two databases with a model of `mappings`, as the example of its name installs it.
+    """Yield two databases with a model of `mappings`, as its example installs it.
 
-    `project` is the name of the template database of a project.
+    `project` is the name of the template database of a project. `example` is the example's folder;
+    None: it is called like the model.
     """
     name = f"model_{registry.name}"
+    folder = EXAMPLES / (example or registry.name)
     primary.create_database(name)
     target.create_database(name, template=project, owner="postgres")
     prepare_services(target, name)
     primary_url, target_url = primary.url(name), target.url(name, user="postgres")
-    with open_sandbox(primary_url, target_url, registry, EXAMPLES / registry.name) as stage:
+    with open_sandbox(primary_url, target_url, registry, folder) as stage:
         yield InstalledModel(stage, TestDatabase(primary_url), TestDatabase(target_url))
     primary.drop_database(name)
     target.drop_database(name)

@@ -72,9 +72,7 @@ def ask_row(drain: Drain, mapping: Mapping, key: Key, user: str) -> tuple[Step, 
     """Ask, as the user, for one mirrored row; return the step, and whether the user may read it."""
     result = drain.target.ask([_select(mapping, key)], [(user, [])])[0][0]
     if mapping.readable is None and result.exists and not result.rows:
-        says = (
-            f"{mapping.table}: no client may read it, as declared: the mapping has no `readable`."
-        )
+        says = f"{mapping.table}: no user may read it, as declared: it has no `readable`."
         return Step("decision", StepStatus.NO, says), False
     return statement_step(mapping.table, "select", result), bool(result.rows)
 
