@@ -96,6 +96,8 @@ class HeldLevels:
 
     levels: frozenset[str] = frozenset()
     """Every level that the rows grant, weaker ones included; empty: none."""
+    strongest: str | None = None
+    """The strongest of `levels`; None: there is none, or the rows do not decide it."""
     reason: str | None = None
     """If `levels` is empty: why, in words, with the deciding values. Otherwise None."""
 
@@ -122,7 +124,7 @@ class AccessQuestion:
         if level not in self.levels:
             known = ", ".join(self.levels)
             return HeldLevels(reason=f"its level is {level}, which is not one of {known}")
-        return HeldLevels(frozenset(self.levels[: self.levels.index(level) + 1]))
+        return HeldLevels(frozenset(self.levels[: self.levels.index(level) + 1]), level)
 
     def grant(self, path: AccessPath, position: int, mapping: Mapping, row: Values) -> HeldLevels:
         """Return the levels that an access path can grant if its lookup at `position` found `row`.

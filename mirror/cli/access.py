@@ -20,7 +20,7 @@ from mirror.model.registry import load_registry
 from mirror.settings import load_settings
 from mirror.sync.wiring import build_drain
 
-_COLUMNS = ("kind", "resource", "user", "level", "by")
+_COLUMNS = ("kind", "resource", "user", "level", "since", "by")
 
 
 def access(
@@ -48,10 +48,10 @@ def access(
         if user is not None:
             canonical = KeyColumn("user", caller(registry).type).canonical(user, owner="access")
             questions = list(access_questions(registry).values())
-            found = review(drain, questions, {Given.USER: canonical})
+            found = review(registry, drain.target, questions, {Given.USER: canonical})
         else:
             question = question_about(registry, str(noun))
-            found = review(drain, [question], {Given.RESOURCE: str(resource)})
+            found = review(registry, drain.target, [question], {Given.RESOURCE: str(resource)})
     _print(found.access, as_json=as_json, as_csv=as_csv)
     if found.cut:
         print(
@@ -67,7 +67,14 @@ def _print(found: list[Access], *, as_json: bool, as_csv: bool) -> None:
         print(json.dumps([one.as_json() for one in found], indent=2))
         return
     rows = [
-        (one.noun, one.resource, one.user, one.level or "refused", "; ".join(one.by))
+        (
+            one.noun,
+            one.resource,
+            one.user,
+            one.level or "refused",
+            f"{one.since:%Y-%m-%d %H:%M:%SZ}" if one.since else "",
+            "; ".join(one.by),
+        )
         for one in found
     ]
     if as_csv:

@@ -13,6 +13,8 @@ from mirror.cli.reconcile import parse_key
 from mirror.diagnostics.explain import (
     Explanation,
     StepStatus,
+    explain_channel,
+    explain_file,
     explain_key,
     explain_resource,
     explain_table,
@@ -53,7 +55,13 @@ def explain(
         str | None,
         typer.Option(help="Instead: a guarded or mirrored table, with --verb and --row."),
     ] = None,
-    verb: Annotated[Verb, typer.Option(help="With --table: the statement.")] = "select",
+    channel: Annotated[
+        str | None, typer.Option(help="Instead: the topic of a private channel, as trip:ID.")
+    ] = None,
+    file: Annotated[
+        str | None, typer.Option(help="Instead: a file in Storage, as BUCKET/PATH, with --verb.")
+    ] = None,
+    verb: Annotated[Verb, typer.Option(help="With --table or --file: the statement.")] = "select",
     row: Annotated[
         list[str] | None,
         typer.Option(help="With --table: column=value; may be repeated."),
@@ -74,16 +82,23 @@ def explain(
         user = KeyColumn("id", caller(registry).type).canonical(user, owner="auth.users")
     except InvalidKey:
         raise InvalidKey("USER must be the UUID that Supabase Auth assigned.") from None
-    if sum(one is not None for one in (resource, mapping, table)) != 1:
+    if sum(one is not None for one in (resource, mapping, table, channel, file)) != 1:
         raise UsageError(
-            f"give exactly one subject: {_noun_options(registry)}--mapping with --key, or --table."
+            f"give exactly one subject: {_noun_options(registry)}--mapping with --key, --table, "
+            f"--channel or --file."
         )
     if (mapping is None) != (key is None):
         raise UsageError("--mapping and --key need each other.")
     with closing(build_drain(settings, registry)) as drain:
-        explanation = _explain(
-            drain, user, resource, mapping, key, table, verb, row or [], show_values
-        )
+        if channel is not None:
+            explanation = explain_channel(drain, channel, user, show_values=show_values)
+        elif file is not None:
+            bucket, path = _bucket_and_path(file)
+            explanation = explain_file(drain, bucket, path, verb, user, show_values=show_values)
+        else:
+            explanation = _explain(
+                drain, user, resource, mapping, key, table, verb, row or [], show_values
+            )
     if as_json:
         print(json.dumps(explanation.as_json(), indent=2))
     else:
@@ -114,6 +129,14 @@ def _explain(
     if not values:
         raise UsageError("--table needs --row column=value, for each column that finds the row.")
     return explain_table(drain, table or "", verb, values, user, show_values=show_values)
+
+
+def _bucket_and_path(text: str) -> tuple[str, str]:
+    """Return the bucket and the path of an argument `BUCKET/PATH`, or raise UsageError."""
+    bucket, _, path = text.partition("/")
+    if not bucket or not path:
+        raise UsageError("--file needs the form BUCKET/PATH.")
+    return bucket, path
 
 
 def _column_value(text: str) -> tuple[str, str]:

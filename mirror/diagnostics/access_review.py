@@ -5,9 +5,10 @@ each of them, so it is what row-level security says.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Mapping as MappingABC
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from mirror.access.questions import (
@@ -20,9 +21,7 @@ from mirror.access.questions import (
     inactive_reason,
 )
 from mirror.diagnostics.explain.key_state import values_by_column
-from mirror.model.keys import Key
 from mirror.model.registry import Registry
-from mirror.sync.drain import Drain
 from mirror.sync.targets.asking import AskHelper
 from mirror.sync.targets.base import Target
 
@@ -31,11 +30,8 @@ MOST: Final = 10_000
 _PAGE: Final = 500
 _ASKED_AT_ONCE: Final = 100
 
-_Resolved = dict[int, tuple[Key, Values]]
-"""By position in the access path: the key and the values of a row that was found."""
 
-
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Access:
     """One user's access to one resource."""
 
@@ -46,12 +42,23 @@ class Access:
     level: str | None
     """The strongest level that the target's helpers grant. None: rows name the user, and the
     helpers refuse: the rows are withheld, or their parents are missing."""
+    since: datetime | None
+    """The rows that give the level have been in the target, as they are, at least since then: it is
+    the time of the newest write of one of them. The access may be older, because a write that
+    changes nothing counts, too. None: no level, or no row that the target knows gives it."""
     by: tuple[str, ...]
     """The rows that name the user: mapping and key."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return asdict(self)
+        """Return plain JSON values; the time in ISO 8601, in UTC."""
+        return {
+            "noun": self.noun,
+            "resource": self.resource,
+            "user": self.user,
+            "level": self.level,
+            "since": self.since and self.since.isoformat(timespec="seconds"),
+            "by": list(self.by),
+        }
 
 
 @dataclass(frozen=True)
@@ -64,41 +71,86 @@ class Review:
     """The mappings of which more rows match than were followed, so that users may be missing."""
 
 
+@dataclass(frozen=True)
+class _Found:
+    """A row of the target that counts."""
+
+    name: str
+    """Mapping and key."""
+    values: Values
+    written: datetime | None
+    """When the mirror last wrote it; None: another writer did."""
+
+
+_Resolved = dict[int, _Found]
+"""The rows that were found, by position in the access path."""
+
+
+@dataclass(frozen=True)
+class _Way:
+    """Rows that together give a user access to a resource."""
+
+    rows: tuple[_Found, ...]
+    levels: frozenset[str]
+
+    @property
+    def since(self) -> datetime | None:
+        """The newest write of one of the rows; None: that of one is unknown."""
+        times = [row.written for row in self.rows if row.written is not None]
+        return max(times) if len(times) == len(self.rows) else None
+
+
 def review(
-    drain: Drain, questions: Sequence[AccessQuestion], given: MappingABC[Given, str]
+    registry: Registry,
+    target: Target,
+    questions: Sequence[AccessQuestion],
+    given: MappingABC[Given, str],
 ) -> Review:
     """Return the access that rows with a given user or resource lead to.
 
     Raises:
         MirrorError: the target does not answer, or the login may not act as a user.
     """
-    reader = _Reader(drain.registry, drain.target)
+    reader = _Reader(registry, target)
     found: list[Access] = []
     for question in questions:
-        rows: dict[tuple[str, str], set[str]] = defaultdict(set)
+        ways: dict[tuple[str, str], list[_Way]] = defaultdict(list)
         for path in question.paths:
-            for pair, names in _named(reader, path, given):
-                rows[pair].update(names)
-        levels = _ask(drain.target, question, list(rows))
+            for pair, way in _ways(reader, question, path, given):
+                ways[pair].append(way)
+        levels = _ask(target, question, list(ways))
         found += [
-            Access(question.noun, resource, user, levels[user, resource], tuple(sorted(names)))
-            for (user, resource), names in rows.items()
+            Access(
+                noun=question.noun,
+                resource=resource,
+                user=user,
+                level=levels[user, resource],
+                since=_since(named, levels[user, resource]),
+                by=tuple(sorted({row.name for way in named for row in way.rows})),
+            )
+            for (user, resource), named in ways.items()
         ]
     ordered = sorted(found, key=lambda one: (one.noun, one.resource, one.user))
     return Review(ordered, sorted(reader.cut))
+
+
+def _since(ways: Iterable[_Way], level: str | None) -> datetime | None:
+    """Return since when, at least, one of these ways has given the level."""
+    times = [way.since for way in ways if level in way.levels]
+    return min((time for time in times if time is not None), default=None)
 
 
 class _Reader:
     """Finds the target's rows that count, and notes of which mappings there are too many."""
 
     def __init__(self, registry: Registry, target: Target) -> None:
-        self._registry = registry
+        self.registry = registry
         self._target = target
         self.cut: set[str] = set()
 
-    def rows(self, name: str, wanted: MappingABC[str, str]) -> Iterator[tuple[Key, Values]]:
+    def rows(self, name: str, wanted: MappingABC[str, str]) -> Iterator[_Found]:
         """Yield the rows of a mapping with these values that are active and have not expired."""
-        mapping = self._registry[name]
+        mapping = self.registry[name]
         keys = self._target.keys(mapping, wanted, limit=MOST + 1)
         if len(keys) > MOST:
             self.cut.add(name)
@@ -109,7 +161,10 @@ class _Reader:
                     continue
                 values = values_by_column(mapping, known.row)
                 if inactive_reason(mapping, values) is None:
-                    yield key, values
+                    # Of a row that somebody else wrote, the mirror does not know the time.
+                    own = known.present and not known.edited
+                    written = known.applied_at if own else None
+                    yield _Found(f"{name} {','.join(key)}", values, written)
 
 
 def _ask(
@@ -135,20 +190,22 @@ def _ask(
     return found
 
 
-def _named(
-    reader: _Reader, path: AccessPath, given: MappingABC[Given, str]
-) -> Iterator[tuple[tuple[str, str], list[str]]]:
-    """Yield each pair of a user and a resource to which rows of a path lead, with their names."""
+def _ways(
+    reader: _Reader, question: AccessQuestion, path: AccessPath, given: MappingABC[Given, str]
+) -> Iterator[tuple[tuple[str, str], _Way]]:
+    """Yield each pair of a user and a resource to which rows of a path lead, with these rows."""
+    last = len(path.rows) - 1
     for rows in _follow(reader, path, given, {}):
         ends = dict(given)
-        for position, (_, values) in rows.items():
+        for position, found in rows.items():
             for column, source in path.rows[position].by.items():
-                value = values[column]
+                value = found.values[column]
                 if isinstance(source, Given) and value is not None:
                     ends[source] = value
         if len(ends) == len(Given):
-            names = [f"{path.rows[i].mapping} {','.join(key)}" for i, (key, _) in rows.items()]
-            yield (ends[Given.USER], ends[Given.RESOURCE]), names
+            mapping = reader.registry[path.rows[last].mapping]
+            held = question.grant(path, last, mapping, rows[last].values)
+            yield (ends[Given.USER], ends[Given.RESOURCE]), _Way(tuple(rows.values()), held.levels)
 
 
 def _follow(
@@ -183,10 +240,10 @@ def _known_columns(
         elif isinstance(source, Constant):
             found[column] = source.value
         elif isinstance(source, FromRow) and source.row in before:
-            found[column] = before[source.row][1][source.column]
+            found[column] = before[source.row].values[source.column]
     # A row that was found first may be compared with one that comes before it in the path.
-    for other, (_, values) in before.items():
+    for other, row in before.items():
         for column, source in path.rows[other].by.items():
             if isinstance(source, FromRow) and source.row == position:
-                found[source.column] = values[column]
+                found[source.column] = row.values[column]
     return found

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -88,6 +89,37 @@ def test_the_trips_of_a_user_are_listed(
         trip: level for (who, trip), level in answers(target, people).items() if who == user
     }
     assert len(lines) == 2
+
+
+def test_a_review_says_since_when_at_least(
+    people: list[Membership], target: TestDatabase, drain: Drain, run: Ran
+) -> None:
+    """The last write of the row: one by the mirror moves it, and one by hand leaves none."""
+    trip, user = str(people[1].trip_id), str(people[1].user_id)
+
+    def since() -> datetime | None:
+        (found,) = json.loads(run("trip", trip, as_json=True))
+        assert found["level"] == "OWNER"
+        return found["since"] and datetime.fromisoformat(found["since"])
+
+    written = (
+        "select date_trunc('second', applied_at) from mirror.ledger_trip_memberships"
+        " where trip_id = %s"
+    )
+    before = target.value(written, trip)
+    assert since() == before
+    target.query(
+        "update mirror.ledger_trip_memberships set applied_at = applied_at - interval '9 days'"
+    )
+    assert since() == before - timedelta(days=9)
+    (line,) = csv.DictReader(io.StringIO(run("trip", trip, as_csv=True)))
+    assert line["since"] == f"{before - timedelta(days=9):%Y-%m-%d %H:%M:%SZ}"
+    assert line["by"] == f"trip_memberships {trip},{user}"
+    resync(drain.queue, registry, [])
+    drain.run()
+    assert since() == target.value(written, trip) >= before
+    target.query("update trip_memberships set status = 'ACTIVE' where trip_id = %s", trip)
+    assert since() is None
 
 
 def test_a_withheld_row_is_listed_as_refused(

@@ -1,6 +1,7 @@
 """Campaigns from the primary to the game: every person, every table, every statement."""
 
 from collections.abc import Iterator
+from random import Random
 from uuid import uuid4
 
 import pytest
@@ -9,14 +10,16 @@ from typer.testing import CliRunner
 from examples.campaigns.story import story
 from mappings.campaigns import registry
 from mirror.cli.app import app
-from mirror.diagnostics.explain import StepStatus
+from mirror.diagnostics.explain import StepStatus, audit, question_about
 from mirror.reconcile import sweep
+from mirror.reconcile.drift import Direction
 from mirror.settings import load_settings
 from mirror.testing import Sandboxes
 from mirror.worker import Worker
 from tests.support.example_model import InstalledModel, model
 from tests.support.policy_matrix import DENIED, Matrix, Outcome, check_that_it_is_whole
 from tests.support.rest import ServeApi
+from tests.support.reviewed import Reviewed
 from tests.support.waiting import until
 
 # The ways in: running it, a seat with a role, a character, a seat that expires.
@@ -351,6 +354,12 @@ def test_the_matrix_covers_every_table_and_every_kind_of_statement() -> None:
     check_that_it_is_whole(MATRIX, EVERYBODY)
 
 
+def test_an_access_review_says_what_row_level_security_answers(world: InstalledModel) -> None:
+    """For every person, helper, table and statement, by user and by resource."""
+    reviewed = Reviewed(registry, world.stage.drain.target, world.target, world.people)
+    assert reviewed.check() > 100
+
+
 @pytest.mark.parametrize(
     ("helper", "expected"),
     [
@@ -379,6 +388,49 @@ def test_helpers_know_no_seat_that_has_expired(
     statement = f"select where {helper}"
     found = {person for person in EVERYBODY[2:] if world.outcome(person, statement) == 1}
     assert found == set(expected)
+
+
+def test_an_audit_asks_about_owners_ends_and_tables_that_hang_on_others(
+    world: InstalledModel,
+) -> None:
+    """Nothing differs; then one policy after the other is wrong."""
+    question = question_about(registry, "campaign")
+
+    def differing() -> set[tuple[Direction, str]]:
+        found = audit(world.stage.drain, question, 60, Random(1)).mismatches
+        return {(one.direction, one.by) for one in found}
+
+    assert differing() == set()
+    for table, verb, condition, wanted in (
+        ("log_comments", "read", "true", (Direction.OVER, "reading log_comments")),
+        ("comment_notes", "read", "false", (Direction.UNDER, "reading comment_notes")),
+        ("campaign_log", "read", "true", (Direction.OVER, "select in campaign_log, own row")),
+        (
+            "campaign_log",
+            "delete",
+            "true",
+            (Direction.OVER, "delete in campaign_log, another's row"),
+        ),
+        (
+            "campaign_log",
+            "read",
+            "campaign_id = any((select mirror.my_campaigns('SPECTATOR'))::bigint[])",
+            (Direction.OVER, "select in campaign_log, own row past expires_at"),
+        ),
+    ):
+        name = f"mirror_campaigns_{verb}"
+        (using,) = world.target.query(
+            "select pg_get_expr(polqual, polrelid) from pg_policy"
+            " where polname = %s and polrelid = %s::regclass",
+            name,
+            table,
+        )[0]
+        alter = f"alter policy {name} on {table} using ({{}})"
+        with world.target.connect() as connection:
+            connection.execute(alter.format(condition).encode())
+            found = differing()
+            connection.execute(alter.format(using).encode())
+        assert wanted in found, (table, verb, found)
 
 
 def test_explain_follows_each_way_into_a_campaign(world: InstalledModel) -> None:

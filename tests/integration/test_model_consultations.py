@@ -1,15 +1,18 @@
 """Consultations from the primary to the chat: every person, every table, every statement."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from uuid import uuid4
 
 import pytest
 
 from examples.consultations.story import story
 from mappings.consultations import registry
+from mirror.diagnostics.explain import Explanation, explain_channel, explain_file
 from mirror.testing import Sandboxes
 from tests.support.example_model import InstalledModel, model
-from tests.support.policy_matrix import DENIED, Matrix, Outcome, check_that_it_is_whole
+from tests.support.policy_matrix import DENIED, Matrix, Outcome, check_that_it_is_whole, joins
+from tests.support.reviewed import Reviewed
 
 # The first lawyer's case went to `lawyer`; the closed case has no lawyer, as it was deleted.
 PARTIES = ("client", "lawyer")
@@ -294,6 +297,12 @@ def test_the_matrix_covers_every_table_and_every_kind_of_statement() -> None:
     check_that_it_is_whole(MATRIX, EVERYBODY)
 
 
+def test_an_access_review_says_what_row_level_security_answers(world: InstalledModel) -> None:
+    """For every person, helper, table and statement, by user and by resource."""
+    reviewed = Reviewed(registry, world.stage.drain.target, world.target, world.people)
+    assert reviewed.check() > 100
+
+
 def test_the_server_sets_times_and_a_read_message_stays_read(world: InstalledModel) -> None:
     """A client only marks a message as read; the server sets the time, and `status` follows."""
     lawyer = world.people["lawyer"]
@@ -406,6 +415,115 @@ def test_explain_follows_each_column_that_gives_access(world: InstalledModel) ->
     page = world.explain("stranger", "consultation", here)
     assert (page.primary_grants, page.allowed) == (False, True)
     world.target.query(plant, world.people["lawyer"], here)
+
+
+def channel(world: InstalledModel, person: str, topic: str) -> Explanation:
+    """Return the explanation of a channel."""
+    return explain_channel(world.stage.drain, topic, str(world.people[person]))
+
+
+def test_explain_asks_a_channel_as_realtime_does(world: InstalledModel) -> None:
+    """Every person, and both the channel of the case and their own."""
+    topic = f"consultation:{world.values['here']}"
+    for person in PEOPLE:
+        page = channel(world, person, topic)
+        assert page.allowed is (person in PARTIES), page
+        assert page.allowed is bool(joins(world.target, world.people[person], topic))
+        assert page.exit_code == (0 if page.allowed else 1)
+        assert page.first is None or page.first.name == "primary"
+        own = channel(world, person, f"user:{world.people[person]}")
+        assert (own.allowed, own.exit_code) == (True, 0), own
+    page = channel(world, "client", topic)
+    assert [line.split(",")[0] for line in page.steps[-1].details] == [
+        "receive: allowed",
+        "watch: allowed",
+        "send: allowed",
+        "appear: allowed",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("topic", "says"),
+    [
+        ("consultation:x", "'x' is no id of a consultation"),
+        ("consultation:", "'' is no id of a consultation"),
+        ("consultation:{HERE}", "the database spells this id {here}"),
+        ("case:{here}", "the declared channels are consultation:<id>, user:<the user's own id>"),
+        ("user:{stranger}", "the declared channels are consultation:<id>"),
+        ("", "the declared channels are"),
+    ],
+)
+def test_a_topic_that_belongs_to_nobody_is_explained(
+    world: InstalledModel, topic: str, says: str
+) -> None:
+    """Policies compare texts, so another spelling is another channel."""
+    here = str(world.values["here"])
+    names = {"here": here, "HERE": here.upper(), "stranger": str(world.people["stranger"])}
+    page = channel(world, "client", topic.format(**names))
+    assert (page.allowed, page.exit_code) == (False, 1)
+    assert page.first is not None
+    assert says.format(**names) in page.first.says
+
+
+def test_a_policy_on_channels_that_was_changed_is_named(world: InstalledModel) -> None:
+    """It admits a stranger, or nobody."""
+    topic = f"consultation:{world.values['here']}"
+    with broken_policy(world, "realtime.messages", "mirror_consultations_read", "true"):
+        page = channel(world, "stranger", topic)
+        assert (page.allowed, page.primary_grants) == (True, False)
+        assert page.first is not None
+        assert "the policies allow receive, the declarations refuse it" in page.first.says
+    with broken_policy(world, "realtime.messages", "mirror_consultations_read", "false"):
+        page = channel(world, "client", topic)
+        assert page.first is not None
+        assert "the policies refuse receive, the declarations allow it" in page.first.says
+
+
+def test_explain_asks_for_a_file_by_its_path(world: InstalledModel) -> None:
+    """Its owner may delete it, the other side may read it, and a stranger neither."""
+    owner = world.people["client"]
+    path = f"consultations/{world.values['here']}/{owner}/clients.pdf"
+
+    def allowed(person: str, verb: str, file: str = path) -> Explanation:
+        bucket, user = "message-attachments", str(world.people[person])
+        return explain_file(world.stage.drain, bucket, file, verb, user)
+
+    assert allowed("client", "select").exit_code == 0
+    assert allowed("client", "delete").exit_code == 0
+    assert allowed("client", "insert", path.replace("clients", "new")).exit_code == 0
+    assert allowed("lawyer", "select").exit_code == 0
+    for person, verb in (("lawyer", "delete"), ("client", "update"), ("stranger", "select")):
+        page = allowed(person, verb)
+        assert (page.allowed, page.exit_code) == (False, 1), (person, verb)
+        assert page.first is not None
+        assert page.first.name == ("primary" if person == "stranger" else "decision")
+    page = allowed("client", "select", "invoices/1.pdf")
+    assert page.first is not None
+    assert "the declared folders are message-attachments/consultations/" in page.first.says
+    # The folder itself is no file of it.
+    assert not allowed("client", "select", path.rpartition("/")[0] + "/").allowed
+    with broken_policy(world, "storage.objects", "mirror_consultations_delete", "true"):
+        page = allowed("lawyer", "delete")
+        assert page.first is not None
+        assert "the policies allow delete, the declarations refuse it" in page.first.says
+
+
+@contextmanager
+def broken_policy(world: InstalledModel, table: str, policy: str, condition: str) -> Iterator[None]:
+    """Give a policy another USING until the end of the block."""
+    statement = f"alter policy {policy} on {table} using ({{}})"
+    (using,) = world.target.query(
+        "select pg_get_expr(polqual, polrelid) from pg_policy"
+        " where polname = %s and polrelid = %s::regclass",
+        policy,
+        table,
+    )[0]
+    with world.target.connect() as connection:
+        connection.execute(statement.format(condition).encode())
+        try:
+            yield
+        finally:
+            connection.execute(statement.format(using).encode())
 
 
 def test_a_lawyer_planted_by_hand_is_found_and_removed(world: InstalledModel) -> None:

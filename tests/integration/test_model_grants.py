@@ -38,6 +38,8 @@ from tests.support.databases import TestDatabase
 from tests.support.electric_device import Device
 from tests.support.example_model import model
 from tests.support.model_pair import ModelPair, model_pair
+from tests.support.policy_matrix import DENIED
+from tests.support.reviewed import Reviewed
 
 ELECTRIC = Path(__file__).parent.parent.parent / "examples" / "grants" / "electric.sql"
 LEVELS = ("read", "write", "admin")
@@ -478,6 +480,13 @@ def expected_rows(pair: ModelPair, user: str) -> dict[tuple[str | None, str | No
         for (who, kind, name), level in rights(pair).items()
         if who == user
     }
+
+
+def test_an_access_review_says_what_row_level_security_answers(furnished: ModelPair) -> None:
+    """For every user, helper, table and statement, by user and by resource."""
+    people = {user: id_of(user) for user in USERS}
+    target = furnished.drain.target
+    assert Reviewed(furnished.registry, target, furnished.target, people).check() > 100
 
 
 def test_an_invitation_makes_rows_appear_and_a_removal_makes_them_go(

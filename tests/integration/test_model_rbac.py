@@ -18,6 +18,8 @@ from mirror.reconcile.drift import Direction
 from mirror.testing import Sandboxes
 from tests.support.example_model import model
 from tests.support.model_pair import ModelPair, model_pair
+from tests.support.policy_matrix import DENIED, Outcome
+from tests.support.reviewed import Reviewed
 
 Matrix = dict[str, set[str]]
 """By user: the names of the permissions that the user has."""
@@ -211,6 +213,12 @@ def test_explain_names_the_row_that_is_missing_and_the_one_that_was_planted(
     found = audit(pair.drain, question, 60, Random(1)).mismatches
     assert {one.direction for one in found} == {Direction.OVER}
     assert {one.resource for one in found} <= ALL - set(data.ROLES["customer"])
+
+
+def test_an_access_review_says_what_row_level_security_answers(pair: ModelPair) -> None:
+    """For every user and permission, by user and by permission."""
+    people = {name: UUID(user) for name, user in pair.ask("select name, id::text from users")}
+    assert Reviewed(pair.registry, pair.drain.target, pair.target, people).check() > 50
 
 
 def test_the_story_of_the_example_runs(sandboxes: Sandboxes) -> None:

@@ -4,12 +4,16 @@ The chat tables are the example's. Each test is one statement that every person 
 """
 
 from collections.abc import Iterator
+from contextlib import closing
 from uuid import UUID, uuid4
 
 import pytest
 from psycopg import sql
 
+from mappings.trips import registry
 from mirror.devstack import PostgresCluster
+from mirror.sync.connections import Database
+from mirror.sync.targets.postgres import PostgresTarget
 from tests.support.databases import TestDatabase
 from tests.support.policy_matrix import (
     DENIED,
@@ -20,6 +24,7 @@ from tests.support.policy_matrix import (
     check_that_it_is_whole,
     everybody,
 )
+from tests.support.reviewed import Reviewed
 
 
 @pytest.fixture(scope="module")
@@ -428,3 +433,10 @@ def test_an_undeclared_role_or_status_grants_nothing(
                 assert rows == (0,), table
     finally:
         world.database.query("delete from users where id = %s", user)
+
+
+def test_an_access_review_says_what_row_level_security_answers(world: ChatWithPeople) -> None:
+    """For every person, helper, table and statement, by user and by trip."""
+    with closing(Database(world.database.url, role="target")) as database:
+        target = PostgresTarget(database)
+        assert Reviewed(registry, target, world.database, world.users).check() > 300

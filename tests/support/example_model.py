@@ -55,9 +55,14 @@ class InstalledModel:
 
 
 @contextmanager
-def model(sandboxes: Sandboxes, registry: Registry) -> Iterator[InstalledModel]:
-    """Yield two databases with a model of `mappings`, as the example of its name installs it."""
-    with sandboxes.open(example(registry, EXAMPLES / registry.name)) as sandbox:
+def model(
+    sandboxes: Sandboxes, registry: Registry, *, folder: str | None = None
+) -> Iterator[InstalledModel]:
+    """Yield two databases with a model of `mappings`, as its example installs it.
+
+    `folder` is the example's; None: it is called like the model.
+    """
+    with sandboxes.open(example(registry, EXAMPLES / (folder or registry.name))) as sandbox:
         yield InstalledModel(
             Stage(sandbox), TestDatabase(sandbox.primary_url), TestDatabase(sandbox.target_url)
         )

@@ -211,8 +211,8 @@ $$;
 
 -- Say everything that is known of some keys.
 --
--- request: {mapping, digest, keys}. Answers [{key, row, present, epoch, fence, edited, expired,
--- outdated}]: the visible row with its references, or null; the ledger's row, if any; whether
+-- request: {mapping, digest, keys}. Answers [{key, row, present, epoch, fence, applied_at, edited,
+-- expired, outdated}]: the visible row with its references, or null; the ledger's row, if any; whether
 -- somebody else wrote the visible row since; whether the model was migrated since.
 create or replace function mirror.rows(request jsonb) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -233,6 +233,7 @@ begin
       'present', l.present,
       'epoch', l.epoch,
       'fence', l.fence,
+      'applied_at', l.applied_at,
       -- A row that was written after its ledger's was written by somebody else.
       'edited', coalesce(age(t.xmin) < age(l.xmin), false),
       'expired', coalesce({expired}, false),

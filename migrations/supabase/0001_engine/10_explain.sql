@@ -167,25 +167,67 @@ end
 $$;
 
 
--- Which of these values a column of a table holds, whoever may see it.
+-- Which of these values the rows of a table hold in a column, whoever may see them; with `through`,
+-- in the column of their parent's rows, or of those rows' parents.
+--
+-- ask: {schema, table, column, expires, deleted, through, key}, as in mirror_ask. Answers {there,
+-- table, type, values, keys: {value: [text, …]}}: rows that have neither expired nor been deleted hold
+-- the values; and in such rows of each value, some of them, the table's own column holds the keys.
 create or replace function mirror.holding(ask jsonb, candidates jsonb) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
-  wanted constant regclass := to_regclass(format('%I.%I', ask ->> 'schema', ask ->> 'table'));
+  part jsonb := ask;
+  wanted regclass;
   kind text;
+  first_kind text;
+  joined text;
+  alive text := 'true';
+  held text;
+  key name;
   answer jsonb;
 begin
-  select format_type(atttypid, atttypmod) into kind from pg_attribute
-  where attrelid = wanted and attname = ask ->> 'column' and attname = any (mirror.handles(wanted));
-  if kind is null then
-    return jsonb_build_object('there', false);
-  end if;
+  for depth in 0 .. 9 loop
+    wanted := to_regclass(format('%I.%I', part ->> 'schema', part ->> 'table'));
+    select format_type(atttypid, atttypmod) into kind from pg_attribute
+    where attrelid = wanted and attname = part ->> 'column'
+      and attname = any (mirror.handles(wanted))
+      and (key is null or key = any (mirror.handles(wanted)));
+    if kind is null then
+      return jsonb_build_object('there', false);
+    end if;
+    first_kind := coalesce(first_kind, kind);
+    joined := case when depth = 0 then format('%s as t0', wanted)
+      else format('%s join %s as t%s on t%s.%I = %s', joined, wanted, depth, depth, key, held) end;
+    held := format('t%s.%I', depth, part ->> 'column');
+    if part ->> 'expires' is not null then
+      alive := format('%s and (t%s.%I is null or t%s.%I > now())',
+        alive, depth, part ->> 'expires', depth, part ->> 'expires');
+    end if;
+    if part ->> 'deleted' is not null then
+      alive := format('%s and t%s.%I is null', alive, depth, part ->> 'deleted');
+    end if;
+    exit when part ->> 'through' is null;
+    key := part ->> 'key';
+    part := part -> 'through';
+  end loop;
+
   execute format(
-    'select coalesce(jsonb_agg(v), ''[]'') from jsonb_array_elements_text($1) as v'
-    ' where exists (select from %s as t where t.%I = v::%s)', wanted, ask ->> 'column', kind
+    'select jsonb_build_object('
+    ' ''values'', coalesce(jsonb_agg(g.v) filter (where g.alive), ''[]''),'
+    ' ''keys'', coalesce(jsonb_object_agg(g.v, g.keys), ''{}''))'
+    ' from (select v, exists (select from %1$s where %2$s = v::%3$s and %4$s) as alive,'
+    '   case when %5$L::boolean'
+    '     then array(select t0.%6$I::text from %1$s where %2$s = v::%3$s and %4$s limit 20)'
+    '     else array[v] end as keys'
+    '   from jsonb_array_elements_text($1) as v) as g',
+    joined, held, kind, alive, key is not null, ask ->> 'column'
   ) into answer using candidates;
-  return jsonb_build_object('there', true, 'table', wanted::text, 'type', kind, 'values', answer);
+  return answer || jsonb_build_object(
+    'there', true,
+    'table', to_regclass(format('%I.%I', ask ->> 'schema', ask ->> 'table'))::text,
+    'type', first_kind
+  );
 end
 $$;
 

@@ -2,7 +2,9 @@
 --
 -- request: {asks, users: [{user, values}, …]}. An ask is one of
 --   {kind: helper, name, arguments, each}: which of the values a policy's helper lets through;
---   {kind: rows, schema, table, column}: for which of them a row can be seen;
+--   {kind: rows, schema, table, column, expires, deleted, through, key}: for which of them a row can
+--     be seen; with `through`, a parent as another such ask, in whose column `key` the column is
+--     found, for which of the parent's column;
 --   {kind: statement, schema, table, verb, row, attempt}: which policies hold for a row, and, if it
 --     shall be attempted, what becomes of the statement.
 -- Answers, by user and ask, {values, there} or {active, rows, state, policies: {name: holds}}, or
@@ -96,10 +98,13 @@ begin
             execute format(
               'select jsonb_build_object(''there'', $2, ''values'', coalesce(jsonb_agg(v), ''[]''))'
               ' from jsonb_array_elements_text($1) as v'
-              ' where exists (select from %s as t where t.%I = v::%s)',
+              ' where exists (select from %s as t'
+              '   where t.%I = any (array(select jsonb_array_elements_text($3 -> v))::%s[]))',
               fact ->> 'table', ask ->> 'column', fact ->> 'type'
-            ) into told using person -> 'values', fact -> 'values';
+            ) into told using person -> 'values', fact -> 'values', fact -> 'keys';
           else
+            -- As Realtime does, for policies that call realtime.topic().
+            perform set_config('realtime.topic', coalesce(ask #>> '{row,topic}', ''), true);
             sample := fact -> 'row';
             for part in select key, d from jsonb_each(fact -> 'defaults') as e (key, d) loop
               execute format('select to_jsonb((%s)::%s)', part.d ->> 'value', part.d ->> 'type')

@@ -129,6 +129,20 @@ class Folder:
         names = must_be_fresh(registry, self.stale, mappings_read(registry, rules.text))
         return while_fresh(registry, all_of(*in_folder, rules), names)
 
+    def ids_in(self, path: str) -> tuple[str, str | None] | None:
+        """Return the ids of the resource and of the owner in a file's path; None: another folder.
+
+        The owner is None if the folder's path has none.
+        """
+        found = path.split("/")
+        if len(found) <= len(self._parts) or not found[len(self._parts)]:
+            return None
+        values = list(zip(self._parts, found, strict=False))
+        if any(part != value for part, value in values if not _PLACEHOLDER.fullmatch(part)):
+            return None
+        ids = dict(values)
+        return ids[self._resource[0]], ids.get("{user}")
+
     @property
     def _parts(self) -> list[str]:
         return self.path.strip("/").split("/")

@@ -15,8 +15,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from mirror.access import Guard
 from mirror.access.questions import AccessQuestion, Given, HeldLevels
+from mirror.diagnostics.explain.audit_checks import (
+    Check,
+    StatementCheck,
+    checks,
+    statement_checks,
+)
 from mirror.diagnostics.explain.found_paths import (
     FoundPath,
     PrimaryRowReader,
@@ -29,12 +34,11 @@ from mirror.diagnostics.explain.found_paths import (
 from mirror.diagnostics.explain.key_state import values_by_column
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
-from mirror.model.registry import Registry
 from mirror.reconcile import draw_keys
 from mirror.reconcile.drift import Direction
 from mirror.reconcile.judge import Judge
 from mirror.sync.drain import Drain
-from mirror.sync.targets.asking import Ask, AskHelper, AskResult, AskRows
+from mirror.sync.targets.asking import AskResult, AskRows
 
 _OTHER_RESOURCES: Final = 5
 """How many resources, drawn at random, each user is also asked about."""
@@ -75,15 +79,6 @@ class Audit:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class _Check:
-    """A question for the target, the level that a user needs for a yes, and its name in reports."""
-
-    ask: Ask
-    level: str
-    by: str
-
-
 def audit(drain: Drain, question: AccessQuestion, count: int, rng: random.Random) -> Audit:
     """Compare the access that the primary grants with the access that the target allows.
 
@@ -93,9 +88,11 @@ def audit(drain: Drain, question: AccessQuestion, count: int, rng: random.Random
     Raises:
         MirrorError: a side does not answer, or the login may not act as a user.
     """
-    checks = list(_checks(drain.registry, question))
+    asked = list(checks(drain.registry, question))
+    statements = list(statement_checks(drain.registry, question))
     pairs = _draw(drain, question, count, rng)
     result = Audit(pairs=len(pairs))
+    tried: set[Pair] = set()
     suspects = pairs
     for attempt in range(_ATTEMPTS):
         wrong: dict[Pair, list[Mismatch]] = {}
@@ -103,7 +100,15 @@ def audit(drain: Drain, question: AccessQuestion, count: int, rng: random.Random
             grants = _primary_grants(drain, question, suspects[start : start + _BATCH])
             if attempt == 0:
                 result.granted += sum(bool(grant.levels) for grant in grants.values())
-            wrong |= _compare(drain, question, checks, grants)
+                tried |= _one_of_each_kind(grants)
+            found = [
+                *_compare(drain, question, asked, grants),
+                *_compare_statements(
+                    drain, question, statements, {p: grants[p] for p in grants if p in tried}
+                ),
+            ]
+            for one in found:
+                wrong.setdefault((one.user, one.resource), []).append(one)
         suspects = _without_changes(drain, question, list(wrong))
         result.under_way = len(wrong) - len(suspects)
         # "over-grant" sorts before "under-grant".
@@ -159,30 +164,6 @@ def _sample_rows(
         yield dict(zip(mapping.key, key, strict=True))
 
 
-def _checks(registry: Registry, question: AccessQuestion) -> Iterator[_Check]:
-    """Yield a check for each helper of the access question.
-
-    Then yield one for each table in which the user's level alone decides which rows the user may
-    read.
-    """
-    for helper in question.helpers:
-        ask: Ask = AskHelper(helper.function, helper.arguments, helper.each)
-        yield _Check(ask, helper.level, helper.call("…"))
-    for mapping in registry:
-        reads = question.reads(mapping)
-        if reads is not None:
-            ask = AskRows(mapping.schema, mapping.table, reads[0])
-            yield _Check(ask, reads[1], f"reading {mapping.table}")
-    for guard in registry.guards:
-        if not isinstance(guard, Guard) or guard.via != question.via or guard.expires:
-            continue
-        rules: Sequence[object] = guard.verbs["read"].rules if "read" in guard.verbs else ()
-        levels = [rule for rule in rules if isinstance(rule, str)]
-        if levels and len(levels) == len(rules):
-            ask = AskRows(*guard.relation, guard.on)
-            yield _Check(ask, min(levels, key=question.levels.index), f"reading {guard.table}")
-
-
 def _primary_grants(
     drain: Drain, question: AccessQuestion, pairs: Sequence[Pair]
 ) -> dict[Pair, HeldLevels]:
@@ -216,34 +197,55 @@ def _primary_reader(
 
 
 def _compare(
-    drain: Drain, question: AccessQuestion, checks: Sequence[_Check], grants: dict[Pair, HeldLevels]
-) -> dict[Pair, list[Mismatch]]:
-    """Ask the target as each user; return the pairs whose answers differ from the `grants`."""
+    drain: Drain, question: AccessQuestion, checks: Sequence[Check], grants: dict[Pair, HeldLevels]
+) -> Iterator[Mismatch]:
+    """Ask the target as each user; yield the answers that differ from the `grants`."""
     by_user: dict[str, list[str]] = defaultdict(list)
     for user, resource in grants:
         by_user[user].append(resource)
     results_by_user = drain.target.ask([check.ask for check in checks], list(by_user.items()))
-    wrong: dict[Pair, list[Mismatch]] = {}
     for (user, resources), results in zip(by_user.items(), results_by_user, strict=True):
         for resource in resources:
-            differences = _differences(resource, grants[user, resource], checks, results)
-            if differences:
-                wrong[user, resource] = [
-                    Mismatch(direction, user, question.noun, resource, by)
-                    for direction, by in differences
-                ]
-    return wrong
+            for direction, by in _differences(resource, grants[user, resource], checks, results):
+                yield Mismatch(direction, user, question.noun, resource, by)
+
+
+def _one_of_each_kind(grants: MappingABC[Pair, HeldLevels]) -> set[Pair]:
+    """Return, for each user, one pair that is granted something and one that is not."""
+    kinds = {(pair[0], bool(grant.levels)): pair for pair, grant in grants.items()}
+    return set(kinds.values())
+
+
+def _compare_statements(
+    drain: Drain,
+    question: AccessQuestion,
+    statements: Sequence[StatementCheck],
+    grants: MappingABC[Pair, HeldLevels],
+) -> Iterator[Mismatch]:
+    """Evaluate the policies of guarded tables as each user; yield the answers that differ.
+
+    Each row is of one user and one resource, so each pair is a request of its own.
+    """
+    for (user, resource), grant in grants.items():
+        asks = [one.ask(user, resource) for one in statements]
+        results = drain.target.ask(asks, [(user, [])])[0] if asks else []
+        for one, ask, result in zip(statements, asks, results, strict=True):
+            expected = one.expected(grant.levels)
+            allowed = result.privilege and result.passes(ask.verb)
+            if result.exists and expected is not None and allowed != expected:
+                direction = Direction.OVER if allowed else Direction.UNDER
+                yield Mismatch(direction, user, question.noun, resource, one.by)
 
 
 def _differences(
-    resource: str, grant: HeldLevels, checks: Sequence[_Check], results: Iterable[AskResult]
+    resource: str, grant: HeldLevels, checks: Sequence[Check], results: Iterable[AskResult]
 ) -> list[tuple[Direction, str]]:
     """Return direction and name of each check whose answer differs from the levels in `grant`."""
     found = []
     for check, result in zip(checks, results, strict=True):
         expected, allowed = check.level in grant.levels, resource in result.values
         # A table without rows of the resource shows nothing to any user.
-        if isinstance(check.ask, AskRows) and resource not in result.existing:
+        if isinstance(check.ask, AskRows) and resource not in result.existing and not allowed:
             continue
         by = check.by + (f" [{result.state}]" if result.state else "")
         if allowed != expected:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from mirror.access import Guard, Own
 from mirror.access.questions import AccessQuestion, HeldLevels
 from mirror.access.rules import VERBS
+from mirror.diagnostics.explain.declared_rules import guard_allows
 from mirror.diagnostics.explain.explanation import Step, StepStatus
 from mirror.diagnostics.explain.freshness import needed_for_statement
 from mirror.model.keys import Key
@@ -70,6 +71,9 @@ def ask_question(
 def ask_row(drain: Drain, mapping: Mapping, key: Key, user: str) -> tuple[Step, bool]:
     """Ask, as the user, for one mirrored row; return the step, and whether the user may read it."""
     result = drain.target.ask([_select(mapping, key)], [(user, [])])[0][0]
+    if mapping.readable is None and result.exists and not result.rows:
+        says = f"{mapping.table}: no user may read it, as declared: it has no `readable`."
+        return Step("decision", StepStatus.NO, says), False
     return statement_step(mapping.table, "select", result), bool(result.rows)
 
 
@@ -145,7 +149,8 @@ def _guard_step(
         broken = broken_step(guard.table, statement, result)
         if broken is not None:
             return broken
-        allowed, expected = result.passes(statement), _rules_allow(guard.verbs[verb].rules, grant)
+        allowed = result.passes(statement)
+        expected = guard_allows(guard, verb, grant.levels, own=True)
         too_old = needed_for_statement(registry, guard, statement).intersection(stale)
         if too_old:
             expected = False
@@ -158,25 +163,13 @@ def _guard_step(
                 MIGRATE,
                 details=policy_lines(result),
             )
-        deciding = f"by {_deciding_policies(result, statement)}"
+        deciding = f"by {deciding_policies(result, statement)}"
         if too_old:
             deciding = f"because {', '.join(sorted(too_old))} is stale"
         lines.append(f"{statement}: {'allowed' if allowed else 'refused'}, {deciding}")
     says = f"{guard.table}: as declared, for rows of this resource that belong to the user."
     status = StepStatus.YES if grant.levels else StepStatus.NO
     return Step("decision", status, says, details=tuple(lines))
-
-
-def _rules_allow(rules: Sequence[object], grant: HeldLevels) -> bool | None:
-    """Return True if a rule allows a user with these levels a row of the user's own.
-
-    False: all rules are by level, and none does. None: no rule by level does, but a rule of another
-    kind may.
-    """
-    needed = [rule.role if isinstance(rule, Own) else rule for rule in rules]
-    if any(role is None or role in grant.levels for role in needed):
-        return True
-    return False if all(isinstance(role, str) for role in needed) else None
 
 
 def broken_step(table: str, verb: str, result: AskResult) -> Step | None:
@@ -212,7 +205,7 @@ def policy_lines(result: AskResult) -> tuple[str, ...]:
     )
 
 
-def _deciding_policies(result: AskResult, verb: str) -> str:
+def deciding_policies(result: AskResult, verb: str) -> str:
     """Return the names of the policies that decided that the statement is allowed, or refused."""
     allowed = result.passes(verb)
     names = [

@@ -100,7 +100,8 @@ def combined_grant(paths: Iterable[FoundPath]) -> HeldLevels:
     """Return all levels that the paths grant; if there are none, the reason of the first path."""
     grants = [path.grant for path in paths]
     levels = frozenset(level for grant in grants for level in grant.levels)
-    return HeldLevels(levels, None if levels else next((grant.reason for grant in grants), None))
+    reason = None if levels else next((grant.reason for grant in grants), None)
+    return HeldLevels(levels, reason=reason)
 
 
 def _follow(

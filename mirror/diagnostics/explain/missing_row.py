@@ -1,75 +1,42 @@
 """Missing row: finds out why a mapping's query yields no row with some values.
 
-It runs the conditions of the query on the rows that have these values: first together with no other
-table, then with each further table that a condition needs, one condition at a time.
+It follows the tables of the query inwards: first those whose columns have the values, such as the
+ids of the user and of the resource; then the tables that are joined to these, one at a time, until
+both ends meet. The first table without a row is the reason. If each has one, the reason is a
+condition that these rows do not satisfy.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from collections.abc import Mapping as MappingABC
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    Integer,
-    Select,
-    SmallInteger,
-    Text,
-    Uuid,
-    and_,
-    cast,
-    exists,
-    literal,
-    select,
-)
-from sqlalchemy.sql import visitors
-from sqlalchemy.sql.elements import ColumnClause, Label
+from sqlalchemy import exists, literal, select
+from sqlalchemy.sql.selectable import CompoundSelect
 
+from mirror.diagnostics.explain.flat_select import FlatSelect, bare, drops_rows, flat_selects
+from mirror.diagnostics.explain.row_search import GivenValue, RowSearch, Stop, is_equal
 from mirror.errors import Permanent
 from mirror.model.mapping import Mapping, sql_text
-from mirror.model.query.select_tree import (
-    SelectNode,
-    TableRef,
-    UnreadableQuery,
-    WhereCondition,
-    parts,
-    select_node,
-)
+from mirror.model.query.select_tree import UnreadableQuery
 from mirror.sync.connections import Database
 
-_TYPES: Final[dict[str, Any]] = {
-    "uuid": Uuid,
-    "text": Text,
-    "smallint": SmallInteger,
-    "integer": Integer,
-    "bigint": BigInteger,
-}
+_Given = MappingABC[int, GivenValue]
 
 
 @dataclass(frozen=True)
 class MissingRowReason:
     """Why one SELECT of a query yields no row with some values."""
 
-    tables: tuple[str, ...]
-    """The tables whose columns have the values."""
-    exists: bool
-    """Whether these tables have rows with the values."""
-    conditions: tuple[str, ...] = ()
-    """Conditions of the query that these rows do not satisfy."""
-    joined_table: str | None = None
-    """The table in which no row satisfies the condition together with these rows; None: the
-    condition is about these rows alone, or about tables that were joined before."""
+    says: str
+    """Which table has no such row, or which condition its row does not satisfy."""
+    exists: bool = True
+    """Whether each table whose columns have the values has a row with them."""
+    applies: bool = True
+    """False: the SELECT is about other values, whatever its tables contain."""
 
     def __str__(self) -> str:
-        tables = ", ".join(self.tables)
-        if not self.exists:
-            return f"{tables} has no such row"
-        if not self.conditions:
-            return f"{tables} has the row, but GROUP BY, DISTINCT or LIMIT of the query drops it"
-        conditions = " and ".join(self.conditions)
-        if self.joined_table is not None:
-            return f"{tables} has the row, but {self.joined_table} has no row with {conditions}"
-        return f"{tables} has the row, but it does not satisfy the condition {conditions}"
+        return self.says
 
 
 def missing_row_reasons(
@@ -80,99 +47,79 @@ def missing_row_reasons(
     `values` are texts by column: a key, or others that identify a row. The result is empty if the
     query has a form that is not analysed, or if the primary refuses to run its conditions.
     """
-    try:
-        return [_reason(database, mapping, values, select_) for select_ in parts(mapping.query)]
-    except (UnreadableQuery, Permanent):
-        return []
-
-
-def _reason(
-    database: Database, mapping: Mapping, values: MappingABC[str, str], query: Select[Any]
-) -> MissingRowReason:
-    node = select_node(query)
     names = list(mapping.query.selected_columns.keys())
-    expressions = dict(zip(names, query.selected_columns, strict=False))
-    matches = [
-        _unlabelled(expressions[column.name]) == _typed(values[column.name], column.type)
-        for column in mapping.columns
-        if column.name in values
-    ]
-    own_tables = list(dict.fromkeys(table for match in matches for table in _tables(node, match)))
-    names_of_tables = tuple(map(_name, own_tables))
-    probe = _Probe(database, matches, own_tables)
-    if not probe.has_row(()):
-        return MissingRowReason(names_of_tables, exists=False)
-
-    conditions = [condition for condition in node.conditions if condition.side is None]
-    own = [c for c in conditions if set(_tables(node, c.clause)) <= set(own_tables)]
-    failing = tuple(_text(c) for c in own if not probe.has_row([c.clause]))
-    if failing:
-        return MissingRowReason(names_of_tables, exists=True, conditions=failing)
-
-    satisfied = [condition.clause for condition in own]
-    remaining = [condition for condition in conditions if condition not in own]
-    while remaining:
-        # A condition that joins a new table to those already tried comes before conditions on the
-        # new table alone, so that a join without a matching row is reported as such.
-        condition = min(
-            remaining,
-            key=lambda c: (
-                not set(_tables(node, c.clause)) & set(probe.tables),
-                len(set(_tables(node, c.clause)) - set(probe.tables)),
-            ),
-        )
-        remaining.remove(condition)
-        new = [table for table in _tables(node, condition.clause) if table not in probe.tables]
-        if any(table.optional for table in new):
-            raise UnreadableQuery
-        probe.tables += new
-        if not probe.has_row([*satisfied, condition.clause]):
-            joined_table = _name(new[0]) if new else None
-            return MissingRowReason(names_of_tables, True, (_text(condition),), joined_table)
-        satisfied.append(condition.clause)
-    return MissingRowReason(names_of_tables, exists=True)
+    types = {column.name: column.type for column in mapping.columns}
+    given = {
+        names.index(name): GivenValue(name, text, types[name]) for name, text in values.items()
+    }
+    for dissolve in (True, False):
+        try:
+            reasons = list(_reasons(database, mapping.query, given, dissolve=dissolve))
+        except UnreadableQuery:
+            break
+        except Permanent:
+            # Some conditions of a dissolved subquery, an aggregate for example, are none on rows.
+            continue
+        fitting = [reason for reason in reasons if reason.applies] or reasons[:1]
+        return list(dict.fromkeys(fitting))
+    return []
 
 
-@dataclass
-class _Probe:
-    """Finds out whether rows with the values satisfy given conditions."""
-
-    database: Database
-    matches: Sequence[Any]
-    tables: list[TableRef]
-
-    def has_row(self, clauses: Sequence[Any]) -> bool:
-        inner = (
-            select(literal(1))
-            .select_from(*(table.element for table in self.tables))
-            .where(and_(*self.matches, *clauses))
-        )
-        # Parameters, although there are none: `sql_text` doubles each %, and only they undo it.
-        return bool(self.database.execute(sql_text(select(exists(inner))), ())[0][0])
-
-
-def _typed(value: str, type_: str) -> Any:
-    """Return a text as an expression of a column's type."""
-    sql_type = _TYPES.get(type_)
-    if sql_type is None:
-        raise UnreadableQuery
-    return cast(literal(value, Text()), sql_type())
+def _reasons(
+    database: Database, query: Any, given: _Given, *, dissolve: bool
+) -> Iterator[MissingRowReason]:
+    """Yield why a query yields no row with the given values, for each SELECT in it."""
+    query = bare(query)
+    if not isinstance(query, CompoundSelect):
+        for flat in flat_selects(query, dissolve=dissolve):
+            yield from _reasons_of_flat(database, query, flat, given, dissolve=dissolve)
+        return
+    members = list(query.selects)
+    keyword = str(query.keyword.value).split()[0]
+    if keyword != "UNION":
+        # Of an EXCEPT, only the first member has to have the row.
+        needed = members if keyword == "INTERSECT" else members[:1]
+        members = [one for one in needed if not _yields(database, one, given)]
+    if not members:
+        yield MissingRowReason(f"{keyword} of the query drops the row")
+    for member in members:
+        yield from _reasons(database, member, given, dissolve=dissolve)
 
 
-def _unlabelled(column: Any) -> Any:
-    return column.element if isinstance(column, Label) else column
+def _reasons_of_flat(
+    database: Database, query: Any, flat: FlatSelect, given: _Given, *, dissolve: bool
+) -> Iterator[MissingRowReason]:
+    """Yield why a flat select yields no row; several if the row is missing in a subquery of it."""
+    search = RowSearch(database, flat, given)
+    never = search.never_yielded()
+    if never:
+        says = f"no part of the query yields rows with {' and '.join(never)}"
+        yield MissingRowReason(says, applies=False)
+        return
+    stop = search.stop()
+    if not stop.failing and stop.missing is None and not drops_rows(query):
+        # The row is there now.
+        return
+    inner = list(_inside(database, search, stop, dissolve=dissolve))
+    yield from inner or [MissingRowReason(str(stop), exists=stop.exists)]
 
 
-def _tables(node: SelectNode, clause: Any) -> Iterator[TableRef]:
-    """Yield the tables of a SELECT's FROM that an expression reads, also inside subqueries."""
-    for element in visitors.iterate(clause):
-        if isinstance(element, ColumnClause) and hash(element.table) in node.tables:
-            yield node.tables[hash(element.table)]
+def _inside(
+    database: Database, search: RowSearch, stop: Stop, *, dissolve: bool
+) -> Iterator[MissingRowReason]:
+    """Yield why a subquery yields no row, if that is what a search stopped at."""
+    if stop.missing is None or stop.missing.table:
+        return
+    for reason in _reasons(
+        database, stop.missing.element, search.values_in(stop), dissolve=dissolve
+    ):
+        yield replace(reason, exists=reason.exists or stop.exists)
 
 
-def _name(table: TableRef) -> str:
-    return table.table or str(getattr(table.element, "name", "a subquery"))
-
-
-def _text(condition: WhereCondition) -> str:
-    return " ".join(sql_text(condition.clause).replace("%%", "%").split())
+def _yields(database: Database, query: Any, given: _Given) -> bool:
+    """Return whether a query yields a row with the given values."""
+    rows = bare(query).subquery()
+    columns = list(rows.c)
+    same = (is_equal(columns[position], value) for position, value in given.items())
+    found = select(exists(select(literal(1)).select_from(rows).where(*same)))
+    return bool(database.execute(sql_text(found), ())[0][0])

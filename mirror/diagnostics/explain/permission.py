@@ -192,15 +192,21 @@ def _path_steps(
         for position, state in enumerate(states)
     ]
     steps = _row_steps(drain, states, grants, show_values=show_values)
-    if path.missing is not None and len(states) == len(path.rows):
+    unexplained = all(step.status is not StepStatus.NO for step in steps)
+    if path.missing is not None and (unexplained or len(states) == len(path.rows)):
         says = absence_reason(*path.missing, drain.source.database)
         steps.append(Step("primary", StepStatus.NO, says, CHANGE))
-    elif not path.grant.levels and all(step.status is not StepStatus.NO for step in steps):
+    elif not path.grant.levels and unexplained:
         # A value to search by is NULL, so there is no key whose state could be read.
         steps.append(Step("primary", StepStatus.NO, f"{path.grant.reason}.", CHANGE))
     if not any(one.grant.levels for one in primary_paths):
         others = tuple(
-            f"nor by {' and '.join(lookup.mapping for lookup in one.path.rows)}: {one.grant.reason}"
+            f"nor by {' and '.join(lookup.mapping for lookup in one.path.rows)}: "
+            + (
+                one.grant.reason or ""
+                if one.missing is None
+                else absence_reason(*one.missing, drain.source.database)
+            )
             for one in primary_paths
             if one.path != path.path
         )

@@ -58,10 +58,22 @@ def explain_table(
         steps = (*filter(None, [fresh]), step)
     title = f"May {user} {verb} this row of {declared.table}?"
     question, resource = _deciding_resource(drain, declared, user, {**result.row, **row})
+    page = Explanation(question=title, primary_grants=None, allowed=result.accepted, steps=steps)
     if question is None or resource is None:
-        return Explanation(
-            question=title, primary_grants=None, allowed=result.accepted, steps=steps
-        )
+        return page
+    return after_resource(drain, page, question, user, resource, show_values=show_values)
+
+
+def after_resource(
+    drain: Drain,
+    page: Explanation,
+    question: AccessQuestion,
+    user: str,
+    resource: str,
+    *,
+    show_values: bool,
+) -> Explanation:
+    """Return the explanation of a decision, with the steps of the resource's access before it."""
     explained = explain_resource(drain, question, user, resource, show_values=show_values)
     # Decisions about helpers and other tables matter here only if they are wrong.
     others = (
@@ -70,7 +82,9 @@ def explain_table(
         if other.name not in {"decision", "freshness"}
         or (other.name == "decision" and other.status is StepStatus.BROKEN)
     )
-    return replace(explained, question=title, allowed=result.accepted, steps=(*others, *steps))
+    return replace(
+        explained, question=page.question, allowed=page.allowed, steps=(*others, *page.steps)
+    )
 
 
 def _undeclared_step(guard: Guard, verb: str, result: AskResult) -> Step:

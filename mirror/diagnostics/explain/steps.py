@@ -86,8 +86,8 @@ def primary_step(
     if grant is not None and not grant.levels:
         says = f"The row exists but grants nothing: {grant.reason}."
         return Step("primary", StepStatus.NO, says, CHANGE)
-    levels = f", which grants {'/'.join(sorted(grant.levels))}" if grant else ""
-    return Step("primary", StepStatus.YES, f"The mapping's query yields the row{levels}.")
+    level = f", which grants {grant.strongest}" if grant is not None and grant.strongest else ""
+    return Step("primary", StepStatus.YES, f"The mapping's query yields the row{level}.")
 
 
 def _reason(state: KeyState, registry: Registry, database: Database) -> str:
@@ -191,14 +191,7 @@ def ledger_step(state: KeyState) -> Step:
         "If this primary is the truth now, run `mirror rebase`; otherwise correct "
         "PRIMARY_DATABASE_URL."
     )
-    details = (
-        *(
-            f"scope {reference} {value}".rstrip() + f": epoch {epoch}, fence {fence}"
-            for _, reference, value, epoch, fence in trace.scopes
-        ),
-        f"horizon {trace.horizon}",
-        f"this read: epoch {stamp.epoch}, fence {stamp.fence}",
-    )
+    details = _fences(state)
 
     def broken(says: str, remedy: str) -> Step:
         return Step("ledger", StepStatus.BROKEN, says, remedy, details=details)
@@ -228,13 +221,42 @@ def ledger_step(state: KeyState) -> Step:
     by_hand = known.edited or known.present != (known.row is not None)
     if state.drift is not None and not state.events and not by_hand:
         return broken(
-            f"Stale: the ledger has {entry} with fence {known.fence}. The primary has changed "
-            f"since then, and no event was recorded.",
+            f"Stale: the ledger has {entry}. The primary has changed since that was read, and no "
+            f"event was recorded.",
             _sync_remedy(state),
         )
-    says = f"The ledger has {entry}, with epoch {known.epoch} and fence {known.fence}."
+    says = f"The ledger has {entry}, of a read that no newer one has replaced."
     status = StepStatus.YES if known.present else StepStatus.NO
     return Step("ledger", status, says, details=details)
+
+
+def _fences(state: KeyState) -> tuple[str, ...]:
+    """Return a line for each fence that decides whether the target accepts a write of the key.
+
+    Left out are epochs if all are equal, and the horizon if there is none.
+    """
+    known, stamp, trace = state.known, state.stamp, state.trace
+    fences = [("this read of the primary", stamp.epoch, stamp.fence)]
+    if known.present is not None:
+        fences.append(("the read in the ledger", known.epoch, known.fence))
+    fences += [
+        (f"the last read of scope {reference} {value}".rstrip(), epoch, fence)
+        for _, reference, value, epoch, fence in trace.scopes
+    ]
+    epochs = {trace.epoch, *(epoch for _, epoch, _ in fences)}
+    lines = [
+        f"fence {fence} of {name}" + (f", epoch {epoch}" if len(epochs) > 1 else "")
+        for name, epoch, fence in fences
+    ]
+    lines[0] += " (of two reads, the later one has the higher fence)"
+    if len(epochs) > 1:
+        lines.append(
+            f"epoch {trace.epoch} of the target: fences of different epochs are not compared; "
+            f"`mirror rebase` raises the epoch"
+        )
+    if trace.horizon:
+        lines.append(f"horizon {trace.horizon}: the target refuses a write with a lower fence")
+    return tuple(lines)
 
 
 def target_step(state: KeyState, grant: HeldLevels | None) -> Step:

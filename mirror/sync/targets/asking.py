@@ -23,12 +23,22 @@ class AskHelper:
 
 @dataclass(frozen=True)
 class AskRows:
-    """For which values of a column is a row of the table visible?"""
+    """For which values of a column is a row of the table visible?
+
+    With `through`, of the parent's column.
+    """
 
     kind: ClassVar[str] = "rows"
     schema: str
     table: str
     column: str
+    expires: str | None = None
+    """A column with the time from which a row does not count as existing."""
+    deleted: str | None = None
+    """A column that is NULL in rows that count as existing."""
+    through: "AskRows | None" = None
+    """The parent table, to whose column `key` the column refers."""
+    key: str = "id"
 
 
 @dataclass(frozen=True)

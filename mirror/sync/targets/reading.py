@@ -5,6 +5,7 @@ import sys
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final, Self
 
 from mirror.model.keys import Key
@@ -132,6 +133,9 @@ class KnownRow:
     """The time in the mapping's `expires` column is in the past."""
     outdated: bool
     """Last written before the model's latest migration."""
+    applied_at: datetime | None = None
+    """The time of the target's clock at which the mirror last wrote the key, changed or not. None:
+    never, or the target is of an older version."""
 
     @classmethod
     def from_json(cls, part: dict[str, Any]) -> Self:
@@ -144,6 +148,9 @@ class KnownRow:
             edited=part["edited"],
             expired=part["expired"],
             outdated=part["outdated"],
+            applied_at=datetime.fromisoformat(part["applied_at"])
+            if part.get("applied_at")
+            else None,
         )
 
 
