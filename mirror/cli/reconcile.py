@@ -139,13 +139,15 @@ def _print_report(report: Report) -> None:
         "under-grants",
         "other",
         "in flight",
+        "withheld",
         "repaired",
     ):
         table.add_column(name, justify="left" if name == "mapping" else "right")
     for part in report.mappings:
         other = part.drifted - part.over_grants - part.under_grants
         counts = (part.rows, part.over_grants, part.under_grants, other)
-        table.add_row(part.mapping, *map(str, (*counts, part.in_flight, part.repaired)))
+        counts = (*counts, part.in_flight, part.withheld, part.repaired)
+        table.add_row(part.mapping, *map(str, counts))
     console.print(table)
     for part in report.mappings:
         for cause, rows in part.causes.items():

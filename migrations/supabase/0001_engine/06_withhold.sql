@@ -194,3 +194,17 @@ begin
   return jsonb_build_object('outcome', 'withheld');
 end
 $$;
+
+
+-- Whether any key of any mapping is withheld. Policies of mirrored tables call it as
+-- `(select mirror.any_withheld())`: once per statement. Only if it is true do they look for the rows'
+-- own marks.
+create or replace function mirror.any_withheld() returns boolean
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return exists (select from mirror.withheld);
+end
+$$;
+revoke all on function mirror.any_withheld() from public, anon, authenticated, service_role;
+grant execute on function mirror.any_withheld() to authenticated;

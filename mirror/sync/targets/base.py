@@ -279,13 +279,14 @@ class Target(ABC):
         request = asdict(survey) | {"wanted": wanted, "each": each}
         return self._send("survey", _about(mapping) | asdict(hashing) | request, parse)
 
-    def rows(self, mapping: Mapping, keys: Sequence[Key]) -> dict[Key, KnownRow]:
-        """Return all that the target knows about each of these keys."""
+    def rows(self, mapping: Mapping, keys: Sequence[Key] | None) -> dict[Key, KnownRow]:
+        """Return all that the target knows about each of these keys; None: of those withheld."""
 
         def parse(answer: Any) -> dict[Key, KnownRow]:
             return {tuple(part["key"]): KnownRow.from_json(part) for part in as_list(answer)}
 
-        return self._send("rows", _about(mapping) | {"keys": keys}, parse)
+        wanted = {} if keys is None else {"keys": keys}
+        return self._send("rows", _about(mapping) | wanted, parse)
 
     def expired(self, mapping: Mapping, *, after: Key, limit: int) -> list[Key]:
         """Return at most `limit` keys of expired rows in key order, starting after a key."""

@@ -132,6 +132,8 @@ class KnownRow:
     """The time in the mapping's `expires` column is in the past."""
     outdated: bool
     """Last written before the model's latest migration."""
+    withheld: str | None = None
+    """Why the key is withheld, so that it grants nothing; None: it is not."""
 
     @classmethod
     def from_json(cls, part: dict[str, Any]) -> Self:
@@ -144,6 +146,7 @@ class KnownRow:
             edited=part["edited"],
             expired=part["expired"],
             outdated=part["outdated"],
+            withheld=part["withheld"],
         )
 
 
