@@ -15,6 +15,7 @@ from mirror.errors import (
     MirrorError,
     NotMigrated,
     Rejected,
+    TooLarge,
     Unexplained,
     UnreadableMapping,
     Withheld,
@@ -44,7 +45,7 @@ def withhold(syncer: Syncer, event: Event, error: MirrorError, *, attempt: int =
         Transient: a database does not answer; nothing is known about the key.
     """
     stamp = syncer.stamp
-    counts = isinstance(error, Rejected) or (
+    counts = isinstance(error, Rejected | TooLarge) or (
         isinstance(error, Unexplained) and attempt >= _ATTEMPTS_IF_UNEXPLAINED
     )
     if not counts or stamp is None:

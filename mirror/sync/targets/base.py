@@ -13,7 +13,7 @@ from collections.abc import Mapping as MappingABC
 from dataclasses import asdict, replace
 from typing import Any, Final, TypeVar
 
-from mirror.errors import LostParent, NotPaired, Transient
+from mirror.errors import Halted, LostParent, NotPaired, Transient, Unexplained
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
 from mirror.sync.pairing import Pair
@@ -81,6 +81,7 @@ class Target(ABC):
 
         Raises:
             TooOld: the stamp is older than the horizon.
+            Unexplained: a mapping cannot be written at all, or one of its rows.
         """
         parts = []
         for section in sections:
@@ -99,6 +100,13 @@ class Target(ABC):
         except LostParent:
             # The ledger has a parent whose row somebody deleted by hand.
             return self._write("apply", stamp, sections_text, parse, pages=True, careful=True)
+        except Halted as error:
+            if type(error) is not Halted or not sections:
+                raise
+            # A table, column or privilege is missing. If the target takes an empty call, it is one
+            # of these mappings', or of a trigger on its table: the others go on.
+            self.apply(stamp, [])
+            raise Unexplained(str(error)) from None
 
     def open_scopes(
         self, stamp: Stamp, pages: Sequence[ScopePage], *, limit: int
