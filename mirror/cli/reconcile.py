@@ -108,7 +108,8 @@ def sync_(
     with closing(build_drain(settings, registry)) as drain:
         verdict = sync(drain, declared, parsed)
     print_verdict(verdict)
-    print(f"{len(parsed)} key(s) brought up to date, {len(verdict.drifts)} had drifted")
+    rest = "; workers, or `mirror drain`, do the rest" if drain.announced else ""
+    print(f"{len(parsed)} key(s) brought up to date, {len(verdict.drifts)} had drifted{rest}")
 
 
 def parse_key(mapping: Mapping, text: str) -> Key:

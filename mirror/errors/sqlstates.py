@@ -83,8 +83,8 @@ _MEANINGS: Final[tuple[tuple[tuple[str, ...], type[MirrorError], str | None], ..
     # Missing objects and privileges, syntax: the rows are not the cause.
     (("42", "3F", "MR"), Halted, None),
 )
-# If the connection goes on, these are a statement's own errors: a foreign table whose server is away,
-# a damaged file.
+# If the connection goes on, these are a statement's own errors: a foreign table whose server is
+# away, a damaged file.
 _OF_A_STATEMENT: Final = ("08", "58", "XX")
 # Connections, resources, rollbacks by the server, operators. Wider than Transient above: a query
 # that only reads may also be repeated after it was cancelled.

@@ -146,7 +146,7 @@ class KnownRow:
             edited=part["edited"],
             expired=part["expired"],
             outdated=part["outdated"],
-            withheld=part["withheld"],
+            withheld=part.get("withheld"),
         )
 
 
