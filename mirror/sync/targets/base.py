@@ -130,11 +130,11 @@ class Target(ABC):
 
         return self._write("open_scopes", stamp, as_text(parts), parse, limit=limit)
 
-    def withhold(self, stamp: Stamp, mapping: Mapping, key: Key, reason: str) -> Outcome:
+    def withhold(self, stamp: Stamp, mapping: Mapping, key: Key, reason: str | None) -> Outcome:
         """Let a key grant nothing until a read of this stamp or a newer one is written.
 
         `reason` is stored. A row without children is removed; with children it stays, and the
-        helpers ignore it and them.
+        helpers ignore it and them. None: change nothing, and only answer what would be done.
         """
         section = _about(mapping) | {"key": key, "reason": reason}
         return self._write(
