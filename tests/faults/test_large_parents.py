@@ -93,9 +93,14 @@ def test_a_parent_that_returns_during_its_withdrawal_brings_no_earlier_child_bac
 
 
 def test_a_large_parent_that_is_synced_by_hand_is_left_to_workers(
-    primary: TestDatabase, target: TestDatabase, drain: Drain, members: list[Member]
+    primary: TestDatabase,
+    target: TestDatabase,
+    drain: Drain,
+    members: list[Member],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """No event is recorded for its deletion. The access ends at once."""
+    monkeypatch.setattr("mirror.sync.syncer._WITHDRAWAL_SECONDS", 0.0)
     trip = members[0][0]
     _make_large(target, trip)
     primary.query("delete from trip_memberships; update trips set deleted_at = now()")

@@ -55,18 +55,17 @@ def test_an_event_that_can_never_succeed_is_named_as_the_cause(
     target: TestDatabase,
 ) -> None:
     """Its key has too many parts. Its mapping is not fresh again before somebody discards it."""
-    drain = make_drain(max_attempts=1)
     record(primary, "trips", 1, 2)
-    drain.run()
+    make_drain(max_attempts=1).run()
     target.query("update mirror.freshness set as_of = now() - interval '61 seconds'")
-    drain.run()
+    make_drain().run()
     found = find_faults(figures())
     assert found["stale"] == (
         "target: older than 60 s: trips; held back by events that failed: 1 of trips"
     )
     assert "buried" in found
     primary.query("delete from mirror.retries")
-    drain.run()
+    make_drain().run()
     assert find_faults(figures()) == {}
 
 

@@ -31,7 +31,7 @@ CHECKSUMS = {
     "0007_pairing": "cc75d22cfc3e4957",
     "0008_prepared_transactions": "2e995bafd4114359",
     "0009_receipts": "04cb5f356890fbdd",
-    "0001_engine": "f080c43d62d47051",
+    "0001_engine": "1fa4e315d1d25129",
 }
 
 
