@@ -164,15 +164,24 @@ def test_a_mapping_that_cannot_be_written_waits_alone(
     assert "new" in [name for (name,) in target.query("select username from users")]
 
 
-@pytest.mark.parametrize("state", ["08001", "58030", "XX000"])
-def test_a_mapping_whose_foreign_table_is_away_waits_alone(
-    primary: TestDatabase, target: TestDatabase, drain: Drain, member: tuple[str, str], state: str
+# As errors of a connection, all others would wait for its end.
+OWN_ERRORS = {
+    "a foreign table is away": "raise 'away' using errcode = '08001'",
+    "a file is damaged": "raise 'damaged' using errcode = 'XX001'",
+    "a function writes": "insert into people select * from people",
+    "a function raises a failure to serialize": "raise 'again' using errcode = '40001'",
+}
+
+
+@pytest.mark.parametrize("fault", OWN_ERRORS)
+def test_a_query_with_an_error_like_that_of_a_connection_waits_alone(
+    primary: TestDatabase, target: TestDatabase, drain: Drain, member: tuple[str, str], fault: str
 ) -> None:
-    """The error is that of a lost connection, or of a damaged file, and this connection goes on."""
+    """The connection goes on."""
     primary.query(
-        "alter table users rename to people; create function away() returns boolean"
-        f" language plpgsql as $$ begin raise 'away' using errcode = '{state}'; end $$;"
-        " create view users as select * from people where away()"
+        "alter table users rename to people; create function fails() returns boolean"
+        f" language plpgsql as $$ begin {OWN_ERRORS[fault]}; return true; end $$;"
+        " create view users as select * from people where fails()"
     )
     record(primary, "users", member[1])
     revoke(primary, member)

@@ -34,6 +34,7 @@ _CODES: tuple[tuple[tuple[str, ...], type[MirrorError], str], ...] = (
     (("PGRST106",), Halted, "its API does not expose the schema public; expose it"),
     ((MISSING,), NotMigrated, "its API does not know our functions; run `mirror migrate supabase`"),
     (("PGRST203",), Halted, "another function has the name of one of ours; drop that one"),
+    (("PGRST205",), Halted, "a table that one of its functions needs is missing"),
     (("PGRST300",), Halted, "its API has no JWT secret"),
     (("PGRST303",), WrongKey, "the token has expired, or its claims are wrong; sign another"),
     (("PGRST301", "PGRST302"), WrongKey, f"its API refuses the key; {_FOREIGN_KEY}"),
