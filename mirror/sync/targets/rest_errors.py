@@ -16,6 +16,7 @@ from mirror.errors import (
     Unreachable,
     WrongKey,
 )
+from mirror.errors.redaction import redact
 from mirror.errors.sqlstates import NO_PRIVILEGE, UNKNOWN_ROLE, classify
 from mirror.sync.targets.damage import DAMAGED
 
@@ -91,6 +92,9 @@ def _from_postgresql(state: str, message: str, hint: str | None) -> MirrorError:
         return NotMigrated(
             "target: the token's role does not exist there; run `mirror migrate supabase` [22023]"
         )
+    if state.startswith(("58", "XX")):
+        # PostgREST has an answer, so its connection goes on: a statement's own error.
+        return Unexplained(f"target: {redact(message)} [{state}]")
     constraint = _CONSTRAINT.search(message)
     return classify(state, message, role="target", hint=hint, culprit=constraint and constraint[1])
 
