@@ -583,6 +583,24 @@ select mirror.retire('trips', '[
 ]);
 
 
+-- Whether the row of a key is withheld, or one of its ancestors. For this table's policy.
+create or replace function mirror.withheld_users(uuid) returns boolean
+language sql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select from public.users as m
+    where m.id = $1
+      and (exists (
+          select from mirror.withheld as w
+          where (w.mapping, w.key) in (
+            ('users', array[m.id::text])
+          )
+        ))
+  )
+$$;
+revoke all on function mirror.withheld_users(uuid) from public, anon, authenticated, service_role;
+grant execute on function mirror.withheld_users(uuid) to authenticated;
+
 -- users: the API's roles write nothing and read only what is granted here.
 alter table public.users enable row level security;
 revoke all on public.users from public, anon, authenticated, service_role;
@@ -590,8 +608,29 @@ grant select on public.users to service_role;
 grant select (id, username) on public.users to authenticated;
 drop policy if exists users_read on public.users;
 create policy users_read on public.users for select to authenticated
-using (id = any((select mirror.my_trip_companions())::uuid[]));
+using (
+  (id = any((select mirror.my_trip_companions())::uuid[]))
+  and (not (select mirror.any_withheld()) or not mirror.withheld_users(id))
+);
 
+
+-- Whether the row of a key is withheld, or one of its ancestors. For this table's policy.
+create or replace function mirror.withheld_trips(uuid) returns boolean
+language sql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select from public.trips as m
+    where m.id = $1
+      and (exists (
+          select from mirror.withheld as w
+          where (w.mapping, w.key) in (
+            ('trips', array[m.id::text])
+          )
+        ))
+  )
+$$;
+revoke all on function mirror.withheld_trips(uuid) from public, anon, authenticated, service_role;
+grant execute on function mirror.withheld_trips(uuid) to authenticated;
 
 -- trips: the API's roles write nothing and read only what is granted here.
 alter table public.trips enable row level security;
@@ -600,8 +639,31 @@ grant select on public.trips to service_role;
 grant select (id, name, created_by) on public.trips to authenticated;
 drop policy if exists trips_read on public.trips;
 create policy trips_read on public.trips for select to authenticated
-using (id = any((select mirror.my_trips('MEMBER'))::uuid[]));
+using (
+  (id = any((select mirror.my_trips('MEMBER'))::uuid[]))
+  and (not (select mirror.any_withheld()) or not mirror.withheld_trips(id))
+);
 
+
+-- Whether the row of a key is withheld, or one of its ancestors. For this table's policy.
+create or replace function mirror.withheld_trip_memberships(uuid, uuid) returns boolean
+language sql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select from public.trip_memberships as m
+    where m.trip_id = $1 and m.user_id = $2
+      and (exists (
+          select from mirror.withheld as w
+          where (w.mapping, w.key) in (
+            ('trip_memberships', array[m.trip_id::text, m.user_id::text]),
+            ('trips', array[m.trip_id::text]),
+            ('users', array[m.user_id::text])
+          )
+        ))
+  )
+$$;
+revoke all on function mirror.withheld_trip_memberships(uuid, uuid) from public, anon, authenticated, service_role;
+grant execute on function mirror.withheld_trip_memberships(uuid, uuid) to authenticated;
 
 -- trip_memberships: the API's roles write nothing and read only what is granted here.
 alter table public.trip_memberships enable row level security;
@@ -610,7 +672,10 @@ grant select on public.trip_memberships to service_role;
 grant select (trip_id, user_id, role, status) on public.trip_memberships to authenticated;
 drop policy if exists trip_memberships_read on public.trip_memberships;
 create policy trip_memberships_read on public.trip_memberships for select to authenticated
-using (trip_id = any((select mirror.my_trips('MEMBER'))::uuid[]));
+using (
+  (trip_id = any((select mirror.my_trips('MEMBER'))::uuid[]))
+  and (not (select mirror.any_withheld()) or not mirror.withheld_trip_memberships(trip_id, user_id))
+);
 
 
 insert into mirror.mappings (name, model, position, digest, is_parent, declaration)

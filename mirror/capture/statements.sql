@@ -161,7 +161,8 @@ insert into mirror.outbox (lane, mapping, reference, key, origin) values (%s, %s
 -- Each attempt at an event may announce the same events: those that wait already are not repeated,
 -- and only learn what else they continue. An event that a worker has claimed does not count, because
 -- that worker may have read before the change; it is locked. One that is set apart does: events of a
--- parent that is refused for ever would announce each other for ever.
+-- parent that is refused for ever would announce each other for ever. A retry of it that is under way
+-- notices that its row was updated, and is repeated.
 with waiting as (
   select ctid from mirror.outbox
   where mapping = %(mapping)s and reference = %(reference)s and key = %(key)s::text[]
@@ -174,6 +175,8 @@ apart as (
   where mapping = %(mapping)s and reference = %(reference)s and key = %(key)s::text[]
     and lane <= %(lane)s
   limit 1
+  -- A retry that has just succeeded deletes it.
+  for no key update skip locked
 ),
 waiting_longer as (
   update mirror.outbox as o
@@ -183,9 +186,10 @@ waiting_longer as (
 ),
 apart_longer as (
   update mirror.retries as r
-  set origin = %(origin)s
+  set origin = case when coalesce(r.origin, r.transaction_id) > %(origin)s then %(origin)s
+    else r.origin end
   from apart as a
-  where r.id = a.id and coalesce(r.origin, r.transaction_id) > %(origin)s
+  where r.id = a.id and (r.deaths > 0 or coalesce(r.origin, r.transaction_id) > %(origin)s)
 )
 insert into mirror.outbox (lane, mapping, reference, key, origin)
 select %(lane)s, %(mapping)s, %(reference)s, %(key)s::text[], %(origin)s
@@ -280,7 +284,7 @@ where id = (
   for update skip locked
 )
 returning id, transaction_id, lane, recorded_at::text, mapping, reference, key, origin, attempts + 1,
-  deaths, parked
+  deaths, parked, xmin::text
 
 -- note_failed_retry --
 update mirror.retries
@@ -308,6 +312,11 @@ where parked and mapping = %s and buried_at is null
 
 -- postpone_retry --
 update mirror.retries set deaths = deaths - 1, due_at = now() where id = %s
+
+-- delete_retry --
+-- Not if the row was updated after it was leased: the event was announced meanwhile, for a change
+-- that the retry may have read too early.
+delete from mirror.retries where id = %(id)s and xmin::text = %(version)s returning id
 
 -- delete_retries --
 -- If the retry that stands for the parked events of its mapping goes, all of them are due.
@@ -466,6 +475,7 @@ select jsonb_build_object(
         count(*) filter (where parked) as parked,
         count(*) filter (where unclaimed and recorded_at < now() - interval '1 minute')
           as unclaimed,
+        count(*) filter (where lane = 0 and withheld_at is null) as holding_back,
         extract(epoch from now() - min(recorded_at))::float8 as oldest_seconds
       from mirror.retries as r
       group by r.lane, mapping

@@ -108,7 +108,8 @@ def sync_(
     with closing(build_drain(settings, registry)) as drain:
         verdict = sync(drain, declared, parsed)
     print_verdict(verdict)
-    print(f"{len(parsed)} key(s) brought up to date, {len(verdict.drifts)} had drifted")
+    rest = "; workers, or `mirror drain`, do the rest" if drain.announced else ""
+    print(f"{len(parsed)} key(s) brought up to date, {len(verdict.drifts)} had drifted{rest}")
 
 
 def parse_key(mapping: Mapping, text: str) -> Key:
@@ -139,13 +140,15 @@ def _print_report(report: Report) -> None:
         "under-grants",
         "other",
         "in flight",
+        "withheld",
         "repaired",
     ):
         table.add_column(name, justify="left" if name == "mapping" else "right")
     for part in report.mappings:
         other = part.drifted - part.over_grants - part.under_grants
         counts = (part.rows, part.over_grants, part.under_grants, other)
-        table.add_row(part.mapping, *map(str, (*counts, part.in_flight, part.repaired)))
+        counts = (*counts, part.in_flight, part.withheld, part.repaired)
+        table.add_row(part.mapping, *map(str, counts))
     console.print(table)
     for part in report.mappings:
         for cause, rows in part.causes.items():

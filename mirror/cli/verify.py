@@ -47,6 +47,7 @@ def verify(
         drawn, verdict = sample(drain, declared, count, rng)
     print_verdict(verdict)
     in_flight = f", {len(verdict.in_flight)} in flight" if verdict.in_flight else ""
+    in_flight += f", {len(verdict.withheld)} withheld" if verdict.withheld else ""
     print(
         f"{drawn} row(s) of {mapping} compared on both sides: {len(verdict.drifts)} drifted"
         f"{in_flight}"

@@ -37,6 +37,8 @@ class SetApart:
     """How many of those that are retried wait because their whole mapping fails."""
     unclaimed: int
     """How many wait, for more than a minute, for a worker that knows their mapping."""
+    holding_back: int
+    """How many keep the mapping from being fresh: revocations whose key is not withheld."""
     oldest_seconds: float
     """Age of the oldest of these events."""
 

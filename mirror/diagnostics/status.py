@@ -21,7 +21,8 @@ REMEDIES = {
     "the declarations to which it was migrated, and they take the events. `mirror discard ID` "
     "deletes those of a mapping that is gone for good.",
     "stale": "Policies refuse every user until workers have caught up: start them, and fix what "
-    "`mirror status` shows. MIRROR_FRESH_SECONDS must be set on workers and on beat.",
+    "`mirror status` shows, or discard events that can never succeed. MIRROR_FRESH_SECONDS must be "
+    "set on workers and on beat.",
     "failed-over": "What was committed just before the fail-over may be lost there, without an "
     "event. Run `mirror reconcile`.",
     "withheld": "Keys may have lost access and can be neither read nor written, so they grant "
@@ -59,8 +60,7 @@ def find_faults(figures: Figures) -> dict[str, str]:
     if isinstance(target, Description) and target.failed_over is not None:
         faults["failed-over"] = f"a server of the pair failed over before {target.failed_over}"
     if figures.stale:
-        bound = f"{figures.max_staleness:g} s"
-        faults["stale"] = f"target: older than {bound}: {', '.join(figures.stale)}"
+        faults["stale"] = _stale(figures)
     if isinstance(target, Description):
         withheld = [each for each in target.withheld if each.reason != WITHDRAWING]
         if withheld:
@@ -73,6 +73,19 @@ def find_faults(figures: Figures) -> dict[str, str]:
             minutes = f"{oldest / 60:.0f} min"
             faults["outbox-late"] = f"primary: the oldest event has been waiting for {minutes}"
     return faults
+
+
+def _stale(figures: Figures) -> str:
+    message = f"target: older than {figures.max_staleness:g} s: {', '.join(figures.stale)}"
+    if isinstance(figures.primary, PrimaryFigures):
+        failed = [
+            f"{each.holding_back} of {each.mapping}"
+            for each in figures.primary.set_apart
+            if each.holding_back and each.mapping in figures.stale
+        ]
+        if failed:
+            message += f"; held back by events that failed: {', '.join(failed)}"
+    return message
 
 
 def _primary_faults(primary: PrimaryFigures) -> dict[str, str]:

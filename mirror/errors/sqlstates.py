@@ -39,6 +39,8 @@ _OURS: Final[dict[str, type[MirrorError]]] = {
     "MR013": NotPaired,
     # A fail-over may be under way.
     "MR014": Transient,
+    # A migration may be under way.
+    "MR015": Transient,
     "MR021": Rejected,
 }
 MIGRATION_REFUSED: Final = "MR010"
@@ -65,12 +67,17 @@ _OUR_OBJECTS = re.compile(
 # By SQLSTATE prefix; the first match wins. Each has our error, and a text that replaces
 # PostgreSQL's own message where that could contain values of rows.
 _MEANINGS: Final[tuple[tuple[tuple[str, ...], type[MirrorError], str | None], ...]] = (
-    (("57014", "53200", "53400"), TooSlow, "a statement ran into a limit of time or memory"),
+    # One row that somebody has locked may be the cause, as it may be of a statement's time limit.
+    (
+        ("57014", "53200", "53400", "55P03"),
+        TooSlow,
+        "a statement ran into a limit of time or memory",
+    ),
     # Authentication failed, or the database does not exist.
     (("28", "3D"), Unreachable, None),
-    # Connection, resources, operator, system; deadlock, serialization failure, lock and idle
-    # timeouts; a server that is read-only during a failover; a session or pooler in a wrong state.
-    (("08", "53", "57P", "58", "40001", "40P01", "55P03", "25", "XX"), Transient, None),
+    # Connection, resources, operator, system; deadlock, serialization failure, idle timeouts; a
+    # server that is read-only during a failover; a session or pooler in a wrong state.
+    (("08", "53", "57P", "58", "40001", "40P01", "25", "XX"), Transient, None),
     # Caused by a row's own values: data, integrity, an exception in a user's trigger, a limit.
     (("22",), Rejected, "a value does not fit its type"),
     (("23503",), LostParent, "a row was refused"),
@@ -80,6 +87,9 @@ _MEANINGS: Final[tuple[tuple[tuple[str, ...], type[MirrorError], str | None], ..
     # Missing objects and privileges, syntax: the rows are not the cause.
     (("42", "3F", "MR"), Halted, None),
 )
+# If the connection goes on, these are a statement's own errors: a foreign table whose server is
+# away, a damaged file.
+_OF_A_STATEMENT: Final = ("08", "58", "XX")
 # Connections, resources, rollbacks by the server, operators. Wider than Transient above: a query
 # that only reads may also be repeated after it was cancelled.
 _PASSING_CLASSES: Final = ("08", "53", "40", "57")
@@ -98,6 +108,8 @@ class ServerError:
     """The constraint or table at fault."""
     detail: str | None = None
     """May contain values of rows, except where a statement is refused for the sake of objects."""
+    fatal: bool = True
+    """The error may have ended the connection. False: the server goes on after this statement."""
 
 
 def server_error(error: BaseException | None) -> ServerError:
@@ -116,6 +128,7 @@ def server_error(error: BaseException | None) -> ServerError:
         getattr(details, "message_hint", None) or getattr(details, "hint", None),
         getattr(details, "constraint_name", None) or getattr(details, "table_name", None),
         getattr(details, "message_detail", None) or getattr(details, "detail", None),
+        getattr(details, "severity_nonlocalized", None) != "ERROR",
     )
 
 
@@ -157,6 +170,8 @@ def translate(error: BaseException, role: str) -> MirrorError:
     `role` names the database in the message, which contains no values of rows.
     """
     found = server_error(error)
+    if found.state.startswith(_OF_A_STATEMENT) and not found.fatal:
+        return Unexplained(f"{role}: {redact(found.message)} [{found.state}]")
     if found.state:
         return classify(
             found.state, found.message, role=role, hint=found.hint, culprit=found.culprit

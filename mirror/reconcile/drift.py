@@ -47,6 +47,7 @@ class Cause(StrEnum):
 
     MISSED = "no event recorded this change: a hook is missing where the change is made"
     BURIED = "its event is buried: fix the error that `mirror status` shows, then `mirror retry`"
+    WITHHELD = "it was withheld, and its event is gone, which may have been discarded"
     BY_HAND = "the target was edited by hand after the mirror last wrote to it"
     ORPHAN = "no event recorded that its parent went: a hook is missing where parents are deleted"
     NEW = "the target never had it: a first load, or a missing hook where rows are created"

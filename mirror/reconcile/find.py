@@ -78,11 +78,14 @@ class Finder:
         )
         total = self.primary.estimate(findings.mapping)
         reported = 0
+        # A comparison of rows does not notice a mark.
+        withheld = set() if start else set(self.target.rows(findings.mapping, None))
+        findings.suspects.add(withheld)
         for found in comparison.suspects(start):
             if isinstance(found, MissingRange):
                 findings.loads.append(found)
-            elif found:
-                findings.suspects.add(found)
+            elif found - withheld:
+                findings.suspects.add(found - withheld)
             self._tick("compare", name, comparison.rows - reported, total, 0.0)
             reported = comparison.rows
         self._tick("compare", name, comparison.rows - reported, comparison.rows, 0.0)
@@ -107,6 +110,7 @@ class Finder:
         for keys in findings.suspects.batches(_BATCH):
             verdict = self.judge.judge(mapping, keys)
             report.in_flight += len(verdict.in_flight)
+            report.withheld += len(verdict.withheld)
             for drift in verdict.drifts:
                 report.add_drift(drift, keys=self._keys)
                 findings.add_drift(drift)

@@ -19,6 +19,7 @@ from mirror.sync.row_queries import Row
 from mirror.sync.snapshot import Snapshot, Source
 from mirror.sync.sync_pass import MappingKey
 from mirror.sync.targets.base import Target
+from mirror.sync.targets.catalog import WITHDRAWING
 from mirror.sync.targets.reading import UNKNOWN, KnownRow
 
 
@@ -29,6 +30,8 @@ class Verdict:
     drifts: list[Drift] = field(default_factory=list)
     in_flight: list[Key] = field(default_factory=list)
     """Keys that differ, but have a change under way."""
+    withheld: list[Key] = field(default_factory=list)
+    """Keys whose change is under way and cannot be read or written, so that they grant nothing."""
 
 
 @dataclass(frozen=True)
@@ -65,25 +68,31 @@ class Judge:
     def judge(self, mapping: Mapping, keys: Sequence[Key]) -> Verdict:
         """Read these keys on both sides again; return which of them differ.
 
-        A key that differs has drifted, unless a change of it is under way. Keys that are equal on
-        both sides are in neither list of the result.
+        A key that differs has drifted, unless a change of it is under way. A key that is withheld
+        counts as absent from the target. Keys that are equal on both sides are in no list of the
+        result.
         """
         verdict = Verdict()
-        for drift, under_way in self._read_and_compare(mapping, keys):
-            if under_way:
-                verdict.in_flight.append(drift.key)
-            else:
+        for drift, under_way, withheld in self._read_and_compare(mapping, keys):
+            if not under_way:
                 verdict.drifts.append(drift)
+            elif withheld:
+                verdict.withheld.append(drift.key)
+            else:
+                verdict.in_flight.append(drift.key)
         return verdict
 
     def differences(self, mapping: Mapping, keys: Sequence[Key]) -> list[Drift]:
         """Return how those of these keys differ now that do, also if a change is under way."""
-        return [difference for difference, _ in self._read_and_compare(mapping, keys)]
+        return [difference for difference, *_ in self._read_and_compare(mapping, keys)]
 
     def _read_and_compare(
         self, mapping: Mapping, keys: Sequence[Key]
-    ) -> Iterator[tuple[Drift, bool]]:
-        """Yield how a key differs, and whether a change of it is under way."""
+    ) -> Iterator[tuple[Drift, bool, bool]]:
+        """Yield how a key differs, whether a change of it is under way, and whether it is withheld.
+
+        A parent whose children are being removed does not count as withheld.
+        """
         # The first read finds the references and parents that the target's rows contain. Where the
         # key contains all of them, it is not needed.
         references = {reference.name for reference in mapping.all_references}
@@ -100,7 +109,8 @@ class Judge:
             drift = self._compare(mapping, key, primary, known, status)
             if drift is not None:
                 newer = (known.epoch, known.fence) > (primary.epoch, primary.fence)
-                yield drift, status.under_way or newer
+                withheld = known.withheld not in {None, WITHDRAWING}
+                yield drift, status.under_way or newer, withheld
 
     # Reading
 
@@ -167,9 +177,9 @@ class Judge:
         primary_row, target_row = primary.rows.get(key), known.row
         cause = _cause(known, status, orphan=key in primary.orphans)
         if primary_row is None and target_row is None:
-            # Only the ledger still has it.
-            return Drift(key, Kind.LEDGER, cause) if known.present else None
-        if target_row is None:
+            # Only the ledger still has it, or a mark.
+            return Drift(key, Kind.LEDGER, cause) if known.present or known.withheld else None
+        if target_row is None or (known.withheld and primary_row is not None):
             return Drift(key, Kind.MISSING, cause)
         if primary_row is None:
             parents = frozenset(primary.missing_parents.get(key, ()))
@@ -233,9 +243,9 @@ def _parent_is_pending(pending: PendingEvents, mapping: Mapping, key: Key) -> bo
 def _cause(known: KnownRow, status: KeyStatus, *, orphan: bool) -> Cause:
     if status.buried is not None:
         return Cause.BURIED
-    if known.edited or (known.row is not None and not known.present):
-        return Cause.BY_HAND
-    if known.row is None and known.present:
+    if known.withheld:
+        return Cause.WITHHELD
+    if known.edited or (known.row is not None) is not bool(known.present):
         return Cause.BY_HAND
     if orphan:
         return Cause.ORPHAN

@@ -34,6 +34,9 @@ class MappingReport:
     """Rows whose visible values are right, but whose ledger row is wrong."""
     in_flight: int = 0
     """Rows that differed while a change was under way: no drift."""
+    withheld: int = 0
+    """Rows that grant nothing in the target, because their change can be neither read nor written;
+    no drift, because their events are retried."""
     repaired: int = 0
     """Rows that drifted and were written or deleted in the target."""
     failed: int = 0

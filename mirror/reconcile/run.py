@@ -122,6 +122,7 @@ class ReconcileRun:
         options = self.options
         return (
             self.report.exit_code == 0
+            and not any(part.withheld for part in self.report.mappings)
             and not options.dry_run
             and not options.mappings
             and options.since_key is None

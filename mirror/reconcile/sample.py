@@ -26,7 +26,9 @@ _BUCKET_BITS = (17, 14, 11, 8, 5, 0)
 def sync(drain: Drain, mapping: Mapping, keys: Iterable[Key]) -> Verdict:
     """Bring the given keys up to date now; return how they differed before.
 
-    Parents whose absence made a row drift are brought up to date, too.
+    Parents whose absence made a row drift are brought up to date, too. What is too much for one
+    call, such as the children of a large parent that is gone, is left to workers; then
+    `drain.announced` is True.
 
     Raises:
         Transient: a database does not answer, or other workers were faster every time.
@@ -39,7 +41,9 @@ def sync(drain: Drain, mapping: Mapping, keys: Iterable[Key]) -> Verdict:
     for drift in verdict.drifts:
         for name, key in drift.parents:
             pending.keys.setdefault(name, set()).add(key)
-    drain.sync_keys(pending)
+    rest = drain.sync_keys(pending)
+    drain.queue.announce(rest)
+    drain.announced = drain.announced or bool(rest)
     return verdict
 
 
@@ -86,8 +90,7 @@ def sample(
 ) -> tuple[int, Verdict]:
     """Draw about `count` keys at random from both sides, and judge them.
 
-    Returns the number of drawn keys, and the verdict on them: those that have drifted, and those
-    that differ because a change is under way. Writes nothing.
+    Returns the number of drawn keys, and the verdict on them. Writes nothing.
     """
     total = Verdict()
     judge = Judge(drain.registry, drain.source, drain.target)
@@ -96,4 +99,5 @@ def sample(
         verdict = judge.judge(mapping, some)
         total.drifts += verdict.drifts
         total.in_flight += verdict.in_flight
+        total.withheld += verdict.withheld
     return len(keys), total

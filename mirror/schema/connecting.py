@@ -9,6 +9,7 @@ from sqlalchemy.exc import DBAPIError
 
 from mirror.errors.sqlstates import translate
 from mirror.schema.sides import ROLE, Side
+from mirror.schema.watched_connection import WatchedConnection
 from mirror.settings import Settings
 
 FIELD: dict[Side, str] = {"primary": "primary_database_url", "supabase": "supabase_db_url"}
@@ -26,20 +27,30 @@ def migrating(
     """Yield a SQLAlchemy connection to one side, in a transaction.
 
     `seconds` limits how long it may take to connect, and each statement; by default, the settings
-    limit the former and nothing the latter. `warn` is called with each warning of the database.
+    limit the former, and a statement may take as long as the server works on it. `warn` is called with
+    each warning of the database.
 
     Raises:
         ConfigError: the side's URL is not set.
         Unreachable: the database does not answer.
         MirrorError: the database reports another error, also inside the block.
     """
-    url = settings.need(FIELD[side]).replace("postgresql://", "postgresql+psycopg://", 1)
+    url = settings.need(FIELD[side])
     limit = seconds or settings.connect_seconds
-    options = {"prepare_threshold": None, "connect_timeout": limit}
-    # One connection, so no pool. No prepared statements: a pooler may be in between.
-    engine = create_engine(url, poolclass=NullPool, connect_args=options)
+
+    def connect() -> WatchedConnection:
+        # No prepared statements: a pooler may be in between.
+        made = WatchedConnection.connect(url, prepare_threshold=None, connect_timeout=limit)
+        made.url, made.seconds = url, limit
+        return made
+
+    # One connection, so no pool.
+    engine = create_engine("postgresql+psycopg://", poolclass=NullPool, creator=connect)
     try:
         with engine.begin() as connection:
+            watched = connection.connection.driver_connection
+            assert isinstance(watched, WatchedConnection)  # noqa: S101 - for mypy
+            watched.process = connection.scalar(text("select pg_backend_pid()"))
             if seconds is not None:
                 connection.execute(text(f"set local statement_timeout = '{seconds}s'"))
             _pass_warnings(connection, warn)

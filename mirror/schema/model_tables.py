@@ -25,6 +25,7 @@ from mirror.schema.ledger_tables import (
 )
 from mirror.schema.names import ledger_column, table_name
 from mirror.schema.quoting import comma, identifier, literal
+from mirror.schema.withheld_rows import not_withheld, withheld_function
 
 _FUNCTION = re.compile(r"create or replace function (\S+?)\(([^)]*)\)\s+returns ")
 
@@ -155,8 +156,9 @@ def _security(registry: Registry, mapping: Mapping) -> str:
     indexes that the mapping's `readable` names.
     """
     table, policy = table_name(mapping), identifier(f"{mapping.table}_read")
-    using, grants, indexes = "using (false)", [], []
+    using, functions, grants, indexes = "using (false)", [], [], []
     if mapping.readable is not None:
+        functions = [withheld_function(registry, mapping), ""]
         using = f"using ({_limited(registry, mapping, mapping.readable.using)})"
         grants = [f"grant select ({comma(mapping.readable.columns)}) on {table} to authenticated;"]
         indexes = [
@@ -168,6 +170,7 @@ def _security(registry: Registry, mapping: Mapping) -> str:
         indexes.append(f"select mirror.add_index({literal(table)}, {literal(mapping.expires)});")
     return "\n".join(
         [
+            *functions,
             f"-- {mapping.name}: the API's roles write nothing and read only what is granted here.",
             f"alter table {table} enable row level security;",
             f"revoke all on {table} from public, anon, authenticated, service_role;",
@@ -182,19 +185,18 @@ def _security(registry: Registry, mapping: Mapping) -> str:
 
 
 def _limited(registry: Registry, mapping: Mapping, condition: str) -> str:
-    """Return the condition of a policy, extended so that it is false for expired rows.
+    """Return the condition of a policy, extended so that it is false for rows that grant nothing.
 
-    It is also false while the target is older than the registry's bound, if there is one.
+    These are withheld or have expired. It is also false while the target is older than the
+    registry's bound, if there is one.
     """
-    more = []
+    more = [not_withheld(mapping)]
     if mapping.expires is not None:
         moment = identifier(mapping.expires)
         more.append(f"({moment} is null or {moment} > now())")
     names = readable_must_be_fresh(registry, mapping)
     if names:
         more.append(is_fresh(registry, names))
-    if not more:
-        return condition
     return "\n  and ".join([f"\n  ({condition})", *more]) + "\n"
 
 

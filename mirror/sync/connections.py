@@ -75,6 +75,15 @@ class Database:
                 )
         return self._connection
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether the open transaction failed by one of its statements, and not the connection."""
+        connection = self._connection
+        return (
+            connection is not None
+            and connection.info.transaction_status is TransactionStatus.INERROR
+        )
+
     def close(self) -> None:
         """Close the connection; the next use opens another."""
         if self._connection is not None:

@@ -65,6 +65,8 @@ class Attempt:
     """Its key may be withheld before that. Not if a worker has crashed in that, too."""
     parked: bool = False
     """The event waits because its mapping cannot be read at all."""
+    version: str = ""
+    """That of its row in the primary, which changes if the event is announced meanwhile."""
 
 
 class Retries:
@@ -105,19 +107,26 @@ class Retries:
         rows = self._database.execute(statement("lease_retry"), [self.lease_seconds])
         if not rows:
             return None
-        *event, number, deaths, parked = rows[0]
+        *event, number, deaths, parked, version = rows[0]
         exhausted = deaths > self.max_attempts
         closing = deaths == self.max_attempts + 1
         return Attempt(
-            claimed_event(event), number, exhausted=exhausted, closing=closing, parked=parked
+            claimed_event(event),
+            number,
+            exhausted=exhausted,
+            closing=closing,
+            parked=parked,
+            version=version,
         )
 
     def delete(self, attempt: Attempt) -> None:
-        """Delete an event that the retry applied.
+        """Delete an event that the retry applied; or make it due, if it was announced meanwhile.
 
         If it was parked, its mapping can be read again, so all events that wait for that are due.
         """
-        self._database.execute(statement("delete_retries"), {"ids": [attempt.event.id]})
+        parameters = {"id": attempt.event.id, "version": attempt.version}
+        if not self._database.execute(statement("delete_retry"), parameters):
+            self._database.execute(statement("postpone_retry"), [attempt.event.id])
         if attempt.parked:
             self._database.execute(statement("release_parked"), [attempt.event.mapping])
 

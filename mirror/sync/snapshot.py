@@ -21,7 +21,14 @@ from urllib.parse import urlsplit
 from psycopg import sql
 
 from mirror.capture.statements import statement
-from mirror.errors import Halted, NotMigrated, Rejected, UnreadableMapping
+from mirror.errors import (
+    Halted,
+    NotMigrated,
+    Rejected,
+    Transient,
+    Unexplained,
+    UnreadableMapping,
+)
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
 from mirror.sync.connections import Database
@@ -101,6 +108,11 @@ class Snapshot:
         except Halted as error:
             message = f"{error}, while reading mapping {mapping.name!r}"
             raise UnreadableMapping(message, mapping.name) from None
+        except Transient as error:
+            if not self._database.goes_on:
+                raise
+            # The query causes it: it calls a function that writes, for example.
+            raise Unexplained(f"{error}, while reading mapping {mapping.name!r}") from None
         return _by_key(mapping, found)
 
 
@@ -167,8 +179,12 @@ class Source:
                 for mapping, keys in groups
             ]
             (row,), *found = self._begin(before, *reads, sql.SQL("commit"))
-        except BaseException:
+        except BaseException as error:
+            goes_on = self.database.goes_on
             self.database.rollback()
+            if isinstance(error, Transient) and goes_on:
+                # A mapping's query may cause it; reading each alone shows which.
+                raise Unexplained(str(error)) from None
             raise
         rows = []
         for (mapping, _), ((printed, deleted, two_rows),) in zip(groups, found, strict=True):

@@ -15,6 +15,7 @@ from mirror.errors import (
     MirrorError,
     NotMigrated,
     Rejected,
+    TooLarge,
     Unexplained,
     UnreadableMapping,
     Withheld,
@@ -44,30 +45,38 @@ def withhold(syncer: Syncer, event: Event, error: MirrorError, *, attempt: int =
         Transient: a database does not answer; nothing is known about the key.
     """
     stamp = syncer.stamp
-    counts = isinstance(error, Rejected) or (
-        isinstance(error, Unexplained) and attempt >= _ATTEMPTS_IF_UNEXPLAINED
-    )
-    if not counts or stamp is None:
+    if not isinstance(error, Rejected | Unexplained | TooLarge) or stamp is None:
         return error
     mapping = syncer.registry[event.mapping]
     key = mapping.canonical(event.key)
+    closes = event.lane is Lane.REVOCATION and (
+        isinstance(error, Rejected) or attempt >= _ATTEMPTS_IF_UNEXPLAINED
+    )
     try:
-        return _outcome(syncer, mapping, key, stamp, error, event.lane)
+        return _outcome(syncer, mapping, key, stamp, error, closes=closes)
     except (Halted, NotMigrated, *ISOLATED, TooOld) as problem:
-        if event.lane is not Lane.REVOCATION:
+        if type(problem) is Halted:
+            # A table, column or privilege is missing: the target cannot even try another row.
+            return UnreadableMapping(f"{error}; nor can any other row be written", mapping.name)
+        if not closes:
             return error
         return Withheld(f"{error}; it is not withheld, because of: {problem}", closed=False)
 
 
 def _outcome(
-    syncer: Syncer, mapping: Mapping, key: Key, stamp: Stamp, error: MirrorError, lane: Lane
+    syncer: Syncer, mapping: Mapping, key: Key, stamp: Stamp, error: MirrorError, *, closes: bool
 ) -> MirrorError:
-    if not _others_can_be_read(syncer, mapping, key):
+    is_too_large = isinstance(error, TooLarge)
+    if not is_too_large and not _others_can_be_read(syncer, mapping, key):
         return UnreadableMapping(f"{error}; no other key can be read either", mapping.name)
     if _write_narrowed(syncer, mapping, key):
         message = f"{error}; its descriptive columns are NULL meanwhile"
         return Withheld(message)
-    if lane is not Lane.REVOCATION:
+    if is_too_large:
+        # Neither size nor slowness says that the key's truth is unknown.
+        return error
+    outcome = _close(syncer, mapping, key, stamp, reason=type(error).__name__ if closes else None)
+    if not closes and outcome is not Outcome.MAPPING:
         return error
     return {
         Outcome.WITHHELD: Withheld(f"{error}; it grants nothing in the target meanwhile"),
@@ -78,7 +87,7 @@ def _outcome(
         Outcome.BUDGET: Withheld(
             f"{error}; it is not withheld, because too many keys are", closed=False
         ),
-    }[_close(syncer, mapping, key, stamp, reason=type(error).__name__)]
+    }[outcome]
 
 
 def withhold_unread(syncer: Syncer, event: Event) -> bool:
@@ -98,10 +107,12 @@ def withhold_unread(syncer: Syncer, event: Event) -> bool:
         return False
 
 
-def _close(syncer: Syncer, mapping: Mapping, key: Key, stamp: Stamp, *, reason: str) -> Outcome:
-    """Order the target to withhold a key, as of the read that failed."""
+def _close(
+    syncer: Syncer, mapping: Mapping, key: Key, stamp: Stamp, *, reason: str | None
+) -> Outcome:
+    """Order the target to withhold a key, as of the read that failed; None: only ask whether to."""
     outcome = syncer.target.withhold(stamp, mapping, key, reason)
-    if outcome is Outcome.WITHHELD:
+    if reason is not None and outcome is Outcome.WITHHELD:
         log.error("key withheld", mapping=mapping.name, reason=reason)
     return outcome
 

@@ -23,9 +23,11 @@ COMMANDS = {
     "drain": ["drain"],
     "reconcile": ["reconcile", "--dry-run"],
     "explain": ["explain", USER, "--trip", USER],
+    "migrate": ["migrate"],
 }
 # A part of what each command asks over an open connection.
 QUESTIONS = {"primary": b"mirror.", "target": b"mirror_"}
+MIGRATES = b"mirror.migrations"
 VARIABLES = {
     "primary": "PRIMARY_DATABASE_URL",
     "target": "SUPABASE_DB_URL",
@@ -56,7 +58,7 @@ def test_a_command_with_a_dark_side_ends_and_names_it(
     if moment == "at connect":
         link.stall()
     else:
-        link.stall_at(QUESTIONS[side])
+        link.stall_at(MIGRATES if command == "migrate" else QUESTIONS[side])
     done = mirror(
         *COMMANDS[command],
         MIRROR_STATEMENT_SECONDS="0.5",
@@ -64,9 +66,24 @@ def test_a_command_with_a_dark_side_ends_and_names_it(
         PYTHONPATH=str(HOME),
         **{VARIABLES[name]: proxy.url for name, proxy in links.items()},
     )
-    # The doctor's 4 means that it could look at neither side.
-    assert done.code == (1 if command == "doctor" else 4), done.text
+    assert done.code == 4, done.text
     assert f"{side}: the database cannot be reached" in " ".join(done.text.split()), done.text
+
+
+@pytest.mark.parametrize("side", ["primary", "supabase"])
+def test_an_uninstall_from_a_dark_side_ends_and_says_so(
+    mirror: Command, links: dict[str, TcpProxy], side: str
+) -> None:
+    """Its statements have no deadline, because they may wait for a lock."""
+    link = links["target" if side == "supabase" else side]
+    link.stall_at(b"mirror")
+    done = mirror(
+        *("uninstall", side, "--yes"),
+        MIRROR_CONNECT_SECONDS="2",
+        **{VARIABLES[name]: proxy.url for name, proxy in links.items()},
+    )
+    assert done.code == 4, done.text
+    assert "the database cannot be reached" in " ".join(done.text.split()), done.text
 
 
 def test_status_with_a_dark_redis_ends_and_says_so(

@@ -1,6 +1,7 @@
 """No answer and no item of Redis ends a worker or beat."""
 
 import json
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,24 @@ def ring(redis_server: RedisServer) -> Callable[[], None]:
     """Return a function that rings; only a worker's answer ends the silence after it."""
     settings = DoorbellSettings(redis_url=redis_server.url, mode="inline", quiet_seconds=3600)
     return Doorbell(settings).ring
+
+
+def load_slowly(client: Any, directory: Path, noticed: Callable[[], bool]) -> None:
+    """Make Redis load its data, as after a start, until the worker has noticed."""
+    with (
+        RedisServer.start(directory / "origin") as origin,
+        redis.Redis.from_url(origin.url) as other,
+    ):
+        for number in range(200):
+            other.set(f"key {number}", secrets.token_bytes(2048))
+        client.config_set("loading-process-events-interval-bytes", 1024)
+        # Microseconds for each key.
+        client.config_set("key-load-delay", 50_000)
+        client.slaveof("127.0.0.1", origin.port)
+        until(noticed)
+        client.config_set("key-load-delay", 0)
+        until(lambda: client.info("persistence")["loading"] == 0)
+        client.slaveof()
 
 
 def message(**parts: Any) -> str:
@@ -78,12 +97,13 @@ def test_no_item_of_the_queue_ends_the_worker(
     until(lambda: not client.exists("unacked"))
 
 
-@pytest.mark.parametrize("fault", ["replica", "no memory", "another type"])
+@pytest.mark.parametrize("fault", ["replica", "loading", "no memory", "another type"])
 def test_a_redis_that_refuses_commands_does_not_end_the_worker(
     start_worker: StartWorker,
     client: Any,
     ring: Callable[[], None],
     worker_log: Path,
+    tmp_path: Path,
     fault: str,
 ) -> None:
     """A failover makes it a replica; the worker connects again and again until it is well."""
@@ -93,6 +113,8 @@ def test_a_redis_that_refuses_commands_does_not_end_the_worker(
         client.slaveof("127.0.0.1", 1)
         until(lambda: "read only replica" in worker_log.read_text())
         client.slaveof()
+    elif fault == "loading":
+        load_slowly(client, tmp_path, lambda: "LOADING" in worker_log.read_text())
     elif fault == "no memory":
         # The worker takes the message, and cannot keep it until it is acknowledged.
         with client.pipeline(transaction=True) as both:

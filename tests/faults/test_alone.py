@@ -120,6 +120,110 @@ def test_events_of_an_unreadable_mapping_are_never_given_up(
     assert primary.query("select attempts > 1, buried_at from mirror.retries") == [(True, None)]
 
 
+BROKEN_TRIGGER = """
+create function broken() returns trigger language plpgsql as
+  $$ begin perform from no_such_table; return new; end $$;
+create trigger broken after insert or update on users for each row execute function broken();
+"""
+# After each of these, the target can write no user at all; the second statement mends it.
+UNWRITABLE = {
+    "a column is gone": (
+        "alter table users rename column username to nickname",
+        "alter table users rename column nickname to username",
+    ),
+    "the table is gone": (
+        "alter table users rename to people",
+        "alter table people rename to users",
+    ),
+    "a privilege is gone": ("revoke all on users from postgres", "grant all on users to postgres"),
+    "a trigger reads a table that is gone": (BROKEN_TRIGGER, "drop trigger broken on users"),
+}
+
+
+@pytest.mark.parametrize("fault", UNWRITABLE)
+def test_a_mapping_that_cannot_be_written_waits_alone(
+    primary: TestDatabase, target: TestDatabase, drain: Drain, member: tuple[str, str], fault: str
+) -> None:
+    """Its events are set apart, never given up, and mirrored when the fault is mended."""
+    fault_made, mended = UNWRITABLE[fault]
+    target.query(fault_made)
+    primary.query("update users set username = 'new'")
+    record(primary, "users", member[1])
+    revoke(primary, member)
+    drain.run()
+    assert members(target) == 0
+    for _ in range(3):
+        primary.query("update mirror.retries set due_at = now()")
+        drain.run()
+    assert {mapping for mapping, _ in failures(primary)} == {"users"}
+    assert primary.value("select bool_and(parked) from mirror.retries")
+    target.query(mended)
+    primary.query("update mirror.retries set due_at = now()")
+    drain.run()
+    assert failures(primary) == []
+    assert "new" in [name for (name,) in target.query("select username from users")]
+
+
+# As errors of a connection, all others would wait for its end.
+OWN_ERRORS = {
+    "a foreign table is away": "raise 'away' using errcode = '08001'",
+    "a file is damaged": "raise 'damaged' using errcode = 'XX001'",
+    "a function writes": "insert into people select * from people",
+    "a function raises a failure to serialize": "raise 'again' using errcode = '40001'",
+}
+
+
+@pytest.mark.parametrize("fault", OWN_ERRORS)
+def test_a_query_with_an_error_like_that_of_a_connection_waits_alone(
+    primary: TestDatabase, target: TestDatabase, drain: Drain, member: tuple[str, str], fault: str
+) -> None:
+    """The connection goes on."""
+    primary.query(
+        "alter table users rename to people; create function fails() returns boolean"
+        f" language plpgsql as $$ begin {OWN_ERRORS[fault]}; return true; end $$;"
+        " create view users as select * from people where fails()"
+    )
+    record(primary, "users", member[1])
+    revoke(primary, member)
+    drain.run()
+    assert members(target) == 0
+    assert {mapping for mapping, _ in failures(primary)} == {"users"}
+
+
+def test_a_row_that_somebody_has_locked_delays_no_other(
+    primary: TestDatabase,
+    target: TestDatabase,
+    make_drain: Callable[..., Drain],
+    member: tuple[str, str],
+) -> None:
+    """On Supabase, roles have a lock_timeout; the row's event waits and is never given up."""
+    roles = ("postgres", "authenticator", "service_role")
+    other = MembershipFactory.create()
+    MembershipFactory._meta.sqlalchemy_session.commit()
+    key = str(other.trip_id), str(other.user_id)
+    record(primary, "trip_memberships", *key, lane=1)
+    make_drain().run()
+    try:
+        for role in roles:
+            target.query(f"alter role {role} set lock_timeout = '100ms'")
+        drain = make_drain(max_attempts=1)
+        with target.connect(autocommit=False) as connection:
+            connection.execute(
+                "select from trip_memberships where user_id = %s for update", [member[1]]
+            )
+            revoke(primary, member)
+            record(primary, "trip_memberships", *key)
+            drain.run()
+            assert members(target) == 1
+            assert primary.query("select buried_at from mirror.retries") == [(None,)]
+    finally:
+        for role in roles:
+            target.query(f"alter role {role} reset lock_timeout")
+    primary.query("update mirror.retries set due_at = now()")
+    drain.run()
+    assert members(target) == 0
+
+
 def test_an_error_that_nobody_foresaw_isolates_its_event(
     primary: TestDatabase,
     target: TestDatabase,

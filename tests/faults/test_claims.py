@@ -283,6 +283,29 @@ def test_an_event_is_mirrored_in_three_round_trips(
     assert target.value("select count(*) from trip_memberships where role = 'ADMIN'") == 2
 
 
+def test_an_announcement_repeats_a_retry_that_is_under_way(
+    primary: TestDatabase, make_drain: Callable[..., Drain]
+) -> None:
+    """It may have read before the change for which the scope is announced."""
+    scope = Event(Lane.REVOCATION, "trip_memberships", (str(uuid4()),), "trip_id")
+    queue = make_drain().queue
+    primary.query(
+        "insert into mirror.retries (id, lane, recorded_at, mapping, reference, key, attempts,"
+        " due_at, error) values (1, 0, now(), 'trip_memberships', 'trip_id', %s, 1, now(), 'x')",
+        list(scope.key),
+    )
+    leased = queue.lease_retry()
+    assert leased is not None
+    make_drain().queue.announce([scope])
+    assert outbox(primary) == 0
+    queue.complete_retry(leased)
+    again = queue.lease_retry()
+    assert again is not None
+    assert (again.event.id, again.number) == (1, leased.number)
+    queue.complete_retry(again)
+    assert primary.value("select count(*) from mirror.retries") == 0
+
+
 def test_an_announcement_is_not_lost_to_an_event_that_is_being_processed(
     primary: TestDatabase, make_drain: Callable[..., Drain]
 ) -> None:

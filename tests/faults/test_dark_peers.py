@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 import redis
+from psycopg import OperationalError
 from pydantic import SecretStr
 from sqlalchemy.orm import Session
 
@@ -18,6 +19,7 @@ from mappings.trips import registry
 from mirror.capture.doorbell import KEY, Doorbell, DoorbellSettings
 from mirror.devstack import RedisServer
 from mirror.errors import Transient, Unreachable
+from mirror.schema.watched_connection import WatchedConnection
 from mirror.settings import Settings
 from mirror.sync.connections import Database
 from mirror.sync.drain import Drain
@@ -156,6 +158,20 @@ def test_a_long_statement_in_a_long_transaction_is_no_silence(primary: TestDatab
     with pytest.raises(Unreachable, match=r"no answer within 0\.2 s"):
         database.execute("select pg_sleep(5)")
     database.close()
+
+
+def test_a_watched_connection_waits_for_as_long_as_its_server_works(
+    primary: TestDatabase, to_primary: TcpProxy
+) -> None:
+    """`mirror migrate` uses it; only this connection goes dark, and new ones work."""
+    with WatchedConnection.connect(to_primary.url, autocommit=True) as connection:
+        connection.url, connection.seconds = primary.url, 1
+        slept = connection.execute("select 1 from pg_sleep(2.5)").fetchone()
+        assert slept == (1,)
+        to_primary.darken()
+        with pytest.raises(OperationalError, match="no answer"):
+            Running(lambda: connection.execute("select 1")).wait()
+        assert connection.closed
 
 
 # The relay

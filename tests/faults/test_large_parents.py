@@ -2,6 +2,8 @@
 
 import pytest
 
+from mappings.trips import registry as trips
+from mirror.reconcile import sync
 from mirror.sync.drain import Drain
 from tests.faults.tools import record
 from tests.faults.withheld import (
@@ -88,6 +90,26 @@ def test_a_parent_that_returns_during_its_withdrawal_brings_no_earlier_child_bac
     assert accesses(target, members) == [False, True, False]
     assert withheld(target) == []
     assert target.value("select count(*) from trip_memberships") == 1
+
+
+def test_a_large_parent_that_is_synced_by_hand_is_left_to_workers(
+    primary: TestDatabase,
+    target: TestDatabase,
+    drain: Drain,
+    members: list[Member],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No event is recorded for its deletion. The access ends at once."""
+    monkeypatch.setattr("mirror.sync.syncer._WITHDRAWAL_SECONDS", 0.0)
+    trip = members[0][0]
+    _make_large(target, trip)
+    primary.query("delete from trip_memberships; update trips set deleted_at = now()")
+    sync(drain, trips["trips"], [(trip,)])
+    assert drain.announced
+    assert accesses(target, members) == [False, False, False]
+    drain.run()
+    assert target.value("select count(*) from trip_memberships") == 0
+    assert withheld(target) == []
 
 
 def _make_large(target: TestDatabase, trip: str) -> None:

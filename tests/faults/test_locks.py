@@ -16,7 +16,7 @@ def test_waiting_for_the_lock_is_not_the_events_fault(
     """A migration holds the lock for long; the worker tries the same batch again later."""
     with teams_target.connect(autocommit=False) as migrating:
         migrating.execute("select mirror.lock(true)")
-        with pytest.raises(Transient, match="55P03"):
+        with pytest.raises(Transient, match="lock of all writers"):
             teams_writer.apply(1, seats={1: ("1", "ada", "1", "1")})
 
 

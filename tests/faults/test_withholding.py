@@ -1,11 +1,15 @@
 """A key that may have lost access and cannot be written grants nothing meanwhile."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from sqlalchemy.orm import Session
 
 from mappings.trips import registry as trips
 from mirror.capture.outbox import Lane
+from mirror.model.mapping import Readable
+from mirror.model.registry import Registry
+from mirror.schema.migrate import upgrade
 from mirror.sync.drain import Drain
 from tests.faults.tools import HungWorker, record
 from tests.faults.withheld import (
@@ -19,6 +23,7 @@ from tests.faults.withheld import (
 )
 from tests.support.databases import TestDatabase
 from tests.support.factories import MembershipFactory
+from tests.support.reconciling import Reconciling
 from tests.support.rest import both_transports
 
 pytestmark = both_transports
@@ -311,3 +316,75 @@ def test_a_parent_that_waited_for_its_mapping_brings_no_earlier_child_back(
     record(primary, "trips", members[0][0], lane=1)
     drain.once()
     assert accesses(target, members) == [False, True, True]
+
+
+def test_a_withheld_parents_own_row_is_not_shown_either(
+    primary: TestDatabase, target: TestDatabase, drain: Drain, members: list[Member]
+) -> None:
+    """A `readable` condition of a user's may call no helper; here it shows every trip."""
+    shown_to_all = [replace(each, readable=Readable(each.key, "true")) for each in trips]
+    with target.migrating() as connection:
+        upgrade(connection, "supabase", Registry("trips", shown_to_all, access=trips.access))
+
+    def shown(table: str) -> int:
+        with target.acting_as(members[1][1]) as client:
+            return int(client.execute(f"select count(*) from {table}").fetchall()[0][0])
+
+    assert (shown("trips"), shown("trip_memberships")) == (1, 3)
+    give_away(primary, target, members[0])
+    drain.run()
+    assert withheld(target) == [("trips", "Rejected")]
+    assert (shown("trips"), shown("trip_memberships")) == (0, 0)
+    target.query("alter table trips drop constraint creator")
+    retry(primary, drain)
+    assert (shown("trips"), shown("trip_memberships")) == (1, 3)
+
+
+# A reconcile
+
+
+def test_a_reconcile_counts_withheld_keys_apart(
+    primary: TestDatabase,
+    target: TestDatabase,
+    drain: Drain,
+    members: list[Member],
+    reconcile: Reconciling,
+) -> None:
+    """They are neither drift nor a change that will soon be there."""
+    reconcile()
+    verified = drain.target.describe().verified
+    refuse_inactive(target)
+    deactivate(primary, members[0])
+    give_away(primary, target, members[0])
+    drain.run()
+    report = reconcile()
+    assert [(part.withheld, part.in_flight) for part in report.mappings] == [(0, 0), (1, 0), (1, 0)]
+    assert (report.outcome, drain.target.describe().verified) == ("in line", verified)
+
+
+def test_a_reconcile_brings_back_keys_whose_event_was_discarded(
+    primary: TestDatabase,
+    target: TestDatabase,
+    drain: Drain,
+    members: list[Member],
+    reconcile: Reconciling,
+) -> None:
+    """Of a parent the row is equal on both sides, and of a deleted key neither side has one."""
+    reconcile()
+    refuse_inactive(target)
+    deactivate(primary, members[0])
+    deactivate(primary, members[1])
+    give_away(primary, target, members[0])
+    drain.run()
+    assert len(withheld(target)) == 3
+    primary.query("delete from mirror.retries")
+    primary.query("update trips set created_by = %s", members[1][1])
+    target.query("alter table trips drop constraint creator")
+    target.query("update trips set created_by = %s", members[1][1])
+    primary.query("delete from trip_memberships where user_id = %s", members[1][1])
+    target.query("alter table trip_memberships drop constraint trip_memberships_status_check")
+    report = reconcile()
+    assert [part.causes for part in report.mappings] == [{}, {"withheld": 1}, {"withheld": 2}]
+    assert (report.outcome, withheld(target)) == ("repaired", [])
+    assert accesses(target, members) == [False, False, True]
+    assert target.value("select count(*) from trip_memberships") == 2

@@ -17,7 +17,7 @@ from mappings.trips import registry
 from mirror.access import Folder, Folders, Guard
 from mirror.cli.doctor import doctor
 from mirror.devstack import PostgresCluster, SupabaseLite
-from mirror.diagnostics.doctor import CHECKS, Limits, diagnose
+from mirror.diagnostics.doctor import CHECKS, Limits, Severity, diagnose
 from mirror.diagnostics.doctor.diagnosis import check_all
 from mirror.diagnostics.doctor.findings import Finding
 from mirror.diagnostics.doctor.primary_state import PrimaryState, read_columns
@@ -93,7 +93,8 @@ def test_a_setting_that_leads_nowhere_is_found_alone(
     """The doctor examines the other side all the same, and shows no secret."""
     diagnosis = clinic.diagnose(**changes)
     assert [found.code for found in diagnosis.findings] == [code]
-    assert not diagnosis.no_side_answered
+    is_error = CHECKS[code].severity is Severity.ERROR
+    assert diagnosis.exit_code == (4 if code.endswith("-unreachable") else int(is_error))
     assert "hunter2" not in str(diagnosis)
 
 

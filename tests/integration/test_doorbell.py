@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import pytest
 import redis
+from celery import Celery
 from sqlalchemy import Engine, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
@@ -571,6 +572,13 @@ pool.map(child, [1])
 pool.close()
 pool.join()
 """,
+    "pool of short children": """
+pool = multiprocessing.get_context('fork').Pool(1, maxtasksperchild=1)
+pool.apply(child)
+pool.apply(child)
+pool.close()
+pool.join()
+""",
     "executor": """
 fork = multiprocessing.get_context('fork')
 with concurrent.futures.ProcessPoolExecutor(1, mp_context=fork) as pool:
@@ -624,6 +632,58 @@ def test_a_process_that_commits_and_ends_has_rung(
     )
     assert events(primary) >= 1
     assert len(messages(client)) == 1
+
+
+def test_a_process_of_celery_that_ends_after_one_task_has_rung(
+    primary: TestDatabase, redis_server: RedisServer, client: redis.Redis
+) -> None:
+    """The worker is the backend's own; its process ends at once, without any function of atexit."""
+    backend = """
+import time
+from celery import Celery, signals
+from mirror.capture import doorbell
+
+app = Celery(broker=os.environ["BROKER"])
+app.conf.update(task_ignore_result=True, worker_hijack_root_logger=False)
+# Otherwise the ring might be over before the process ends.
+pause, publish = time.sleep, doorbell._Ringer.publish
+doorbell._Ringer.publish = lambda self: (pause(0.5), publish(self))
+# Billiard pauses before it ends a process.
+signals.worker_process_init.connect(lambda **_: setattr(time, "sleep", lambda _: None), weak=False)
+
+@app.task(name="change")
+def change():
+    engine.dispose(close=False)
+    commit()
+"""
+    with TemporaryDirectory() as name, (Path(name) / "log").open("w") as log:
+        (Path(name) / "backend.py").write_text(COMMIT + backend)
+        server = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "celery", "-A", "backend", "worker", "--pool=prefork"),
+                *("--concurrency=1", "--max-tasks-per-child=1", "--without-gossip"),
+            ],
+            cwd=name,
+            env={
+                **os.environ,
+                "PYTHONPATH": f"{ROOT}{os.pathsep}{name}",
+                "DATABASE": primary.sqlalchemy_url,
+                "REDIS_URL": redis_server.url,
+                "BROKER": redis_server.url.replace("/0", "/1"),
+            },
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            app = Celery(broker=redis_server.url.replace("/0", "/1"))
+            for number in (1, 2):
+                app.send_task("change")
+                until(lambda: len(messages(client)) == number)  # noqa: B023 - ends here
+                acknowledge_ring(client)
+            app.close()
+        finally:
+            server.terminate()
+            server.wait(30)
 
 
 def test_a_process_that_dies_while_it_rings_silences_no_other(

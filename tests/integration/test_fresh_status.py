@@ -13,6 +13,7 @@ from mirror.model.registry import Registry
 from mirror.settings import Settings
 from mirror.sync.drain import Drain
 from mirror.sync.wiring import check_fresh_seconds
+from tests.faults.tools import record
 from tests.support.databases import TestDatabase
 
 BOUNDED = Registry(
@@ -45,6 +46,27 @@ def test_a_worker_makes_it_fresh(
         )
         assert find_faults(figures()) == {"stale": "target: older than 60 s: trips"}
         assert [found.code for found in check_faults(figures(), model_late=False)] == ["stale"]
+
+
+def test_an_event_that_can_never_succeed_is_named_as_the_cause(
+    figures: Callable[[], Figures],
+    make_drain: Callable[..., Drain],
+    primary: TestDatabase,
+    target: TestDatabase,
+) -> None:
+    """Its key has too many parts. Its mapping is not fresh again before somebody discards it."""
+    record(primary, "trips", 1, 2)
+    make_drain(max_attempts=1).run()
+    target.query("update mirror.freshness set as_of = now() - interval '61 seconds'")
+    make_drain().run()
+    found = find_faults(figures())
+    assert found["stale"] == (
+        "target: older than 60 s: trips; held back by events that failed: 1 of trips"
+    )
+    assert "buried" in found
+    primary.query("delete from mirror.retries")
+    make_drain().run()
+    assert find_faults(figures()) == {}
 
 
 @pytest.mark.parametrize("seconds", [None, 21.0])

@@ -1,6 +1,8 @@
 """An upgrade does not take over foreign objects: it names the table and changes nothing."""
 
 import asyncio
+import re
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
@@ -10,6 +12,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from mappings.trips import registry
 from mirror.devstack import PostgresCluster
 from mirror.errors import NotMigrated, ServerTooOld
+from mirror.model.mapping import Column
+from mirror.model.registry import Registry
 from mirror.schema.migrate import OLDEST, due, upgrade
 from mirror.schema.sides import Side
 from tests.support.databases import TestDatabase
@@ -128,6 +132,17 @@ def test_a_table_that_is_not_what_we_would_create_is_refused_by_name(
     assert "give mapping" in str(caught.value)
     assert project.query(everything) == before
     assert project.value("select to_regnamespace('mirror')") is None
+
+
+@pytest.mark.parametrize("kind", ["json", "xml", "point", "bit varying", "json[]"])
+def test_a_column_whose_values_cannot_be_compared_is_refused_by_name(
+    project: TestDatabase, kind: str
+) -> None:
+    """Each write of it would fail: no event of any mapping with such a column could be mirrored."""
+    odd = replace(registry["users"], columns=(*registry["users"].columns, Column("odd", kind)))
+    refusal = f"column odd of mapping users is {re.escape(kind)}, whose values"
+    with pytest.raises(NotMigrated, match=refusal), project.migrating() as connection:
+        upgrade(connection, "supabase", Registry("odd", [odd]))
 
 
 @pytest.mark.parametrize("side", ["primary", "supabase"])

@@ -356,7 +356,7 @@ def test_the_matrix_covers_every_table_and_every_kind_of_statement() -> None:
 
 def test_an_access_review_says_what_row_level_security_answers(world: InstalledModel) -> None:
     """For every person, helper, table and statement, by user and by resource."""
-    reviewed = Reviewed(registry, world.stage.drain.target, world.target, world.people)
+    reviewed = Reviewed(registry, world.drain.target, world.target, world.people)
     assert reviewed.check() > 100
 
 
@@ -397,7 +397,7 @@ def test_an_audit_asks_about_owners_ends_and_tables_that_hang_on_others(
     question = question_about(registry, "campaign")
 
     def differing() -> set[tuple[Direction, str]]:
-        found = audit(world.stage.drain, question, 60, Random(1)).mismatches
+        found = audit(world.drain, question, 60, Random(1)).mismatches
         return {(one.direction, one.by) for one in found}
 
     assert differing() == set()

@@ -299,7 +299,7 @@ def test_the_matrix_covers_every_table_and_every_kind_of_statement() -> None:
 
 def test_an_access_review_says_what_row_level_security_answers(world: InstalledModel) -> None:
     """For every person, helper, table and statement, by user and by resource."""
-    reviewed = Reviewed(registry, world.stage.drain.target, world.target, world.people)
+    reviewed = Reviewed(registry, world.drain.target, world.target, world.people)
     assert reviewed.check() > 100
 
 
@@ -419,7 +419,7 @@ def test_explain_follows_each_column_that_gives_access(world: InstalledModel) ->
 
 def channel(world: InstalledModel, person: str, topic: str) -> Explanation:
     """Return the explanation of a channel."""
-    return explain_channel(world.stage.drain, topic, str(world.people[person]))
+    return explain_channel(world.drain, topic, str(world.people[person]))
 
 
 def test_explain_asks_a_channel_as_realtime_does(world: InstalledModel) -> None:
@@ -486,7 +486,7 @@ def test_explain_asks_for_a_file_by_its_path(world: InstalledModel) -> None:
 
     def allowed(person: str, verb: str, file: str = path) -> Explanation:
         bucket, user = "message-attachments", str(world.people[person])
-        return explain_file(world.stage.drain, bucket, file, verb, user)
+        return explain_file(world.drain, bucket, file, verb, user)
 
     assert allowed("client", "select").exit_code == 0
     assert allowed("client", "delete").exit_code == 0

@@ -403,11 +403,12 @@ def test_an_event_that_was_given_up_ends_the_wait(
     assert not waits(receipt)
 
 
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
 def test_a_primary_that_is_away_is_asked_again_until_time_is_up(
-    recorder: Hooks, primary: TestDatabase, primary_cluster: PostgresCluster
+    recorder: Hooks, primary: TestDatabase, primary_cluster: PostgresCluster, driver: str
 ) -> None:
     """Connections die or are refused; a restart in time does not fail the wait."""
-    engine = create_engine(primary.sqlalchemy_url)
+    engine = create_engine(primary.url.replace("postgresql://", f"postgresql+{driver}://", 1))
     with Session(engine) as one:
         receipt = committed(one, recorder)
     primary_cluster.stop()
@@ -423,13 +424,14 @@ def test_a_primary_that_is_away_is_asked_again_until_time_is_up(
     engine.dispose()
 
 
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
 @pytest.mark.parametrize("moment", ["at connect", "at a query"])
 def test_a_primary_that_never_answers_ends_a_wait(
-    recorder: Hooks, primary: TestDatabase, moment: str
+    recorder: Hooks, primary: TestDatabase, driver: str, moment: str
 ) -> None:
     """No driver limits the wait for a server that is halted; the query is left to itself."""
     with TcpProxy(primary.url) as proxy:
-        engine = create_engine(proxy.url.replace("postgresql://", "postgresql+psycopg://", 1))
+        engine = create_engine(proxy.url.replace("postgresql://", f"postgresql+{driver}://", 1))
         with Session(engine) as one:
             receipt = committed(one, recorder)
         if moment == "at connect":
@@ -830,6 +832,22 @@ def test_an_older_outbox_is_named(session: Session, recorder: Hooks, primary: Te
     recorder.receipt(session)
     with pytest.raises(NotMigrated, match="run `mirror migrate primary`"):
         session.commit()
+
+
+def test_a_backend_with_psycopg2_waits_like_others(
+    primary: TestDatabase, recorder: Hooks, drain: Drain
+) -> None:
+    """That driver names its errors' SQLSTATE in its own way."""
+    engine = create_engine(primary.url.replace("postgresql://", "postgresql+psycopg2://", 1))
+    with Session(engine) as session:
+        receipt = committed(session, recorder)
+        assert waits(receipt)
+        drain.run()
+        assert not waits(receipt)
+        primary.query("drop function mirror.still_waiting(jsonb)")
+        with pytest.raises(NotMigrated, match="run `mirror migrate primary`"):
+            recorder.wait(committed(session, recorder), 30)
+    engine.dispose()
 
 
 def test_without_a_receipt_a_commit_does_not_read(

@@ -1,6 +1,6 @@
 -- Take the lock of all writers: shared, or alone. Insists on READ COMMITTED, so that what follows
--- sees what the last holder left. Whoever waits for too long fails as a lock timeout, which says
--- that somebody else was in the way: a statement timeout would blame the batch.
+-- sees what the last holder left. Whoever waits for too long fails with an error of its own, which
+-- says that somebody else was in the way: a statement or lock timeout would blame the batch.
 create or replace function mirror.lock(alone boolean) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '5s'
 as $$
@@ -13,11 +13,16 @@ begin
     raise exception 'mirror functions need READ COMMITTED, to see what the last writer left'
       using errcode = 'MR000';
   end if;
-  if alone then
-    perform pg_catalog.pg_advisory_xact_lock(lock_class, lock_id);
-  else
-    perform pg_catalog.pg_advisory_xact_lock_shared(lock_class, lock_id);
-  end if;
+  begin
+    if alone then
+      perform pg_catalog.pg_advisory_xact_lock(lock_class, lock_id);
+    else
+      perform pg_catalog.pg_advisory_xact_lock_shared(lock_class, lock_id);
+    end if;
+  exception when lock_not_available then
+    raise exception 'another call or a migration holds the lock of all writers'
+      using errcode = 'MR015';
+  end;
   -- A crash must not undo what a worker was told, or the primary has forgotten the event by then.
   -- This holds until the end of the transaction.
   if current_setting('synchronous_commit') = 'off' then

@@ -113,6 +113,7 @@ $$;
 -- without children is removed; with children it stays, and the mark closes it and them.
 --
 -- The reason `withdrawing` only marks the key: the worker removes its children and then the key.
+-- Without a reason, nothing is changed; the answer says whether the key is to blame at all.
 --
 -- request: the envelope, with one section {mapping, digest, key, reason}. Answers {outcome}:
 -- `withheld`; `newer`: a read of the same age or a newer one was written; `mapping`: no row of this
@@ -127,6 +128,7 @@ declare
   p_fence constant bigint := (request ->> 'fence')::bigint;
   p_mapping constant text := request #>> '{sections,0,mapping}';
   wanted constant jsonb := request #> '{sections,0,key}';
+  reason constant text := request #>> '{sections,0,reason}';
   parts jsonb;
   newer boolean;
   visible boolean;
@@ -134,7 +136,7 @@ declare
   total bigint;
   answer jsonb;
 begin
-  if mirror.admit(request, true) > p_fence then
+  if mirror.admit(request, reason is not null) > p_fence then
     return jsonb_build_object('outcome', 'newer');
   end if;
   parts := mirror.parts(p_mapping);
@@ -145,7 +147,7 @@ begin
   if newer then
     return jsonb_build_object('outcome', 'newer');
   end if;
-  if request #>> '{sections,0,reason}' = 'withdrawing' then
+  if reason = 'withdrawing' then
     perform mirror.mark(p_mapping, wanted, 'withdrawing', p_epoch, p_fence);
     return jsonb_build_object('outcome', 'withheld');
   end if;
@@ -166,9 +168,12 @@ begin
       return jsonb_build_object('outcome', 'budget');
     end if;
   end if;
+  if reason is null then
+    return jsonb_build_object('outcome', 'withheld');
+  end if;
 
   begin
-    perform mirror.mark(p_mapping, wanted, request #>> '{sections,0,reason}', p_epoch, p_fence);
+    perform mirror.mark(p_mapping, wanted, reason, p_epoch, p_fence);
   exception when program_limit_exceeded then
     -- No index holds so long a key, so no row of it was ever mirrored. There is nothing to withhold,
     -- unless a table without such an index has a row of it.
@@ -194,3 +199,17 @@ begin
   return jsonb_build_object('outcome', 'withheld');
 end
 $$;
+
+
+-- Whether any key of any mapping is withheld. Policies of mirrored tables call it as
+-- `(select mirror.any_withheld())`: once per statement. Only if it is true do they look for the rows'
+-- own marks.
+create or replace function mirror.any_withheld() returns boolean
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return exists (select from mirror.withheld);
+end
+$$;
+revoke all on function mirror.any_withheld() from public, anon, authenticated, service_role;
+grant execute on function mirror.any_withheld() to authenticated;

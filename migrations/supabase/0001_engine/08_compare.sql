@@ -211,9 +211,10 @@ $$;
 
 -- Say everything that is known of some keys.
 --
--- request: {mapping, digest, keys}. Answers [{key, row, present, epoch, fence, applied_at, edited,
--- expired, outdated}]: the visible row with its references, or null; the ledger's row, if any; whether
--- somebody else wrote the visible row since; whether the model was migrated since.
+-- request: {mapping, digest, keys}; without `keys`, those that are withheld. Answers [{key, row,
+-- present, epoch, fence, applied_at, edited, expired, outdated, withheld}]: the visible row with its
+-- references, or null; the ledger's row, if any; whether somebody else wrote the visible row since;
+-- whether the model was migrated since; why the key is withheld, or null.
 create or replace function mirror.rows(request jsonb) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp
 set datestyle = 'ISO, YMD' set timezone = 'UTC' set intervalstyle = 'postgres'
@@ -239,15 +240,20 @@ begin
       'expired', coalesce({expired}, false),
       'outdated', coalesce(l.applied_at < (
         select a.applied_at from mirror.migrations as a where a.name = $2
-      ), false)
+      ), false),
+      'withheld', w.reason
     )), '[]')
     from jsonb_array_elements($1) as g
     left join {table} as t on {t_is_g}
     left join {ledger} as l on {l_is_g}
+    left join mirror.withheld as w on w.mapping = $3 and to_jsonb(w.key) = g.value
     $sql$, mirror.parts(request ->> 'mapping')
-  ) into answer using request -> 'keys', (
+  ) into answer using coalesce(request -> 'keys', (
+    select jsonb_agg(to_jsonb(w.key)) from mirror.withheld as w
+    where w.mapping = request ->> 'mapping'
+  )), (
     select 'model_' || m.model from mirror.mappings as m where m.name = request ->> 'mapping'
-  );
+  ), request ->> 'mapping';
   return answer;
 end
 $$;

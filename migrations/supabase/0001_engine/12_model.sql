@@ -21,7 +21,25 @@ declare
     'another table.';
   wrong text;
   hint text := other;
+  col record;
 begin
+  for col in
+    select c.key as name, c.value::regtype as type from jsonb_each_text(shape -> 'columns') as c
+  loop
+    begin
+      -- As a write compares a row with the old one, and a reconcile both sides.
+      execute format(
+        'select null::%1$s is distinct from null, hash_record_extended(row(null::%1$s), 0)',
+        col.type
+      );
+    exception when undefined_function then
+      raise exception 'column % of mapping % is %, whose values cannot be compared',
+        col.name, mapping, col.type
+        using errcode = 'MR010', hint = 'Declare it as text, or json as jsonb, and cast it in the '
+          'mapping''s query.';
+    end;
+  end loop;
+
   select m.model into wrong from mirror.mappings as m
   where m.name = mapping and m.model <> shape ->> 'model';
   if found then

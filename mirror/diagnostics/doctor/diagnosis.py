@@ -36,6 +36,7 @@ from mirror.diagnostics.doctor.source_columns import check_columns
 from mirror.diagnostics.doctor.system_state import SystemState, read_primary, read_target
 from mirror.diagnostics.doctor.tables import check_tables
 from mirror.diagnostics.figures import read_figures
+from mirror.errors import Unreachable
 from mirror.model.registry import Registry
 from mirror.schema.migrate import OLDEST
 from mirror.settings import Settings
@@ -44,6 +45,8 @@ from mirror.sync.targets.base import Target
 from mirror.sync.wiring import build_source, build_target
 
 _DEFAULT = Limits()
+# What is not known may be worse than each error that is known.
+_UNANSWERED = {"primary-unreachable", "target-unreachable", "broker-unreachable"}
 # A missing migration of the model or of the guards causes these findings; while one is missing, the
 # doctor reports the migration instead of them.
 _CAUSED_BY_MIGRATION = {
@@ -66,17 +69,15 @@ class Diagnosis:
 
     findings: list[Finding]
     """Errors first, then in the order of CHECKS."""
-    no_side_answered: bool
-    """Neither side could be read."""
 
     @property
     def exit_code(self) -> int:
         """The exit code of `mirror doctor`.
 
-        4: neither side could be read. 1: there are errors. 0: there are warnings at most.
+        4: a side or Redis does not answer. 1: there are errors. 0: there are warnings at most.
         """
-        if self.no_side_answered:
-            return 4
+        if _UNANSWERED.intersection(found.code for found in self.findings):
+            return Unreachable.exit_code
         return int(any(found.severity is Severity.ERROR for found in self.findings))
 
     def as_json(self) -> dict[str, Any]:
@@ -118,8 +119,7 @@ def diagnose(settings: Settings, registry: Registry, limits: Limits = _DEFAULT) 
     findings += check_all(state, settings, registry, limits)
     order = list(CHECKS)
     findings.sort(key=lambda f: (f.severity is not Severity.ERROR, order.index(f.code)))
-    unread = state.primary is None and state.described is None
-    return Diagnosis(findings, no_side_answered=unread)
+    return Diagnosis(findings)
 
 
 def check_all(

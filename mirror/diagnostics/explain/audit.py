@@ -265,7 +265,8 @@ def _without_changes(drain: Drain, question: AccessQuestion, pairs: Sequence[Pai
         keys = sorted(by_key)
         for start in range(0, len(keys), _BATCH):
             verdict = judge.judge(drain.registry[name], keys[start : start + _BATCH])
-            changing.update(pair for key in verdict.in_flight for pair in by_key[key])
+            under_way = (*verdict.in_flight, *verdict.withheld)
+            changing.update(pair for key in under_way for pair in by_key[key])
     return [pair for pair in pairs if pair not in changing]
 
 

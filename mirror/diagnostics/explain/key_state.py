@@ -134,7 +134,7 @@ def _read(drain: Drain, mapping: Mapping, key: Key, user: str) -> KeyState:
         parting=find_parting(source, target),
         # An expired row grants nothing, and the next sweep deletes it: that is no drift.
         drift=next((drift for drift in verdict.drifts if not drift.expired), None),
-        in_flight=bool(verdict.in_flight),
+        in_flight=bool(verdict.in_flight or verdict.withheld),
         events=tuple(events),
     )
 

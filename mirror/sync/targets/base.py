@@ -13,7 +13,7 @@ from collections.abc import Mapping as MappingABC
 from dataclasses import asdict, replace
 from typing import Any, Final, TypeVar
 
-from mirror.errors import LostParent, NotPaired, Transient
+from mirror.errors import Halted, LostParent, NotPaired, Transient, Unexplained
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
 from mirror.sync.pairing import Pair
@@ -81,6 +81,7 @@ class Target(ABC):
 
         Raises:
             TooOld: the stamp is older than the horizon.
+            Unexplained: a mapping cannot be written at all, or one of its rows.
         """
         parts = []
         for section in sections:
@@ -99,6 +100,13 @@ class Target(ABC):
         except LostParent:
             # The ledger has a parent whose row somebody deleted by hand.
             return self._write("apply", stamp, sections_text, parse, pages=True, careful=True)
+        except Halted as error:
+            if type(error) is not Halted or not sections:
+                raise
+            # A table, column or privilege is missing. If the target takes an empty call, it is one
+            # of these mappings', or of a trigger on its table: the others go on.
+            self.apply(stamp, [])
+            raise Unexplained(str(error)) from None
 
     def open_scopes(
         self, stamp: Stamp, pages: Sequence[ScopePage], *, limit: int
@@ -122,11 +130,11 @@ class Target(ABC):
 
         return self._write("open_scopes", stamp, as_text(parts), parse, limit=limit)
 
-    def withhold(self, stamp: Stamp, mapping: Mapping, key: Key, reason: str) -> Outcome:
+    def withhold(self, stamp: Stamp, mapping: Mapping, key: Key, reason: str | None) -> Outcome:
         """Let a key grant nothing until a read of this stamp or a newer one is written.
 
         `reason` is stored. A row without children is removed; with children it stays, and the
-        helpers ignore it and them.
+        helpers ignore it and them. None: change nothing, and only answer what would be done.
         """
         section = _about(mapping) | {"key": key, "reason": reason}
         return self._write(
@@ -279,13 +287,14 @@ class Target(ABC):
         request = asdict(survey) | {"wanted": wanted, "each": each}
         return self._send("survey", _about(mapping) | asdict(hashing) | request, parse)
 
-    def rows(self, mapping: Mapping, keys: Sequence[Key]) -> dict[Key, KnownRow]:
-        """Return all that the target knows about each of these keys."""
+    def rows(self, mapping: Mapping, keys: Sequence[Key] | None) -> dict[Key, KnownRow]:
+        """Return all that the target knows about each of these keys; None: of those withheld."""
 
         def parse(answer: Any) -> dict[Key, KnownRow]:
             return {tuple(part["key"]): KnownRow.from_json(part) for part in as_list(answer)}
 
-        return self._send("rows", _about(mapping) | {"keys": keys}, parse)
+        wanted = {} if keys is None else {"keys": keys}
+        return self._send("rows", _about(mapping) | wanted, parse)
 
     def expired(self, mapping: Mapping, *, after: Key, limit: int) -> list[Key]:
         """Return at most `limit` keys of expired rows in key order, starting after a key."""

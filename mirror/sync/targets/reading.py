@@ -136,6 +136,8 @@ class KnownRow:
     applied_at: datetime | None = None
     """The time of the target's clock at which the mirror last wrote the key, changed or not. None:
     never, or the target is of an older version."""
+    withheld: str | None = None
+    """Why the key is withheld, so that it grants nothing; None: it is not."""
 
     @classmethod
     def from_json(cls, part: dict[str, Any]) -> Self:
@@ -151,6 +153,7 @@ class KnownRow:
             applied_at=datetime.fromisoformat(part["applied_at"])
             if part.get("applied_at")
             else None,
+            withheld=part.get("withheld"),
         )
 
 

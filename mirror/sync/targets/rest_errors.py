@@ -16,6 +16,7 @@ from mirror.errors import (
     Unreachable,
     WrongKey,
 )
+from mirror.errors.redaction import redact
 from mirror.errors.sqlstates import NO_PRIVILEGE, UNKNOWN_ROLE, classify
 from mirror.sync.targets.damage import DAMAGED
 
@@ -34,6 +35,7 @@ _CODES: tuple[tuple[tuple[str, ...], type[MirrorError], str], ...] = (
     (("PGRST106",), Halted, "its API does not expose the schema public; expose it"),
     ((MISSING,), NotMigrated, "its API does not know our functions; run `mirror migrate supabase`"),
     (("PGRST203",), Halted, "another function has the name of one of ours; drop that one"),
+    (("PGRST205",), Halted, "a table that one of its functions needs is missing"),
     (("PGRST300",), Halted, "its API has no JWT secret"),
     (("PGRST303",), WrongKey, "the token has expired, or its claims are wrong; sign another"),
     (("PGRST301", "PGRST302"), WrongKey, f"its API refuses the key; {_FOREIGN_KEY}"),
@@ -90,6 +92,9 @@ def _from_postgresql(state: str, message: str, hint: str | None) -> MirrorError:
         return NotMigrated(
             "target: the token's role does not exist there; run `mirror migrate supabase` [22023]"
         )
+    if state.startswith(("58", "XX")):
+        # PostgREST has an answer, so its connection goes on: a statement's own error.
+        return Unexplained(f"target: {redact(message)} [{state}]")
     constraint = _CONSTRAINT.search(message)
     return classify(state, message, role="target", hint=hint, culprit=constraint and constraint[1])
 

@@ -1,0 +1,68 @@
+"""Withheld rows: the SQL that tells whether a mirrored row is withheld; then it grants nothing."""
+
+from mirror.model.mapping import Mapping
+from mirror.model.registry import Registry
+from mirror.schema.names import function_name, table_name
+from mirror.schema.quoting import comma, identifier, literal
+
+
+def is_withheld(registry: Registry, mapping: Mapping, row: str, *, own: bool = True) -> str:
+    """Return the condition that a row, or one of its ancestors, is withheld.
+
+    `row` is the row's alias in the query around it; `own=False` leaves the row itself out.
+    """
+    marks = [(mapping.name, mapping.key)] if own else []
+    marks += [(parent.mapping, (parent.column,)) for parent in mapping.parents]
+    keys = ",\n        ".join(
+        f"({literal(name)}, array[{', '.join(f'{row}.{identifier(c)}::text' for c in columns)}])"
+        for name, columns in marks
+    )
+    found = [
+        "exists (\n      select from mirror.withheld as w\n"
+        f"      where (w.mapping, w.key) in (\n        {keys}\n      )\n    )"
+    ]
+    for number, parent in enumerate(mapping.parents):
+        other = registry[parent.mapping]
+        if other.parents:
+            above = f"{row}_{number}"
+            same = f"{above}.{identifier(other.key[0])} = {row}.{identifier(parent.column)}"
+            found.append(
+                f"exists (\n      select from {table_name(other)} as {above}\n      where {same}"
+                f" and ({is_withheld(registry, other, above, own=False)})\n    )"
+            )
+    return " or ".join(found)
+
+
+def withheld_function(registry: Registry, mapping: Mapping) -> str:
+    """Return the SQL of the function that tells policies whether the row of a key is withheld.
+
+    Users may not read the marks, nor all rows above a row, so it runs as its owner.
+    """
+    name = function_name("withheld", mapping)
+    types = ", ".join(mapping.types[column] for column in mapping.key)
+    same = " and ".join(
+        f"m.{identifier(column)} = ${number}" for number, column in enumerate(mapping.key, 1)
+    )
+    condition = is_withheld(registry, mapping, "m").replace("\n", "\n    ")
+    return f"""\
+-- Whether the row of a key is withheld, or one of its ancestors. For this table's policy.
+create or replace function {name}({types}) returns boolean
+language sql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select from {table_name(mapping)} as m
+    where {same}
+      and ({condition})
+  )
+$$;
+revoke all on function {name}({types}) from public, anon, authenticated, service_role;
+grant execute on function {name}({types}) to authenticated;"""
+
+
+def not_withheld(mapping: Mapping) -> str:
+    """Return the condition of the table's policy that a row is not withheld.
+
+    Its first half is evaluated once per statement. Mostly nothing is withheld.
+    """
+    call = f"{function_name('withheld', mapping)}({comma(mapping.key)})"
+    return f"(not (select mirror.any_withheld()) or not {call})"
