@@ -107,7 +107,7 @@ select cast(mirror.still_waiting(cast(cast(:question as text) as jsonb)) as text
 -- ==== A worker claims events ====================================================================
 
 -- claim_events --
-select * from mirror.claim_batch({floor}, {limit}, {few}, {known}::text[])
+select * from mirror.claim_groups({floor}, {limit}, {few}, {known}::text[])
 
 -- read_claimed_events --
 -- Over another connection than the claim's: there, events that a claim has taken are still visible.
@@ -155,7 +155,9 @@ with kept as (
 select id from kept where events = '{}'
 
 -- record_event --
-insert into mirror.outbox (lane, mapping, reference, key, origin) values (%s, %s, %s, %s, %s)
+-- It goes on where an event of so many seconds stopped.
+insert into mirror.outbox (lane, mapping, reference, key, origin, recorded_at)
+values (%s, %s, %s, %s, %s, greatest(now() - %s * interval '1 second', '2000-01-01 UTC'))
 
 -- announce_event --
 -- Each attempt at an event may announce the same events: those that wait already are not repeated,
@@ -243,6 +245,31 @@ on conflict (name) do update set seen_at = now()
 where h.seen_at < now() - interval '50 seconds'
 returning name
 
+-- add_history --
+-- The oldest revocations go; two workers that delete at once do not wait for each other.
+with delays as (
+  insert into mirror.delays as d (lane, bound, events, seconds)
+  select (e ->> 0)::smallint, (e ->> 1)::float8, (e ->> 2)::bigint, (e ->> 3)::float8
+  from jsonb_array_elements({}::jsonb) as e
+  order by 1, 2
+  on conflict (lane, bound) do update
+  set events = d.events + excluded.events, seconds = d.seconds + excluded.seconds
+),
+added as (
+  insert into mirror.revocations (id, mapping, seconds, in_force_at)
+  select (e ->> 0)::bigint, e ->> 1, (e ->> 2)::float8,
+    clock_timestamp() - (e ->> 3)::float8 * interval '1 second'
+  from jsonb_array_elements({}::jsonb) with ordinality as r (e, place)
+  order by place
+  returning number
+)
+delete from mirror.revocations
+where number in (
+  select number from mirror.revocations
+  where number <= (select max(number) from added) - {}::bigint
+  for update skip locked
+)
+
 
 -- ==== A worker retries events ===================================================================
 
@@ -280,7 +307,8 @@ where id = (
   for update skip locked
 )
 returning id, transaction_id, lane, recorded_at::text, mapping, reference, key, origin, attempts + 1,
-  deaths, parked
+  deaths, parked,
+  date_part('epoch', now() - greatest(least(recorded_at, now()), '2000-01-01 UTC'))
 
 -- note_failed_retry --
 update mirror.retries
@@ -512,6 +540,26 @@ select jsonb_build_object(
   'heartbeats', (
     select coalesce(jsonb_object_agg(name, extract(epoch from now() - seen_at)::float8), '{}')
     from mirror.heartbeats
+  ),
+  'delays', (
+    select coalesce(jsonb_agg(d), '[]')
+    from (
+      select case when lane = 0 then 'revocation' else 'grant' end as lane, sum(seconds) as seconds,
+        -- JSON has no infinity.
+        jsonb_agg(jsonb_build_array(nullif(bound, 'infinity'), events) order by bound) as buckets
+      from mirror.delays as b
+      group by b.lane
+      order by b.lane
+    ) as d
+  ),
+  'revocations', (
+    select coalesce(jsonb_agg(r), '[]')
+    from (
+      select id, mapping, in_force_at, seconds,
+        extract(epoch from now() - in_force_at)::float8 as age_seconds
+      from mirror.revocations
+      order by number
+    ) as r
   )
 )
 

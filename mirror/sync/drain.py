@@ -121,6 +121,7 @@ class Drain(Isolating):
                     connected = True
                     continue
                 raise
+            self.queue.history.write()
             connected = True
             total.events += batch.events + retried.events
             total.failed += batch.failed + retried.failed

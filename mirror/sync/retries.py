@@ -65,6 +65,8 @@ class Attempt:
     """Its key may be withheld before that. Not if a worker has crashed in that, too."""
     parked: bool = False
     """The event waits because its mapping cannot be read at all."""
+    age: float = 0.0
+    """Seconds from the start of the transaction that recorded the event until the lease."""
 
 
 class Retries:
@@ -105,11 +107,16 @@ class Retries:
         rows = self._database.execute(statement("lease_retry"), [self.lease_seconds])
         if not rows:
             return None
-        *event, number, deaths, parked = rows[0]
+        *event, number, deaths, parked, age = rows[0]
         exhausted = deaths > self.max_attempts
         closing = deaths == self.max_attempts + 1
         return Attempt(
-            claimed_event(event), number, exhausted=exhausted, closing=closing, parked=parked
+            claimed_event(event),
+            number,
+            exhausted=exhausted,
+            closing=closing,
+            parked=parked,
+            age=age,
         )
 
     def delete(self, attempt: Attempt) -> None:

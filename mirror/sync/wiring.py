@@ -70,6 +70,7 @@ def build_queue(settings: Settings) -> Queue:
         retry_seconds=settings.retry_seconds,
         lease_seconds=4 * settings.idle_seconds,
         idle_seconds=settings.idle_seconds,
+        revocations=settings.history,
     )
 
 

@@ -112,6 +112,7 @@ def test_a_revision_installs_and_removes_the_outbox(
         ("0007_pairing",),
         ("0008_prepared_transactions",),
         ("0009_receipts",),
+        ("0011_history",),
     ]
 
     command.downgrade(alembic, "a1")

@@ -37,7 +37,7 @@ PRIMARY = [
     Fault(
         "primary-behind",
         "0001_outbox, 0002_runs, 0003_heartbeats, 0004_claims, 0005_outbox_rights, 0006_withheld, "
-        "0007_pairing, 0008_prepared_transactions, 0009_receipts",
+        "0007_pairing, 0008_prepared_transactions, 0009_receipts, 0011_history",
         "delete from mirror.migrations where name <> 'triggers_trips'",
     ),
     Fault(
