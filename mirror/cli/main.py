@@ -19,6 +19,7 @@ from mirror.cli import (
     operate,
     reconcile,
     relay,
+    run,
     schema,
     stack,
     uninstall,
@@ -39,6 +40,7 @@ app.command()(schema.ddl)
 app.command()(uninstall.uninstall)
 app.command()(operate.drain)
 app.command()(relay.relay)
+app.command()(run.run)
 app.command()(operate.status)
 app.command()(doctor.doctor)
 app.command()(operate.retry)

@@ -331,7 +331,7 @@ class Queue:
             }
             self.notes.execute(statement("announce_event"), parameters)
 
-    def record(self, events: Sequence[Event], age: float) -> None:
+    def record(self, events: Sequence[Event], age: float = 0.0) -> None:
         """Record events in the claim's transaction; they continue one that is `age` seconds old."""
         for event in events:
             values = [int(event.lane), event.mapping, event.reference, list(event.key)]

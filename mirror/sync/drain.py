@@ -91,12 +91,16 @@ class Drain(Isolating):
         self.target.close()
 
     def run(
-        self, *, seconds: float = 20.0, on_full_batch: Callable[[], object] = lambda: None
+        self,
+        *,
+        seconds: float = 20.0,
+        on_full_batch: Callable[[], object] = lambda: None,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> DrainResult:
-        """Drain until no event is left or `seconds` have passed.
+        """Drain until no event is left, `seconds` have passed, or `stopping` returns True.
 
         `on_full_batch` is called after each batch that left events, so that other workers can help.
-        `full` in the result means that the time ran out first.
+        `full` in the result means that events may be left.
 
         Raises:
             Transient: a database does not answer; the events wait.
@@ -121,14 +125,15 @@ class Drain(Isolating):
                     connected = True
                     continue
                 raise
-            self.queue.history.write()
+            ended = stopping()
+            self.queue.history.write(at_once=ended)
             connected = True
             total.events += batch.events + retried.events
             total.failed += batch.failed + retried.failed
             # As long as there were events, others may have come meanwhile.
             if not batch.events and not batch.full and not retried.events:
                 return total
-            if time.monotonic() > end:
+            if ended or time.monotonic() > end:
                 total.full = True
                 return total
             if batch.full:

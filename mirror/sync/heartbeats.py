@@ -9,7 +9,7 @@ from mirror.capture.statements import statement
 from mirror.errors import Permanent
 from mirror.sync.connections import Database
 
-Part = Literal["drain", "sweep", "relay", "purge"]
+Part = Literal["drain", "sweep", "relay", "run", "purge"]
 
 _SECONDS = 60.0
 

@@ -82,14 +82,14 @@ class History:
             if each.lane is Lane.REVOCATION:
                 self._revocations.append((each, now))
 
-    def write(self) -> None:
-        """Write what was counted, at most once a second.
+    def write(self, *, at_once: bool = False) -> None:
+        """Write what was counted, at most once a second, or `at_once`.
 
         An error is logged, not raised: what was counted is dropped, and for a minute nothing is
         written. No event may wait for its own history.
         """
         now = self._now()
-        if not self._events or now < self._write_after:
+        if not self._events or (now < self._write_after and not at_once):
             return
         self._write_after = now + _PAUSE
         delays = [
