@@ -227,22 +227,51 @@ select step, token::text, base::text, acked from mirror.read_paired_stamp()
 select horizon, outbox, retries from mirror.look(%(floor)s)
 
 -- read_heartbeat --
-select extract(epoch from now() - seen_at)::float8 from mirror.heartbeats where name = %s
+-- On any machine.
+select extract(epoch from now() - max(seen_at))::float8 from mirror.heartbeats
+where split_part(name, '@', 1) = %s having count(*) > 0
+
+-- read_health --
+-- By part: the seconds since it was last at work, on one machine or (null) on any. After an outage of
+-- this server a heartbeat can be no younger than the server; so it counts from the server's start.
+select split_part(name, '@', 1),
+  least(
+    extract(epoch from now() - max(seen_at)), extract(epoch from now() - pg_postmaster_start_time())
+  )::float8
+from mirror.heartbeats
+where split_part(name, '@', 1) = any(%(parts)s)
+  and split_part(name, '@', 2) = coalesce(%(machine)s, split_part(name, '@', 2))
+group by 1
 
 -- read_turns --
 -- When the schedule's last reconcile and the last purge began, or else this primary was installed.
 select
   coalesce(
-    (select max(started_at) from mirror.runs where started_by in ('beat', 'schedule')), installed
+    (
+      select max(started_at) from mirror.runs
+      where started_by in ('beat', 'schedule') and outcome is distinct from 'stopped'
+    ),
+    installed
   ),
-  coalesce((select seen_at from mirror.heartbeats where name = 'purge'), installed)
+  coalesce(
+    (select max(seen_at) from mirror.heartbeats where split_part(name, '@', 1) = 'purge'), installed
+  )
 from (select min(applied_at) as installed from mirror.migrations) as m
 
 -- beat --
--- A heartbeat that is younger than 50 seconds stays: many workers share a row.
+-- A heartbeat that is younger than 25 seconds stays: the workers of a machine share a row.
 insert into mirror.heartbeats as h (name) values ({})
 on conflict (name) do update set seen_at = now()
-where h.seen_at < now() - interval '50 seconds'
+where h.seen_at < now() - interval '25 seconds'
+returning name
+
+-- forget_heartbeats --
+-- Those of machines that are gone; the last one of each part stays.
+delete from mirror.heartbeats as h
+where seen_at < now() - interval '7 days' and exists (
+  select from mirror.heartbeats as n
+  where split_part(n.name, '@', 1) = split_part(h.name, '@', 1) and n.seen_at > h.seen_at
+)
 returning name
 
 -- add_history --
@@ -538,8 +567,11 @@ select jsonb_build_object(
     where started_by in ('beat', 'schedule') and started_at > now() - interval '7 days'
   ),
   'heartbeats', (
-    select coalesce(jsonb_object_agg(name, extract(epoch from now() - seen_at)::float8), '{}')
-    from mirror.heartbeats
+    select coalesce(jsonb_object_agg(part, extract(epoch from now() - seen_at)::float8), '{}')
+    from (
+      select split_part(name, '@', 1) as part, max(seen_at) as seen_at from mirror.heartbeats
+      group by 1
+    ) as h
   ),
   'delays', (
     select coalesce(jsonb_agg(d), '[]')

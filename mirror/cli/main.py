@@ -16,6 +16,7 @@ from mirror.cli import (
     access,
     doctor,
     explain,
+    health,
     operate,
     reconcile,
     relay,
@@ -41,6 +42,7 @@ app.command()(uninstall.uninstall)
 app.command()(operate.drain)
 app.command()(relay.relay)
 app.command()(run.run)
+app.command()(health.health)
 app.command()(operate.status)
 app.command()(doctor.doctor)
 app.command()(operate.retry)

@@ -11,7 +11,7 @@ from mirror.sync.claims import Queue
 from mirror.sync.snapshot import Source
 from mirror.sync.targets.base import Target
 
-# A worker writes its heartbeat once a minute.
+# A worker writes its heartbeat every half minute, and one of an earlier version once a minute.
 _ALIVE_SECONDS: Final = 120.0
 
 

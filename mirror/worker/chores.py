@@ -18,7 +18,7 @@ from mirror.errors import Halted, MirrorError, NotMigrated, Transient
 from mirror.reconcile import AlreadyRunning, Options, run_reconcile, sweep
 from mirror.settings import Settings
 from mirror.sync.drain import Drain
-from mirror.sync.heartbeats import Heartbeat
+from mirror.sync.heartbeats import Heartbeat, forget_heartbeats
 from mirror.sync.schedule import MISSED, missed_tasks
 from mirror.sync.wiring import build_drain, build_target
 from mirror.worker.bells import Bell, RedisBell
@@ -154,6 +154,7 @@ class Worker:
         """
         with suppress(Transient):
             Heartbeat("purge").beat(self.drain.queue.claims)
+            forget_heartbeats(self.drain.queue.claims)
         target = build_target(self.settings)
         try:
             log.info("purged", tombstones=target.purge(self.settings.tombstone_days))

@@ -159,16 +159,16 @@ def test_an_idle_relay_polls_no_more_often_than_its_interval(polling: RelayBench
 
 
 def test_a_relay_that_polls_writes_a_heartbeat(polling: RelayBench, primary: TestDatabase) -> None:
-    """It does so once a minute, for `mirror doctor`; a polling relay leaves no other trace."""
+    """It does so every half minute, for `mirror doctor`; a polling relay leaves no other trace."""
     polling.run(1)
-    assert primary.query("select name from mirror.heartbeats") == [("relay",)]
+    assert primary.query("select split_part(name, '@', 1) from mirror.heartbeats") == [("relay",)]
 
 
 def test_an_idle_relay_with_a_listener_runs_few_statements(listening: RelayBench) -> None:
-    """In ten seconds it polls once and renews its lease once; it writes a heartbeat each minute."""
+    """In ten seconds it polls once and renews its lease once; a heartbeat follows each half minute."""
     listening.run(SLOW)
     listening.run(600)
-    assert listening.asked <= 2 * 600 / SLOW + 600 / 60 + 2
+    assert listening.asked <= 2 * 600 / SLOW + 600 / 30 + 2
     assert listening.rung == 0
 
 

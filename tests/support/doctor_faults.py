@@ -181,13 +181,13 @@ PRIMARY = [
         "70 min ago",
         """
         update mirror.heartbeats set seen_at = now() - interval '70 min'
-        where name = 'drain'
+        where name like 'drain@%'
         """,
     ),
     Fault(
         "consumer-missing",
         "never",
-        "delete from mirror.heartbeats where name = 'drain'",
+        "delete from mirror.heartbeats where name like 'drain@%'",
     ),
     Fault(
         "beat-missing",

@@ -40,8 +40,6 @@ def check_settings(settings: Settings, registry: Registry) -> Iterator[Finding]:
         for name in missing_settings(settings, side):
             message = f"{name} is not set, so the {side} was not checked"
             yield finding("setting-missing", message, variable=name)
-    if settings.redis_url is None:
-        yield finding("redis-not-set", "REDIS_URL is not set")
     # Imported here because it loads Celery, which is slow and which other commands do not need.
     from mirror.sync.schedule import beat_schedule  # noqa: PLC0415
 
