@@ -165,7 +165,7 @@ def test_a_relay_that_polls_writes_a_heartbeat(polling: RelayBench, primary: Tes
 
 
 def test_an_idle_relay_with_a_listener_runs_few_statements(listening: RelayBench) -> None:
-    """In ten seconds it polls once and renews its lease once; a heartbeat follows each half minute."""
+    """In ten seconds it polls once and renews its lease once; each half minute is a heartbeat."""
     listening.run(SLOW)
     listening.run(600)
     assert listening.asked <= 2 * 600 / SLOW + 600 / 30 + 2
