@@ -17,7 +17,7 @@ from mirror.errors import MirrorError, Transient
 from mirror.errors.unforeseen import explained
 from mirror.settings import Settings
 from mirror.sync.heartbeats import Heartbeat
-from mirror.sync.schedule import MISSED, PURGE_TASK, RECONCILE_TASK
+from mirror.sync.schedule import MISSED, PURGE_TASK, RECONCILE_TASK, beat_schedule
 from mirror.sync.wiring import build_local_relay, check_fresh_seconds
 from mirror.worker.bells import LocalBell
 from mirror.worker.chores import Worker
@@ -50,6 +50,7 @@ class SingleProcess:
         self._stop = threading.Event()
         self._worker = Worker(lambda: settings, self._bell, self._stop.is_set)
         check_fresh_seconds(settings, self._worker.drain.registry)
+        beat_schedule(settings)
         self._relay = build_local_relay(settings, self._bell)
         # A part that serves, such as a page, is one more thread here.
         self._threads = [
