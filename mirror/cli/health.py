@@ -1,6 +1,5 @@
 """`mirror health`: tells a platform by its exit code whether to restart a part of the mirror."""
 
-import socket
 import sys
 from contextlib import closing
 from enum import StrEnum
@@ -38,25 +37,20 @@ def health(
             "part's own interval, if that is longer.",
         ),
     ] = None,
-    anywhere: Annotated[
-        bool, typer.Option("--anywhere", help="On any machine, not only on this one.")
-    ] = False,
 ) -> None:
     """Exit with 1 if a part of the mirror should be restarted; an outage restarts nothing."""
     settings = load_settings()
     interval = settings.relay_seconds if part is Parts.RELAY else settings.sweep_seconds
     oldest = max_age or max(_OLDEST, 3 * interval)
-    machine = None if anywhere or part is Parts.BEAT else socket.gethostname()
-    place = "" if machine is None else f" on {machine}"
     with closing(primary_database(settings)) as database:
         try:
-            seconds = idle_seconds(database, part.value, machine)
+            seconds = idle_seconds(database, part.value)
         except (Transient, TooSlow) as error:
             # To restart a part would not bring the primary back.
             print(redact(f"{part.value}: unknown: {error}"), file=sys.stderr)
             raise typer.Exit(0) from None
     if seconds is None:
-        print(f"{part.value}: never at work{place}")
+        print(f"{part.value}: never at work")
         raise typer.Exit(1)
-    print(f"{part.value}: at work {seconds:.0f} s ago{place}; at most {oldest:.0f} s are healthy")
+    print(f"{part.value}: at work {seconds:.0f} s ago; at most {oldest:.0f} s are healthy")
     raise typer.Exit(0 if seconds <= oldest else 1)

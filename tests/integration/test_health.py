@@ -43,10 +43,10 @@ def old_server(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_part_that_was_at_work_lately_is_healthy(
     health: Health, drain: Drain, primary: TestDatabase
 ) -> None:
-    """A drain notes that a worker is at work on this machine, whether or not there are events."""
+    """A drain notes that a worker is at work, whether or not there are events."""
     drain.run()
     done = health("worker")
-    assert (done.exit_code, f"worker: at work 0 s ago on {HERE}" in done.output) == (0, True)
+    assert (done.exit_code, "worker: at work 0 s ago" in done.output) == (0, True)
     assert health("relay").exit_code == 1
 
 
@@ -59,12 +59,14 @@ def test_a_part_that_was_not_is_to_be_restarted(health: Health, primary: TestDat
 
 
 @pytest.mark.usefixtures("old_server")
-def test_a_part_on_another_machine_does_not_count(health: Health, primary: TestDatabase) -> None:
-    """Except for beat: the worker that it wakes notes its heartbeat, wherever that runs."""
-    for part in ("drain", "sweep", "relay"):
-        primary.query(NOTE, f"{part}@elsewhere", 1)
-    assert [health(part).exit_code for part in ("worker", "relay", "beat")] == [1, 1, 0]
-    assert health("worker", "--anywhere").exit_code == 0
+def test_only_a_worker_and_beat_may_be_at_work_on_another_machine(
+    health: Health, primary: TestDatabase
+) -> None:
+    """Beat wakes one of all workers, which notes the heartbeats of both."""
+    for name in ("drain", "sweep", "relay", "run"):
+        primary.query(NOTE, f"{name}@elsewhere", 1)
+    parts = ("worker", "beat", "relay", "run")
+    assert [health(part).exit_code for part in parts] == [0, 0, 1, 1]
 
 
 @pytest.mark.usefixtures("old_server")
