@@ -525,6 +525,7 @@ select jsonb_build_object(
           as unclaimed,
         extract(epoch from now() - min(recorded_at))::float8 as oldest_seconds
       from mirror.retries as r
+      where error <> %(loading)s
       group by r.lane, mapping
       order by r.lane, mapping
     ) as s
@@ -536,10 +537,17 @@ select jsonb_build_object(
         error, buried_at is not null as buried,
         extract(epoch from now() - recorded_at)::float8 as age_seconds
       from mirror.retries
+      where error <> %(loading)s
       order by buried_at nulls last, id
       limit 100
     ) as f
   ),
+  -- Mappings that a reconcile loads, or did not load to the end; and the one that runs.
+  'loading', (
+    select coalesce(jsonb_agg(distinct mapping), '[]') from mirror.retries
+    where error = %(loading)s
+  ),
+  'reconciling', (select holder from mirror.leases where name = 'reconcile' and expires_at > now()),
   'claims', (
     select to_jsonb(c)
     from (

@@ -140,6 +140,10 @@ class PrimaryFigures:
     """By mapping and lane, revocations first; without those that have no event."""
     set_apart: tuple[SetApart, ...]
     """Likewise."""
+    loading: tuple[str, ...]
+    """Mappings that a reconcile loads, or did not load to the end."""
+    reconciling: str | None
+    """The reconcile that runs, as `host:process id`; None: none does."""
     claims: Claims
     failures: tuple[Failure, ...]
     """At most a hundred events that were set apart: the buried ones first."""
@@ -163,6 +167,8 @@ class PrimaryFigures:
             epoch=stamp.epoch,
             waiting=tuple(Waiting(**each) for each in answer["waiting"]),
             set_apart=tuple(SetApart(**each) for each in answer["set_apart"]),
+            loading=tuple(answer["loading"]),
+            reconciling=answer["reconciling"],
             claims=Claims(**answer["claims"]),
             failures=tuple(Failure(**each) for each in answer["failures"]),
             last_run=None if last_run is None else LastRun(**last_run),

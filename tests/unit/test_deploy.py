@@ -118,12 +118,9 @@ def test_platforms_wait_longer_than_the_end_of_a_process_takes() -> None:
 
 def variables_of(column: str) -> dict[str, str]:
     """Return the variables that docs/deploy.md names for a process, and what it says of each."""
-    text = (ROOT / "docs" / "deploy.md").read_text()
-    rows = [
-        row.split("|")[1:-1]
-        for row in text.splitlines()
-        if row.startswith("| `") or "backend" in row
-    ]
+    text = (ROOT / "docs" / "deploy.md").read_text().split("## Health")[0]
+    rows = [row.split("|")[1:-1] for row in text.splitlines() if row.startswith("| ")]
+    rows = [row for row in rows if "---" not in row[0]]
     place = [cell.strip().strip("`") for cell in rows[0]].index(column)
     return {
         name: row[place].strip()
