@@ -11,6 +11,7 @@ import typer
 
 from mirror.cli.console import PlainConsole
 from mirror.cli.errors import print_error
+from mirror.cli.progress import showing_progress
 from mirror.cli.signals import interrupt_once
 from mirror.cli.status_page import print_event, print_status
 from mirror.diagnostics.event import EventReport, read_event
@@ -163,9 +164,9 @@ def resync(
     with closing(build_drain(settings, registry)) as worker:
         for name in [*(mappings or []), *(confirm or [])]:
             registry[name]
-        refused = list(
-            refuse_resync(registry, worker.source, worker.target, mappings or [], confirm or [])
-        )
+        sides = worker.source, worker.target
+        with showing_progress() as progress:
+            refused = list(refuse_resync(registry, *sides, mappings or [], confirm or [], progress))
         for reason in refused:
             print(reason, file=sys.stderr)
         if refused:

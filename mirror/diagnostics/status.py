@@ -116,8 +116,8 @@ def _progress(primary: PrimaryFigures) -> str:
         ),
         (primary.retrying, f"{primary.retrying} event(s) failed lately and are retried."),
         (
-            oldest is not None,
-            f"Nothing is wrong; changes wait, the oldest for {oldest or 0:.1f} s.",
+            waiting,
+            f"Nothing is wrong; changes wait, the oldest for {oldest}.",
         ),
         (
             primary.last_run is None,

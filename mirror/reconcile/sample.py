@@ -10,6 +10,7 @@ from mirror.reconcile.buckets import read_members
 from mirror.reconcile.clauses import lowest_key
 from mirror.reconcile.judge import Judge, Verdict
 from mirror.reconcile.primary_reader import PrimaryReader
+from mirror.reconcile.run import Progress
 from mirror.reconcile.spool import batched
 from mirror.reconcile.survey import CALL_ROWS, bitmap
 from mirror.sync.drain import Drain
@@ -82,7 +83,11 @@ def _target_keys(
 
 
 def sample(
-    drain: Drain, mapping: Mapping, count: int, rng: random.Random | None = None
+    drain: Drain,
+    mapping: Mapping,
+    count: int,
+    rng: random.Random | None = None,
+    progress: Progress = lambda *_: None,
 ) -> tuple[int, Verdict]:
     """Draw about `count` keys at random from both sides, and judge them.
 
@@ -96,4 +101,5 @@ def sample(
         verdict = judge.judge(mapping, some)
         total.drifts += verdict.drifts
         total.in_flight += verdict.in_flight
+        progress("compare", mapping.name, len(some), len(keys))
     return len(keys), total
