@@ -155,6 +155,14 @@ class Claim:
                 history.add(group.delivered(seconds, self._apart))
 
     @property
+    def transactions(self) -> tuple[int, int]:
+        """The lowest and the highest id of the transactions that recorded these events."""
+        return (
+            min(group.oldest for group in self._claimed),
+            max(group.newest for group in self._claimed),
+        )
+
+    @property
     def _age(self) -> float:
         """The age of the oldest claimed event, in seconds."""
         return max(float(age) for group in self._claimed for age in _items(group.ages))

@@ -164,10 +164,14 @@ class Drain(Isolating):
         if claim.left_out:
             log.warning("events left to workers that know their mappings", events=claim.left_out)
         if len(claim):
+            first, last = claim.transactions
             log.info(
                 "drained",
                 events=len(claim),
                 failed=len(failed),
+                first_transaction=first,
+                last_transaction=last,
+                fence=self.stamp and self.stamp.fence,
                 milliseconds=round((time.monotonic() - started) * 1000, 1),
             )
         full = claim.full or bool(continuations) or self.announced
@@ -223,8 +227,8 @@ class Drain(Isolating):
         """
         keys = [(self.registry[group.mapping], group.keys[: group.parts]) for group in groups]
         with explained(TooOld):
-            stamp, rows = self.source.read_json(keys, note)
-            answers = self.target.apply(stamp, rows)
+            self.stamp, rows = self.source.read_json(keys, note)
+            answers = self.target.apply(self.stamp, rows)
         refused = PendingKeys()
         for name, answer in answers.items():
             log_retained(answer)
