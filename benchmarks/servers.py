@@ -130,6 +130,8 @@ class Servers:
         log = self.stack.redis.directory.parent / f"run-{uuid4()}.log"
         environment = self.environment | {"MIRROR_TARGET": "postgres"}
         del environment["REDIS_URL"]
+        # An earlier run may have listened a moment ago.
+        self.primary.execute("update mirror.state set listened_until = now()")
         process = ServerProcess(
             [str(Path(sys.executable).parent / "mirror"), "run"],
             log=log,
