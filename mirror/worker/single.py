@@ -25,7 +25,7 @@ from mirror.worker.chores import Worker
 log = structlog.stdlib.get_logger(__name__)
 
 # In seconds. A platform may kill a process ten seconds after it has asked it to end.
-_GRACE: Final = 8.0
+_GRACE: Final = 5.0
 
 
 class SingleProcess:
