@@ -77,7 +77,9 @@ def test_the_rest_of_a_large_scope_is_as_old_as_its_first_page(
         "insert into mirror.outbox (recorded_at, mapping, reference, key)"
         " values (now() - interval '50 s', 'users', '*', '{}')"
     )
-    make_drain(batch_size=3).run()
+    drain = make_drain(batch_size=3)
+    drain.run()
+    drain.queue.history.write(at_once=True)
     ((lane, bound, events),) = primary.query(BUCKETS)
     assert (lane, bound) == (0, "60")
     assert events > 1
