@@ -124,12 +124,12 @@ def parse_key(mapping: Mapping, text: str) -> Key:
 
 def _print_report(report: Report) -> None:
     console = PlainConsole()
-    rows = [_COLUMNS]
+    lines: list[tuple[str, ...]] = [_COLUMNS]
     for part in report.mappings:
         other = part.drifted - part.over_grants - part.under_grants
         counts = (part.rows, part.over_grants, part.under_grants, other)
-        rows.append((part.mapping, *map(str, (*counts, part.in_flight, part.repaired))))
-    console.print_columns(rows, right=range(1, len(_COLUMNS)))
+        lines.append((part.mapping, *map(str, (*counts, part.in_flight, part.repaired))))
+    console.print_columns(lines, right=range(1, len(_COLUMNS)))
     for part in report.mappings:
         for cause, rows in part.causes.items():
             console.print(f"{part.mapping}: {rows} row(s): {Cause[cause.upper()].value}")
@@ -142,9 +142,9 @@ def _print_report(report: Report) -> None:
         problem = part.held or part.error
         if problem:
             console.print(f"{part.mapping}: {problem}", style="bold red")
-    compared = sum(part.rows for part in report.mappings)
+    rows = sum(part.rows for part in report.mappings)
     console.print(
-        f"{report.outcome}{', nothing was changed' if report.dry_run else ''}: {compared:,} rows "
+        f"{report.outcome}{', nothing was changed' if report.dry_run else ''}: {rows:,} rows "
         f"compared in {report.seconds:.1f} s, {report.bytes_moved / 1e6:.1f} MB moved",
         style="bold",
     )

@@ -44,6 +44,7 @@ def mirror(primary: TestDatabase, target: TestDatabase, tmp_path: Path) -> Comma
         environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(tmp_path),
+            "PYTHONPATH": str(HOME),
             "PRIMARY_DATABASE_URL": primary.url,
             "SUPABASE_DB_URL": target.url,
             "PYTHONWARNINGS": "error",

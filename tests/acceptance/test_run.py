@@ -17,6 +17,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy.orm import Session
 
+from examples.trip_chat import models
 from examples.trip_chat.people import PeopleInSql
 from examples.trip_chat.story import TripChatApp, play_story
 from mappings.trips import registry
@@ -313,12 +314,8 @@ def test_its_servers_may_be_down_with_a_line_about_each(
         prepare_cluster(second)
         prepare_database(second, "postgres")
         primary, target = TestDatabase(first.url()), TestDatabase(second.url(user="postgres"))
-        primary.query(
-            "create table users (id uuid primary key, email text, username text);"
-            "create table trips (id uuid primary key, name text, created_by uuid, deleted_at int);"
-            "create table trip_memberships (trip_id uuid, user_id uuid, role text, status text)"
-        )
         with primary.migrating() as connection:
+            models.Base.metadata.create_all(connection)
             upgrade(connection)
         with target.migrating() as connection:
             upgrade(connection, "supabase", registry)
@@ -326,7 +323,8 @@ def test_its_servers_may_be_down_with_a_line_about_each(
 
         def mirrors(users: int) -> None:
             primary.query(
-                "with added as (insert into users values (gen_random_uuid()) returning id)"
+                "with added as (insert into users (id, email, username)"
+                " values (gen_random_uuid(), 'a@example.com', 'a') returning id)"
                 " insert into mirror.outbox (mapping, key)"
                 " select 'users', array[id::text] from added"
             )

@@ -35,7 +35,7 @@ class Terminal:
         self.process = subprocess.Popen(
             [str(Path(sys.executable).parent / "mirror"), *arguments],
             cwd=HOME,
-            env={"PATH": os.environ["PATH"], "TERM": "xterm-256color"} | variables,
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(HOME), "TERM": "xterm"} | variables,
             stdin=process_end,
             stdout=process_end,
             stderr=process_end,
