@@ -66,6 +66,16 @@ def main(report: Report, *, quick: bool) -> None:
                 seconds = _measure_visibility(client, user, trips[:changes], leave, gone=True)
                 report.add("mirror: commit → refused", "ms", *_milliseconds(seconds))
         with (
+            servers.running(),
+            _hooked_changes(servers, user) as (join, leave),
+            _connect_as(servers, user) as client,
+        ):
+            for _ in range(rounds):
+                seconds = _measure_visibility(client, user, trips[:changes], join)
+                report.add("mirror run: commit → allowed", "ms", *_milliseconds(seconds))
+                seconds = _measure_visibility(client, user, trips[:changes], leave, gone=True)
+                report.add("mirror run: commit → refused", "ms", *_milliseconds(seconds))
+        with (
             servers.working(2),
             _hooked_changes(servers, user) as (join, leave),
             _connect_as(servers, user) as client,
@@ -75,6 +85,12 @@ def main(report: Report, *, quick: bool) -> None:
     native_, ours = "native: commit → visible", "mirror: commit → allowed"
     report.ratio("commit → allowed, p50, to native", ours, native_, at_most=8)
     report.ratio("the same, p99", ours, native_, at_most=8, by=lambda figure: figure.p99)
+    report.ratio(
+        "mirror run to Celery: commit → allowed, p50",
+        "mirror run: commit → allowed",
+        ours,
+        at_most=2,
+    )
     report.ratio(
         "a revocation behind a backlog of grants, p99, to the same without",
         "a revocation, behind a backlog",

@@ -4,6 +4,8 @@ PostgreSQL 16 and 18 with fsync, all on this machine.
 """
 
 import os
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -18,6 +20,7 @@ from examples.trip_chat import models
 from mappings.trips import registry
 from mirror.capture.doorbell import Doorbell, DoorbellSettings
 from mirror.devstack import DevStack
+from mirror.devstack.process import ServerProcess
 from mirror.devstack.worker import WorkerProcess
 from mirror.reconcile import Options, Report, Throttle, reconcile
 from mirror.schema.connecting import migrating
@@ -107,9 +110,11 @@ class Servers:
         return report
 
     @contextmanager
-    def working(self, workers: int, *, rest: bool = False) -> Iterator[None]:
+    def working(self, workers: int, *, rest: bool = False, history: bool = True) -> Iterator[None]:
         """Run a Celery worker with `workers` processes."""
         environment = self.environment | {"MIRROR_TARGET": "rest" if rest else "postgres"}
+        if not history:
+            environment["MIRROR_HISTORY"] = "0"
         log = self.stack.redis.directory.parent / f"worker-{uuid4()}.log"
         with WorkerProcess(environment, log=log, concurrency=workers, beat=False) as worker:
             worker.wait_until_ready()
@@ -118,6 +123,26 @@ class Servers:
                 self.ring()
                 time.sleep(0.2)
             yield
+
+    @contextmanager
+    def running(self) -> Iterator[ServerProcess]:
+        """Run `mirror run`; yield when it listens."""
+        log = self.stack.redis.directory.parent / f"run-{uuid4()}.log"
+        environment = self.environment | {"MIRROR_TARGET": "postgres"}
+        del environment["REDIS_URL"]
+        # An earlier run may have listened a moment ago.
+        self.primary.execute("update mirror.state set listened_until = now()")
+        process = ServerProcess(
+            [str(Path(sys.executable).parent / "mirror"), "run"],
+            log=log,
+            options={"env": environment, "cwd": HOME},
+            orphaned=signal.SIGTERM,
+        )
+        try:
+            until(self.primary, "select listened_until > now() from mirror.state")
+            yield process
+        finally:
+            process.end(signal.SIGTERM)
 
     def ring(self) -> None:
         """Ring the doorbell once, which wakes a worker."""

@@ -7,6 +7,8 @@ are made before the drain starts, so the speed of the writer does not matter.
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from uuid import uuid4
 
 from celery import Celery
@@ -59,6 +61,9 @@ def main(report: Report, *, quick: bool) -> None:
             for workers in (1, 2):
                 rate = measure_drain(servers, changes, workers)
                 report.add(f"mirror, workers: {workers}", "/s", rate)
+            rate = measure_drain(servers, changes, 1, history=False)
+            report.add("mirror, workers: 1, no history", "/s", rate)
+            report.add("mirror run", "/s", measure_run(servers, changes))
             report.add(
                 "mirror over REST, workers: 2", "/s", measure_drain(servers, changes, 2, rest=True)
             )
@@ -70,6 +75,8 @@ def main(report: Report, *, quick: bool) -> None:
     two, one = "mirror, workers: 2", "mirror, workers: 1"
     report.ratio("two workers to native replication", two, "native replication", at_least=5)
     report.ratio("one worker to native replication", one, "native replication", at_least=2.5)
+    report.ratio("one worker to the same without history", one, f"{one}, no history", at_least=0.97)
+    report.ratio("mirror run to one worker", "mirror run", one, at_least=0.9)
     durable = "native replication, durable"
     report.ratio("two workers to native replication, both durable", two, durable, at_least=5)
     report.ratio("one worker to native replication, both durable", one, durable, at_least=2.5)
@@ -89,19 +96,39 @@ def make_changes(servers: Servers, count: int) -> None:
     servers.primary.execute("reset synchronous_commit")
 
 
-def measure_drain(servers: Servers, changes: int, workers: int, *, rest: bool = False) -> float:
+def measure_drain(
+    servers: Servers, changes: int, workers: int, *, rest: bool = False, history: bool = True
+) -> float:
     """Return the number of changes that real workers mirror in a second."""
-    with servers.primary.transaction():
-        servers.primary.execute(triggers_sql(registry).encode())
-    with servers.working(workers, rest=rest):
+    with _triggers(servers), servers.working(workers, rest=rest, history=history):
         make_changes(servers, changes)
         began = time.perf_counter()
         servers.ring()
         servers.wait_for_drain()
-        seconds = time.perf_counter() - began
+        return changes / (time.perf_counter() - began)
+
+
+def measure_run(servers: Servers, changes: int) -> float:
+    """Return the number of changes that `mirror run` mirrors in a second.
+
+    It begins with the first change; so it is stopped until all are made.
+    """
+    with _triggers(servers), servers.running() as process:
+        process.send(signal.SIGSTOP)
+        make_changes(servers, changes)
+        began = time.perf_counter()
+        process.send(signal.SIGCONT)
+        servers.wait_for_drain()
+        return changes / (time.perf_counter() - began)
+
+
+@contextmanager
+def _triggers(servers: Servers) -> Iterator[None]:
+    with servers.primary.transaction():
+        servers.primary.execute(triggers_sql(registry).encode())
+    yield
     with servers.primary.transaction():
         servers.primary.execute(removal_sql(registry).encode())
-    return changes / seconds
 
 
 def _measure_native(

@@ -107,7 +107,7 @@ select cast(mirror.still_waiting(cast(cast(:question as text) as jsonb)) as text
 -- ==== A worker claims events ====================================================================
 
 -- claim_events --
-select * from mirror.claim_batch({floor}, {limit}, {few}, {known}::text[])
+select * from mirror.claim_groups({floor}, {limit}, {few}, {known}::text[])
 
 -- read_claimed_events --
 -- Over another connection than the claim's: there, events that a claim has taken are still visible.
@@ -155,7 +155,9 @@ with kept as (
 select id from kept where events = '{}'
 
 -- record_event --
-insert into mirror.outbox (lane, mapping, reference, key, origin) values (%s, %s, %s, %s, %s)
+-- It goes on where an event of so many seconds stopped.
+insert into mirror.outbox (lane, mapping, reference, key, origin, recorded_at)
+values (%s, %s, %s, %s, %s, greatest(now() - %s * interval '1 second', '2000-01-01 UTC'))
 
 -- announce_event --
 -- Each attempt at an event may announce the same events: those that wait already are not repeated,
@@ -229,23 +231,77 @@ select step, token::text, base::text, acked from mirror.read_paired_stamp()
 select horizon, outbox, retries from mirror.look(%(floor)s)
 
 -- read_heartbeat --
-select extract(epoch from now() - seen_at)::float8 from mirror.heartbeats where name = %s
+-- On any machine.
+select extract(epoch from now() - max(seen_at))::float8 from mirror.heartbeats
+where split_part(name, '@', 1) = %s having count(*) > 0
+
+-- read_health --
+-- By part: the seconds since it was last at work, on one machine or (null) on any. After an outage of
+-- this server a heartbeat can be no younger than the server; so it counts from the server's start.
+select split_part(name, '@', 1),
+  least(
+    extract(epoch from now() - max(seen_at)), extract(epoch from now() - pg_postmaster_start_time())
+  )::float8
+from mirror.heartbeats
+where split_part(name, '@', 1) = any(%(parts)s)
+  and split_part(name, '@', 2) = coalesce(%(machine)s, split_part(name, '@', 2))
+group by 1
 
 -- read_turns --
 -- When the schedule's last reconcile and the last purge began, or else this primary was installed.
 select
   coalesce(
-    (select max(started_at) from mirror.runs where started_by in ('beat', 'schedule')), installed
+    (
+      select max(started_at) from mirror.runs
+      where started_by in ('beat', 'schedule') and outcome is distinct from 'stopped'
+    ),
+    installed
   ),
-  coalesce((select seen_at from mirror.heartbeats where name = 'purge'), installed)
+  coalesce(
+    (select max(seen_at) from mirror.heartbeats where split_part(name, '@', 1) = 'purge'), installed
+  )
 from (select min(applied_at) as installed from mirror.migrations) as m
 
 -- beat --
--- A heartbeat that is younger than 50 seconds stays: many workers share a row.
+-- A heartbeat that is younger than 25 seconds stays: the workers of a machine share a row.
 insert into mirror.heartbeats as h (name) values ({})
 on conflict (name) do update set seen_at = now()
-where h.seen_at < now() - interval '50 seconds'
+where h.seen_at < now() - interval '25 seconds'
 returning name
+
+-- forget_heartbeats --
+-- Those of machines that are gone; the last one of each part stays.
+delete from mirror.heartbeats as h
+where seen_at < now() - interval '7 days' and exists (
+  select from mirror.heartbeats as n
+  where split_part(n.name, '@', 1) = split_part(h.name, '@', 1) and n.seen_at > h.seen_at
+)
+returning name
+
+-- add_history --
+-- The oldest revocations go; two workers that delete at once do not wait for each other.
+with delays as (
+  insert into mirror.delays as d (lane, bound, events, seconds)
+  select (e ->> 0)::smallint, (e ->> 1)::float8, (e ->> 2)::bigint, (e ->> 3)::float8
+  from jsonb_array_elements({}::jsonb) as e
+  order by 1, 2
+  on conflict (lane, bound) do update
+  set events = d.events + excluded.events, seconds = d.seconds + excluded.seconds
+),
+added as (
+  insert into mirror.revocations (id, mapping, seconds, in_force_at)
+  select (e ->> 0)::bigint, e ->> 1, (e ->> 2)::float8,
+    clock_timestamp() - (e ->> 3)::float8 * interval '1 second'
+  from jsonb_array_elements({}::jsonb) with ordinality as r (e, place)
+  order by place
+  returning number
+)
+delete from mirror.revocations
+where number in (
+  select number from mirror.revocations
+  where number <= (select max(number) from added) - {}::bigint
+  for update skip locked
+)
 
 
 -- ==== A worker retries events ===================================================================
@@ -284,7 +340,8 @@ where id = (
   for update skip locked
 )
 returning id, transaction_id, lane, recorded_at::text, mapping, reference, key, origin, attempts + 1,
-  deaths, parked, xmin::text
+  deaths, parked, xmin::text,
+  date_part('epoch', now() - greatest(least(recorded_at, now()), '2000-01-01 UTC'))
 
 -- note_failed_retry --
 update mirror.retries
@@ -478,6 +535,7 @@ select jsonb_build_object(
         count(*) filter (where lane = 0 and withheld_at is null) as holding_back,
         extract(epoch from now() - min(recorded_at))::float8 as oldest_seconds
       from mirror.retries as r
+      where error <> %(loading)s
       group by r.lane, mapping
       order by r.lane, mapping
     ) as s
@@ -489,10 +547,17 @@ select jsonb_build_object(
         error, buried_at is not null as buried,
         extract(epoch from now() - recorded_at)::float8 as age_seconds
       from mirror.retries
+      where error <> %(loading)s
       order by buried_at nulls last, id
       limit 100
     ) as f
   ),
+  -- Mappings that a reconcile loads, or did not load to the end; and the one that runs.
+  'loading', (
+    select coalesce(jsonb_agg(distinct mapping), '[]') from mirror.retries
+    where error = %(loading)s
+  ),
+  'reconciling', (select holder from mirror.leases where name = 'reconcile' and expires_at > now()),
   'claims', (
     select to_jsonb(c)
     from (
@@ -520,8 +585,31 @@ select jsonb_build_object(
     where started_by in ('beat', 'schedule') and started_at > now() - interval '7 days'
   ),
   'heartbeats', (
-    select coalesce(jsonb_object_agg(name, extract(epoch from now() - seen_at)::float8), '{}')
-    from mirror.heartbeats
+    select coalesce(jsonb_object_agg(part, extract(epoch from now() - seen_at)::float8), '{}')
+    from (
+      select split_part(name, '@', 1) as part, max(seen_at) as seen_at from mirror.heartbeats
+      group by 1
+    ) as h
+  ),
+  'delays', (
+    select coalesce(jsonb_agg(d), '[]')
+    from (
+      select case when lane = 0 then 'revocation' else 'grant' end as lane, sum(seconds) as seconds,
+        -- JSON has no infinity.
+        jsonb_agg(jsonb_build_array(nullif(bound, 'infinity'), events) order by bound) as buckets
+      from mirror.delays as b
+      group by b.lane
+      order by b.lane
+    ) as d
+  ),
+  'revocations', (
+    select coalesce(jsonb_agg(r), '[]')
+    from (
+      select id, mapping, in_force_at, seconds,
+        extract(epoch from now() - in_force_at)::float8 as age_seconds
+      from mirror.revocations
+      order by number
+    ) as r
   )
 )
 

@@ -199,6 +199,11 @@ def _print(explanation: Explanation) -> None:
         return
     if explanation.allowed and explanation.primary_grants is False:
         answer = "allowed, but the primary grants nothing"
+    elif explanation.allowed:
+        # The step is about something else that belongs to the resource, such as a guarded table.
+        console.print(f"allowed, but something is wrong: {first.says}", style="bold")
+        console.print(first.remedy or "")
+        return
     console.print(f"{answer}; decisive step: {first.name}", style="bold")
     if first.remedy:
         console.print(first.remedy)

@@ -2,7 +2,8 @@
 
 The exit codes: 0 success · 1 something is wrong with the mirror · 2 wrong usage or settings, a
 missing extra, or a PostgreSQL that is too old · 3 a reconcile held deletes back until a person
-confirms them · 4 a database or Redis does not answer, or is not migrated · 130 stopped by Ctrl-C.
+confirms them · 4 a database or Redis does not answer, or is not migrated · 5 a dry run found
+work · 130 stopped by Ctrl-C.
 
 This module imports only the standard library and the errors: it has to run without the extras, to
 name the one that is missing.
@@ -55,6 +56,14 @@ COMMANDS: Final[dict[str, Command]] = {
     "relay": Command(
         "relay:relay",
         "Watch the outbox and wake the workers when events arrive, until stopped.",
+    ),
+    "run": Command(
+        "run:run",
+        "Mirror changes as they come, sweep, purge and reconcile, until stopped; needs no Redis.",
+    ),
+    "health": Command(
+        "health:health",
+        "Exit with 1 if a part of the mirror should be restarted; an outage restarts nothing.",
     ),
     "status": Command(
         "operate:status",

@@ -2,24 +2,31 @@
 
 import json
 import sys
-from contextlib import closing
-from typing import Annotated, NoReturn
+import time
+from contextlib import closing, suppress
+from datetime import UTC, datetime
+from typing import Annotated, Final, NoReturn
 
 import typer
 
-from mirror.cli.console import confirm
+from mirror.cli.console import PlainConsole, confirm
 from mirror.cli.errors import print_error
+from mirror.cli.progress import showing_progress
+from mirror.cli.signals import interrupt_once
 from mirror.cli.status_page import print_event, print_status
 from mirror.diagnostics.event import EventReport, read_event
-from mirror.diagnostics.figures import read_figures
+from mirror.diagnostics.figures import Figures, read_figures
 from mirror.diagnostics.status import exit_code, find_faults
+from mirror.errors import UsageError
 from mirror.errors.redaction import one_line
-from mirror.model.registry import load_registry
+from mirror.model.registry import Registry, load_registry
 from mirror.reconcile import refuse_resync, sweep
 from mirror.reconcile.report import EXIT_CODES
-from mirror.settings import load_settings
+from mirror.settings import Settings, load_settings
 from mirror.sync import orders
 from mirror.sync.wiring import build_drain, build_queue, build_source, build_target
+
+_WATCH_SECONDS: Final = 2.0
 
 
 def drain(
@@ -28,6 +35,7 @@ def drain(
     """Mirror the waiting events now, in this process, without Celery; delete expired rows."""
     with closing(build_drain(load_settings())) as worker:
         done = worker.run(seconds=seconds)
+        worker.queue.history.write(at_once=True)
         swept = sweep(worker)
     more = "; more events are waiting" if done.full else ""
     expired = f", {swept} expired row(s) swept" if swept else ""
@@ -40,14 +48,22 @@ def status(
         int | None, typer.Argument(help="Number of an event: print all about it instead.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Print it again every two seconds, until stopped.")
+    ] = False,
 ) -> None:
     """Print waiting and failed events, and whether target and primary belong together."""
     settings = load_settings()
     registry = load_registry(settings.mappings)
-    with closing(build_source(settings)) as source, closing(build_target(settings)) as target:
-        if event is not None:
-            _report_event(read_event(registry, source, target, event), as_json=as_json)
-        figures = read_figures(settings, registry, source, target)
+    if watch and (as_json or event is not None):
+        raise UsageError("--watch shows the page: use it without a number and without --json.")
+    if watch:
+        raise typer.Exit(_watch(settings, registry))
+    if event is not None:
+        with closing(build_source(settings)) as source, closing(build_target(settings)) as target:
+            report = read_event(registry, source, target, event)
+        _report_event(report, as_json=as_json)
+    figures = _read_figures(settings, registry)
     code = exit_code(figures)
     if as_json:
         faults = find_faults(figures)
@@ -57,6 +73,27 @@ def status(
     for error in {str(error): error for error in figures.unknown.values()}.values():
         print_error(error)
     raise typer.Exit(code)
+
+
+def _read_figures(settings: Settings, registry: Registry) -> Figures:
+    with closing(build_source(settings)) as source, closing(build_target(settings)) as target:
+        return read_figures(settings, registry, source, target)
+
+
+def _watch(settings: Settings, registry: Registry) -> int:
+    """Print the page again and again until Ctrl-C; return the last exit code."""
+    page = PlainConsole()
+    code = 0
+    interrupt_once()
+    with suppress(KeyboardInterrupt):
+        while True:
+            figures = _read_figures(settings, registry)
+            code = exit_code(figures)
+            page.clear()
+            page.print(f"{datetime.now(UTC):%H:%M:%S} UTC", style="dim")
+            print_status(figures)
+            time.sleep(_WATCH_SECONDS)
+    return code
 
 
 def _report_event(report: EventReport, *, as_json: bool) -> NoReturn:
@@ -126,9 +163,9 @@ def resync(
     with closing(build_drain(settings, registry)) as worker:
         for name in [*(mappings or []), *(confirm or [])]:
             registry[name]
-        refused = list(
-            refuse_resync(registry, worker.source, worker.target, mappings or [], confirm or [])
-        )
+        sides = worker.source, worker.target
+        with showing_progress() as progress:
+            refused = list(refuse_resync(registry, *sides, mappings or [], confirm or [], progress))
         for reason in refused:
             print(reason, file=sys.stderr)
         if refused:

@@ -2,24 +2,14 @@
 
 import json
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
 
 from mirror.cli.console import PlainConsole
+from mirror.cli.progress import showing_progress
 from mirror.cli.signals import interrupt_once
 from mirror.errors import UsageError
 from mirror.errors.redaction import one_line
@@ -27,12 +17,14 @@ from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
 from mirror.model.registry import load_registry
 from mirror.reconcile import AlreadyRunning, Cause, Options, Report, run_reconcile, sync
-from mirror.reconcile import Progress as ProgressCallback
 from mirror.reconcile.judge import Verdict
 from mirror.settings import load_settings
 from mirror.sync.wiring import build_drain
 
-_SECONDS_BETWEEN_LINES = 10.0
+_COLUMNS = (
+    "mapping", "rows", "over-grants", "under-grants", "other", "in flight", "withheld",
+    "repaired",
+)
 
 
 def reconcile(
@@ -79,7 +71,11 @@ def reconcile(
         keys=keys,
     )
     started_by = "schedule" if scheduled else "hand"
-    with closing(build_drain(settings, registry)) as drain, _stoppable(), _progress() as progress:
+    with (
+        closing(build_drain(settings, registry)) as drain,
+        _stoppable(),
+        showing_progress() as progress,
+    ):
         try:
             report = run_reconcile(
                 drain, settings, options, started_by=started_by, wait=wait, progress=progress
@@ -132,31 +128,21 @@ def parse_key(mapping: Mapping, text: str) -> Key:
 
 def _print_report(report: Report) -> None:
     console = PlainConsole()
-    table = Table(box=None)
-    for name in (
-        "mapping",
-        "rows",
-        "over-grants",
-        "under-grants",
-        "other",
-        "in flight",
-        "withheld",
-        "repaired",
-    ):
-        table.add_column(name, justify="left" if name == "mapping" else "right")
+    lines: list[tuple[str, ...]] = [_COLUMNS]
     for part in report.mappings:
         other = part.drifted - part.over_grants - part.under_grants
         counts = (part.rows, part.over_grants, part.under_grants, other)
-        counts = (*counts, part.in_flight, part.withheld, part.repaired)
-        table.add_row(part.mapping, *map(str, counts))
-    console.print(table)
+        lines.append((part.mapping, *map(str, (*counts, part.in_flight, part.withheld, part.repaired))))
+    console.print_columns(lines, right=range(1, len(_COLUMNS)))
     for part in report.mappings:
         for cause, rows in part.causes.items():
             console.print(f"{part.mapping}: {rows} row(s): {Cause[cause.upper()].value}")
-        for kind, direction, key in part.keys:
-            console.print(f"  {kind} ({direction}) {','.join(key)}")
-        if part.keys and part.drifted > len(part.keys):
-            console.print(f"  … and {part.drifted - len(part.keys)} more")
+        # Of a first load, twenty keys tell nothing.
+        if list(part.causes) != ["new"] or part.drifted <= len(part.keys):
+            for kind, direction, key in part.keys:
+                console.print(f"  {kind} ({direction}) {','.join(key)}")
+            if part.keys and part.drifted > len(part.keys):
+                console.print(f"  … and {part.drifted - len(part.keys)} more")
         problem = part.held or part.error
         if problem:
             console.print(f"{part.mapping}: {problem}", style="bold red")
@@ -186,50 +172,3 @@ def _stoppable() -> Iterator[None]:
     except KeyboardInterrupt:
         print("stopped; repairs so far are kept, run it again for the rest", file=sys.stderr)
         raise typer.Exit(130) from None
-
-
-@contextmanager
-def _progress() -> Iterator[ProgressCallback]:
-    """Yield a callback that shows progress: bars on a terminal, otherwise a line now and then."""
-    console = PlainConsole(stderr=True)
-    if not console.is_terminal:
-        yield _lines(console)
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def advance(phase: str, mapping: str, rows: int, total: int) -> None:
-            name = f"{phase} {mapping}"
-            if name not in tasks:
-                tasks[name] = bars.add_task(name, total=total or None, rate="")
-            task = bars.tasks[tasks[name]]
-            rate = f"{task.speed:,.0f} rows/s" if task.speed else ""
-            # `total` is the planner's estimate, which may be far too small.
-            total = max(total, int(task.completed) + rows)
-            bars.update(tasks[name], advance=rows, total=total, rate=rate)
-
-        yield advance
-
-
-def _lines(console: Console) -> ProgressCallback:
-    """Return a callback that prints a line of progress at most every ten seconds."""
-    done: dict[str, int] = {}
-    printed_at = time.monotonic()
-
-    def advance(phase: str, mapping: str, rows: int, total: int) -> None:
-        nonlocal printed_at
-        name = f"{phase} {mapping}"
-        done[name] = done.get(name, 0) + rows
-        if time.monotonic() > printed_at + _SECONDS_BETWEEN_LINES:
-            printed_at = time.monotonic()
-            estimate = f" of about {total:,}" if total > done[name] else ""
-            console.print(f"{name}: {done[name]:,} rows{estimate}")
-
-    return advance

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from mirror.access.questions import access_questions
+from mirror.cli.progress import showing_progress
 from mirror.cli.reconcile import print_verdict
 from mirror.diagnostics.explain import Audit, audit
 from mirror.errors import UsageError
@@ -44,7 +45,8 @@ def verify(
             raise typer.Exit(_audit(drain, mapping, count, rng, as_json=as_json))
         if declared is None:
             raise UsageError("name a mapping, or use --access.")
-        drawn, verdict = sample(drain, declared, count, rng)
+        with showing_progress() as progress:
+            drawn, verdict = sample(drain, declared, count, rng, progress)
     print_verdict(verdict)
     in_flight = f", {len(verdict.in_flight)} in flight" if verdict.in_flight else ""
     in_flight += f", {len(verdict.withheld)} withheld" if verdict.withheld else ""

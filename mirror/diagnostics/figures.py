@@ -22,6 +22,7 @@ from mirror.diagnostics.primary_figures import PrimaryFigures
 from mirror.errors import ConfigError, MirrorError, Transient, Unreachable
 from mirror.errors.redaction import redact
 from mirror.model.registry import Registry
+from mirror.reconcile.lease import MARK
 from mirror.settings import Settings
 from mirror.sync.freshness import is_stale
 from mirror.sync.pairing import Parting
@@ -156,7 +157,7 @@ def _read(name: str, side: _Side | None, read: Callable[[_Side], _Part]) -> _Par
 
 def _read_primary(source: Source) -> PrimaryFigures:
     with source.snapshot() as snapshot:
-        ((answer,),) = source.database.execute(statement("read_figures"))
+        ((answer,),) = source.database.execute(statement("read_figures"), {"loading": MARK})
         return PrimaryFigures.from_json(snapshot.stamp, answer)
 
 

@@ -4,6 +4,7 @@ To add a figure, add it to the statement `read_figures` and to `PrimaryFigures`.
 """
 
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Self
 
 from mirror.sync.snapshot import Stamp
@@ -86,6 +87,52 @@ class LastRun:
 
 
 @dataclass(frozen=True)
+class Delays:
+    """How long the events of one lane took until they were in force, since the history began.
+
+    A delay begins with the transaction that recorded the event, and ends when a worker has settled
+    it: an upper bound.
+    """
+
+    lane: str
+    buckets: tuple[tuple[float | None, int], ...]
+    """Seconds, and how many events took at most as long: cumulative, ascending, and as many events
+    as there are at the end, with None for the seconds."""
+    seconds: float
+    """The sum of all delays."""
+
+    @property
+    def events(self) -> int:
+        """How many events there were."""
+        return self.buckets[-1][1]
+
+    @classmethod
+    def from_json(cls, answer: dict[str, Any]) -> Self:
+        """Return the delays from the answer of the statement `read_figures`."""
+        counts = accumulate(count for _, count in answer["buckets"])
+        bounds = [bound for bound, _ in answer["buckets"]]
+        buckets = list(zip(bounds, counts, strict=True))
+        if bounds[-1] is not None:
+            buckets.append((None, buckets[-1][1]))
+        return cls(lane=answer["lane"], buckets=tuple(buckets), seconds=answer["seconds"])
+
+
+@dataclass(frozen=True)
+class Revocation:
+    """One revocation that is in force."""
+
+    id: int
+    """The event's id."""
+    mapping: str
+    in_force_at: str
+    """The time at which it was in force at the latest, by the primary's clock (ISO 8601)."""
+    age_seconds: float
+    """Seconds since then."""
+    seconds: float
+    """Its delay, likewise an upper bound."""
+
+
+@dataclass(frozen=True)
 class PrimaryFigures:
     """The primary at one moment."""
 
@@ -95,6 +142,10 @@ class PrimaryFigures:
     """By mapping and lane, revocations first; without those that have no event."""
     set_apart: tuple[SetApart, ...]
     """Likewise."""
+    loading: tuple[str, ...]
+    """Mappings that a reconcile loads, or did not load to the end."""
+    reconciling: str | None
+    """The reconcile that runs, as `host:process id`; None: none does."""
     claims: Claims
     failures: tuple[Failure, ...]
     """At most a hundred events that were set apart: the buried ones first."""
@@ -104,6 +155,10 @@ class PrimaryFigures:
     """Whether both beat and the platform's scheduler started a reconcile within the last week."""
     heartbeats: dict[str, float]
     """Seconds since each part was last at work: `drain`, `sweep` (beat), `relay`."""
+    delays: tuple[Delays, ...]
+    """By lane, revocations first; without a lane of which no event is in force yet."""
+    revocations: tuple[Revocation, ...]
+    """The last ones, MIRROR_HISTORY of them at most, in the order in which they were recorded."""
 
     @classmethod
     def from_json(cls, stamp: Stamp, answer: dict[str, Any]) -> Self:
@@ -114,11 +169,15 @@ class PrimaryFigures:
             epoch=stamp.epoch,
             waiting=tuple(Waiting(**each) for each in answer["waiting"]),
             set_apart=tuple(SetApart(**each) for each in answer["set_apart"]),
+            loading=tuple(answer["loading"]),
+            reconciling=answer["reconciling"],
             claims=Claims(**answer["claims"]),
             failures=tuple(Failure(**each) for each in answer["failures"]),
             last_run=None if last_run is None else LastRun(**last_run),
             two_schedulers=answer["two_schedulers"],
             heartbeats=answer["heartbeats"],
+            delays=tuple(Delays.from_json(each) for each in answer["delays"]),
+            revocations=tuple(Revocation(**each) for each in answer["revocations"]),
         )
 
     def waiting_in(self, lane: str) -> int:

@@ -108,6 +108,46 @@ def _primary_faults(primary: PrimaryFigures) -> dict[str, str]:
     return faults
 
 
+def verdict(figures: Figures) -> list[str]:
+    """Return sentences about the state of the mirror, the most important first.
+
+    There is one for each part that is Unknown and for each fault; if there is neither, one on what
+    goes on.
+    """
+    unread = [f"{name.replace('_', ' ')}: it could not be read." for name in figures.unknown]
+    faults = [
+        f"{message.removesuffix('.')}. {REMEDIES[fault]}"
+        for fault, message in find_faults(figures).items()
+    ]
+    found = [*unread, *faults]
+    if not found and isinstance(figures.primary, PrimaryFigures):
+        found.append(_progress(figures.primary))
+    return found
+
+
+def _progress(primary: PrimaryFigures) -> str:
+    """Return a sentence on what goes on in a mirror that has no fault."""
+    waiting = primary.oldest_seconds is not None
+    oldest = f"{primary.oldest_seconds or 0:.1f} s"
+    states = [
+        (primary.reconciling, f"Nothing is wrong; a reconcile runs ({primary.reconciling})."),
+        (
+            primary.loading,
+            f"First load incomplete ({', '.join(primary.loading)}): run `mirror reconcile`.",
+        ),
+        (primary.retrying, f"{primary.retrying} event(s) failed lately and are retried."),
+        (
+            waiting,
+            f"Nothing is wrong; changes wait, the oldest for {oldest}.",
+        ),
+        (
+            primary.last_run is None,
+            "No event waits, but both sides were never compared: run `mirror reconcile`.",
+        ),
+    ]
+    return next((says for holds, says in states if holds), "All is well: no event waits.")
+
+
 def exit_code(figures: Figures) -> int:
     """Return 0 if everything is known and without fault: only then the mirror is well.
 

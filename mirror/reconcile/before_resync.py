@@ -16,6 +16,7 @@ from mirror.reconcile.clauses import lowest_key
 from mirror.reconcile.delete_limit import refuse_deletes
 from mirror.reconcile.primary_reader import PrimaryReader
 from mirror.reconcile.report import MappingReport
+from mirror.reconcile.run import Progress
 from mirror.sync.snapshot import Source
 from mirror.sync.targets.base import Target
 from mirror.sync.targets.reading import Digest, Hashing, KeyRange
@@ -30,6 +31,7 @@ def refuse_resync(
     target: Target,
     names: Collection[str],
     confirmed: Collection[str],
+    progress: Progress = lambda *_: None,
 ) -> Iterator[str]:
     """Yield why mappings of `names` (empty: all) must not be resynced.
 
@@ -46,10 +48,12 @@ def refuse_resync(
         if mapping.name in confirmed or (names and mapping.name not in names):
             continue
         start = lowest_key(mapping)
-        target_rows = _count(partial(_chunk, target, mapping, hashing), start)
+        estimate = 2 * primary.estimate(mapping)
+        count = partial(_count, lambda rows: progress("count", mapping.name, rows, estimate))  # noqa: B023 - called at once
+        target_rows = count(partial(_chunk, target, mapping, hashing), start)
         if not target_rows:
             continue
-        rows = _count(partial(primary.chunk, mapping, hashing, rows=_ROWS), start)
+        rows = count(partial(primary.chunk, mapping, hashing, rows=_ROWS), start)
         part = MappingReport(
             mapping.name, rows=rows, target_rows=target_rows, extra=max(0, target_rows - rows)
         )
@@ -62,12 +66,16 @@ def _chunk(target: Target, mapping: Mapping, hashing: Hashing, start: Key) -> Di
     return target.digest(mapping, hashing, [KeyRange(start)], limit=_ROWS)[0]
 
 
-def _count(read: Callable[[Key], Digest], start: Key) -> int:
-    """Return the number of rows from key `start` on; `read` counts some of them from a key on."""
+def _count(counted: Callable[[int], object], read: Callable[[Key], Digest], start: Key) -> int:
+    """Return the number of rows from key `start` on; `read` counts some of them from a key on.
+
+    `counted` is called with each of these numbers.
+    """
     rows = 0
     following: Key | None = start
     while following is not None:
         digest = read(following)
         rows += digest.rows
+        counted(digest.rows)
         following = digest.range.end
     return rows

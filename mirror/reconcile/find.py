@@ -19,7 +19,7 @@ from mirror.sync.targets.reading import Hashing
 
 _BATCH: Final = 500
 
-Phase = Literal["compare", "judge", "repair", "load"]
+Phase = Literal["compare", "judge", "repair", "load", "count"]
 Tick = Callable[[Phase, str, int, int, float], object]
 """Called often, with the phase, the mapping's name, the number of rows since the last call, the
 estimated number of all rows (0: unknown), and the seconds that the target took for its last answer

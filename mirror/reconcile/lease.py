@@ -15,7 +15,8 @@ from mirror.errors import Transient
 from mirror.model.mapping import EVERYTHING
 from mirror.sync.connections import Database
 
-_MARK = "for the case that the reconcile which is loading this ends before its time"
+MARK = "for the case that the reconcile which is loading this ends before its time"
+"""Stands for the error of a retry that is there in case the reconcile crashes."""
 
 
 class LeaseLost(Transient):
@@ -45,7 +46,7 @@ class Lease:
         if not self.database.execute(statement("take_lease"), parameters):
             return False
         # This process takes over the recovery retries of one that crashed.
-        found = self.database.execute(statement("renew_recovery"), [self.seconds, _MARK])
+        found = self.database.execute(statement("renew_recovery"), [self.seconds, MARK])
         self.recovery_retries.update(found)
         return True
 
@@ -85,7 +86,7 @@ class Lease:
                 "everything": EVERYTHING,
                 "mappings": sorted(set(mappings) - set(self.recovery_retries.values())),
                 "seconds": self.seconds,
-                "mark": _MARK,
+                "mark": MARK,
             },
         )
         self.recovery_retries.update(found)

@@ -10,6 +10,7 @@ from mirror.reconcile.buckets import read_members
 from mirror.reconcile.clauses import lowest_key
 from mirror.reconcile.judge import Judge, Verdict
 from mirror.reconcile.primary_reader import PrimaryReader
+from mirror.reconcile.run import Progress
 from mirror.reconcile.spool import batched
 from mirror.reconcile.survey import CALL_ROWS, bitmap
 from mirror.sync.drain import Drain
@@ -86,7 +87,11 @@ def _target_keys(
 
 
 def sample(
-    drain: Drain, mapping: Mapping, count: int, rng: random.Random | None = None
+    drain: Drain,
+    mapping: Mapping,
+    count: int,
+    rng: random.Random | None = None,
+    progress: Progress = lambda *_: None,
 ) -> tuple[int, Verdict]:
     """Draw about `count` keys at random from both sides, and judge them.
 
@@ -100,4 +105,5 @@ def sample(
         total.drifts += verdict.drifts
         total.in_flight += verdict.in_flight
         total.withheld += verdict.withheld
+        progress("compare", mapping.name, len(some), len(keys))
     return len(keys), total

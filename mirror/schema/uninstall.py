@@ -25,11 +25,18 @@ from mirror.schema.running import run, statements, translated
 from mirror.schema.sides import ROLE, Side
 from mirror.schema.triggers import lock_sql
 
-# Each process writes its heartbeat once a minute.
+# Each process writes its heartbeat every half minute, and one of an earlier version once a minute.
 _RUNNING = """
-    select name from mirror.heartbeats where seen_at > now() - interval '2 minutes' order by name
+    select distinct split_part(name, '@', 1) as part from mirror.heartbeats
+    where seen_at > now() - interval '2 minutes' order by part
 """
-_PARTS = {"drain": "a worker", "sweep": "beat", "relay": "a relay", "purge": "a purge"}
+_PARTS = {
+    "drain": "a worker",
+    "sweep": "beat",
+    "relay": "a relay",
+    "run": "`mirror run`",
+    "purge": "a purge",
+}
 
 
 @dataclass(frozen=True)

@@ -131,6 +131,9 @@ class Settings(BaseSettings):
     reconcile_latency_seconds: float = Field(2.0, gt=0, le=60)
     """A reconcile pauses after an answer of the target that took longer than this, for as long as
     that answer took."""
+    history: int = Field(100, ge=0, le=10_000)
+    """How many of the last revocations the primary keeps, with their delay. 0: no history at all,
+    so the delays of all events are not counted either."""
     log_format: Literal["auto", "json", "console"] = "auto"
     """`auto`: readable on a terminal, JSON elsewhere."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

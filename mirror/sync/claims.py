@@ -12,7 +12,8 @@ noted claim is gone: it sets the event apart (`mirror.sync.retries`), as it does
 fail.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+import time
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -20,25 +21,28 @@ from uuid import UUID, uuid4
 
 from psycopg import sql
 
-from mirror.capture.outbox import Event
+from mirror.capture.outbox import Event, Lane
 from mirror.capture.statements import statement
 from mirror.errors import Transient
 from mirror.sync.connections import Database
 from mirror.sync.floor import Floor
 from mirror.sync.heartbeats import Heartbeat
+from mirror.sync.history import Delivered, History
 from mirror.sync.pairing import Pair, read_pair
 from mirror.sync.retries import Attempt, ClaimedEvent, Failed, Retries, claimed_event
+
+_LANES: Final = {str(int(lane)): lane for lane in Lane}
 
 # After this many claimed events, the floor is worth a query.
 _EVENTS_PER_FLOOR: Final = 1_000
 
 MAX_PARTS: Final = 4
-"""Keys with more parts are not passed on as texts; `mirror.claim_batch` returns so many arrays."""
+"""Keys with more parts are not passed on as texts; `mirror.claim_groups` returns so many arrays."""
 
 
 @dataclass(frozen=True)
 class EventGroup:
-    """Claimed events of one mapping, as `mirror.claim_batch` returns them."""
+    """Claimed events of one mapping, as `mirror.claim_groups` returns them."""
 
     mapping: str
     scopes: bool
@@ -55,8 +59,20 @@ class EventGroup:
     """The lowest transaction id whose change these events may be the rest of."""
     ids: str
     """The ids of the events: an array literal of PostgreSQL."""
+    lanes: str
+    """The lane of each: likewise."""
+    ages: str
+    """The seconds since the start of the transaction that recorded each: likewise."""
     keys: list[str]
     """For each of the first `MAX_PARTS` parts, that part of every key: an array literal."""
+
+    def delivered(self, seconds: float, apart: Collection[int]) -> Iterator[Delivered]:
+        """Yield those that are in force `seconds` after the claim: all except those set `apart`."""
+        for id_, lane, age in zip(
+            map(int, _items(self.ids)), _items(self.lanes), _items(self.ages), strict=True
+        ):
+            if id_ not in apart:
+                yield Delivered(id_, _LANES[lane], self.mapping, float(age) + seconds)
 
 
 class Claim:
@@ -66,14 +82,18 @@ class Claim:
         self,
         queue: "Queue",
         groups: list[EventGroup],
-        events: list[ClaimedEvent],
         *,
+        began: float,
         full: bool,
         left_out: int = 0,
     ) -> None:
         self._queue = queue
         self._note = uuid4()
-        self._events = events
+        self._began = began
+        self._claimed = groups
+        self._events: list[ClaimedEvent] = []
+        self._apart: set[int] = set()
+        """Claimed events that are set apart."""
         self.groups = groups
         """The events that nothing has been read of. Empty after a worker crashed on one of them."""
         self.full = full
@@ -120,13 +140,42 @@ class Claim:
         database = self._queue.claims
         for each in failed:
             self._queue.retries.set_apart(each.event, attempts=int(each.alone), error=each.error)
-        self._queue.record(continuations)
+            self._apart.add(each.event.id)
+        self._queue.record(continuations, self._age if continuations else 0.0)
         database.together(
             sql.SQL(statement("delete_claim_note")).format(sql.Literal(self._note)),
             # No wait for the disk: if the server crashes, the events are only delivered again.
             sql.SQL("set local synchronous_commit = off"),
             sql.SQL("commit"),
         )
+        history = self._queue.history
+        if history.kept:
+            seconds = time.monotonic() - self._began
+            for group in self._claimed:
+                history.add(group.delivered(seconds, self._apart))
+
+    @property
+    def transactions(self) -> tuple[int, int]:
+        """The lowest and the highest id of the transactions that recorded these events."""
+        return (
+            min(group.oldest for group in self._claimed),
+            max(group.newest for group in self._claimed),
+        )
+
+    @property
+    def _age(self) -> float:
+        """The age of the oldest claimed event, in seconds."""
+        return max(float(age) for group in self._claimed for age in _items(group.ages))
+
+    def set_suspects_apart(self) -> None:
+        """Set events apart whose earlier worker crashed; the others belong to no group then."""
+        events, self.groups = self.events, []
+        suspects = self._queue.find_suspects([event.id for event in events])
+        for event in events:
+            if event.id in suspects:
+                self._queue.retries.set_apart(event, attempts=0, error=None)
+        self._apart |= suspects
+        self._events = [event for event in events if event.id not in suspects]
 
     def release(self) -> None:
         """Roll back: the events wait again, without a failed attempt."""
@@ -151,6 +200,7 @@ class Queue:
         retry_seconds: float = 1.0,
         lease_seconds: float = 60.0,
         idle_seconds: float = 60.0,
+        revocations: int = 0,
     ) -> None:
         self.claims = claims
         self.notes = notes
@@ -161,6 +211,9 @@ class Queue:
             lease_seconds=lease_seconds,
         )
         self.idle_seconds = idle_seconds
+        self.history = History(claims, revocations=revocations)
+        self._leased_at = 0.0
+        """When the last retry began."""
         self._floor = Floor(claims)
         self._claimed = 0
         """Claimed events since the floor was last found."""
@@ -194,6 +247,7 @@ class Queue:
                 self._floor.advance()
                 self._claimed = 0
             few = max(1, limit // 10)
+            began = time.monotonic()
             (rows,) = self.claims.begin(
                 sql.SQL(statement("claim_events")).format(
                     floor=sql.Literal(self._floor.value),
@@ -213,14 +267,15 @@ class Queue:
             full = count >= limit or (grants == few and grants < count)
             groups = [group for group in every if known is None or group.mapping in known]
             left_out = count - _count(groups)
+            claim = Claim(self, groups, began=began, full=full, left_out=left_out)
             *_, noted = rows[0]
-            events = []
             if noted:
-                groups, events = [], self._set_suspects_apart(self.read_events(groups))
-            return Claim(self, groups, events, full=full, left_out=left_out)
+                claim.set_suspects_apart()
         except BaseException:
             self.claims.rollback()
             raise
+        else:
+            return claim
 
     def read_events(self, groups: Sequence[EventGroup]) -> list[ClaimedEvent]:
         """Return the claimed events of some groups.
@@ -237,15 +292,7 @@ class Queue:
         rows = self.notes.execute(statement("read_claimed_events"), parameters)
         return [claimed_event(row) for row in rows]
 
-    def _set_suspects_apart(self, events: list[ClaimedEvent]) -> list[ClaimedEvent]:
-        """Set events apart whose earlier worker crashed; return the others."""
-        suspects = self._find_suspects([event.id for event in events])
-        for event in events:
-            if event.id in suspects:
-                self.retries.set_apart(event, attempts=0, error=None)
-        return [event for event in events if event.id not in suspects]
-
-    def _find_suspects(self, claimed: list[int]) -> set[int]:
+    def find_suspects(self, claimed: list[int]) -> set[int]:
         """Return the events whose earlier worker crashed, and remove them from its notes."""
         found = self.claims.execute(statement("find_suspects"), {"claimed": claimed})
         suspects = {event for _, events in found for event in events}
@@ -292,16 +339,15 @@ class Queue:
             }
             self.notes.execute(statement("announce_event"), parameters)
 
-    def record(self, events: Sequence[Event]) -> None:
-        """Record events in the claim's transaction."""
+    def record(self, events: Sequence[Event], age: float = 0.0) -> None:
+        """Record events in the claim's transaction; they continue one that is `age` seconds old."""
         for event in events:
-            self.claims.execute(
-                statement("record_event"),
-                [int(event.lane), event.mapping, event.reference, list(event.key), self._origin],
-            )
+            values = [int(event.lane), event.mapping, event.reference, list(event.key)]
+            self.claims.execute(statement("record_event"), [*values, self._origin, age])
 
     def lease_retry(self) -> Attempt | None:
         """Lease the next event that is due for a retry; None if no event is due."""
+        self._leased_at = time.monotonic()
         attempt = self.retries.lease()
         if attempt is not None:
             event = attempt.event
@@ -311,10 +357,18 @@ class Queue:
     def complete_retry(self, attempt: Attempt, continuations: Sequence[Event] = ()) -> None:
         """Delete an event that a retry applied, and record its continuations."""
         with self.claims.transaction():
-            self.record(continuations)
+            self.record(continuations, attempt.age)
             self.retries.delete(attempt)
+        if self.history.kept:
+            event, seconds = attempt.event, attempt.age + time.monotonic() - self._leased_at
+            self.history.add([Delivered(event.id, event.lane, event.mapping, seconds)])
 
 
 def _count(groups: Iterable[EventGroup]) -> int:
     """Return the number of events in some groups."""
     return sum(group.revocations + group.grants for group in groups)
+
+
+def _items(array: str) -> list[str]:
+    """Return the items of an array literal of PostgreSQL that holds numbers; it is not empty."""
+    return array[1:-1].split(",")

@@ -91,12 +91,16 @@ class Drain(Isolating):
         self.target.close()
 
     def run(
-        self, *, seconds: float = 20.0, on_full_batch: Callable[[], object] = lambda: None
+        self,
+        *,
+        seconds: float = 20.0,
+        on_full_batch: Callable[[], object] = lambda: None,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> DrainResult:
-        """Drain until no event is left or `seconds` have passed.
+        """Drain until no event is left, `seconds` have passed, or `stopping` returns True.
 
         `on_full_batch` is called after each batch that left events, so that other workers can help.
-        `full` in the result means that the time ran out first.
+        `full` in the result means that events may be left.
 
         Raises:
             Transient: a database does not answer; the events wait.
@@ -121,13 +125,15 @@ class Drain(Isolating):
                     connected = True
                     continue
                 raise
+            ended = stopping()
+            self.queue.history.write(at_once=ended)
             connected = True
             total.events += batch.events + retried.events
             total.failed += batch.failed + retried.failed
             # As long as there were events, others may have come meanwhile.
             if not batch.events and not batch.full and not retried.events:
                 return total
-            if time.monotonic() > end:
+            if ended or time.monotonic() > end:
                 total.full = True
                 return total
             if batch.full:
@@ -158,10 +164,14 @@ class Drain(Isolating):
         if claim.left_out:
             log.warning("events left to workers that know their mappings", events=claim.left_out)
         if len(claim):
+            first, last = claim.transactions
             log.info(
                 "drained",
                 events=len(claim),
                 failed=len(failed),
+                first_transaction=first,
+                last_transaction=last,
+                fence=self.stamp and self.stamp.fence,
                 milliseconds=round((time.monotonic() - started) * 1000, 1),
             )
         full = claim.full or bool(continuations) or self.announced
@@ -217,8 +227,8 @@ class Drain(Isolating):
         """
         keys = [(self.registry[group.mapping], group.keys[: group.parts]) for group in groups]
         with explained(TooOld):
-            stamp, rows = self.source.read_json(keys, note)
-            answers = self.target.apply(stamp, rows)
+            self.stamp, rows = self.source.read_json(keys, note)
+            answers = self.target.apply(self.stamp, rows)
         refused = PendingKeys()
         for name, answer in answers.items():
             log_retained(answer)

@@ -1,5 +1,6 @@
 """Heartbeats: parts of the mirror record in the primary that they are running."""
 
+import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,13 +10,16 @@ from mirror.capture.statements import statement
 from mirror.errors import Permanent
 from mirror.sync.connections import Database
 
-Part = Literal["drain", "sweep", "relay", "purge"]
+Part = Literal["drain", "sweep", "relay", "run", "purge"]
 
-_SECONDS = 60.0
+_SECONDS = 30.0
 
 
 class Heartbeat:
-    """One part's heartbeat in one process, written at most once a minute."""
+    """One part's heartbeat in one process, written at most every half minute.
+
+    The row is that of the part on this machine (`drain@HOST`), for `mirror health`.
+    """
 
     def __init__(self, part: Part, clock: Callable[[], float] = time.monotonic) -> None:
         self.part = part
@@ -36,4 +40,14 @@ class Heartbeat:
         self._written_at = now
         with suppress(Permanent):
             # `call` limits the time: a lock on the row must not delay the events.
-            database.call(statement("beat"), [self.part])
+            database.call(statement("beat"), [f"{self.part}@{socket.gethostname()}"])
+
+
+def forget_heartbeats(database: Database) -> None:
+    """Delete the heartbeats of machines that have been gone for a week.
+
+    Raises:
+        Transient: the primary does not answer.
+    """
+    with suppress(Permanent):
+        database.call(statement("forget_heartbeats"), [])

@@ -12,7 +12,7 @@ from mirror.sync.snapshot import Source
 from mirror.sync.structure import note_structures, read_structures
 from mirror.sync.targets.base import Target
 
-# A worker writes its heartbeat once a minute.
+# A worker writes its heartbeat every half minute, and one of an earlier version once a minute.
 _ALIVE_SECONDS: Final = 120.0
 
 

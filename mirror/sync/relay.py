@@ -8,12 +8,11 @@ pooler none arrives. Polling goes on in any case, for notifications that get los
 
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import psycopg
 import structlog
 
-from mirror.capture.doorbell import Doorbell
 from mirror.capture.statements import statement
 from mirror.errors import MirrorError, TooSlow, Transient, Unexplained
 from mirror.errors.sqlstates import translate
@@ -44,11 +43,28 @@ _BURST: Final = 0.02
 _NOTIFY = "select pg_notify('mirror', '') where current_setting('max_prepared_transactions') = '0'"
 
 
-class Listener:
-    """A connection that LISTENs; an error closes it, and `open` opens it again later."""
+class Rings(Protocol):
+    """Wakes a drain: the doorbell in Redis, or a bell within this process."""
 
-    def __init__(self, database: Database, clock: Callable[[], float] = time.monotonic) -> None:
+    def ring(self) -> None:
+        """Wake a drain soon. Never raises."""
+
+
+class Listener:
+    """A connection that LISTENs; an error closes it, and `open` opens it again later.
+
+    `name` is that of the setting which has its URL.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        name: str = "PRIMARY_LISTEN_URL",
+    ) -> None:
         self.database = database
+        self._name = name
         self.works = False
         """The connection is open and has received a notification."""
         self.unusable = False
@@ -91,9 +107,10 @@ class Listener:
             self.unusable = True
             self.close()
             log.warning(
-                "polling instead of listening: PRIMARY_LISTEN_URL brings no notifications; does it "
-                "lead through a transaction pooler, or to another database, or does that allow "
-                "prepared transactions?"
+                "polling instead of listening: the URL brings no notifications; does it lead "
+                "through a transaction pooler, or to another database, or does that allow "
+                "prepared transactions?",
+                setting=self._name,
             )
         return True
 
@@ -133,7 +150,7 @@ class Relay:
     def __init__(
         self,
         primary: Database,
-        doorbell: Doorbell,
+        doorbell: Rings,
         *,
         seconds: float,
         listener: Listener | None = None,

@@ -67,6 +67,8 @@ class Attempt:
     """The event waits because its mapping cannot be read at all."""
     version: str = ""
     """That of its row in the primary, which changes if the event is announced meanwhile."""
+    age: float = 0.0
+    """Seconds from the start of the transaction that recorded the event until the lease."""
 
 
 class Retries:
@@ -107,7 +109,7 @@ class Retries:
         rows = self._database.execute(statement("lease_retry"), [self.lease_seconds])
         if not rows:
             return None
-        *event, number, deaths, parked, version = rows[0]
+        *event, number, deaths, parked, version, age = rows[0]
         exhausted = deaths > self.max_attempts
         closing = deaths == self.max_attempts + 1
         return Attempt(
@@ -117,6 +119,7 @@ class Retries:
             closing=closing,
             parked=parked,
             version=version,
+            age=age,
         )
 
     def delete(self, attempt: Attempt) -> None:

@@ -23,7 +23,9 @@ FROM_BEAT = "mirror_swept"
 MADE_UP = "mirror_made_up"
 """A header that marks the message of a missed turn."""
 EXPIRES = 3600
-"""Seconds after which a message of the night counts for nothing. Then its turn is missed."""
+"""Seconds after which a message of the night counts for nothing."""
+MISSED = timedelta(seconds=EXPIRES)
+"""Then its turn is missed."""
 
 
 def beat_schedule(settings: Settings) -> dict[str, Any]:
@@ -55,8 +57,14 @@ def beat_schedule(settings: Settings) -> dict[str, Any]:
     return schedule
 
 
-def missed_tasks(settings: Settings, database: Database, now: datetime | None = None) -> list[str]:
-    """Return the tasks of the night whose last turn has passed without them, by `EXPIRES` or more.
+def missed_tasks(
+    settings: Settings,
+    database: Database,
+    now: datetime | None = None,
+    *,
+    since: timedelta = MISSED,
+) -> list[str]:
+    """Return the tasks of the night whose last turn was `since` ago, or earlier, and not taken.
 
     Raises:
         MirrorError: the primary does not answer, or is not migrated.
@@ -70,7 +78,7 @@ def missed_tasks(settings: Settings, database: Database, now: datetime | None = 
             continue
         cron: crontab = entry["schedule"]
         cron.nowfun = lambda: now
-        if remaining(*cron.remaining_delta(last, tz=UTC)) < -timedelta(seconds=EXPIRES):
+        if remaining(*cron.remaining_delta(last, tz=UTC)) < -since:
             missed.append(entry["task"])
     return missed
 

@@ -13,7 +13,7 @@ from mirror.settings import Settings
 from mirror.sync.claims import Queue
 from mirror.sync.connections import Database
 from mirror.sync.drain import Drain
-from mirror.sync.relay import Listener, Relay
+from mirror.sync.relay import Listener, Relay, Rings
 from mirror.sync.snapshot import Source
 from mirror.sync.targets.base import Target
 from mirror.sync.targets.postgres import PostgresTarget
@@ -70,6 +70,7 @@ def build_queue(settings: Settings) -> Queue:
         retry_seconds=settings.retry_seconds,
         lease_seconds=4 * settings.idle_seconds,
         idle_seconds=settings.idle_seconds,
+        revocations=settings.history,
     )
 
 
@@ -108,7 +109,7 @@ def check_fresh_seconds(settings: Settings, registry: Registry) -> None:
 
 
 def build_relay(settings: Settings) -> Relay:
-    """Return a relay.
+    """Return a relay that rings the doorbell in Redis.
 
     Raises:
         ConfigError: a required setting is missing or malformed.
@@ -122,6 +123,24 @@ def build_relay(settings: Settings) -> Relay:
         Doorbell(doorbell),
         seconds=settings.relay_seconds,
         listener=None if database is None else Listener(database),
+    )
+
+
+def build_local_relay(settings: Settings, bell: Rings) -> Relay:
+    """Return a relay that rings a bell within this process.
+
+    Without PRIMARY_LISTEN_URL it tries to listen over PRIMARY_DATABASE_URL.
+
+    Raises:
+        ConfigError: a required setting is missing.
+    """
+    listener = listening_database(settings)
+    name = "PRIMARY_DATABASE_URL" if listener is None else "PRIMARY_LISTEN_URL"
+    return Relay(
+        primary_database(settings),
+        bell,
+        seconds=settings.relay_seconds,
+        listener=Listener(listener or primary_database(settings), name=name),
     )
 
 

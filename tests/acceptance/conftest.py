@@ -34,6 +34,7 @@ def mirror(
         environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(tmp_path),
+            "PYTHONPATH": str(HOME),
             "PRIMARY_DATABASE_URL": primary.url,
             "SUPABASE_DB_URL": target.url,
         } | {name: value for name, value in variables.items() if value is not None}

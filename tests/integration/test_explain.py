@@ -428,6 +428,26 @@ def test_the_command_prints_a_page(world: SharedPair, command: Callable[..., Res
     assert json.loads(result.stdout)["first"] == "target row"
 
 
+def test_an_allowed_user_is_told_what_else_is_wrong(
+    world: SharedPair, command: Callable[..., Result]
+) -> None:
+    """Here a guarded table is missing; the last lines name it, and no step that refused."""
+    member = world.member()
+    trip, user = key(member)
+    world.target.query("alter table chat_messages rename to hidden_messages")
+    try:
+        result = command(user, "--trip", trip)
+    finally:
+        world.target.query("alter table hidden_messages rename to chat_messages")
+    assert (result.exit_code, result.stdout.splitlines()[-2:]) == (
+        1,
+        [
+            "allowed, but something is wrong: chat_messages: the table does not exist.",
+            "Create table chat_messages, or remove its guard from the registry.",
+        ],
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [

@@ -37,6 +37,7 @@ PRIMARY_STEPS = [
     "0008_prepared_transactions",
     "0009_receipts",
     "0010_structures",
+    "0011_history",
 ]
 
 _numbers = itertools.count(1)
@@ -237,6 +238,7 @@ def test_migrations_run_over_asyncpg(backend: TestDatabase, project: TestDatabas
         "0008_prepared_transactions",
         "0009_receipts",
         "0010_structures",
+        "0011_history",
     ]
     assert run_in_transaction(backend, "asyncpg", upgrade) == []
     run_in_transaction(backend, "asyncpg", downgrade)

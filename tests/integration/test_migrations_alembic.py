@@ -113,6 +113,7 @@ def test_a_revision_installs_and_removes_the_outbox(
         ("0008_prepared_transactions",),
         ("0009_receipts",),
         ("0010_structures",),
+        ("0011_history",),
     ]
 
     command.downgrade(alembic, "a1")

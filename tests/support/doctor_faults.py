@@ -37,7 +37,7 @@ PRIMARY = [
     Fault(
         "primary-behind",
         "0001_outbox, 0002_runs, 0003_heartbeats, 0004_claims, 0005_outbox_rights, 0006_withheld, "
-        "0007_pairing, 0008_prepared_transactions, 0009_receipts, 0010_structures",
+        "0007_pairing, 0008_prepared_transactions, 0009_receipts, 0010_structures, 0011_history",
         "delete from mirror.migrations where name <> 'triggers_trips'",
     ),
     Fault(
@@ -194,13 +194,13 @@ PRIMARY = [
         "70 min ago",
         """
         update mirror.heartbeats set seen_at = now() - interval '70 min'
-        where name = 'drain'
+        where name like 'drain@%'
         """,
     ),
     Fault(
         "consumer-missing",
         "never",
-        "delete from mirror.heartbeats where name = 'drain'",
+        "delete from mirror.heartbeats where name like 'drain@%'",
     ),
     Fault(
         "beat-missing",

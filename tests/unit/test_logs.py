@@ -1,9 +1,12 @@
 """Logs contain ids and counts, and no secrets."""
 
+import ast
 import io
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +17,8 @@ from hypothesis import strategies as st
 from mirror.errors.redaction import one_line, redact
 from mirror.settings.logs import configure_logging
 
+ROOT = Path(__file__).parent.parent.parent
+LEVELS = ("debug", "info", "warning", "error", "exception")
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJyb2xlIjoic2VydmljZV9yb2xlIn0.c2lnbmF0dXJl-_x"
 SECRETS = [
     ("postgresql://user:hunter2@db.example:5432/app", "hunter2"),
@@ -180,3 +185,33 @@ def test_a_text_that_can_be_printed_is_not_changed(text: str, end: str) -> None:
 def test_what_only_resembles_a_secret_stays(text: str) -> None:
     """Hosts and sentences have dots and quotes, too."""
     assert redact(text) == text
+
+
+def logged_records() -> dict[str, set[str]]:
+    """Return the records that the library's processes write: by text, the names of the fields."""
+    functions = {"write", *(f"log.{level}" for level in LEVELS)}
+    found: dict[str, set[str]] = {}
+    for room in ("cli", "reconcile", "sync", "worker"):
+        for path in (ROOT / "mirror" / room).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Call) and ast.unparse(node.func) in functions:
+                    fields = {each.arg for each in node.keywords if each.arg is not None}
+                    for part in ast.walk(node.args[0]):
+                        if isinstance(part, ast.Constant):
+                            found.setdefault(str(part.value), set()).update(fields)
+    return found
+
+
+def test_the_page_on_logs_lists_every_record_with_its_fields() -> None:
+    """What reads the logs can rely on these names. A long text ends with "…" there."""
+    page = (ROOT / "docs" / "logs.md").read_text()
+    rows = re.findall(r"^\| `(.+?)` \| [\w, ]+ \|(.*)\|$", page, re.MULTILINE)
+    listed = {
+        text.removesuffix("…").strip(): set(re.findall(r"`(\w+)`", fields)) for text, fields in rows
+    }
+    listed["event buried"] = listed["event failed again"]
+    records = logged_records()
+    for text, fields in records.items():
+        shown = [name for name in listed if text == name or (name[-1] in ":;" and name in text)]
+        assert [listed[name] for name in shown] == [fields], text
+    assert all(any(text.startswith(name) for text in records) for name in listed)

@@ -51,7 +51,7 @@ CHECKS: dict[str, Check] = {
     ),
     "redis-not-set": _warning(
         "REDIS_URL is not set, so the doctor checks neither the broker nor beat",
-        "Set REDIS_URL to the broker of the workers.",
+        "Set REDIS_URL to the broker of the workers, or start `mirror run`, which needs none.",
     ),
     "key-kind": _error(
         "an API key is of the wrong kind, belongs to another project, or has expired",
@@ -357,16 +357,16 @@ CHECKS: dict[str, Check] = {
     ),
     "consumer-missing": _error(
         "no worker has read the outbox lately, so changes do not reach the target",
-        "Start a worker: `celery -A mirror.worker worker`.",
+        "Start a worker: `celery -A mirror.worker worker`, or `mirror run`.",
     ),
     "beat-missing": _warning(
         "beat has not run lately, so events whose doorbell message was lost wait, and nothing is"
         " purged or reconciled",
-        "Start beat: `celery -A mirror.worker beat`.",
+        "Start beat: `celery -A mirror.worker beat`, or `mirror run`.",
     ),
     "relay-missing": _warning(
         "triggers record changes but no relay has run lately, so these events wait for beat",
-        "Start a relay: `mirror relay`.",
+        "Start a relay: `mirror relay`, or `mirror run`.",
     ),
     "broker-unreachable": _error(
         "Redis does not answer, so no doorbell message wakes the workers",

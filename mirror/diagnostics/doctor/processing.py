@@ -42,6 +42,10 @@ def check_processing(
     """Yield findings about the broker and silent processes."""
     if isinstance(figures.broker, Unknown):
         yield finding("broker-unreachable", str(figures.broker.error))
+    primary = known(figures.primary)
+    # `mirror run` needs no Redis.
+    if settings.redis_url is None and (primary is None or "run" not in primary.heartbeats):
+        yield finding("redis-not-set", "REDIS_URL is not set")
     if isinstance(figures.primary, Unknown):
         return
     migrations = known(figures.primary_migrations) or {}

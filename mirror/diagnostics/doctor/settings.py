@@ -42,8 +42,6 @@ def check_settings(settings: Settings, registry: Registry) -> Iterator[Finding]:
             yield finding("setting-missing", message, variable=name)
     for sentence in unknown_variables():
         yield finding("setting-unknown", sentence)
-    if settings.redis_url is None:
-        yield finding("redis-not-set", "REDIS_URL is not set")
     # Imported here because it loads Celery, which is slow and which other commands do not need.
     from mirror.sync.schedule import beat_schedule  # noqa: PLC0415
 

@@ -180,7 +180,7 @@ def broken_step(table: str, verb: str, result: AskResult) -> Step | None:
     remedy = MIGRATE
     if not result.exists:
         says = f"{table}: the table does not exist."
-        remedy = "Create the table, or remove its declaration."
+        remedy = f"Create table {table}, or remove its guard from the registry."
     elif not result.active:
         says = (
             f"{table}: row-level security is off, so every user with the privilege may {verb} "
