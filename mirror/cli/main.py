@@ -20,6 +20,7 @@ from mirror.cli import (
     reconcile,
     relay,
     schema,
+    serve,
     stack,
     uninstall,
     verify,
@@ -39,6 +40,7 @@ app.command()(schema.ddl)
 app.command()(uninstall.uninstall)
 app.command()(operate.drain)
 app.command()(relay.relay)
+app.command()(serve.serve)
 app.command()(operate.status)
 app.command()(doctor.doctor)
 app.command()(operate.retry)
