@@ -8,4 +8,5 @@ pytest_plugins = [
     "tests.support.reconciling",
     "tests.support.shared_pair",
     "tests.support.doctor_pair",
+    "tests.support.serving",
 ]

@@ -553,8 +553,10 @@ limit %s
 
 -- read_buried_ids --
 select id from mirror.retries
-where buried_at is not null and mapping = %s
-  and encode(sha256(convert_to(error, 'UTF8')), 'hex') = %s
+where buried_at is not null and (
+  id = %(event)s
+  or mapping = %(mapping)s and encode(sha256(convert_to(error, 'UTF8')), 'hex') = %(digest)s
+)
 order by id
 
 -- read_runs --

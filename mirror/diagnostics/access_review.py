@@ -20,6 +20,7 @@ from mirror.access.questions import (
     inactive_reason,
 )
 from mirror.diagnostics.explain.key_state import values_by_column
+from mirror.diagnostics.explain.permission import canonical_given
 from mirror.model.keys import Key
 from mirror.model.registry import Registry
 from mirror.sync.drain import Drain
@@ -70,8 +71,10 @@ def review(
     """Return the access that rows with a given user or resource lead to.
 
     Raises:
+        InvalidKey: the user or the resource is not a valid id of its type.
         MirrorError: the target does not answer, or the login may not act as a user.
     """
+    given = canonical_given(drain.registry, questions, given)
     reader = _Reader(drain.registry, drain.target)
     found: list[Access] = []
     for question in questions:

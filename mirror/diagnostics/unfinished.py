@@ -73,11 +73,13 @@ def read_buried_causes(database: Database, *, limit: int) -> tuple[BuriedCause, 
     )
 
 
-def read_buried_ids(database: Database, mapping: str, digest: str) -> list[int]:
-    """Return the numbers of the dead events of one mapping whose error has this digest.
+def read_buried_ids(
+    database: Database, *, event: int | None = None, mapping: str = "", digest: str = ""
+) -> list[int]:
+    """Return the number of an event if it is dead; or those of the dead events of one cause.
 
     Raises:
         MirrorError: the primary does not answer, or is not migrated.
     """
-    found = database.execute(statement("read_buried_ids"), [mapping, digest])
-    return [number for (number,) in found]
+    which = {"event": event, "mapping": mapping, "digest": digest}
+    return [number for (number,) in database.execute(statement("read_buried_ids"), which)]

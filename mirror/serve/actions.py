@@ -5,6 +5,7 @@ the operator typed, and leaves a record.
 """
 
 from contextlib import closing
+from typing import Final
 
 from starlette.responses import RedirectResponse, Response
 
@@ -18,7 +19,8 @@ from mirror.sync import orders
 from mirror.sync.claims import Queue
 from mirror.sync.wiring import build_queue
 
-_NAMED = 20
+_NAMED: Final = 20
+_DIGITS: Final = 19
 
 
 def retry(visit: Visit) -> Response:
@@ -99,14 +101,14 @@ def _chosen(visit: Visit, queue: Queue) -> list[int]:
     Raises:
         UsageError: there is none, because it was retried or discarded meanwhile.
     """
-    number = visit.form.get("event", "")
-    if number.isdecimal():
-        found = [int(number)]
-    else:
-        mapping, digest = visit.form.get("mapping", ""), visit.form.get("cause", "")
-        found = read_buried_ids(queue.notes, mapping, digest)
+    form = visit.form
+    number = form.get("event", "")
+    event = int(number) if number.isdecimal() and len(number) < _DIGITS else None
+    found = read_buried_ids(
+        queue.notes, event=event, mapping=form.get("mapping", ""), digest=form.get("cause", "")
+    )
     if not found:
-        raise UsageError("nothing was done: no dead event has this cause any more.")
+        raise UsageError("nothing was done: no such event is dead any more.")
     return found
 
 

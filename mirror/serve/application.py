@@ -78,7 +78,7 @@ def app(authorize: Authorize, *, settings: Settings | None = None) -> Starlette:
         ConfigError: a required setting is missing or malformed.
         MirrorError: the mappings cannot be loaded.
     """
-    return _App(_watch(settings), authorize).build()
+    return Application(_watch(settings), authorize).build()
 
 
 def loopback_app(link: OneTimeLink, *, settings: Settings | None = None) -> Starlette:
@@ -90,7 +90,7 @@ def loopback_app(link: OneTimeLink, *, settings: Settings | None = None) -> Star
         ConfigError: a required setting is missing or malformed.
         MirrorError: the mappings cannot be loaded.
     """
-    return _App(_watch(settings), link.authorize, link).build()
+    return Application(_watch(settings), link.authorize, link).build()
 
 
 def _watch(settings: Settings | None) -> Watch:
@@ -98,7 +98,7 @@ def _watch(settings: Settings | None) -> Watch:
     return Watch(settings, load_registry(settings.mappings))
 
 
-class _App:
+class Application:
     """Builds the routes; `link` None: another app has mounted this one."""
 
     def __init__(self, watch: Watch, authorize: Authorize, link: OneTimeLink | None = None) -> None:

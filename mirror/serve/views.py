@@ -5,15 +5,13 @@ from typing import Any, Final
 
 from starlette.responses import HTMLResponse, Response
 
-from mirror.access.caller import caller
 from mirror.access.questions import Given, access_questions
 from mirror.diagnostics.access_review import MOST, review
 from mirror.diagnostics.event import read_event
 from mirror.diagnostics.explain import explain_resource, question_about
 from mirror.diagnostics.figures import Unknown
 from mirror.diagnostics.runs import last_finished
-from mirror.errors import InvalidKey, MirrorError, UsageError
-from mirror.model.keys import KeyColumn
+from mirror.errors import MirrorError, UsageError
 from mirror.reconcile import Cause
 from mirror.serve.delays import sparkline
 from mirror.serve.parts import lamps
@@ -27,6 +25,8 @@ _DONE: Final = {
     "discard": ("deleted", "event"),
 }
 """By action: what happened to the things, and their noun; shown after the action."""
+_HIGHEST: Final = 2**63 - 1
+"""The highest number of an event."""
 
 
 def page(visit: Visit, template: str, *, status: int = 200, **values: Any) -> Response:
@@ -57,9 +57,8 @@ def why(visit: Visit) -> Response:
     if not (user and resource):
         return page(visit, "why.html", explanation=None, **values)
     question = question_about(visit.registry, noun)
-    canonical = _canonical_user(visit, user)
     with closing(build_drain(visit.settings, visit.registry)) as drain:
-        explanation = explain_resource(drain, question, canonical, resource)
+        explanation = explain_resource(drain, question, user, resource)
     return page(visit, "why.html", explanation=explanation, **values)
 
 
@@ -71,6 +70,8 @@ def waiting(visit: Visit) -> Response:
 def event(visit: Visit) -> Response:
     """Show all about one event, and the access that is wrong because of it."""
     number = int(visit.request.path_params["number"])
+    if number > _HIGHEST:
+        raise UsageError("no event has so high a number.")
     with (
         closing(build_source(visit.settings)) as source,
         closing(build_target(visit.settings)) as target,
@@ -101,11 +102,10 @@ def person(visit: Visit) -> Response:
     user = visit.query("user")
     if not user:
         return page(visit, "person.html", found=None, user="", most=MOST)
-    canonical = _canonical_user(visit, user)
     questions = list(access_questions(visit.registry).values())
     with closing(build_drain(visit.settings, visit.registry)) as drain:
-        found = review(drain, questions, {Given.USER: canonical})
-    return page(visit, "person.html", found=found, user=canonical, most=MOST)
+        found = review(drain, questions, {Given.USER: user})
+    return page(visit, "person.html", found=found, user=user, most=MOST)
 
 
 def resource(visit: Visit) -> Response:
@@ -130,19 +130,6 @@ def failure(visit: Visit, error: MirrorError) -> Response:
 def refusal(visit: Visit, says: str, *, status: int) -> Response:
     """Show why a request was refused."""
     return page(visit, "failure.html", status=status, error=says, notes=[])
-
-
-def _canonical_user(visit: Visit, user: str) -> str:
-    """Return a user's id as the database prints it.
-
-    Raises:
-        InvalidKey: it has another form than the ids of users have.
-    """
-    type_ = caller(visit.registry).type
-    try:
-        return KeyColumn("id", type_).canonical(user, owner="users")
-    except InvalidKey:
-        raise InvalidKey(f"the user's id must be a {type_}, as tokens carry it.") from None
 
 
 def _done(visit: Visit) -> str | None:
