@@ -4,11 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from mirror.diagnostics.doctor.checks import CHECKS
 from mirror.diagnostics.figures import Unknown
 from mirror.diagnostics.primary_figures import PrimaryFigures
 from mirror.diagnostics.runs import DIED, last_finished
-from mirror.errors import Transient
 from mirror.serve.rendering import duration
 from mirror.serve.verdict import State
 from mirror.serve.watch import Reading
@@ -17,11 +15,6 @@ PARTS: Final = {"drain": "worker", "sweep": "beat", "relay": "relay", "run": "ru
 """By the name of a heartbeat: the part that writes it."""
 
 _MISSING: Final = {"drain": "consumer-missing", "sweep": "beat-missing", "relay": "relay-missing"}
-_UNREACHABLE: Final = {
-    "primary": "primary-unreachable",
-    "target": "target-unreachable",
-    "broker": "broker-unreachable",
-}
 
 
 @dataclass(frozen=True)
@@ -51,9 +44,12 @@ def _side(reading: Reading, name: str) -> Lamp:
     part = getattr(reading.figures, name)
     if part is None:
         return Lamp(name, State.UNUSED, "REDIS_URL is not set here")
+    problem = next((one for one in reading.problems if one.code.startswith(f"{name}-")), None)
+    remedy = problem and problem.remedy
     if isinstance(part, Unknown):
-        remedy = CHECKS[_UNREACHABLE[name]].remedy if isinstance(part.error, Transient) else None
         return Lamp(name, State.UNKNOWN, str(part.error), remedy)
+    if problem is not None:
+        return Lamp(name, State.WRONG, problem.what, remedy)
     return Lamp(name, State.WELL, "answers")
 
 

@@ -13,7 +13,8 @@ from typing import Final, TypeVar
 from mirror.diagnostics.doctor.findings import Finding
 from mirror.diagnostics.doctor.installed_migrations import check_migrations, missing_migrations
 from mirror.diagnostics.doctor.processing import Limits, check_faults, check_processing
-from mirror.diagnostics.figures import Figures, Unknown, known, read_figures
+from mirror.diagnostics.doctor.system_state import SystemState
+from mirror.diagnostics.figures import Figures, Unknown, read_figures
 from mirror.diagnostics.runs import Run, read_runs
 from mirror.diagnostics.unfinished import (
     BuriedCause,
@@ -21,8 +22,7 @@ from mirror.diagnostics.unfinished import (
     read_buried_causes,
     read_open_revocations,
 )
-from mirror.errors import MirrorError
-from mirror.errors.unforeseen import explained
+from mirror.errors import NotMigrated
 from mirror.model.registry import Registry
 from mirror.settings import Settings
 from mirror.sync.connections import Database
@@ -44,7 +44,7 @@ class Reading:
     """When it was read, by the clock of this process, in UTC."""
     figures: Figures
     problems: tuple[Finding, ...]
-    """The doctor's findings that follow from the figures alone."""
+    """The doctor's findings that follow from the figures alone; those about a side come first."""
     revocations: tuple[OpenRevocation, ...] | Unknown
     """The oldest revocations that may not be in force, at most twenty."""
     buried: tuple[BuriedCause, ...] | Unknown
@@ -116,18 +116,22 @@ class Watch:
         )
 
     def _find_problems(self, figures: Figures) -> list[Finding]:
-        registry = self.registry
+        settings, registry = self.settings, self.registry
+        state = SystemState(figures)
         found: list[Finding] = []
-        primary, target = known(figures.primary_migrations), known(figures.target)
-        if primary is not None:
-            found += check_migrations("primary", primary, registry)
-        missing: list[str] = []
-        if target is not None:
-            found += check_migrations("supabase", target.migrations, registry)
-            missing = missing_migrations("supabase", target.migrations, registry)
-        found += check_faults(figures, model_late=f"model_{registry.name}" in missing)
-        found += check_processing(self.settings, registry, figures, Limits())
-        return found
+        late: list[str] = []
+        if state.applied is not None:
+            found += check_migrations("primary", state.applied, registry)
+        if state.described is not None:
+            found += check_migrations("supabase", state.described.migrations, registry)
+            late = missing_migrations("supabase", state.described.migrations, registry)
+        for side, part in (("primary", figures.primary), ("target", figures.target)):
+            # A missing migration is a problem already, and may be why a figure cannot be read.
+            if isinstance(part, Unknown) and not (found and isinstance(part.error, NotMigrated)):
+                state.fail(settings, side, part.error)
+        found += check_faults(figures, model_late=f"model_{registry.name}" in late)
+        found += check_processing(settings, registry, figures, Limits())
+        return state.failures + found
 
 
 def _try(read: Callable[[Database], _Part], database: Database) -> _Part | Unknown:
