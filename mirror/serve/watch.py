@@ -22,7 +22,8 @@ from mirror.diagnostics.unfinished import (
     read_buried_causes,
     read_open_revocations,
 )
-from mirror.errors import NotMigrated
+from mirror.errors import MirrorError, NotMigrated
+from mirror.errors.unforeseen import explained
 from mirror.model.registry import Registry
 from mirror.settings import Settings
 from mirror.sync.connections import Database
