@@ -12,8 +12,10 @@ from starlette.requests import Request
 from starlette.routing import Mount
 
 from examples.trip_chat.models import Membership
+from mappings.trips import registry
 from mirror.serve import app
 from mirror.serve.application import ACTIONS, VIEWS
+from mirror.serve.watch import Watch
 from mirror.sync.drain import Drain
 from tests.support.databases import TestDatabase
 from tests.support.reconciling import Reconciling
@@ -408,3 +410,20 @@ def test_a_comparison_names_what_differs_and_changes_nothing(
     assert visitor.send("/drift/reconcile", word="reconcile").status_code == 303
     until(lambda: "It ended: repaired" in visitor.text("/drift"))
     assert target.value("select count(*) from trip_memberships") == 59
+
+
+def test_many_requests_share_one_reading_for_five_seconds(
+    primary: TestDatabase, target: TestDatabase
+) -> None:
+    """A page that many people look at costs the databases no more; an action reads again."""
+    now = 0.0
+    watch = Watch(page_settings(primary, target), registry, clock=lambda: now)
+    with closing(watch):
+        first = watch.read()
+        now = 4.9
+        assert watch.read() is first
+        now = 5.1
+        second = watch.read()
+        assert second is not first
+        watch.forget()
+        assert watch.read() is not second
