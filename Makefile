@@ -8,6 +8,7 @@ INSTALLER := $(VENV)/.installer
 DEMO := $(VENV)/.demo
 INSTALLED := $(VENV)/.installed
 NODE := tests/supabase/node_modules/.installed
+AXE := tests/browser/node_modules/.installed
 # Downloads each time, and takes two minutes.
 SETUP := tests/acceptance/test_setup.py
 
@@ -24,8 +25,8 @@ UV = UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX-$${PIP_INDEX_URL-$$($(BIN)/python -m 
 LOCK = $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-strip-extras \
   --no-emit-index-url --no-annotate --no-header $(UPGRADE)
 
-.PHONY: help setup setup-demo demo dev test test-fast test-long test-setup test-versions test-postgres chaos \
-  audit bench bench-quick lint format lock model clean
+.PHONY: help setup setup-demo demo dev test test-fast test-long test-browser test-setup test-versions \
+  test-postgres chaos audit bench bench-quick lint format lock model clean
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -73,8 +74,8 @@ $(INSTALLED): requirements/dev.txt $(DEMO)
 
 # The stand-in for Supabase's API, its client and its CLI. Node comes from the virtual environment
 # where the machine has none.
-$(NODE): tests/supabase/package-lock.json $(INSTALLED)
-	cd tests/supabase && PATH="$$PATH:$(CURDIR)/$(BIN)" npm ci --ignore-scripts --no-update-notifier
+tests/%/node_modules/.installed: tests/%/package-lock.json $(INSTALLED)
+	cd $(dir $<) && PATH="$$PATH:$(CURDIR)/$(BIN)" npm ci --ignore-scripts --no-update-notifier
 	touch $@
 
 demo: $(DEMO) ## Play the example's story on real servers.
@@ -83,9 +84,12 @@ demo: $(DEMO) ## Play the example's story on real servers.
 dev: $(DEMO) ## Run the same servers until Ctrl-C.
 	$(BIN)/mirror dev
 
-test: $(INSTALLED) $(NODE) ## Run every test, except those of test-long, test-setup and chaos.
+test: $(INSTALLED) $(NODE) ## Run every test, except the long ones and those of test-browser, test-setup, chaos.
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --ignore $(SETUP) \
-	  --ignore tests/chaos
+	  --ignore tests/browser --ignore tests/chaos
+
+test-browser: $(INSTALLED) $(AXE) ## Look at the page in Chromium, which this machine has to have.
+	$(BIN)/pytest tests/browser
 
 test-long: $(INSTALLED) $(NODE) ## Run the longer searches and matrices of which `test` runs a part.
 	$(BIN)/pytest -m long --numprocesses auto --maxprocesses 4 --dist loadfile
@@ -157,7 +161,7 @@ model: $(INSTALLED) ## Print the trips model and its guards into their golden fi
 	MIRROR_MAPPINGS=mappings.trips $(BIN)/mirror ddl supabase --guards > examples/trip_chat/guards.sql
 
 lock: $(INSTALLER) ## Pin what pyproject.toml asks for; UPGRADE=--upgrade moves every pin.
-	@$(LOCK) pyproject.toml --extra embedded --group dev --constraint requirements/constraints.txt \
+	@$(LOCK) pyproject.toml --extra embedded --extra serve --group dev --constraint requirements/constraints.txt \
 	  --output-file requirements/dev.txt
 	@$(LOCK) pyproject.toml --extra embedded --group editable --constraint requirements/dev.txt \
 	  --output-file requirements/demo.txt

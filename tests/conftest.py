@@ -10,4 +10,5 @@ pytest_plugins = [
     "tests.support.shared_pair",
     "tests.support.doctor_pair",
     "tests.support.init_command",
+    "tests.support.serving",
 ]

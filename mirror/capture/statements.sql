@@ -613,6 +613,62 @@ select jsonb_build_object(
   )
 )
 
+-- read_open_revocations --
+-- Revocations that may not be in force in the target: they wait, are claimed, or were set apart. One
+-- whose key is withheld is left out, because that key grants nothing.
+select id, mapping, reference, key, extract(epoch from now() - recorded_at)::float8, state
+from (
+  (
+    select id, mapping, reference, key, recorded_at, 'waiting' as state
+    from mirror.outbox
+    where lane = 0
+    order by recorded_at
+    limit %(limit)s
+  )
+  union all
+  (
+    select id, mapping, reference, key, recorded_at,
+      case when buried_at is null then 'set apart' else 'dead' end
+    from mirror.retries
+    where lane = 0 and withheld_at is null
+    order by recorded_at
+    limit %(limit)s
+  )
+) as e
+order by recorded_at, id
+limit %(limit)s
+
+-- read_buried_causes --
+-- Dead events by mapping and error, with the ids of the first ones.
+select mapping, error, encode(sha256(convert_to(error, 'UTF8')), 'hex'), count(*),
+  (array_agg(id order by id))[1:10],
+  extract(epoch from now() - min(recorded_at))::float8
+from mirror.retries
+where buried_at is not null
+group by mapping, error
+order by count(*) desc, mapping, error
+limit %s
+
+-- read_buried_ids --
+select id from mirror.retries
+where buried_at is not null and (
+  id = %(event)s
+  or mapping = %(mapping)s and encode(sha256(convert_to(error, 'UTF8')), 'hex') = %(digest)s
+)
+order by id
+
+-- read_runs --
+-- The last reconciles; without an end if they are under way, or if their process died.
+select id, extract(epoch from now() - started_at)::float8,
+  extract(epoch from finished_at - started_at)::float8, started_by, outcome, report,
+  finished_at is null and not exists (
+    select from mirror.leases as l
+    where l.name = 'reconcile' and l.holder = r.holder and l.expires_at > now()
+  )
+from mirror.runs as r
+order by id desc
+limit %s
+
 -- find_event --
 -- One id may be there twice, where a sequence went back.
 select mapping, reference, key, case when lane = 0 then 'revocation' else 'grant' end,

@@ -65,6 +65,9 @@ COMMANDS: Final[dict[str, Command]] = {
         "health:health",
         "Exit with 1 if a part of the mirror should be restarted; an outage restarts nothing.",
     ),
+    "serve": Command(
+        "serve:serve", "Serve the page, /metrics, /healthz and /readyz until stopped."
+    ),
     "status": Command(
         "operate:status",
         "Print waiting and failed events, and whether target and primary belong together.",

@@ -21,6 +21,7 @@ from mirror.access.questions import (
     inactive_reason,
 )
 from mirror.diagnostics.explain.key_state import values_by_column
+from mirror.diagnostics.explain.permission import canonical_given
 from mirror.model.registry import Registry
 from mirror.sync.targets.asking import AskHelper
 from mirror.sync.targets.base import Target
@@ -109,8 +110,10 @@ def review(
     """Return the access that rows with a given user or resource lead to.
 
     Raises:
+        InvalidKey: the user or the resource is not a valid id of its type.
         MirrorError: the target does not answer, or the login may not act as a user.
     """
+    given = canonical_given(registry, questions, given)
     reader = _Reader(registry, target)
     found: list[Access] = []
     for question in questions:

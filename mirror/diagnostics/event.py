@@ -21,6 +21,16 @@ _PAGE: Final = 200
 _NAMED: Final = 10
 
 
+def subject_of(mapping: str, reference: str | None, key: Sequence[str | None]) -> str:
+    """Return the mapping of an event with its key, or with its scope."""
+    values = ",".join("NULL" if part is None else part for part in key)
+    if reference is None:
+        return f"{mapping} {values}"
+    if reference == EVERYTHING:
+        return f"{mapping}, all rows"
+    return f"{mapping}, all rows with {reference} {values}"
+
+
 @dataclass(frozen=True)
 class EventState:
     """One event, as the primary has it."""
@@ -52,12 +62,7 @@ class EventState:
     @property
     def subject(self) -> str:
         """The mapping with the key, or with the scope."""
-        values = ",".join("NULL" if part is None else part for part in self.key)
-        if self.reference is None:
-            return f"{self.mapping} {values}"
-        if self.reference == EVERYTHING:
-            return f"{self.mapping}, all rows"
-        return f"{self.mapping}, all rows with {self.reference} {values}"
+        return subject_of(self.mapping, self.reference, self.key)
 
 
 @dataclass(frozen=True)

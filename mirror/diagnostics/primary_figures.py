@@ -77,7 +77,7 @@ class LastRun:
     """That of its report (`in line`, `repaired`, `held back`, `drift`); `failed` if an error of the
     mirror ended it, `stopped` if anything else did."""
     started_by: str
-    """`hand`, `beat` or `schedule` (the platform's scheduler)."""
+    """`hand`, `page`, `beat` or `schedule` (the platform's scheduler)."""
     age_seconds: float
     """Seconds since it started."""
     over_grants: int

@@ -6,7 +6,8 @@ any row may be deleted. Then over-grants of all mappings are repaired, before un
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping as MappingABC
+from dataclasses import dataclass, field
 
 from mirror.errors import NotPaired, UsageError
 from mirror.model.keys import Key
@@ -43,6 +44,8 @@ class Options:
     """The limit of deletes in each mapping; None: 100 rows or 1 %, whichever is more."""
     confirm: frozenset[str] = frozenset()
     """Names of mappings in which any number of rows may be deleted."""
+    confirm_counts: MappingABC[str, int] = field(default_factory=dict)
+    """By mapping: how many rows may be deleted there, whatever the limit."""
     grace_seconds: float = 5.0
     """Seconds to wait before suspects are read again."""
     keys: int = 20
@@ -131,7 +134,7 @@ class ReconcileRun:
     def _new_findings(self) -> list[MappingFindings]:
         """Return empty findings for the requested mappings and for all of their descendants."""
         options = self.options
-        for name in (*options.mappings, *options.confirm):
+        for name in (*options.mappings, *options.confirm, *options.confirm_counts):
             _ = self.registry[name]
         requested = set(options.mappings) or {mapping.name for mapping in self.registry}
         if options.since_key is not None and len(requested) != 1:
@@ -176,7 +179,7 @@ class ReconcileRun:
             or refuse_deletes(
                 each.report,
                 max_deletes=self.options.max_deletes,
-                confirmed=each.mapping.name in self.options.confirm,
+                confirmed=self._is_confirmed(each),
             )
             for each in findings
         }
@@ -184,6 +187,11 @@ class ReconcileRun:
             if each.report.held is None and each.extras.count + each.orphans.count:
                 names = [each.mapping.name, *self._below(each.mapping)]
                 each.report.held = next(filter(None, (reasons.get(name) for name in names)), None)
+
+    def _is_confirmed(self, findings: MappingFindings) -> bool:
+        name = findings.mapping.name
+        counted = findings.report.extra <= self.options.confirm_counts.get(name, -1)
+        return counted or name in self.options.confirm
 
     def _below(self, mapping: Mapping) -> list[str]:
         """Return the names of the mapping's children, of their children, and so on."""

@@ -125,7 +125,7 @@ def test_the_wheel_holds_the_library_and_its_sql_and_nothing_else(wheel: Path) -
     sources = {
         str(path.relative_to(ROOT))
         for path in (ROOT / "mirror").rglob("*")
-        if path.suffix in {".py", ".sql", ".typed"}
+        if path.suffix in {".css", ".html", ".js", ".py", ".sql", ".svg", ".typed"}
     }
     # 0002_trips.sql and guards.sql are not in it: the runner prints them from the declarations.
     migrations = {
@@ -156,7 +156,7 @@ def test_its_dependencies_are_those_of_the_hooks(wheel: Path) -> None:
     required = metadata.get_all("Requires-Dist", [])
     plain = {one.split(">")[0].split("<")[0] for one in required if "extra ==" not in one}
     assert plain == {"redis", "sqlalchemy", "structlog"}
-    assert set(metadata.get_all("Provides-Extra", [])) >= {"celery", "worker", "embedded"}
+    assert set(metadata.get_all("Provides-Extra", [])) >= {"celery", "worker", "serve", "embedded"}
 
 
 def test_the_library_comes_from_the_wheel(installed: Installed) -> None:

@@ -22,8 +22,8 @@ pytestmark = pytest.mark.fast
 
 ROOT = Path(__file__).parent.parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-# Each lock with the dependency group that it adds to the extra `embedded`.
-LOCKS = {"demo.txt": "editable", "dev.txt": "dev"}
+# Each lock with the extras and the dependency group that it provides.
+LOCKS = {"demo.txt": ("embedded", "editable"), "dev.txt": ("embedded,serve", "dev")}
 PYTHONS = ("3.11.2", "3.11.15", "3.12.1", "3.13.0", "3.14.0")
 PLATFORMS = {
     "linux-x86_64": ("linux", "Linux", "x86_64"),
@@ -51,15 +51,15 @@ def pins(lock: str) -> list[Requirement]:
     return [Requirement(requirement) for requirement, *_ in lines(lock)]
 
 
-def roots(group: str) -> Iterator[Requirement]:
-    """Yield what set-up has to provide: the extra, a group, and the tools that build a checkout."""
-    yield Requirement("permission-mirror[embedded]")
+def roots(extras: str, group: str) -> Iterator[Requirement]:
+    """Yield what set-up has to provide: extras, a group, and the tools that build a checkout."""
+    yield Requirement(f"permission-mirror[{extras}]")
     yield from map(Requirement, PROJECT["build-system"]["requires"])
     for one in PROJECT["dependency-groups"][group]:
         if isinstance(one, str):
             yield Requirement(one)
         else:
-            yield from roots(one["include-group"])
+            yield from roots(extras, one["include-group"])
 
 
 def environment_here() -> dict[str, str]:
@@ -137,7 +137,7 @@ def walk(lock: str, python: str, platform: str) -> Walk:
     counted = [pin for pin in pins(lock) if holds(pin, values)]
     walked = Walk(values, {canonicalize_name(pin.name): pin for pin in counted})
     assert len(walked.pinned) == len(counted), "a distribution is pinned twice"
-    for root in roots(LOCKS[lock]):
+    for root in roots(*LOCKS[lock]):
         walked.follow(root, "pyproject.toml")
     return walked
 

@@ -1,6 +1,7 @@
 """Permission: explains whether a user has access to a resource, or may read one mirrored row."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from collections.abc import Mapping as MappingABC
 from dataclasses import replace
 
 from mirror.access.questions import AccessQuestion, Given, HeldLevels, Values, access_questions
@@ -143,16 +144,26 @@ def canonical_ids(
     Raises:
         InvalidKey: one is not a valid id of its type.
     """
-    ids = {Given.USER: user, Given.RESOURCE: resource}
-    for path in question.paths:
-        for lookup in path.rows:
-            mapping = registry[lookup.mapping]
-            types = {column.name: column.type for column in mapping.columns}
-            for name, source in lookup.by.items():
-                if isinstance(source, Given):
-                    column = KeyColumn(name, types[name])
-                    ids[source] = column.canonical(ids[source], owner=mapping.name)
+    ids = canonical_given(registry, [question], {Given.USER: user, Given.RESOURCE: resource})
     return ids[Given.USER], ids[Given.RESOURCE]
+
+
+def canonical_given(
+    registry: Registry, questions: Iterable[AccessQuestion], given: MappingABC[Given, str]
+) -> dict[Given, str]:
+    """Return the given ids as the database prints them.
+
+    Raises:
+        InvalidKey: one is not a valid id of its type.
+    """
+    ids = dict(given)
+    for lookup in (row for question in questions for path in question.paths for row in path.rows):
+        mapping = registry[lookup.mapping]
+        for name, source in lookup.by.items():
+            if isinstance(source, Given) and source in ids:
+                column = KeyColumn(name, mapping.types[name])
+                ids[source] = column.canonical(ids[source], owner=mapping.name)
+    return ids
 
 
 def _user_step(

@@ -1,0 +1,87 @@
+"""Rendering: turns templates and values into HTML.
+
+Texts come from databases and from errors, so each is put on one line, without secrets, and escaped.
+"""
+
+import re
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from mirror import __version__
+from mirror.diagnostics.figures import Unknown
+from mirror.errors.redaction import one_line
+
+HERE: Final = Path(__file__).parent
+_COMMAND: Final = re.compile(r"`([^`]+)`")
+_UNITS: Final = ((86_400, "d"), (3600, "h"), (60, "min"))
+
+
+def render(template: str, **values: Any) -> str:
+    """Return the HTML of a template."""
+    return _environment().get_template(template).render(**values)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_finalize,
+    )
+    environment.globals["version"] = __version__
+    environment.filters |= {
+        "duration": duration,
+        "moment": moment,
+        "count": count,
+        "commands": commands,
+        "prose": prose,
+        "time": lambda text: moment(datetime.fromisoformat(text)),
+    }
+    environment.tests["unread"] = lambda part: isinstance(part, Unknown)
+    return environment
+
+
+def _finalize(value: Any) -> Any:
+    """Prepare a text for the page; markup is ours, and stays as it is."""
+    return one_line(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time in its largest unit, such as `4 min`."""
+    for size, unit in _UNITS:
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
+def moment(time: datetime) -> str:
+    """Return a time to the second, in UTC."""
+    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun, such as `1 row` or `1,200 rows`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def prose(text: str) -> Markup:
+    """Return a text as HTML in which each part between backticks is code."""
+    parts = _COMMAND.split(one_line(text))
+    return Markup().join(
+        Markup("<code>{}</code>").format(part) if number % 2 else escape(part)
+        for number, part in enumerate(parts)
+    )
+
+
+def commands(text: str) -> list[str]:
+    """Return the commands in a remedy, to be copied."""
+    quoted = dict.fromkeys(_COMMAND.findall(one_line(text)))
+    return [part for part in quoted if part.startswith(("mirror ", "celery "))]

@@ -1,0 +1,91 @@
+"""Verdict: one sentence about the mirror, and how bad it is.
+
+The order of its cases is that of their danger: access that may be too wide comes before access that
+is too narrow, and before what is late.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+from mirror.diagnostics.doctor.checks import Severity
+from mirror.diagnostics.figures import Unknown, known
+from mirror.diagnostics.runs import last_finished
+from mirror.serve.rendering import count, duration, moment
+from mirror.serve.watch import Reading
+
+LATE_SECONDS: Final = 15.0
+"""A revocation that has waited longer is late; `deploy/alerts.yml` warns at the same age."""
+
+
+class State(StrEnum):
+    """How bad a verdict or a lamp is; the value is the word on the page."""
+
+    WELL = "well"
+    BUSY = "busy"
+    """Work is under way, and in time."""
+    UNUSED = "not used"
+    WARNING = "warning"
+    WRONG = "wrong"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The sentence at the top of the page."""
+
+    state: State
+    says: str
+
+
+def judge(reading: Reading) -> Verdict:
+    """Return the verdict on a reading."""
+    if reading.figures.unknown:
+        parts = " and ".join(name.replace("_", " ") for name in reading.figures.unknown)
+        return Verdict(
+            State.UNKNOWN, f"The page cannot tell whether access is right: it cannot read {parts}."
+        )
+    too_wide = _too_wide(reading)
+    if too_wide:
+        return Verdict(State.WRONG, f"Access may be too wide: {' '.join(too_wide)}")
+    errors = [found for found in reading.problems if found.severity is Severity.ERROR]
+    first = next(iter(errors or reading.problems), None)
+    if first is not None:
+        more = len(reading.problems) - 1
+        rest = f" There is {count(more, 'more problem')}." if more else ""
+        state = State.WRONG if errors else State.WARNING
+        return Verdict(state, f"{_sentence(first.what)}{rest}")
+    target = known(reading.figures.target)
+    if target is None or not target.fresh:
+        return Verdict(State.BUSY, "Nothing has been mirrored into this target yet.")
+    primary = known(reading.figures.primary)
+    waiting = 0 if primary is None else sum(each.events for each in primary.waiting)
+    fresh = moment(datetime.fromisoformat(min(target.fresh.values())))
+    promise = f"every revocation recorded before {fresh} is in force."
+    if waiting:
+        return Verdict(State.BUSY, f"{count(waiting, 'event')} on the way, in time; {promise}")
+    return Verdict(State.WELL, f"All is well: {promise}")
+
+
+def _too_wide(reading: Reading) -> list[str]:
+    """Return the sentences about access that the primary has ended, or never granted."""
+    found = []
+    if not isinstance(reading.revocations, Unknown):
+        late = [each for each in reading.revocations if each.age_seconds > LATE_SECONDS]
+        if late:
+            oldest = duration(late[0].age_seconds)
+            verb = "is" if len(late) == 1 else "are"
+            found.append(
+                f"{count(len(late), 'revocation')} {verb} not in force, the oldest for {oldest}."
+            )
+    run = None if isinstance(reading.runs, Unknown) else last_finished(reading.runs)
+    if run is not None and run.remaining_over_grants:
+        rows = count(run.remaining_over_grants, "row")
+        found.append(f"The reconcile of {duration(run.age_seconds)} ago left {rows} too much.")
+    return found
+
+
+def _sentence(text: str) -> str:
+    text = text if text.endswith(".") else f"{text}."
+    return text[:1].upper() + text[1:]
