@@ -6,6 +6,7 @@ each other as they do on a code host.
 
 import tomllib
 from pathlib import Path
+from typing import Any
 
 _PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
 
@@ -13,7 +14,12 @@ project = _PROJECT["name"]
 author = "The permission-mirror authors"
 project_copyright = f"2026, {author}"
 
-extensions = ["myst_parser"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+# Docstrings write code in single backquotes.
+default_role = "code"
+autodoc_member_order = "bysource"
+# The signature alone: a link from each type would lead into other projects' pages.
+autodoc_typehints = "none"
 root_doc = "docs/index"
 include_patterns = ["*.md", "docs/**.md", "benchmarks/README.md"]
 exclude_patterns = [".*", "**/node_modules", "docs/_*"]
@@ -29,3 +35,16 @@ html_additional_pages = {"index": "redirect.html"}
 # Nothing is loaded from another host when a page is read.
 html_copy_source = False
 html_show_sourcelink = False
+
+
+def _keep_colons(
+    _app: object, what: str, _name: str, _of: object, _options: object, lines: list[str]
+) -> None:
+    """Keep an attribute's docstring whole: Napoleon takes the text before a colon for a type."""
+    if what in {"attribute", "data", "property"}:
+        lines.insert(0, "")
+
+
+def setup(app: Any) -> None:
+    """Call `_keep_colons` before Napoleon."""
+    app.connect("autodoc-process-docstring", _keep_colons, priority=400)

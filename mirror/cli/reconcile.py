@@ -22,7 +22,13 @@ from mirror.settings import load_settings
 from mirror.sync.wiring import build_drain
 
 _COLUMNS = (
-    "mapping", "rows", "over-grants", "under-grants", "other", "in flight", "withheld",
+    "mapping",
+    "rows",
+    "over-grants",
+    "under-grants",
+    "other",
+    "in flight",
+    "withheld",
     "repaired",
 )
 
@@ -132,7 +138,9 @@ def _print_report(report: Report) -> None:
     for part in report.mappings:
         other = part.drifted - part.over_grants - part.under_grants
         counts = (part.rows, part.over_grants, part.under_grants, other)
-        lines.append((part.mapping, *map(str, (*counts, part.in_flight, part.withheld, part.repaired))))
+        lines.append(
+            (part.mapping, *map(str, (*counts, part.in_flight, part.withheld, part.repaired)))
+        )
     console.print_columns(lines, right=range(1, len(_COLUMNS)))
     for part in report.mappings:
         for cause, rows in part.causes.items():

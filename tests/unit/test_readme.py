@@ -75,9 +75,7 @@ def test_the_example_of_a_readers_own_model_can_be_copied(monkeypatch: pytest.Mo
     models.Workspace, models.Project, models.Member = Workspace, Project, Member
     monkeypatch.setitem(sys.modules, "app", ModuleType("app"))
     monkeypatch.setitem(sys.modules, "app.models", models)
-    (block,) = (
-        b for b in re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL) if "Registry(" in b
-    )
+    (block,) = (b for b in re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL) if "Registry(" in b)
     names: dict[str, Any] = {}
     exec(block, names)  # noqa: S102 - our own guide
     registry = names["registry"]
@@ -88,3 +86,10 @@ def test_the_example_of_a_readers_own_model_can_be_copied(monkeypatch: pytest.Mo
     guards = [names["documents"], names["comments"]]
     printed = guards_sql(Registry("app", list(registry), access=registry.access, guards=guards))
     assert "project_id = any((select mirror.my_projects('VIEWER'))::bigint[])" in printed
+
+
+def test_the_reference_has_every_public_declaration() -> None:
+    """A page that lists classes by hand would forget a new one."""
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    listed = re.findall(r"auto(?:class|function):: mirror\.(\w+)$", page, re.MULTILINE)
+    assert sorted(listed) == sorted(mirror.__all__)
