@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import ForeignKey
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+import mirror
 from mirror.cli.main import COMMANDS
 from mirror.model.registry import Registry
 from mirror.schema import guards_sql, model_sql
