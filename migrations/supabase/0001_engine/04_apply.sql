@@ -429,18 +429,22 @@ begin
     execute format('select mirror.%I($1, $2, $3, $4)', 'apply_' || section.name)
       into answer
       using (request ->> 'epoch')::integer, fence, section.rows, section.gone;
-    -- The functions of earlier versions withdraw by themselves, and have no such field.
+    -- The functions of earlier versions withdraw by themselves, and have no such field. A leaf's
+    -- function does so, too, unless a foreign key holds a row back.
     if answer ->> 'gone' is not null then
-      answer := answer || jsonb_build_object('retained', mirror.withdraw(
-        section.name, (request ->> 'epoch')::integer, fence, answer -> 'gone'
-      ));
+      answer := answer || jsonb_build_object('retained', case
+        when answer ? 'withdrawn' then '{}'
+        else mirror.withdraw(
+          section.name, (request ->> 'epoch')::integer, fence, answer -> 'gone'
+        )
+      end);
     end if;
     -- Mostly there is nothing of the kind, and the look is cheap.
     if mirror.may_be_altered(section.relation) then
       perform mirror.check_written(section.name, section.rows, answer -> 'gone', answer);
     end if;
     -- A worker of an earlier version does not know such keys; its events wait.
-    answer := (answer - 'gone') || jsonb_build_object(
+    answer := (answer - 'gone' - 'withdrawn') || jsonb_build_object(
       'large', case when pages then large || returning_keys else large end,
       'stale', case when pages then answer -> 'stale'
         else answer -> 'stale' || returning_keys end

@@ -69,6 +69,7 @@ begin
   )
   into answer
   from judged as j left join admitted as a on {a_is_j};
+  {delete_leaves}
   return answer;
 end
 $$;
