@@ -76,7 +76,7 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
 
 
 def test_every_file_starts_the_same_commands() -> None:
-    """Procfile, Compose, systemd and Kubernetes; README and the docs show the same."""
+    """Procfile, Compose, systemd and Kubernetes; the guide shows the same."""
     lines = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines())
     assert lines == COMMANDS | {"release": "mirror migrate"}
     services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
@@ -86,8 +86,8 @@ def test_every_file_starts_the_same_commands() -> None:
     for name, text in units.items():
         assert f"ExecStart=/opt/mirror/.venv/bin/{COMMANDS[name]}\n" in text
     assert {name: shlex.join(containers()[name]["command"]) for name in COMMANDS} == COMMANDS
-    readme = (ROOT / "README.md").read_text()
-    assert all(command in readme for command in COMMANDS.values())
+    guide = (ROOT / "docs" / "guide.md").read_text()
+    assert all(command in guide for command in COMMANDS.values())
 
 
 def test_each_health_check_asks_for_its_own_part() -> None:
