@@ -5,7 +5,6 @@ is loaded at its first use, so that `import mirror.hooks` in a backend stays fas
 """
 
 import importlib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ __all__ = [
 ]
 
 # Modules for import paths that the documentation used to name; importing one of them warns.
-__path__.append(str(Path(__file__).parent / "_moved"))
+__path__.append(f"{__path__[0]}/_moved")
 
 
 def __getattr__(name: str) -> Any:
