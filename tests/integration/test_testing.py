@@ -180,12 +180,13 @@ def test_a_table_that_does_not_hold_is_shown_beside_what_is_true(
     table = """
                olga  mia  nora  anon    service_role
         read   2     no   0     denied  2
-        write  yes   no   {}    no      no
+        write  yes   no   {}    no      NotNullViolation
     """
     statements = {"read": READ, "write": WRITE}
     sandbox.check(table.format("no"), statements, people, trip=trip)
     message = failure(sandbox.check, table.format("yes"), statements, people, trip=trip)
-    assert re.search(r"write +yes +no +yes +no +no +\| +write +yes +no +!denied +no +no$", message)
+    assert re.search(r"write +yes +no +yes +no +NotNullViolation +\|", message)
+    assert re.search(r"\| +write +yes +no +!denied +no +NotNullViolation$", message)
     with pytest.raises(KeyError, match="olga"):
         sandbox.check(table.format("no"), statements, {})
 
