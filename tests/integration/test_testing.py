@@ -71,6 +71,7 @@ def test_the_example_of_the_page_runs_as_a_user_has_it(tmp_path: Path) -> None:
     conftest, tests, _ = snippets(ROOT / "docs" / "testing.md")
     declared = model.rstrip().removesuffix(")") + "    guards=[documents, comments],\n)\n"
     files = {
+        "pyproject.toml": '[tool.pytest.ini_options]\nfilterwarnings = ["error"]\n',
         "app/__init__.py": "",
         "app/models.py": MODELS,
         "mappings.py": f"{guards}\n{declared}",
@@ -90,7 +91,7 @@ def test_the_example_of_the_page_runs_as_a_user_has_it(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "3 passed" in done.stdout
+    assert re.search(r"^3 passed in", done.stdout, re.MULTILINE), done.stdout
 
 
 @pytest.fixture(scope="session")
