@@ -10,9 +10,9 @@ import pytest
 from psycopg import sql
 
 from mirror.devstack import PostgresCluster
+from mirror.testing import DENIED
 from tests.support.databases import TestDatabase
 from tests.support.policy_matrix import (
-    DENIED,
     NOBODY,
     USERS,
     ChatWithPeople,

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from examples.trip_chat.models import Base, Membership, Role, Status, Trip, User
 from mappings.trips import registry
-from mirror.testing import DENIED, Model, Sandbox, Sandboxes
+from mirror.testing import DENIED, Actor, Model, Sandbox, Sandboxes
 from tests.support.databases import SCHEMA
 
 ROOT = Path(__file__).parents[2]
@@ -177,7 +177,11 @@ def test_a_table_that_does_not_hold_is_shown_beside_what_is_true(
     sandbox: Sandbox, trip: UUID
 ) -> None:
     """People are ids, or users with values of their own; roles of the API need no id."""
-    people = {"olga": OLGA, "mia": sandbox.as_user(MIA, trip=uuid4()), "nora": NORA}
+    people: dict[str, UUID | Actor] = {
+        "olga": OLGA,
+        "mia": sandbox.as_user(MIA, trip=uuid4()),
+        "nora": NORA,
+    }
     table = """
                olga  mia  nora  anon    service_role
         read   2     no   0     denied  2
