@@ -6,6 +6,9 @@ has a primary and a target of its own, migrated, and a drain between them. docs/
 whole example. It needs `permission-mirror[testing]`.
 
     acting, model, table  ->  sandbox  ->  fixtures
+
+PYTEST_DONT_REWRITE: pytest reads this word here. It would warn that a `conftest.py` has imported
+this module before it could rewrite its assert statements, of which there are none.
 """
 
 from mirror.testing.acting import DENIED, Actor, Result

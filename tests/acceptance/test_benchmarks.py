@@ -48,7 +48,14 @@ def lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("part", FIGURES)
+# One part shows in `make test` that parts run; `make bench-quick` runs all, too.
+@pytest.mark.parametrize(
+    "part",
+    [
+        part if part == "policies" else pytest.param(part, marks=pytest.mark.long)
+        for part in FIGURES
+    ],
+)
 def test_a_part_of_the_benchmarks_runs(part: str, tmp_path: Path) -> None:
     """The run uses few rows, writes a table and JSON, and saves each figure when it is measured."""
     file, kept = tmp_path / "last.json", tmp_path / "figures.jsonl"
@@ -63,6 +70,7 @@ def test_a_part_of_the_benchmarks_runs(part: str, tmp_path: Path) -> None:
     assert {line["part"] for line in each} == {part}
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_the_working_tree_is_compared_with_a_commit(tmp_path: Path) -> None:
     """The commit is checked out into another directory and measures itself."""

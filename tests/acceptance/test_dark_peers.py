@@ -8,9 +8,10 @@ import pytest
 
 from mirror.capture.doorbell import Doorbell, DoorbellSettings
 from mirror.devstack import RedisServer
-from tests.acceptance.conftest import HOME, Command, StartWorker
+from tests.acceptance.conftest import Command, StartWorker
 from tests.faults.tools import record
 from tests.support.databases import TestDatabase
+from tests.support.forking import HOME
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import until
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.acceptance.conftest import HOME
+from tests.support.forking import HOME
 from tests.support.waiting import until
 
 MIRROR = str(Path(sys.executable).parent / "mirror")

@@ -18,9 +18,10 @@ from mirror.devstack import RedisServer
 from mirror.errors import ConfigError
 from mirror.settings import load_settings
 from mirror.worker import create_app
-from tests.acceptance.conftest import HOME, Command, StartWorker
+from tests.acceptance.conftest import Command, StartWorker
 from tests.support.databases import TestDatabase
 from tests.support.factories import MembershipFactory
+from tests.support.forking import HOME
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.usefixtures("no_environment")

@@ -15,9 +15,10 @@ from mirror.capture.doorbell import KEY, QUEUE
 from mirror.devstack import PostgresCluster, RedisServer
 from mirror.devstack.binaries import postgres_programs
 from mirror.schema.migrate import upgrade
-from tests.acceptance.conftest import HOME, Command, StartWorker
+from tests.acceptance.conftest import Command, StartWorker
 from tests.support.databases import TestDatabase
 from tests.support.factories import MembershipFactory
+from tests.support.forking import HOME
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.usefixtures("no_environment")

@@ -19,9 +19,10 @@ from mirror.devstack import PostgresCluster, prepare_cluster, prepare_database, 
 from mirror.schema.migrate import upgrade
 from mirror.settings import load_settings
 from mirror.sync.wiring import build_drain
-from tests.acceptance.conftest import Command, Ran
+from tests.acceptance.conftest import Command
 from tests.support.backups import back_up, restore, running_copy
 from tests.support.databases import TestDatabase
+from tests.support.forking import Ran
 
 TRIP, ADA, BOB = (UUID(int=number) for number in (1, 2, 3))
 

@@ -67,7 +67,7 @@ class Checker(threading.Thread):
         with self._target.connect(autocommit=False) as connection:
             for pair, mark in self._denials.now().items():
                 trip, user = pair
-                become(connection, user, "authenticated")
+                become(connection, user)
                 allowed = connection.execute(_ASK, {"trip": trip}).fetchall()[0][0]
                 connection.rollback()
                 self._report.checks += 1

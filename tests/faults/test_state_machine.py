@@ -286,9 +286,13 @@ def run(machine: type[Protocol], *, examples: int, phases: Sequence[Phase]) -> N
     )
 
 
-def test_no_order_of_reads_and_writes_leaves_the_target_wrong(protocol: type[Protocol]) -> None:
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("examples", [40, pytest.param(400, marks=pytest.mark.long)])
+def test_no_order_of_reads_and_writes_leaves_the_target_wrong(
+    protocol: type[Protocol], examples: int
+) -> None:
     """Neither between the writes nor at the end."""
-    run(protocol, examples=120, phases=(Phase.generate, Phase.shrink))
+    run(protocol, examples=examples, phases=(Phase.generate, Phase.shrink))
 
 
 RULES = {
@@ -310,7 +314,15 @@ SEEDS = {"fences": 0, "scope fences": 4, "horizon": 1, "held back parents": 0}
 
 # On a busy machine the search takes long.
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("missing", RULES)
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "fences",
+        "horizon",
+        "held back parents",
+        pytest.param("scope fences", marks=pytest.mark.long),
+    ],
+)
 def test_the_state_machine_notices_each_missing_rule(
     protocol: type[Protocol], missing: str
 ) -> None:

@@ -14,10 +14,10 @@ from mirror.diagnostics.explain import StepStatus, audit, question_about
 from mirror.reconcile import sweep
 from mirror.reconcile.drift import Direction
 from mirror.settings import load_settings
-from mirror.testing import Sandboxes
+from mirror.testing import DENIED, Result, Sandboxes
 from mirror.worker import Worker
 from tests.support.example_model import InstalledModel, model
-from tests.support.policy_matrix import DENIED, Matrix, Outcome, check_that_it_is_whole
+from tests.support.policy_matrix import Matrix, check_that_it_is_whole
 from tests.support.rest import ServeApi
 from tests.support.reviewed import Reviewed
 from tests.support.waiting import until
@@ -138,8 +138,8 @@ def fill(world: InstalledModel) -> None:
 
 
 def everybody(
-    outcome: Outcome = 0, *, unsigned: Outcome | None = None, **others: Outcome
-) -> dict[str, Outcome]:
+    outcome: Result = 0, *, unsigned: Result | None = None, **others: Result
+) -> dict[str, Result]:
     """Return each person's expected result: `outcome`, anon DENIED, `others` by group or name."""
     expected = dict.fromkeys(EVERYBODY, outcome) | {"anon": DENIED}
     if unsigned is not None:
@@ -159,8 +159,8 @@ NOBODY = everybody(DENIED)
 
 
 def mirrored(
-    select: str, expected: dict[str, Outcome], grab: str
-) -> dict[str, tuple[str, dict[str, Outcome]]]:
+    select: str, expected: dict[str, Result], grab: str
+) -> dict[str, tuple[str, dict[str, Result]]]:
     """Return the rows of the matrix for a table that only the mirror writes."""
     table = select.rsplit(" ", 1)[-1]
     nobody = NOBODY | {"service_role": DENIED}
@@ -488,6 +488,9 @@ def test_a_seat_is_refused_from_the_instant_that_it_expires(world: InstalledMode
     until(lambda: world.outcome("guest", read) == 0)
     assert world.target.value(seats, guest) == 1
 
+    # Its end is a little later there.
+    over = "select expires_at <= now() from campaign_members where user_id = %s"
+    until(lambda: bool(world.primary.value(over, guest)))
     assert sweep(world.drain) >= 1
     assert world.target.value(seats, guest) == 0
     # It is still in the primary, but grants nothing there either.

@@ -9,9 +9,9 @@ import pytest
 from examples.consultations.story import story
 from mappings.consultations import registry
 from mirror.diagnostics.explain import Explanation, explain_channel, explain_file
-from mirror.testing import Sandboxes
+from mirror.testing import DENIED, Result, Sandboxes
 from tests.support.example_model import InstalledModel, model
-from tests.support.policy_matrix import DENIED, Matrix, Outcome, check_that_it_is_whole, joins
+from tests.support.policy_matrix import Matrix, check_that_it_is_whole, joins
 from tests.support.reviewed import Reviewed
 
 # The first lawyer's case went to `lawyer`; the closed case has no lawyer, as it was deleted.
@@ -92,8 +92,8 @@ def fill(world: InstalledModel) -> None:
 
 
 def everybody(
-    outcome: Outcome = 0, *, parties: Outcome | None = None, **others: Outcome
-) -> dict[str, Outcome]:
+    outcome: Result = 0, *, parties: Result | None = None, **others: Result
+) -> dict[str, Result]:
     """Return each person's expected result: `outcome`, DENIED for anon, or that of `others`."""
     expected = dict.fromkeys(EVERYBODY, outcome) | {"anon": DENIED}
     if parties is not None:

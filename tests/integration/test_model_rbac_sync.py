@@ -58,6 +58,11 @@ def evaluated(pair: ModelPair, users: list[str]) -> dict[str, Any]:
     return answer
 
 
+def primary_rows(pair: ModelPair) -> dict[str, list[Any]]:
+    """Return all rows of the primary, by table."""
+    return {name: pair.ask(f"select * from {name} order by 1, 2") for name in TABLES}
+
+
 def test_a_client_syncs_the_rows_that_row_level_security_lets_its_user_see(pair: ModelPair) -> None:
     """All four tables agree by row, for each user and a stranger; no e-mail address is synced."""
     pair.ask("update users set role_id = null where name = 'Jane Customer'")
@@ -194,12 +199,12 @@ def test_a_list_with_a_forbidden_operation_is_refused_as_a_whole_and_answered(
         ("Admin User", patch("users", john, email="admin@example.com"), "another row conflicts"),
         ("Admin User", put("users", str(uuid4()), name="x"), "another row conflicts"),
     ]
-    before = pair.wanted()
+    before = primary_rows(pair)
     for user, operation, why in refusals:
         allowed = patch("users", users[user], name="Mandy")
         status, answer = send(pair, user, allowed, operation)
         assert (status, why in answer["refused"]) == (200, True), (operation, answer)
-    assert pair.wanted() == before
+    assert primary_rows(pair) == before
     assert send(pair, "John Customer", patch("users", john, name="Jack")) == TAKEN
 
 

@@ -7,10 +7,10 @@ import pytest
 
 from mirror.devstack import PostgresCluster, prepare_services
 from mirror.schema.migrate import upgrade
+from mirror.testing import DENIED
 from tests.support.databases import TestDatabase
 from tests.support.guarded_model import SCHEMA, registry
 from tests.support.policy_matrix import (
-    DENIED,
     NOBODY,
     USERS,
     ChatWithPeople,

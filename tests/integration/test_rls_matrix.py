@@ -14,9 +14,9 @@ from mappings.trips import registry
 from mirror.devstack import PostgresCluster
 from mirror.sync.connections import Database
 from mirror.sync.targets.postgres import PostgresTarget
+from mirror.testing import DENIED
 from tests.support.databases import TestDatabase
 from tests.support.policy_matrix import (
-    DENIED,
     NOBODY,
     USERS,
     ChatWithPeople,

@@ -9,9 +9,10 @@ import pytest
 
 from mirror.devstack import PostgresCluster, prepare_services
 from mirror.schema.migrate import upgrade
+from mirror.testing import DENIED, Result
 from tests.support.bounded_model import BOUND, bounded, report
 from tests.support.databases import SCHEMA, TestDatabase
-from tests.support.policy_matrix import DENIED, Outcome, attempts, joins
+from tests.support.policy_matrix import attempts, joins
 
 ROWS = """
 insert into users values ('{me}');
@@ -39,7 +40,7 @@ class World:
     trip: UUID
     message: UUID
 
-    def tries(self, statements: dict[str, str]) -> dict[str, Outcome]:
+    def tries(self, statements: dict[str, str]) -> dict[str, Result]:
         """Return what becomes of each statement of the member."""
         values = {"me": self.user, "trip": self.trip, "message": self.message}
         return {

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from examples.trip_chat.models import Base, Membership, Role, Status, Trip, User
 from mappings.trips import registry
-from mirror.testing import DENIED, Model, Sandbox, Sandboxes
+from mirror.testing import DENIED, Actor, Model, Sandbox, Sandboxes
 from tests.support.databases import SCHEMA
 
 ROOT = Path(__file__).parents[2]
@@ -71,6 +71,7 @@ def test_the_example_of_the_page_runs_as_a_user_has_it(tmp_path: Path) -> None:
     conftest, tests, _ = snippets(ROOT / "docs" / "testing.md")
     declared = model.rstrip().removesuffix(")") + "    guards=[documents, comments],\n)\n"
     files = {
+        "pyproject.toml": '[tool.pytest.ini_options]\nfilterwarnings = ["error"]\n',
         "app/__init__.py": "",
         "app/models.py": MODELS,
         "mappings.py": f"{guards}\n{declared}",
@@ -90,7 +91,7 @@ def test_the_example_of_the_page_runs_as_a_user_has_it(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "3 passed" in done.stdout
+    assert re.search(r"^3 passed in", done.stdout, re.MULTILINE), done.stdout
 
 
 @pytest.fixture(scope="session")
@@ -176,16 +177,21 @@ def test_a_table_that_does_not_hold_is_shown_beside_what_is_true(
     sandbox: Sandbox, trip: UUID
 ) -> None:
     """People are ids, or users with values of their own; roles of the API need no id."""
-    people = {"olga": OLGA, "mia": sandbox.as_user(MIA, trip=uuid4()), "nora": NORA}
+    people: dict[str, UUID | Actor] = {
+        "olga": OLGA,
+        "mia": sandbox.as_user(MIA, trip=uuid4()),
+        "nora": NORA,
+    }
     table = """
                olga  mia  nora  anon    service_role
         read   2     no   0     denied  2
-        write  yes   no   {}    no      no
+        write  yes   no   {}    no      NotNullViolation
     """
     statements = {"read": READ, "write": WRITE}
     sandbox.check(table.format("no"), statements, people, trip=trip)
     message = failure(sandbox.check, table.format("yes"), statements, people, trip=trip)
-    assert re.search(r"write +yes +no +yes +no +no +\| +write +yes +no +!denied +no +no$", message)
+    assert re.search(r"write +yes +no +yes +no +NotNullViolation +\|", message)
+    assert re.search(r"\| +write +yes +no +!denied +no +NotNullViolation$", message)
     with pytest.raises(KeyError, match="olga"):
         sandbox.check(table.format("no"), statements, {})
 

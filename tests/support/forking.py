@@ -5,6 +5,8 @@ own arguments, environment, output and exit code. tests/acceptance/test_wheel.py
 run the installed script instead.
 """
 
+import atexit
+import gc
 import importlib
 import json
 import os
@@ -12,10 +14,12 @@ import pkgutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import NoReturn, Self
 
 HOME = Path(__file__).parent.parent.parent
 _SECONDS = 60
@@ -77,14 +81,15 @@ def _serve() -> None:
     for name in ("mirror.sync", "mirror.diagnostics", "mirror.reconcile", "mirror.schema"):
         for module in pkgutil.walk_packages(importlib.import_module(name).__path__, f"{name}."):
             importlib.import_module(module.name)
+    # Children that collect garbage would copy the pages of all modules.
+    gc.freeze()
     for line in sys.stdin:
         arguments, environment, out, err = json.loads(line)
         child = os.fork()
         if child == 0:
             _become(environment, out, err)
             sys.argv = ["mirror", *arguments]
-            mirror.cli.main()
-            sys.exit()
+            _end(_code_of(mirror.cli.main))
         _, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)  # noqa: T201 - the answer
 
@@ -103,6 +108,30 @@ def _become(environment: Mapping[str, str], out: str, err: str) -> None:
         os.close(file)
     os.environ.clear()
     os.environ.update(environment)
+
+
+def _code_of(main: Callable[[], None]) -> int:
+    """Run a program; return its exit code as the interpreter would."""
+    try:
+        main()
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            return end.code or 0
+        print(end.code, file=sys.stderr)  # noqa: T201 - as the interpreter does
+        return 1
+    except BaseException:  # noqa: BLE001 - the interpreter's last resort
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _end(code: int) -> NoReturn:
+    """End this process as the interpreter does, but do not take all modules apart before."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

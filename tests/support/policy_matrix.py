@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
-from mirror.testing import DENIED, Actor
-from mirror.testing import Result as Outcome
+from mirror.testing import DENIED, Actor, Result
 from tests.support.databases import TestDatabase
 
 MEMBERS = ("member", "admin", "owner")
@@ -19,13 +18,13 @@ EVERYBODY = ("anon", "unsigned", *USERS)
 OTHER_ROLES = {"anon": "anon", "service_role": "service_role"}
 
 Values = Mapping[str, Any]
-Matrix = dict[str, dict[str, tuple[str, dict[str, Outcome]]]]
+Matrix = dict[str, dict[str, tuple[str, dict[str, Result]]]]
 """table → name of the action → (statement, expected outcome of each person)."""
 
 
-def everybody(outcome: Outcome = 0, **others: Outcome) -> dict[str, Outcome]:
+def everybody(outcome: Result = 0, **others: Result) -> dict[str, Result]:
     """Return each person's outcome: `outcome`, DENIED for anon, and others by group or name."""
-    expected: dict[str, Outcome] = dict.fromkeys(EVERYBODY, outcome)
+    expected: dict[str, Result] = dict.fromkeys(EVERYBODY, outcome)
     expected["anon"] = DENIED
     groups = {"members": MEMBERS, "moderators": MODERATORS, "outside": OUTSIDE}
     for name, value in others.items():
@@ -54,11 +53,11 @@ class ChatWithPeople:
     values: dict[str, Any] = field(default_factory=dict)
     """More parameters of statements."""
 
-    def outcome(self, person: str, statement: str) -> Outcome:
+    def outcome(self, person: str, statement: str) -> Result:
         """Return how many rows a person's statement reads or writes, or DENIED."""
         return self.outcomes(statement, [person])[person]
 
-    def outcomes(self, statement: str, people: Iterable[str]) -> dict[str, Outcome]:
+    def outcomes(self, statement: str, people: Iterable[str]) -> dict[str, Result]:
         """Return each person's outcome; each attempt is rolled back."""
         return attempts(self.database, statement, {person: self._of(person) for person in people})
 
@@ -79,7 +78,7 @@ class ChatWithPeople:
 
 def attempts(
     database: TestDatabase, statement: str, people: Mapping[str, tuple[UUID | None, Values]]
-) -> dict[str, Outcome]:
+) -> dict[str, Result]:
     """Try a statement for each person, with their id and values, and roll each attempt back.
 
     Return how many rows it reads or writes; DENIED, or the name of the constraint's error, if

@@ -4,9 +4,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
+from psycopg import sql
 
 from mirror.devstack import PostgresCluster, RedisServer, prepare_cluster
 from tests.matrix import programs
@@ -39,11 +43,34 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         parser.addoption(f"--{name}", type=int, help=f"the PostgreSQL version of the {name}")
 
 
+class SharedCluster(PostgresCluster):
+    """A cluster whose databases are created and dropped over one connection."""
+
+    _administration: psycopg.Connection[Any] | None = None
+
+    def _execute(self, statement: sql.Composed) -> None:
+        """Run a statement; connect again if the server was restarted meanwhile."""
+        if self._administration is not None:
+            with suppress(psycopg.OperationalError):
+                self._administration.execute("select")
+            if self._administration.closed:
+                self._administration = None
+        if self._administration is None:
+            self._administration = psycopg.connect(self.url(), autocommit=True)
+        self._administration.execute(statement)
+
+    def discard(self) -> None:
+        """Stop at once and delete the data; idempotent."""
+        if self._administration is not None:
+            self._administration.close()
+        super().discard()
+
+
 @pytest.fixture(scope="session")
 def primary_cluster(data: Path, pytestconfig: pytest.Config) -> Iterator[PostgresCluster]:
     """PostgreSQL 16, or what the run chose, as the backend's primary."""
     version = pytestconfig.getoption("primary")
-    with PostgresCluster.start(
+    with SharedCluster.start(
         data / "primary", version=version or 16, programs=programs(version), durable=False
     ) as cluster:
         yield cluster
@@ -53,7 +80,7 @@ def primary_cluster(data: Path, pytestconfig: pytest.Config) -> Iterator[Postgre
 def target_cluster(data: Path, pytestconfig: pytest.Config) -> Iterator[PostgresCluster]:
     """PostgreSQL 18, or what the run chose, with the roles of a Supabase project."""
     version = pytestconfig.getoption("target")
-    with PostgresCluster.start(
+    with SharedCluster.start(
         data / "target",
         version=version or 18,
         programs=programs(version),

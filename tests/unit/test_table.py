@@ -2,7 +2,7 @@
 
 import pytest
 
-from mirror.testing.acting import DENIED
+from mirror.testing.acting import DENIED, Result
 from mirror.testing.table import AccessTable
 
 pytestmark = pytest.mark.fast
@@ -25,9 +25,9 @@ def test_a_table_names_people_and_statements_whose_names_may_have_spaces() -> No
 
 
 @pytest.mark.parametrize("nothing", [0, DENIED])
-def test_a_table_agrees_with_results_that_its_words_mean(nothing: int | str) -> None:
+def test_a_table_agrees_with_results_that_its_words_mean(nothing: Result) -> None:
     """`no` means no row or a refusal, and `yes` any number of rows."""
-    found = {
+    found: dict[str, dict[str, Result]] = {
         "read": {"olga": 2, "nora": nothing},
         "write a note": {"olga": 7, "nora": "CheckViolation"},
     }
@@ -36,7 +36,7 @@ def test_a_table_agrees_with_results_that_its_words_mean(nothing: int | str) -> 
 
 def test_a_difference_shows_both_tables_and_marks_each_result_that_is_another() -> None:
     """An error of a constraint is no refusal: the policies have allowed the statement."""
-    found = {
+    found: dict[str, dict[str, Result]] = {
         "read": {"olga": 3, "nora": "CheckViolation"},
         "write a note": {"olga": 0, "nora": DENIED},
     }
