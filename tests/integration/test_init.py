@@ -29,7 +29,7 @@ from tests.support.init_command import CORE, HEADER, MEMBER, OWNED, ROLE, Init, 
 ROOT = EXAMPLES.parent
 CAPTURE = (ROOT / "docs" / "capture.md").read_text()
 RIGHTS = re.findall(r"```sql\n(grant .*?)```", CAPTURE, re.DOTALL)
-INSERTS = re.findall(r"```sql\n(-- one membership was.*?)```", CAPTURE, re.DOTALL)
+INSERTS = re.findall(r"```postgresql\n(-- one membership was.*?)```", CAPTURE, re.DOTALL)
 
 TRANSLATED = """
     create type trip_role as enum ('owner', 'member');

@@ -81,7 +81,25 @@ class Chain:
         return lines
 
 
-Part = str | Group | Chain
+@dataclass(frozen=True)
+class Equal:
+    """A comparison of two expressions."""
+
+    left: str
+    right: str
+
+    def flat(self) -> str:
+        """Return the comparison on one line."""
+        return f"{self.left} == {self.right}"
+
+    def lines(self, indent: int, after: int = 0) -> list[str]:
+        """Return the comparison's lines; see `Group.lines`."""
+        if indent + len(self.flat()) + after <= WIDTH:
+            return [self.flat()]
+        return [self.left, f"{' ' * indent}== {self.right}"]
+
+
+Part = str | Group | Chain | Equal
 """A part of a Python expression; a text is printed as it is."""
 
 
@@ -101,6 +119,8 @@ def named(name: str, part: Part) -> Part:
         return f"{name}={part}"
     if isinstance(part, Chain):
         return Chain(_prefixed(f"{name}=", part.first), part.methods)
+    if isinstance(part, Equal):
+        return Equal(f"{name}={part.left}", part.right)
     return _prefixed(f"{name}=", part)
 
 

@@ -4,7 +4,17 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Table
 
-from mirror.cli.init.layout import Chain, Group, Part, assignment, call, named, quoted, tuple_of
+from mirror.cli.init.layout import (
+    Chain,
+    Equal,
+    Group,
+    Part,
+    assignment,
+    call,
+    named,
+    quoted,
+    tuple_of,
+)
 from mirror.cli.init.model import AnyColumn, Counts, Members, Model, Users, mapping_name
 from mirror.cli.init.names import Names, labelled, variable
 from mirror.cli.init.tables import type_of
@@ -161,7 +171,7 @@ class Mappings:
         declared.add(user.name, users.type, self._auth_as(users, user.name))
         label = f"own_{snake(user.name)}"
         declared.refer(label, str(type_of(users.id)), users.table, names.selected(user, label))
-        same = f"{names.column(users.id)} == {names.column(user)}"
+        same = Equal(names.column(users.id), names.column(user))
         declared.joins.append(call(".join", names.table(users.table), same))
         # Two rows of users may have had one id in Auth, the deleted one and its successor.
         declared.where.append(call(f"{self._auth(users)}.is_not", "None"))
@@ -181,7 +191,7 @@ class Mappings:
         declared.add(column.name, users.type, labelled(auth, column.name))
         label = f"own_{snake(column.name)}"
         declared.refer(label, str(type_of(users.id)), users.table, names.selected(column, label))
-        same = f"{names.column(users.id, alias)} == {names.column(column)}"
+        same = Equal(names.column(users.id, alias), names.column(column))
         if conditions:
             names.use("and_")
         counting = [self._condition(c.column, c.counts, alias) for c in conditions]
