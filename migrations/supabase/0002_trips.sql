@@ -1,8 +1,8 @@
 -- The permission model trips: tables, row-level security, and the functions that write them.
 --
 -- Printed from the mapping declarations; change those, not this file. Every statement can run
--- again. A table that already exists with another shape or owner is refused. One of this model gets new
--- columns and foreign keys, and a column outside of its key its new type.
+-- again. A table that already exists with another shape or owner is refused. One of this model gets
+-- new columns and foreign keys, and a column outside of its key its new type.
 
 
 -- Workers stand aside meanwhile: a batch in flight and these statements could deadlock.

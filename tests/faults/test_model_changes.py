@@ -28,6 +28,7 @@ from tests.faults.clubs import (
     retyped,
     without,
 )
+from tests.faults.tools import rewrite
 from tests.support.databases import TestDatabase
 
 BOB = ("members", 1, USERS["bob"])
@@ -341,6 +342,27 @@ def test_a_mapping_that_returns_grants_nothing_by_its_old_rows(pair: Pair) -> No
     pair.resync(OLD)
     assert pair.readers() == {"ada"}
     assert pair.prune(OLD) == []
+
+
+def test_without_the_rule_old_rows_of_a_mapping_that_returns_grant_again(pair: Pair) -> None:
+    """The same steps, but the migration does not empty the table."""
+    pair.migrate(model(clubs, None, access=[], guards=[]))
+    rewrite(pair.target, "take_back", "delete from %s where true", "delete from %s where false")
+    pair.primary.query(LEAVES)
+    pair.migrate(OLD)
+    assert pair.readers() == {"ada", "bob"}
+
+
+def test_a_helper_that_moves_to_another_model_goes_on(pair: Pair) -> None:
+    """The other model was migrated first."""
+    seats = replace(members, name="seats", table="seats", parents=())
+    other = Registry("others", [seats], access=[replace(membership, mapping="seats")])
+    pair.migrate(other)
+    pair.target.query("insert into seats select club_id, user_id, role, status from members")
+    pair.migrate(model(access=[], guards=[]))
+    with pair.target.acting_as(USERS["ada"]) as connection:
+        assert connection.execute("select mirror.my_clubs('MEMBER')").fetchall() == [([1],)]
+    assert pair.prune(model(access=[], guards=[])) == []
 
 
 def test_a_helper_that_is_not_declared_any_more_grants_nothing(pair: Pair) -> None:

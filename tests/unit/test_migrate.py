@@ -32,7 +32,7 @@ CHECKSUMS = {
     "0008_prepared_transactions": "2e995bafd4114359",
     "0009_receipts": "04cb5f356890fbdd",
     "0010_structures": "dd7117b5e3180def",
-    "0001_engine": "2039185838d532bf",
+    "0001_engine": "0c3cf8f02b90f451",
 }
 
 
