@@ -165,7 +165,8 @@ OBJECTS = r"""
     join pg_class as c on c.oid = i.indexrelid
     where not exists (select from pg_constraint as k where k.conindid = i.indexrelid)
     union all
-    select 'trigger', format('%I on %s', t.tgname, r.name), t.tgenabled || pg_get_triggerdef(t.oid)
+    select 'trigger', format('%I on %s', t.tgname, r.name),
+      concat(t.tgenabled, pg_get_triggerdef(t.oid))
     from relations as r
     join pg_trigger as t on t.tgrelid = r.oid and not t.tgisinternal
     union all

@@ -12,8 +12,8 @@ from sqlalchemy import Connection, text
 from mirror.model.registry import Registry
 from mirror.schema.prune import Leftover
 
-# The parts of a declaration that decide which rows the target has, and what is in them.
-_ROWS: Final = ("table", "key", "columns", "references", "parents", "on_delete", "expires", "query")
+ROWS: Final = ("table", "key", "columns", "references", "parents", "on_delete", "expires", "query")
+"""The parts of a mapping's declaration on which its rows in the target depend."""
 
 _INSTALLED = "select to_regclass('mirror.mappings') is not null"
 _DECLARED = """
@@ -71,7 +71,7 @@ def find_changes(connection: Connection, registry: Registry) -> Changes:
         if digest is not None:
             changed.add(mapping.name)
         new = mapping.declaration()
-        if any(old.get(part) != new.get(part) for part in _ROWS):
+        if any(old.get(part) != new.get(part) for part in ROWS):
             resync.append(mapping.name)
     links = [
         (name, other[0])

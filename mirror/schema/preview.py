@@ -71,7 +71,8 @@ def _catalog(connection: Connection) -> dict[_Object, str]:
 
 def _files(connection: Connection) -> dict[str, int]:
     """Return, by table, the number of the file that holds its rows."""
-    return dict(connection.execute(text(catalog_queries.FILES)).tuples().all())
+    rows = connection.execute(text(catalog_queries.FILES))
+    return {row.name: row.relfilenode for row in rows}
 
 
 def _differences(before: dict[_Object, str], after: dict[_Object, str]) -> Iterator[str]:

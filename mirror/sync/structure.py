@@ -19,6 +19,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from mirror.capture.statements import statement
 from mirror.model.mapping import Mapping
 from mirror.model.registry import Registry
+from mirror.schema.changes import ROWS
 from mirror.schema.quoting import identifier
 from mirror.sync.connections import Database
 
@@ -50,10 +51,16 @@ def read_structures(
     return {
         mapping.name: {
             **found.get(mapping.name, {}),
-            "query": {"name": "its query", "is": sha256(mapping.sql.encode()).hexdigest()[:16]},
+            "declaration": {"name": "its declaration", "is": _declared(mapping)},
         }
         for mapping in chosen
     }
+
+
+def _declared(mapping: Mapping) -> str:
+    """Return a hash of the parts of a declaration on which the mapping's rows depend."""
+    parts = {part: mapping.declaration().get(part) for part in ROWS}
+    return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _sources(registry: Registry, mapping: Mapping) -> Iterator[dict[str, object]]:
@@ -102,7 +109,7 @@ def _changes(before: Structure, now: Structure) -> Iterator[str]:
         else:
             yield f"{facts['name']} is gone or detached"
     for key, facts in now.items():
-        # An object that is named comes with another query.
+        # An object that is named comes with another declaration.
         if key not in before and key.isdigit() and not facts["new"]:
             yield f"{facts['name']} is attached"
 
@@ -111,6 +118,7 @@ def _changed_facts(before: MappingABC[str, Any], now: MappingABC[str, Any]) -> I
     name = now["name"]
     if before.get("is") != now.get("is"):
         yield f"{name} is defined anew"
+        return
     moved = before.get("file") != now.get("file")
     columns = now.get("columns", {})
     for column, (shape, altered) in before.get("columns", {}).items():

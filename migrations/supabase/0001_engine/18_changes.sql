@@ -166,6 +166,11 @@ begin
     cross join lateral (select to_regprocedure(s) as oid from unnest(m.functions) as s) as f
     where m.name = retire.model and f.oid is not null
       and f.oid <> all (array(select to_regprocedure(s) from unnest(retire.functions) as s))
+      -- It may have moved to another model.
+      and not exists (
+        select from mirror.models as o, unnest(o.functions) as s
+        where o.name <> retire.model and to_regprocedure(s) = f.oid
+      )
   loop
     perform mirror.close_function(old.oid);
     insert into mirror.leftovers (model, kind, name) values (model, 'function', old.oid::text)
