@@ -31,7 +31,7 @@ CHECKSUMS = {
     "0007_pairing": "cc75d22cfc3e4957",
     "0008_prepared_transactions": "2e995bafd4114359",
     "0009_receipts": "04cb5f356890fbdd",
-    "0001_engine": "2039185838d532bf",
+    "0001_engine": "a352a00386e780cf",
 }
 
 
