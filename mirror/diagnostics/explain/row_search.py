@@ -50,13 +50,16 @@ class Stop:
 
     def __str__(self) -> str:
         failing = " and ".join(one.text for one in self.failing)
-        has = f"{', '.join(map(table_text, self.found))} {'has' if len(self.found) < 2 else 'have'}"  # noqa: PLR2004 - that is, one
+        names = ", ".join(map(table_text, self.found))
+        several = len(self.found) > 1
+        found = f"{names} have the rows" if several else f"{names} has the row"
         if self.missing is not None:
             lacks = f"{table_text(self.missing)} has no row{' with ' if failing else ''}{failing}"
-            return f"{has} the row, but {lacks}" if self.found else lacks
+            return f"{found}, but {lacks}" if self.found else lacks
         if not failing:
-            return f"{has} the row, but GROUP BY, DISTINCT or LIMIT of the query drops it"
-        return f"{has} the row, but it does not satisfy the condition {failing}"
+            return f"{found}, but GROUP BY, DISTINCT or LIMIT of the query drops it"
+        refused = "they do not satisfy" if several else "it does not satisfy"
+        return f"{found}, but {refused} the condition {failing}"
 
 
 class RowSearch:
