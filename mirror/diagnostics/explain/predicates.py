@@ -75,8 +75,9 @@ def columns_of(predicate: Predicate, table: TableRef) -> Iterator[str]:
 
 def table_text(table: TableRef) -> str:
     """Return the name of a table, and its alias if it has one; of a subquery, the alias."""
-    alias = str(getattr(table.element, "name", "")) or "a subquery"
-    if isinstance(table.element, Alias) and table.table.rpartition(".")[2] != alias:
+    # As the conditions print it: an alias without a name of its own gets one there.
+    alias = condition_text(next(iter(table.element.c))).rpartition(".")[0]
+    if isinstance(table.element, Alias):
         return f"{table.table} as {alias}"
     return table.table or alias
 

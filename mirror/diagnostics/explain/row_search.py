@@ -102,7 +102,7 @@ class RowSearch:
         for table in self._ends():
             own = self._within([table])
             if not self._has_row([table], own):
-                return Stop(tuple(one for (one,) in ends), own, table, exists=False)
+                return Stop((), own, table, exists=False)
             ends.append([table])
         stopped = self._follow_links(ends) or self._join_ends(ends)
         if stopped is not None:
