@@ -15,7 +15,8 @@ from sqlalchemy import exists, literal, select
 from sqlalchemy.sql.selectable import CompoundSelect
 
 from mirror.diagnostics.explain.flat_select import FlatSelect, bare, drops_rows, flat_selects
-from mirror.diagnostics.explain.row_search import GivenValue, RowSearch, Stop, is_equal
+from mirror.diagnostics.explain.predicates import GivenValue, is_equal
+from mirror.diagnostics.explain.row_search import RowSearch, Stop
 from mirror.errors import Permanent
 from mirror.model.mapping import Mapping, sql_text
 from mirror.model.query.select_tree import UnreadableQuery

@@ -2,17 +2,25 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Mapping as MappingABC
-from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from sqlalchemy import Select, Text, and_, cast, exists, literal, select, true
 from sqlalchemy.sql import operators, visitors
-from sqlalchemy.sql.elements import BinaryExpression, ColumnClause
+from sqlalchemy.sql.elements import BinaryExpression
 from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.sql.selectable import Alias
-from sqlalchemy.types import UserDefinedType
 
 from mirror.diagnostics.explain.flat_select import FlatSelect
+from mirror.diagnostics.explain.predicates import (
+    GivenValue,
+    Predicate,
+    columns_of,
+    condition_text,
+    given_text,
+    is_equal,
+    sides,
+    table_text,
+)
 from mirror.model.mapping import sql_text
 from mirror.model.query.select_tree import TableRef
 from mirror.sync.connections import Database
@@ -24,42 +32,6 @@ _UNIQUE_COLUMNS: Final = """
       and i.indexprs is null
     group by i.indexrelid
 """
-
-
-class GivenValue(NamedTuple):
-    """A value that a selected expression must have."""
-
-    name: str
-    """The name of the selected expression."""
-    text: str
-    type: str | None
-    """The type in SQL as which the two are compared; None: as texts."""
-
-
-class _SqlType(UserDefinedType[str]):
-    """A type by its name in SQL."""
-
-    cache_ok = True
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def get_col_spec(self, **_: Any) -> str:
-        return self.name
-
-
-@dataclass(frozen=True, eq=False)
-class Predicate:
-    """A condition of a flat select, or that a selected expression has a given value."""
-
-    clause: Any
-    tables: frozenset[TableRef]
-    """The tables that it reads."""
-    text: str
-    given: GivenValue | None = None
-    """The given value; None: it is a condition of the query."""
-    links: bool = False
-    """Whether it makes expressions of two tables equal."""
 
 
 @dataclass(frozen=True)
@@ -78,13 +50,16 @@ class Stop:
 
     def __str__(self) -> str:
         failing = " and ".join(one.text for one in self.failing)
-        has = f"{', '.join(map(_name, self.found))} {'has' if len(self.found) < 2 else 'have'}"  # noqa: PLR2004 - that is, one
+        names = ", ".join(map(table_text, self.found))
+        several = len(self.found) > 1
+        found = f"{names} have the rows" if several else f"{names} has the row"
         if self.missing is not None:
-            lacks = f"{_name(self.missing)} has no row{' with ' if failing else ''}{failing}"
-            return f"{has} the row, but {lacks}" if self.found else lacks
+            lacks = f"{table_text(self.missing)} has no row{' with ' if failing else ''}{failing}"
+            return f"{found}, but {lacks}" if self.found else lacks
         if not failing:
-            return f"{has} the row, but GROUP BY, DISTINCT or LIMIT of the query drops it"
-        return f"{has} the row, but it does not satisfy the condition {failing}"
+            return f"{found}, but GROUP BY, DISTINCT or LIMIT of the query drops it"
+        refused = "they do not satisfy" if several else "it does not satisfy"
+        return f"{found}, but {refused} the condition {failing}"
 
 
 class RowSearch:
@@ -96,7 +71,8 @@ class RowSearch:
         """`given` has values by the position of the selected expression."""
         self._database = database
         grouped = flat.group_by or flat.having
-        of_rows, of_groups = [], []
+        of_rows: list[tuple[Any, GivenValue]] = []
+        of_groups: list[tuple[Any, GivenValue]] = []
         for position, value in given.items():
             expression = flat.selected[position]
             aggregate = grouped and _is_aggregate(expression, flat.group_by)
@@ -105,14 +81,11 @@ class RowSearch:
         self._flat = flat = flat.requiring([expression for expression, _ in of_rows])
         self._predicates = [
             *(self._compared(*one) for one in of_rows),
-            *(
-                Predicate(clause, flat.read_by(clause), _text(clause), links=self._links(clause))
-                for clause in flat.conditions
-            ),
+            *(self._condition(clause) for clause in flat.conditions),
         ]
         self._of_groups = [
             *(self._compared(*one) for one in of_groups),
-            *(Predicate(clause, flat.read_by(clause), _text(clause)) for clause in flat.having),
+            *(self._condition(clause) for clause in flat.having),
         ]
 
     def never_yielded(self) -> list[str]:
@@ -129,7 +102,7 @@ class RowSearch:
         for table in self._ends():
             own = self._within([table])
             if not self._has_row([table], own):
-                return Stop(tuple(one for (one,) in ends), own, table, exists=False)
+                return Stop((), own, table, exists=False)
             ends.append([table])
         stopped = self._follow_links(ends) or self._join_ends(ends)
         if stopped is not None:
@@ -147,7 +120,7 @@ class RowSearch:
         found = {}
         columns = [hash(column) for column in stop.missing.element.c] if stop.missing else []
         for one in stop.failing:
-            for column, other in _sides(one.clause):
+            for column, other in sides(one.clause):
                 if hash(column) not in columns:
                     continue
                 position = columns.index(hash(column))
@@ -198,7 +171,7 @@ class RowSearch:
                 linked = [table for table in joined if any(table in one.tables for one in between)]
                 table = min(
                     linked,
-                    key=lambda table: self._is_settled(
+                    key=lambda table: self._rank(
                         table, first if table in first else second, between
                     ),
                 )
@@ -216,17 +189,17 @@ class RowSearch:
                     return first, second
         return ends[0], ends[1]
 
-    def _is_settled(
+    def _rank(
         self, table: TableRef, end: Sequence[TableRef], between: Iterable[Predicate]
     ) -> tuple[bool, bool, int]:
-        """Return how surely another table's row is missing, not one of this table; less: less.
+        """Return the rank of a table among those at which two ends meet; the lowest lacks the row.
 
-        Not missing is a row that its own end names by unique columns, or to which others refer by
-        such. Otherwise the missing row is that of which the query selects most.
+        A row that its own end names by unique columns is there, and so is one to which the other
+        end refers by unique columns. Else the missing row is that of which the query selects most.
         """
         unique = [set(row[0]) for row in self._database.execute(_UNIQUE_COLUMNS, [table.table])]
-        own = {name for one in self._within(end) for name in _columns_of(one, table)}
-        linking = {name for one in between for name in _columns_of(one, table)}
+        own = {name for one in self._within(end) for name in columns_of(one, table)}
+        linking = {name for one in between for name in columns_of(one, table)}
         return (
             any(columns <= own for columns in unique),
             any(columns <= linking for columns in unique),
@@ -277,10 +250,12 @@ class RowSearch:
 
     def _on(self, table: TableRef) -> list[Predicate]:
         """Return the conditions of a LEFT JOIN."""
-        return [
-            Predicate(clause, self._flat.read_by(clause) | {table}, _text(clause))
-            for clause in self._flat.optional[table]
-        ]
+        found = map(self._condition, self._flat.optional[table])
+        return [replace(one, tables=one.tables | {table}) for one in found]
+
+    def _condition(self, clause: Any) -> Predicate:
+        tables = self._flat.read_by(clause)
+        return Predicate(clause, tables, condition_text(clause), links=self._links(clause))
 
     def _links(self, clause: Any) -> bool:
         if not isinstance(clause, BinaryExpression) or clause.operator is not operators.eq:
@@ -290,7 +265,7 @@ class RowSearch:
         return bool(left and right and not left & right and left | right <= known)
 
     def _compared(self, expression: Any, value: GivenValue) -> Predicate:
-        text = _given_text(expression, value)
+        text = given_text(expression, value)
         return Predicate(is_equal(expression, value), self._flat.read_by(expression), text, value)
 
     def _has_row(
@@ -304,9 +279,9 @@ class RowSearch:
         inner = self._joined(
             select(literal(1)), {*tables}.union(*(one.tables for one in predicates))
         ).where(*(one.clause for one in predicates))
-        of_groups = [one.clause for one in of_groups]
-        if of_groups:
-            inner = inner.group_by(*self._flat.group_by).having(and_(*of_groups))
+        having = [one.clause for one in of_groups]
+        if having:
+            inner = inner.group_by(*self._flat.group_by).having(and_(*having))
         return bool(self._run(select(exists(inner)))[0][0])
 
     def _value_of(self, expression: Any, tables: Iterable[TableRef]) -> str | None:
@@ -334,53 +309,7 @@ class RowSearch:
         return self._database.execute(sql_text(query), ())
 
 
-def is_equal(expression: Any, value: GivenValue) -> Any:
-    """Return the condition that an expression has a given value."""
-    text = literal(value.text, Text())
-    if value.type is None:
-        return cast(expression, Text) == text
-    return expression == cast(text, _SqlType(value.type))
-
-
 def _is_aggregate(expression: Any, group_by: Iterable[Any]) -> bool:
     return any(
         isinstance(element, FunctionElement) for element in visitors.iterate(expression)
     ) and not any(expression.compare(one) for one in group_by)
-
-
-def _sides(clause: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield each column that an equality compares, with the other side."""
-    if isinstance(clause, BinaryExpression) and clause.operator is operators.eq:
-        for one, other in ((clause.left, clause.right), (clause.right, clause.left)):
-            if isinstance(one, ColumnClause):
-                yield one, other
-
-
-def _columns_of(predicate: Predicate, table: TableRef) -> Iterator[str]:
-    """Yield the names of a table's columns that a predicate makes equal to something."""
-    for column, _ in _sides(predicate.clause):
-        if hash(column.table) == hash(table.element):
-            yield column.name
-
-
-def _name(table: TableRef) -> str:
-    alias = str(getattr(table.element, "name", "")) or "a subquery"
-    if isinstance(table.element, Alias) and table.table.rpartition(".")[2] != alias:
-        return f"{table.table} as {alias}"
-    return table.table or alias
-
-
-def _text(clause: Any) -> str:
-    return " ".join(sql_text(clause).replace("%%", "%").split())
-
-
-def _given_text(expression: Any, value: GivenValue) -> str:
-    if isinstance(expression, ColumnClause):
-        return f"{_text(expression)} = '{value.text}'"
-    columns = dict.fromkeys(
-        _text(element)
-        for element in visitors.iterate(expression)
-        if isinstance(element, ColumnClause) and element.table is not None
-    )
-    computed = f" (computed from {', '.join(columns)})" if columns else ""
-    return f"{value.name} = '{value.text}'{computed}"

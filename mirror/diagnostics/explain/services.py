@@ -162,7 +162,7 @@ class _Page:
         }
         read = mappings_read(registry, " ".join(one.call("") for one in question.helpers))
         needed = must_be_fresh(registry, declared.stale, read)
-        steps = []
+        steps: list[Step] = []
         if needed:
             trace = self._drain.target.trace(self._user, [])
             stale = stale_mappings(registry, trace, needed)
