@@ -146,8 +146,8 @@ def _print_report(report: Report) -> None:
         table.add_column(name, justify="left" if name == "mapping" else "right")
     for part in report.mappings:
         other = part.drifted - part.over_grants - part.under_grants
-        counts = (part.rows, part.over_grants, part.under_grants, other)
-        counts = (*counts, part.in_flight, part.withheld, part.repaired)
+        drifted = (part.over_grants, part.under_grants, other)
+        counts = (part.rows, *drifted, part.in_flight, part.withheld, part.repaired)
         table.add_row(part.mapping, *map(str, counts))
     console.print(table)
     for part in report.mappings:
