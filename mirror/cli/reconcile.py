@@ -137,10 +137,9 @@ def _print_report(report: Report) -> None:
     lines: list[tuple[str, ...]] = [_COLUMNS]
     for part in report.mappings:
         other = part.drifted - part.over_grants - part.under_grants
-        counts = (part.rows, part.over_grants, part.under_grants, other)
-        lines.append(
-            (part.mapping, *map(str, (*counts, part.in_flight, part.withheld, part.repaired)))
-        )
+        drifted = (part.over_grants, part.under_grants, other)
+        counts = (part.rows, *drifted, part.in_flight, part.withheld, part.repaired)
+        lines.append((part.mapping, *map(str, counts)))
     console.print_columns(lines, right=range(1, len(_COLUMNS)))
     for part in report.mappings:
         for cause, rows in part.causes.items():

@@ -81,6 +81,7 @@ def test_an_uninstall_from_a_dark_side_ends_and_says_so(
     done = mirror(
         *("uninstall", side, "--yes"),
         MIRROR_CONNECT_SECONDS="2",
+        PYTHONPATH=str(HOME),
         **{VARIABLES[name]: proxy.url for name, proxy in links.items()},
     )
     assert done.code == 4, done.text

@@ -114,7 +114,7 @@ def test_a_redis_that_refuses_commands_does_not_end_the_worker(
         until(lambda: "read only replica" in worker_log.read_text())
         client.slaveof()
     elif fault == "loading":
-        load_slowly(client, tmp_path, lambda: "LOADING" in worker_log.read_text())
+        load_slowly(client, tmp_path, lambda: "loading the dataset" in worker_log.read_text())
     elif fault == "no memory":
         # The worker takes the message, and cannot keep it until it is acknowledged.
         with client.pipeline(transaction=True) as both:

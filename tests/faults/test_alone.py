@@ -146,6 +146,10 @@ def test_a_mapping_that_cannot_be_written_waits_alone(
 ) -> None:
     """Its events are set apart, never given up, and mirrored when the fault is mended."""
     fault_made, mended = UNWRITABLE[fault]
+    other = MembershipFactory.create()
+    MembershipFactory._meta.sqlalchemy_session.commit()
+    record(primary, "users", other.user_id, lane=1)
+    drain.run()
     target.query(fault_made)
     primary.query("update users set username = 'new'")
     record(primary, "users", member[1])
@@ -188,40 +192,6 @@ def test_a_query_with_an_error_like_that_of_a_connection_waits_alone(
     drain.run()
     assert members(target) == 0
     assert {mapping for mapping, _ in failures(primary)} == {"users"}
-
-
-def test_a_row_that_somebody_has_locked_delays_no_other(
-    primary: TestDatabase,
-    target: TestDatabase,
-    make_drain: Callable[..., Drain],
-    member: tuple[str, str],
-) -> None:
-    """On Supabase, roles have a lock_timeout; the row's event waits and is never given up."""
-    roles = ("postgres", "authenticator", "service_role")
-    other = MembershipFactory.create()
-    MembershipFactory._meta.sqlalchemy_session.commit()
-    key = str(other.trip_id), str(other.user_id)
-    record(primary, "trip_memberships", *key, lane=1)
-    make_drain().run()
-    try:
-        for role in roles:
-            target.query(f"alter role {role} set lock_timeout = '100ms'")
-        drain = make_drain(max_attempts=1)
-        with target.connect(autocommit=False) as connection:
-            connection.execute(
-                "select from trip_memberships where user_id = %s for update", [member[1]]
-            )
-            revoke(primary, member)
-            record(primary, "trip_memberships", *key)
-            drain.run()
-            assert members(target) == 1
-            assert primary.query("select buried_at from mirror.retries") == [(None,)]
-    finally:
-        for role in roles:
-            target.query(f"alter role {role} reset lock_timeout")
-    primary.query("update mirror.retries set due_at = now()")
-    drain.run()
-    assert members(target) == 0
 
 
 def test_an_error_that_nobody_foresaw_isolates_its_event(

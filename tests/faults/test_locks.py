@@ -1,10 +1,14 @@
 """Which calls wait for each other in the target, and how a worker handles the waiting."""
 
+from collections.abc import Callable
+
 import psycopg
 import pytest
 
 from mirror.errors import Transient, WentBack
-from tests.faults.tools import DirectWriter, Running, rewrite, waiting
+from mirror.sync.drain import Drain
+from tests.faults.tools import DirectWriter, Running, record, rewrite, waiting
+from tests.faults.withheld import Member, accesses, retry
 from tests.support.databases import TestDatabase
 from tests.support.stamps import stamp
 from tests.support.waiting import until
@@ -88,3 +92,27 @@ def test_without_the_lock_an_epoch_ends_under_a_write(
 def epoch(target: TestDatabase) -> int:
     """Return the target's epoch."""
     return int(target.value("select epoch from mirror.state"))
+
+
+def test_a_row_that_somebody_has_locked_delays_no_other(
+    primary: TestDatabase,
+    target: TestDatabase,
+    make_drain: Callable[..., Drain],
+    members: list[Member],
+) -> None:
+    """On Supabase, roles have a lock_timeout. The row's event waits and is never given up."""
+    name = target.url.rpartition("/")[2]
+    target.query(f"alter database {name} set lock_timeout = '100ms'")
+    drain = make_drain(max_attempts=1)
+    primary.query("delete from trip_memberships")
+    for member in members:
+        record(primary, "trip_memberships", *member)
+    with target.connect(autocommit=False) as connection:
+        connection.execute(
+            "select from trip_memberships where user_id = %s for update", [members[0][1]]
+        )
+        drain.run()
+        assert accesses(target, members) == [True, False, False]
+        assert primary.query("select buried_at from mirror.retries") == [(None,)]
+    retry(primary, drain)
+    assert accesses(target, members) == [False, False, False]
