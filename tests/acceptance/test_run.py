@@ -230,7 +230,7 @@ def test_a_celery_worker_ends_in_order_under_load(
     worker_log: Path,
 ) -> None:
     """It does not drain on until its time is over: a platform would kill it before."""
-    worker = start_worker(beat="no", MIRROR_DRAIN_SECONDS="3000")
+    worker = start_worker(MIRROR_SWEEP_SECONDS="1", MIRROR_DRAIN_SECONDS="3000")
     with writing(primary, members):
         until(lambda: worker_log.read_text().count('"drained"') > 5)
         os.kill(worker.pid, signal.SIGTERM)
@@ -324,7 +324,7 @@ def test_its_servers_may_be_down_with_a_line_about_each(
         def mirrors(users: int) -> None:
             primary.query(
                 "with added as (insert into users (id, email, username)"
-                " values (gen_random_uuid(), 'a@example.com', 'a') returning id)"
+                " values (gen_random_uuid(), gen_random_uuid()::text, 'a') returning id)"
                 " insert into mirror.outbox (mapping, key)"
                 " select 'users', array[id::text] from added"
             )
