@@ -13,7 +13,7 @@ from mirror.diagnostics.doctor.checks import Severity
 from mirror.diagnostics.figures import Unknown, known
 from mirror.diagnostics.runs import last_finished
 from mirror.serve.rendering import count, duration, moment
-from mirror.serve.watch import Reading
+from mirror.serve.watch import MOST_REVOCATIONS, Reading
 
 LATE_SECONDS: Final = 15.0
 """A revocation that has waited longer is late; `deploy/alerts.yml` warns at the same age."""
@@ -75,14 +75,15 @@ def _too_wide(reading: Reading) -> list[str]:
         late = [each for each in reading.revocations if each.age_seconds > LATE_SECONDS]
         if late:
             oldest = duration(late[0].age_seconds)
+            more = "" if len(late) < MOST_REVOCATIONS else "at least "
             verb = "is" if len(late) == 1 else "are"
-            found.append(
-                f"{count(len(late), 'revocation')} {verb} not in force, the oldest for {oldest}."
-            )
+            revocations = count(len(late), "revocation")
+            found.append(f"{more}{revocations} {verb} not in force, the oldest for {oldest}.")
     run = None if isinstance(reading.runs, Unknown) else last_finished(reading.runs)
     if run is not None and run.remaining_over_grants:
         rows = count(run.remaining_over_grants, "row")
-        found.append(f"The reconcile of {duration(run.age_seconds)} ago left {rows} too much.")
+        ago = duration(run.age_seconds)
+        found.append(f"The last reconcile, {ago} ago, left {rows} that should be gone.")
     return found
 
 

@@ -25,6 +25,10 @@ _DONE: Final = {
     "discard": ("deleted", "event"),
 }
 """By action: what happened to the things, and their noun; shown after the action."""
+_VIEWS: Final = dict.fromkeys(("buried", "stuck", "parked", "unclaimed"), "/waiting") | {
+    "last-reconcile": "/drift"
+}
+"""By code of a problem: the view that shows more."""
 _HIGHEST: Final = 2**63 - 1
 """The highest number of an event."""
 
@@ -46,6 +50,7 @@ def now(visit: Visit) -> Response:
         lamps=list(lamps(reading)),
         last_run=last_finished(runs),
         sparkline=sparkline(reading.figures),
+        views=_VIEWS,
     )
 
 
@@ -93,7 +98,6 @@ def drift(visit: Visit) -> Response:
         held=() if last is None else last.held,
         background=visit.background,
         causes={cause.name.lower(): cause.value for cause in Cause},
-        started="started" in visit.request.query_params,
     )
 
 

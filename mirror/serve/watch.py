@@ -31,7 +31,8 @@ from mirror.sync.wiring import build_source, build_target
 
 _SECONDS: Final = 5.0
 _RUNS: Final = 20
-_REVOCATIONS: Final = 20
+MOST_REVOCATIONS: Final = 20
+"""How many open revocations a reading has."""
 _CAUSES: Final = 50
 
 _Part = TypeVar("_Part")
@@ -111,7 +112,7 @@ class Watch:
             at=datetime.now(UTC),
             figures=figures,
             problems=tuple(self._find_problems(figures)),
-            revocations=also(lambda one: read_open_revocations(one, limit=_REVOCATIONS)),
+            revocations=also(lambda one: read_open_revocations(one, limit=MOST_REVOCATIONS)),
             buried=also(lambda one: read_buried_causes(one, limit=_CAUSES)),
             runs=also(lambda one: read_runs(one, limit=_RUNS)),
         )
