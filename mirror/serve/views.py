@@ -58,7 +58,7 @@ def why(visit: Visit) -> Response:
     """Explain why a user has access to a resource, or why not; the URL can be sent."""
     user, noun, resource = visit.query("user"), visit.query("kind"), visit.query("resource")
     questions = sorted(access_questions(visit.registry))
-    values = {"nouns": questions, "user": user, "noun": noun, "resource": resource}
+    values: dict[str, Any] = {"nouns": questions, "user": user, "noun": noun, "resource": resource}
     if not (user and resource):
         return page(visit, "why.html", explanation=None, **values)
     question = question_about(visit.registry, noun)
@@ -115,7 +115,8 @@ def person(visit: Visit) -> Response:
 def resource(visit: Visit) -> Response:
     """List the users who have access to a resource, and by which rows."""
     noun, value = visit.query("kind"), visit.query("resource")
-    values = {"nouns": sorted(access_questions(visit.registry)), "noun": noun, "most": MOST}
+    nouns = sorted(access_questions(visit.registry))
+    values: dict[str, Any] = {"nouns": nouns, "noun": noun, "most": MOST}
     if not value:
         return page(visit, "resource.html", found=None, resource="", **values)
     question = question_about(visit.registry, noun)
