@@ -417,12 +417,11 @@ def test_many_requests_share_one_reading_for_five_seconds(
     """A page that many people look at costs the databases no more; an action reads again."""
     now = 0.0
     watch = Watch(page_settings(primary, target), registry, clock=lambda: now)
-    with closing(watch):
-        first = watch.read()
-        now = 4.9
-        assert watch.read() is first
-        now = 5.1
-        second = watch.read()
-        assert second is not first
-        watch.forget()
-        assert watch.read() is not second
+    first = watch.read()
+    now = 4.9
+    assert watch.read() is first
+    now = 5.1
+    second = watch.read()
+    assert second is not first
+    watch.forget()
+    assert watch.read() is not second

@@ -91,7 +91,6 @@ def visit(primary: TestDatabase, target: TestDatabase) -> Iterator[Visit]:
         def visit(**changes: Any) -> Visitor:
             settings = page_settings(primary, target, **changes)
             watch = Watch(settings, registry, seconds=-1)
-            opened.callback(watch.close)
             visitor = Visitor(opened.enter_context(serving(Application(watch, by_header).build())))
             opened.callback(visitor.http.close)
             return visitor
