@@ -38,7 +38,7 @@ def discard(visit: Visit) -> Response:
     with closing(build_queue(visit.settings)) as queue:
         ids = _chosen(visit, queue)
         for number, name, _ in orders.set_apart(queue, ids):
-            visit.record("discard", event=number, about=name)
+            visit.record("discard", id=number, about=name)
         orders.discard(queue, ids)
     return _back(visit, f"/waiting?done=discard&events={len(ids)}")
 
@@ -92,7 +92,7 @@ def _start(visit: Visit, options: Options, **facts: object) -> Response:
     if not visit.background.start(options):
         raise UsageError("nothing was done: a reconcile that the page started still runs.")
     visit.record("compare" if options.dry_run else "reconcile", **facts)
-    return _back(visit, "/drift?started")
+    return _back(visit, "/drift")
 
 
 def _chosen(visit: Visit, queue: Queue) -> list[int]:

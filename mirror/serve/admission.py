@@ -9,7 +9,7 @@ import inspect
 import secrets
 import threading
 from collections.abc import Awaitable, Callable
-from typing import Final, Literal, cast
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
@@ -28,7 +28,7 @@ async def level_of(authorize: Authorize, request: Request) -> Level | None:
     """Return the level of a request; any answer that is no level counts as None."""
     answer = authorize(request)
     level = await answer if inspect.isawaitable(answer) else answer
-    return cast("Level", level) if level in ("view", "operate") else None
+    return level if level in ("view", "operate") else None
 
 
 def names_loopback(request: Request) -> bool:

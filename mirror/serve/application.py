@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from mirror.errors import MirrorError
+from mirror.errors.unforeseen import explained
 from mirror.model.registry import load_registry
 from mirror.serve import actions, views
 from mirror.serve.admission import (
@@ -188,7 +189,9 @@ async def _healthz(_request: Request) -> Response:
 
 def _handle(handler: Handler, visit: Visit) -> Response:
     try:
-        return handler(visit)
+        # The message of an unforeseen error may have values of rows in its message.
+        with explained():
+            return handler(visit)
     except MirrorError as error:
         return views.failure(visit, error)
 

@@ -90,14 +90,16 @@ def _up(reading: Reading) -> Iterator[Sample]:
 
 def _waiting(reading: Reading) -> Iterator[Sample]:
     primary = known(reading.figures.primary)
-    for lane in _LANES if primary is not None else ():
-        yield (lane,), primary.waiting_in(lane)
+    if primary is not None:
+        for lane in _LANES:
+            yield (lane,), primary.waiting_in(lane)
 
 
 def _oldest(reading: Reading) -> Iterator[Sample]:
     primary = known(reading.figures.primary)
-    for lane in _LANES if primary is not None else ():
-        yield (lane,), primary.oldest_in(lane) or 0.0
+    if primary is not None:
+        for lane in _LANES:
+            yield (lane,), primary.oldest_in(lane) or 0.0
 
 
 def _open_revocation(reading: Reading) -> Iterator[Sample]:

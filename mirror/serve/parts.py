@@ -45,7 +45,7 @@ def _side(reading: Reading, name: str) -> Lamp:
     if part is None:
         return Lamp(name, State.UNUSED, "REDIS_URL is not set here")
     problem = next((one for one in reading.problems if one.code.startswith(f"{name}-")), None)
-    remedy = problem and problem.remedy
+    remedy = None if problem is None else problem.remedy
     if isinstance(part, Unknown):
         return Lamp(name, State.UNKNOWN, str(part.error), remedy)
     if problem is not None:

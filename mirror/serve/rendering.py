@@ -17,7 +17,13 @@ from mirror.diagnostics.figures import Unknown
 from mirror.errors.redaction import one_line
 
 HERE: Final = Path(__file__).parent
-_COMMAND: Final = re.compile(r"`([^`]+)`")
+_QUOTED: Final = re.compile(r"`([^`]+)`")
+_PROGRAMS: Final = ("mirror ", "celery ")
+_CODE: Final = Markup("<code>{0}</code>")
+_COPY: Final = Markup(
+    '<code>{0}</code> <button type="button" class="copy" data-copy="{0}">Copy'
+    '<span class="quiet"> {0}</span></button>'
+)
 _UNITS: Final = ((86_400, "d"), (3600, "h"), (60, "min"))
 
 
@@ -41,8 +47,8 @@ def _environment() -> Environment:
         "duration": duration,
         "moment": moment,
         "count": count,
-        "commands": commands,
         "prose": prose,
+        "remedy": remedy,
         "time": lambda text: moment(datetime.fromisoformat(text)),
     }
     environment.tests["unread"] = lambda part: isinstance(part, Unknown)
@@ -74,14 +80,19 @@ def count(number: int, noun: str) -> str:
 
 def prose(text: str) -> Markup:
     """Return a text as HTML in which each part between backticks is code."""
-    parts = _COMMAND.split(one_line(text))
+    return _with_code(text, _CODE)
+
+
+def remedy(text: str) -> Markup:
+    """Return instructions as HTML, with a button behind each command that copies it."""
+    return _with_code(text, _COPY)
+
+
+def _with_code(text: str, command: Markup) -> Markup:
+    """Return a text as HTML; `command` is the form of a command, and other code is only code."""
     return Markup().join(
-        Markup("<code>{}</code>").format(part) if number % 2 else escape(part)
-        for number, part in enumerate(parts)
+        (command if part.startswith(_PROGRAMS) else _CODE).format(part)
+        if number % 2
+        else escape(part)
+        for number, part in enumerate(_QUOTED.split(one_line(text)))
     )
-
-
-def commands(text: str) -> list[str]:
-    """Return the commands in a remedy, to be copied."""
-    quoted = dict.fromkeys(_COMMAND.findall(one_line(text)))
-    return [part for part in quoted if part.startswith(("mirror ", "celery "))]

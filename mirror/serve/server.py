@@ -67,6 +67,8 @@ def _listen(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
+        # From now on a connection waits until the server is ready for it.
+        listening.listen()
     except OSError as error:
         listening.close()
         raise UsageError(

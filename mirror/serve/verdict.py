@@ -1,4 +1,4 @@
-"""Verdict: one sentence about the mirror, and how bad it is.
+"""PageVerdict: one sentence about the mirror, and how bad it is.
 
 The order of its cases is that of their danger: access that may be too wide comes before access that
 is too narrow, and before what is late.
@@ -13,7 +13,7 @@ from mirror.diagnostics.doctor.checks import Severity
 from mirror.diagnostics.figures import Unknown, known
 from mirror.diagnostics.runs import last_finished
 from mirror.serve.rendering import count, duration, moment
-from mirror.serve.watch import Reading
+from mirror.serve.watch import MOST_REVOCATIONS, Reading
 
 LATE_SECONDS: Final = 15.0
 """A revocation that has waited longer is late; `deploy/alerts.yml` warns at the same age."""
@@ -32,40 +32,40 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class PageVerdict:
     """The sentence at the top of the page."""
 
     state: State
     says: str
 
 
-def judge(reading: Reading) -> Verdict:
+def judge(reading: Reading) -> PageVerdict:
     """Return the verdict on a reading."""
     if reading.figures.unknown:
         parts = " and ".join(name.replace("_", " ") for name in reading.figures.unknown)
-        return Verdict(
+        return PageVerdict(
             State.UNKNOWN, f"The page cannot tell whether access is right: it cannot read {parts}."
         )
     too_wide = _too_wide(reading)
     if too_wide:
-        return Verdict(State.WRONG, f"Access may be too wide: {' '.join(too_wide)}")
+        return PageVerdict(State.WRONG, f"Access may be too wide: {' '.join(too_wide)}")
     errors = [found for found in reading.problems if found.severity is Severity.ERROR]
     first = next(iter(errors or reading.problems), None)
     if first is not None:
         more = len(reading.problems) - 1
         rest = f" There is {count(more, 'more problem')}." if more else ""
         state = State.WRONG if errors else State.WARNING
-        return Verdict(state, f"{_sentence(first.what)}{rest}")
+        return PageVerdict(state, f"{_sentence(first.what)}{rest}")
     target = known(reading.figures.target)
     if target is None or not target.fresh:
-        return Verdict(State.BUSY, "Nothing has been mirrored into this target yet.")
+        return PageVerdict(State.BUSY, "Nothing has been mirrored into this target yet.")
     primary = known(reading.figures.primary)
     waiting = 0 if primary is None else sum(each.events for each in primary.waiting)
     fresh = moment(datetime.fromisoformat(min(target.fresh.values())))
     promise = f"every revocation recorded before {fresh} is in force."
     if waiting:
-        return Verdict(State.BUSY, f"{count(waiting, 'event')} on the way, in time; {promise}")
-    return Verdict(State.WELL, f"All is well: {promise}")
+        return PageVerdict(State.BUSY, f"{count(waiting, 'event')} on the way, in time; {promise}")
+    return PageVerdict(State.WELL, f"All is well: {promise}")
 
 
 def _too_wide(reading: Reading) -> list[str]:
@@ -75,14 +75,15 @@ def _too_wide(reading: Reading) -> list[str]:
         late = [each for each in reading.revocations if each.age_seconds > LATE_SECONDS]
         if late:
             oldest = duration(late[0].age_seconds)
+            more = "" if len(late) < MOST_REVOCATIONS else "at least "
             verb = "is" if len(late) == 1 else "are"
-            found.append(
-                f"{count(len(late), 'revocation')} {verb} not in force, the oldest for {oldest}."
-            )
+            revocations = count(len(late), "revocation")
+            found.append(f"{more}{revocations} {verb} not in force, the oldest for {oldest}.")
     run = None if isinstance(reading.runs, Unknown) else last_finished(reading.runs)
     if run is not None and run.remaining_over_grants:
         rows = count(run.remaining_over_grants, "row")
-        found.append(f"The reconcile of {duration(run.age_seconds)} ago left {rows} too much.")
+        ago = duration(run.age_seconds)
+        found.append(f"The last reconcile, {ago} ago, left {rows} that should be gone.")
     return found
 
 

@@ -25,6 +25,10 @@ _DONE: Final = {
     "discard": ("deleted", "event"),
 }
 """By action: what happened to the things, and their noun; shown after the action."""
+_VIEWS: Final = dict.fromkeys(("buried", "stuck", "parked", "unclaimed"), "/waiting") | {
+    "last-reconcile": "/drift"
+}
+"""By code of a problem: the view that shows more."""
 _HIGHEST: Final = 2**63 - 1
 """The highest number of an event."""
 
@@ -46,6 +50,7 @@ def now(visit: Visit) -> Response:
         lamps=list(lamps(reading)),
         last_run=last_finished(runs),
         sparkline=sparkline(reading.figures),
+        views=_VIEWS,
     )
 
 
@@ -53,7 +58,7 @@ def why(visit: Visit) -> Response:
     """Explain why a user has access to a resource, or why not; the URL can be sent."""
     user, noun, resource = visit.query("user"), visit.query("kind"), visit.query("resource")
     questions = sorted(access_questions(visit.registry))
-    values = {"nouns": questions, "user": user, "noun": noun, "resource": resource}
+    values: dict[str, Any] = {"nouns": questions, "user": user, "noun": noun, "resource": resource}
     if not (user and resource):
         return page(visit, "why.html", explanation=None, **values)
     question = question_about(visit.registry, noun)
@@ -93,7 +98,6 @@ def drift(visit: Visit) -> Response:
         held=() if last is None else last.held,
         background=visit.background,
         causes={cause.name.lower(): cause.value for cause in Cause},
-        started="started" in visit.request.query_params,
     )
 
 
@@ -111,7 +115,8 @@ def person(visit: Visit) -> Response:
 def resource(visit: Visit) -> Response:
     """List the users who have access to a resource, and by which rows."""
     noun, value = visit.query("kind"), visit.query("resource")
-    values = {"nouns": sorted(access_questions(visit.registry)), "noun": noun, "most": MOST}
+    nouns = sorted(access_questions(visit.registry))
+    values: dict[str, Any] = {"nouns": nouns, "noun": noun, "most": MOST}
     if not value:
         return page(visit, "resource.html", found=None, resource="", **values)
     question = question_about(visit.registry, noun)

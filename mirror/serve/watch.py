@@ -6,6 +6,7 @@ A reading is kept for some seconds, so that many visitors cost the databases no 
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, TypeVar
@@ -31,7 +32,8 @@ from mirror.sync.wiring import build_source, build_target
 
 _SECONDS: Final = 5.0
 _RUNS: Final = 20
-_REVOCATIONS: Final = 20
+MOST_REVOCATIONS: Final = 20
+"""How many open revocations a reading has."""
 _CAUSES: Final = 50
 
 _Part = TypeVar("_Part")
@@ -60,7 +62,13 @@ class Reading:
 
 
 class Watch:
-    """Reads the state of the mirror, at most once in some seconds; safe in threads."""
+    """Reads the state of the mirror, at most once in some seconds; safe in threads.
+
+    Each reading has connections of its own: one that had died meanwhile would look like an outage.
+
+    Raises:
+        ConfigError: a required setting is missing.
+    """
 
     def __init__(
         self,
@@ -75,8 +83,9 @@ class Watch:
         self._seconds = seconds
         self._clock = clock
         self._lock = threading.Lock()
-        self._source = build_source(settings)
-        self._target = build_target(settings)
+        # Nothing is connected here, but a setting that is missing is an error now.
+        build_source(settings).close()
+        build_target(settings).close()
         self._reading: Reading | None = None
         self._read_at = 0.0
 
@@ -93,16 +102,15 @@ class Watch:
         with self._lock:
             self._reading = None
 
-    def close(self) -> None:
-        """Close the connections; the next reading opens others."""
-        with self._lock:
-            self._source.close()
-            self._target.close()
-
     def _read(self) -> Reading:
-        figures = read_figures(self.settings, self.registry, self._source, self._target)
-        database = self._source.database
+        with (
+            closing(build_source(self.settings)) as source,
+            closing(build_target(self.settings)) as target,
+        ):
+            figures = read_figures(self.settings, self.registry, source, target)
+            return self._complete(figures, source.database)
 
+    def _complete(self, figures: Figures, database: Database) -> Reading:
         def also(read: Callable[[Database], _Part]) -> _Part | Unknown:
             """Read more of the primary, unless it has just not answered."""
             return figures.primary if isinstance(figures.primary, Unknown) else _try(read, database)
@@ -111,7 +119,7 @@ class Watch:
             at=datetime.now(UTC),
             figures=figures,
             problems=tuple(self._find_problems(figures)),
-            revocations=also(lambda one: read_open_revocations(one, limit=_REVOCATIONS)),
+            revocations=also(lambda one: read_open_revocations(one, limit=MOST_REVOCATIONS)),
             buried=also(lambda one: read_buried_causes(one, limit=_CAUSES)),
             runs=also(lambda one: read_runs(one, limit=_RUNS)),
         )

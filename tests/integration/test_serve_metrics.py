@@ -42,7 +42,7 @@ def scrape(visitor: Visitor) -> Samples:
     answer = visitor.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     return {
-        (sample.name, *map(sample.labels.get, LABELS[sample.name])): sample.value
+        (sample.name, *(sample.labels[label] for label in LABELS[sample.name])): sample.value
         for family in text_string_to_metric_families(answer.text)
         for sample in family.samples
     }
