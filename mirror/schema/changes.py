@@ -82,7 +82,7 @@ def find_changes(connection: Connection, registry: Registry) -> Changes:
         for kind in ("parents", "children")
         for other in declaration[kind]
     ]
-    return Changes(sorted(_related(changed, links) & before.keys()), resync, not before)
+    return Changes(sorted(_related(changed, links) & before.keys()), resync, first=not before)
 
 
 def _related(names: set[str], links: list[tuple[str, str]]) -> set[str]:

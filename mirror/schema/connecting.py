@@ -27,8 +27,8 @@ def migrating(
     """Yield a SQLAlchemy connection to one side, in a transaction.
 
     `seconds` limits how long it may take to connect, and each statement; by default, the settings
-    limit the former, and a statement may take as long as the server works on it. `warn` is called with
-    each warning of the database.
+    limit the former, and a statement may take as long as the server works on it. `warn` is called
+    with each warning of the database.
 
     Raises:
         ConfigError: the side's URL is not set.

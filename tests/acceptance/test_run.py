@@ -24,7 +24,8 @@ from mappings.trips import registry
 from mirror.devstack import PostgresCluster, RedisServer, prepare_cluster, prepare_database
 from mirror.schema.migrate import upgrade
 from mirror.settings import load_settings
-from tests.acceptance.conftest import HOME, Command, StartWorker
+from tests.acceptance.conftest import Command, StartWorker
+from tests.support.forking import HOME
 from tests.support.databases import TestDatabase
 from tests.support.factories import MembershipFactory
 from tests.support.transaction_pooler import TransactionPooler

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.acceptance.conftest import HOME
+from tests.support.forking import HOME
 from tests.support.databases import TestDatabase
 from tests.support.serving import words
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy.orm import Session
 
-from tests.acceptance.conftest import HOME, Command
+from tests.acceptance.conftest import Command
+from tests.support.forking import HOME
 from tests.support.databases import TestDatabase
 from tests.support.factories import MembershipFactory
 from tests.support.waiting import until

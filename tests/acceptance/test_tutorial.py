@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from mirror.devstack import PostgresCluster, RedisServer
-from tests.acceptance.conftest import HOME
+from tests.support.forking import HOME
 from tests.support.databases import TestDatabase
 from tests.support.waiting import until
 

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from mirror.capture import statements
-from mirror.cli.main import app
+from mirror.cli.app import app
 from mirror.sync.drain import Drain
 from tests.support.databases import TestDatabase
 

@@ -38,7 +38,6 @@ from tests.support.databases import TestDatabase
 from tests.support.electric_device import Device
 from tests.support.example_model import model
 from tests.support.model_pair import ModelPair, model_pair
-from tests.support.policy_matrix import DENIED
 from tests.support.reviewed import Reviewed
 
 ELECTRIC = Path(__file__).parent.parent.parent / "examples" / "grants" / "electric.sql"

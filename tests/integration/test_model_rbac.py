@@ -18,7 +18,6 @@ from mirror.reconcile.drift import Direction
 from mirror.testing import Sandboxes
 from tests.support.example_model import model
 from tests.support.model_pair import ModelPair, model_pair
-from tests.support.policy_matrix import DENIED, Outcome
 from tests.support.reviewed import Reviewed
 
 Matrix = dict[str, set[str]]

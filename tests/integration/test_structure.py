@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
 import pytest
 from psycopg import sql
-from sqlalchemy import Text, column, func, select, table
+from sqlalchemy import Select, Text, column, func, select, table
 
 from mirror.devstack import PostgresCluster
 from mirror.model.mapping import Column, Mapping
@@ -33,7 +34,7 @@ _parts = table("parts", column("id", Text), column("name", Text))
 _seen = table("seen", column("id", Text), column("name", Text))
 
 
-def _mapping(name: str, query: select, *columns: str) -> Mapping:
+def _mapping(name: str, query: Select[Any], *columns: str) -> Mapping:
     return Mapping(
         name=name,
         table=f"mirrored_{name}",
@@ -80,7 +81,7 @@ def primary(database: TestDatabase) -> Iterator[Database]:
 
 def changes(primary: Database, script: str) -> dict[str, list[str]]:
     """Run statements, and return what is noticed."""
-    primary.execute(sql.SQL(script))  # type: ignore[arg-type]
+    primary.execute(sql.SQL(script))
     return find_changed_structures(primary, REGISTRY)
 
 
