@@ -47,7 +47,9 @@ def preview(connection: Connection, side: Side, registry: Registry, **flags: boo
         MirrorError: as `upgrade`; or a table is in use for more than five seconds.
     """
     with translated(side):
-        changes = find_changes(connection, registry) if side == "supabase" else Changes([], [], first=False)
+        changes = Changes([], [], first=False)
+        if side == "supabase":
+            changes = find_changes(connection, registry)
         undone = connection.begin_nested()
         try:
             run(connection, _LOCK_TIMEOUT)

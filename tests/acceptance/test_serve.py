@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.forking import HOME
 from tests.support.databases import TestDatabase
+from tests.support.forking import HOME
 from tests.support.serving import words
 
 Serve = Callable[..., subprocess.Popen[str]]

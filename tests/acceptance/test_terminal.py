@@ -16,9 +16,9 @@ import pytest
 from sqlalchemy.orm import Session
 
 from tests.acceptance.conftest import Command
-from tests.support.forking import HOME
 from tests.support.databases import TestDatabase
 from tests.support.factories import MembershipFactory
+from tests.support.forking import HOME
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.usefixtures("no_environment")

@@ -14,8 +14,8 @@ import psycopg
 import pytest
 
 from mirror.devstack import PostgresCluster, RedisServer
-from tests.support.forking import HOME
 from tests.support.databases import TestDatabase
+from tests.support.forking import HOME
 from tests.support.waiting import until
 
 PAGE = HOME / "docs" / "tutorial.md"

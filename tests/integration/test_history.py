@@ -43,10 +43,10 @@ def test_a_delay_begins_with_the_transaction_and_ends_when_the_event_is_in_force
     known = figures(settings)
     revocations, grants = known.delays
     assert (revocations.lane, revocations.events) == ("revocation", 1)
-    assert revocations.buckets == ((30, 1), (None, 1))
+    assert list(revocations.buckets) == [(30, 1), (None, 1)]
     assert revocations.seconds > 20
     assert (grants.lane, grants.events) == ("grant", 2)
-    assert grants.buckets[-2:] == ((120, 2), (None, 2))
+    assert list(grants.buckets[-2:]) == [(120, 2), (None, 2)]
     (listed,) = known.revocations
     assert (listed.id, listed.mapping) == (number, "users")
     assert 20 < listed.seconds < 30
