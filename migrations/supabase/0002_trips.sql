@@ -612,6 +612,7 @@ $$;
 revoke all on function mirror.withheld_users(uuid) from public, anon, authenticated, service_role;
 grant execute on function mirror.withheld_users(uuid) to authenticated;
 
+
 -- users: the API's roles write nothing and read only what is granted here.
 alter table public.users enable row level security;
 revoke all on public.users from public, anon, authenticated, service_role;
@@ -642,6 +643,7 @@ as $$
 $$;
 revoke all on function mirror.withheld_trips(uuid) from public, anon, authenticated, service_role;
 grant execute on function mirror.withheld_trips(uuid) to authenticated;
+
 
 -- trips: the API's roles write nothing and read only what is granted here.
 alter table public.trips enable row level security;
@@ -675,6 +677,7 @@ as $$
 $$;
 revoke all on function mirror.withheld_trip_memberships(uuid, uuid) from public, anon, authenticated, service_role;
 grant execute on function mirror.withheld_trip_memberships(uuid, uuid) to authenticated;
+
 
 -- trip_memberships: the API's roles write nothing and read only what is granted here.
 alter table public.trip_memberships enable row level security;

@@ -158,7 +158,7 @@ def _security(registry: Registry, mapping: Mapping) -> str:
     table, policy = table_name(mapping), identifier(f"{mapping.table}_read")
     using, functions, grants, indexes = "using (false)", [], [], []
     if mapping.readable is not None:
-        functions = [withheld_function(registry, mapping), ""]
+        functions = [withheld_function(registry, mapping), "", ""]
         using = f"using ({_limited(registry, mapping, mapping.readable.using)})"
         grants = [f"grant select ({comma(mapping.readable.columns)}) on {table} to authenticated;"]
         indexes = [

@@ -107,7 +107,7 @@ def test_the_ways_to_call_it_in_the_documentation_refuse_to_start(
     """The framework gets the error before it serves a request."""
     section = CAPTURE.read_text(encoding="utf-8").split("### Check the settings")[1]
     names: dict[str, Any] = {}
-    for block in re.findall(r"```python\n(.*?)```", section.split("\n## ")[0], re.DOTALL):
+    for block in re.findall(r"```python\n(.*?)```", re.split("\n###? ", section)[0], re.DOTALL):
         exec(block, names)  # noqa: S102 - our own page
 
     async def run() -> None:
