@@ -89,6 +89,7 @@ test: $(INSTALLED) $(NODE) ## Run every test, except those of test-long, test-se
 
 test-long: $(INSTALLED) $(NODE) ## Run the longer searches and matrices of which `test` runs a part.
 	$(BIN)/pytest -m long --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest --hypothesis-profile long tests/unit/test_logs.py tests/unit/test_urls.py
 
 test-setup: $(INSTALLED) ## Install the lock into empty environments with the oldest and the newest pip.
 	$(BIN)/pytest $(SETUP)

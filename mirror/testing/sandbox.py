@@ -19,6 +19,7 @@ from mirror.model.keys import Key
 from mirror.model.mapping import Mapping as Declaration
 from mirror.model.registry import Registry
 from mirror.settings import load_settings
+from mirror.sync import orders
 from mirror.sync.drain import Drain
 from mirror.sync.wiring import build_drain
 from mirror.testing.acting import Actor, Result, Row, User
@@ -95,14 +96,12 @@ class Sandbox:
         """
         __tracebackhide__ = True
         self.drain.run()
-        failed = self.primary.execute(
-            "select mapping, key, error from mirror.retries order by id"
-        ).fetchall()
+        failed = orders.set_apart(self.drain.queue, None)
         if failed:
             raise AssertionError(
                 "\n".join(
                     [f"{len(failed)} event(s) cannot be mirrored:"]
-                    + [f"  {name} {','.join(key)}: {error}" for name, key, error in failed[:_SHOWN]]
+                    + [f"  {name}: {error}" for _, name, error in failed[:_SHOWN]]
                 )
             )
         differences = [line for mapping in self.registry for line in self._differences(mapping)]
@@ -117,11 +116,7 @@ class Sandbox:
 
     def resync(self) -> None:
         """Record all rows as changed and mirror them, for rows that no event announced."""
-        for mapping in self.registry:
-            self.primary.execute(
-                "insert into mirror.outbox (mapping, reference, key) values (%s, '*', '{}')",
-                [mapping.name],
-            )
+        orders.resync(self.drain.queue, self.registry, [])
         self.mirror()
 
     def sign_up(self, *users: User) -> None:

@@ -222,7 +222,7 @@ def test_a_change_without_an_event_fails_with_the_key(sandbox: Sandbox, trip: UU
         )
     message = failure(sandbox.mirror)
     assert message.startswith("1 event(s) cannot be mirrored:\n")
-    assert f"users {NORA}:" in message
+    assert f"users ({NORA}): " in message
 
 
 def test_each_sandbox_is_empty_and_one_model_is_installed_once(
