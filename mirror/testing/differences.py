@@ -52,7 +52,7 @@ def _wanted(drain: Drain, mapping: Mapping) -> Rows:
 
 
 def _mirrored(target: psycopg.Connection[Row], mapping: Mapping) -> Rows:
-    """Return the target's rows that have not expired."""
+    """Return the target's rows that have not expired, without bare keys that are retained."""
     names = [column.name for column in mapping.columns]
     query = sql.SQL("select {} from {} as m where {}").format(
         sql.SQL(", ").join(sql.SQL("m.{}::text").format(sql.Identifier(n)) for n in names),
@@ -62,4 +62,8 @@ def _mirrored(target: psycopg.Connection[Row], mapping: Mapping) -> Rows:
         else sql.SQL("coalesce(m.{} > now(), true)").format(sql.Identifier(mapping.expires)),
     )
     places = [names.index(name) for name in mapping.key]
-    return {tuple(row[p] for p in places): row for row in target.execute(query).fetchall()}
+    rows = target.execute(query).fetchall()
+    if mapping.on_delete == "retain":
+        data = [names.index(column.name) for column in mapping.data_columns]
+        rows = [row for row in rows if not data or any(row[p] is not None for p in data)]
+    return {tuple(row[p] for p in places): row for row in rows}
