@@ -83,12 +83,14 @@ demo: $(DEMO) ## Play the example's story on real servers.
 dev: $(DEMO) ## Run the same servers until Ctrl-C.
 	$(BIN)/mirror dev
 
+# In the order of the folders: the long files are in the first, and the last ones end together.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
 test: $(INSTALLED) $(NODE) ## Run every test, except those of test-long, test-setup and chaos.
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --ignore $(SETUP) \
-	  --ignore tests/chaos
+	$(BIN)/pytest $(PARALLEL) --ignore $(SETUP) --ignore tests/chaos
 
 test-long: $(INSTALLED) $(NODE) ## Run the longer searches and matrices of which `test` runs a part.
-	$(BIN)/pytest -m long --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest -m long $(PARALLEL)
 	$(BIN)/pytest --hypothesis-profile long tests/unit/test_logs.py tests/unit/test_urls.py
 
 test-setup: $(INSTALLED) ## Install the lock into empty environments with the oldest and the newest pip.
