@@ -1,5 +1,10 @@
 """Fixtures, split by concern."""
 
+from hypothesis import settings
+
+# For `make test-long`.
+settings.register_profile("long", max_examples=1000, deadline=None)
+
 pytest_plugins = [
     "mirror.testing",
     "tests.support.servers",

@@ -416,7 +416,10 @@ update mirror.state set listened_until = now() + {} * interval '1 second' where 
 -- ==== An operator gives an order ================================================================
 
 -- read_set_apart --
-select id, mapping, reference, key, error from mirror.retries where id = any(%s) order by id
+select id, mapping, reference, key, error
+from mirror.retries
+where %s::bigint[] is null or id = any(%s)
+order by id
 
 -- retry_buried --
 update mirror.retries

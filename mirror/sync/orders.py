@@ -27,15 +27,15 @@ def discard(queue: Queue, ids: list[int]) -> None:
     queue.notes.execute(statement("delete_retries"), {"ids": ids})
 
 
-def set_apart(queue: Queue, ids: list[int]) -> list[tuple[int, str, str]]:
-    """Return id, name and error of those of these events that are set apart.
+def set_apart(queue: Queue, ids: list[int] | None) -> list[tuple[int, str, str]]:
+    """Return id, name and error of those of these events (None: of all) that are set apart.
 
     The name is the mapping with the key, or with the reference and its value.
     """
     return [
         (id_, f"{mapping} {reference or ''}({', '.join(map(str, key))})", error)
         for id_, mapping, reference, key, error in queue.notes.execute(
-            statement("read_set_apart"), [ids]
+            statement("read_set_apart"), [ids, ids]
         )
     ]
 

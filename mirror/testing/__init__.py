@@ -5,7 +5,7 @@ a fixture `mirror_model` that returns a `Model`. Then each test that asks for th
 has a primary and a target of its own, migrated, and a drain between them. docs/testing.md has a
 whole example. It needs `permission-mirror[testing]`.
 
-    acting, model, table  ->  sandbox  ->  fixtures
+    acting, model  ->  differences, table  ->  sandbox  ->  sandboxes  ->  fixtures
 
 PYTEST_DONT_REWRITE: pytest reads this word here. It would warn that a `conftest.py` has imported
 this module before it could rewrite its assert statements, of which there are none.
@@ -13,7 +13,8 @@ this module before it could rewrite its assert statements, of which there are no
 
 from mirror.testing.acting import DENIED, Actor, Result
 from mirror.testing.model import Model
-from mirror.testing.sandbox import Sandbox, Sandboxes
+from mirror.testing.sandbox import Sandbox
+from mirror.testing.sandboxes import Sandboxes
 
 __all__ = ["DENIED", "Actor", "Model", "Result", "Sandbox", "Sandboxes"]
 

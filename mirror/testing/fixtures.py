@@ -7,7 +7,8 @@ import pytest
 from mirror import hooks
 from mirror.devstack import DevStack, PostgresCluster
 from mirror.testing.model import Model
-from mirror.testing.sandbox import Sandbox, Sandboxes
+from mirror.testing.sandbox import Sandbox
+from mirror.testing.sandboxes import Sandboxes
 
 
 @pytest.fixture(scope="session")

@@ -1,28 +1,24 @@
 """Sandbox: a primary and a target of one test, with a drain between them."""
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 
 import psycopg
-from psycopg import sql
 from sqlalchemy import Engine, NullPool, create_engine
 from sqlalchemy.orm import Session
 
 from mirror.access.questions import access_questions
-from mirror.devstack import PostgresCluster, prepare_database, prepare_services
-from mirror.devstack.supabase import OWNER
 from mirror.diagnostics.explain import Explanation, explain_resource, question_about
 from mirror.errors import MirrorError
-from mirror.model.keys import Key
-from mirror.model.mapping import Mapping as Declaration
 from mirror.model.registry import Registry
 from mirror.settings import load_settings
+from mirror.sync import orders
 from mirror.sync.drain import Drain
 from mirror.sync.wiring import build_drain
 from mirror.testing.acting import Actor, Result, Row, User
-from mirror.testing.model import Model, sqlalchemy_url
+from mirror.testing.differences import differing_rows
+from mirror.testing.model import sqlalchemy_url
 from mirror.testing.table import AccessTable
 
 _SHOWN = 5
@@ -95,17 +91,15 @@ class Sandbox:
         """
         __tracebackhide__ = True
         self.drain.run()
-        failed = self.primary.execute(
-            "select mapping, key, error from mirror.retries order by id"
-        ).fetchall()
+        failed = orders.set_apart(self.drain.queue, None)
         if failed:
             raise AssertionError(
                 "\n".join(
                     [f"{len(failed)} event(s) cannot be mirrored:"]
-                    + [f"  {name} {','.join(key)}: {error}" for name, key, error in failed[:_SHOWN]]
+                    + [f"  {name}: {error}" for _, name, error in failed[:_SHOWN]]
                 )
             )
-        differences = [line for mapping in self.registry for line in self._differences(mapping)]
+        differences = differing_rows(self.drain, self.target)
         if differences:
             raise AssertionError(
                 "\n".join(
@@ -117,11 +111,7 @@ class Sandbox:
 
     def resync(self) -> None:
         """Record all rows as changed and mirror them, for rows that no event announced."""
-        for mapping in self.registry:
-            self.primary.execute(
-                "insert into mirror.outbox (mapping, reference, key) values (%s, '*', '{}')",
-                [mapping.name],
-            )
+        orders.resync(self.drain.queue, self.registry, [])
         self.mirror()
 
     def sign_up(self, *users: User) -> None:
@@ -222,84 +212,3 @@ class Sandbox:
             lines.append(f"explain {noun}: {says}")
             lines += [] if step is None or step.remedy is None else [f"  {step.remedy}"]
         return lines
-
-    # Both sides
-
-    def _differences(self, mapping: Declaration) -> list[str]:
-        wanted, mirrored = self._wanted(mapping), self._mirrored(mapping)
-        lines = []
-        for key in sorted({*wanted, *mirrored}):
-            ours, theirs = wanted.get(key), mirrored.get(key)
-            if ours != theirs:
-                says = "differs" if ours and theirs else "is missing" if ours else "is too much"
-                lines.append(f"{mapping.name} {','.join(key)} {says}")
-        more = [f"and {len(lines) - _SHOWN} more of {mapping.name}"] if lines[_SHOWN:] else []
-        return lines[:_SHOWN] + more
-
-    def _wanted(self, mapping: Declaration) -> dict[Key, Sequence[str | None]]:
-        """Return the rows of a mapping's query whose parents exist, in texts."""
-        rows = self._primary_rows(mapping)
-        names = [column.name for column in mapping.columns]
-        for parent in mapping.parents:
-            known = {key for (key,) in self._wanted(self.registry[parent.mapping])}
-            place = names.index(parent.column)
-            rows = {k: row for k, row in rows.items() if row[place] is None or row[place] in known}
-        return rows
-
-    def _primary_rows(self, mapping: Declaration) -> dict[Key, Sequence[str | None]]:
-        with self.drain.source.snapshot() as snapshot:
-            rows = snapshot.rows_in_scope(mapping, "*", (), limit=1_000_000)
-        return {key: row[: len(mapping.columns)] for key, row in rows.items()}
-
-    def _mirrored(self, mapping: Declaration) -> dict[Key, Sequence[str | None]]:
-        """Return the target's rows that have not expired, in texts."""
-        names = [column.name for column in mapping.columns]
-        query = sql.SQL("select {} from {} as m where {}").format(
-            sql.SQL(", ").join(sql.SQL("m.{}::text").format(sql.Identifier(n)) for n in names),
-            sql.Identifier(mapping.schema, mapping.table),
-            sql.SQL("true")
-            if mapping.expires is None
-            else sql.SQL("coalesce(m.{} > now(), true)").format(sql.Identifier(mapping.expires)),
-        )
-        places = [names.index(name) for name in mapping.key]
-        return {tuple(row[p] for p in places): row for row in self.target.execute(query).fetchall()}
-
-
-class Sandboxes:
-    """Makes sandboxes on two servers: copies of databases that it sets up once for each model."""
-
-    def __init__(self, primary: PostgresCluster, target: PostgresCluster) -> None:
-        self._primary = primary
-        self._target = target
-        self._templates: dict[int, tuple[Model, str]] = {}
-        self._numbers = itertools.count(1)
-
-    @contextmanager
-    def open(self, model: Model) -> Iterator[Sandbox]:
-        """Yield a sandbox with a model; its databases are dropped at the end."""
-        template = self._template(model)
-        name = f"sandbox_{next(self._numbers)}"
-        self._primary.create_database(name, template=template)
-        self._target.create_database(name, template=template, owner=OWNER)
-        sandbox = Sandbox(
-            model.registry, self._primary.url(name), self._target.url(name, user=OWNER)
-        )
-        try:
-            yield sandbox
-        finally:
-            sandbox.close()
-            self._primary.drop_database(name)
-            self._target.drop_database(name)
-
-    def _template(self, model: Model) -> str:
-        """Return the name of the two databases in which a model is installed."""
-        # The model is kept, so that no other one gets its id.
-        if id(model) not in self._templates:
-            name = f"template_{model.registry.name}_{len(self._templates)}"
-            self._primary.create_database(name)
-            self._target.create_database(name)
-            prepare_database(self._target, name)
-            prepare_services(self._target, name)
-            model.install(self._primary.url(name), self._target.url(name, user=OWNER))
-            self._templates[id(model)] = model, name
-        return self._templates[id(model)][1]

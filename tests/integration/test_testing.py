@@ -10,10 +10,9 @@ import psycopg
 import pytest
 from sqlalchemy.orm import Session
 
-from examples.trip_chat.models import Base, Membership, Role, Status, Trip, User
-from mappings.trips import registry
+from examples.trip_chat.models import Membership, Role, Status, Trip, User
 from mirror.testing import DENIED, Actor, Model, Sandbox, Sandboxes
-from tests.support.databases import SCHEMA
+from tests.support.shared_pair import TRIPS
 
 ROOT = Path(__file__).parents[2]
 MODELS = """
@@ -97,7 +96,7 @@ def test_the_example_of_the_page_runs_as_a_user_has_it(tmp_path: Path) -> None:
 @pytest.fixture(scope="session")
 def mirror_model() -> Model:
     """The trips, whose changes a test records by hand."""
-    return Model(registry, primary=Base.metadata.create_all, target=SCHEMA)
+    return TRIPS
 
 
 OLGA, MIA, NORA = (uuid4() for _ in range(3))
@@ -222,7 +221,7 @@ def test_a_change_without_an_event_fails_with_the_key(sandbox: Sandbox, trip: UU
         )
     message = failure(sandbox.mirror)
     assert message.startswith("1 event(s) cannot be mirrored:\n")
-    assert f"users {NORA}:" in message
+    assert f"users ({NORA}): " in message
 
 
 def test_each_sandbox_is_empty_and_one_model_is_installed_once(

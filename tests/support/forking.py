@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import pkgutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -96,16 +97,11 @@ def _serve() -> None:
 
 def _become(environment: Mapping[str, str], out: str, err: str) -> None:
     """Take an environment, and files for output, in place of the server's."""
-    for number, (path, flags) in enumerate(
-        [
-            (os.devnull, os.O_RDONLY),
-            (out, os.O_CREAT | os.O_WRONLY),
-            (err, os.O_CREAT | os.O_WRONLY),
-        ]
-    ):
-        file = os.open(path, flags)
+    for number, path in enumerate((os.devnull, out, err)):
+        file = os.open(path, os.O_RDWR | os.O_CREAT)
         os.dup2(file, number)
         os.close(file)
+    signal.alarm(_SECONDS)
     os.environ.clear()
     os.environ.update(environment)
 

@@ -8,17 +8,15 @@ from typing import Any
 import pytest
 from sqlalchemy.orm import Session
 
-from examples.trip_chat.models import Membership
+from examples.trip_chat.models import Base, Membership
 from mappings.trips import registry
 from mirror import hooks
 from mirror.capture.doorbell import Doorbell, DoorbellSettings
-from mirror.devstack import PostgresCluster
 from mirror.model.keys import Key
-from mirror.settings import load_settings
 from mirror.sync.drain import Drain
-from mirror.sync.wiring import build_drain
+from mirror.testing import Model, Sandboxes
 from tests.support import factories
-from tests.support.databases import TestDatabase
+from tests.support.databases import SCHEMA, TestDatabase
 
 WHERE = "where (trip_id, user_id) = (%s, %s)"
 
@@ -28,6 +26,7 @@ def key(member: Membership) -> Key:
     return str(member.trip_id), str(member.user_id)
 
 
+TRIPS = Model(registry, primary=Base.metadata.create_all, target=SCHEMA)
 RECORDER = hooks.Hooks(registry, Doorbell(DoorbellSettings(mode="off")))
 
 
@@ -78,29 +77,17 @@ class SharedPair:
 
 
 @pytest.fixture(scope="module")
-def world(
-    primary_cluster: PostgresCluster,
-    primary_template: str,
-    target_cluster: PostgresCluster,
-    target_template: str,
-) -> Iterator[SharedPair]:
+def world(sandboxes: Sandboxes) -> Iterator[SharedPair]:
     """The trips model, with everything mirrored."""
-    primary_cluster.create_database("primary_world", template=primary_template)
-    target_cluster.create_database("target_world", template=target_template, owner="postgres")
-    primary = TestDatabase(primary_cluster.url("primary_world"))
-    target = TestDatabase(target_cluster.url("target_world", user="postgres"))
-    settings = load_settings(primary_database_url=primary.url, supabase_db_url=target.url)
-    drain = build_drain(settings, registry)
-    engine = primary.engine()
-    with Session(engine, expire_on_commit=False) as session:
+    with (
+        sandboxes.open(TRIPS) as sandbox,
+        Session(sandbox.engine, expire_on_commit=False) as session,
+    ):
         for factory in (
             factories.UserFactory,
             factories.TripFactory,
             factories.MembershipFactory,
         ):
             factory._meta.sqlalchemy_session = session
-        yield SharedPair(primary, target, session, drain)
-    drain.close()
-    engine.dispose()
-    primary_cluster.drop_database("primary_world")
-    target_cluster.drop_database("target_world")
+        primary, target = TestDatabase(sandbox.primary_url), TestDatabase(sandbox.target_url)
+        yield SharedPair(primary, target, session, sandbox.drain)

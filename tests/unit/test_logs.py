@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import structlog
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mirror.errors.redaction import one_line, redact
@@ -171,6 +171,7 @@ def test_a_text_of_a_megabyte_is_shortened(logged: Callable[[], str]) -> None:
     assert_printable(written)
 
 
+@settings(max_examples=settings().max_examples // 4)
 @given(st.text(), st.text(max_size=5))
 def test_a_text_that_can_be_printed_is_not_changed(text: str, end: str) -> None:
     """Names in any script stay readable; only the characters without a picture are escaped."""

@@ -1,13 +1,13 @@
 """Migrations as text: their checksums, how they are split, which files the Supabase CLI gets."""
 
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from subprocess import run
 
 import pytest
+from typer.testing import CliRunner
 
 from mappings.trips import registry
+from mirror.cli.main import app
 from mirror.errors import MappingError
 from mirror.schema.cli_files import write_files
 from mirror.schema.migrate import Migration, directory, migrations
@@ -54,13 +54,7 @@ def test_the_golden_files_are_what_the_declarations_print() -> None:
 
 def test_the_command_that_refreshes_the_model_prints_the_model() -> None:
     """`make model` runs it."""
-    printed = run(
-        [Path(sys.executable).parent / "mirror", "ddl", "supabase"],
-        cwd=directory().parent,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    printed = CliRunner().invoke(app, ["ddl", "supabase"])
     assert printed.stdout == migrations("supabase", registry)[-1].sql
 
 

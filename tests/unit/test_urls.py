@@ -40,10 +40,13 @@ odd = [
 
 
 def with_examples(function: Callable[..., None]) -> Callable[..., None]:
-    """Let a property also hold for the forms that dashboards and generators really produce."""
+    """Let a property also hold for the forms that dashboards and generators really produce.
+
+    A twentieth of the profile's examples: each takes long. `make test-long` has more.
+    """
     for one in odd:
         function = one(function)
-    return settings(max_examples=20, deadline=None)(function)
+    return settings(max_examples=settings().max_examples // 20, deadline=None)(function)
 
 
 def assert_hidden(text: str) -> None:
