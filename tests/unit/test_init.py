@@ -109,6 +109,36 @@ def test_a_deleted_user_passes_no_membership_on_to_a_new_account(init: Init) -> 
     assert "users.deleted_at IS NULL" in written_registry()["board_members"].sql
 
 
+def test_an_invitation_without_a_user_is_left_out(init: Init) -> None:
+    """NULL can be part of no key."""
+    member = """
+class Membership(Base):
+    __tablename__ = "board_members"
+    __table_args__ = (UniqueConstraint("board_id", "user_id"),)
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    board_id: Mapped[int] = mapped_column(ForeignKey("boards.id"))
+    user_id: Mapped[UUID | None]
+"""
+    init("--users", "none", models=HEADER + member + ROLE)
+    assert "board_members.user_id IS NOT NULL" in written_registry()["board_members"].sql
+    init(
+        "--force",
+        models=HEADER
+        + member.replace("UUID | None]", 'int | None] = mapped_column(ForeignKey("users.id"))')
+        + ROLE,
+    )
+    assert "user_id IS NOT NULL" not in written_registry()["board_members"].sql
+
+
+def test_foreign_keys_are_followed_within_the_schema_of_the_models(init: Init) -> None:
+    """Their text has no schema, if all models have the same."""
+    models = (HEADER + MEMBER + ROLE).replace("    pass", "    metadata = MetaData(schema='app')")
+    init(models=models.replace("import String", "import MetaData, String"))
+    members = written_registry()["board_members"]
+    assert members.references[0].table == "app.users"
+    assert [parent.mapping for parent in members.parents] == ["boards", "users"]
+
+
 @pytest.mark.parametrize(
     ("index", "key"),
     [

@@ -9,8 +9,8 @@ from mirror.cli.init.words import snake
 
 # Names of columns that may decide access.
 _DECIDING: Final = re.compile(
-    r"status|state$|active|archiv|block|ban|suspend|verif|confirm|approv|accept|visib|public|private"
-    r"|expire|until|lock|role|permission|revoke|left_|frozen|disabled|enabled"
+    r"status|state$|active|archive|block|ban|suspend|verif|confirm|approv|accept|visib|public|private"
+    r"|expire|until|lock|role|permission|revoke|left_|frozen|disabled|enabled|admin"
 )
 
 

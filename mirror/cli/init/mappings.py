@@ -153,6 +153,11 @@ class Mappings:
             declared.more.append(Group("active={", [active], "}"))
         if members.expires is not None:
             self._add_expiry(declared, members.expires)
+        # An invitation may name no user yet. A join leaves it out by itself.
+        joined = model.users is not None and model.users.translated
+        for column in (members.resource, members.user):
+            if column.nullable and not (joined and column is members.user):
+                declared.where.append(call(f"{names.column(column)}.is_not", "None"))
         declared.where += self._conditions(members.table)
         declared.parents.append(call("Parent", quoted(mapping_name(model.resource)), quoted(on)))
         if model.users is not None:

@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy import inspect as mapper_of
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.exc import SAWarning, SQLAlchemyError
+from sqlalchemy.exc import NoReferenceError, SAWarning, SQLAlchemyError
 from sqlalchemy.orm import Mapper, configure_mappers, registry
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
@@ -156,9 +156,12 @@ def target_of(column: Column[Any], tables: Tables) -> tuple[str, str] | None:
     A table that was not found counts as none.
     """
     for key in column.foreign_keys:
-        table, _, name = key.target_fullname.rpartition(".")
-        if table in tables.by_name and name in tables.by_name[table].c:
-            return table, name
+        try:
+            target = key.column
+        except NoReferenceError:
+            continue
+        if target.table.key in tables.by_name:
+            return target.table.key, target.name
     return None
 
 
