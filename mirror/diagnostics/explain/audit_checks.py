@@ -11,8 +11,8 @@ from typing import Final
 
 from mirror.access import Guard
 from mirror.access.questions import AccessQuestion
-from mirror.access.rules import VERBS, Others, Own, Readers
-from mirror.diagnostics.explain.declared_rules import guard_allows
+from mirror.access.rules import VERBS, Readers
+from mirror.diagnostics.explain.declared_rules import guard_allows, has_owners
 from mirror.model.registry import Registry
 from mirror.sync.targets.asking import AskHelper, AskRows, AskStatement
 
@@ -45,14 +45,14 @@ class StatementCheck:
     @property
     def by(self) -> str:
         """Its name in reports."""
-        whose = "own " if self.own else "another's " if _has_owners(self.guard) else ""
+        whose = "own " if self.own else "another's " if has_owners(self.guard) else ""
         what = "row" if self.ended is None else f"row past {self.ended}"
         return f"{VERBS[self.verb]} in {self.guard.table}, {whose}{what}"
 
     def ask(self, user: str, resource: str) -> AskStatement:
         """Return the question; the statement is not run."""
         row = {self.guard.on: resource}
-        if _has_owners(self.guard):
+        if has_owners(self.guard):
             row[self.guard.owner] = user if self.own else _NOBODY
         if self.ended is not None:
             row[self.ended] = _PAST
@@ -93,7 +93,7 @@ def statement_checks(registry: Registry, question: AccessQuestion) -> Iterator[S
     for guard in _guards(registry, question):
         if guard.through is not None:
             continue
-        for own in (True, False) if _has_owners(guard) else (False,):
+        for own in (True, False) if has_owners(guard) else (False,):
             for verb in guard.verbs:
                 ends = [] if verb == "insert" else [guard.expires, guard.deleted]
                 for ended in (None, *filter(None, ends)):
@@ -109,12 +109,6 @@ def _guards(registry: Registry, question: AccessQuestion) -> Iterator[Guard]:
                 root = parent
             if root.via == question.via:
                 yield guard
-
-
-def _has_owners(guard: Guard) -> bool:
-    return guard.deleted is not None or any(
-        isinstance(rule, Own | Others) for allow in guard.verbs.values() for rule in allow.rules
-    )
 
 
 def _level_to_read(registry: Registry, question: AccessQuestion, guard: Guard) -> str | None:

@@ -5,10 +5,10 @@ Whether these rows are right is the subject of the earlier steps.
 
 from collections.abc import Collection, Sequence
 
-from mirror.access import Guard, Own
+from mirror.access import Guard
 from mirror.access.questions import AccessQuestion, HeldLevels
 from mirror.access.rules import VERBS
-from mirror.diagnostics.explain.declared_rules import guard_allows
+from mirror.diagnostics.explain.declared_rules import guard_allows, has_owners
 from mirror.diagnostics.explain.explanation import Step, StepStatus
 from mirror.diagnostics.explain.freshness import needed_for_statement
 from mirror.model.keys import Key
@@ -85,10 +85,9 @@ def _select(mapping: Mapping, key: Key) -> AskStatement:
 def _sample_row(guard: Guard, user: str, resource: str) -> dict[str, str]:
     """Return the values of a row of the guarded table that belongs to the resource, for a trial.
 
-    It is the user's own row if a rule of the guard depends on the owner.
+    It is the user's own row if the guard's rules depend on the owner.
     """
-    owned = any(isinstance(rule, Own) for verb in guard.verbs.values() for rule in verb.rules)
-    return {guard.on: resource} | ({guard.owner: user} if owned else {})
+    return {guard.on: resource} | ({guard.owner: user} if has_owners(guard) else {})
 
 
 def _helpers_step(

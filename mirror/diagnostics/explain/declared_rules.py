@@ -28,6 +28,13 @@ def guard_allows(guard: Guard, verb: str, levels: Collection[str], *, own: bool)
     return False if False in found else None if None in found else True
 
 
+def has_owners(guard: Guard) -> bool:
+    """Return whether a guard's rules depend on the owner of a row."""
+    return guard.deleted is not None or any(
+        isinstance(rule, Own | Others) for allow in guard.verbs.values() for rule in allow.rules
+    )
+
+
 def _rule_allows(rule: Rule, levels: Collection[str], *, own: bool) -> bool | None:
     if isinstance(rule, str):
         return rule in levels

@@ -163,13 +163,13 @@ class _Page:
         read = mappings_read(registry, " ".join(one.call("") for one in question.helpers))
         needed = must_be_fresh(registry, declared.stale, read)
         steps: list[Step] = []
+        stale = False
         if needed:
             trace = self._drain.target.trace(self._user, [])
-            stale = stale_mappings(registry, trace, needed)
-            levels = set() if stale else levels
+            stale = bool(stale_mappings(registry, trace, needed))
             denied = not self._passes(results)
             steps += filter(None, [freshness_step(registry, trace, needed, denied=denied)])
-        steps.append(self._decision(results, levels, own=own))
+        steps.append(self._decision(results, levels, own=own, stale=stale))
         page = Explanation(self._title, None, self._passes(results), tuple(steps))
         return after_resource(
             self._drain, page, question, self._user, resource, show_values=show_values
@@ -186,15 +186,16 @@ class _Page:
         return None
 
     def _decision(
-        self, results: Sequence[AskResult], levels: Collection[str], *, own: bool
+        self, results: Sequence[AskResult], levels: Collection[str], *, own: bool, stale: bool
     ) -> Step:
-        """Return the step that compares the policies with the rules."""
+        """Return the step that compares the policies with the rules; `stale` rows allow nothing."""
         for one, result in zip(self._tries, results, strict=True):
             expected = rules_allow(one.rules, levels, own=own)
             if self._also is not None and expected:
                 expected = rules_allow(self._also, levels, own=own)
+            expected = False if stale else expected
             if one.rules or result.passes(one.ask.verb):
-                broken = broken_step(self._what, one.ask.verb, result)
+                broken = broken_step(_table(one), one.ask.verb, result)
                 if broken is not None:
                     return broken
             if expected is not None and result.passes(one.ask.verb) != expected:
@@ -208,7 +209,7 @@ class _Page:
         )
 
     def _contradiction(self, one: _Try, result: AskResult, *, expected: bool) -> Step:
-        broken = broken_step(self._what, one.ask.verb, result)
+        broken = broken_step(_table(one), one.ask.verb, result)
         if broken is not None:
             return broken
         policies, declarations = ("refuse", "allow") if expected else ("allow", "refuse")
@@ -230,3 +231,7 @@ class _Page:
             + (f", by {by}" if (by := deciding_policies(result, one.ask.verb)) else "")
             for one, result in zip(self._tries, results, strict=True)
         )
+
+
+def _table(one: _Try) -> str:
+    return f"{one.ask.schema}.{one.ask.table}"
