@@ -12,7 +12,7 @@ from mirror.sync.drain import Drain
 from mirror.sync.snapshot import Source
 from tests.faults.tools import record
 from tests.support.databases import TestDatabase
-from tests.support.factories import MembershipFactory
+from tests.support.factories import MembershipFactory, UserFactory
 from tests.support.rest import both_transports
 
 pytestmark = both_transports
@@ -146,9 +146,9 @@ def test_a_mapping_that_cannot_be_written_waits_alone(
 ) -> None:
     """Its events are set apart, never given up, and mirrored when the fault is mended."""
     fault_made, mended = UNWRITABLE[fault]
-    other = MembershipFactory.create()
-    MembershipFactory._meta.sqlalchemy_session.commit()
-    record(primary, "users", other.user_id, lane=1)
+    other = UserFactory.create()
+    UserFactory._meta.sqlalchemy_session.commit()
+    record(primary, "users", other.id, lane=1)
     drain.run()
     target.query(fault_made)
     primary.query("update users set username = 'new'")
