@@ -310,7 +310,7 @@ def test_a_parent_of_too_many_children_is_withdrawn_page_by_page(
     session: Session,
     batch_size: int,
 ) -> None:
-    """A trigger of the target makes each row slow: all together exceed the time limit, or a page."""
+    """A trigger of the target makes each row slow: all exceed the time limit, or even a page."""
     trip = MembershipFactory.create().trip_id
     for _ in range(119):
         MembershipFactory.create(trip_id=trip)
