@@ -88,8 +88,14 @@ class _Withdrawal:
             answer = self.target.apply(self.stamp, [Section(mapping, deleted=keys)])[mapping.name]
             large = answer.large
         except TooSlow:
-            if not self.registry.children(mapping) or len(keys) == 1:
+            if len(keys) == 1:
                 raise
+            if not self.registry.children(mapping):
+                # Triggers of the guards, or of a user, make each row slow.
+                self.queue.keep_alive()
+                middle = len(keys) // 2
+                halves = keys[:middle], keys[middle:]
+                return all(self._withdraw_page(mapping, half) for half in halves)
             large = keys
         # These have too many children of their own.
         return all(not self.close(mapping, key) or self.withdraw(mapping, key) for key in large)

@@ -12,7 +12,7 @@ from mirror.sync.drain import Drain
 from mirror.sync.snapshot import Source
 from tests.faults.tools import record
 from tests.support.databases import TestDatabase
-from tests.support.factories import MembershipFactory
+from tests.support.factories import MembershipFactory, UserFactory
 from tests.support.rest import both_transports
 
 pytestmark = both_transports
@@ -146,9 +146,9 @@ def test_a_mapping_that_cannot_be_written_waits_alone(
 ) -> None:
     """Its events are set apart, never given up, and mirrored when the fault is mended."""
     fault_made, mended = UNWRITABLE[fault]
-    other = MembershipFactory.create()
-    MembershipFactory._meta.sqlalchemy_session.commit()
-    record(primary, "users", other.user_id, lane=1)
+    other = UserFactory.create()
+    UserFactory._meta.sqlalchemy_session.commit()
+    record(primary, "users", other.id, lane=1)
     drain.run()
     target.query(fault_made)
     primary.query("update users set username = 'new'")
@@ -302,17 +302,22 @@ def test_rows_that_row_level_security_hides_are_not_deleted(
     assert (mapping, "row-level security" in error) == ("trip_memberships", True)
 
 
+@pytest.mark.parametrize("batch_size", [20, 120])
 def test_a_parent_of_too_many_children_is_withdrawn_page_by_page(
-    primary: TestDatabase, target: TestDatabase, make_drain: Callable[..., Drain], session: Session
+    primary: TestDatabase,
+    target: TestDatabase,
+    make_drain: Callable[..., Drain],
+    session: Session,
+    batch_size: int,
 ) -> None:
-    """A trigger of the target makes each row slow: all of them together exceed the time limit."""
+    """A trigger of the target makes each row slow: all exceed the time limit, or even a page."""
     trip = MembershipFactory.create().trip_id
     for _ in range(119):
         MembershipFactory.create(trip_id=trip)
     session.commit()
     record(primary, "trips", trip, lane=1)
     record(primary, "trip_memberships", trip, reference="trip_id", lane=1)
-    drain = make_drain(statement_seconds=1.0, batch_size=20)
+    drain = make_drain(statement_seconds=1.0, batch_size=batch_size)
     drain.run()
     assert members(target) == 120
     target.query(

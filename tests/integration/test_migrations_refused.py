@@ -143,7 +143,7 @@ def test_a_column_whose_values_cannot_be_compared_is_refused_by_name(
         table="users",
         key=("id",),
         columns=(Column("id", "bigint"), Column("odd", kind)),
-        query=select(column("id"), column("odd")).select_from(table("users")),
+        query=select(table("users", column("id"), column("odd"))),
     )
     refusal = f"column odd of mapping users is {re.escape(kind)}, whose values"
     with pytest.raises(NotMigrated, match=refusal), project.migrating() as connection:
