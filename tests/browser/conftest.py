@@ -83,7 +83,7 @@ def check_access() -> CheckAccess:
     return check
 
 
-def picture(page: Page, name: str) -> None:
-    """Keep a picture of the whole page."""
+def picture(page: Page, name: str, *, whole: bool = True) -> None:
+    """Keep a picture of the whole page, or of the part that is visible at first."""
     PICTURES.mkdir(exist_ok=True)
-    page.screenshot(path=PICTURES / f"{name}.png", full_page=True)
+    page.screenshot(path=PICTURES / f"{name}.png", full_page=whole)

@@ -89,6 +89,8 @@ def test_each_view_can_be_read_by_everyone(
     }
     desk = open_page(url, color_scheme=scheme, viewport={"width": 1100, "height": 800})
     phone = open_page(url, color_scheme=scheme, **PHONE)
+    # The picture in the README; copy it to docs/page.png after a change.
+    picture(desk, f"page-{scheme}", whole=False)
     for name, address in views.items():
         for device, page in (("desk", desk), ("phone", phone)):
             page.goto(address)
