@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mappings.trips import registry
-from mirror.cli.main import app
+from mirror.cli.app import app
 from mirror.errors import MappingError
 from mirror.schema.cli_files import write_files
 from mirror.schema.migrate import Migration, directory, migrations
