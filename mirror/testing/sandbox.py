@@ -66,7 +66,8 @@ class Sandbox:
         return self._connect(self.target_url, autocommit=False)
 
     def _connect(self, url: str, *, autocommit: bool = True) -> psycopg.Connection[Row]:
-        connection = psycopg.connect(url, autocommit=autocommit)
+        # A test may change tables between two runs of a statement.
+        connection = psycopg.connect(url, autocommit=autocommit, prepare_threshold=None)
         self._cleanup.callback(connection.close)
         return connection
 

@@ -202,10 +202,11 @@ def counters(database: TestDatabase) -> list[Any]:
 def settle(*databases: TestDatabase) -> None:
     """End the idle sessions, because a session reports its last writes when it ends."""
     for database in databases:
-        database.query(
-            "select pg_terminate_backend(pid) from pg_stat_activity"
-            " where datname = current_database() and pid <> pg_backend_pid()"
-        )
+        with database.connect() as connection:
+            connection.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity"
+                " where datname = current_database() and pid <> pg_backend_pid()"
+            )
 
 
 def test_a_dry_run_changes_nothing(
