@@ -130,6 +130,29 @@ class Membership(Base):
     assert "user_id IS NOT NULL" not in written_registry()["board_members"].sql
 
 
+def test_a_module_of_models_may_have_the_name_of_a_table(init: Init, tmp_path: Path) -> None:
+    """The import gets another name then."""
+    (tmp_path / "boards.py").write_text(HEADER + MEMBER + ROLE)
+    init("--models", "boards")
+    assert "import boards as boards_models" in written_text()
+    assert "boards" in written_registry()
+
+
+def test_models_of_several_modules_are_imported_from_each(init: Init, tmp_path: Path) -> None:
+    """One statement for all modules of a package."""
+    (tmp_path / "shop").mkdir()
+    base, members = HEADER + MEMBER + ROLE, MEMBER + ROLE
+    (tmp_path / "shop" / "base.py").write_text(base.replace(members, ""))
+    (tmp_path / "shop" / "member.py").write_text(f"from shop.base import *\n{members}")
+    (tmp_path / "shop" / "__init__.py").write_text(
+        "from shop import base, member\nBase = base.Base"
+    )
+    init("--models", "shop")
+    assert "from shop import base, member\n" in written_text()
+    assert "member.Membership.board_id" in written_text()
+    written_registry()
+
+
 def test_foreign_keys_are_followed_within_the_schema_of_the_models(init: Init) -> None:
     """Their text has no schema, if all models have the same."""
     models = (HEADER + MEMBER + ROLE).replace("    pass", "    metadata = MetaData(schema='app')")

@@ -28,23 +28,24 @@ def template(name: str, **values: str) -> str:
 
 def module_text(model: Model, tables: Tables) -> str:
     """Return the Python text of the mappings module."""
-    names = Names(tables)
+    declared = [variable(mapping_name(table)) for table in model.tables]
+    names = Names(tables, declared + ([variable(model.guard.table)] if model.guard else []))
     mappings = Mappings(model, names)
-    parts: list[str] = []
-    declared = []
+    declarations = []
     if model.users is not None:
-        declared.append(_commented("users", mappings.users(model.users)))
-    declared.append(_commented("resource", mappings.resource()))
+        declarations.append(_commented("users", mappings.users(model.users)))
+    declarations.append(_commented("resource", mappings.resource()))
     if model.members is not None:
-        declared.append(_commented("members", mappings.members(model.members)))
+        declarations.append(_commented("members", mappings.members(model.members)))
     if model.guard is not None:
-        declared.append(_guard(model, model.guard))
-    declared.append(_registry(model))
-    parts += [text for text in (names.definitions(),) if text]
+        declarations.append(_guard(model, model.guard))
     auth_ids = mappings.auth_ids()
-    if auth_ids:
-        parts.append(_commented("auth_id", auth_ids))
-    parts += declared
+    parts = [
+        *filter(None, [names.definitions()]),
+        *([_commented("auth_id", auth_ids)] if auth_ids else []),
+        *declarations,
+        _registry(model),
+    ]
     text = "\n\n".join(parts)
     return template(
         "module.txt",

@@ -4,7 +4,8 @@ A table with a mapped class is used by that class, any other by a small `table(â
 """
 
 import keyword
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from sqlalchemy import Table
@@ -35,8 +36,10 @@ _TAKEN: Final = frozenset(
 class Names:
     """The names of tables and columns, and the statements that define them."""
 
-    def __init__(self, tables: Tables) -> None:
+    def __init__(self, tables: Tables, declared: Collection[str] = ()) -> None:
+        """`declared` are the names that the module gives to its declarations."""
         self._tables = tables
+        self._declared = declared
         self._core: dict[str, dict[str, AnyColumn]] = {}
         self._modules: dict[str, str] = {}
         self._aliases: list[str] = []
@@ -95,7 +98,7 @@ class Names:
         lines = [_from("mirror", declarations), _from("sqlalchemy", names)]
         if any("aliased(" in alias for alias in self._aliases):
             lines.append(_from("sqlalchemy.orm", ["aliased"]))
-        own = [_import(module, name) for module, name in sorted(self._modules.items())]
+        own = _imports_of_models(self._modules)
         return "\n".join([*lines, *([""] if own else []), *own])
 
     def definitions(self) -> str:
@@ -127,8 +130,8 @@ class Names:
         """Return the name under which a module of models is imported."""
         if module not in self._modules:
             name = module.rpartition(".")[2]
-            if name in _TAKEN or name in self._modules.values():
-                name = variable(module) + "_models"
+            if name in {*_TAKEN, *self._declared, *self._modules.values()}:
+                name = f"{snake(module.replace('.', '_'))}_models"
             self._modules[module] = name
         return self._modules[module]
 
@@ -158,7 +161,14 @@ def _import_order(name: str) -> tuple[bool, str]:
     return (not name[0].isupper(), name)
 
 
-def _import(module: str, name: str) -> str:
-    package, _, last = module.rpartition(".")
-    renamed = "" if name == last else f" as {name}"
-    return f"from {package} import {last}{renamed}" if package else f"import {module}{renamed}"
+def _imports_of_models(modules: dict[str, str]) -> list[str]:
+    """Return the imports of modules under names, in the usual order."""
+    plain, grouped = [], defaultdict[str, list[str]](list)
+    for module, name in sorted(modules.items()):
+        package, _, last = module.rpartition(".")
+        renamed = last if name == last else f"{last} as {name}"
+        if package:
+            grouped[package].append(renamed)
+        else:
+            plain.append(f"import {renamed}")
+    return plain + [_from(package, names) for package, names in grouped.items()]
