@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
 import pytest
 from psycopg import sql
@@ -33,7 +34,7 @@ _parts = table("parts", column("id", Text), column("name", Text))
 _seen = table("seen", column("id", Text), column("name", Text))
 
 
-def _mapping(name: str, query: select, *columns: str) -> Mapping:
+def _mapping(name: str, query: Any, *columns: str) -> Mapping:
     return Mapping(
         name=name,
         table=f"mirrored_{name}",
