@@ -73,12 +73,13 @@ def find_changes(connection: Connection, registry: Registry) -> Changes:
         new = mapping.declaration()
         if any(old.get(part) != new.get(part) for part in ROWS):
             resync.append(mapping.name)
+    declarations: list[tuple[str, MappingABC[str, Any]]] = [
+        *((name, declaration) for name, (_, declaration) in before.items()),
+        *((mapping.name, mapping.declaration()) for mapping in registry),
+    ]
     links = [
         (name, other[0])
-        for name, declaration in [
-            *((name, declaration) for name, (_, declaration) in before.items()),
-            *((mapping.name, mapping.declaration()) for mapping in registry),
-        ]
+        for name, declaration in declarations
         for kind in ("parents", "children")
         for other in declaration[kind]
     ]

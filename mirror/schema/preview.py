@@ -80,7 +80,7 @@ def _files(connection: Connection) -> dict[str, int]:
 def _differences(before: dict[_Object, str], after: dict[_Object, str]) -> Iterator[str]:
     new = {name for kind, name in after.keys() - before.keys() if kind == "table"}
     old = {name for kind, name in before.keys() - after.keys() if kind == "table"}
-    verbs = [
+    verbs: list[tuple[str, list[_Object], set[str]]] = [
         ("drop", sorted(before.keys() - after.keys()), old),
         ("create", sorted(after.keys() - before.keys()), new),
         (

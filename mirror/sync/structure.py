@@ -69,9 +69,10 @@ def _sources(registry: Registry, mapping: Mapping) -> Iterator[dict[str, object]
         reads = [effect.reads for effect in effects if effect.mapping == mapping.name]
         if reads:
             known = [each for each in reads if each is not None]
-            columns = sorted(frozenset().union(*known)) if len(known) == len(reads) else None
+            columns = sorted({column for each in known for column in each})
             name = identifier(*table.split(".", 1))
-            yield {"mapping": mapping.name, "source": name, "columns": columns}
+            every = len(known) < len(reads)
+            yield {"mapping": mapping.name, "source": name, "columns": None if every else columns}
 
 
 def note_structures(database: Database, structures: MappingABC[str, Structure]) -> None:

@@ -285,6 +285,19 @@ def test_a_key_changes_by_a_new_mapping_and_table(pair: Pair) -> None:
     assert pair.readers() == {"ada", "bob"}
 
 
+def test_a_mapping_moves_to_another_table(pair: Pair) -> None:
+    """Its old table is closed, and pruned; the new one is empty until the resync."""
+    new = model(members=replace(members, table="seats"))
+    pair.migrate(new)
+    assert pair.readers() == set()
+    pair.change(LEAVES, *BOB)
+    pair.work(OLD)
+    pair.resync(new)
+    assert pair.readers() == {"ada"}
+    assert pair.prune(new)[0] == "drop table\n  public.members;"
+    assert pair.readers() == {"ada"}
+
+
 def test_a_mapping_is_renamed(pair: Pair) -> None:
     """Its table stays; its ledger and its function are left, and pruned."""
     renamed = replace(members, name="seats")
