@@ -151,7 +151,7 @@ class Plant:
 
     def target(self, statement: str) -> None:
         """Run a statement on the target."""
-        self.pair.target.query(self.text(statement))  # type: ignore[arg-type]
+        self.pair.target.query(self.text(statement))
 
     def mirror(self) -> None:
         """Mirror all events."""

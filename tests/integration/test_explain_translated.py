@@ -188,7 +188,7 @@ def plant(primary: TestDatabase, statements: str, names: dict[str, Any]) -> None
         name: str(value) if isinstance(value, int) else f"'{value}'"
         for name, value in names.items()
     }
-    primary.query(statements.format(**texts))  # type: ignore[arg-type]
+    primary.query(statements.format(**texts))
 
 
 PERSON: Final = "insert into people values ({p}, {u}), ({q}, {x});"

@@ -98,7 +98,7 @@ class Reviewed:
                     seen = {resource for (resource,) in connection.execute(rows)}
                 assert seen <= held, (person, check)
                 if check.ask.expires is None and check.ask.deleted is None:
-                    existing = {resource for (resource,) in self.database.query(rows.decode())}  # type: ignore[arg-type]
+                    existing = {resource for (resource,) in self.database.query(rows.decode())}
                     assert seen == held & existing, (person, check)
                 cells += len(resources)
         statements = list(statement_checks(self.registry, question))
@@ -126,7 +126,7 @@ class Reviewed:
                 for column, source in lookup.by.items():
                     if source is Given.RESOURCE:
                         rows = f"select distinct {identifier(column)}::text from {table}"
-                        found |= {one for (one,) in self.database.query(rows) if one}  # type: ignore[arg-type]
+                        found |= {one for (one,) in self.database.query(rows) if one}
         return found
 
 
