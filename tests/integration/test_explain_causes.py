@@ -162,14 +162,17 @@ class Plant:
         )
 
 
-@pytest.fixture
-def plant(pair: InstalledModel) -> Iterator[Plant]:
-    """A user and a resource that nothing else names."""
-    example = EXAMPLES[pair.drain.registry.name]
+def fresh_plant(pair: InstalledModel) -> Plant:
+    """Return a user and a resource that nothing else names."""
     names: dict[str, Any] = {name: uuid4() for name in "uvrxyz"}
     names |= {name: next(NUMBERS) for name in "nm"}
-    yield Plant(pair, example, names)
-    pair.primary.query("delete from mirror.outbox")
+    return Plant(pair, EXAMPLES[pair.drain.registry.name], names)
+
+
+@pytest.fixture
+def plant(pair: InstalledModel) -> Plant:
+    """The same, for one test."""
+    return fresh_plant(pair)
 
 
 def never_captured(plant: Plant) -> None:
@@ -305,9 +308,12 @@ LACKS: Mapping[str, list[Lack]] = {
         Lack(member() + "delete from users where id = {u};", NO_MEMBER),
     ],
     "consultations": [
-        Lack("select {r}", NO_CLIENT),
+        Lack("select {r}", "consultations has no row with consultations.id = '{r}'"),
         Lack('insert into consultations (id, "clientId") values ({r}, {x});', NO_CLIENT),
-        Lack('insert into consultations (id, "clientId") values ({x}, {u});', NO_CLIENT),
+        Lack(
+            'insert into consultations (id, "clientId") values ({x}, {u});',
+            "consultations has no row with consultations.id = '{r}'",
+        ),
         Lack(
             'insert into consultations (id, "clientId", "deletedAt") values ({r}, {u}, now());',
             "consultations " + CONDITION + 'consultations."deletedAt" IS NULL',
@@ -324,7 +330,12 @@ LACKS: Mapping[str, list[Lack]] = {
     ],
     "grants": [
         Lack("select {r}", GUEST_NO),
-        Lack("select {r}", "workspaces has no row with workspaces.id = '{r}'"),
+        Lack(
+            COMPANY
+            + "insert into company_members values ({x}, {u}, 'owner');"
+            + "delete from workspaces where id = {r};",
+            "workspaces has no row with workspaces.id = '{r}'",
+        ),
         Lack(COMPANY, GUEST_NO),
         Lack(COMPANY, OWNER_NO),
         Lack(COMPANY + "insert into workspace_members values ({z}, {u}, 'owner');", GUEST_NO),
@@ -332,7 +343,7 @@ LACKS: Mapping[str, list[Lack]] = {
         Lack(COMPANY + "insert into company_members values ({x}, {u}, 'admin');", NOT_OWNER),
         Lack(
             COMPANY + "insert into workspace_members values ({r}, {u}, 'guest');",
-            "WHEN 'viewer' THEN 'read' END) IN ('read', 'write', 'admin')",
+            "WHEN 'viewer' THEN 'read' END) IN ('admin', 'read', 'write')",
         ),
         Lack(
             COMPANY,
@@ -340,7 +351,11 @@ LACKS: Mapping[str, list[Lack]] = {
             noun="company",
             resource="x",
         ),
-        Lack(COMPANY, "table_views has no row with table_views.id = '{v}'", **FOR_VIEWS),
+        Lack(
+            COMPANY + "insert into company_members values ({x}, {u}, 'owner');",
+            "table_views has no row with table_views.id = '{v}'",
+            **FOR_VIEWS,
+        ),
         Lack(VIEW, VIEWER_NO, **FOR_VIEWS),
         Lack(
             VIEW + "insert into workspace_members values ({z}, {u}, 'owner');",
@@ -391,18 +406,16 @@ LACKS: Mapping[str, list[Lack]] = {
         ),
     ],
     "campaigns": [
-        Lack("select {n}", NO_DM),
+        Lack("select {n}", "campaigns has no row with campaigns.id = '{n}'"),
         Lack(CAMPAIGN, NO_DM),
         Lack(
             CAMPAIGN,
-            "characters has the row, but campaign_characters has no row with"
-            " campaign_characters.campaign_id = '{n}' and"
-            " characters.id = campaign_characters.character_id",
+            "campaign_characters has no row with campaign_characters.campaign_id = '{n}'",
         ),
         Lack(
             "select {n}",
-            "nor by campaign_characters: The primary yields no such row: campaign_characters has no"
-            " row with campaign_characters.campaign_id = '{n}'",
+            "nor by campaign_characters: The primary yields no such row: characters has no row with"
+            " characters.owner_id = '{u}'",
         ),
         Lack(
             CAMPAIGN,
@@ -414,8 +427,10 @@ LACKS: Mapping[str, list[Lack]] = {
             "its expires_at is past",
         ),
         Lack(
-            CAMPAIGN + "insert into campaign_characters values ({m}, {n});",
-            "characters has the row, but campaign_characters has no row with",
+            CAMPAIGN + "insert into campaign_characters values ({m}, {n}), ({n}, {m});",
+            "characters has the row, but campaign_characters has no row with"
+            " campaign_characters.campaign_id = '{n}' and"
+            " characters.id = campaign_characters.character_id",
         ),
         Lack(
             CAMPAIGN + "insert into campaign_characters values ({n}, {m});",
@@ -426,21 +441,19 @@ LACKS: Mapping[str, list[Lack]] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("pair", "lack"),
-    [(name, lack) for name, lacks in LACKS.items() for lack in lacks],
-    indirect=["pair"],
-)
-def test_what_the_primary_lacks_is_named_on_each_model(plant: Plant, lack: Lack) -> None:
+def test_what_the_primary_lacks_is_named_on_each_model(pair: InstalledModel) -> None:
     """The first row or condition that is missing, from the user and the resource inwards."""
-    plant.primary(lack.rows)
-    plant.mirror()
-    page = plant.explain(lack.noun, lack.resource)
-    assert page.first is not None
-    assert page.first.name == "primary"
-    assert (page.allowed, page.exit_code) == (False, 1)
-    says = lack.says.format(**plant.names)
-    # The order of the values is that of the declaration.
-    texts = (page.first.says, *page.first.details)
-    parts = re.split(" with | and ", says)
-    assert any(all(part in text for part in parts) for text in texts), texts
+    unnamed = []
+    for lack in LACKS[pair.drain.registry.name]:
+        plant = fresh_plant(pair)
+        plant.primary(lack.rows)
+        plant.mirror()
+        page = plant.explain(lack.noun, lack.resource)
+        assert page.first is not None, lack
+        assert (page.first.name, page.allowed, page.exit_code) == ("primary", False, 1), lack
+        # The order of the values is that of the declaration.
+        parts = re.split(" with | and ", lack.says.format(**plant.names))
+        texts = (page.first.says, *page.first.details)
+        if not any(all(part in text for part in parts) for text in texts):
+            unnamed.append((lack, texts))
+    assert unnamed == []

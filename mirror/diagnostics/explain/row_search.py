@@ -70,6 +70,7 @@ class RowSearch:
     ) -> None:
         """`given` has values by the position of the selected expression."""
         self._database = database
+        self._unique: dict[str, list[set[str]]] = {}
         grouped = flat.group_by or flat.having
         of_rows: list[tuple[Any, GivenValue]] = []
         of_groups: list[tuple[Any, GivenValue]] = []
@@ -148,13 +149,19 @@ class RowSearch:
         return None
 
     def _next_table(self, ends: list[list[TableRef]]) -> tuple[list[TableRef], TableRef] | None:
+        """Return a table that is linked to one end, and that end; None: there is none.
+
+        A table of which the end names one row comes first: only that row can lead on.
+        """
         seen = {table for end in ends for table in end}
+        found = []
         for end in ends:
             for one in self._predicates:
                 new = one.tables - seen
                 if one.links and len(new) == 1 and one.tables - new <= set(end):
-                    return end, next(iter(new))
-        return None
+                    found.append((end, next(iter(new))))
+        named = (step for step in found if self._names_row(step[1], [*step[0], step[1]]))
+        return next(named, found[0] if found else None)
 
     def _join_ends(self, ends: list[list[TableRef]]) -> Stop | None:
         """Join the ends until one is left; stop where no row of one belongs to a row of another."""
@@ -197,14 +204,24 @@ class RowSearch:
         A row that its own end names by unique columns is there, and so is one to which the other
         end refers by unique columns. Else the missing row is that of which the query selects most.
         """
-        unique = [set(row[0]) for row in self._database.execute(_UNIQUE_COLUMNS, [table.table])]
-        own = {name for one in self._within(end) for name in columns_of(one, table)}
         linking = {name for one in between for name in columns_of(one, table)}
         return (
-            any(columns <= own for columns in unique),
-            any(columns <= linking for columns in unique),
+            self._names_row(table, end),
+            any(columns <= linking for columns in self._unique_columns(table)),
             -sum(table in self._flat.read_by(one) for one in self._flat.selected),
         )
+
+    def _names_row(self, table: TableRef, end: Sequence[TableRef]) -> bool:
+        """Return whether the values and links of an end name one row of a table in it."""
+        own = {name for one in self._within(end) for name in columns_of(one, table)}
+        return any(columns <= own for columns in self._unique_columns(table))
+
+    def _unique_columns(self, table: TableRef) -> list[set[str]]:
+        """Return the columns of each unique index of a table; of a subquery, none."""
+        if table.table not in self._unique:
+            rows = self._database.execute(_UNIQUE_COLUMNS, [table.table]) if table.table else []
+            self._unique[table.table] = [set(columns) for (columns,) in rows]
+        return self._unique[table.table]
 
     def _stop_at_conditions(self, tables: Sequence[TableRef]) -> Stop:
         """Return at which conditions, on rows of all tables, the search stops."""
