@@ -312,8 +312,8 @@ def upgrade(
 def _lock_sources(connection: Connection, registry: Registry, steps: list[Migration]) -> None:
     """Lock the tables that triggers watch before a step changes the outbox, if both are to come.
 
-    A writer holds one of these tables when its trigger wants the outbox. To wait for the table while
-    holding the outbox would be a deadlock.
+    A writer holds one of these tables when its trigger wants the outbox. To wait for the table
+    while holding the outbox would be a deadlock.
     """
     names = [step.name for step in steps]
     if f"triggers_{registry.name}" not in names or len(names) == 1:

@@ -115,6 +115,7 @@ def _function_name(registry: Registry, table: str) -> str:
 
 
 def quoted_table(table: str) -> str:
+    """Return the quoted name of a table, with its schema if it has one."""
     return identifier(*table.split(".", 1))
 
 
