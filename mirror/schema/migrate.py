@@ -33,7 +33,7 @@ from mirror.schema.quoting import literal
 from mirror.schema.running import run, statements, translated
 from mirror.schema.sides import OTHER, ROLE, VARIABLE, Side
 from mirror.schema.trigger_state import has_triggers, missing_triggers
-from mirror.schema.triggers import triggers_sql
+from mirror.schema.triggers import lock_sources_sql, quoted_table, triggers_sql
 
 OLDEST: dict[Side, int] = {"primary": 14, "supabase": 15}
 """The oldest major version of PostgreSQL that each side may run on; docs/versions.md says why."""
@@ -49,6 +49,7 @@ _NOT_OURS = """
 """
 # False in AUTOCOMMIT mode, where a transaction's lock is gone at once. We ask the server because
 # each driver has another name for that mode.
+_EXISTS = text("select to_regclass(:name) is not null")
 _STILL_LOCKED = """
     select exists (
       select from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()
@@ -300,10 +301,27 @@ def upgrade(
     with translated(side):
         lock_migrations(connection)
         steps = due(connection, side, registry, triggers=triggers, guards=guards)
+        if registry is not None and f"triggers_{registry.name}" in (history(connection) or {}):
+            _lock_sources(connection, registry, steps)
         for step in steps:
             for statement in statements(step.script):
                 run(connection, statement)
     return [step.name for step in steps]
+
+
+def _lock_sources(connection: Connection, registry: Registry, steps: list[Migration]) -> None:
+    """Lock the tables that triggers watch before a step changes the outbox, if both are to come.
+
+    A writer holds one of these tables when its trigger wants the outbox. To wait for the table
+    while holding the outbox would be a deadlock.
+    """
+    names = [step.name for step in steps]
+    if f"triggers_{registry.name}" not in names or len(names) == 1:
+        return
+    quoted = [quoted_table(table) for table in registry.effects]
+    there = [name for name in quoted if connection.scalar(_EXISTS, {"name": name})]
+    if there:
+        run(connection, lock_sources_sql(there))
 
 
 def lock_migrations(connection: Connection) -> None:

@@ -44,7 +44,7 @@ def triggers_sql(registry: Registry) -> str:
     """
     blocks = [_HEADER.format(name=registry.name)]
     blocks += ["\n".join(_check(table, effects) for table, effects in registry.effects.items())]
-    blocks += [_lock(registry)]
+    blocks += [lock_sources_sql([quoted_table(table) for table in registry.effects])]
     for table, effects in registry.effects.items():
         blocks += [_function(registry, table, effects), _triggers(registry, table)]
     # Last: by now, no trigger in use calls an old function.
@@ -67,7 +67,7 @@ def capture_functions(registry: Registry) -> list[tuple[str, str, str, str]]:
     return [
         (
             table,
-            _quoted(table),
+            quoted_table(table),
             _function_name(registry, table),
             _function(registry, table, effects),
         )
@@ -86,7 +86,7 @@ def capture_comment(registry: Registry) -> str:
 
 
 def _check(table: str, effects: tuple[Effect, ...]) -> str:
-    arguments = f"{literal(_quoted(table))}, {_columns(effects)}, {_named(effects)}"
+    arguments = f"{literal(quoted_table(table))}, {_columns(effects)}, {_named(effects)}"
     return f"select mirror.check_source({arguments});"
 
 
@@ -114,7 +114,8 @@ def _function_name(registry: Registry, table: str) -> str:
     return f"{plain[:54]}_{sha256(f'{registry.name} {table}'.encode()).hexdigest()[:8]}"
 
 
-def _quoted(table: str) -> str:
+def quoted_table(table: str) -> str:
+    """Return the quoted name of a table, with its schema if it has one."""
     return identifier(*table.split(".", 1))
 
 
@@ -125,7 +126,7 @@ def _triggers(registry: Registry, table: str) -> str:
     create_below: list[str] = []
     for name, (operation, rows) in names:
         trigger = identifier(name)
-        for place, lines in ((_quoted(table), create), ("%s", create_below)):
+        for place, lines in ((quoted_table(table), create), ("%s", create_below)):
             lines += [
                 f"create or replace trigger {trigger}\n"
                 f"after {operation} on {place}{rows}\n"
@@ -137,7 +138,7 @@ def _triggers(registry: Registry, table: str) -> str:
         f"execute format({literal(line.rstrip(';').replace(chr(10), ' '))}, child);"
         for line in create_below
     ]
-    children = fill("child_triggers", table=literal(_quoted(table)), triggers="\n".join(below))
+    children = fill("child_triggers", table=literal(quoted_table(table)), triggers="\n".join(below))
     return "\n".join([*create, children])
 
 
@@ -154,10 +155,10 @@ def lock_sql(tables: list[str], mode: str, *, what: str, purpose: str) -> str:
     )
 
 
-def _lock(registry: Registry) -> str:
-    """Return the statement that locks every table that the registry's queries read."""
+def lock_sources_sql(tables: list[str]) -> str:
+    """Return the statement that locks quoted tables which the registry's queries read."""
     return lock_sql(
-        [_quoted(table) for table in registry.effects],
+        tables,
         "share row exclusive",
         what="the tables that the mappings read",
         purpose="install triggers",

@@ -4,11 +4,13 @@
 """
 
 import gzip
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy.orm import Session
 
 from examples.trip_chat import models
 from mappings.trips import registry
@@ -18,6 +20,8 @@ from mirror.schema.migrate import upgrade
 from mirror.settings import load_settings
 from mirror.sync.wiring import build_drain
 from tests.support.databases import TestDatabase
+from tests.support.factories import MembershipFactory
+from tests.support.waiting import until
 
 RELEASES = Path(__file__).parent.parent / "support" / "releases"
 
@@ -99,3 +103,42 @@ def test_what_an_earlier_version_left_is_mirrored_after_the_migration(
     assert old_primary.query("select id, buried_at is not null from mirror.retries") == [
         (1000002, True)
     ]
+
+
+def test_a_primary_with_triggers_migrates_while_its_tables_are_written(
+    primary: TestDatabase, session: Session
+) -> None:
+    """A writer waits for the migration, and neither waits for the other for ever."""
+    MembershipFactory()
+    session.commit()
+    with primary.migrating() as connection:
+        upgrade(connection, registry=registry, triggers=True)
+    stop = threading.Event()
+    written: list[int] = []
+
+    def write() -> None:
+        with primary.connect() as connection:
+            while not stop.is_set():
+                connection.execute("update trip_memberships set role = 'ADMIN', status = 'ACTIVE'")
+                connection.execute("update trip_memberships set role = 'MEMBER'")
+                written.append(1)
+
+    writers = [threading.Thread(target=write) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    try:
+        until(lambda: len(written) > 10)
+        # As if these were new.
+        primary.query(
+            "delete from mirror.migrations where name in ('0005_outbox_rights', '0007_pairing');"
+            "update mirror.migrations set checksum = 'old' where name = 'triggers_trips'"
+        )
+        with primary.migrating() as connection:
+            applied = upgrade(connection, registry=registry)
+        before = len(written)
+        until(lambda: len(written) > before + 10)
+    finally:
+        stop.set()
+        for writer in writers:
+            writer.join()
+    assert applied == ["0005_outbox_rights", "0007_pairing", "triggers_trips"]
