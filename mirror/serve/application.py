@@ -189,7 +189,7 @@ async def _healthz(_request: Request) -> Response:
 
 def _handle(handler: Handler, visit: Visit) -> Response:
     try:
-        # The message of an unforeseen error may have values of rows in its message.
+        # The message of an unforeseen error may have values of rows.
         with explained():
             return handler(visit)
     except MirrorError as error:

@@ -1,18 +1,17 @@
-"""PageVerdict: one sentence about the mirror, and how bad it is.
+"""Verdict: one sentence about the mirror, and how bad it is.
 
 The order of its cases is that of their danger: access that may be too wide comes before access that
 is too narrow, and before what is late.
 """
 
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
 from mirror.diagnostics.doctor.checks import Severity
 from mirror.diagnostics.figures import Unknown, known
 from mirror.diagnostics.runs import last_finished
-from mirror.serve.rendering import count, duration, moment
+from mirror.serve.rendering import count, duration
 from mirror.serve.watch import MOST_REVOCATIONS, Reading
 
 LATE_SECONDS: Final = 15.0
@@ -41,8 +40,8 @@ class PageVerdict:
 
 def judge(reading: Reading) -> PageVerdict:
     """Return the verdict on a reading."""
-    if reading.figures.unknown:
-        parts = " and ".join(name.replace("_", " ") for name in reading.figures.unknown)
+    if reading.unread:
+        parts = " and ".join(name.replace("_", " ") for name in reading.unread)
         return PageVerdict(
             State.UNKNOWN, f"The page cannot tell whether access is right: it cannot read {parts}."
         )
@@ -56,16 +55,17 @@ def judge(reading: Reading) -> PageVerdict:
         rest = f" There is {count(more, 'more problem')}." if more else ""
         state = State.WRONG if errors else State.WARNING
         return PageVerdict(state, f"{_sentence(first.what)}{rest}")
-    target = known(reading.figures.target)
-    if target is None or not target.fresh:
-        return PageVerdict(State.BUSY, "Nothing has been mirrored into this target yet.")
-    primary = known(reading.figures.primary)
-    waiting = 0 if primary is None else sum(each.events for each in primary.waiting)
-    fresh = moment(datetime.fromisoformat(min(target.fresh.values())))
-    promise = f"every revocation recorded before {fresh} is in force."
-    if waiting:
-        return PageVerdict(State.BUSY, f"{count(waiting, 'event')} on the way, in time; {promise}")
-    return PageVerdict(State.WELL, f"All is well: {promise}")
+    target, primary = known(reading.figures.target), known(reading.figures.primary)
+    if target is None or target.identity is None:
+        return PageVerdict(State.WARNING, "Nothing has been mirrored yet: run `mirror reconcile`.")
+    if primary is not None and primary.waiting:
+        events = count(sum(each.events for each in primary.waiting), "event")
+        oldest = duration(primary.oldest_seconds or 0.0)
+        return PageVerdict(State.BUSY, f"{events} on the way, the oldest for {oldest}.")
+    # An event that has left the outbox and the retries is in force.
+    return PageVerdict(
+        State.WELL, "All is well: every revocation recorded before this reading is in force."
+    )
 
 
 def _too_wide(reading: Reading) -> list[str]:

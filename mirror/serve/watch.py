@@ -44,7 +44,7 @@ class Reading:
     """The state of the mirror at one moment. A part that could not be read is Unknown."""
 
     at: datetime
-    """When it was read, by the clock of this process, in UTC."""
+    """When the reading began, by the clock of this process, in UTC."""
     figures: Figures
     problems: tuple[Finding, ...]
     """The doctor's findings that follow from the figures alone; those about a side come first."""
@@ -56,9 +56,12 @@ class Reading:
     """The last twenty reconciles, the newest first."""
 
     @property
-    def well(self) -> bool:
-        """Whether everything is known, and nothing is wrong."""
-        return not self.figures.unknown and not self.problems
+    def unread(self) -> list[str]:
+        """The names of the parts that are Unknown."""
+        more = ("revocations", "buried", "runs")
+        found = [name for name in more if isinstance(getattr(self, name), Unknown)]
+        # They are read from the primary, too.
+        return list(self.figures.unknown) or found
 
 
 class Watch:
@@ -107,16 +110,17 @@ class Watch:
             closing(build_source(self.settings)) as source,
             closing(build_target(self.settings)) as target,
         ):
+            began = datetime.now(UTC)
             figures = read_figures(self.settings, self.registry, source, target)
-            return self._complete(figures, source.database)
+            return self._complete(began, figures, source.database)
 
-    def _complete(self, figures: Figures, database: Database) -> Reading:
+    def _complete(self, began: datetime, figures: Figures, database: Database) -> Reading:
         def also(read: Callable[[Database], _Part]) -> _Part | Unknown:
             """Read more of the primary, unless it has just not answered."""
             return figures.primary if isinstance(figures.primary, Unknown) else _try(read, database)
 
         return Reading(
-            at=datetime.now(UTC),
+            at=began,
             figures=figures,
             problems=tuple(self._find_problems(figures)),
             revocations=also(lambda one: read_open_revocations(one, limit=MOST_REVOCATIONS)),

@@ -76,6 +76,16 @@ def test_now_says_that_all_is_well_only_if_everything_is_known(
         assert "hunter2" not in says
 
 
+def test_what_only_the_page_reads_is_unknown_if_it_cannot_be_read(
+    mirrored: list[Membership], primary: TestDatabase, visit: Visit
+) -> None:
+    """The figures are known, and the page does not say that all is well."""
+    primary.query("drop table mirror.leases")
+    says = visit().text("/")
+    assert "cannot tell whether access is right" in says
+    assert "All is well" not in says
+
+
 def test_now_names_the_revocations_that_are_not_in_force(
     mirrored: list[Membership], primary: TestDatabase, visit: Visit
 ) -> None:
@@ -84,7 +94,7 @@ def test_now_names_the_revocations_that_are_not_in_force(
     first, second, third = (key(one) for one in mirrored[:3])
     primary.query(WAITS, "1 s", 0, first)
     says = visitor.text("/")
-    assert "1 event on the way, in time" in says
+    assert "1 event on the way, the oldest for" in says
     primary.query(WAITS, "3 min", 0, second)
     primary.query(BURIED, 70, 0, third, "Rejected: no")
     says = visitor.text("/")
