@@ -20,7 +20,7 @@ _PROGRAMS = {
 
 def main(report: Report, *, quick: bool) -> None:
     """Measure each program in turns, in new processes."""
-    for _ in range(2 if quick else 20):
+    for _ in range(1 if quick else 20):
         for what, arguments in _PROGRAMS.items():
             report.add(what, "ms", _cpu_milliseconds(*arguments))
     bare = "a bare interpreter"
