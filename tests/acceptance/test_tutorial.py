@@ -139,6 +139,8 @@ def reader(
     primary_cluster.drop_database("tutorial")
 
 
+# Some twenty processes start one after the other, on a machine that may be busy.
+@pytest.mark.timeout(400)
 def test_each_step_of_the_tutorial_works_in_order(reader: Reader) -> None:
     """Ada's message stays, Eve's second one was refused; the page counts its steps."""
     page = PAGE.read_text()

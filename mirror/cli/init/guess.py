@@ -45,12 +45,10 @@ def find_model(tables: Tables, choices: Choices) -> Model:
     Raises:
         UsageError: a question has no answer, or an answer cannot work; names the flag.
     """
+    named = {table.name: key for key, table in tables.by_name.items()}
+    guess = named.get(first(named, USERS) or "")
     users_name = choices.one(
-        "users",
-        "the table of your users",
-        list(tables.by_name),
-        first(tables.by_name, USERS),
-        optional=True,
+        "users", "the table of your users", list(tables.by_name), guess, optional=True
     )
     candidates = find_candidates(tables, users_name)
     members_name, resource_name = _choose_tables(tables, choices, candidates)
