@@ -81,7 +81,7 @@ def primary(database: TestDatabase) -> Iterator[Database]:
 
 def changes(primary: Database, script: str) -> dict[str, list[str]]:
     """Run statements, and return what is noticed."""
-    primary.execute(sql.SQL(script))  # type: ignore[arg-type]
+    primary.execute(sql.SQL(script))
     return find_changed_structures(primary, REGISTRY)
 
 
