@@ -21,6 +21,10 @@ HELPERS = {
     "mirror.is_trip_member(uuid)",
     "mirror.has_trip_role(uuid,text)",
     "mirror.is_fresh(text[],interval)",
+    "mirror.any_withheld()",
+    "mirror.withheld_users(uuid)",
+    "mirror.withheld_trips(uuid)",
+    "mirror.withheld_trip_memberships(uuid,uuid)",
 }
 # All our objects: schema mirror, and names beginning with mirror_ in an exposed schema.
 OURS = """
