@@ -131,7 +131,7 @@ def test_a_function_of_yours_admits_instead_of_the_link(serve: Serve, tmp_path: 
         (["--authorize", "mappings.trips:nothing"], "cannot import"),
         (["--authorize", "mappings.trips"], "cannot import"),
         (["--authorize", "mappings.trips:registry"], "is no function"),
-        (["--port", "70000"], "70000"),
+        (["--port", "70000"], "65535"),
     ],
 )
 def test_wrong_usage_is_exit_code_2_and_names_the_remedy(
