@@ -22,7 +22,6 @@ from mirror import __version__
 from mirror.diagnostics.figures import Unknown, known
 from mirror.diagnostics.runs import Run, last_finished
 from mirror.diagnostics.status import REMEDIES, find_faults
-from mirror.serve.delays import lane_delays
 from mirror.serve.parts import PARTS
 from mirror.serve.watch import Reading, Watch
 
@@ -71,7 +70,8 @@ class ReadingCollector(Collector):
             if family.samples:
                 yield family
         histogram = HistogramMetricFamily(_DELAY, HELP[_DELAY], labels=("lane",))
-        for lane in lane_delays(reading.figures):
+        primary = known(reading.figures.primary)
+        for lane in primary.delays if primary else ():
             buckets = [
                 ("+Inf" if bound is None else f"{bound:g}", float(events))
                 for bound, events in lane.buckets

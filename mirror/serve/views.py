@@ -13,9 +13,9 @@ from mirror.diagnostics.figures import Unknown
 from mirror.diagnostics.runs import last_finished
 from mirror.errors import MirrorError, UsageError
 from mirror.reconcile import Cause
-from mirror.serve.delays import sparkline
 from mirror.serve.parts import lamps
 from mirror.serve.rendering import count, render
+from mirror.serve.sparkline import sparkline
 from mirror.serve.verdict import judge
 from mirror.serve.visit import Visit
 from mirror.sync.wiring import build_drain, build_source, build_target

@@ -1,7 +1,4 @@
-"""Delays: how long events took from their transaction's start until they were in force.
-
-The primary counts them by lane, and keeps the last revocations; each delay is an upper bound.
-"""
+"""Sparkline: the delays of the last revocations, until they were in force, as a line."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -11,17 +8,6 @@ from mirror.diagnostics.figures import Figures, known
 WIDTH: Final = 240
 HEIGHT: Final = 40
 _FEWEST: Final = 2
-
-
-@dataclass(frozen=True)
-class LaneDelays:
-    """The delays of one lane's events since the history began."""
-
-    lane: str
-    buckets: tuple[tuple[float | None, int], ...]
-    """Seconds, and how many events took at most as long: cumulative; None: all of them."""
-    seconds: float
-    """The sum of their delays."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +21,10 @@ class Sparkline:
     slowest_seconds: float
 
 
-def lane_delays(figures: Figures) -> list[LaneDelays]:
-    """Return the delays by lane; empty if the primary is unknown, or keeps no history."""
-    found = getattr(known(figures.primary), "delays", ())
-    return [LaneDelays(each.lane, each.buckets, each.seconds) for each in found]
-
-
 def sparkline(figures: Figures) -> Sparkline | None:
     """Return the line; None if fewer than two delays are known."""
-    last = [each.seconds for each in getattr(known(figures.primary), "revocations", ())]
+    primary = known(figures.primary)
+    last = [each.seconds for each in primary.revocations] if primary else []
     if len(last) < _FEWEST:
         return None
     slowest = max(last)
