@@ -16,6 +16,7 @@ from mirror.schema.connecting import migrating
 from mirror.schema.examination import examine
 from mirror.schema.key_types import check_key_types
 from mirror.schema.migrate import due, history, migrations, upgrade
+from mirror.schema.running import translated
 from mirror.schema.sides import Side
 from mirror.settings import Settings, load_settings
 
@@ -112,7 +113,8 @@ def _migrate(
             names = [step.name for step in due(connection, side, registry, **flags)]
         else:
             model = f"model_{registry.name}"
-            loaded = model in (history(connection) or {})
+            with translated(side):
+                loaded = model in (history(connection) or {})
             names = upgrade(connection, side, registry, **flags)
     verb = "would apply" if dry_run else "applied"
     print(f"{side}: {verb} {', '.join(names)}" if names else f"{side}: up to date")
