@@ -20,6 +20,7 @@ from mirror.schema.key_types import check_key_types
 from mirror.schema.migrate import migrations, upgrade
 from mirror.schema.preview import preview
 from mirror.schema.prune import read_leftovers
+from mirror.schema.running import translated
 from mirror.schema.sides import Side
 from mirror.settings import Settings, load_settings
 
@@ -158,7 +159,8 @@ def _migrate(
         elif side == "primary":
             names, then = upgrade(connection, side, registry, **flags), []
         else:
-            changes = find_changes(connection, registry)
+            with translated(side):
+                changes = find_changes(connection, registry)
             names = upgrade(connection, side, registry, **flags)
             then = changes.next_steps(read_leftovers(connection, registry)) if names else []
     verb = "would apply" if dry_run else "applied"
