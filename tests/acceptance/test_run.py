@@ -269,7 +269,7 @@ def test_killed_at_any_moment_it_loses_nothing(
     """While changes go on, it is killed again and again; then both sides are equal."""
     run = start_run()
     with writing(primary, members):
-        for kills in range(1, 9):
+        for kills in range(1, 5):
             drained = run.logged("drained")
             until(lambda: run.logged("drained") > drained)  # noqa: B023 - called at once
             # The moment of the kill is the point: anywhere in the next batches.
