@@ -42,7 +42,7 @@ def apply_function(registry: Registry, mapping: Mapping) -> str:
         ),
         **_known(registry, mapping),
         orphan=_orphan(registry, mapping),
-        delete_leaves=_delete_leaves(registry, mapping),
+        gone=_gone(registry, mapping),
         **_incoming(mapping, is_parent=bool(registry.children(mapping))),
     )
 
@@ -155,13 +155,14 @@ def _missing(parent: Parent, other: Mapping) -> str:
     )
 
 
-def _delete_leaves(registry: Registry, mapping: Mapping) -> str:
-    """Return the deletion of rows that are gone; an empty string if they have children or stay.
+def _gone(registry: Registry, mapping: Mapping) -> str:
+    """Return what to do with rows that are gone: delete those that have no children.
 
     Static, because a revocation waits for it: to make and plan it takes a millisecond.
+    `mirror.withdraw` does it for others, and for rows that stay.
     """
     if registry.children(mapping) or mapping.on_delete == "retain":
-        return ""
+        return fill("refuse_earlier_engine")
     types = {column.name: column.type for column in mapping.columns}
     same = " and ".join(
         f"t.{identifier(name)} = (g.value ->> {place})::{types[name]}"

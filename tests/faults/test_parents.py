@@ -5,6 +5,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 from sqlalchemy.orm import Session
 
 from examples.trip_chat import services
@@ -513,3 +514,30 @@ def test_a_parent_deleted_by_hand_is_written_again_with_its_child(
     session.commit()
     assert drain.run().failed == 0
     assert members(target) == 2
+
+
+# Migrations
+
+
+@pytest.mark.parametrize("setting", ["", "true"])
+def test_a_call_that_began_before_a_migration_leaves_no_row_of_a_deleted_parent(
+    setting: str, writer: DirectWriter, target: TestDatabase
+) -> None:
+    """Its `mirror.apply` is of an earlier version and leaves rows that are gone to this function.
+
+    Those of a leaf it deletes; the rest it refuses, so that the worker tries again.
+    """
+    parents(writer, 1)
+    writer.apply(5, trip_memberships={MEMBER: ROW})
+    (epoch,) = target.query("select epoch from mirror.state")[0]
+    call = "select mirror.apply_{}(%s, 20, '[]', %s)"
+    with target.connect(autocommit=False) as connection:
+        connection.execute("select set_config('mirror.withdraws', %s, true)", [setting])
+        connection.execute(call.format("trip_memberships").encode(), [epoch, Jsonb([MEMBER])])
+        count = connection.execute("select count(*) from trip_memberships").fetchone()
+        assert count == (0,)
+        if setting:
+            connection.execute(call.format("trips").encode(), [epoch, Jsonb([[TRIP]])])
+        else:
+            with pytest.raises(psycopg.errors.SerializationFailure, match="was migrated"):
+                connection.execute(call.format("trips").encode(), [epoch, Jsonb([[TRIP]])])

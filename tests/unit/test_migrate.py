@@ -33,7 +33,7 @@ CHECKSUMS = {
     "0009_receipts": "04cb5f356890fbdd",
     "0010_structures": "dd7117b5e3180def",
     "0011_history": "87a512ced8ee7f3a",
-    "0001_engine": "86e8c28c0d4633f9",
+    "0001_engine": "720d6d1674e63dbb",
 }
 
 

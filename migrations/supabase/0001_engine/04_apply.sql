@@ -426,6 +426,8 @@ begin
       left join mirror.withheld as w
         on w.mapping = section.name and w.reason = 'withdrawing' and to_jsonb(w.key) = r.key;
     end if;
+    -- Of this transaction alone: tells the function that rows are withdrawn here.
+    perform set_config('mirror.withdraws', 'true', true);
     execute format('select mirror.%I($1, $2, $3, $4)', 'apply_' || section.name)
       into answer
       using (request ->> 'epoch')::integer, fence, section.rows, section.gone;

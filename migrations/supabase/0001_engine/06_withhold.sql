@@ -188,6 +188,7 @@ begin
   end;
   if parts -> 'children' = '[]' then
     begin
+      perform set_config('mirror.withdraws', 'true', true);
       execute format('select mirror.%I($1, $2, $3, $4)', 'apply_' || p_mapping)
         into answer using p_epoch, p_fence, '[]'::jsonb, jsonb_build_array(wanted);
       perform mirror.withdraw(p_mapping, p_epoch, p_fence, answer -> 'gone');

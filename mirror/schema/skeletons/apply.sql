@@ -69,7 +69,7 @@ begin
   )
   into answer
   from judged as j left join admitted as a on {a_is_j};
-  {delete_leaves}
+  {gone}
   return answer;
 end
 $$;
