@@ -114,7 +114,7 @@ def test_now_says_what_is_wrong_and_what_to_type(
     expect(table).to_contain_text(str(broken[40].user_id))
     worker = page.get_by_role("row", name=re.compile("^worker"))
     expect(worker).to_contain_text("was at work 6 min ago")
-    worker.get_by_role("button", name=re.compile("Copy")).click()
+    worker.get_by_role("button", name=re.compile("Copy celery")).click()
     assert page.evaluate("navigator.clipboard.readText()") == "celery -A mirror.worker worker"
 
 
