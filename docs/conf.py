@@ -40,11 +40,13 @@ html_show_sourcelink = False
 def _keep_colons(
     _app: object, what: str, _name: str, _of: object, _options: object, lines: list[str]
 ) -> None:
-    """Keep an attribute's docstring whole: Napoleon takes the text before a colon for a type."""
-    if what in {"attribute", "data", "property"}:
-        lines.insert(0, "")
+    """Restore an attribute's docstring: Napoleon takes the text before a colon for its type."""
+    types = [line for line in lines if line.startswith(":type: ")]
+    if what in {"attribute", "data", "property"} and types:
+        lines.remove(types[-1])
+        lines[0] = f"{types[-1].removeprefix(':type: ')}: {lines[0].lstrip()}"
 
 
 def setup(app: Any) -> None:
-    """Call `_keep_colons` before Napoleon."""
-    app.connect("autodoc-process-docstring", _keep_colons, priority=400)
+    """Call `_keep_colons` after Napoleon."""
+    app.connect("autodoc-process-docstring", _keep_colons, priority=600)

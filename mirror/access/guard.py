@@ -51,8 +51,9 @@ class Guard:
     schema: str = "public"
     """The table's schema."""
     via: str | None = None
-    """Name of the mapping whose Membership decides, or with Grants `mapping:kind`. None: with
-    `through`, the parent's; without `through`, the rules name only permissions and owners."""
+    """Name of the mapping whose Membership decides; with Grants, followed by `:` and the kind.
+    None means the parent's with `through`, and else that rules name only permissions and owners.
+    """
     on: str = ""
     """With `via`, the column with the resource's id; with `through`, the column with the parent
     row's key. Empty without both."""

@@ -33,8 +33,8 @@ class Seat:
     resource: str
     """Column with the resource's id."""
     user: str
-    """Column with the user's id, as tokens carry it: uuid, or text of third-party auth. NULL: no
-    user."""
+    """Column with the user's id as tokens carry it, a uuid or a text of third-party auth. NULL
+    means no user."""
     role: str | Always
     """Column with the role; or `Always(role)`, if every row gives the same role."""
 

@@ -8,9 +8,10 @@ from typing import Any
 from sqlalchemy import Connection, CursorResult
 from sqlalchemy.exc import DBAPIError
 
-from mirror.errors import MirrorError, NotMigrated
+from mirror.errors import MirrorError, NotMigrated, Transient
 from mirror.errors.sqlstates import (
     CANNOT_REPLACE,
+    LOCK_TIMEOUT,
     MIGRATION_REFUSED,
     NO_PRIVILEGE,
     server_error,
@@ -71,6 +72,8 @@ def _translation(error: BaseException | None, role: str) -> MirrorError | None:
         )
     if found.state in {MIGRATION_REFUSED, NO_PRIVILEGE, CANNOT_REPLACE}:
         return NotMigrated(f"{role}: {found.message or error}" + (f". {hint}" if hint else ""))
+    if found.state == LOCK_TIMEOUT:
+        return Transient(f"{role}: another transaction uses a table [{LOCK_TIMEOUT}]; try again.")
     if error is not None and type(error).__module__.partition(".")[0] == "psycopg":
         return translate(error, role)
     return None

@@ -183,6 +183,9 @@ class Source:
             goes_on = self.database.goes_on
             self.database.rollback()
             if isinstance(error, Transient) and goes_on:
+                # If a snapshot without rows fails as well, as on a standby, no query is the cause.
+                with self.snapshot():
+                    pass
                 # A mapping's query may cause it; reading each alone shows which.
                 raise Unexplained(str(error)) from None
             raise

@@ -125,7 +125,7 @@ def test_the_wheel_holds_the_library_and_its_sql_and_nothing_else(wheel: Path) -
     sources = {
         str(path.relative_to(ROOT))
         for path in (ROOT / "mirror").rglob("*")
-        if path.suffix in {".css", ".html", ".js", ".py", ".sql", ".svg", ".typed"}
+        if path.suffix in {".css", ".html", ".js", ".py", ".sql", ".svg", ".txt", ".typed"}
     }
     # 0002_trips.sql and guards.sql are not in it: the runner prints them from the declarations.
     migrations = {

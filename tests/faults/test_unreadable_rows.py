@@ -262,10 +262,10 @@ def test_an_event_that_is_parked_while_its_mapping_is_mended_is_retried(
     retrying = threading.Thread(target=other.run)
     keep = hotel_drain.queue.record
 
-    def retry_meanwhile(events: Sequence[Event]) -> None:
+    def retry_meanwhile(events: Sequence[Event], age: float) -> None:
         retrying.start()
         until(lambda: not retrying.is_alive() or waits_for_a_lock(house))
-        keep(events)
+        keep(events, age)
 
     monkeypatch.setattr(hotel_drain.queue, "record", retry_meanwhile)
     record(house, "guests", "r", BEN)

@@ -47,6 +47,8 @@ def run(
 
     def run(noun: str | None = None, resource: object = None, **options: object) -> str:
         arguments: dict[str, Any] = {"user": None, "as_json": False, "as_csv": False} | options
+        # Workers in this process have logged.
+        capsys.readouterr()
         access(noun, None if resource is None else str(resource), **arguments)
         return capsys.readouterr().out
 
