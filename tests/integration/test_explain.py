@@ -482,10 +482,11 @@ def test_a_login_that_may_not_act_as_users_is_an_error(
     world: SharedPair, target_cluster: PostgresCluster
 ) -> None:
     """A custom role with EXECUTE on the functions of the API."""
-    admin = TestDatabase(target_cluster.url("target_world"))
+    name = world.target.url.rpartition("/")[2]
+    admin = TestDatabase(target_cluster.url(name))
     admin.query("create role narrow login password 'narrow'")
     admin.query("grant mirror_writer to narrow")
-    url = target_cluster.url("target_world", user="narrow", password="narrow")
+    url = target_cluster.url(name, user="narrow", password="narrow")
     narrow = PostgresTarget(Database(url, role="target"))
     try:
         with pytest.raises(WrongKey, match="grant authenticated to narrow"):

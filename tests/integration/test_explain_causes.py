@@ -428,7 +428,7 @@ LACKS: Mapping[str, list[Lack]] = {
         ),
         Lack(
             CAMPAIGN + "insert into campaign_characters values ({m}, {n}), ({n}, {m});",
-            "characters has the row, but campaign_characters has no row with"
+            "characters, campaigns have the rows, but campaign_characters has no row with"
             " campaign_characters.campaign_id = '{n}' and"
             " characters.id = campaign_characters.character_id",
         ),
@@ -456,4 +456,4 @@ def test_what_the_primary_lacks_is_named_on_each_model(pair: InstalledModel) -> 
         texts = (page.first.says, *page.first.details)
         if not any(all(part in text for part in parts) for text in texts):
             unnamed.append((lack, texts))
-    assert unnamed == []
+    assert unnamed == [], "\n".join(map(str, unnamed))
