@@ -4,7 +4,7 @@ from collections.abc import Callable
 from contextlib import closing
 from uuid import uuid4
 
-import pytest
+from structlog.testing import capture_logs
 
 from mappings.trips import registry
 from mirror.capture.outbox import Lane
@@ -112,15 +112,16 @@ def test_without_history_nothing_is_written(
 
 
 def test_a_history_that_cannot_be_written_delays_no_event(
-    drain: Drain, primary: TestDatabase, capsys: pytest.CaptureFixture[str]
+    drain: Drain, primary: TestDatabase
 ) -> None:
     """A warning says so."""
     primary.query("drop table mirror.delays")
     primary.query(RECORD, 0, 0, "users", str(uuid4()))
-    done = drain.run()
+    with capture_logs() as logs:
+        done = drain.run()
     assert (done.events, done.failed) == (1, 0)
     assert primary.value("select count(*) from mirror.outbox") == 0
-    assert "history not written" in capsys.readouterr().out
+    assert "history not written" in [each["event"] for each in logs]
 
 
 def test_a_worker_writes_once_a_second_and_loses_nothing(

@@ -44,6 +44,7 @@ def scrape(visitor: Visitor) -> Samples:
     return {
         (sample.name, *(sample.labels[label] for label in LABELS[sample.name])): sample.value
         for family in text_string_to_metric_families(answer.text)
+        if family.type != "histogram"
         for sample in family.samples
     }
 

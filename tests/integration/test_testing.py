@@ -62,9 +62,9 @@ def snippets(page: Path) -> list[str]:
 
 
 def test_the_example_of_the_page_runs_as_a_user_has_it(tmp_path: Path) -> None:
-    """Its model is the README's. Warnings are errors, and the plugin starts its own servers."""
+    """Its model is the guide's. Warnings are errors, and the plugin starts its own servers."""
     model, guards = (
-        next(text for text in snippets(ROOT / "README.md") if text.startswith(start))
+        next(text for text in snippets(ROOT / "docs" / "guide.md") if text.startswith(start))
         for start in ("from sqlalchemy import select", "from mirror import Allow")
     )
     conftest, tests, _ = snippets(ROOT / "docs" / "testing.md")
