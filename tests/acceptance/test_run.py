@@ -157,6 +157,7 @@ def test_it_plays_the_demos_story_alone(
         cast("Any", stack), cast("Any", None), load_settings(), PeopleInSql(target.url)
     )
     assert [step.text for step in play_story(trip_chat) if not step.held] == []
+    trip_chat.engine.dispose()
 
 
 def test_it_listens_and_the_parts_are_known_to_be_at_work(
