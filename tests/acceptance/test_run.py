@@ -282,7 +282,7 @@ def test_killed_at_any_moment_it_loses_nothing(
     def nothing_waits() -> bool:
         # A retry that was killed holds its event for as long as its lease lasts: minutes.
         primary.query("update mirror.retries set due_at = least(due_at, now())")
-        return primary.value(WAITING) == 0
+        return bool(primary.value(WAITING) == 0)
 
     until(nothing_waits, seconds=60)
     assert run.end(signal.SIGTERM) == 0
