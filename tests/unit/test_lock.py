@@ -138,7 +138,8 @@ def walk(lock: str, python: str, platform: str) -> Walk:
     walked = Walk(values, {canonicalize_name(pin.name): pin for pin in counted})
     assert len(walked.pinned) == len(counted), "a distribution is pinned twice"
     for root in roots(*LOCKS[lock]):
-        walked.follow(root, "pyproject.toml")
+        if holds(root, values):
+            walked.follow(root, "pyproject.toml")
     return walked
 
 
