@@ -133,7 +133,7 @@ begin
     (count(*) filter (where t.lane = 0))::integer, (count(*) filter (where t.lane = 1))::integer,
     min(t.transaction_id), max(t.transaction_id), min(coalesce(t.origin, t.transaction_id)),
     array_agg(t.id)::text, array_agg(t.lane)::text,
-    -- Whatever time a writer gave: infinity, or a year of 20000.
+    -- A writer may have given any time: infinity, or a year of 20000.
     array_agg(date_part(
       'epoch',
       clock_timestamp() - greatest(least(t.recorded_at, clock_timestamp()), '2000-01-01 UTC')

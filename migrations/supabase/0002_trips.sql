@@ -490,8 +490,8 @@ revoke all on function mirror.apply_trip_memberships(integer, bigint, jsonb, jso
 from public, anon, authenticated, service_role;
 
 
--- What includes this one; null, which is nobody's, for any other name. Asked for in a subquery:
--- once, not for each row.
+-- The levels that include this one; null, which is nobody's, for any other name. Asked for in a
+-- subquery: once, not for each row.
 create or replace function mirror.trip_roles(min_role text) returns text[]
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$

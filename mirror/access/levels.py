@@ -25,8 +25,8 @@ def levels_function(function: str, parameter: str, levels: Sequence[str]) -> str
         for rank, name in enumerate(levels)
     )
     return f"""\
--- What includes this one; null, which is nobody's, for any other name. Asked for in a subquery:
--- once, not for each row.
+-- The levels that include this one; null, which is nobody's, for any other name. Asked for in a
+-- subquery: once, not for each row.
 create or replace function {function}({parameter} text) returns text[]
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$

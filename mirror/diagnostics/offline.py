@@ -29,7 +29,7 @@ class OfflineReport:
     warnings: list[str] = field(default_factory=list)
     """They work, but probably not as is meant."""
     passed: list[str] = field(default_factory=list)
-    """What was checked and found right."""
+    """The things that were checked and found right."""
 
     def attempt(self, check: Callable[[], _Result]) -> _Result | None:
         """Return the result of a check; None if it fails, and then its error is noted."""
@@ -68,7 +68,7 @@ def _check_settings(
     if settings is None:
         return
     report.attempt(lambda: beat_schedule(settings))
-    # What is not set is the doctor's: as a rule, a check has neither passwords nor keys.
+    # Missing settings are the doctor's subject: as a rule, a check has neither passwords nor keys.
     if registry is not None and settings.fresh_seconds is not None:
         report.attempt(lambda: check_fresh_seconds(settings, registry))
     if not missing_settings(settings, "target"):

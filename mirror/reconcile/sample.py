@@ -27,8 +27,8 @@ _BUCKET_BITS = (17, 14, 11, 8, 5, 0)
 def sync(drain: Drain, mapping: Mapping, keys: Iterable[Key]) -> Verdict:
     """Bring the given keys up to date now; return how they differed before.
 
-    Parents whose absence made a row drift are brought up to date, too. What is too much for one
-    call, such as the children of a large parent that is gone, is left to workers; then
+    Parents whose absence made a row drift are brought up to date, too. Work that is too much for
+    one call, such as the children of a large parent that is gone, is left to workers; then
     `drain.announced` is True.
 
     Raises:

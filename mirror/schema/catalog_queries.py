@@ -127,7 +127,8 @@ CALLERS = """
     order by 1
 """
 
-# What migrations create and change. An object that belongs to a table is called `name on table`.
+# The objects that migrations create and change. One that belongs to a table is called
+# `name on table`.
 OBJECTS = r"""
     with relations as (
       select c.oid, c.relkind, c.relrowsecurity, c.relacl::text as rights, c.reloptions::text,

@@ -23,7 +23,7 @@ _DECLARED = """
 
 @dataclass(frozen=True)
 class Changes:
-    """What follows from the differences of two versions of a model."""
+    """The consequences of the differences of two versions of a model."""
 
     locked_out: list[str]
     """The mappings that workers of before do not write any more; sorted."""

@@ -3,8 +3,8 @@
 It follows from the declarations alone: tables, ledgers, functions, helpers and policies. Every
 block can run again. The migration refuses an existing table with another shape or owner, and names
 it. A table of this model follows its declaration, except that its key does not change: it gets new
-columns, types and foreign keys. What is no longer declared stays, closed, until `mirror migrate
---prune` (`mirror.schema.prune`).
+columns, types and foreign keys. Objects that are no longer declared stay, closed, until `mirror
+migrate --prune` (`mirror.schema.prune`).
 """
 
 import json

@@ -30,14 +30,14 @@ _Object = tuple[str, str]
 
 @dataclass(frozen=True)
 class Preview:
-    """What a migration would do."""
+    """The effect that a migration would have."""
 
     steps: list[str]
     """The names of the migrations; empty if the database is up to date."""
     lines: list[str]
     """The objects that it would create, alter and drop, and the rows that it would change."""
     next_steps: list[str]
-    """What is to be done after it."""
+    """The steps that follow it."""
 
 
 def preview(connection: Connection, side: Side, registry: Registry, **flags: bool) -> Preview:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from mirror.diagnostics.doctor.checks import Severity
+from mirror.diagnostics.doctor import Severity
 from mirror.diagnostics.figures import Unknown, known
 from mirror.diagnostics.runs import last_finished
 from mirror.serve.rendering import count, duration

@@ -44,7 +44,7 @@ class Delivered:
 
 
 class History:
-    """What one worker adds to the history.
+    """The part of the history that one worker adds.
 
     Args:
         database: the primary; it has no open transaction when `write` is called.

@@ -74,7 +74,7 @@ class SingleProcess:
             end = time.monotonic() + _GRACE
             for thread in self._threads:
                 thread.join(max(0.0, end - time.monotonic()))
-            # What has not ended by then is rolled back by the servers.
+            # The servers roll back work that has not ended by then.
             self._relay.close()
 
     def _drain(self) -> None:

@@ -468,7 +468,7 @@ def test_a_guard_changes_and_goes(pair: Pair) -> None:
 
 
 def test_nothing_is_pruned_before_the_migration(pair: Pair) -> None:
-    """What goes depends on the declarations in the target."""
+    """The declarations in the target decide which objects go."""
     with pytest.raises(UsageError, match="model_clubs is to be applied first"):
         pair.prune(model(clubs=without(clubs, "kind")))
 

@@ -91,7 +91,7 @@ def test_a_name_that_is_too_large_becomes_null_and_blocks_no_other(
     primary: TestDatabase,
     target: TestDatabase,
 ) -> None:
-    """What may take access away is in force; the stored error names the setting to change."""
+    """The revocations are in force; the stored error names the setting to change."""
     giant, other = TripFactory(name="x" * SMALL), TripFactory()
     session.commit()
     record(primary, "trips", giant.id)

@@ -195,7 +195,7 @@ def test_a_schema_that_is_empty_is_said_to_be(init: Init, backend: TestDatabase)
 def registry(
     init: Init, backend: TestDatabase, project: TestDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> Registry:
-    """What the command writes for ids of the primary's own, installed on both sides."""
+    """The module that the command writes for ids of the primary's own, installed on both sides."""
     monkeypatch.setenv("SUPABASE_DB_URL", project.url)
     for statement in TRANSLATED.split(";"):
         backend.query(statement)

@@ -55,7 +55,7 @@ def query(member: Membership) -> str:
     return f"user={member.user_id}&kind=trip&resource={member.trip_id}"
 
 
-# What the page says
+# The sentences of the page
 
 
 def test_now_says_that_all_is_well_only_if_everything_is_known(
@@ -173,7 +173,7 @@ def test_texts_from_a_database_are_escaped(primary: TestDatabase, visit: Visit) 
         assert "&lt;script&gt;" in text
 
 
-# Who is admitted
+# Admission
 
 
 def test_no_answer_of_authorize_but_a_level_admits(visit: Visit) -> None:
@@ -311,7 +311,7 @@ def test_the_app_can_be_mounted_below_a_path_behind_a_sign_in(
             assert "1 event will be retried" in visitor.text(answer.headers["location"])
 
 
-# What actions do
+# Effects of actions
 
 
 def test_dead_events_are_grouped_by_cause_and_retried_or_discarded_together(

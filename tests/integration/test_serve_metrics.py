@@ -102,7 +102,7 @@ def test_figures_of_a_side_that_does_not_answer_are_absent_and_never_zero(
 
 
 def test_no_writer_can_add_labels(primary: TestDatabase, visit: Visit) -> None:
-    """Whoever writes into the outbox decides on names of mappings there; ids are in no label."""
+    """A writer decides which names of mappings are in the outbox; ids are in no label."""
     primary.query(WAITS, "1 s", 0, "invented")
     primary.query("insert into mirror.heartbeats (name) values ('invented')")
     primary.query(

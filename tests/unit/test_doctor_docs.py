@@ -21,5 +21,5 @@ def test_the_page_lists_every_check_in_the_words_of_the_doctor() -> None:
     ]
     table = ["| code | severity | what is the case | remedy |", "| --- | --- | --- | --- |", *rows]
     page = PAGE.read_text(encoding="utf-8")
-    listed = page.split("## What it looks for\n")[1].split("\n## ")[0]
+    listed = page.split("## Checks\n")[1].split("\n## ")[0]
     assert "\n".join(table) == listed[listed.index("| code") :].strip()

@@ -204,7 +204,7 @@ def logged_records() -> dict[str, set[str]]:
 
 
 def test_the_page_on_logs_lists_every_record_with_its_fields() -> None:
-    """What reads the logs can rely on these names. A long text ends with "…" there."""
+    """Programs that read the logs can rely on these names. A long text ends with "…" there."""
     page = (ROOT / "docs" / "logs.md").read_text()
     rows = re.findall(r"^\| `(.+?)` \| [\w, ]+ \|(.*)\|$", page, re.MULTILINE)
     listed = {

@@ -32,8 +32,8 @@ CHECKSUMS = {
     "0008_prepared_transactions": "2e995bafd4114359",
     "0009_receipts": "04cb5f356890fbdd",
     "0010_structures": "dd7117b5e3180def",
-    "0011_history": "31f5066e74b4874c",
-    "0001_engine": "720d6d1674e63dbb",
+    "0011_history": "3065c2b30aef9af2",
+    "0001_engine": "1ae8dfcbc4255ea1",
 }
 
 

@@ -53,7 +53,7 @@ create table if not exists mirror.mappings (
 );
 
 
--- What a migration has found to be no longer declared. It stays until `mirror migrate --prune` drops it;
+-- Objects that a migration has found to be no longer declared. Each stays until `mirror migrate --prune` drops it;
 -- no access depends on it.
 create table if not exists mirror.leftovers (
   -- The registry that declared it.

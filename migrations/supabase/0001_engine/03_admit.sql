@@ -1,6 +1,6 @@
 -- Take the lock of all writers: shared, or alone. Insists on READ COMMITTED, so that what follows
--- sees what the last holder left. Whoever waits for too long fails with an error of its own, which
--- says that somebody else was in the way: a statement or lock timeout would blame the batch.
+-- sees what the last holder left. A call that waits too long fails with an error of its own, which
+-- says that another one was in the way: a statement or lock timeout would blame the batch.
 create or replace function mirror.lock(alone boolean) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '5s'
 as $$
@@ -82,8 +82,8 @@ $$;
 
 -- Admit a caller: the right isolation, primary, epoch and declarations, and a lock.
 --
--- Ordinary writes share the lock. Whoever moves a boundary that others check (opens a scope,
--- removes a parent, purges, begins an epoch) holds it alone, so those checks need no lock of their
+-- Ordinary writes share the lock. A call that moves a boundary that others check (opens a
+-- scope, removes a parent, purges, begins an epoch) holds it alone, so those checks need no lock of their
 -- own.
 -- Returns the horizon.
 create or replace function mirror.admit(request jsonb, alone boolean) returns bigint

@@ -117,7 +117,7 @@ language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select array[
     format('(%s,0)', blocks * part / parts),
-    -- What was added meanwhile belongs to the last part.
+    -- Rows that were added meanwhile belong to the last part.
     format('(%s,0)', case when part + 1 < parts then blocks * (part + 1) / parts else 4294967294 end)
   ]::tid[]
   from (select pg_relation_size(name) / current_setting('block_size')::bigint as blocks) as s

@@ -1,4 +1,4 @@
--- What a worker and `mirror status` want to know first.
+-- The facts that a worker and `mirror status` need first.
 create or replace function mirror.describe() returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$

@@ -41,7 +41,7 @@ as $$
 $$;
 
 
--- What decides about one statement on a table: privileges, row-level security, the policies that
+-- The facts that decide about one statement on a table: privileges, row-level security, the policies that
 -- apply to authenticated; and of the row that it is about no more than the columns that those read.
 --
 -- ask: {schema, table, verb, row: {column: text}, attempt}; the row that comes for an insert, else
@@ -82,7 +82,7 @@ begin
     );
   end if;
 
-  -- Whoever changes or deletes a row has to see it.
+  -- A caller that changes or deletes a row has to see it.
   select coalesce(jsonb_agg(jsonb_build_object(
       'name', p.polname,
       'verb', case p.polcmd when 'r' then 'select' when 'a' then 'insert' when 'w' then 'update'
@@ -132,8 +132,8 @@ begin
     'table', wanted::text,
     'privilege', has_table_privilege(api, wanted, verb)
       or case when verb <> 'delete' then has_any_column_privilege(api, wanted, verb) else false end,
-    -- For an update that changes nothing: a column, and what it can be set to. What may not be read
-    -- cannot be set to itself.
+    -- For an update that changes nothing: a column, and what it can be set to. A column that may
+    -- not be read cannot be set to itself.
     'change', (
       select format('%I = %s', a.attname, case when r.readable then format('t.%I', a.attname)
         else 'default' end)
@@ -274,7 +274,7 @@ end
 $$;
 
 
--- What is known here beside a mapping's rows, for whoever follows a permission.
+-- The facts beside a mapping's rows that decide a permission.
 --
 -- request: {scopes: [[mapping, reference, value], …], asks, values}, with asks as in mirror_ask; and,
 -- where they are of interest, user and keys: {mapping, columns, most}.

@@ -17,7 +17,7 @@ $$;
 revoke all on function mirror.public_buckets() from public, anon, authenticated, service_role;
 
 
--- What is left of earlier versions of a model and is still here. A function of the guards that protects
+-- The remains of earlier versions of a model that are still here. A function of the guards that protects
 -- columns is left when no trigger calls it.
 create or replace function mirror.list_leftovers(model text)
 returns table (kind text, name text, col text)
@@ -88,7 +88,7 @@ as $$
     -- A partition's copy of a key says nothing that its parent's does not.
     where c.contype = 'f' and c.conparentid = 0
   ), words as (
-    -- What can be told from a function's text: nothing records what it refers to.
+    -- Found in a function's text: nothing records what it refers to.
     select lower(c.relname) as word from asked join pg_class as c on c.oid = asked.oid
     union
     select lower(a.name) from asked join columns as a on a.relation = asked.oid

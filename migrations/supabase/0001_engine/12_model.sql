@@ -1,9 +1,9 @@
--- What the models' own migrations call.
+-- Functions that the models' own migrations call.
 --
 -- Refuse a table that is not what we would create: a column too many or one that may not be null
 -- could make a revocation fail. Of a table that we did not create we refuse more: its policies
--- could let people read, its constraints and triggers could hold a row back. Whoever adds one to
--- a table of ours does so on purpose.
+-- could let people read, its constraints and triggers could hold a row back. One that is added to a
+-- table of ours was added on purpose.
 create or replace function mirror.check_table(mapping text, name text, shape jsonb) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$

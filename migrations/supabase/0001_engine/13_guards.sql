@@ -67,7 +67,7 @@ end
 $$;
 
 
--- What the guards of a model are called, on whatever table.
+-- The names of the policies of a model's guards, on all tables.
 create or replace function mirror.policy_names(model text) returns name[]
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$

@@ -10,8 +10,8 @@
 -- Answers, by user and ask, {values, there} or {active, rows, state, policies: {name: holds}}, or
 -- {state} for what failed, an SQLSTATE.
 --
--- SECURITY INVOKER: a definer's function may not change its role. Who may is a matter of who logged
--- in: the API's authenticator, or postgres. Names are quoted and looked up, values are typed, and
+-- SECURITY INVOKER: a definer's function may not change its role. The role that logged
+-- in may: the API's authenticator, or postgres. Names are quoted and looked up, values are typed, and
 -- policies come out of the catalog: no SQL is taken from a caller.
 create or replace function public.mirror_ask(request text) returns jsonb
 language plpgsql security invoker set search_path = pg_catalog, pg_temp
@@ -36,7 +36,7 @@ declare
   answer jsonb;
   answers jsonb := '[]';
 begin
-  -- What the catalog says, while this is still somebody who may know.
+  -- The catalog's facts, while this role may still read them.
   facts := public.mirror_trace(jsonb_build_object(
     'scopes', '[]'::jsonb,
     'asks', asked -> 'asks',
@@ -164,7 +164,7 @@ begin
       end loop;
       raise exception using errcode = undo;
     exception when sqlstate 'MR099' then
-      -- Who asked is again who called, and nothing was written.
+      -- The role is the caller's again, and nothing was written.
       null;
     end;
     answers := answers || jsonb_build_array(answer);

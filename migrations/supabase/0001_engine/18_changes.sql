@@ -1,4 +1,4 @@
--- What the models' migrations call when a declaration has changed.
+-- Functions that the models' migrations call when a declaration has changed.
 --
 -- Give a table of ours the foreign key to a parent that its mapping has gained. Rows that are there
 -- already keep their access until the next resync judges them, so they are not checked now; the next
@@ -71,8 +71,8 @@ end
 $$;
 
 
--- Close what a model no longer declares, and note it for `mirror migrate --prune`. What is no longer
--- mirrored must not grant for ever. Tables and their rows stay, for a person to look at; other models
+-- Close the objects that a model no longer declares, and note them for `mirror migrate --prune`. Rows that
+-- are no longer mirrored must not grant for ever. Tables and their rows stay, for a person to look at; other models
 -- are left alone.
 --
 -- kept: [{name, table: [schema, table], columns: [name], references: [name of a column of the ledger],
@@ -179,7 +179,7 @@ begin
   insert into mirror.models as m (name, functions) values (model, retire.functions)
   on conflict on constraint models_pkey do update set functions = excluded.functions;
 
-  -- What is declared again.
+  -- Objects that are declared again.
   delete from mirror.leftovers as l
   where (l.kind = 'function' and to_regprocedure(l.name) = any (
       array(select to_regprocedure(s) from unnest(retire.functions) as s)

@@ -30,7 +30,7 @@ class Choices:
     """The answers so far, and the ways to get further ones."""
 
     given: dict[str, tuple[str, ...]]
-    """What the flags say, by flag without the dashes; empty: the flag was not given."""
+    """The values of the flags, by flag without the dashes; empty: the flag was not given."""
     ask: Ask | None
     """None: nobody is there to ask."""
     made: list[Choice] = field(default_factory=list)

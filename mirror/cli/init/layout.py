@@ -17,7 +17,7 @@ class Group:
     """Parts between brackets: a call, a tuple, a dict or a set."""
 
     opening: str
-    """What stands before the parts: `Column(`, `columns=(`, `{`."""
+    """The text before the parts: `Column(`, `columns=(`, `{`."""
     parts: Sequence["Part"]
     closing: str = ")"
     apart: bool = False

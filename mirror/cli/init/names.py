@@ -27,7 +27,7 @@ _TYPES: Final = {
     "timestamp": "DateTime",
     "date": "Date",
 }
-# What the written module imports or calls itself.
+# Names that the written module imports or defines.
 _TAKEN: Final = frozenset(
     ("aliased", "and_", "case", "cast", "column", "func", "registry", "select", "table")
 )

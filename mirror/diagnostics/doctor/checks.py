@@ -1,406 +1,368 @@
 """Checks: every kind of problem that the doctor looks for, with its severity and its remedy."""
 
-import string
-from dataclasses import dataclass
-from enum import StrEnum
-
+from mirror.diagnostics.doctor.kinds import Check, error, warning
 from mirror.diagnostics.status import REMEDIES
 from mirror.schema.migrate import OLDEST
 
-
-class Severity(StrEnum):
-    """How bad a finding is."""
-
-    ERROR = "error"
-    """Permissions are wrong, late or lost, or will be after the next change."""
-    WARNING = "warning"
-    """The mirror works today, but it is slow or one step away from an error."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """One kind of finding."""
-
-    severity: Severity
-    problem: str
-    """The problem and its effect, without the name of a table or setting."""
-    remedy: str
-    """Instructions; words in braces are filled in with the names of a finding."""
-
-    @property
-    def generic_remedy(self) -> str:
-        """The remedy with placeholders in capitals: `create index on TABLE (COLUMN)`."""
-        names = {name for _, name, *_ in string.Formatter().parse(self.remedy) if name}
-        return self.remedy.format(**{name: name.upper() for name in names})
-
-
-def _error(problem: str, remedy: str) -> Check:
-    return Check(Severity.ERROR, problem, remedy)
-
-
-def _warning(problem: str, remedy: str) -> Check:
-    return Check(Severity.WARNING, problem, remedy)
-
-
 CHECKS: dict[str, Check] = {
     # Settings
-    "setting-missing": _error("a required setting is not set", "Set {variable}."),
-    "setting-malformed": _error("a setting has an invalid value", "Correct the value."),
-    "setting-unknown": _warning(
+    "setting-missing": error("a required setting is not set", "Set {variable}."),
+    "setting-malformed": error("a setting has an invalid value", "Correct the value."),
+    "setting-unknown": warning(
         "a MIRROR_* variable is set that nothing reads", "Correct its name, or unset it."
     ),
-    "redis-not-set": _warning(
+    "redis-not-set": warning(
         "REDIS_URL is not set, so the doctor checks neither the broker nor beat",
         "Set REDIS_URL to the broker of the workers, or start `mirror run`, which needs none.",
     ),
-    "key-kind": _error(
+    "key-kind": error(
         "an API key is of the wrong kind, belongs to another project, or has expired",
         "Copy a secret key from the project's settings, or sign a token for mirror_writer.",
     ),
-    "key-expiring": _warning(
+    "key-expiring": warning(
         "an API key expires within two weeks", "Create a new key and give it to the workers."
     ),
-    "listen-deaf": _warning(
+    "listen-deaf": warning(
         "PRIMARY_LISTEN_URL delivers no notifications: it leads to a transaction pooler or to"
         " another database",
         "Set it to the direct URL of the primary. Until then the relay polls.",
     ),
     # Either side as a whole
-    "primary-unreachable": _error(
+    "primary-unreachable": error(
         "the primary does not answer, so nothing there was checked",
         "Start the primary, or correct PRIMARY_DATABASE_URL.",
     ),
-    "primary-refused": _error(
+    "primary-refused": error(
         "the primary refuses a query of the mirror",
         "Grant the missing privilege to the role in PRIMARY_DATABASE_URL.",
     ),
-    "primary-not-migrated": _error(
+    "primary-not-migrated": error(
         "the primary has no outbox: it was never migrated", "Run `mirror migrate primary`."
     ),
-    "primary-replica": _error(
+    "primary-replica": error(
         "PRIMARY_DATABASE_URL leads to a standby, and fences need the primary server",
         "Set it to the URL of the primary server.",
     ),
-    "primary-version": _error(
+    "primary-version": error(
         f"PostgreSQL on the primary is older than {OLDEST['primary']}",
         "Upgrade it to a supported version.",
     ),
-    "primary-behind": _error(
+    "primary-behind": error(
         "the primary is missing migrations of this version", "Run `mirror migrate primary`."
     ),
-    "primary-ahead": _error(
+    "primary-ahead": error(
         "the primary has migrations of a newer version",
         "Install the newer version of permission-mirror here.",
     ),
-    "target-unreachable": _error(
+    "target-unreachable": error(
         "the target does not answer, so nothing there was checked",
         "Restore the project, or correct SUPABASE_DB_URL or SUPABASE_URL.",
     ),
-    "target-refused": _error(
+    "target-refused": error(
         "the target refuses a query of the mirror",
         "Connect as postgres, or with a secret key or a token for mirror_writer.",
     ),
-    "key-refused": _error(
+    "key-refused": error(
         "the target's API rejects the key",
         "Use a key of the project that SUPABASE_URL names.",
     ),
-    "target-not-migrated": _error(
+    "target-not-migrated": error(
         "the target is missing schema mirror or one of its functions",
         "Run `mirror migrate supabase`. If it has nothing to apply, run `mirror migrate supabase"
         ' --sql | psql -1 "$SUPABASE_DB_URL"`.',
     ),
-    "target-version": _error(
+    "target-version": error(
         f"PostgreSQL in the target is older than {OLDEST['supabase']}",
         "Upgrade the project in its dashboard.",
     ),
-    "target-behind": _error(
+    "target-behind": error(
         "the target is missing migrations, or was migrated from other declarations",
         "Run `mirror migrate supabase`, deploy the workers, then run `mirror resync`.",
     ),
-    "target-ahead": _error(
+    "target-ahead": error(
         "the target has migrations of a newer version",
         "Install the newer version of permission-mirror here.",
     ),
-    "api-stale": _error(
+    "api-stale": error(
         "the project's API has not noticed the last migration",
         "Run `notify pgrst, 'reload schema'` in the target.",
     ),
-    "clock-skew": _warning(
+    "clock-skew": warning(
         "the clocks of a server and of this machine differ by more than 30 seconds, so tokens and"
         " rows expire at the wrong time",
         "Synchronise the clocks with NTP.",
     ),
     # Source and declarations
-    "mapping-digest": _error(
+    "mapping-digest": error(
         "the target was migrated to another version of a mapping, so it refuses all writes",
         REMEDIES["mapping-digest"],
     ),
-    "stale": _error(
+    "stale": error(
         "the target is older than `max_staleness`, so policies refuse every user",
         REMEDIES["stale"],
     ),
-    "failed-over": _error(
+    "failed-over": error(
         "a server of the pair has failed over, and both sides have not been compared since",
         REMEDIES["failed-over"],
     ),
-    "not-paired": _error(
+    "not-paired": error(
         "primary and target did not take their last step together: one of them is another database,"
         " a copy, or was restored",
         REMEDIES["not-paired"],
     ),
     # The mappings and the primary's tables
-    "source-filtered": _error(
+    "source-filtered": error(
         "row-level security on the primary could hide rows from the mirror's role, so its reads are"
         " refused",
         "`alter role ROLE bypassrls`, or connect as the owner of table {table}, which must not"
         " have FORCE ROW LEVEL SECURITY.",
     ),
-    "source-unlogged": _warning(
+    "source-unlogged": warning(
         "a table that a mapping reads is UNLOGGED: after a crash it is empty, without an event",
         "`alter table {table} set logged`.",
     ),
-    "source-query": _error(
+    "source-query": error(
         "the query of a mapping fails: a table or column is missing, or the mirror may not read it",
         "Correct mapping {mapping}, or migrate your tables first.",
     ),
-    "source-changed": _error(
+    "source-changed": error(
         "what a mapping reads was altered since all of its rows were last compared, so rows may"
         " have changed without an event",
         "Run `mirror resync {mapping}`, or `mirror reconcile --mapping {mapping}`.",
     ),
-    "source-type": _error(
+    "source-type": error(
         "a column of the primary cannot be cast to the type in the mapping",
         "Correct the type in mapping {mapping}, or add a cast to its query.",
     ),
-    "source-cast": _warning(
+    "source-cast": warning(
         "a column of the primary can hold values that do not fit the type in the mapping",
         "Use the primary's type in mapping {mapping}, or text.",
     ),
-    "source-key": _error(
+    "source-key": error(
         "the primary cannot compare the type of a key or reference with its type in the mapping, so"
         " the mapping cannot be read",
         "In the query of mapping {mapping}, cast {column} to {type}.",
     ),
-    "source-scan": _warning(
+    "source-scan": warning(
         "each read of a key or of a reference compares all rows of a large table, because no index"
         " serves the column as the query computes it, with a cast for example",
         "Create an index in the primary on the expression of {column} in the query of mapping"
         " {mapping}.",
     ),
-    "expires-zone": _error(
+    "expires-zone": error(
         "the column by which a mapping's rows expire has no time zone in the primary, so it is read"
         " as UTC and rows may expire hours too late",
         "Write `{column} AT TIME ZONE 'UTC'` in the query of mapping {mapping}, with the zone that"
         " its times are in.",
     ),
-    "enum-label": _error(
+    "enum-label": error(
         "`active` of a mapping lists a value that the primary's enum does not have, so no row"
         " can have it",
         "Correct `active` in mapping {mapping}.",
     ),
-    "role-unknown": _warning(
+    "role-unknown": warning(
         "the primary's enum has a role that is not a level of the membership, so this role grants"
         " nothing",
         "If the role should grant access, add it to the levels of the membership over mapping"
         " {mapping}.",
     ),
-    "triggers-behind": _error(
+    "triggers-behind": error(
         "the triggers were installed from older mappings", "Run `mirror migrate primary`."
     ),
-    "trigger-missing": _error(
+    "trigger-missing": error(
         "a trigger is missing, disabled, changed, or not enabled always (so that it does not run"
         " under replication), so changes are lost until the next reconcile",
         "Run `mirror migrate primary`, then `mirror resync`.",
     ),
     # The target's tables
-    "table-missing": _error(
+    "table-missing": error(
         "a mirrored or guarded table does not exist",
         "Restore the table, then run `mirror migrate supabase` and `mirror resync`.",
     ),
-    "column-missing": _error(
+    "column-missing": error(
         "a mirrored table is missing a column of its mapping",
         "Run `alter table {table} add column {column} {type}`, then `mirror resync`.",
     ),
-    "column-type": _error(
+    "column-type": error(
         "a column of a mirrored table has another type than in the mapping",
         "alter table {table} alter column {column} type {type} using {column}::{type};",
     ),
-    "column-required": _error(
+    "column-required": error(
         "a mirrored table requires a value that the mirror may not have, so the target refuses"
         " rows",
         "alter table {table} alter column {column} drop not null;",
     ),
-    "column-extra": _warning(
+    "column-extra": warning(
         "a mirrored table has a column that is not in the mapping, and the next migration will"
         " refuse to run",
         "Run `alter table {table} drop column {column}`, or add the column to the mapping.",
     ),
-    "leftover": _warning(
+    "leftover": warning(
         "the target has a table, column or function that an earlier version of the mappings"
         " declared; no access depends on it",
         "Look at it, then run `mirror migrate supabase --prune`.",
     ),
-    "reference-outside": _error(
+    "reference-outside": error(
         "a mirrored table has a foreign key that its mapping does not declare, to auth.users for"
         " example, so the target refuses rows without a counterpart there",
         "alter table {table} drop constraint {constraint};",
     ),
-    "column-generated": _error(
+    "column-generated": error(
         "a mirrored column is generated, so the target refuses the mirror's values",
         "Run `alter table {table} alter column {column} drop expression`; of an identity column,"
         " `drop identity`.",
     ),
-    "write-altered": _error(
+    "write-altered": error(
         "a trigger or rule that is not the mirror's can change or drop the rows that the mirror"
         " writes, so the target may allow more than the primary",
         "Run `{command}` The mapping's query can compute the values instead.",
     ),
-    "write-refused": _warning(
+    "write-refused": warning(
         "a constraint, unique index or trigger that is not the mirror's can refuse a row of the"
         " primary; the target then keeps the row that it has",
         "Run `{command}` An index that is not unique refuses nothing.",
     ),
-    "writer-filtered": _error(
+    "writer-filtered": error(
         "row-level security of a mirrored table applies to the mirror's own role, so its writes are"
         " refused",
         "Run `alter table {table} no force row level security`. The table must belong to the role"
         " that migrates.",
     ),
-    "table-inherited": _error(
+    "table-inherited": error(
         "a mirrored table inherits from another table, is a partition, or has children, so rows are"
         " read past its policies or past the mirror",
         "Run `alter table {child} no inherit {parent}`; of a partition,"
         " `alter table {parent} detach partition {child}`.",
     ),
-    "delete-cascades": _error(
+    "delete-cascades": error(
         "a foreign key deletes or changes rows of a table that is not mirrored when the mirror"
         " deletes a row",
         'Drop constraint {constraint} of {table}, or declare on_delete="retain" in mapping'
         " {mapping}.",
     ),
-    "delete-blocked": _warning(
+    "delete-blocked": warning(
         "a foreign key of a table that is not mirrored keeps the mirror from deleting rows; they"
         " stay with their key alone and grant nothing",
         'Declare on_delete="retain" in mapping {mapping}, or drop constraint {constraint} of'
         " {table}.",
     ),
-    "index-missing": _warning(
+    "index-missing": warning(
         "policies, scopes or deletes find rows by a column that has no index, so they are slow",
         "create index concurrently on {table} ({column});",
     ),
-    "published": _error(
+    "published": error(
         "a mirrored table is in the publication supabase_realtime, which sends the keys of deleted"
         " rows to every subscriber and ignores the policies",
         "alter publication supabase_realtime drop table {table};",
     ),
     # Privileges and policies in the target
-    "rls-off": _error(
+    "rls-off": error(
         "row-level security is off on a mirrored or guarded table, so policies have no effect",
         "alter table {table} enable row level security;",
     ),
-    "grant-excess": _error(
+    "grant-excess": error(
         "anon or authenticated has a privilege on a mirrored or guarded table that is not declared",
         "Run `revoke {privilege} on {table} from public, {role}`, then grant the declared"
         ' privileges again: `mirror ddl supabase | psql -1 "$SUPABASE_DB_URL"`, with `--guards`'
         " for guarded tables.",
     ),
-    "grant-missing": _warning(
+    "grant-missing": warning(
         "authenticated is missing a declared privilege, so the target refuses clients",
         "grant {privilege} on {table} to authenticated;",
     ),
-    "function-executable": _error(
+    "function-executable": error(
         "anon or authenticated can execute a function that only the mirror may call",
         "revoke execute on function {function} from public, {role};",
     ),
-    "guards-missing": _warning(
+    "guards-missing": warning(
         "guards are declared but were never installed",
         "Run `mirror migrate supabase --guards`.",
     ),
-    "guards-behind": _error(
+    "guards-behind": error(
         "the guards were installed from older declarations", "Run `mirror migrate supabase`."
     ),
-    "policy-missing": _error(
+    "policy-missing": error(
         "a declared policy does not exist, so the target refuses clients",
         "Run `mirror migrate supabase --guards`; for a mirrored table, run"
         ' `mirror ddl supabase | psql -1 "$SUPABASE_DB_URL"`.',
     ),
-    "bucket-public": _error(
+    "bucket-public": error(
         "a bucket with guarded folders is public, so everybody can download its files",
         "Run `update storage.buckets set public = false where id = {bucket}` in the target.",
     ),
-    "guard-trigger-missing": _error(
+    "guard-trigger-missing": error(
         "a trigger of the guards is missing or disabled, so clients get no message when their"
         " access changes, or can write protected columns",
         "Run `mirror migrate supabase --guards`.",
     ),
-    "policy-permissive": _error(
+    "policy-permissive": error(
         "a mirrored or guarded table has a permissive policy that is not declared; one permissive"
         " policy is enough to allow a user, so it opens rows that the declared policies protect",
         "Run `drop policy {policy} on {table}`, or make the policy restrictive.",
     ),
-    "policy-recursive": _error(
+    "policy-recursive": error(
         "policies read each other's tables in a circle, so statements fail with 42P17",
         "Read the table through a SECURITY DEFINER function, for example a helper of the mirror.",
     ),
-    "policy-ignores-status": _error(
+    "policy-ignores-status": error(
         "a policy reads a membership table without its status, so former members keep access",
         "Call a helper of the mirror instead, or add the condition on {column}.",
     ),
-    "policy-unwrapped": _warning(
+    "policy-unwrapped": warning(
         "a policy calls auth.uid() or a helper once per row, which is slow",
         "Write `(select {call})`, which PostgreSQL runs once per statement.",
     ),
     # Processing of events
-    "outbox-late": _error(
+    "outbox-late": error(
         "an event has been waiting for too long",
         REMEDIES["outbox-late"],
     ),
-    "consumer-missing": _error(
+    "consumer-missing": error(
         "no worker has read the outbox lately, so changes do not reach the target",
         "Start a worker: `celery -A mirror.worker worker`, or `mirror run`.",
     ),
-    "beat-missing": _warning(
+    "beat-missing": warning(
         "beat has not run lately, so events whose doorbell message was lost wait, and nothing is"
         " purged or reconciled",
         "Start beat: `celery -A mirror.worker beat`, or `mirror run`.",
     ),
-    "relay-missing": _warning(
+    "relay-missing": warning(
         "triggers record changes but no relay has run lately, so these events wait for beat",
         "Start a relay: `mirror relay`, or `mirror run`.",
     ),
-    "broker-unreachable": _error(
+    "broker-unreachable": error(
         "Redis does not answer, so no doorbell message wakes the workers",
         "Start Redis, or correct REDIS_URL.",
     ),
-    "transaction-open": _warning(
+    "transaction-open": warning(
         "a transaction or replication slot on the primary has been open for too long, so vacuum"
         " cannot remove dead rows of the outbox",
         "End it: {command}",
     ),
-    "stuck": _error(
+    "stuck": error(
         "events have failed for more than a minute, so the target is out of date for their keys",
         REMEDIES["stuck"],
     ),
-    "buried": _error(
+    "buried": error(
         "events are buried: the mirror stopped retrying them after repeated failures",
         REMEDIES["buried"],
     ),
-    "parked": _error(
+    "parked": error(
         "all rows of a mapping fail alike, so its events wait and the target keeps its rows",
         REMEDIES["parked"],
     ),
-    "unclaimed": _error(
+    "unclaimed": error(
         "events of a mapping wait, because no worker knows it as the target does",
         REMEDIES["unclaimed"],
     ),
-    "withheld": _error(
+    "withheld": error(
         "keys grant nothing, because their events can be neither read nor written",
         REMEDIES["withheld"],
     ),
-    "last-reconcile": _error(
+    "last-reconcile": error(
         "the last reconcile did not repair everything", REMEDIES["last-reconcile"]
     ),
-    "two-schedulers": _warning(
+    "two-schedulers": warning(
         "both beat and the platform's scheduler start reconciles", REMEDIES["two-schedulers"]
     ),
 }

@@ -5,7 +5,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any
 
-from mirror.diagnostics.doctor.checks import CHECKS, Severity
+from mirror.diagnostics.doctor.checks import CHECKS
 from mirror.diagnostics.doctor.expected import ExpectedTarget
 from mirror.diagnostics.doctor.findings import Finding, finding
 from mirror.diagnostics.doctor.installed_migrations import (
@@ -13,6 +13,7 @@ from mirror.diagnostics.doctor.installed_migrations import (
     check_triggers,
     missing_migrations,
 )
+from mirror.diagnostics.doctor.kinds import Severity
 from mirror.diagnostics.doctor.policies import (
     PolicyChecks,
     check_buckets,
@@ -45,7 +46,7 @@ from mirror.sync.targets.base import Target
 from mirror.sync.wiring import build_source, build_target
 
 _DEFAULT = Limits()
-# What is not known may be worse than each error that is known.
+# A part that is not known may be worse than each error that is known.
 _UNANSWERED = {"primary-unreachable", "target-unreachable", "broker-unreachable"}
 # A missing migration of the model or of the guards causes these findings; while one is missing, the
 # doctor reports the migration instead of them.

@@ -82,7 +82,7 @@ class ExpectedTarget:
 
     @property
     def leftovers(self) -> list[list[str]]:
-        """What earlier versions of the registry have left, each as [kind, name, column]."""
+        """The remains of earlier versions of the registry, each as [kind, name, column]."""
         return self.catalog.get("leftovers", {}).get(self.registry.name, [])
 
     def mirrored(self) -> Iterator[tuple[Mapping, ExpectedTable | None]]:

@@ -3,7 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mirror.diagnostics.doctor.checks import CHECKS, Severity
+from mirror.diagnostics.doctor.checks import CHECKS
+from mirror.diagnostics.doctor.kinds import Severity
 from mirror.errors.redaction import redact
 
 

@@ -41,7 +41,7 @@ class Stop:
     found: tuple[TableRef, ...]
     """The tables that have rows up to here."""
     failing: tuple[Predicate, ...]
-    """What no row satisfies; empty: each of the found rows satisfies everything."""
+    """The conditions that no row satisfies; empty: each of the found rows satisfies everything."""
     missing: TableRef | None = None
     """The table without a row that satisfies `failing`. None: the rows exist, and `failing` are
     conditions on them."""

@@ -1,5 +1,5 @@
--- Writers of these tables wait meanwhile. Who waits for one table while holding another could be
--- in a deadlock with a writer, and the writer would lose: so wait for the first one only.
+-- Writers of these tables wait meanwhile. A transaction that waits for one table while it holds another
+-- could be in a deadlock with a writer, and the writer would lose: so wait for the first one only.
 do $$
 declare
   deadline constant timestamptz := clock_timestamp() + interval '10 seconds';
