@@ -27,8 +27,8 @@ create table if not exists mirror.revocations (
 );
 
 
--- As mirror.claim_batch, which workers of the version before call, and beside each id the lane and the
--- age of its event.
+-- As mirror.claim_batch, which workers of the version before call, and beside each id the age of its
+-- event. Revocations come first in both arrays.
 --
 -- `p_known`: the mappings that the worker can mirror. Events of others are set apart, for a worker that
 -- can: the events behind them, and the claims to come, then do not have to pass them. They are returned,
@@ -51,8 +51,6 @@ returns table (
   origin bigint,
   -- bigint[]
   ids text,
-  -- smallint[]: the lane of each id.
-  lanes text,
   -- real[]: the seconds since the start of the transaction that recorded each.
   ages text,
   -- text[] for each of the first four parts: that part of every key.
@@ -124,20 +122,23 @@ begin
     returning r.id, r.lane, r.transaction_id, r.origin, r.recorded_at, r.mapping, r.reference, r.key
   ),
   taken as (
-    select f.id, f.lane, f.transaction_id, f.origin, f.recorded_at, f.mapping, f.reference, f.key
-    from found as f
-    union all
-    table returned
+    select t.*,
+      -- A writer may have given any time: infinity, or a year of 20000.
+      date_part(
+        'epoch', now() - greatest(least(t.recorded_at, now()), '2000-01-01 UTC')
+      )::real as age
+    from (
+      select f.id, f.lane, f.transaction_id, f.origin, f.recorded_at, f.mapping, f.reference, f.key
+      from found as f
+      union all
+      table returned
+    ) as t
   )
   select t.mapping, t.reference is not null, cardinality(t.key),
     (count(*) filter (where t.lane = 0))::integer, (count(*) filter (where t.lane = 1))::integer,
     min(t.transaction_id), max(t.transaction_id), min(coalesce(t.origin, t.transaction_id)),
-    array_agg(t.id)::text, array_agg(t.lane)::text,
-    -- A writer may have given any time: infinity, or a year of 20000.
-    array_agg(date_part(
-      'epoch',
-      clock_timestamp() - greatest(least(t.recorded_at, clock_timestamp()), '2000-01-01 UTC')
-    )::real)::text,
+    (array_agg(t.id) filter (where t.lane = 0) || array_agg(t.id) filter (where t.lane = 1))::text,
+    (array_agg(t.age) filter (where t.lane = 0) || array_agg(t.age) filter (where t.lane = 1))::text,
     array[
       array_agg(t.key[1])::text, array_agg(t.key[2])::text,
       array_agg(t.key[3])::text, array_agg(t.key[4])::text

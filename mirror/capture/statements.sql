@@ -2,9 +2,9 @@
 --
 -- `statement("claim_events")` in statements.py returns the text below the title `claim_events`,
 -- without comments. A title stands alone on its line. Placeholders follow the caller's library:
---   %s, %(name)s   psycopg, filled in by the driver
---   {}, {name}     psycopg.sql, filled in with quoted literals (several statements in one message)
---   :name          SQLAlchemy: a backend may use any driver
+--   %s, %(name)s      psycopg, filled in by the driver
+--   {}, {0}, {name}   psycopg.sql, filled in with quoted literals (several statements in one message)
+--   :name             SQLAlchemy: a backend may use any driver
 --
 -- Not here: functions and triggers (migrations/primary, mirror.schema.triggers), and
 -- mirror.schema.migrate, which reads mirror.migrations on both sides.
@@ -280,26 +280,38 @@ returning name
 
 -- add_history --
 -- The oldest revocations go; two workers that delete at once do not wait for each other.
-with delays as (
+with delivered as materialized (
+  select d.batch, e.place, e.id, d.mapping, d.ago,
+    case when e.place <= d.revocations then 0 else 1 end as lane, e.age + d.seconds as seconds
+  from jsonb_to_recordset({0}::jsonb) as d (
+    batch integer, mapping text, ids text, ages text, revocations integer, seconds float8, ago float8,
+    apart bigint[]
+  )
+  cross join unnest(d.ids::bigint[], d.ages::real[]) with ordinality as e (id, age, place)
+  where e.id <> all (d.apart)
+),
+delays as (
   insert into mirror.delays as d (lane, bound, events, seconds)
-  select (e ->> 0)::smallint, (e ->> 1)::float8, (e ->> 2)::bigint, (e ->> 3)::float8
-  from jsonb_array_elements({}::jsonb) as e
+  select e.lane, b.bounds[1 + width_bucket(e.seconds, b.bounds)] as bound, count(*), sum(e.seconds)
+  from delivered as e, (select {1}::float8[] as bounds) as b
+  group by 1, 2
   order by 1, 2
   on conflict (lane, bound) do update
   set events = d.events + excluded.events, seconds = d.seconds + excluded.seconds
 ),
 added as (
   insert into mirror.revocations (id, mapping, seconds, in_force_at)
-  select (e ->> 0)::bigint, e ->> 1, (e ->> 2)::float8,
-    clock_timestamp() - (e ->> 3)::float8 * interval '1 second'
-  from jsonb_array_elements({}::jsonb) with ordinality as r (e, place)
-  order by place
+  select l.id, l.mapping, l.seconds, clock_timestamp() - l.ago * interval '1 second'
+  from (
+    select * from delivered where lane = 0 order by batch desc, place desc limit {2}::bigint
+  ) as l
+  order by l.batch, l.place
   returning number
 )
 delete from mirror.revocations
 where number in (
   select number from mirror.revocations
-  where number <= (select max(number) from added) - {}::bigint
+  where number <= (select max(number) from added) - {2}::bigint
   for update skip locked
 )
 

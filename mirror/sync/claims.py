@@ -13,7 +13,7 @@ fail.
 """
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -30,8 +30,6 @@ from mirror.sync.heartbeats import Heartbeat
 from mirror.sync.history import Delivered, History
 from mirror.sync.pairing import Pair, read_pair
 from mirror.sync.retries import Attempt, ClaimedEvent, Failed, Retries, claimed_event
-
-_LANES: Final = {str(int(lane)): lane for lane in Lane}
 
 # After this many claimed events, the floor is worth a query.
 _EVENTS_PER_FLOOR: Final = 1_000
@@ -58,21 +56,11 @@ class EventGroup:
     origin: int
     """The lowest transaction id whose change these events may be the rest of."""
     ids: str
-    """The ids of the events: an array literal of PostgreSQL."""
-    lanes: str
-    """The lane of each: likewise."""
+    """The ids of the events, revocations first: an array literal of PostgreSQL."""
     ages: str
     """The seconds since the start of the transaction that recorded each: likewise."""
     keys: list[str]
     """For each of the first `MAX_PARTS` parts, that part of every key: an array literal."""
-
-    def delivered(self, seconds: float, apart: Collection[int]) -> Iterator[Delivered]:
-        """Yield those that are in force `seconds` after the claim: all except those set `apart`."""
-        for id_, lane, age in zip(
-            map(int, _items(self.ids)), _items(self.lanes), _items(self.ages), strict=True
-        ):
-            if id_ not in apart:
-                yield Delivered(id_, _LANES[lane], self.mapping, float(age) + seconds)
 
 
 class Claim:
@@ -148,11 +136,13 @@ class Claim:
             sql.SQL("set local synchronous_commit = off"),
             sql.SQL("commit"),
         )
-        history = self._queue.history
-        if history.kept:
-            seconds = time.monotonic() - self._began
-            for group in self._claimed:
-                history.add(group.delivered(seconds, self._apart))
+        seconds = time.monotonic() - self._began
+        for group in self._claimed:
+            self._queue.history.add(
+                Delivered(
+                    group.mapping, group.ids, group.ages, group.revocations, seconds, self._apart
+                )
+            )
 
     @property
     def transactions(self) -> tuple[int, int]:
@@ -165,7 +155,7 @@ class Claim:
     @property
     def _age(self) -> float:
         """The age of the oldest claimed event, in seconds."""
-        return max(float(age) for group in self._claimed for age in _items(group.ages))
+        return max(float(age) for group in self._claimed for age in group.ages[1:-1].split(","))
 
     def set_suspects_apart(self) -> None:
         """Set events apart whose earlier worker crashed; the others belong to no group then."""
@@ -359,16 +349,12 @@ class Queue:
         with self.claims.transaction():
             self.record(continuations, attempt.age)
             self.retries.delete(attempt)
-        if self.history.kept:
-            event, seconds = attempt.event, attempt.age + time.monotonic() - self._leased_at
-            self.history.add([Delivered(event.id, event.lane, event.mapping, seconds)])
+        event, seconds = attempt.event, time.monotonic() - self._leased_at
+        ids, ages = f"{{{event.id}}}", f"{{{attempt.age}}}"
+        revocations = int(event.lane is Lane.REVOCATION)
+        self.history.add(Delivered(event.mapping, ids, ages, revocations, seconds))
 
 
 def _count(groups: Iterable[EventGroup]) -> int:
     """Return the number of events in some groups."""
     return sum(group.revocations + group.grants for group in groups)
-
-
-def _items(array: str) -> list[str]:
-    """Return the items of an array literal of PostgreSQL that holds numbers; it is not empty."""
-    return array[1:-1].split(",")

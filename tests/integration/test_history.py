@@ -7,7 +7,6 @@ from uuid import uuid4
 from structlog.testing import capture_logs
 
 from mappings.trips import registry
-from mirror.capture.outbox import Lane
 from mirror.diagnostics.figures import read_figures
 from mirror.diagnostics.primary_figures import PrimaryFigures
 from mirror.settings import Settings
@@ -133,7 +132,7 @@ def test_a_worker_writes_once_a_second_and_loses_nothing(
     history = History(database, revocations=2, clock=lambda: now)
     written = []
     for number in range(4):
-        history.add([Delivered(number, Lane.REVOCATION, "users", 0.2)])
+        history.add(Delivered("users", f"{{{number}}}", "{0.1}", 1, 0.1))
         history.write()
         written.append(primary.value("select sum(events)::int from mirror.delays"))
         now += 0.4
