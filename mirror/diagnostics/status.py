@@ -28,7 +28,8 @@ REMEDIES = {
     "withheld": "Keys may have lost access and can be neither read nor written, so they grant "
     "nothing: fix the errors that `mirror status` shows. If none is about such a key, run `mirror "
     "sync` for it.",
-    "last-reconcile": "The last reconcile did not repair everything. Run `mirror reconcile`.",
+    "last-reconcile": "The last reconcile did not repair everything. Run `mirror reconcile`; if it "
+    "holds deletes back, it prints the command that confirms them.",
     "two-schedulers": "Both beat and the platform's scheduler start reconciles. Set "
     "MIRROR_RECONCILE_CRON=off, or remove the platform's job.",
 }
