@@ -100,8 +100,8 @@ test-long: $(INSTALLED) $(NODE) ## Run the longer searches and matrices of which
 test-setup: $(INSTALLED) ## Install the lock into empty environments with the oldest and the newest pip.
 	$(BIN)/pytest $(SETUP)
 
-test-fast: $(INSTALLED) ## Run what answers within half a minute.
-	$(BIN)/pytest tests/unit tests/integration/test_main_job.py
+test-fast: $(INSTALLED) ## Run the unit tests and the main job, in about a minute.
+	$(BIN)/pytest $(PARALLEL) tests/unit tests/integration/test_main_job.py
 
 test-versions: ## Run test-fast on each supported Python that this machine has; or VERSIONS=3.13.
 	@$(PYTHON) tests/versions.py $(VERSIONS)
