@@ -50,7 +50,7 @@ def templates(
     primary_cluster: PostgresCluster, target_cluster: PostgresCluster, project_template: str
 ) -> tuple[str, str]:
     """Both sides of the old model, with three members mirrored."""
-    names = "clubs_primary_template", "clubs_target_template"
+    names = "changes_primary_template", "changes_target_template"
     primary_cluster.create_database(names[0])
     target_cluster.create_database(names[1], template=project_template, owner="postgres")
     pair = Pair(
@@ -72,16 +72,16 @@ def pair(
     primary_cluster: PostgresCluster, target_cluster: PostgresCluster, templates: tuple[str, str]
 ) -> Iterator[Pair]:
     """The old model, and three members, of whom two are active."""
-    primary_cluster.create_database("clubs_primary", template=templates[0])
-    target_cluster.create_database("clubs_target", template=templates[1], owner="postgres")
+    primary_cluster.create_database("changes_primary", template=templates[0])
+    target_cluster.create_database("changes_target", template=templates[1], owner="postgres")
     made = Pair(
-        TestDatabase(primary_cluster.url("clubs_primary")),
-        TestDatabase(target_cluster.url("clubs_target", user="postgres")),
+        TestDatabase(primary_cluster.url("changes_primary")),
+        TestDatabase(target_cluster.url("changes_target", user="postgres")),
     )
     assert made.readers() == {"ada", "bob"}
     yield made
-    primary_cluster.drop_database("clubs_primary")
-    target_cluster.drop_database("clubs_target")
+    primary_cluster.drop_database("changes_primary")
+    target_cluster.drop_database("changes_target")
 
 
 def catalog(database: TestDatabase) -> list[object]:
