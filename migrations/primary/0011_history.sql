@@ -15,6 +15,16 @@ create table if not exists mirror.delays (
 ) with (fillfactor = 10);
 
 
+-- How many events of each mapping were in force, set apart, or dead. It only ever grows, like
+-- `mirror.delays`; an event that was set apart counts again when its retry ends.
+create table if not exists mirror.outcomes (
+  mapping text not null,
+  outcome text not null check (outcome in ('in_force', 'set_apart', 'dead')),
+  events bigint not null,
+  primary key (mapping, outcome)
+) with (fillfactor = 10);
+
+
 -- The last revocations. The worker that adds to them deletes the oldest.
 create table if not exists mirror.revocations (
   number bigint generated always as identity primary key,

@@ -1,14 +1,12 @@
 """Health: whether one part of the mirror is at work, by its heartbeats in the primary."""
 
 import socket
-from typing import Final, Literal
+from typing import Final
 
 from mirror.capture.statements import statement
 from mirror.sync.connections import Database
 
-Part = Literal["worker", "beat", "relay", "run"]
-
-_HEARTBEATS: Final[dict[Part, list[str]]] = {
+_HEARTBEATS: Final[dict[str, list[str]]] = {
     "worker": ["drain"],
     "beat": ["sweep"],
     "relay": ["relay"],
@@ -20,8 +18,8 @@ _HEARTBEATS: Final[dict[Part, list[str]]] = {
 _ANYWHERE: Final = {"worker", "beat"}
 
 
-def idle_seconds(database: Database, part: Part) -> float | None:
-    """Return the seconds since a part was last at work; None if it never was.
+def idle_seconds(database: Database, part: str) -> float | None:
+    """Return the seconds since a part, such as `worker`, was last at work; None if it never was.
 
     `relay` and `run` are those of this machine; a worker, and beat, may be on any. After an outage
     of the primary, the seconds count from its start.

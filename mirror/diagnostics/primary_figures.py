@@ -118,6 +118,16 @@ class Delays:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """How many events of one mapping ended in one way, since the history began."""
+
+    mapping: str
+    outcome: str
+    """`in_force`, `set_apart` (it counts again when its retry ends) or `dead`."""
+    events: int
+
+
+@dataclass(frozen=True)
 class Revocation:
     """One revocation that is in force."""
 
@@ -157,6 +167,8 @@ class PrimaryFigures:
     """Seconds since each part was last at work: `drain`, `sweep` (beat), `relay`."""
     delays: tuple[Delays, ...]
     """By lane, revocations first; without a lane of which no event is in force yet."""
+    outcomes: tuple[Outcome, ...]
+    """By mapping and outcome; without those that no event had yet."""
     revocations: tuple[Revocation, ...]
     """The last ones, MIRROR_HISTORY of them at most, in the order in which they were recorded."""
 
@@ -177,6 +189,7 @@ class PrimaryFigures:
             two_schedulers=answer["two_schedulers"],
             heartbeats=answer["heartbeats"],
             delays=tuple(Delays.from_json(each) for each in answer["delays"]),
+            outcomes=tuple(Outcome(**each) for each in answer["outcomes"]),
             revocations=tuple(Revocation(**each) for each in answer["revocations"]),
         )
 

@@ -1,5 +1,7 @@
 """Status: the faults that the figures show, and the remedy for each."""
 
+from enum import Enum, auto
+
 from mirror.diagnostics.figures import Figures
 from mirror.diagnostics.primary_figures import PrimaryFigures
 from mirror.sync.pairing import REBASE, Parting
@@ -122,31 +124,52 @@ def verdict(figures: Figures) -> list[str]:
     ]
     found = [*unread, *faults]
     if not found and isinstance(figures.primary, PrimaryFigures):
-        found.append(_progress(figures.primary))
+        found.append(progress(figures.primary)[1])
     return found
 
 
-def _progress(primary: PrimaryFigures) -> str:
-    """Return a sentence on what goes on in a mirror that has no fault."""
-    waiting = primary.oldest_seconds is not None
+class Stage(Enum):
+    """How far a mirror without a fault is."""
+
+    WELL = auto()
+    BUSY = auto()
+    """Work is under way."""
+    INCOMPLETE = auto()
+    """A command has to be run."""
+
+
+def progress(primary: PrimaryFigures) -> tuple[Stage, str]:
+    """Return how far a mirror without a fault is, and a sentence that says so."""
     oldest = f"{primary.oldest_seconds or 0:.1f} s"
-    states = [
-        (primary.reconciling, f"Nothing is wrong; a reconcile runs ({primary.reconciling})."),
+    stages = [
+        (
+            primary.reconciling,
+            Stage.BUSY,
+            f"Nothing is wrong; a reconcile runs ({primary.reconciling}).",
+        ),
         (
             primary.loading,
+            Stage.INCOMPLETE,
             f"First load incomplete ({', '.join(primary.loading)}): run `mirror reconcile`.",
         ),
-        (primary.retrying, f"{primary.retrying} event(s) failed lately and are retried."),
         (
-            waiting,
+            primary.retrying,
+            Stage.BUSY,
+            f"{primary.retrying} event(s) failed lately and are retried.",
+        ),
+        (
+            primary.oldest_seconds is not None,
+            Stage.BUSY,
             f"Nothing is wrong; changes wait, the oldest for {oldest}.",
         ),
         (
             primary.last_run is None,
+            Stage.INCOMPLETE,
             "No event waits, but both sides were never compared: run `mirror reconcile`.",
         ),
     ]
-    return next((says for holds, says in states if holds), "All is well: no event waits.")
+    well = "All is well: every change that was recorded is in force."
+    return next(((stage, says) for holds, stage, says in stages if holds), (Stage.WELL, well))
 
 
 def exit_code(figures: Figures) -> int:

@@ -11,6 +11,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import (
+    CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
     InfoMetricFamily,
@@ -69,6 +70,11 @@ class ReadingCollector(Collector):
                 family.add_metric(labels, value)
             if family.samples:
                 yield family
+        counter = CounterMetricFamily(_EVENTS, HELP[_EVENTS], labels=LABELS[_EVENTS])
+        for labels, value in _outcomes(reading):
+            counter.add_metric(labels, value)
+        if counter.samples:
+            yield counter
         histogram = HistogramMetricFamily(_DELAY, HELP[_DELAY], labels=("lane",))
         primary = known(reading.figures.primary)
         for lane in primary.delays if primary else ():
@@ -148,6 +154,13 @@ def _seen(reading: Reading) -> Iterator[Sample]:
     for name, part in PARTS.items():
         if name in heartbeats:
             yield (part,), reading.at.timestamp() - heartbeats[name]
+
+
+def _outcomes(reading: Reading) -> Iterator[Sample]:
+    primary = known(reading.figures.primary)
+    for each in () if primary is None else primary.outcomes:
+        if each.mapping in reading.figures.declared:
+            yield (each.mapping, each.outcome), each.events
 
 
 def _last_run(reading: Reading) -> Run | None:
@@ -259,16 +272,19 @@ GAUGES: Final = (
     ),
 )
 
+_EVENTS: Final = "mirror_events_total"
 _DELAY: Final = "mirror_delivery_delay_seconds"
 
 HELP: Final = {
     "mirror_info": "The version of permission-mirror that serves these metrics.",
+    _EVENTS: "Events that are in_force, were set_apart to be retried, or are dead.",
     _DELAY: "Time from the start of a change's transaction until it was in force; an upper bound.",
 } | {gauge.name: gauge.help for gauge in GAUGES}
 """By name: what each metric means; the labels are in `LABELS`."""
 
 LABELS: Final[dict[str, tuple[str, ...]]] = {
     "mirror_info": ("version",),
+    _EVENTS: ("mapping", "outcome"),
     _DELAY: ("lane",),
 } | {gauge.name: gauge.labels for gauge in GAUGES}
 """By name: the labels of each metric."""

@@ -16,39 +16,51 @@ from mirror.settings import Settings
 _STOP_SECONDS: Final = 5
 
 
-def run_server(
-    settings: Settings,
-    *,
-    host: str,
-    port: int,
-    authorize: str | None,
-    announce: Callable[[str], object],
-) -> None:
-    """Serve the app until a signal ends it. `port` 0 is any free one.
+class PageServer:
+    """Serves the app until `stop` is called or, in the main thread, a signal ends it.
 
-    `authorize` names the function that admits requests, as `module:function`; None: a link that
-    works once does, and `announce` is called with it as soon as the server listens.
+    It listens at once; requests wait until `run`.
+
+    Args:
+        settings: those of the mirror.
+        host: the address to listen on.
+        port: the port; 0 is any free one.
+        authorize: names the function that admits requests, as `module:function`; None: a link that
+            works once does.
+        announce: is called with this link, or else with the address.
 
     Raises:
         UsageError: another machine could reach the page, and no function admits its requests; or
             the address is in use.
         ConfigError: the function cannot be imported, or a setting is missing or malformed.
     """
-    if authorize is None and host not in LOOPBACK:
-        raise UsageError(
-            f"--host {host} lets other machines reach the page: name the function that admits "
-            f"requests with --authorize MODULE:FUNCTION, or use 127.0.0.1."
-        )
-    listening = _listen(host, port)
-    with listening:
+
+    name: Final = "page"
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        host: str,
+        port: int,
+        authorize: str | None,
+        announce: Callable[[str], object],
+    ) -> None:
+        if authorize is None and host not in LOOPBACK:
+            raise UsageError(
+                f"--host {host} lets other machines reach the page: name the function that admits "
+                f"requests with --authorize MODULE:FUNCTION, or use 127.0.0.1."
+            )
+        admits = None if authorize is None else _import(authorize)
+        self._listening = _listen(host, port)
         place = f"[{host}]" if ":" in host else host
-        url = f"http://{place}:{listening.getsockname()[1]}"
-        if authorize is None:
+        url = f"http://{place}:{self._listening.getsockname()[1]}"
+        if admits is None:
             link = OneTimeLink(lambda path: announce(f"{url}{path}"))
             served: Starlette = loopback_app(link, settings=settings)
             link.renew()
         else:
-            served = app(_import(authorize), settings=settings)
+            served = app(admits, settings=settings)
             announce(url)
         config = uvicorn.Config(
             served,
@@ -58,7 +70,16 @@ def run_server(
             lifespan="off",
             timeout_graceful_shutdown=_STOP_SECONDS,
         )
-        uvicorn.Server(config).run(sockets=[listening])
+        self._server = uvicorn.Server(config)
+
+    def run(self) -> None:
+        """Serve until stopped."""
+        with self._listening:
+            self._server.run(sockets=[self._listening])
+
+    def stop(self) -> None:
+        """Make `run` return once the requests under way are answered; safe in other threads."""
+        self._server.should_exit = True
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -11,6 +11,7 @@ from typing import Final
 from mirror.diagnostics.doctor import Severity
 from mirror.diagnostics.figures import Unknown, known
 from mirror.diagnostics.runs import last_finished
+from mirror.diagnostics.status import Stage, progress
 from mirror.serve.rendering import count, duration
 from mirror.serve.watch import MOST_REVOCATIONS, Reading
 
@@ -38,6 +39,13 @@ class PageVerdict:
     says: str
 
 
+_STATES: Final = {
+    Stage.WELL: State.WELL,
+    Stage.BUSY: State.BUSY,
+    Stage.INCOMPLETE: State.WARNING,
+}
+
+
 def judge(reading: Reading) -> PageVerdict:
     """Return the verdict on a reading."""
     if reading.unread:
@@ -56,16 +64,10 @@ def judge(reading: Reading) -> PageVerdict:
         state = State.WRONG if errors else State.WARNING
         return PageVerdict(state, f"{_sentence(first.what)}{rest}")
     target, primary = known(reading.figures.target), known(reading.figures.primary)
-    if target is None or target.identity is None:
+    if primary is None or target is None or target.identity is None:
         return PageVerdict(State.WARNING, "Nothing has been mirrored yet: run `mirror reconcile`.")
-    if primary is not None and primary.waiting:
-        events = count(sum(each.events for each in primary.waiting), "event")
-        oldest = duration(primary.oldest_seconds or 0.0)
-        return PageVerdict(State.BUSY, f"{events} on the way, the oldest for {oldest}.")
-    # An event that has left the outbox and the retries is in force.
-    return PageVerdict(
-        State.WELL, "All is well: every revocation recorded before this reading is in force."
-    )
+    stage, says = progress(primary)
+    return PageVerdict(_STATES[stage], says)
 
 
 def _too_wide(reading: Reading) -> list[str]:

@@ -34,6 +34,8 @@ from mirror.sync.retries import Attempt, ClaimedEvent, Failed, Retries, claimed_
 # After this many claimed events, the floor is worth a query.
 _EVENTS_PER_FLOOR: Final = 1_000
 
+_MOST_IDS: Final = 20
+
 MAX_PARTS: Final = 4
 """Keys with more parts are not passed on as texts; `mirror.claim_groups` returns so many arrays."""
 
@@ -151,6 +153,13 @@ class Claim:
             min(group.oldest for group in self._claimed),
             max(group.newest for group in self._claimed),
         )
+
+    @property
+    def few_ids(self) -> list[int] | None:
+        """The ids of the events; None if they are too many for a line of the log."""
+        if _count(self._claimed) > _MOST_IDS:
+            return None
+        return [int(number) for group in self._claimed for number in group.ids[1:-1].split(",")]
 
     @property
     def _age(self) -> float:

@@ -169,6 +169,7 @@ class Drain(Isolating):
                 "drained",
                 events=len(claim),
                 failed=len(failed),
+                event_ids=claim.few_ids,
                 first_transaction=first,
                 last_transaction=last,
                 fence=self.stamp and self.stamp.fence,
@@ -277,6 +278,8 @@ class Drain(Isolating):
             self.queue.retries.postpone(attempt)
             raise
         buried = self.queue.retries.record_failure(attempt, error, withheld=withheld)
+        if buried:
+            self.queue.history.add_dead(event.mapping)
         log.error(
             "event buried" if buried else "event failed again",
             event_id=event.id,

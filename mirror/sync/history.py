@@ -1,4 +1,4 @@
-"""History: records in the primary how long events took until they were in force.
+"""History: records in the primary how events ended, and how long they took until in force.
 
 A delay is an upper bound. It begins with the transaction that recorded the event, which is before
 its commit, and ends when the worker has settled the event, which is after the target's commit. A
@@ -8,7 +8,7 @@ If it crashes meanwhile, that second is missing from the history.
 
 import json
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from math import inf
@@ -74,11 +74,18 @@ class History:
         self._write_after = 0.0
         self._delivered: deque[tuple[Delivered, float]] = deque(maxlen=_MOST)
         """With the time at which each batch was in force."""
+        self._dead: Counter[str] = Counter()
+        """By mapping, how many events have become dead."""
 
     def add(self, delivered: Delivered) -> None:
         """Add events that are in force since a moment ago."""
         if self._limit > 0:
             self._delivered.append((delivered, self._now()))
+
+    def add_dead(self, mapping: str) -> None:
+        """Add an event that is dead."""
+        if self._limit > 0:
+            self._dead[mapping] += 1
 
     def write(self, *, at_once: bool = False) -> None:
         """Write the events that were added, at most once a second, or `at_once`.
@@ -87,18 +94,21 @@ class History:
         written. No event may wait for its own history.
         """
         now = self._now()
-        if not self._delivered or (now < self._write_after and not at_once):
+        if not (self._delivered or self._dead) or (now < self._write_after and not at_once):
             return
         self._write_after = now + _PAUSE
         delivered = [
             {**vars(each), "apart": list(each.apart), "batch": batch, "ago": now - at}
             for batch, (each, at) in enumerate(self._delivered)
         ]
+        dead = dict(self._dead)
         self._delivered.clear()
+        self._dead.clear()
+        bounds = f"{{{','.join(map(str, BOUNDS))}}}"
         try:
             self._database.call(
                 statement("add_history"),
-                [json.dumps(delivered), f"{{{','.join(map(str, BOUNDS))}}}", str(self._limit)],
+                [json.dumps(delivered), bounds, str(self._limit), json.dumps(dead)],
             )
         except MirrorError as error:
             self._write_after = now + _PAUSE_AFTER_ERROR

@@ -6,10 +6,10 @@ the turns of the night. They share no connection.
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
@@ -28,14 +28,32 @@ log = structlog.stdlib.get_logger(__name__)
 _GRACE: Final = 5.0
 
 
+class Part(Protocol):
+    """Something else that the process does, in a thread of its own."""
+
+    @property
+    def name(self) -> str:
+        """That of its thread."""
+
+    def run(self) -> None:
+        """Work until stopped."""
+
+    def stop(self) -> None:
+        """Make `run` return soon; called from another thread."""
+
+
 class SingleProcess:
     """One process that mirrors, without Redis and Celery's processes.
+
+    Args:
+        settings: those of the mirror.
+        parts: what else it does, such as to serve the page.
 
     Raises:
         ConfigError: a required setting is missing, or contradicts the registry.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, parts: Sequence[Part] = ()) -> None:
         if settings.redis_url is not None:
             log.warning(
                 "REDIS_URL is not used; remove it, also from the backend, whose messages would "
@@ -52,10 +70,12 @@ class SingleProcess:
         check_fresh_seconds(settings, self._worker.drain.registry)
         beat_schedule(settings)
         self._relay = build_local_relay(settings, self._bell)
-        # A part that serves, such as a page, is one more thread here.
+        self._parts = parts
+        targets = {"drain": self._drain, "turns": self._take_turns}
+        targets |= {part.name: part.run for part in parts}
         self._threads = [
             threading.Thread(target=target, name=f"mirror-{name}", daemon=True)
-            for name, target in (("drain", self._drain), ("turns", self._take_turns))
+            for name, target in targets.items()
         ]
 
     def run(self) -> None:
@@ -71,6 +91,8 @@ class SingleProcess:
         finally:
             self._stop.set()
             self._bell.ring()
+            for part in self._parts:
+                part.stop()
             end = time.monotonic() + _GRACE
             for thread in self._threads:
                 thread.join(max(0.0, end - time.monotonic()))

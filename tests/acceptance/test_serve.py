@@ -5,15 +5,17 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import httpx
 import pytest
 
+from tests.acceptance.conftest import Command
 from tests.support.databases import TestDatabase
 from tests.support.forking import HOME
 from tests.support.serving import words
+from tests.support.waiting import until
 
 Serve = Callable[..., subprocess.Popen[str]]
 
@@ -23,7 +25,9 @@ def serve(primary: TestDatabase, target: TestDatabase, tmp_path: Path) -> Iterat
     """Return a function that starts the command on a free port."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(*arguments: str, **variables: str) -> subprocess.Popen[str]:
+    def start(
+        *arguments: str, command: Sequence[str] = ("serve",), **variables: str
+    ) -> subprocess.Popen[str]:
         environment = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": os.pathsep.join([str(HOME), str(tmp_path)]),
@@ -32,7 +36,7 @@ def serve(primary: TestDatabase, target: TestDatabase, tmp_path: Path) -> Iterat
             "SUPABASE_DB_URL": target.url,
         }
         process = subprocess.Popen(
-            [str(Path(sys.executable).parent / "mirror"), "serve", "--port", "0", *arguments],
+            [str(Path(sys.executable).parent / "mirror"), *command, "--port", "0", *arguments],
             cwd=HOME,
             env=environment | variables,
             stdout=subprocess.PIPE,
@@ -105,6 +109,26 @@ def test_a_signal_ends_it_in_order(serve: Serve, number: signal.Signals, code: i
         process.send_signal(number)
         _, err = process.communicate(timeout=30)
     assert (process.returncode, "Traceback" in err) == (code, False), err
+
+
+def test_mirror_run_serves_the_page_beside_its_work(
+    serve: Serve, mirror: Command, primary: TestDatabase, target: TestDatabase
+) -> None:
+    """One process mirrors and serves; a signal ends both, and health asks the page itself."""
+    process = serve(command=("run", "--serve"))
+    address = str(httpx.URL(printed(process)).join("/healthz"))
+    with client(address) as browser:
+        assert browser.get("/healthz").text == "alive"
+        assert 'mirror_up{side="target"} 1.0' in browser.get("/metrics").text
+    primary.query("insert into users values (gen_random_uuid(), 'a@example.com', 'a')")
+    primary.query("insert into mirror.outbox (mapping, reference, key) values ('users', '*', '{}')")
+    until(lambda: target.value("select count(*) from users") == 1)
+    assert mirror("health", "--part", "page", "--url", address).code == 0
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, "Traceback" in err) == (0, False), err
+    done = mirror("health", "--part", "page", "--url", address)
+    assert (done.code, "does not answer" in done.out) == (1, True), done.text
 
 
 def test_a_function_of_yours_admits_instead_of_the_link(serve: Serve, tmp_path: Path) -> None:

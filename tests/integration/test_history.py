@@ -51,6 +51,23 @@ def test_a_delay_begins_with_the_transaction_and_ends_when_the_event_is_in_force
     assert 20 < listed.seconds < 30
 
 
+def test_events_are_counted_by_mapping_and_by_how_they_ended(
+    make_drain: Callable[..., Drain], primary: TestDatabase, settings: Settings
+) -> None:
+    """Set apart, in force and dead; an event may be counted as one after the other."""
+    for mapping, key in (("users", "no uuid"), ("users", str(uuid4())), ("trips", str(uuid4()))):
+        primary.query(RECORD, 0, 1, mapping, key)
+    make_drain(max_attempts=2).run()
+    first = [(each.mapping, each.outcome, each.events) for each in figures(settings).outcomes]
+    while primary.value("select buried_at is null from mirror.retries"):
+        primary.query("update mirror.retries set due_at = now()")
+        make_drain(max_attempts=2).run()
+    second = [(each.mapping, each.outcome, each.events) for each in figures(settings).outcomes]
+    apart = [("users", "in_force", 1), ("users", "set_apart", 1)]
+    assert first == [("trips", "in_force", 1), *apart]
+    assert second == [("trips", "in_force", 1), ("users", "dead", 1), *apart]
+
+
 def test_an_event_that_fails_counts_when_its_retry_succeeds_with_its_whole_delay(
     make_drain: Callable[..., Drain], primary: TestDatabase
 ) -> None:

@@ -63,7 +63,7 @@ def test_now_says_that_all_is_well_only_if_everything_is_known(
 ) -> None:
     """The sentence promises what is in force; a part that cannot be read takes it back."""
     says = visit().text("/")
-    assert "All is well: every revocation recorded before" in says
+    assert "All is well: every change that was recorded is in force" in says
     assert "What to do" not in says
     for changes in (
         {"primary_database_url": NOWHERE},
@@ -94,7 +94,7 @@ def test_now_names_the_revocations_that_are_not_in_force(
     first, second, third = (key(one) for one in mirrored[:3])
     primary.query(WAITS, "1 s", 0, first)
     says = visitor.text("/")
-    assert "1 event on the way, the oldest for" in says
+    assert "changes wait, the oldest for" in says
     primary.query(WAITS, "3 min", 0, second)
     primary.query(BURIED, 70, 0, third, "Rejected: no")
     says = visitor.text("/")

@@ -60,6 +60,7 @@ def test_a_scrape_has_the_figures_of_both_sides(
     """With names, labels and units as documented."""
     primary.query("delete from trip_memberships where user_id = %s", members[0].user_id)
     assert reconcile().outcome == "repaired"
+    primary.query("insert into mirror.outcomes values ('users', 'in_force', 3)")
     primary.query(WAITS, "2 min", 0, "trips")
     primary.query(WAITS, "9 min", 1, "users")
     primary.query(
@@ -83,6 +84,7 @@ def test_a_scrape_has_the_figures_of_both_sides(
     assert 60 <= now - found["mirror_part_seen_timestamp_seconds", "worker"] < 120
     assert 0 <= now - found["mirror_reconcile_timestamp_seconds",] < 60
     assert found["mirror_broker_messages",] == 0
+    assert found["mirror_events_total", "users", "in_force"] == 3
 
 
 @pytest.mark.parametrize("side", ["primary", "target"])
@@ -105,6 +107,7 @@ def test_no_writer_can_add_labels(primary: TestDatabase, visit: Visit) -> None:
     """A writer decides which names of mappings are in the outbox; ids are in no label."""
     primary.query(WAITS, "1 s", 0, "invented")
     primary.query("insert into mirror.heartbeats (name) values ('invented')")
+    primary.query("insert into mirror.outcomes values ('invented', 'dead', 1)")
     primary.query(
         "insert into mirror.runs (finished_at, started_by, holder, outcome, report)"
         """ values (now(), 'hand', 'x', 'drift', '{"mappings": [{"mapping": "invented"}]}')"""

@@ -51,10 +51,10 @@ def test_a_mirror_in_which_all_is_well_says_so(
 ) -> None:
     """The page has neither identities nor epochs, which are equal."""
     load(drain)
-    assert verdict(read()) == ["All is well: no event waits."]
+    assert verdict(read()) == ["All is well: every change that was recorded is in force."]
     print_status(read())
     page = capsys.readouterr().out
-    assert page.startswith("All is well: no event waits.\n")
+    assert page.startswith("All is well: every change that was recorded is in force.\n")
     assert not {"epoch", "expects", "broker", "mappings", "failed"} & set(page.split())
 
 
@@ -71,7 +71,7 @@ def test_a_first_load_that_did_not_end_says_what_to_do(
     )
     assert verdict(read()) == ["First load incomplete (trip_memberships): run `mirror reconcile`."]
     load(drain)
-    assert verdict(read()) == ["All is well: no event waits."]
+    assert verdict(read()) == ["All is well: every change that was recorded is in force."]
 
 
 def test_what_waits_and_what_is_retried_is_said(
