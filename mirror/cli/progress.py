@@ -1,7 +1,7 @@
 """Progress: shows how far a long command is, as bars on a terminal and as lines elsewhere."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -10,8 +10,10 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    SpinnerColumn,
     TaskID,
     TextColumn,
+    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
@@ -47,6 +49,32 @@ def showing_progress() -> Iterator[ProgressCallback]:
             # `total` is the planner's estimate, which may be far too small.
             total = max(total, int(task.completed) + rows)
             bars.update(tasks[name], advance=rows, total=total, rate=rate)
+
+        yield advance
+
+
+@contextmanager
+def showing_steps(side: str) -> Iterator[Callable[[str, int], None]]:
+    """Yield a callback for `upgrade` that shows a bar of its statements, on a terminal only.
+
+    A statement on a large table may take minutes, so the bar shows the time that has passed.
+    """
+    console = PlainConsole(stderr=True)
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task(f"{side}: look", total=None)
+
+        def advance(step: str, left: int) -> None:
+            total = max(left, int(bar.tasks[task].total or 0))
+            bar.update(task, description=f"{side}: {step}", total=total, completed=total - left)
 
         yield advance
 

@@ -7,6 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
+from mirror.cli.progress import showing_steps
 from mirror.cli.prune import prune
 from mirror.errors import UsageError
 from mirror.errors.redaction import one_line
@@ -157,11 +158,13 @@ def _migrate(
             found = preview(connection, side, registry, **flags)
             names, lines, then = found.steps, found.lines, found.next_steps
         elif side == "primary":
-            names, then = upgrade(connection, side, registry, **flags), []
+            with showing_steps(side) as progress:
+                names, then = upgrade(connection, side, registry, progress=progress, **flags), []
         else:
             with translated(side):
                 changes = find_changes(connection, registry)
-            names = upgrade(connection, side, registry, **flags)
+            with showing_steps(side) as progress:
+                names = upgrade(connection, side, registry, progress=progress, **flags)
             then = changes.next_steps(read_leftovers(connection, registry)) if names else []
     verb = "would apply" if dry_run else "applied"
     print(f"{side}: {verb} {', '.join(names)}" if names else f"{side}: up to date")

@@ -18,7 +18,7 @@ reviews. A test compares it with the printer; the runner and the wheel do not ne
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -281,10 +281,12 @@ def upgrade(
     *,
     triggers: bool = False,
     guards: bool = False,
+    progress: Callable[[str, int], object] = lambda _step, _statements: None,
 ) -> list[str]:
     """Bring a database up to date in the caller's transaction; return the names of applied steps.
 
-    `triggers` installs those of `registry` in the primary, `guards` those in the target.
+    `triggers` installs those of `registry` in the primary, `guards` those in the target. `progress`
+    is called before each statement with its step's name and how many statements are left.
 
     Call it from an Alembic revision as `upgrade(op.get_bind())`, and over an async driver as
     `await connection.run_sync(upgrade)`.
@@ -303,9 +305,10 @@ def upgrade(
         steps = due(connection, side, registry, triggers=triggers, guards=guards)
         if registry is not None and f"triggers_{registry.name}" in (history(connection) or {}):
             _lock_sources(connection, registry, steps)
-        for step in steps:
-            for statement in statements(step.script):
-                run(connection, statement)
+        todo = [(step.name, statement) for step in steps for statement in statements(step.script)]
+        for done, (name, statement) in enumerate(todo):
+            progress(name, len(todo) - done)
+            run(connection, statement)
     return [step.name for step in steps]
 
 

@@ -40,7 +40,14 @@ class Preview:
     """The steps that follow it."""
 
 
-def preview(connection: Connection, side: Side, registry: Registry, **flags: bool) -> Preview:
+def preview(
+    connection: Connection,
+    side: Side,
+    registry: Registry,
+    *,
+    triggers: bool = False,
+    guards: bool = False,
+) -> Preview:
     """Return what `upgrade` with these arguments would do; the caller's transaction is unchanged.
 
     Raises:
@@ -54,7 +61,7 @@ def preview(connection: Connection, side: Side, registry: Registry, **flags: boo
         try:
             run(connection, _LOCK_TIMEOUT)
             before, files = _catalog(connection), _files(connection)
-            steps = upgrade(connection, side, registry, **flags)
+            steps = upgrade(connection, side, registry, triggers=triggers, guards=guards)
             after = _catalog(connection)
             lines = list(_differences(before, after))
             lines += _rewritten(files, _files(connection))

@@ -127,6 +127,14 @@ def test_long_commands_show_bars(on: On) -> None:
     assert "compare users" in plain(verify.shown)
 
 
+def test_a_migration_shows_a_bar_of_its_statements(on: On) -> None:
+    """On a large table, one statement may take minutes; the result stays alone on the terminal."""
+    migrate = on("migrate", "primary", "--triggers")
+    assert migrate.finish() == 0
+    assert re.search(r"primary: triggers_trips .*\d+/\d+ \d:\d\d:\d\d", plain(migrate.shown))
+    assert plain(migrate.shown).rstrip().endswith("primary: applied triggers_trips")
+
+
 @pytest.mark.usefixtures("members")
 def test_the_page_of_status_is_whole_on_a_narrow_terminal_and_has_colours(
     on: On, mirror: Command, primary: TestDatabase
