@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,15 @@ def test_the_commands_page_explains_the_exit_code_of_each_error(error: type[Mirr
     assert f"| {error.exit_code} |" in codes
     kinds = [kind for kind in (UsageError, Transient, Permanent) if issubclass(error, kind)]
     assert len(kinds) == (0 if error is MirrorError else 1)
+
+
+def test_the_commands_page_has_the_exit_codes_of_the_command() -> None:
+    """Those that the docstring of its entry point lists, and no other."""
+    listed = re.findall(r"^\| (\d+) \|", COMMANDS.split("## Exit codes")[1], re.MULTILINE)
+    docstring = (
+        (import_module("mirror.cli.main").__doc__ or "").split("exit codes:")[1].split("\n\n")[0]
+    )
+    assert listed == re.findall(r"(?:^ ?|· )(\d+) ", docstring)
 
 
 def test_the_page_shows_the_whole_tree() -> None:
