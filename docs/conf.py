@@ -47,6 +47,24 @@ def _keep_colons(
         lines[0] = f"{types[-1].removeprefix(':type: ')}: {lines[0].lstrip()}"
 
 
+def _complete_error(
+    _app: object, what: str, _name: str, documented: Any, _options: object, lines: list[str]
+) -> None:
+    """Add an error's kind and exit code to its docstring, and set off its remedy."""
+    if what != "exception":
+        return
+    kinds = ("UsageError", "Transient", "Permanent")
+    bases = {base.__name__ for base in documented.__mro__}
+    kind = next((kind for kind in kinds if kind in bases), "")
+    told = {"UsageError": "Wrong usage", "Transient": "Transient", "Permanent": "Permanent"}
+    for number, line in enumerate(lines):
+        if line.startswith("Remedy: "):
+            lines[number] = f"**Remedy:** {line.removeprefix('Remedy: ')}"
+    lead = f"*{told[kind]}; exit code {documented.exit_code}.*" if kind else ""
+    lines[:0] = [lead or f"*Exit code {documented.exit_code}, unless a subclass says another.*", ""]
+
+
 def setup(app: Any) -> None:
-    """Call `_keep_colons` after Napoleon."""
+    """Call these after Napoleon."""
     app.connect("autodoc-process-docstring", _keep_colons, priority=600)
+    app.connect("autodoc-process-docstring", _complete_error, priority=600)

@@ -80,6 +80,7 @@ class Allow:
     """Allows a verb on the rows that at least one of the rules allows."""
 
     rules: tuple[Rule, ...]
+    """The rules, of which one is enough; in the call, positional arguments."""
     columns: tuple[str, ...]
     """The columns that the user may read or write; empty: all."""
 

@@ -19,6 +19,7 @@ class Always:
     """
 
     role: str
+    """One of the membership's `levels`."""
 
 
 @dataclass(frozen=True, kw_only=True)

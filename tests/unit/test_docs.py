@@ -59,3 +59,22 @@ def test_each_file_that_a_page_names_or_links_exists(path: Path) -> None:
         assert (ROOT / name).exists(), name
     for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
         assert (path.parent / link).exists(), link
+
+
+def test_each_word_of_the_glossary_is_explained_once_and_used_elsewhere() -> None:
+    """The glossary takes the section of ARCHITECTURE; a word that no other text uses is dead."""
+    glossary = (ROOT / "docs" / "glossary.md").read_text()
+    start, end = (re.search(rf':{option}: "(.+)"', glossary) for option in ("start.*", "end.*"))
+    assert start is not None
+    assert end is not None
+    before, _, rest = (ROOT / "ARCHITECTURE.md").read_text().partition(f"{start[1]}\n")
+    words, _, after = rest.partition(end[1])
+    rows = re.findall(r"^\| (?!word |---)(.+?) \|", words, re.MULTILINE)
+    names = [name.strip() for row in rows for name in row.split(",")]
+    assert len(names) > 40
+    assert len(set(names)) == len(names)
+    assert after
+    texts = [before, after, *(path.read_text() for path in PAGES if path.name != "ARCHITECTURE.md")]
+    text = re.sub(r"\s+", " ", " ".join(texts))
+    for word in {word for name in names for word in re.findall(r"\w{4,}", name)}:
+        assert re.search(rf"\b{word}", text, re.IGNORECASE), word

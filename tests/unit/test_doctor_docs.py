@@ -1,25 +1,40 @@
-"""The doctor's page lists all checks of the doctor, and nothing else."""
+"""The page on findings has an entry for each check of the doctor, and for nothing else."""
 
 from pathlib import Path
 
 import pytest
 
 from mirror.diagnostics.doctor import CHECKS
+from mirror.diagnostics.doctor.kinds import Check
 
 pytestmark = pytest.mark.fast
 
-PAGE = Path(__file__).parent.parent.parent / "docs" / "doctor.md"
+PAGE = Path(__file__).parent.parent.parent / "docs" / "findings.md"
 
 
-def test_the_page_lists_every_check_in_the_words_of_the_doctor() -> None:
-    """Code, severity, finding and remedy. Copy the printed rows to bring the page up to date."""
-    rows = [
-        f"| `{code}` | {check.severity.value} | {check.problem} | {check.generic_remedy} |".replace(
-            " | psql", r" \| psql"
-        )
-        for code, check in CHECKS.items()
-    ]
-    table = ["| code | severity | what is the case | remedy |", "| --- | --- | --- | --- |", *rows]
-    page = PAGE.read_text(encoding="utf-8")
-    listed = page.split("## Checks\n")[1].split("\n## ")[0]
-    assert "\n".join(table) == listed[listed.index("| code") :].strip()
+def entry(code: str, check: Check) -> str:
+    """Return the entry of one kind of finding: its case, its effect and its remedy."""
+    return f"""\
+### `{code}`
+
+{check.severity.value.capitalize()}: {check.problem}.
+
+- **Effect:** {check.effect}.
+- **Remedy:** {check.generic_remedy}
+"""
+
+
+def test_the_page_has_an_entry_for_every_check_in_the_words_of_the_doctor() -> None:
+    """Copy the printed text to bring the page up to date: it is what the page lacks."""
+    expected = "\n".join(entry(code, check) for code, check in CHECKS.items())
+    listed = PAGE.read_text(encoding="utf-8").split("## The findings\n\n")[1]
+    assert listed == expected
+
+
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+def test_each_check_says_what_follows_and_what_to_do(check: Check) -> None:
+    """A remedy is an instruction: a sentence, or a statement that can be copied."""
+    assert check.effect != check.problem
+    for text in (check.problem, check.effect):
+        assert not text.endswith(".")
+    assert check.remedy[-1] in ".;}"

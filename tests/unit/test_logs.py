@@ -192,7 +192,7 @@ def logged_records() -> dict[str, set[str]]:
     """Return the records that the library's processes write: by text, the names of the fields."""
     functions = {"write", *(f"log.{level}" for level in LEVELS)}
     found: dict[str, set[str]] = {}
-    for room in ("cli", "reconcile", "sync", "worker"):
+    for room in ("capture", "cli", "reconcile", "serve", "sync", "worker"):
         for path in (ROOT / "mirror" / room).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Call) and ast.unparse(node.func) in functions:
@@ -208,7 +208,8 @@ def test_the_page_on_logs_lists_every_record_with_its_fields() -> None:
     page = (ROOT / "docs" / "logs.md").read_text()
     rows = re.findall(r"^\| `(.+?)` \| [\w, ]+ \|(.*)\|$", page, re.MULTILINE)
     listed = {
-        text.removesuffix("…").strip(): set(re.findall(r"`(\w+)`", fields)) for text, fields in rows
+        text.replace("(…)", "(%s)").removesuffix("…").strip(): set(re.findall(r"`(\w+)`", fields))
+        for text, fields in rows
     }
     listed["event buried"] = listed["event failed again"]
     records = logged_records()

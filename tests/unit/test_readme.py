@@ -1,10 +1,14 @@
 """The tables of settings, commands and helpers name all that exist, and nothing else."""
 
+import ast
+import dataclasses
+import inspect
 import re
 import sys
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import ForeignKey
@@ -94,3 +98,16 @@ def test_the_reference_has_every_public_declaration() -> None:
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     listed = re.findall(r"auto(?:class|function):: mirror\.(\w+)$", page, re.MULTILINE)
     assert sorted(listed) == sorted(mirror.__all__)
+
+
+def test_the_reference_explains_every_field_of_a_declaration() -> None:
+    """Sphinx leaves a field without a docstring out of the page."""
+    for name in mirror.__all__:
+        declaration = getattr(mirror, name)
+        if not dataclasses.is_dataclass(declaration):
+            continue
+        (tree,) = ast.parse(inspect.getsource(cast("type", declaration))).body
+        assert isinstance(tree, ast.ClassDef)
+        for field, after in pairwise([*tree.body, ast.Pass()]):
+            if isinstance(field, ast.AnnAssign):
+                assert isinstance(after, ast.Expr), f"{name}: {ast.unparse(field)}"

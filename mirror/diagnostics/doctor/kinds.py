@@ -20,7 +20,9 @@ class Check:
 
     severity: Severity
     problem: str
-    """The problem and its effect, without the name of a table or setting."""
+    """What is the case, without the name of a table or setting."""
+    effect: str
+    """What follows from it until it is repaired: why it matters."""
     remedy: str
     """Instructions; words in braces are filled in with the names of a finding."""
 
@@ -31,11 +33,11 @@ class Check:
         return self.remedy.format(**{name: name.upper() for name in names})
 
 
-def error(problem: str, remedy: str) -> Check:
+def error(problem: str, effect: str, remedy: str) -> Check:
     """Return a kind of finding of severity ERROR."""
-    return Check(Severity.ERROR, problem, remedy)
+    return Check(Severity.ERROR, problem, effect, remedy)
 
 
-def warning(problem: str, remedy: str) -> Check:
+def warning(problem: str, effect: str, remedy: str) -> Check:
     """Return a kind of finding of severity WARNING."""
-    return Check(Severity.WARNING, problem, remedy)
+    return Check(Severity.WARNING, problem, effect, remedy)
