@@ -37,8 +37,8 @@ def discard(visit: Visit) -> Response:
     visit.check_word("discard")
     with closing(build_queue(visit.settings)) as queue:
         ids = _chosen(visit, queue)
-        for number, name, _ in orders.set_apart(queue, ids):
-            visit.record("discard", id=number, about=name)
+        # Without their keys, which may be of a person.
+        visit.record("discard", events=len(ids), first=ids[:_NAMED])
         orders.discard(queue, ids)
     return _back(visit, f"/waiting?done=discard&events={len(ids)}")
 

@@ -341,7 +341,10 @@ def test_dead_events_are_grouped_by_cause_and_retried_or_discarded_together(
     assert (record["action"], record["operator"], record["events"]) == ("retry", "op-1", 3)
 
     form["cause"] = causes[2]
-    done = visitor.send("/waiting/discard", word="discard", **form)
+    with structlog.testing.capture_logs() as records:
+        done = visitor.send("/waiting/discard", word="discard", **form)
+    record = next(one for one in records if one["event"] == "operated")
+    assert (record["action"], record["first"], "k4" in str(record)) == ("discard", [4], False)
     assert "1 event deleted." in visitor.text(done.headers["location"])
     assert primary.value("select count(*) from mirror.retries where id = 4") == 0
     gone = visitor.send("/waiting/discard", word="discard", **form)
