@@ -55,13 +55,18 @@ class ForkingCommand:
             text=True,
         )
 
-    def run(self, arguments: Sequence[str], environment: Mapping[str, str]) -> Ran:
-        """Run `mirror` with these arguments in exactly this environment."""
+    def run(
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        directory: Path = HOME,
+    ) -> Ran:
+        """Run `mirror` with these arguments, in exactly this environment and this directory."""
         assert self._server.stdin is not None
         assert self._server.stdout is not None
-        with tempfile.TemporaryDirectory() as directory:
-            out, err = Path(directory, "out"), Path(directory, "err")
-            order = [list(arguments), dict(environment), str(out), str(err)]
+        with tempfile.TemporaryDirectory() as output:
+            out, err = Path(output, "out"), Path(output, "err")
+            order = [list(arguments), dict(environment), str(directory), str(out), str(err)]
             self._server.stdin.write(json.dumps(order) + "\n")
             self._server.stdin.flush()
             code = int(self._server.stdout.readline())
@@ -85,10 +90,11 @@ def _serve() -> None:
     # Children that collect garbage would copy the pages of all modules.
     gc.freeze()
     for line in sys.stdin:
-        arguments, environment, out, err = json.loads(line)
+        arguments, environment, directory, out, err = json.loads(line)
         child = os.fork()
         if child == 0:
             _become(environment, out, err)
+            os.chdir(directory)
             sys.argv = ["mirror", *arguments]
             _end(_code_of(mirror.cli.main))
         _, status = os.waitpid(child, 0)
