@@ -2,7 +2,7 @@
 
 A comment before a block says what is special about it:
 
-    file: NAME                 python: writes the file; diff: changes these lines of it
+    file: NAME                 python, yaml: writes the file; diff: changes these lines of it
     file: NAME, at its end     python: appends to the file
     set; set again             sh: the variables get the values that the test has prepared
     exits with N               sh: its last command has this exit code
@@ -82,7 +82,7 @@ class Reader:
         if block.note.startswith("not run: "):
             return
         match block.language:
-            case "python":
+            case "python" | "yaml":
                 self._write(block)
             case "diff":
                 self._change(block)
@@ -140,17 +140,21 @@ class Reader:
         if block.note == "in the background":
             self._start(commands)
             return
-        note = block.note
-        if note.startswith("soon"):
+        soon, note = block.note.startswith("soon"), re.sub("^soon(, )?", "", block.note)
+        last = int(note.removeprefix("exits with ")) if note else 0
+        expected = [0] * (len(commands) - 1) + [last]
+        if soon:
             self._mirror()
-            note = note.removeprefix("soon").removeprefix(", ")
-        codes = []
-        for command in commands:
-            done = self._ran(command)
-            self.printed = done.text
-            codes.append(done.code)
-        expected = int(note.removeprefix("exits with ")) if note else 0
-        assert codes == [0] * (len(codes) - 1) + [expected], (block, self.printed)
+            until(lambda: self._codes(commands) == expected)
+        else:
+            codes = self._codes(commands)
+            assert codes == expected, (block, self.printed)
+
+    def _codes(self, commands: list[str]) -> list[int]:
+        """Run commands; return their exit codes, and keep what the last one has printed."""
+        ran = [self._ran(command) for command in commands]
+        self.printed = ran[-1].text
+        return [each.code for each in ran]
 
     def _mirror(self) -> None:
         """Mirror what waits, as a worker with the declarations of this moment; see `background`."""
@@ -159,11 +163,14 @@ class Reader:
             assert done.code == 0, done.text
 
     def _ran(self, line: str) -> Ran:
-        """Run one line of the shell; `mirror` is forked where the line needs no shell."""
+        """Run one line of the shell; `mirror` and modules are forked where it needs no shell."""
         environment = self._environment
-        if line.startswith("mirror ") and not _SHELL.search(line):
-            words = shlex.split(Template(line).substitute(environment), comments=True)
-            return self.command.run(words[1:], environment, self.home)
+        if not _SHELL.search(line):
+            match shlex.split(Template(line).substitute(environment), comments=True):
+                case ["mirror", *arguments]:
+                    return self.command.run(arguments, environment, self.home)
+                case ["python", "-m", module, *arguments]:
+                    return self.command.run(arguments, environment, self.home, module)
         done = subprocess.run(
             ["/bin/sh", "-c", line],
             cwd=self.home,
@@ -192,7 +199,7 @@ class Reader:
         """Run statements, as the SQL editor does; the reader's variables are names in them."""
         text = block.text
         for name, value in self.variables.items():
-            text = re.sub(rf"\b{name}\b", lambda _, value=value: value, text)
+            text = re.sub(rf"\b{name}\b", value, text)
         if block.note == "in the primary":
             self.primary.query(text)
             return
