@@ -16,7 +16,7 @@ import pytest
 from mirror.devstack import PostgresCluster, RedisServer
 from tests.support.databases import TestDatabase
 from tests.support.forking import HOME, ForkingCommand
-from tests.support.pages import Block, Reader, blocks
+from tests.support.pages import Reader, blocks
 
 PAGES = sorted((HOME / "docs" / "howto").glob("*.md"))
 PLAYED = [page for page in PAGES if page.name != "index.md"]

@@ -19,6 +19,7 @@ A block of the kind `text` has lines that the last command has printed.
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -47,7 +48,11 @@ class Block:
 
 
 def blocks(page: str) -> Iterator[Block]:
-    """Yield the blocks of a page, or of a part of it, in order."""
+    """Yield the blocks of a page, or of a part of it, in order.
+
+    A block without a language would be passed over, so there may be none.
+    """
+    assert page.count("```") == 2 * len(_BLOCK.findall(page))
     for note, language, text in _BLOCK.findall(page):
         yield Block(note, language, text)
 
@@ -108,7 +113,7 @@ class Reader:
         path = self.home / name
         path.parent.mkdir(exist_ok=True)
         before = path.read_text() + "\n" if place else ""
-        path.write_text(before + block.text)
+        self._save(path, before + block.text)
 
     def _change(self, block: Block) -> None:
         """Change a file as `patch` does: the old lines must be in it, once."""
@@ -119,7 +124,12 @@ class Reader:
             new = "".join(f"{line}\n" for sign, line in lines if sign != "-")
             text = path.read_text()
             assert text.count(old) == 1, f"{path.name} has not once:\n{old}\n\n{text}"
-            path.write_text(text.replace(old, new))
+            self._save(path, text.replace(old, new))
+
+    def _save(self, path: Path, text: str) -> None:
+        """Write a file; of two versions of one size within a second, Python would take the old."""
+        path.write_text(text)
+        shutil.rmtree(path.parent / "__pycache__", ignore_errors=True)
 
     @property
     def _environment(self) -> dict[str, str]:
