@@ -2,7 +2,7 @@
 
 A comment before a block says what is special about it:
 
-    file: NAME                 python, yaml: writes the file; diff: changes these lines of it
+    file: NAME                 python, yaml: writes the file
     file: NAME, at its end     python: appends to the file
     set; set again             sh: the variables get the values that the test has prepared
     exits with N               sh: its last command has this exit code
@@ -13,7 +13,8 @@ A comment before a block says what is special about it:
     refused                    sql: a policy refuses it
     allowed soon; refused soon    sql: the same, once a worker has mirrored what waits
 
-A block of the kind `text` has lines that the last command has printed.
+A block of the kind `text` has lines that the last command has printed; a `diff` names its file, and
+changes these lines of it.
 """
 
 import os
@@ -116,9 +117,12 @@ class Reader:
         self._save(path, before + block.text)
 
     def _change(self, block: Block) -> None:
-        """Change a file as `patch` does: the old lines must be in it, once."""
-        path = self.home / block.note.removeprefix("file: ")
-        for part in re.split(r"^@@.*\n", block.text, flags=re.MULTILINE):
+        """Change a file as `patch` does: the old lines of each part must be in it, once."""
+        header, *parts = re.split(r"^@@\n", block.text, flags=re.MULTILINE)
+        old_name, new_name = (line.split() for line in header.splitlines())
+        assert (old_name[0], new_name[0], old_name[1:]) == ("---", "+++", new_name[1:]), header
+        path = self.home / new_name[1]
+        for part in parts:
             lines = [(line[:1], line[1:]) for line in part.splitlines()]
             old = "".join(f"{line}\n" for sign, line in lines if sign != "+")
             new = "".join(f"{line}\n" for sign, line in lines if sign != "-")
