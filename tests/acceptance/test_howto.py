@@ -27,7 +27,7 @@ STEPS = {int(step) for page in PLAYED for step in STEP.findall(page.read_text())
 PEOPLE = {name: str(uuid4()) for name in ("ADA", "EVE")}
 OWNER = "backend"
 """The role that owns the primary; a page changes its password."""
-PASSWORDS = ("first", "second")
+PASSWORDS = ("the-old-one", "the-new-one")
 SETTINGS = {"MIRROR_RECONCILE_GRACE_SECONDS": "0"}
 """No reconcile waits for changes that are on their way."""
 
