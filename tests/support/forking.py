@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import pkgutil
+import runpy
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NoReturn, Self
 
@@ -55,13 +57,22 @@ class ForkingCommand:
             text=True,
         )
 
-    def run(self, arguments: Sequence[str], environment: Mapping[str, str]) -> Ran:
-        """Run `mirror` with these arguments in exactly this environment."""
+    def run(
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        directory: Path = HOME,
+        module: str = "",
+    ) -> Ran:
+        """Run `mirror` with these arguments, in exactly this environment and this directory.
+
+        `module` is run instead of it if it is not empty, as `python -m` does.
+        """
         assert self._server.stdin is not None
         assert self._server.stdout is not None
-        with tempfile.TemporaryDirectory() as directory:
-            out, err = Path(directory, "out"), Path(directory, "err")
-            order = [list(arguments), dict(environment), str(out), str(err)]
+        with tempfile.TemporaryDirectory() as output:
+            out, err = Path(output, "out"), Path(output, "err")
+            order = [list(arguments), dict(environment), str(directory), module, str(out), str(err)]
             self._server.stdin.write(json.dumps(order) + "\n")
             self._server.stdin.flush()
             code = int(self._server.stdout.readline())
@@ -85,14 +96,21 @@ def _serve() -> None:
     # Children that collect garbage would copy the pages of all modules.
     gc.freeze()
     for line in sys.stdin:
-        arguments, environment, out, err = json.loads(line)
+        arguments, environment, directory, module, out, err = json.loads(line)
         child = os.fork()
         if child == 0:
             _become(environment, out, err)
-            sys.argv = ["mirror", *arguments]
-            _end(_code_of(mirror.cli.main))
+            os.chdir(directory)
+            sys.argv = [module or "mirror", *arguments]
+            _end(_code_of(partial(_run_module, module) if module else mirror.cli.main))
         _, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)  # noqa: T201 - the answer
+
+
+def _run_module(name: str) -> None:
+    """Run a module of the current directory as a program."""
+    sys.path.insert(0, str(Path.cwd()))
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
 
 
 def _become(environment: Mapping[str, str], out: str, err: str) -> None:

@@ -50,6 +50,20 @@ def test_each_threat_has_a_proof_or_is_said_not_to_be_stopped() -> None:
         ), row
 
 
+def test_each_how_to_page_is_in_the_list_of_tasks() -> None:
+    """And its link has the words of the page's title, or fewer."""
+    folder = ROOT / "docs" / "howto"
+    links = re.findall(r"\[([^]]+)\]\(([\w-]+\.md)\)", (folder / "index.md").read_text())
+    titles = {
+        path.name: path.read_text().splitlines()[0]
+        for path in folder.glob("*.md")
+        if path.name != "index.md"
+    }
+    assert sorted(name for _, name in links) == sorted(titles)
+    for text, name in links:
+        assert titles[name].startswith(f"# {text}"), name
+
+
 @pytest.mark.parametrize("path", PAGES, ids=page)
 def test_each_file_that_a_page_names_or_links_exists(path: Path) -> None:
     """Only files of this repository are checked, without patterns and readers' own files."""

@@ -1,7 +1,8 @@
 """The Python snippets of the README and of docs/ run, in the order in which a page shows them.
 
 A snippet that needs a server or a web framework is skipped with a comment before it: `<!-- skip:
-next -->`. The tutorial has a test of its own.
+next -->`. The tutorial and the pages of docs/howto/ are played on servers:
+tests/acceptance/test_tutorial.py, test_howto.py.
 """
 
 import sys
@@ -23,7 +24,9 @@ ROOT = Path(__file__).parent.parent.parent
 PAGES = [
     path
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-    if "```python" in path.read_text(encoding="utf-8") and path.name != "tutorial.md"
+    if "```python" in path.read_text(encoding="utf-8")
+    and path.name != "tutorial.md"
+    and path.parent.name != "howto"
 ]
 SYBIL = Sybil(parsers=[PythonCodeBlockParser(), SkipParser()], path=str(ROOT))
 
