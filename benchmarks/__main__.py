@@ -19,9 +19,11 @@ from benchmarks import (
     outbox,
     policies,
     reconcile,
+    scale,
     shares,
     start,
     throughput,
+    workers,
 )
 from benchmarks.against import HOME, commit_of, compare
 from benchmarks.measuring import Report
@@ -37,16 +39,19 @@ PARTS: dict[str, Callable[..., None]] = {
     "growth": growth.main,
     "reconcile": reconcile.main,
     "memory": memory.main,
+    "workers": workers.main,
     "start": start.main,
 }
+NAMED_ONLY: dict[str, Callable[..., None]] = {"scale": scale.main}
+"""These run only if they are named: they take an hour, and much disk."""
 
 
 def main() -> None:
     """Run the parts one after the other; print each figure at once, and tables at the end."""
     parser = argparse.ArgumentParser(prog="benchmarks")
-    parser.add_argument("parts", nargs="*", metavar="part", help=", ".join(PARTS))
+    parser.add_argument("parts", nargs="*", metavar="part", help=", ".join(PARTS | NAMED_ONLY))
     parser.add_argument("--quick", action="store_true", help="small sizes: shows only that it runs")
-    parser.add_argument("--rows", type=int, help="how many memberships `reconcile` compares")
+    parser.add_argument("--rows", type=int, help="the memberships of `reconcile` and `scale`")
     parser.add_argument("--json", type=Path, help="write all values here at the end")
     parser.add_argument("--keep", type=Path, help="append each figure here as it is measured")
     parser.add_argument("--against", metavar="REV", help="a commit to compare the parts with")
@@ -54,8 +59,10 @@ def main() -> None:
     options = parser.parse_args()
     # `kill` stops the servers, removes the worktree and prints the tables, like Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    if unknown := set(options.parts) - set(PARTS):
-        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    if unknown := set(options.parts) - set(PARTS | NAMED_ONLY):
+        parser.error(
+            f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS | NAMED_ONLY)}"
+        )
     if options.against is None:
         _measure(options)
     elif not options.parts:
@@ -69,12 +76,13 @@ def main() -> None:
 
 
 def _measure(options: argparse.Namespace) -> None:
-    parts = dict(PARTS)
+    parts = PARTS | NAMED_ONLY
     if options.rows is not None:
-        parts["reconcile"] = partial(reconcile.main, rows=options.rows)
+        for name in ("reconcile", "scale"):
+            parts[name] = partial(parts[name], rows=options.rows)
     report = Report(options.keep, {"commit": commit_of(HOME)} if options.keep else {})
     try:
-        for name in options.parts or parts:
+        for name in options.parts or PARTS:
             report.part = name
             parts[name](report, quick=options.quick)
     finally:

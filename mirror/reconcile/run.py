@@ -15,6 +15,7 @@ from mirror.model.mapping import Mapping
 from mirror.reconcile.delete_limit import refuse_deletes
 from mirror.reconcile.find import Finder, Phase
 from mirror.reconcile.lease import Lease
+from mirror.reconcile.load import Loader
 from mirror.reconcile.mapping_findings import MappingFindings
 from mirror.reconcile.primary_reader import PrimaryReader
 from mirror.reconcile.repair import Repairer, RepairItem
@@ -77,6 +78,7 @@ class ReconcileRun:
         own = {} if lease is None else lease.recovery_retries
         self._finder = Finder(drain, self._primary, self._tick, keys=options.keys, ignored=own)
         self._repairer = Repairer(drain, self._primary)
+        self._loader = Loader(self._repairer)
 
     def run(self) -> Report:
         """Compare and judge; repair, unless it is a dry run; return the report.
@@ -108,7 +110,7 @@ class ReconcileRun:
             self.report.mappings = [each.report for each in findings if each.requested]
             self.report.seconds = time.monotonic() - began
             self.report.bytes_moved = sum(
-                each.transferred for each in (self._primary, self._finder, self._repairer)
+                each.transferred for each in (self._primary, self._finder, self._loader)
             )
         if not options.dry_run and options.since_key is None:
             whole = {part.mapping for part in self.report.mappings if part.in_line}
@@ -241,7 +243,7 @@ class ReconcileRun:
         name, report = findings.mapping.name, findings.report
         total = sum(load.rows for load in findings.loads)
         for load in findings.loads:
-            failed = self._repairer.load(
+            failed = self._loader.load(
                 findings.mapping,
                 load.range,
                 lambda rows: self._tick("load", name, rows, total, 0.0),

@@ -51,6 +51,15 @@ class Database:
     def __repr__(self) -> str:
         return f"<Database {self.role}>"
 
+    def twin(self) -> "Database":
+        """Return another connection to the same database, not yet open."""
+        return Database(
+            self.url,
+            role=self.role,
+            connect_seconds=self.connect_seconds,
+            statement_seconds=self.statement_seconds,
+        )
+
     @property
     def connection(self) -> Connection:
         """The open connection, in autocommit mode.

@@ -74,6 +74,13 @@ class Target(ABC):
     def close(self) -> None:
         """Close the connections; the next call opens others."""
 
+    def twin(self) -> "Target | None":
+        """Return a target of the same database with connections of its own; the caller closes it.
+
+        It has no `read_pair`. None: there can be none.
+        """
+        return None
+
     # Writing; ARCHITECTURE.md describes the envelope of a request.
 
     def apply(self, stamp: Stamp, sections: Sequence[Section | JsonRows]) -> Answers:

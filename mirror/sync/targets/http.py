@@ -63,6 +63,14 @@ class HttpClient:
         self._closed_until = 0.0
         self._random = SystemRandom()
 
+    def twin(self) -> "HttpClient":
+        """Return another with the same limits."""
+        return HttpClient(
+            connect_seconds=self.connect_seconds,
+            statement_seconds=self.statement_seconds,
+            max_bytes=self.max_bytes,
+        )
+
     def open(self) -> httpx.Client:
         """Return a client that uses HTTP/2 if the server does."""
         # At DEBUG, hpack logs every header, the key included.

@@ -16,6 +16,10 @@ class PostgresTarget(Target):
         """Close the connection."""
         self.database.close()
 
+    def twin(self) -> "PostgresTarget":
+        """Return one with a connection of its own."""
+        return PostgresTarget(self.database.twin())
+
     def _call(self, function: str, *, timeout_factor: int = 1, **arguments: str) -> Any:
         parameters = ", ".join(f"{name} => {{}}" for name in arguments)
         ((answer,),) = self.database.call(

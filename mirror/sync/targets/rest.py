@@ -52,6 +52,10 @@ class RestTarget(Target):
             self._client.postgrest.aclose()
             self._client = None
 
+    def twin(self) -> "RestTarget":
+        """Return one with connections of its own."""
+        return RestTarget(self.url, self._key, token=self._token, http=self.http.twin())
+
     @property
     def client(self) -> supabase.Client:
         """The client; it opens connections when needed and keeps them for later calls."""
