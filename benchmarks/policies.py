@@ -34,7 +34,8 @@ _REGISTRY = Registry(
     max_staleness=86_400,
 )
 
-# The client is in 50 of 10,000 trips; each has 20 members, 100 messages and 200 reactions.
+# A client is in 50 of 10,000 trips, another one in half of them; each trip has 20 other members,
+# 100 messages and 200 reactions.
 _POPULATE = """
 insert into users select gen_random_uuid() from generate_series(1, 2000);
 insert into users values ({user});
@@ -45,6 +46,8 @@ from (select id, row_number() over () as n from trips) as t
 join (select id, row_number() over () as n from users) as u on u.n % 100 = t.n % 100;
 insert into trip_memberships
 select id, {user}, 'MEMBER', 'ACTIVE' from trips limit 50 on conflict do nothing;
+insert into users values ({busy});
+insert into trip_memberships select id, {busy}, 'MEMBER', 'ACTIVE' from trips limit {trips} / 2;
 insert into chat_messages (trip_id, sender_id, content)
 select id, gen_random_uuid(), 'hello' from trips, generate_series(1, 100);
 insert into chat_reactions
@@ -54,13 +57,25 @@ insert into mirror.freshness select name, clock_timestamp() from mirror.mappings
 """
 
 _PAGE = "select * from public.chat_messages where trip_id = %s order by created_at desc limit 50"
+# As in docs/guards.md, for users with thousands of resources.
+_FUNCTION = """
+create function public.trip_page(trip uuid) returns setof public.chat_messages
+language sql stable security definer set search_path = '' as $$
+  select * from public.chat_messages
+  where trip_id = trip and (select mirror.is_trip_member(trip))
+  order by created_at desc limit 50
+$$;
+"""
+_FUNCTION_PAGE = "select * from public.trip_page(%s)"
 _BOUNDED_PAGE = _PAGE.replace("chat_messages", "bounded_messages")
 _REACTIONS = "select * from public.chat_reactions where message_id = any(%s)"
 _TRIP = "select * from public.chat_messages where trip_id = %s"
 
 
-def create_tables(servers: Servers, trips: int) -> UUID:
-    """Create guarded tables with many rows in the target; return a member's id.
+def create_tables(servers: Servers, trips: int) -> tuple[UUID, UUID]:
+    """Create guarded tables with many rows in the target; return ids of two members.
+
+    The first is in 50 trips, the second in half of all.
 
     All mappings are reported as fresh.
     """
@@ -68,24 +83,35 @@ def create_tables(servers: Servers, trips: int) -> UUID:
     servers.target.execute(_BOUNDED)
     with migrating(servers.settings, "supabase") as connection:
         upgrade(connection, "supabase", _REGISTRY, guards=True)
-    user = uuid4()
-    servers.target.execute(_POPULATE.format(user=f"'{user}'", trips=trips).encode())
+    user, busy = uuid4(), uuid4()
+    populate = _POPULATE.format(user=f"'{user}'", busy=f"'{busy}'", trips=trips)
+    servers.target.execute(populate.encode())
+    servers.target.execute(_FUNCTION)
     servers.target.execute("vacuum analyze")
-    return user
+    return user, busy
 
 
-def queries(report: Report, url: str, user: UUID, rounds: int, times: int = 100) -> None:
-    """Measure each query as the tables' owner, for whom no policy applies, and as a user."""
-    with psycopg.connect(url) as owner, psycopg.connect(url) as member:
+def queries(
+    report: Report, url: str, users: tuple[UUID, UUID], rounds: int, times: int = 100
+) -> None:
+    """Measure each query as the tables' owner, for whom no policy applies, and as users."""
+    user, busy = users
+    with (
+        psycopg.connect(url) as owner,
+        psycopg.connect(url) as member,
+        psycopg.connect(url) as busy_member,
+    ):
         found = owner.execute(
-            "select trip_id from trip_memberships where user_id = %s limit 1", [user]
+            "select trip_id from trip_memberships where user_id = any(%s)"
+            " group by trip_id having count(*) = 2 limit 1",
+            [[user, busy]],
         ).fetchone()
         trip = found and found[0]
         page = [row[0] for row in owner.execute(_PAGE.encode(), [trip])]
-        member.execute(
-            "select set_config('request.jwt.claims', %s, false)", [f'{{"sub": "{user}"}}']
-        )
-        member.execute("set role authenticated")
+        for client, id_ in ((member, user), (busy_member, busy)):
+            claims = f'{{"sub": "{id_}"}}'
+            client.execute("select set_config('request.jwt.claims', %s, false)", [claims])
+            client.execute("set role authenticated")
         compared = [
             [(name, owner, query, values), (f"{name} + RLS", member, query, values)]
             for name, query, values in (
@@ -95,7 +121,11 @@ def queries(report: Report, url: str, user: UUID, rounds: int, times: int = 100)
             )
         ]
         bound = ("a page of 50 messages + RLS with a bound", member, _BOUNDED_PAGE, [trip])
-        compared[0].append(bound)
+        compared[0] += [
+            bound,
+            ("a page of 50 messages + RLS, a member of 5,000", busy_member, _PAGE, [trip]),
+            ("the page by a function, a member of 5,000", busy_member, _FUNCTION_PAGE, [trip]),
+        ]
         # The call that each policy makes once for a statement, and a statement without any policy.
         compared += [
             [
@@ -120,10 +150,14 @@ def queries(report: Report, url: str, user: UUID, rounds: int, times: int = 100)
 def main(report: Report, *, quick: bool) -> None:
     """Measure a client's queries with and without row-level security."""
     with start_servers() as servers:
-        user = create_tables(servers, 100 if quick else 10_000)
-        queries(report, servers.stack.supabase_db_url, user, 2 if quick else 7)
+        users = create_tables(servers, 100 if quick else 10_000)
+        queries(report, servers.stack.supabase_db_url, users, 2 if quick else 7)
     page = "a page of 50 messages"
     report.ratio(f"{page} + RLS, to without", f"{page} + RLS", page, at_most=1.5)
+    busy = f"{page} + RLS, a member of 5,000"
+    report.ratio(f"{busy}, to without", busy, page, at_most=4)
+    function = "the page by a function, a member of 5,000"
+    report.ratio(f"{function}, to without RLS", function, page, at_most=1.5)
     bounded = f"{page} + RLS with a bound"
     report.ratio(f"{bounded}, to RLS without", bounded, f"{page} + RLS", at_most=1.25)
     trip = "all 100 messages of a trip"
