@@ -199,7 +199,9 @@ def _report(output: Path, module: str, model: Model, choices: Choices, registry:
         print(f"\n{sentence}")
     migrate = "  3  mirror migrate\n"
     if model.guard:
-        migrate = f"  3  mirror migrate --guards    (when {model.guard.table} exists in the project)\n"
+        migrate = (
+            f"  3  mirror migrate --guards    (when {model.guard.table} exists in the project)\n"
+        )
     steps = template(
         "next.txt",
         output=str(output),
