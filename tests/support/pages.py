@@ -4,7 +4,7 @@ A comment before a block says what is special about it:
 
     file: NAME                 python, yaml, sql: writes the file, whose name the page shows
                                sh: the same; each … is the value that the test has prepared, or
-                               that a command in the background has printed
+                               else the one that a command in the background prints
     file: NAME, at its end     python: appends to the file
     set; set again             sh: the variables get the values that the test has prepared
     exits with N               sh: its last command has this exit code
@@ -152,8 +152,8 @@ class Reader:
 
         def known() -> bool:
             printed = self._log.read_text() if self._log is not None else ""
-            found = re.findall(r"^export (\w+)=(.*)$", printed, re.MULTILINE)
-            values.update(self.prepared | dict(found))
+            found = re.findall(r"^export (\w+)=(.*)\n", printed, re.MULTILINE)
+            values.update(dict(found) | self.prepared)
             return set(names) <= set(values)
 
         until(known)
