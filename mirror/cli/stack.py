@@ -1,15 +1,23 @@
 """`mirror demo` and `mirror dev`: run the trip chat example, with all servers, on this machine.
 
 The example is a separate application: the one in the checkout, or its copy in the wheel.
+`mirror dev --empty` runs the servers without it.
 """
 
 import os
+import shlex
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, NoReturn
+from uuid import uuid4
 
+import psycopg
 import typer
 
+from mirror.cli.signals import interrupt_once
+from mirror.devstack import DevStack
 from mirror.errors import ConfigError
 
 # Nothing has to be cleaned up before the example itself handles Ctrl-C.
@@ -33,9 +41,40 @@ def demo(rest: _Rest = False) -> None:
     _run_example("demo", rest=rest)
 
 
-def dev(rest: _Rest = False) -> None:
+def dev(
+    rest: _Rest = False,
+    empty: Annotated[
+        bool,
+        typer.Option(
+            "--empty", help="Only the servers, with two users and no other row; no worker."
+        ),
+    ] = False,
+) -> None:
     """Run the demo's servers and a worker until Ctrl-C, and print their URLs."""
-    _run_example("dev", rest=rest)
+    if empty and rest:
+        raise ConfigError("--empty starts no REST API: leave out --rest.")
+    if empty:
+        _run_empty_servers()
+    else:
+        _run_example("dev", rest=rest)
+
+
+def _run_empty_servers() -> None:
+    """Run an empty primary, an empty project and Redis until Ctrl-C; print text for a shell."""
+    interrupt_once()
+    with DevStack.start() as stack:
+        users = {name: str(uuid4()) for name in ("ADA", "EVE")}
+        with psycopg.connect(stack.supabase_db_url) as project:
+            for name, user in users.items():
+                project.execute(
+                    "insert into auth.users (id, email) values (%s, %s)",
+                    [user, f"{name.lower()}@example.com"],
+                )
+        for name, value in (stack.environment() | users).items():
+            print(f"export {name}={shlex.quote(value)}")
+        print("# The servers run. Ctrl-C stops them and deletes the data.", flush=True)
+        with suppress(KeyboardInterrupt):
+            signal.pause()
 
 
 def _run_example(command: str, *, rest: bool) -> NoReturn:

@@ -2,8 +2,9 @@
 
 from enum import Enum, auto
 
+from mirror.diagnostics.durations import duration
 from mirror.diagnostics.figures import Figures
-from mirror.diagnostics.primary_figures import PrimaryFigures
+from mirror.diagnostics.primary_figures import LastRun, PrimaryFigures
 from mirror.sync.pairing import REBASE, Parting
 from mirror.sync.targets.catalog import WITHDRAWING, Description
 
@@ -141,6 +142,7 @@ class Stage(Enum):
 def progress(primary: PrimaryFigures) -> tuple[Stage, str]:
     """Return how far a mirror without a fault is, and a sentence that says so."""
     oldest = f"{primary.oldest_seconds or 0:.1f} s"
+    run = primary.last_run
     stages = [
         (
             primary.reconciling,
@@ -163,13 +165,24 @@ def progress(primary: PrimaryFigures) -> tuple[Stage, str]:
             f"Nothing is wrong; changes wait, the oldest for {oldest}.",
         ),
         (
-            primary.last_run is None,
+            run is None,
             Stage.INCOMPLETE,
             "No event waits, but both sides were never compared: run `mirror reconcile`.",
         ),
     ]
-    well = "All is well: every change that was recorded is in force."
-    return next(((stage, says) for holds, stage, says in stages if holds), (Stage.WELL, well))
+    well = "All is well: every change that was recorded is in force"
+    found = [(stage, says) for holds, stage, says in stages if holds]
+    return next(iter(found), (Stage.WELL, f"{well}{_compared(run)}."))
+
+
+def _compared(run: LastRun | None) -> str:
+    """Return when both sides were compared: only that finds a change that was not recorded."""
+    if run is None:
+        return ""
+    ago = f"{duration(run.age_seconds)} ago"
+    if run.outcome == "stopped":
+        return f"; the last comparison of both sides was stopped, {ago}"
+    return f"; both sides were compared {ago}"
 
 
 def exit_code(figures: Figures) -> int:

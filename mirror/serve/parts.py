@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from mirror.diagnostics.durations import duration
 from mirror.diagnostics.figures import Unknown
 from mirror.diagnostics.primary_figures import PrimaryFigures
 from mirror.diagnostics.runs import DIED, last_finished
-from mirror.serve.rendering import duration
 from mirror.serve.verdict import State
 from mirror.serve.watch import Reading
 

@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from mirror import __version__
+from mirror.diagnostics.durations import duration
 from mirror.diagnostics.figures import Unknown
 from mirror.errors.redaction import one_line
 
@@ -24,7 +25,6 @@ _COPY: Final = Markup(
     '<code>{0}</code> <button type="button" class="copy" data-copy="{0}">Copy'
     '<span class="quiet"> {0}</span></button>'
 )
-_UNITS: Final = ((86_400, "d"), (3600, "h"), (60, "min"))
 
 
 def render(template: str, **values: Any) -> str:
@@ -58,14 +58,6 @@ def _environment() -> Environment:
 def _finalize(value: Any) -> Any:
     """Prepare a text for the page; markup is ours, and stays as it is."""
     return one_line(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-def duration(seconds: float) -> str:
-    """Return a length of time in its largest unit, such as `4 min`."""
-    for size, unit in _UNITS:
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} s"
 
 
 def moment(time: datetime) -> str:

@@ -9,10 +9,11 @@ from enum import StrEnum
 from typing import Final
 
 from mirror.diagnostics.doctor import Severity
+from mirror.diagnostics.durations import duration
 from mirror.diagnostics.figures import Unknown, known
 from mirror.diagnostics.runs import last_finished
 from mirror.diagnostics.status import Stage, progress
-from mirror.serve.rendering import count, duration
+from mirror.serve.rendering import count
 from mirror.serve.watch import MOST_REVOCATIONS, Reading
 
 LATE_SECONDS: Final = 15.0

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import redis
 
 from tests.support.forking import HOME
 from tests.support.waiting import until
@@ -78,6 +79,53 @@ def exported(process: subprocess.Popen[str]) -> dict[str, str]:
         if "Ctrl-C" in line:
             break
     return urls
+
+
+def test_dev_empty_prints_text_for_a_shell_and_has_nothing_but_two_users(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """A shell takes all that it prints; neither database has an object of the mirror or a table."""
+    with running(environment, "--empty") as process:
+        text = ""
+        assert process.stdout is not None
+        for line in process.stdout:
+            text += line
+            if "Ctrl-C" in line:
+                break
+        printed = tmp_path / "env.sh"
+        printed.write_text(text)
+        names = ["PRIMARY_DATABASE_URL", "SUPABASE_DB_URL", "REDIS_URL", "ADA", "EVE"]
+        shell = f'. {printed}; printf "%s\\n" {" ".join(f"${name}" for name in names)}'
+        done = subprocess.run(
+            ["/bin/sh", "-ec", shell], env={}, capture_output=True, text=True, check=True
+        )
+        assert done.stderr == ""
+        values = dict(zip(names, done.stdout.split(), strict=True))
+
+        for name in ("PRIMARY_DATABASE_URL", "SUPABASE_DB_URL"):
+            with psycopg.connect(values[name]) as connection:
+                found = connection.execute(
+                    "select (select count(*) from pg_tables where schemaname in ('public',"
+                    " 'mirror')), to_regnamespace('mirror') is null"
+                ).fetchone()
+            assert found == (0, True)
+        with psycopg.connect(values["SUPABASE_DB_URL"]) as connection:
+            users = connection.execute("select id::text from auth.users").fetchall()
+        assert {user for (user,) in users} == {values["ADA"], values["EVE"]}
+        with redis.Redis.from_url(values["REDIS_URL"]) as client:
+            assert client.dbsize() == 0
+
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        assert (process.returncode, errors) == (0, "")
+
+
+def test_dev_empty_has_no_api(environment: dict[str, str]) -> None:
+    """The command ends at once, and names the option to leave out."""
+    with running(environment, "--empty", "--rest") as process:
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert errors == "error: --empty starts no REST API: leave out --rest.\n"
 
 
 def process_list() -> str:

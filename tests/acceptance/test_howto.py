@@ -1,6 +1,6 @@
 """docs/howto/: the pages are played in order on real servers, each from a step of the tutorial on.
 
-The tutorial is played once, up to its step 7. Each page then gets a copy of the directory and of
+The tutorial is played once, up to its step 8. Each page then gets a copy of the directory and of
 both databases as they were after the step that it names.
 """
 
@@ -98,7 +98,7 @@ def after_step(
     The copies are called `copied`; one exists at a time.
     """
     page = (HOME / "docs" / "tutorial.md").read_text()
-    parts = re.split(r"^## (?:\d\. )?.*$", page, flags=re.MULTILINE)[1:9]
+    parts = re.split(r"^## \d+\. .*$", page, flags=re.MULTILINE)[1:9]
     folder = tmp_path_factory.mktemp("howto")
     home = folder / "backend"
     home.mkdir()
@@ -107,11 +107,10 @@ def after_step(
     reader.variables |= SETTINGS
     for user in PEOPLE.values():
         reader.project.query("insert into auth.users (id) values (%s)", user)
-    # The first part is the backend itself, before step 1.
-    for step, part in enumerate(parts):
+    reader.alone = True
+    for step, part in enumerate(parts, start=1):
         for block in blocks(part):
-            if block.note != "in the background":
-                reader.do(block)
+            reader.do(block)
         if step in STEPS:
             servers.create(f"howto_{step}", copied="howto")
             shutil.copytree(home, folder / str(step))

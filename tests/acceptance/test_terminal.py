@@ -144,7 +144,7 @@ def test_the_page_of_status_is_whole_on_a_narrow_terminal_and_has_colours(
     page = on("status")
     assert page.finish() == 0
     assert page.shown.startswith(GREEN)
-    assert plain(page.shown).startswith("All is well: every change that was recorded is in force.")
+    assert plain(page.shown).startswith("All is well: every change that was recorded is in force;")
     assert "…" not in page.shown
     piped = mirror("status").out
     assert "\x1b" not in piped

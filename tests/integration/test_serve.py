@@ -63,7 +63,7 @@ def test_now_says_that_all_is_well_only_if_everything_is_known(
 ) -> None:
     """The sentence promises what is in force; a part that cannot be read takes it back."""
     says = visit().text("/")
-    assert "All is well: every change that was recorded is in force" in says
+    assert "All is well: every change that was recorded is in force; both sides were" in says
     assert "What to do" not in says
     for changes in (
         {"primary_database_url": NOWHERE},

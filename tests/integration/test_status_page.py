@@ -47,14 +47,21 @@ def test_a_mirror_that_was_never_compared_says_so(read: Read) -> None:
 
 
 def test_a_mirror_in_which_all_is_well_says_so(
-    read: Read, drain: Drain, capsys: pytest.CaptureFixture[str]
+    read: Read, drain: Drain, primary: TestDatabase, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The page has neither identities nor epochs, which are equal."""
+    """A change that was not recorded is found by a comparison, so the sentence has its age.
+
+    The page has neither identities nor epochs, which are equal.
+    """
     load(drain)
-    assert verdict(read()) == ["All is well: every change that was recorded is in force."]
+    primary.query("update mirror.runs set started_at = now() - interval '3 h'")
+    says = (
+        "All is well: every change that was recorded is in force; both sides were compared 3 h ago."
+    )
+    assert verdict(read()) == [says]
     print_status(read())
     page = capsys.readouterr().out
-    assert page.startswith("All is well: every change that was recorded is in force.\n")
+    assert page.startswith(f"{says}\n")
     assert not {"epoch", "expects", "broker", "mappings", "failed"} & set(page.split())
 
 
@@ -71,7 +78,18 @@ def test_a_first_load_that_did_not_end_says_what_to_do(
     )
     assert verdict(read()) == ["First load incomplete (trip_memberships): run `mirror reconcile`."]
     load(drain)
-    assert verdict(read()) == ["All is well: every change that was recorded is in force."]
+    (says,) = verdict(read())
+    assert says.startswith("All is well: every change that was recorded is in force; ")
+
+
+def test_a_comparison_that_was_stopped_is_not_called_one(
+    read: Read, drain: Drain, primary: TestDatabase
+) -> None:
+    """Its drift may remain."""
+    load(drain)
+    primary.query("update mirror.runs set outcome = 'stopped', started_at = now() - interval '3 h'")
+    (says,) = verdict(read())
+    assert says.endswith(" is in force; the last comparison of both sides was stopped, 3 h ago.")
 
 
 def test_what_waits_and_what_is_retried_is_said(

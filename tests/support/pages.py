@@ -2,19 +2,22 @@
 
 A comment before a block says what is special about it:
 
-    file: NAME                 python, yaml: writes the file
+    file: NAME                 python, yaml, sql: writes the file, whose name the page shows
+                               sh: the same; each … is the value that the test has prepared, or
+                               else the one that a command in the background prints
     file: NAME, at its end     python: appends to the file
     set; set again             sh: the variables get the values that the test has prepared
     exits with N               sh: its last command has this exit code
     soon; soon, exits with N   sh: the same, once a worker has mirrored what waits
-    in the background          sh: the command runs until the end of the page
+    in the background          sh: the last command runs until the end of the page
     not run: REASON            nothing is done
     in the primary             sql: runs there; otherwise in the project, as in its SQL editor
     refused                    sql: a policy refuses it
     allowed soon; refused soon    sql: the same, once a worker has mirrored what waits
 
-A block of the kind `text` has lines that the last command has printed; a `diff` names its file, and
-changes these lines of it.
+A block of the kind `text` has lines that the block before it has printed, whole or in part, with …
+for text that is another one each time. A `diff` names its file, and changes these lines of it. The
+command `. ./FILE` sets the variables of a file.
 """
 
 import os
@@ -37,6 +40,7 @@ from tests.support.waiting import until
 
 _BLOCK = re.compile(r"(?:<!-- (.*?) -->\n\n)?```(\w+)\n(.*?)```", re.DOTALL)
 _SHELL = re.compile(r"[|&;<>`*]")
+_NOT_STARTED = "(not started)"
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,15 @@ def blocks(page: str) -> Iterator[Block]:
         yield Block(note, language, text)
 
 
+def _missing(block: Block, printed: str) -> list[str]:
+    """Return the lines of a block that were not printed."""
+    return [
+        line
+        for line in block.text.splitlines()
+        if not re.search(".*".join(map(re.escape, line.split("…"))), printed)
+    ]
+
+
 @dataclass
 class Reader:
     """A reader of a page, with a directory, a primary and a project of their own."""
@@ -74,22 +87,31 @@ class Reader:
     variables: dict[str, str] = field(default_factory=dict)
     """The variables that have been set."""
     printed: str = ""
-    """The output of the last command."""
+    """The output of the last block of commands."""
     background: list[subprocess.Popen[bytes]] = field(default_factory=list)
     """What the page has started. While it is empty, no worker runs, and `mirror drain` mirrors."""
+    alone: bool = False
+    """Whether nothing is started in the background, nor looked for in its output."""
+    _log: Path | None = None
+    """The output of the last block, if that runs in the background."""
 
     def play(self, page: str) -> None:
         """Do all that a page, or a part of it, says."""
+        shown = re.sub(r"<!--.*?-->", "", page, flags=re.DOTALL)
         for block in blocks(page):
+            if block.note.startswith("file: "):
+                name = block.note.removeprefix("file: ").partition(", ")[0]
+                assert f"`{name}`" in shown, f"the page does not show the file's name {name}"
             self.do(block)
 
     def do(self, block: Block) -> None:
         """Do what one block says."""
         if block.note.startswith("not run: "):
             return
+        if block.note.startswith("file: "):
+            self._write(block)
+            return
         match block.language:
-            case "python" | "yaml":
-                self._write(block)
             case "diff":
                 self._change(block)
             case "sh":
@@ -98,15 +120,21 @@ class Reader:
                 self._edit(block)
             case _:
                 assert block.language == "text", block
-                for line in block.text.splitlines():
-                    assert line in self.printed, (line, self.printed)
+                self._look(block)
 
     def close(self) -> None:
-        """End what runs in the background."""
-        for process in self.background:
+        """End what runs in the background; it was started on top of that before it."""
+        for process in reversed(self.background):
             process.send_signal(signal.SIGTERM)
-        for process in self.background:
             process.wait(timeout=30)
+
+    def _look(self, block: Block) -> None:
+        """Look for lines in the output of the last block; wait for those from the background."""
+        if self._log is not None:
+            log = self._log
+            until(lambda: not _missing(block, log.read_text()))
+        elif not (self.alone and self.printed == _NOT_STARTED):
+            assert not _missing(block, self.printed), (_missing(block, self.printed), self.printed)
 
     def _write(self, block: Block) -> None:
         name, _, place = block.note.removeprefix("file: ").partition(", ")
@@ -114,7 +142,27 @@ class Reader:
         path = self.home / name
         path.parent.mkdir(exist_ok=True)
         before = path.read_text() + "\n" if place else ""
-        self._save(path, before + block.text)
+        text = self._filled(block.text) if block.language == "sh" else block.text
+        self._save(path, before + text)
+
+    def _filled(self, text: str) -> str:
+        """Return the lines of a shell file with the values for which … stands."""
+        names = re.findall(r"^export (\w+)=.*…", text, re.MULTILINE)
+        values: dict[str, str] = {}
+
+        def known() -> bool:
+            printed = self._log.read_text() if self._log is not None else ""
+            found = re.findall(r"^export (\w+)=(.*)\n", printed, re.MULTILINE)
+            values.update(dict(found) | self.prepared)
+            return set(names) <= set(values)
+
+        until(known)
+        return re.sub(
+            r"^export (\w+)=.*….*$",
+            lambda found: f"export {found[1]}={values[found[1]]}",
+            text,
+            flags=re.MULTILINE,
+        )
 
     def _change(self, block: Block) -> None:
         """Change a file as `patch` does: the old lines of each part must be in it, once."""
@@ -151,8 +199,11 @@ class Reader:
             self.variables |= {name: values[name] for name in names}
             return
         commands = block.text.replace("\\\n", " ").splitlines()
+        self._log = None
         if block.note == "in the background":
-            self._start(commands)
+            *before, last_command = commands
+            assert self._codes(before) == [0] * len(before), (block, self.printed)
+            self._start(last_command)
             return
         soon, note = block.note.startswith("soon"), re.sub("^soon(, )?", "", block.note)
         last = int(note.removeprefix("exits with ")) if note else 0
@@ -165,9 +216,9 @@ class Reader:
             assert codes == expected, (block, self.printed)
 
     def _codes(self, commands: list[str]) -> list[int]:
-        """Run commands; return their exit codes, and keep what the last one has printed."""
+        """Run commands; return their exit codes, and keep what they have printed."""
         ran = [self._ran(command) for command in commands]
-        self.printed = ran[-1].text
+        self.printed = "".join(each.text for each in ran)
         return [each.code for each in ran]
 
     def _mirror(self) -> None:
@@ -179,6 +230,8 @@ class Reader:
     def _ran(self, line: str) -> Ran:
         """Run one line of the shell; `mirror` and modules are forked where it needs no shell."""
         environment = self._environment
+        if line.startswith(". ./"):
+            return self._source(line)
         if not _SHELL.search(line):
             match shlex.split(Template(line).substitute(environment), comments=True):
                 case ["mirror", *arguments]:
@@ -197,17 +250,40 @@ class Reader:
         )
         return Ran(done.returncode, done.stdout, done.stderr)
 
-    def _start(self, commands: list[str]) -> None:
-        for command in commands:
-            with (self.home / "background.log").open("wb") as log:
-                process = subprocess.Popen(
-                    ["/bin/sh", "-c", f"exec {command}"],
-                    cwd=self.home,
-                    env=self._environment,
-                    stdout=log,
-                    stderr=log,
-                )
-            self.background.append(process)
+    def _source(self, line: str) -> Ran:
+        """Set the variables of a file, which may enter the environment that the test has anyway."""
+        activate = self.home / ".venv" / "bin" / "activate"
+        activate.parent.mkdir(parents=True, exist_ok=True)
+        activate.touch()
+        done = subprocess.run(
+            ["/bin/sh", "-ec", f"{line}; env"],
+            cwd=self.home,
+            env={},
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        found = dict(re.findall(r"^(\w+)=(.*)$", done.stdout, re.MULTILINE))
+        exported = re.findall(r"^export (\w+)=", (self.home / line[4:]).read_text(), re.MULTILINE)
+        self.variables |= {name: found[name] for name in exported if name in found}
+        return Ran(done.returncode, "", done.stderr)
+
+    def _start(self, command: str) -> None:
+        """Start a command that runs until the end."""
+        if self.alone:
+            self.printed = _NOT_STARTED
+            return
+        self._log = self.home / f"background-{len(self.background)}.log"
+        with self._log.open("wb") as log:
+            process = subprocess.Popen(
+                ["/bin/sh", "-c", f"exec {command}"],
+                cwd=self.home,
+                env=self._environment,
+                stdout=log,
+                stderr=log,
+            )
+        self.background.append(process)
 
     def _edit(self, block: Block) -> None:
         """Run statements, as the SQL editor does; the reader's variables are names in them."""

@@ -24,6 +24,7 @@ from tests.support.init_command import (
     written_registry,
     written_text,
 )
+from tests.support.pages import blocks
 
 pytestmark = pytest.mark.fast
 
@@ -301,6 +302,18 @@ def test_on_a_terminal_the_command_asks_for_what_it_cannot_guess(tmp_path: Path)
     text = (tmp_path / "mappings.py").read_text()
     assert 'levels=("VIEWER", "BOSS", "OWNER")' in text
     assert "guards=[messages]" in text
+
+
+def test_the_next_steps_come_in_the_order_of_the_tutorial(init: Init) -> None:
+    """The guards are installed with the rest, before a worker starts; without guards, no flag."""
+    page = (ROOT / "docs" / "tutorial.md").read_text()
+    typed = "".join(block.text for block in blocks(page) if block.language in {"sh", "python"})
+    printed = init("--guard", "messages", models=HEADER + MEMBER + ROLE).partition("\nNext:\n")[2]
+    steps = ["migrate --guards", "attach(make_session", "celery -A", "reconcile", "mirror doctor"]
+    for text in (typed, printed):
+        found = [text.index(step) for step in steps]
+        assert found == sorted(found)
+    assert "--guards" not in init("--force", models=HEADER + MEMBER + ROLE)
 
 
 def test_a_file_that_exists_is_overwritten_only_by_force(init: Init) -> None:

@@ -1,5 +1,6 @@
 """The reader of a page notices a page that is wrong; no server is needed for that."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,13 @@ pytestmark = pytest.mark.fast
 
 
 @pytest.fixture
-def reader(tmp_path: Path) -> Reader:
+def reader(tmp_path: Path) -> Iterator[Reader]:
     """A reader whose databases do not exist."""
     nowhere = TestDatabase("postgresql://127.0.0.1:1/nowhere")
     command = ForkingCommand.__new__(ForkingCommand)
-    return Reader(tmp_path, {"NAME": "Ada"}, nowhere, nowhere, command)
+    reader = Reader(tmp_path, {"NAME": "Ada"}, nowhere, nowhere, command)
+    yield reader
+    reader.close()
 
 
 def page(language: str, text: str, note: str = "") -> str:
@@ -75,3 +78,39 @@ def test_a_block_without_a_language_fails() -> None:
     """Otherwise it would not be played."""
     with pytest.raises(AssertionError):
         list(blocks(page("", "mirror migrate")))
+
+
+def test_an_ellipsis_stands_for_text_that_is_another_one_each_time(reader: Reader) -> None:
+    """The text around it is compared, and its order."""
+    printing = page("sh", "echo Hello Ada, goodbye")
+    reader.play(printing + page("text", "Hello …, good…"))
+    with pytest.raises(AssertionError, match="good…Ada"):
+        reader.play(printing + page("text", "good…Ada"))
+
+
+def test_a_file_whose_name_is_only_in_the_comment_fails(reader: Reader) -> None:
+    """A reader of the site sees no comments."""
+    block = page("python", "import app", "file: app.py")
+    reader.play(f"The file `app.py`:\n\n{block}")
+    with pytest.raises(AssertionError, match=r"app\.py"):
+        reader.play(block)
+
+
+def test_a_file_of_variables_gets_their_values_and_can_be_read(reader: Reader) -> None:
+    """The values come from the test or from the background; a file that fails is noticed."""
+    write = "`env.sh`\n\n" + page("sh", "export NAME=…\nexport OTHER=…", "file: env.sh")
+    printing = page("sh", "echo export OTHER=Eve", "in the background")
+    reader.play(printing + write + page("sh", '. ./env.sh\ntest "$NAME$OTHER" = AdaEve'))
+    with pytest.raises(AssertionError):
+        reader.play(
+            "`env.sh`\n\n" + page("sh", "exit 3", "file: env.sh") + page("sh", ". ./env.sh")
+        )
+
+
+def test_a_reader_who_is_alone_starts_nothing(reader: Reader) -> None:
+    """What it would print is not looked for; the output of the next command is."""
+    reader.alone = True
+    reader.play(page("sh", "exit 3", "in the background") + page("text", "ready."))
+    assert not reader.background
+    with pytest.raises(AssertionError, match="ready"):
+        reader.play(page("sh", "true") + page("text", "ready."))

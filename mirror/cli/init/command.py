@@ -197,13 +197,16 @@ def _report(output: Path, module: str, model: Model, choices: Choices, registry:
         print(f"  {'--' + choice.flag:<14} {choice.value:<40} {how}")
     for sentence in advice(model):
         print(f"\n{sentence}")
-    guard = "  7  mirror migrate supabase --guards    (when your guarded table exists)\n"
+    migrate = "  3  mirror migrate\n"
+    if model.guard:
+        migrate = (
+            f"  3  mirror migrate --guards    (when {model.guard.table} exists in the project)\n"
+        )
     steps = template(
         "next.txt",
         output=str(output),
         mappings=f", MIRROR_MAPPINGS={module}" if module != "mappings" else "",
-        guard=guard if model.guard else "",
-        last="8" if model.guard else "7",
+        migrate=migrate,
     )
     inserts = indent(recipe(registry), "  ")
     print(f"\n{steps}\n{template('recipe.txt', inserts=inserts)}", end="")
