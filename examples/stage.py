@@ -6,6 +6,7 @@
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,12 @@ class Stage:
         self.log.append(step)
 
 
+@cache
 def example(registry: Registry, folder: Path) -> Model:
-    """Return an example's model: the backend's tables are in `primary.sql`, or in its `models`."""
+    """Return an example's model: the backend's tables are in `primary.sql`, or in its `models`.
+
+    Each call returns the same object, which `Sandboxes` then installs once.
+    """
     primary = folder / "primary.sql"
     return Model(
         registry,
