@@ -84,8 +84,9 @@ demo: $(DEMO) ## Play the example's story on real servers.
 dev: $(DEMO) ## Run the same servers until Ctrl-C.
 	$(BIN)/mirror dev
 
-# In the order of the folders: the long files are in the first, and the last ones end together.
-PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# Four processes also on two cores, because many tests wait. In the order of the folders: the long
+# files are in the first, and the last ones end together.
+PARALLEL := --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test: $(INSTALLED) $(NODE) ## Run every test, except the long ones and those of test-browser, test-setup, chaos.
 	$(BIN)/pytest $(PARALLEL) --ignore $(SETUP) --ignore tests/browser --ignore tests/chaos
@@ -93,9 +94,9 @@ test: $(INSTALLED) $(NODE) ## Run every test, except the long ones and those of 
 test-browser: $(INSTALLED) $(AXE) ## Look at the page in Chromium, which this machine has to have.
 	$(BIN)/pytest tests/browser
 
-test-long: $(INSTALLED) $(NODE) ## Run the longer searches and matrices of which `test` runs a part.
-	$(BIN)/pytest -m long $(PARALLEL)
-	$(BIN)/pytest --hypothesis-profile long tests/unit/test_logs.py tests/unit/test_urls.py
+test-long: $(INSTALLED) $(NODE) ## Run what `test` leaves out: longer searches, wheel, site; or TESTS=FILES.
+	$(BIN)/pytest -m long $(PARALLEL) $(TESTS)
+	$(if $(TESTS),,$(BIN)/pytest --hypothesis-profile long tests/unit/test_logs.py tests/unit/test_urls.py)
 
 test-setup: $(INSTALLED) ## Install the lock into empty environments with the oldest and the newest pip.
 	$(BIN)/pytest $(SETUP)

@@ -57,7 +57,7 @@ insert into mirror.freshness select name, clock_timestamp() from mirror.mappings
 """
 
 _PAGE = "select * from public.chat_messages where trip_id = %s order by created_at desc limit 50"
-# As in docs/guards.md, for users with thousands of resources.
+# As in docs/sql.md, for users with thousands of resources.
 _FUNCTION = """
 create function public.trip_page(trip uuid) returns setof public.chat_messages
 language sql stable security definer set search_path = '' as $$

@@ -26,7 +26,9 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return {"PATH": os.environ["PATH"], "COLUMNS": "100"}
 
 
-@pytest.mark.parametrize("options", [[], ["--rest"]], ids=["sql", "rest"])
+@pytest.mark.parametrize(
+    "options", [[], pytest.param(["--rest"], marks=pytest.mark.long)], ids=["sql", "rest"]
+)
 def test_the_demo_shows_every_expectation_held(
     environment: dict[str, str], options: list[str]
 ) -> None:
@@ -137,6 +139,7 @@ def process_list() -> str:
     return "\n".join(found)
 
 
+@pytest.mark.long
 def test_dev_over_rest_prints_its_keys_and_shows_them_to_no_other_user(
     environment: dict[str, str],
 ) -> None:
@@ -163,7 +166,9 @@ def test_dev_over_rest_prints_its_keys_and_shows_them_to_no_other_user(
         assert (process.returncode, errors) == (0, "")
 
 
-@pytest.mark.parametrize("stop_signal", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "stop_signal", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)]
+)
 def test_dev_prints_its_urls_and_cleans_up_on_a_signal(
     environment: dict[str, str], stop_signal: signal.Signals
 ) -> None:

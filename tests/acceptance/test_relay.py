@@ -24,7 +24,9 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.usefixtures("no_environment")
 
 NOWHERE = "postgresql://someone:hunter2@127.0.0.1:9/nothing"
-modes = pytest.mark.parametrize("mode", ["polling", "listening"])
+modes = pytest.mark.parametrize(
+    "mode", [pytest.param("polling", marks=pytest.mark.long), "listening"]
+)
 
 
 class RelayProcess:

@@ -159,19 +159,17 @@ def test_a_function_of_yours_admits_instead_of_the_link(serve: Serve, tmp_path: 
     ],
 )
 def test_wrong_usage_is_exit_code_2_and_names_the_remedy(
-    serve: Serve, arguments: list[str], message: str
+    mirror: Command, arguments: list[str], message: str
 ) -> None:
     """Nothing is served."""
-    process = serve(*arguments)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, message in err) == (2, "", True), err
+    done = mirror("serve", "--port", "0", *arguments)
+    assert (done.code, done.out, message in done.err) == (2, "", True), done.err
 
 
-def test_an_address_in_use_is_named(serve: Serve) -> None:
+def test_an_address_in_use_is_named(mirror: Command) -> None:
     """With the option that helps."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        process = serve("--port", str(taken.getsockname()[1]))
-        _, err = process.communicate(timeout=60)
-    assert (process.returncode, "choose another --port" in err) == (2, True), err
+        done = mirror("serve", "--port", str(taken.getsockname()[1]))
+    assert (done.code, "choose another --port" in done.err) == (2, True), done.err

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = [pytest.mark.timeout(300), pytest.mark.long]
+
 ROOT = Path(__file__).parent.parent.parent
 LOADED = re.compile(
     r"<(?:script|img|iframe|source)\b[^>]*\bsrc=[\"'](?:https?:)?//"

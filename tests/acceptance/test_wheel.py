@@ -21,7 +21,7 @@ import mirror
 
 ROOT = Path(__file__).parent.parent.parent
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.long]
 
 MAPPINGS = """
 from sqlalchemy import Text, Uuid, column, select, table

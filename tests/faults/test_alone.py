@@ -15,7 +15,7 @@ from tests.support.databases import TestDatabase
 from tests.support.factories import MembershipFactory, UserFactory
 from tests.support.rest import both_transports
 
-pytestmark = both_transports
+pytestmark = both_transports(rest="long")
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from tests.faults.withheld import (
 from tests.support.databases import TestDatabase
 from tests.support.rest import both_transports
 
-pytestmark = both_transports
+pytestmark = both_transports(rest="long")
 
 
 def install(target: TestDatabase, body: str, table: str = "trip_memberships") -> None:

@@ -75,7 +75,7 @@ def drain(settings: Settings, to_primary: TcpProxy, to_target: TcpProxy) -> Iter
     drain.close()
 
 
-@both_transports
+@both_transports(rest="long")
 @pytest.mark.parametrize("side", ["primary", "target"])
 @pytest.mark.parametrize("moment", ["at connect", "between two runs", "in the run"])
 def test_a_run_with_a_dark_side_ends_and_names_it(
@@ -108,7 +108,7 @@ def test_a_run_with_a_dark_side_ends_and_names_it(
     assert primary.value("select count(*) from mirror.outbox") == 0
 
 
-@both_transports
+@both_transports(rest="long")
 def test_while_one_worker_sees_a_dark_target_others_mirror_its_events(
     drain: Drain,
     settings: Settings,

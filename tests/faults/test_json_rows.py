@@ -19,7 +19,7 @@ from tests.support.databases import TestDatabase, primary_with
 from tests.support.drains import making_drains
 from tests.support.rest import ServeApi, both_transports, settings_between
 
-pytestmark = both_transports
+pytestmark = both_transports(rest="long")
 
 # The names could be mistaken for something else in the statements about a mapping: an alias of
 # theirs, a placeholder, a column of a function, the end of a quoted name.

@@ -14,7 +14,7 @@ from tests.faults.withheld import (
 from tests.support.databases import TestDatabase
 from tests.support.rest import both_transports
 
-pytestmark = both_transports
+pytestmark = both_transports(rest="long")
 
 
 @pytest.mark.parametrize("lane", [0, 1])

@@ -18,7 +18,7 @@ from tests.support.factories import MembershipFactory
 from tests.support.rest import both_transports
 from tests.support.waiting import until
 
-pytestmark = both_transports
+pytestmark = both_transports(rest="long")
 
 
 POISON = "00000000-0000-0000-0000-00000000dead"

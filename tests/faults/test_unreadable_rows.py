@@ -24,7 +24,7 @@ from tests.support.drains import making_drains
 from tests.support.rest import ServeApi, both_transports, settings_between
 from tests.support.waiting import until
 
-pytestmark = both_transports
+pytestmark = both_transports(rest="long")
 
 
 PRIMARY = """

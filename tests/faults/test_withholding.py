@@ -26,7 +26,7 @@ from tests.support.factories import MembershipFactory
 from tests.support.reconciling import Reconciling
 from tests.support.rest import both_transports
 
-pytestmark = both_transports
+pytestmark = both_transports(rest="long")
 
 
 def test_a_revocation_that_cannot_be_written_ends_the_access(

@@ -93,7 +93,7 @@ def test_a_wrong_password_is_refused(stack: DevStack) -> None:
         psycopg.connect(stack.primary.url(password="guess"))
 
 
-@pytest.mark.parametrize("version", [16, 18])
+@pytest.mark.parametrize("version", [16, pytest.param(18, marks=pytest.mark.long)])
 def test_postgres_comes_back_on_its_port_with_committed_data_after_a_kill(
     tmp_path: Path, version: int
 ) -> None:
@@ -307,6 +307,7 @@ def test_a_cluster_whose_superuser_is_postgres_is_no_stand_in(stack: DevStack) -
         prepare_cluster(stack.primary)
 
 
+@pytest.mark.long
 def test_leaving_the_stack_leaves_nothing_behind() -> None:
     """No server process and no file remain."""
     with DevStack.start(durable=False) as stack:
@@ -316,6 +317,7 @@ def test_leaving_the_stack_leaves_nothing_behind() -> None:
     assert all(refuses(port) for port in (stack.primary.port, stack.target.port, stack.redis.port))
 
 
+@pytest.mark.long
 def test_a_given_directory_is_removed_only_if_the_stack_made_it(tmp_path: Path) -> None:
     """A directory that existed before stays."""
     with DevStack.start(tmp_path / "new", durable=False):
@@ -326,6 +328,7 @@ def test_a_given_directory_is_removed_only_if_the_stack_made_it(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_servers_end_with_the_process_that_started_them_even_if_it_is_killed() -> None:
     """A killed test run or terminal must not fill the machine with servers."""
     script = (
@@ -380,6 +383,7 @@ def test_missing_packages_are_reported_with_the_extra_that_has_them(
         RedisServer.start(tmp_path / "redis")
 
 
+@pytest.mark.long
 @as_root
 def test_under_root_servers_run_from_a_virtualenv_that_others_cannot_enter(
     monkeypatch: pytest.MonkeyPatch,

@@ -618,7 +618,7 @@ p.join()
 }
 
 
-@pytest.mark.parametrize("mode", ["thread", "inline"])
+@pytest.mark.parametrize("mode", ["thread", pytest.param("inline", marks=pytest.mark.long)])
 @pytest.mark.parametrize("end", ENDS)
 def test_a_process_that_commits_and_ends_has_rung(
     primary: TestDatabase, redis_server: RedisServer, client: redis.Redis, end: str, mode: str

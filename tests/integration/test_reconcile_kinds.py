@@ -14,7 +14,7 @@ from tests.support.reconciling import EQUAL, Reconciling, differing
 from tests.support.rest import both_transports
 from tests.support.traffic import Traffic
 
-pytestmark = both_transports
+pytestmark = both_transports(rest="long")
 
 
 @pytest.fixture

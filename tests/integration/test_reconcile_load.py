@@ -34,7 +34,9 @@ def load(drain: Drain, primary: TestDatabase) -> Callable[[], tuple[int, list[in
     def load() -> tuple[int, list[int]]:
         pages: list[int] = []
         loader = Loader(Repairer(drain, PrimaryReader(drain.registry, drain.source)))
-        return loader.load(registry["users"], KeyRange(lowest_key(registry["users"])), pages.append), pages
+        return loader.load(
+            registry["users"], KeyRange(lowest_key(registry["users"])), pages.append
+        ), pages
 
     return load
 

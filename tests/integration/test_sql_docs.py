@@ -135,27 +135,30 @@ def test_unknown_names_and_null_refuse(world: SharedPair, call: str) -> None:
 
 @pytest.fixture
 def notes(world: SharedPair) -> Iterator[Membership]:
-    """The page's table, with a note of a member's trip."""
-    (script,) = re.findall(r"```sql\n(.*?)```", PAGE, re.DOTALL)
+    """The page's table and function, with a note of a member's trip."""
+    scripts = re.findall(r"```sql\n(.*?)```", PAGE, re.DOTALL)
+    assert len(scripts) == 2
     member = world.member(role="MEMBER")
-    world.target.query(script)
+    for script in scripts:
+        world.target.query(script)
     world.target.query(
         "insert into public.notes (trip_id, body) values (%s, 'Pack')", member.trip_id
     )
     yield member
-    world.target.query("drop table public.notes")
+    world.target.query("drop table public.notes cascade")
 
 
-def test_the_pages_policy_admits_members_and_nobody_else(
-    world: SharedPair,
-    notes: Membership,
+@pytest.mark.parametrize("source", ["notes", "notes_of(%(trip)s)"])
+def test_the_pages_policy_and_function_admit_members_and_nobody_else(
+    world: SharedPair, notes: Membership, source: str
 ) -> None:
     """Until the membership is gone."""
     stranger = world.member(role="OWNER")
 
     def read(member: Membership) -> list[tuple[object, ...]]:
         with world.target.acting_as(member.user_id) as connection:
-            return connection.execute("select body from notes").fetchall()
+            query = f"select body from {source}".encode()
+            return connection.execute(query, {"trip": notes.trip_id}).fetchall()
 
     assert (read(notes), read(stranger)) == ([("Pack",)], [])
     world.change("status = 'INACTIVE'", notes)

@@ -29,7 +29,7 @@ EXAMPLES = PACKAGE.parent.parent / "examples"
 PROGRAM = PACKAGE / "node_modules" / "supabase" / "dist" / "supabase.js"
 OURS = ["0001_engine", "model_trips"]
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.long]
 
 Cli = Callable[..., dict[str, Any]]
 

@@ -15,14 +15,19 @@ from tests.support.databases import TestDatabase
 PACKAGE = Path(__file__).parents[1] / "supabase"
 
 both_transports = pytest.mark.both_transports
-"""Marks tests whose result must not depend on the transport: each of them runs twice."""
+"""Marks tests whose result must not depend on the transport: each of them runs twice.
+
+`rest="long"` makes those over REST long.
+"""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a marked test once for each transport, if it uses the fixture `transport`."""
     marked = metafunc.definition.get_closest_marker("both_transports")
     if marked and "transport" in metafunc.fixturenames:
-        metafunc.parametrize("transport", ["postgres", "rest"], indirect=True)
+        marks = [pytest.mark.long] if marked.kwargs.get("rest") == "long" else []
+        rest = pytest.param("rest", marks=marks)
+        metafunc.parametrize("transport", ["postgres", rest], indirect=True)
 
 
 @dataclass
