@@ -193,7 +193,7 @@ def test_a_whole_answer_is_not_damaged(proxy: Proxy, target: RestTarget, method:
 
 
 def test_each_method_of_the_target_has_its_call() -> None:
-    """A method that is added has to be tried, too. `rebase` returns nothing, and `twin` asks nothing."""
+    """A method that is added has to be tried; `rebase` returns nothing, and `twin` asks nothing."""
     methods = {name for name, value in vars(RestTarget.__mro__[1]).items() if callable(value)}
     methods = {name for name in methods if not name.startswith("_")} - {"close", "rebase", "twin"}
     assert methods == set(CALLS)
