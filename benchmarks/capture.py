@@ -114,10 +114,10 @@ def main(report: Report, *, quick: bool) -> None:
     for way, goal in (("hooks", 1.3), ("ORM capture", 1.3), ("triggers", 1.3)):
         name = f"create trip + {way}"
         report.ratio(f"{name}, to without", name, "create trip", at_most=goal)
-    report.ratio("update + triggers, to without", "update + triggers", "update", at_most=1.8)
+    report.ratio("update + triggers, to without", "update + triggers", "update", at_most=1.7)
     report.ratio(
         "update of a column that is not mirrored + triggers, to without",
         "update, not mirrored + triggers",
         "update, not mirrored",
-        at_most=1.8,
+        at_most=1.7,
     )

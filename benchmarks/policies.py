@@ -60,7 +60,7 @@ _PAGE = "select * from public.chat_messages where trip_id = %s order by created_
 # As in docs/sql.md, for users with thousands of resources.
 _FUNCTION = """
 create function public.trip_page(trip uuid) returns setof public.chat_messages
-language sql stable security definer set search_path = '' as $$
+language sql stable security definer set search_path = pg_catalog, pg_temp as $$
   select * from public.chat_messages
   where trip_id = trip and (select mirror.is_trip_member(trip))
   order by created_at desc limit 50

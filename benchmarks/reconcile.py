@@ -48,16 +48,16 @@ def main(report: Report, *, quick: bool, rows: int = 1_000_000) -> None:
         "first load to a bare insert",
         f"first load, {name}",
         f"bare batched insert, {name}",
-        at_least=0.4,
+        at_least=0.65,
     )
     report.ratio(
-        "reconcile, equal, to a bare digest", f"reconcile, equal, {name}", digest, at_most=2
+        "reconcile, equal, to a bare digest", f"reconcile, equal, {name}", digest, at_most=1.4
     )
     report.ratio(
         "reconcile, 10,000 drifted, to a bare digest",
         f"reconcile, 10,000 drifted, {name}",
         digest,
-        at_most=12,
+        at_most=5,
     )
     report.ratio(
         "mirror reconcile to reladiff, whole commands",

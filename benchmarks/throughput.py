@@ -73,19 +73,17 @@ def main(report: Report, *, quick: bool) -> None:
             )
             report.add("bare batched upsert", "/s", _measure_bare(servers, changes))
     two, one = "mirror, workers: 2", "mirror, workers: 1"
-    report.ratio("two workers to native replication", two, "native replication", at_least=5)
-    report.ratio("one worker to native replication", one, "native replication", at_least=2.5)
     report.ratio("one worker to the same without history", one, f"{one}, no history", at_least=0.97)
     report.ratio("mirror run to one worker", "mirror run", one, at_least=0.9)
     durable = "native replication, durable"
     report.ratio("two workers to native replication, both durable", two, durable, at_least=5)
     report.ratio("one worker to native replication, both durable", one, durable, at_least=2.5)
-    report.ratio("two workers to a task per event", two, "a task per event, psycopg", at_least=20)
+    report.ratio("two workers to a task per event", two, "a task per event, psycopg", at_least=28)
     report.ratio(
         "two workers to a task per event, over REST",
         "mirror over REST, workers: 2",
         "a task per event, supabase-py",
-        at_least=60,
+        at_least=75,
     )
 
 
