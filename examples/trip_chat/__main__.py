@@ -50,12 +50,12 @@ def dev(rest: _Rest = False) -> None:  # noqa: FBT002 - Typer turns it into a fl
     """Run the servers and a worker until Ctrl-C, and print their URLs as `export` commands."""
     interrupt_once()
     configure_logging(level="warning")
-    with _interruptible(), running_app(rest=rest) as trip_chat:
+    # Once the servers run, Ctrl-C is the orderly end, also while their URLs are printed.
+    with _interruptible(), running_app(rest=rest) as trip_chat, suppress(KeyboardInterrupt):
         for name, value in trip_chat.stack.environment().items():
             print(f"export {name}={value}", flush=True)  # noqa: T201 - for a shell to read
         console.print("A worker is running. Ctrl-C stops everything and deletes the data.")
-        with suppress(KeyboardInterrupt):
-            signal.pause()
+        signal.pause()
 
 
 @contextmanager

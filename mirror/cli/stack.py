@@ -62,7 +62,8 @@ def dev(
 def _run_empty_servers() -> None:
     """Run an empty primary, an empty project and Redis until Ctrl-C; print text for a shell."""
     interrupt_once()
-    with DevStack.start() as stack:
+    # Once the servers run, Ctrl-C is the orderly end, also while their URLs are printed.
+    with DevStack.start() as stack, suppress(KeyboardInterrupt):
         users = {name: str(uuid4()) for name in ("ADA", "EVE")}
         with psycopg.connect(stack.supabase_db_url) as project:
             for name, user in users.items():
@@ -73,8 +74,7 @@ def _run_empty_servers() -> None:
         for name, value in (stack.environment() | users).items():
             print(f"export {name}={shlex.quote(value)}")
         print("# The servers run. Ctrl-C stops them and deletes the data.", flush=True)
-        with suppress(KeyboardInterrupt):
-            signal.pause()
+        signal.pause()
 
 
 def _run_example(command: str, *, rest: bool) -> NoReturn:

@@ -296,10 +296,12 @@ def test_it_listens_again_after_its_connection_was_lost(
     """Meanwhile it polls; the log has a line about each."""
     run = start_run()
     until(lambda: run.logged("listening"))
-    primary.query(
+    # Now and then the listener asks whether its connection lives.
+    ended = (
         "select pg_terminate_backend(pid) from pg_stat_activity"
-        " where datname = current_database() and query = 'listen mirror'"
+        " where datname = current_database() and query in ('listen mirror', 'select 1')"
     )
+    until(lambda: primary.query(ended))
     until(lambda: run.logged("polling until listening works again"))
     until(lambda: run.logged("listening") == 2)
     primary.query("delete from trip_memberships where user_id = %s", members[0][1])
