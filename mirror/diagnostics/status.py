@@ -1,6 +1,8 @@
 """Status: the faults that the figures show, and the remedy for each."""
 
 from enum import Enum, auto
+from math import inf
+from typing import Final
 
 from mirror.diagnostics.durations import duration
 from mirror.diagnostics.figures import Figures
@@ -129,6 +131,11 @@ def verdict(figures: Figures) -> list[str]:
     return found
 
 
+# In seconds. A worker notes about every half minute that it is at work.
+_SOON: Final = 15.0
+_AT_WORK: Final = 90.0
+
+
 class Stage(Enum):
     """How far a mirror without a fault is."""
 
@@ -143,6 +150,7 @@ def progress(primary: PrimaryFigures) -> tuple[Stage, str]:
     """Return how far a mirror without a fault is, and a sentence that says so."""
     oldest = f"{primary.oldest_seconds or 0:.1f} s"
     run = primary.last_run
+    drained = primary.heartbeats.get("drain", inf)
     stages = [
         (
             primary.reconciling,
@@ -158,6 +166,11 @@ def progress(primary: PrimaryFigures) -> tuple[Stage, str]:
             primary.retrying,
             Stage.BUSY,
             f"{primary.retrying} event(s) failed lately and are retried.",
+        ),
+        (
+            (primary.oldest_seconds or 0) > _SOON and drained > _AT_WORK,
+            Stage.INCOMPLETE,
+            f"Changes wait, the oldest for {oldest}, and no worker is at work: start one.",
         ),
         (
             primary.oldest_seconds is not None,

@@ -34,7 +34,9 @@ def test_each_step_of_the_tutorial_works_in_order(reader: Reader) -> None:
     reader.play(PAGE)
     project = TestDatabase(reader.variables["SUPABASE_DB_URL"])
     bodies = project.query("select body from messages order by sent_at")
-    assert bodies == [("Hello from Ada",), ("Hello from Eve",)]
+    assert bodies[:2] == [("Hello from Ada",), ("Hello from Eve",)]
+    # Written before the removal was in force, if any: the page's command is repeated until refused.
+    assert {body for (body,) in bodies[2:]} <= {"Still here?"}
     assert len(re.findall(r"^## \d+\.", PAGE, re.MULTILINE)) == 10
     assert "Ten steps" in PAGE
 

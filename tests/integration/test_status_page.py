@@ -46,6 +46,25 @@ def test_a_mirror_that_was_never_compared_says_so(read: Read) -> None:
     assert exit_code(figures) == 0
 
 
+def test_changes_that_no_worker_takes_are_not_called_right(
+    read: Read, drain: Drain, primary: TestDatabase
+) -> None:
+    """Long before they count as late: whether a worker is at work is known."""
+    drain.run()
+    primary.query(
+        "insert into mirror.outbox (recorded_at, lane, mapping, key)"
+        " values (now() - interval '20 s', 0, 'users', '{a}')"
+    )
+    (calm,) = verdict(read())
+    assert calm.startswith("Nothing is wrong; changes wait, the oldest for 2")
+    primary.query("update mirror.heartbeats set seen_at = now() - interval '2 min'")
+    (stopped,) = verdict(read())
+    primary.query("delete from mirror.heartbeats")
+    (never,) = verdict(read())
+    assert stopped.endswith(" s, and no worker is at work: start one.")
+    assert never.endswith(" s, and no worker is at work: start one.")
+
+
 def test_a_mirror_in_which_all_is_well_says_so(
     read: Read, drain: Drain, primary: TestDatabase, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -98,10 +117,10 @@ def test_what_waits_and_what_is_retried_is_said(
     """Neither is a fault yet."""
     primary.query(
         "insert into mirror.outbox (recorded_at, mapping, key)"
-        " values (now() - interval '20 s', 'users', '{x}')"
+        " values (now() - interval '5 s', 'users', '{x}')"
     )
     (says,) = verdict(read())
-    assert says.startswith("Nothing is wrong; changes wait, the oldest for 2")
+    assert says.startswith("Nothing is wrong; changes wait, the oldest for ")
     drain.run()
     assert verdict(read()) == ["1 event(s) failed lately and are retried."]
 
