@@ -35,11 +35,15 @@ def main(report: Report, *, quick: bool) -> None:
             for workers in many:
                 with _sampling(report, servers, workers):
                     rate = measure_drain(servers, changes, workers)
-                report.add(f"mirror, workers: {workers}", "/s", rate)
-    first = f"mirror, workers: {many[0]}"
+                report.add(_name(workers), "/s", rate)
     for workers in many[1:]:
-        what = f"mirror, workers: {workers}"
-        report.ratio(f"{workers} workers to {many[0]}", what, first, at_least=0.8)
+        what = f"{workers} workers to {many[0]}"
+        report.ratio(what, _name(workers), _name(many[0]), at_least=0.8)
+
+
+def _name(workers: int) -> str:
+    """Return a figure's name, which no other part uses."""
+    return f"many workers: {workers}"
 
 
 @contextmanager

@@ -43,6 +43,8 @@ create table if not exists mirror.revocations (
 -- `p_known`: the mappings that the worker can mirror. Events of others are set apart, for a worker that
 -- can: the events behind them, and the claims to come, then do not have to pass them. They are returned,
 -- too. Of those that were set apart so, up to half a batch is taken. Null: all events are the worker's.
+-- An earlier draft of this migration returned other columns, which CREATE OR REPLACE cannot change.
+drop function if exists mirror.claim_groups(bigint, integer, integer, text[]);
 create or replace function mirror.claim_groups(
   p_floor bigint, p_limit integer, p_few integer, p_known text[]
 )

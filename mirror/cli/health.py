@@ -5,7 +5,6 @@ from contextlib import closing
 from enum import StrEnum
 from typing import Annotated
 
-import httpx
 import typer
 
 from mirror.cli.serve import HOST, PORT
@@ -67,6 +66,9 @@ def health(
 
 def _answers(url: str) -> bool:
     """Return whether the page answers, and print it. A proxy of the environment is not asked."""
+    # Imported late: the other parts are asked every few seconds, and need no HTTP.
+    import httpx  # noqa: PLC0415
+
     try:
         status = httpx.get(url, timeout=_ANSWER, trust_env=False).status_code
     except (httpx.HTTPError, httpx.InvalidURL) as error:

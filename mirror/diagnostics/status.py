@@ -131,7 +131,7 @@ def verdict(figures: Figures) -> list[str]:
     return found
 
 
-# In seconds. A worker notes about every half minute that it is at work.
+# In seconds. A worker that drains notes it about twice a minute; one that nobody wakes does not.
 _SOON: Final = 15.0
 _AT_WORK: Final = 90.0
 
@@ -170,7 +170,7 @@ def progress(primary: PrimaryFigures) -> tuple[Stage, str]:
         (
             (primary.oldest_seconds or 0) > _SOON and drained > _AT_WORK,
             Stage.INCOMPLETE,
-            f"Changes wait, the oldest for {oldest}, and no worker is at work: start one.",
+            f"Changes wait, the oldest for {oldest}; {_idle(drained)}. Does one run?",
         ),
         (
             primary.oldest_seconds is not None,
@@ -186,6 +186,15 @@ def progress(primary: PrimaryFigures) -> tuple[Stage, str]:
     well = "All is well: every change that was recorded is in force"
     found = [(stage, says) for holds, stage, says in stages if holds]
     return next(iter(found), (Stage.WELL, f"{well}{_compared(run)}."))
+
+
+def _idle(seconds: float) -> str:
+    """Return since when no worker has drained."""
+    return (
+        "no worker has ever drained"
+        if seconds == inf
+        else (f"no worker has drained for {duration(seconds)}")
+    )
 
 
 def _compared(run: LastRun | None) -> str:

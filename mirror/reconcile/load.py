@@ -1,8 +1,7 @@
 """Load: writes whole ranges of rows that the target lacks.
 
-One thread reads pages ahead. Two connections to the target write them side by side: the rows of a
-load are new, so two pages do not touch the same keys, and a write of parents that both need is only
-a shared lock.
+One thread reads pages ahead. Two connections to the target write them side by side. Two pages have
+no key in common, and parents that rows of both have are only locked in share mode.
 """
 
 import queue

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Final, Protocol
 
 import structlog
@@ -72,7 +73,7 @@ class SingleProcess:
         self._relay = build_local_relay(settings, self._bell)
         self._parts = parts
         targets = {"drain": self._drain, "turns": self._take_turns}
-        targets |= {part.name: part.run for part in parts}
+        targets |= {part.name: partial(_run_part, part) for part in parts}
         self._threads = [
             threading.Thread(target=target, name=f"mirror-{name}", daemon=True)
             for name, target in targets.items()
@@ -125,6 +126,12 @@ class SingleProcess:
                     with _going_on():
                         chores[task]()
         self._worker.drain.close()
+
+
+def _run_part(part: Part) -> None:
+    """Run a part; an error of its own is logged and ends nothing else."""
+    with _going_on():
+        part.run()
 
 
 @contextmanager

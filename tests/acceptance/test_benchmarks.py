@@ -20,7 +20,7 @@ FIGURES = {
     "start": "mirror --version",
     "outbox": "an empty claim, a million drained events kept",
     "reconcile": "reconcile, 10,000 drifted, 20,000 memberships",
-    "workers": "mirror, workers: 3",
+    "workers": "many workers: 3",
     "scale": "a drain of one event, 20,000 memberships",
 }
 

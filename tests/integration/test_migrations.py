@@ -142,6 +142,20 @@ def test_the_sql_that_a_model_prints_installs_it_and_can_run_again(
         }
 
 
+def test_a_claim_that_returned_other_columns_is_replaced(primary: TestDatabase) -> None:
+    """An earlier draft of 0011 returned one more, and CREATE OR REPLACE refuses that."""
+    drop = "drop function mirror.claim_groups(bigint, integer, integer, text[])"
+    primary.query(drop)
+    primary.query(
+        "create function mirror.claim_groups(bigint, integer, integer, text[])"
+        " returns table (mapping text, lanes text) language sql as 'select null::text, null::text'"
+    )
+    primary.query("update mirror.migrations set checksum = 'x' where name = '0011_history'")
+    with primary.migrating() as connection:
+        assert upgrade(connection) == ["0011_history"]
+    assert primary.query("select * from mirror.claim_groups(0, 1, 1, null)") == []
+
+
 def test_only_a_step_whose_text_changed_runs_again(target: TestDatabase) -> None:
     """A new release that changes only the model does not run the engine's step again."""
     target.query("update mirror.migrations set checksum = 'old' where name = 'model_trips'")

@@ -61,8 +61,8 @@ def test_changes_that_no_worker_takes_are_not_called_right(
     (stopped,) = verdict(read())
     primary.query("delete from mirror.heartbeats")
     (never,) = verdict(read())
-    assert stopped.endswith(" s, and no worker is at work: start one.")
-    assert never.endswith(" s, and no worker is at work: start one.")
+    assert stopped.endswith(" s; no worker has drained for 2 min. Does one run?")
+    assert never.endswith(" s; no worker has ever drained. Does one run?")
 
 
 def test_a_mirror_in_which_all_is_well_says_so(

@@ -89,7 +89,7 @@ class Reader:
     printed: str = ""
     """The output of the last block of commands."""
     background: list[subprocess.Popen[bytes]] = field(default_factory=list)
-    """What the page has started. While it is empty, no worker runs, and `mirror drain` mirrors."""
+    """The started processes. While there are none, no worker runs, and `mirror drain` mirrors."""
     alone: bool = False
     """Whether nothing is started in the background, nor looked for in its output."""
     _log: Path | None = None

@@ -32,8 +32,8 @@ CHECKSUMS = {
     "0008_prepared_transactions": "2e995bafd4114359",
     "0009_receipts": "04cb5f356890fbdd",
     "0010_structures": "dd7117b5e3180def",
-    "0011_history": "6c4a4cceb65cfab6",
-    "0001_engine": "1ae8dfcbc4255ea1",
+    "0011_history": "a0dd7eb49637a4dc",
+    "0001_engine": "ddd2e4ab69302252",
 }
 
 

@@ -108,7 +108,7 @@ def test_a_file_of_variables_gets_their_values_and_can_be_read(reader: Reader) -
 
 
 def test_a_reader_who_is_alone_starts_nothing(reader: Reader) -> None:
-    """What it would print is not looked for; the output of the next command is."""
+    """Its own output is not looked for; that of the next command is."""
     reader.alone = True
     reader.play(page("sh", "exit 3", "in the background") + page("text", "ready."))
     assert not reader.background

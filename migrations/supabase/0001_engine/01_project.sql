@@ -19,9 +19,9 @@ end
 $$;
 
 
--- The role that may mirror, and nothing else: a token of this role is worth less than service_role's key. The
--- API's login has to be a member of the roles that tokens name. Roles belong to the whole server,
--- where another database may be doing the same.
+-- The role that may mirror, and nothing else: a token of this role is worth less than service_role's
+-- key. The API's login has to be a member of the roles that tokens name. Roles belong to the whole
+-- server, where another database may be doing the same.
 do $$
 begin
   if not exists (select from pg_roles where rolname = 'mirror_writer') then

@@ -53,8 +53,8 @@ create table if not exists mirror.mappings (
 );
 
 
--- Objects that a migration has found to be no longer declared. Each stays until `mirror migrate --prune` drops it;
--- no access depends on it.
+-- Objects that a migration has found to be no longer declared. Each stays until `mirror migrate
+-- --prune` drops it; no access depends on it.
 create table if not exists mirror.leftovers (
   -- The registry that declared it.
   model text not null,

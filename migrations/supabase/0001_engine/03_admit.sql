@@ -82,10 +82,9 @@ $$;
 
 -- Admit a caller: the right isolation, primary, epoch and declarations, and a lock.
 --
--- Ordinary writes share the lock. A call that moves a boundary that others check (opens a
--- scope, removes a parent, purges, begins an epoch) holds it alone, so those checks need no lock of their
--- own.
--- Returns the horizon.
+-- Ordinary writes share the lock. A call that moves a boundary that others check (opens a scope,
+-- removes a parent, purges, begins an epoch) holds it alone, so those checks need no lock of their
+-- own. Returns the horizon.
 create or replace function mirror.admit(request jsonb, alone boolean) returns bigint
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$

@@ -1,4 +1,7 @@
-"""Checks: every kind of problem that the doctor looks for, with its severity and its remedy."""
+"""Checks: every kind of problem that the doctor looks for, with its severity and its remedy.
+
+This is one table, so its length is the number of kinds.
+"""
 
 from mirror.diagnostics.doctor.kinds import Check, error, warning
 from mirror.diagnostics.status import REMEDIES

@@ -20,9 +20,9 @@ class Check:
 
     severity: Severity
     problem: str
-    """What is the case, without the name of a table or setting."""
+    """The case, as a sentence without the name of a table or setting."""
     effect: str
-    """What follows from it until it is repaired: why it matters."""
+    """The consequence until it is repaired: why it matters."""
     remedy: str
     """Instructions; words in braces are filled in with the names of a finding."""
 
