@@ -13,10 +13,19 @@ import psycopg
 import pytest
 import redis
 
+from tests.support.blocks import PAGES, blocks
 from tests.support.forking import HOME
 from tests.support.waiting import until
 
 MIRROR = str(Path(sys.executable).parent / "mirror")
+# The stories of the models, as docs/models/consultations.md, structure.md and others show them.
+STORIES = sorted(
+    {
+        story
+        for path in PAGES
+        for story in re.findall(r"python -m (examples\.\w+)", path.read_text(encoding="utf-8"))
+    }
+)
 
 
 @pytest.fixture
@@ -47,6 +56,32 @@ def test_the_demo_shows_every_expectation_held(
     assert sum(line.startswith("✓") for line in lines) == 14
     assert not any(line.startswith("✗") for line in lines)
     assert lines[-1].startswith("All expectations held")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("story", STORIES)
+def test_the_story_of_a_model_plays_as_its_page_says(
+    environment: dict[str, str], story: str
+) -> None:
+    """On servers of its own; each line is a step that held."""
+    done = subprocess.run(
+        [sys.executable, "-m", story],
+        cwd=HOME,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("\n") > 3
+
+
+def test_each_story_that_can_be_played_is_on_a_page() -> None:
+    """That of the trips is `mirror demo`."""
+    programs = (HOME / "examples").glob("*/__main__.py")
+    found = {f"examples.{program.parent.name}" for program in programs}
+    assert found - {"examples.trip_chat"} == set(STORIES)
 
 
 @contextmanager
@@ -96,7 +131,11 @@ def test_dev_empty_prints_text_for_a_shell_and_has_nothing_but_two_users(
                 break
         printed = tmp_path / "env.sh"
         printed.write_text(text)
-        names = ["PRIMARY_DATABASE_URL", "SUPABASE_DB_URL", "REDIS_URL", "ADA", "EVE"]
+        page = (HOME / "docs" / "commands.md").read_text(encoding="utf-8")
+        (shown,) = (each.text for each in blocks(page) if each.note.endswith("test_demo.py"))
+        names = re.findall(r"^export (\w+)=", text, re.MULTILINE)
+        assert names == re.findall(r"^export (\w+)=", shown, re.MULTILINE)
+        assert text.splitlines()[-1] == shown.splitlines()[-1]
         shell = f'. {printed}; printf "%s\\n" {" ".join(f"${name}" for name in names)}'
         done = subprocess.run(
             ["/bin/sh", "-ec", shell], env={}, capture_output=True, text=True, check=True

@@ -1,4 +1,4 @@
-"""docs/howto/: the pages are played in order on real servers, each from a step of the tutorial on.
+"""The pages with commands are played on real servers, each from a step of the tutorial on.
 
 The tutorial is played once, up to its step 8. Each page then gets a copy of the directory and of
 both databases as they were after the step that it names.
@@ -14,22 +14,19 @@ from uuid import uuid4
 import pytest
 
 from mirror.devstack import PostgresCluster, RedisServer
+from tests.support.blocks import PLAYED, blocks
 from tests.support.databases import TestDatabase
 from tests.support.forking import HOME, ForkingCommand
-from tests.support.pages import Reader, blocks
+from tests.support.pages import Reader
 
-PAGES = sorted((HOME / "docs" / "howto").glob("*.md"))
-PLAYED = [page for page in PAGES if page.name != "index.md"]
-# The step of each page, which the page names.
-STEP = re.compile(r"after step\s(\d)\b")
-STEPS = {int(step) for page in PLAYED for step in STEP.findall(page.read_text())}
+STEPS = set(PLAYED.values())
 
 PEOPLE = {name: str(uuid4()) for name in ("ADA", "EVE")}
 OWNER = "backend"
 """The role that owns the primary; a page changes its password."""
 PASSWORDS = ("the-old-one", "the-new-one")
-SETTINGS = {"MIRROR_RECONCILE_GRACE_SECONDS": "0"}
-"""No reconcile waits for changes that are on their way."""
+SETTINGS = {"MIRROR_RECONCILE_GRACE_SECONDS": "0", "MIRROR_SWEEP_SECONDS": "1"}
+"""No reconcile waits for changes that are on their way, and beat wakes a worker soon."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +149,5 @@ def read_after(
 def test_each_block_of_a_page_works_in_order(
     path: Path, read_after: Callable[[int], Reader]
 ) -> None:
-    """The page names the step of the tutorial after which it begins."""
-    page = path.read_text()
-    (step,) = set(STEP.findall(page))
-    read_after(int(step)).play(page)
+    """Its text, or a comment in it, names the step of the tutorial after which it begins."""
+    read_after(PLAYED[path]).play(path.read_text())

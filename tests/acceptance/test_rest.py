@@ -1,6 +1,7 @@
 """The commands and the worker without the target's database URL; and the view of a client."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from mirror.devstack import RedisServer, SupabaseLite
 from mirror.devstack.node import find_program
 from mirror.sync.drain import Drain
 from tests.acceptance.conftest import Command, StartWorker
+from tests.support.blocks import blocks
 from tests.support.databases import TestDatabase
 from tests.support.factories import MembershipFactory
+from tests.support.forking import HOME
 from tests.support.rest import PACKAGE, SignUp, both_transports
 from tests.support.waiting import until
 
@@ -29,6 +32,17 @@ def rest_only(api: SupabaseLite) -> dict[str, Any]:
         "SUPABASE_URL": api.url,
         "SUPABASE_SECRET_KEY": api.secret_key,
     }
+
+
+def test_the_variables_of_the_page_on_the_target_are_those_of_the_api(
+    rest_only: dict[str, Any],
+) -> None:
+    """Each with a value that looks like its own; all other tests of this file set the same."""
+    page = (HOME / "docs" / "target.md").read_text(encoding="utf-8")
+    (block,) = (each for each in blocks(page) if each.language == "sh")
+    shown = re.findall(r"^export (\w+)=(\w+)", block.text, re.MULTILINE)
+    assert {name for name, _ in shown} == {name for name, value in rest_only.items() if value}
+    assert all(rest_only[name].startswith(start[:4]) for name, start in shown)
 
 
 def test_every_command_on_the_target_works_over_rest(

@@ -11,9 +11,10 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.support.blocks import blocks
 from tests.support.databases import TestDatabase
 from tests.support.forking import HOME, ForkingCommand
-from tests.support.pages import Reader, blocks
+from tests.support.pages import Reader
 
 PAGE = (HOME / "docs" / "tutorial.md").read_text()
 NOWHERE = TestDatabase("postgresql://127.0.0.1:1/nowhere")

@@ -28,7 +28,8 @@ from tests.support.init_command import CORE, HEADER, MEMBER, OWNED, ROLE, Init, 
 
 ROOT = EXAMPLES.parent
 CAPTURE = (ROOT / "docs" / "capture.md").read_text()
-RIGHTS = re.findall(r"```sql\n(grant .*?)```", CAPTURE, re.DOTALL)
+MIGRATE = (ROOT / "docs" / "migrate.md").read_text()
+RIGHTS = re.findall(r"```sql\n(grant .*?)```", MIGRATE, re.DOTALL)
 INSERTS = re.findall(r"```postgresql\n(-- one membership was.*?)```", CAPTURE, re.DOTALL)
 
 TRANSLATED = """

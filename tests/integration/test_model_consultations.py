@@ -12,6 +12,7 @@ from mirror.diagnostics.explain import Explanation, explain_channel, explain_fil
 from mirror.testing import DENIED, Result, Sandboxes
 from tests.support.example_model import InstalledModel, model
 from tests.support.policy_matrix import Matrix, check_that_it_is_whole, joins
+from tests.support.rest import ServeApi, run_snippet
 from tests.support.reviewed import Reviewed
 
 # The first lawyer's case went to `lawyer`; the closed case has no lawyer, as it was deleted.
@@ -376,6 +377,24 @@ def test_files_without_a_message_are_listed_for_the_storage_api(world: Installed
         assert connection.execute(listed).fetchall() == [(taken_back,), (stray,)]
         connection.rollback()
     assert world.outcome("client", listed) == DENIED
+
+
+def test_the_clean_up_of_the_page_removes_the_listed_files(
+    world: InstalledModel, serve_api: ServeApi
+) -> None:
+    """docs/models/consultations.md: it passes the paths on to Storage as the API returns them."""
+    stray = f"consultations/{world.values['here']}/{world.people['client']}/stray.pdf"
+    world.target.query(
+        "insert into storage.objects (bucket_id, name, created_at)"
+        " values ('message-attachments', %s, now() - interval '25 hours')",
+        stray,
+    )
+    api = serve_api(world.target)
+    sent = run_snippet("models/consultations.md", api.url, api.secret_key)["storage"]
+    path = "/storage/v1/object/message-attachments"
+    assert sent == [{"method": "DELETE", "path": path, "body": {"prefixes": [stray]}}]
+    world.target.query("delete from storage.objects where name = %s", stray)
+    assert run_snippet("models/consultations.md", api.url, api.secret_key)["storage"] == []
 
 
 def test_the_bucket_is_private_and_enforces_its_limits(world: InstalledModel) -> None:

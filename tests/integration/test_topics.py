@@ -15,6 +15,7 @@ from mirror.schema.migrate import upgrade
 from mirror.sync.drain import Drain
 from tests.support.databases import SCHEMA, TestDatabase
 from tests.support.policy_matrix import joins
+from tests.support.rest import run_snippet
 
 OWNER, GUEST = uuid4(), uuid4()
 
@@ -130,6 +131,21 @@ def test_every_member_gets_news_of_a_deleted_trip(
     assert [(topic, event) for topic, event, _ in sent_news(target)] == [
         (f"user:{OWNER}", "membership_revoked")
     ]
+
+
+def test_the_client_of_the_page_leaves_when_it_gets_the_news(
+    trip: UUID, session: Session, drain: Drain, target: TestDatabase
+) -> None:
+    """docs/realtime.md: it joins the user's own channel, as private, and obeys the message."""
+    target.query("truncate realtime.messages")
+    services.remove_member(session, trip, OWNER)
+    session.commit()
+    drain.run()
+    ((topic, event, payload),) = sent_news(target)
+    message = {"event": event, "payload": payload}
+    found = run_snippet("realtime.md", "http://127.0.0.1:9", "a-key", message, userId=str(OWNER))
+    assert found["joins"] == [{"topic": f"realtime:{topic}", "private": True}]
+    assert found["left"] == [str(trip)]
 
 
 SEND = "realtime.send(jsonb, text, text, boolean)"

@@ -11,6 +11,7 @@ A comment before a block says what is special about it:
     soon; soon, exits with N   sh: the same, once a worker has mirrored what waits
     in the background          sh: the last command runs until the end of the page
     not run: REASON            nothing is done
+    tested by: FILE            nothing is done; this test reads the block from the page
     in the primary             sql: runs there; otherwise in the project, as in its SQL editor
     refused                    sql: a policy refuses it
     allowed soon; refused soon    sql: the same, once a worker has mirrored what waits
@@ -27,39 +28,20 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
 
 import psycopg
 
+from mirror.devstack.binaries import postgres_programs
+from tests.support.blocks import Block, blocks
 from tests.support.databases import TestDatabase
 from tests.support.forking import HOME, ForkingCommand, Ran
 from tests.support.waiting import until
 
-_BLOCK = re.compile(r"(?:<!-- (.*?) -->\n\n)?```(\w+)\n(.*?)```", re.DOTALL)
 _SHELL = re.compile(r"[|&;<>`*]")
 _NOT_STARTED = "(not started)"
-
-
-@dataclass(frozen=True)
-class Block:
-    """One block of code, with the comment before it; empty: there is none."""
-
-    note: str
-    language: str
-    text: str
-
-
-def blocks(page: str) -> Iterator[Block]:
-    """Yield the blocks of a page, or of a part of it, in order.
-
-    A block without a language would be passed over, so there may be none.
-    """
-    assert page.count("```") == 2 * len(_BLOCK.findall(page))
-    for note, language, text in _BLOCK.findall(page):
-        yield Block(note, language, text)
 
 
 def _missing(block: Block, printed: str) -> list[str]:
@@ -106,12 +88,14 @@ class Reader:
 
     def do(self, block: Block) -> None:
         """Do what one block says."""
-        if block.note.startswith("not run: "):
+        if block.note.startswith(("not run: ", "tested by: ")):
             return
         if block.note.startswith("file: "):
             self._write(block)
             return
         match block.language:
+            case "python":
+                return  # tests/unit/test_snippets.py runs it
             case "diff":
                 self._change(block)
             case "sh":
@@ -186,7 +170,7 @@ class Reader:
     @property
     def _environment(self) -> dict[str, str]:
         return {
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PATH": f"{Path(sys.executable).parent}:{postgres_programs(16)}:{os.environ['PATH']}",
             "HOME": str(self.home),
             "PYTHONPATH": str(HOME),
             "PYTHONWARNINGS": "error::DeprecationWarning:app",

@@ -1,5 +1,7 @@
-"""The REST API in front of a test's target, and tests that run over both transports."""
+"""The REST API in front of a test's target, its client, and tests that run over both transports."""
 
+import json
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +11,9 @@ import httpx
 import pytest
 
 from mirror.devstack import PostgresCluster, SupabaseLite
+from mirror.devstack.node import find_program
 from mirror.settings import Settings, load_settings
+from tests.support.blocks import blocks
 from tests.support.databases import TestDatabase
 
 PACKAGE = Path(__file__).parents[1] / "supabase"
@@ -115,3 +119,26 @@ def sign_up(api: SupabaseLite) -> SignUp:
         return Person(session["user"]["id"], email, str(body["password"]), session["access_token"])
 
     return sign
+
+
+def run_snippet(
+    page: str, url: str, key: str, message: dict[str, Any] | None = None, **names: str
+) -> Any:
+    """Run the JavaScript of a page of docs/ with the real client of an API.
+
+    Returns what it sent to Storage, which channels it joined, and what it left. `message` is a
+    broadcast that each channel gets; `names` are the variables that the page takes as given.
+    """
+    text = (PACKAGE.parents[1] / "docs" / page).read_text(encoding="utf-8")
+    (block,) = (each for each in blocks(text) if each.language == "js")
+    given = {"code": block.text, "url": url, "key": key, "names": names, "message": message}
+    done = subprocess.run(
+        [find_program("node"), str(PACKAGE / "snippet.mjs")],
+        input=json.dumps(given),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)

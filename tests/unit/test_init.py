@@ -14,6 +14,7 @@ from mirror.access import Always, Membership
 from mirror.cli.init.layout import Chain, Group, assignment, call
 from mirror.cli.init.words import by_strength, singular, snake, weakest_writer
 from mirror.errors import UsageError
+from tests.support.blocks import blocks
 from tests.support.init_command import (
     HEADER,
     MEMBER,
@@ -24,7 +25,6 @@ from tests.support.init_command import (
     written_registry,
     written_text,
 )
-from tests.support.pages import blocks
 
 pytestmark = pytest.mark.fast
 

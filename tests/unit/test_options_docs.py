@@ -49,7 +49,7 @@ def entry(name: str) -> str:
     """Return the section of one command."""
     lines = [f"## mirror {name}", "", COMMANDS[name].summary, ""]
     if usage(name) != f"mirror {name}":
-        lines += ["```", usage(name), "```", ""]
+        lines += ["```text", usage(name), "```", ""]
     if PARAMETERS[name]:
         lines += ["| argument or option | meaning |", "| --- | --- |"]
         lines += [*map(row, PARAMETERS[name]), ""]

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.blocks import blocks
 from tests.support.databases import TestDatabase
 from tests.support.forking import ForkingCommand
-from tests.support.pages import Reader, blocks
+from tests.support.pages import Reader
 
 pytestmark = pytest.mark.fast
 

@@ -17,16 +17,15 @@ from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
 from mappings.trips import registry
+from tests.support.blocks import PAGES as ALL_PAGES
+from tests.support.blocks import ROOT, continues_tutorial
 
 pytestmark = pytest.mark.fast
 
-ROOT = Path(__file__).parent.parent.parent
 PAGES = [
     path
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-    if "```python" in path.read_text(encoding="utf-8")
-    and path.name != "tutorial.md"
-    and path.parent.name != "howto"
+    for path in ALL_PAGES
+    if "```python" in path.read_text(encoding="utf-8") and not continues_tutorial(path)
 ]
 SYBIL = Sybil(parsers=[PythonCodeBlockParser(), SkipParser()], path=str(ROOT))
 
