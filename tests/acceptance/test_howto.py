@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import pytest
 
-from mirror.devstack import PostgresCluster, RedisServer
+from mirror.devstack import PostgresCluster, RedisServer, prepare_services
 from tests.support.blocks import PLAYED, blocks
 from tests.support.databases import TestDatabase
 from tests.support.forking import HOME, ForkingCommand
@@ -100,6 +100,7 @@ def after_step(
     home = folder / "backend"
     home.mkdir()
     servers.create("howto")
+    prepare_services(servers.target, "howto")
     reader = servers.reader("howto", home)
     reader.variables |= SETTINGS
     for user in PEOPLE.values():

@@ -145,7 +145,7 @@ def test_the_client_of_the_page_leaves_when_it_gets_the_news(
     message = {"event": event, "payload": payload}
     found = run_snippet("realtime.md", "http://127.0.0.1:9", "a-key", message, userId=str(OWNER))
     assert found["joins"] == [{"topic": f"realtime:{topic}", "private": True}]
-    assert found["left"] == [str(trip)]
+    assert found["left"] == [payload]
 
 
 SEND = "realtime.send(jsonb, text, text, boolean)"
