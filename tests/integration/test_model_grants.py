@@ -1,18 +1,21 @@
 """Rights from three sources, in one table: the effect of each change on every user."""
 
+import asyncio
 import re
 import sys
 from collections.abc import Iterator
 from itertools import chain, product
-from pathlib import Path
 from random import Random
 from typing import Any
 from urllib.parse import parse_qsl
 from uuid import UUID, uuid5
 
+import httpx
 import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
+from starlette.requests import Request
+from starlette.responses import Response
 
 from examples.grants.models import (
     Company,
@@ -34,13 +37,15 @@ from mirror.hooks import Hooks
 from mirror.reconcile.drift import Direction
 from mirror.reconcile.sample import draw_keys
 from mirror.testing import Sandboxes
+from tests.support.blocks import ROOT, blocks
 from tests.support.databases import TestDatabase
 from tests.support.electric_device import Device
 from tests.support.example_model import model
 from tests.support.model_pair import ModelPair, model_pair
 from tests.support.reviewed import Reviewed
 
-ELECTRIC = Path(__file__).parent.parent.parent / "examples" / "grants" / "electric.sql"
+PAGE = (ROOT / "docs" / "models" / "grants.md").read_text(encoding="utf-8")
+ELECTRIC = ROOT / "examples" / "grants" / "electric.sql"
 LEVELS = ("read", "write", "admin")
 USERS = ("olga", "adam", "mia", "ed", "vera", "gus", "tina", "otto", "nora")
 RESOURCES = {
@@ -49,6 +54,12 @@ RESOURCES = {
     "table_view": ("budget", "plan", "leads", "far"),
 }
 NAMES = (*USERS, *chain(*RESOURCES.values()))
+
+
+def snippet(start: str) -> str:
+    """Return the snippet of docs/models/grants.md that begins like this."""
+    (found,) = (each.text for each in blocks(PAGE) if each.text.startswith(start))
+    return found
 
 
 def id_of(name: str) -> UUID:
@@ -561,6 +572,35 @@ def test_the_proxy_to_electric_restricts_the_shape_to_the_caller() -> None:
     ]
 
 
+def test_the_endpoint_of_the_page_passes_on_what_electric_answers() -> None:
+    """All but the headers that describe how the body came."""
+    asked: list[httpx.URL] = []
+
+    def electric(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url)
+        headers = {"electric-offset": "0_0", "content-length": "2"}
+        return httpx.Response(200, headers=headers, content=b"[]")
+
+    names: dict[str, Any] = {
+        "Request": Request,
+        "Response": Response,
+        "shape_url": shape_url,
+        "ELECTRIC_URL": "http://electric:3000",
+        "ELECTRIC_SECRET": "s",
+        "client": httpx.AsyncClient(transport=httpx.MockTransport(electric)),
+    }
+    exec(snippet("async def my_rights"), names)  # noqa: S102 - our own page
+    scope = {
+        "type": "http",
+        "query_string": b"offset=-1&table=secrets",
+        "user": User(id=id_of("mia")),
+    }
+    answer = asyncio.run(names["my_rights"](Request(scope)))
+    assert (answer.body, answer.headers["electric-offset"]) == (b"[]", "0_0")
+    expected = shape_url("http://electric:3000", "s", id_of("mia"), [("offset", "-1")])
+    assert asked == [expected]
+
+
 def test_explain_and_audits_ask_for_a_resource_by_its_kind(pair: ModelPair) -> None:
     """This includes guards of that kind; a level raised by hand is reported."""
     question = question_about(pair.registry, "workspace")
@@ -615,14 +655,23 @@ def hooked(pair: ModelPair) -> Hooks:
 
 
 def test_hooks_take_the_user_or_the_resource(pair: ModelPair, hooked: Hooks) -> None:
-    """A backend would call these hooks beside its changes."""
+    """A backend would call the hooks of docs/models/grants.md beside its changes."""
+    of_user, of_view, of_workspace = snippet("hooks.scope_changed").splitlines()
+
+    def call(session: Session, line: str, **ids: UUID) -> None:
+        exec(line, {"hooks": hooked, "session": session, **ids})  # noqa: S102 - our own page
+
     with pair.change() as session:
         session.delete(session.get_one(CompanyMember, (id_of("acme"), id_of("olga"))))
-        hooked.scope_changed(session, "user_permissions", user_id=id_of("olga"))
+        call(session, of_user, user_id=id_of("olga"))
     assert answers(pair) == rights(pair)
     with pair.change() as session:
         session.get_one(Workspace, id_of("sales")).company_id = id_of("globex")
-        hooked.scope_changed(session, "user_permissions", workspace_id=id_of("sales"))
+        call(session, of_workspace, workspace_id=id_of("sales"))
+    assert answers(pair) == rights(pair)
+    with pair.change() as session:
+        session.delete(session.get_one(TableView, id_of("leads")))
+        call(session, of_view, view_id=id_of("leads"))
     assert answers(pair) == rights(pair)
     with pair.change() as session:
         session.delete(session.get_one(TableView, id_of("budget")))

@@ -55,6 +55,20 @@ create table comments (
 );
 """
 
+FILL = """
+from collections.abc import Iterator
+from app.models import Workspace
+from mirror.testing import Sandbox, Sandboxes
+
+def fill(sandbox: Sandbox) -> None:
+    with sandbox.change() as session:
+        session.add(Workspace(id=1))
+"""
+USE_OF_FILLED = """
+def test_the_sandbox_of_a_module_is_filled(filled: Sandbox) -> None:
+    assert filled.primary.execute("select id from workspaces").fetchall() == [(1,)]
+"""
+
 
 def snippets(page: Path) -> list[str]:
     """Return the Python of a page."""
@@ -67,7 +81,7 @@ def test_the_example_of_the_page_runs_as_a_user_has_it(tmp_path: Path) -> None:
         next(text for text in snippets(ROOT / "docs" / "guide.md") if text.startswith(start))
         for start in ("from sqlalchemy import select", "from mirror import Allow")
     )
-    conftest, tests, _ = snippets(ROOT / "docs" / "testing.md")
+    conftest, tests, filled = snippets(ROOT / "docs" / "testing.md")
     declared = model.rstrip().removesuffix(")") + "    guards=[documents, comments],\n)\n"
     files = {
         "pyproject.toml": '[tool.pytest.ini_options]\nfilterwarnings = ["error"]\n',
@@ -75,8 +89,8 @@ def test_the_example_of_the_page_runs_as_a_user_has_it(tmp_path: Path) -> None:
         "app/models.py": MODELS,
         "mappings.py": f"{guards}\n{declared}",
         "supabase.sql": OWN_TABLES,
-        "conftest.py": conftest,
-        "tests/test_access.py": tests,
+        "conftest.py": f"{conftest}\n{FILL}\n{filled}",
+        "tests/test_access.py": f"{tests}\n{USE_OF_FILLED}",
     }
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -90,7 +104,7 @@ def test_the_example_of_the_page_runs_as_a_user_has_it(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"^3 passed in", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(r"^4 passed in", done.stdout, re.MULTILINE), done.stdout
 
 
 @pytest.fixture(scope="session")

@@ -73,7 +73,7 @@ def _is_executed(path: Path, block: Block) -> bool:
     if language == "text" or language.startswith("{"):  # output, or a directive for the site
         return True
     if language == "python" and not continues_tutorial(path):
-        return True  # tests/unit/test_snippets.py
+        return block.note != "skip: next"  # tests/unit/test_snippets.py
     if path == ROOT / "README.md":
         return language == "sh"  # .ci/run, by tests/unit/test_blocks.py
     played = path == TUTORIAL or path in PLAYED

@@ -56,6 +56,7 @@ def test_the_check_of_each_pull_request_runs_the_commands_of_the_readme() -> Non
         (TABLE, Block("", "sh", "mirror status"), "no test executes it"),
         (TABLE, Block("", "sql", "select 1"), "no test executes it"),
         (PLAYED_PAGE, Block("", "js", "leave()"), "no test executes it"),
+        (TABLE, Block("skip: next", "python", "run()"), "no test executes it"),
         (PLAYED_PAGE, Block("not run: ", "sh", "reboot"), "it gives no reason"),
         (
             PLAYED_PAGE,
@@ -68,7 +69,7 @@ def test_the_check_of_each_pull_request_runs_the_commands_of_the_readme() -> Non
             f"tests/unit/test_none.py does not read {PLAYED_PAGE.name}",
         ),
     ],
-    ids=["commands", "statements", "language", "reason", "other test", "no test"],
+    ids=["commands", "statements", "language", "skipped", "reason", "other test", "no test"],
 )
 def test_a_block_that_no_test_executes_is_noticed(path: Path, block: Block, fault: str) -> None:
     """A new page, a new language, a test that was renamed."""

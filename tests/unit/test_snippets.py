@@ -1,8 +1,8 @@
 """The Python snippets of the README and of docs/ run, in the order in which a page shows them.
 
-A snippet that needs a server or a web framework is skipped with a comment before it: `<!-- skip:
-next -->`. The tutorial and the pages of docs/howto/ are played on servers:
-tests/acceptance/test_tutorial.py, test_howto.py.
+A snippet that needs a server or a web framework is skipped, with a comment before it: `<!-- skip:
+next -->`; a second comment says which test runs it. The tutorial and the pages of docs/howto/ are
+played on servers: tests/acceptance/test_tutorial.py, test_howto.py.
 """
 
 import sys
@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from sqlalchemy import ForeignKey
+from sqlalchemy import ForeignKey, Select, column, select, table
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
@@ -78,6 +78,14 @@ class Membership(Base):
     role: Mapped[str]
 
 
+def rights_of(source: str) -> Select[Any]:
+    """Return the rights of the page on flat grants that a table gives."""
+    labels = ("user_id", "resource_type", "resource_id", "workspace_id", "granted_at")
+    return select(*(column(label) for label in (*labels, "permission_level"))).select_from(
+        table(source)
+    )
+
+
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch) -> None:
     """The reader's application, `app.models`, and the secret of their project."""
@@ -94,7 +102,11 @@ def app(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_snippets_of_a_page_run(path: Path) -> None:
     """They run one after the other, in one namespace."""
     document = SYBIL.parse(path)
-    document.namespace |= {"make_session": sessionmaker(), "registry": registry}
+    document.namespace |= {
+        "make_session": sessionmaker(),
+        "registry": registry,
+        "sources": [rights_of("company_members"), rights_of("workspace_members")],
+    }
     for example in document.examples():
         example.evaluate()
 
