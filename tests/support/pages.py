@@ -194,7 +194,7 @@ class Reader:
         expected = [0] * (len(commands) - 1) + [last]
         if soon:
             self._mirror()
-            until(lambda: self._codes(commands) == expected)
+            until(lambda: self._codes(commands) == expected, pause=0.5)
         else:
             codes = self._codes(commands)
             assert codes == expected, (block, self.printed)

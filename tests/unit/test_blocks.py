@@ -1,5 +1,8 @@
 """Each block of code on a page is executed by a test, or the page says why not."""
 
+import re
+import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -27,7 +30,7 @@ def test_a_test_executes_each_block_of_a_page(path: Path) -> None:
 
 
 def test_few_blocks_are_not_run() -> None:
-    """Each has its reason in a comment before it."""
+    """Each has its reason in a comment before it, and a shell can read it."""
     found = [
         block
         for path in PAGES
@@ -35,6 +38,20 @@ def test_few_blocks_are_not_run() -> None:
         if block.note.startswith("not run")
     ]
     assert len(found) == NOT_RUN, found
+    for block in found:
+        subprocess.run(["/bin/sh", "-n"], input=block.text, text=True, check=True)
+
+
+def test_each_extra_that_a_page_installs_exists() -> None:
+    """`pip` would only warn of another one."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    shown = {
+        extra
+        for path in PAGES
+        for extra in re.findall(r"permission-mirror\[(\w+)\]", path.read_text(encoding="utf-8"))
+    }
+    assert "serve" in shown
+    assert shown <= set(project["optional-dependencies"])
 
 
 def test_the_check_of_each_pull_request_runs_the_commands_of_the_readme() -> None:

@@ -81,9 +81,8 @@ class Membership(Base):
 def rights_of(source: str) -> Select[Any]:
     """Return the rights of the page on flat grants that a table gives."""
     labels = ("user_id", "resource_type", "resource_id", "workspace_id", "granted_at")
-    return select(*(column(label) for label in (*labels, "permission_level"))).select_from(
-        table(source)
-    )
+    columns: list[Any] = [column(label) for label in (*labels, "permission_level")]
+    return select(*columns).select_from(table(source))
 
 
 @pytest.fixture
