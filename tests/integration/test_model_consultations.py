@@ -380,21 +380,26 @@ def test_files_without_a_message_are_listed_for_the_storage_api(world: Installed
 
 
 def test_the_clean_up_of_the_page_removes_the_listed_files(
-    world: InstalledModel, serve_api: ServeApi
+    sandboxes: Sandboxes, serve_api: ServeApi
 ) -> None:
-    """docs/models/consultations.md: it passes the paths on to Storage as the API returns them."""
-    stray = f"consultations/{world.values['here']}/{world.people['client']}/stray.pdf"
-    world.target.query(
-        "insert into storage.objects (bucket_id, name, created_at)"
-        " values ('message-attachments', %s, now() - interval '25 hours')",
-        stray,
-    )
-    api = serve_api(world.target)
-    sent = run_snippet("models/consultations.md", api.url, api.secret_key)["storage"]
-    path = "/storage/v1/object/message-attachments"
-    assert sent == [{"method": "DELETE", "path": path, "body": {"prefixes": [stray]}}]
-    world.target.query("delete from storage.objects where name = %s", stray)
-    assert run_snippet("models/consultations.md", api.url, api.secret_key)["storage"] == []
+    """docs/models/consultations.md: it passes the paths on to Storage as the API returns them.
+
+    The API brings tables of its own to a target that it serves, so this one is no other test's.
+    """
+    stray = f"consultations/{uuid4()}/{uuid4()}/stray.pdf"
+    with model(sandboxes, registry) as installed:
+        installed.target.query(
+            "insert into storage.objects (bucket_id, name, created_at)"
+            " values ('message-attachments', %s, now() - interval '25 hours')",
+            stray,
+        )
+        api = serve_api(installed.target)
+        sent = run_snippet("models/consultations.md", api.url, api.secret_key)["storage"]
+        path = "/storage/v1/object/message-attachments"
+        assert sent == [{"method": "DELETE", "path": path, "body": {"prefixes": [stray]}}]
+        installed.target.query("delete from storage.objects where name = %s", stray)
+        assert run_snippet("models/consultations.md", api.url, api.secret_key)["storage"] == []
+        api.serve(None)
 
 
 def test_the_bucket_is_private_and_enforces_its_limits(world: InstalledModel) -> None:
