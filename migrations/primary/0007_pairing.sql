@@ -211,8 +211,9 @@ create or replace function mirror.look(
   p_floor bigint, out horizon bigint, out outbox bigint, out retries jsonb
 )
 language plpgsql stable set search_path = pg_catalog, pg_temp
--- As in mirror.claim_batch: a plan from when the tables were empty would read all of a backlog.
-set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off
+-- As in mirror.claim_groups: a plan from when the tables were empty would read all of a backlog, and
+-- this one would be compiled.
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set jit = off
 as $$
 begin
   if pg_is_in_recovery() then

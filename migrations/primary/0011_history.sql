@@ -72,8 +72,9 @@ returns table (
 )
 language plpgsql set search_path = pg_catalog, pg_temp
 -- A plan that is kept from when the outbox was empty would read and sort all of a backlog for each
--- claim. With these it always walks the index in its order.
-set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off
+-- claim. With these it always walks the index in its order. Where it has to sort nevertheless, the plan
+-- counts as so expensive that the server would compile it, for longer than it runs.
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set jit = off
 as $$
 begin
   return query
@@ -160,3 +161,18 @@ begin
   group by 1, 2, 3;
 end
 $$;
+
+
+-- Whether an event that was set apart is due for its retry. A worker asks with each claim; here its
+-- plan is kept.
+create or replace function mirror.is_retry_due() returns boolean
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return coalesce(least(
+    (select min(r.due_at) from mirror.retries as r where r.buried_at is null and r.lane = 0),
+    (select min(r.due_at) from mirror.retries as r where r.buried_at is null and r.lane = 1)
+  ) <= now(), false);
+end
+$$;
+

@@ -109,6 +109,9 @@ select cast(mirror.still_waiting(cast(cast(:question as text) as jsonb)) as text
 -- claim_events --
 select * from mirror.claim_groups({floor}, {limit}, {few}, {known}::text[])
 
+-- is_retry_due --
+select mirror.is_retry_due()
+
 -- read_claimed_events --
 -- Over another connection than the claim's: there, events that a claim has taken are still visible.
 select id, transaction_id, lane, recorded_at::text, mapping, reference, key, origin

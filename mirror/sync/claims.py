@@ -16,6 +16,7 @@ import time
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 from uuid import UUID, uuid4
 
@@ -122,22 +123,19 @@ class Claim:
         self,
         failed: Iterable[Failed] = (),
         continuations: Sequence[Event] = (),
+        *,
+        later: bool = False,
     ) -> None:
         """Commit: `failed` events are set apart, all others are applied.
 
-        `continuations` are recorded as new events, such as for the rest of a large scope.
+        `continuations` are recorded as new events, such as for the rest of a large scope. `later`
+        leaves the commit to the queue's next claim, which saves a round trip, or to its `settle`.
         """
-        database = self._queue.claims
         for each in failed:
             self._queue.retries.set_apart(each.event, attempts=int(each.alone), error=each.error)
             self._apart.add(each.event.id)
         self._queue.record(continuations, self._age if continuations else 0.0)
-        database.together(
-            sql.SQL(statement("delete_claim_note")).format(sql.Literal(self._note)),
-            # No wait for the disk: if the server crashes, the events are only delivered again.
-            sql.SQL("set local synchronous_commit = off"),
-            sql.SQL("commit"),
-        )
+        self._queue.end(self._note, later=later)
         seconds = time.monotonic() - self._began
         for group in self._claimed:
             self._queue.history.add(
@@ -173,6 +171,7 @@ class Claim:
         for event in events:
             if event.id in suspects:
                 self._queue.retries.set_apart(event, attempts=0, error=None)
+                self._queue.retry_due = True
         self._apart |= suspects
         self._events = [event for event in events if event.id not in suspects]
 
@@ -220,6 +219,10 @@ class Queue:
         """The lowest transaction id whose change is being applied; events that are recorded
         meanwhile continue it."""
         self._withdrawn: set[UUID] = set()
+        self._unsettled: UUID | None = None
+        """The note of a claim whose commit was left for later."""
+        self.retry_due = False
+        """Whether an event was due for a retry at the last claim."""
         self._heartbeat = Heartbeat("drain")
 
     @property
@@ -228,7 +231,11 @@ class Queue:
         return self._floor.value
 
     def close(self) -> None:
-        """Close both connections; the next use opens others."""
+        """Close both connections; the next use opens others.
+
+        The events of a claim that is not settled wait again.
+        """
+        self._give_back()
         self.claims.close()
         self.notes.close()
         self._floor.reset()
@@ -240,22 +247,23 @@ class Queue:
         (None: all are), so a claim may hold no events.
         """
         self.withdraw_notes()
-        self._heartbeat.beat(self.claims)
+        if self._heartbeat.due:
+            self.settle()
+            self._heartbeat.beat(self.claims)
         try:
             if self._claimed >= _EVENTS_PER_FLOOR or self._floor.stale:
+                self.settle()
                 self._floor.advance()
                 self._claimed = 0
             few = max(1, limit // 10)
             began = time.monotonic()
-            (rows,) = self.claims.begin(
-                sql.SQL(statement("claim_events")).format(
-                    floor=sql.Literal(self._floor.value),
-                    limit=sql.Literal(limit),
-                    few=sql.Literal(few),
-                    known=sql.Literal(None if known is None else list(known)),
-                ),
+            rows, ((self.retry_due,),) = self.claims.begin(
+                _claiming(self._floor.value, limit, few, None if known is None else tuple(known)),
+                sql.SQL(statement("is_retry_due")),
+                ending=() if self._unsettled is None else _ending(self._unsettled),
                 idle_seconds=self.idle_seconds,
             )
+            self._unsettled = None
             if not rows:
                 self.claims.rollback()
                 return None
@@ -271,10 +279,36 @@ class Queue:
             if noted:
                 claim.set_suspects_apart()
         except BaseException:
+            self._give_back()
             self.claims.rollback()
             raise
         else:
             return claim
+
+    def end(self, note: UUID, *, later: bool) -> None:
+        """Commit the open claim with this note, at once or `later`."""
+        if later:
+            self._unsettled = note
+        else:
+            self.claims.together(*_ending(note))
+
+    def settle(self) -> None:
+        """Commit the claim whose commit was left for later, if there is one."""
+        if self._unsettled is None:
+            return
+        try:
+            self.claims.together(*_ending(self._unsettled))
+        except BaseException:
+            self._give_back()
+            raise
+        self._unsettled = None
+
+    def _give_back(self) -> None:
+        """Roll back the claim whose commit was left for later; see `Claim.release`."""
+        note, self._unsettled = self._unsettled, None
+        if note is not None:
+            self.withdraw_notes(note)
+            self.claims.rollback()
 
     def read_events(self, groups: Sequence[EventGroup]) -> list[ClaimedEvent]:
         """Return the claimed events of some groups.
@@ -346,6 +380,7 @@ class Queue:
 
     def lease_retry(self) -> Attempt | None:
         """Lease the next event that is due for a retry; None if no event is due."""
+        self.settle()
         self._leased_at = time.monotonic()
         attempt = self.retries.lease()
         if attempt is not None:
@@ -362,6 +397,28 @@ class Queue:
         ids, ages = f"{{{event.id}}}", f"{{{attempt.age}}}"
         revocations = int(event.lane is Lane.REVOCATION)
         self.history.add(Delivered(event.mapping, ids, ages, revocations, seconds))
+
+
+@lru_cache(maxsize=16)
+def _claiming(floor: int, limit: int, few: int, known: tuple[str, ...] | None) -> sql.SQL:
+    """Return the statement that claims events, as one text: to compose it takes longer."""
+    composed = sql.SQL(statement("claim_events")).format(
+        floor=sql.Literal(floor),
+        limit=sql.Literal(limit),
+        few=sql.Literal(few),
+        known=sql.Literal(None if known is None else list(known)),
+    )
+    return sql.SQL(composed.as_string(None))
+
+
+def _ending(note: UUID) -> Sequence[sql.Composable]:
+    """Return the statements that commit a claim and delete its note."""
+    return (
+        sql.SQL(statement("delete_claim_note")).format(sql.Literal(note)),
+        # No wait for the disk: if the server crashes, the events are only delivered again.
+        sql.SQL("set local synchronous_commit = off"),
+        sql.SQL("commit"),
+    )
 
 
 def _count(groups: Iterable[EventGroup]) -> int:

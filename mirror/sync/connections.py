@@ -7,6 +7,7 @@ BEGIN.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any, Final
 
 import psycopg
@@ -108,7 +109,7 @@ class Database:
         """
         with translated(self.role):
             cursor = self._limited().execute(query, parameters, binary=binary)
-            return cursor.fetchall() if cursor.description is not None else []
+            return cursor.fetchall() if cursor.rownumber is not None else []
 
     def column_types(self, query: sql.Composed, parameters: Any = None) -> list[int]:
         """Run one statement and return the type oid of each of its columns."""
@@ -143,7 +144,8 @@ class Database:
             cursor = self._limited(timeout_factor).execute(sql.SQL("; ").join(statements))
             found = []
             while True:
-                if cursor.description is not None:
+                # `rownumber` is None without a result, as `description` is, which takes longer.
+                if cursor.rownumber is not None:
                     found.append(cursor.fetchall())
                 if not cursor.nextset():
                     return found
@@ -178,6 +180,7 @@ class Database:
     def begin(
         self,
         *first: sql.Composable,
+        ending: Sequence[sql.Composable] = (),
         before: Sequence[sql.Composable] = (),
         mode: str = "",
         idle_seconds: float = 60,
@@ -186,23 +189,22 @@ class Database:
     ) -> list[list[Any]]:
         """Begin a transaction, and return the rows of each statement that returns rows.
 
-        One round trip sends the statements `before` (transactions of their own), BEGIN with `mode`
-        after it, and the statements `first` of the new transaction. `timeout_factor` multiplies
-        the statement timeout; as many as `slow` of the statements may take that long.
+        One round trip sends the statements `ending`, which end the transaction that is open, or
+        those `before` (transactions of their own), BEGIN with `mode` after it, and the statements
+        `first` of the new transaction. `timeout_factor` multiplies the statement timeout; as many
+        as `slow` of the statements may take that long.
 
-        A transaction that is open already is a bug in the caller. PostgreSQL would only warn, and
-        the next commit would end both.
+        A transaction that is open without statements to end it is a bug in the caller. PostgreSQL
+        would only warn, and the next commit would end both.
         """
-        if self.connection.info.transaction_status is not TransactionStatus.IDLE:
+        expected = TransactionStatus.INTRANS if ending else TransactionStatus.IDLE
+        if self.connection.info.transaction_status is not expected:
             self.close()
             raise Transient(f"{self.role}: the connection was in use; it has been closed")
         _, *found = self.together(
+            *ending,
             *before,
-            sql.SQL(_BEGIN).format(
-                sql.SQL(mode),
-                sql.Literal(str(int(self.statement_seconds * 1000 * timeout_factor))),
-                sql.Literal(str(int(idle_seconds * 1000))),
-            ),
+            _begin(mode, self.statement_seconds * timeout_factor, idle_seconds),
             *first,
             timeout_factor=timeout_factor * slow,
         )
@@ -230,6 +232,17 @@ class Database:
         connection = self.connection
         connection.seconds = self.statement_seconds * factor + self.connect_seconds
         return connection
+
+
+@cache
+def _begin(mode: str, statement_seconds: float, idle_seconds: float) -> sql.SQL:
+    """Return the statements that begin a transaction, as one text: to compose it takes longer."""
+    composed = sql.SQL(_BEGIN).format(
+        sql.SQL(mode),
+        sql.Literal(str(int(statement_seconds * 1000))),
+        sql.Literal(str(int(idle_seconds * 1000))),
+    )
+    return sql.SQL(composed.as_string(None))
 
 
 @contextmanager

@@ -12,7 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
-from psycopg import sql
 
 from mirror.capture.outbox import Event
 from mirror.errors import (
@@ -23,7 +22,6 @@ from mirror.errors import (
     Transient,
     WrongMapping,
 )
-from mirror.errors.unforeseen import explained
 from mirror.model.registry import Registry
 from mirror.sync.claims import MAX_PARTS, Claim, EventGroup, Queue
 from mirror.sync.isolation import Isolating
@@ -31,7 +29,6 @@ from mirror.sync.known_mappings import KnownMappings
 from mirror.sync.retries import WORKER_DIED, Attempt, Failed
 from mirror.sync.snapshot import Source
 from mirror.sync.stepping import Stepping
-from mirror.sync.sync_pass import PendingKeys, log_retained
 from mirror.sync.syncer import ISOLATED
 from mirror.sync.targets.base import Target
 from mirror.sync.targets.writing import TooOld
@@ -111,9 +108,16 @@ class Drain(Isolating):
         connected = False
         while True:
             try:
-                batch = self.once()
-                retried = self._retry()
-                self._stepping.step(working=bool(batch.events or batch.full or retried.events))
+                batch = self.once(settle=False)
+                retried = self._retry() if self.queue.retry_due else DrainResult()
+                # As long as there were events, others may have come meanwhile.
+                working = bool(batch.events or batch.full or retried.events)
+                stopped = stopping()
+                ended = stopped or time.monotonic() > end
+                if ended or not working or self._stepping.due or self.queue.history.due:
+                    self.queue.settle()
+                    self._stepping.step(working=working)
+                    self.queue.history.write(at_once=stopped)
             except BaseException as error:
                 # The other connections to this server are lost too, or in an open transaction.
                 self.close()
@@ -125,15 +129,12 @@ class Drain(Isolating):
                     connected = True
                     continue
                 raise
-            ended = stopping()
-            self.queue.history.write(at_once=ended)
             connected = True
             total.events += batch.events + retried.events
             total.failed += batch.failed + retried.failed
-            # As long as there were events, others may have come meanwhile.
-            if not batch.events and not batch.full and not retried.events:
+            if not working:
                 return total
-            if ended or time.monotonic() > end:
+            if ended:
                 total.full = True
                 return total
             if batch.full:
@@ -141,8 +142,8 @@ class Drain(Isolating):
 
     # A batch
 
-    def once(self) -> DrainResult:
-        """Claim and apply one batch of events."""
+    def once(self, *, settle: bool = True) -> DrainResult:
+        """Claim and apply one batch of events; `settle` False leaves its commit to the caller."""
         self.announced = False
         claim = self.queue.claim(self.batch_size, self._known.names())
         if claim is None:
@@ -150,7 +151,7 @@ class Drain(Isolating):
         started = time.monotonic()
         try:
             continuations, failed = self._apply_claim(claim, until=started + _SEARCH_SECONDS)
-            claim.acknowledge(failed, continuations)
+            claim.acknowledge(failed, continuations, later=not settle)
         except BaseException:
             claim.release()
             raise
@@ -197,7 +198,10 @@ class Drain(Isolating):
         ]
         if plain:
             try:
-                continuations += self._pass_on(plain, claim.note)
+                continuations += self.pass_on(
+                    [(self.registry[group.mapping], group.keys[: group.parts]) for group in plain],
+                    claim.note,
+                )
             except (*ISOLATED, TooOld, Halted) as error:
                 # A sync pass names the mapping that cannot be read, and reads again what was read
                 # too early. A batch that is slow or refused would fail again as a whole.
@@ -220,27 +224,6 @@ class Drain(Isolating):
         return group.parts == len(mapping.key) <= MAX_PARTS and not (
             self.registry.children(mapping) and (group.revocations or mapping.parents)
         )
-
-    def _pass_on(self, groups: list[EventGroup], note: sql.Composed) -> list[Event]:
-        """Apply plain keys: carry the rows that the primary prints to the target, unread.
-
-        A sync pass takes the keys that the target refuses. Returns events to continue with.
-        """
-        keys = [(self.registry[group.mapping], group.keys[: group.parts]) for group in groups]
-        with explained(TooOld):
-            self.stamp, rows = self.source.read_json(keys, note)
-            answers = self.target.apply(self.stamp, rows)
-        refused = PendingKeys()
-        for name, answer in answers.items():
-            log_retained(answer)
-            refused.keys[name].update(
-                answer.stale, answer.orphans, answer.new_parents, answer.large
-            )
-            refused.new_parents.update((name, key) for key in answer.new_parents)
-        if not any(refused.keys.values()):
-            return []
-        newest_fence = max(answer.newest_fence or 0 for answer in answers.values())
-        return self.sync_keys(refused, newest_fence=newest_fence)
 
     # Retries
 

@@ -26,6 +26,11 @@ class Heartbeat:
         self._clock = clock
         self._written_at: float | None = None
 
+    @property
+    def due(self) -> bool:
+        """Whether `beat` would write."""
+        return self._written_at is None or self._clock() >= self._written_at + _SECONDS
+
     def beat(self, database: Database) -> None:
         """Write the heartbeat, over a connection without an open transaction.
 
@@ -34,10 +39,9 @@ class Heartbeat:
         Raises:
             Transient: the primary does not answer.
         """
-        now = self._clock()
-        if self._written_at is not None and now < self._written_at + _SECONDS:
+        if not self.due:
             return
-        self._written_at = now
+        self._written_at = self._clock()
         with suppress(Permanent):
             # `call` limits the time: a lock on the row must not delay the events.
             database.call(statement("beat"), [f"{self.part}@{socket.gethostname()}"])

@@ -82,6 +82,11 @@ class History:
         if self._limit > 0:
             self._delivered.append((delivered, self._now()))
 
+    @property
+    def due(self) -> bool:
+        """Whether `write` would write."""
+        return bool(self._delivered or self._dead) and self._now() >= self._write_after
+
     def add_dead(self, mapping: str) -> None:
         """Add an event that is dead."""
         if self._limit > 0:
@@ -93,9 +98,9 @@ class History:
         An error is logged, not raised: these events are dropped, and for a minute nothing is
         written. No event may wait for its own history.
         """
-        now = self._now()
-        if not (self._delivered or self._dead) or (now < self._write_after and not at_once):
+        if not self.due and not (at_once and (self._delivered or self._dead)):
             return
+        now = self._now()
         self._write_after = now + _PAUSE
         delivered = [
             {**vars(each), "apart": list(each.apart), "batch": batch, "ago": now - at}

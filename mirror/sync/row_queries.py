@@ -70,12 +70,12 @@ class RowQueries:
         columns = zip(*keys, strict=True)
         return statement, {f"k{number}": list(column) for number, column in enumerate(columns)}
 
-    def as_json(self, mapping: Mapping, keys: Sequence[str]) -> BoundQuery:
+    def as_json(self, mapping: Mapping, keys: Sequence[str | list[str]]) -> BoundQuery:
         """Return a query that prints the rows of some keys as JSON.
 
-        `keys` has, for each key column, the values of all keys as an array literal. The query
-        returns one row: a JSON array of rows, a JSON array of the keys without a row, and whether
-        some key has two rows.
+        `keys` has, for each key column, the values of all keys: a list, or an array literal. The
+        query returns one row: a JSON array of rows, a JSON array of the keys without a row, and
+        whether some key has two rows.
         """
         if mapping.name not in self._json:
             first = sql.Identifier(mapping.key[0])

@@ -162,12 +162,12 @@ class Source:
             yield Snapshot(self.database, queries, self._stamp(row))
 
     def read_json(
-        self, groups: Sequence[tuple[Mapping, Sequence[str]]], *before: sql.Composable
+        self, groups: Sequence[tuple[Mapping, Sequence[str | list[str]]]], *before: sql.Composable
     ) -> tuple[Stamp, list[JsonRows]]:
         """Return the rows of some keys at one moment, as JSON texts, with their stamp.
 
-        Each group is a mapping and, for each of its key columns, the values of all keys as an
-        array literal. One round trip does everything: the statements `before` as transactions of
+        Each group is a mapping and, for each of its key columns, the values of all keys: a list, or
+        an array literal. One round trip does everything: the statements `before` as transactions of
         their own, then the snapshot from its beginning to its end.
 
         Raises:

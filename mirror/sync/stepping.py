@@ -56,6 +56,17 @@ class Stepping:
         """From the last answer of the target."""
         self._stepped_at: float | None = None
 
+    @property
+    def due(self) -> bool:
+        """Whether `step` would do something for a worker that has work."""
+        return self._age >= _SECONDS
+
+    @property
+    def _age(self) -> float:
+        """Seconds since the last step."""
+        # The first time in any case: a worker, or `mirror drain`, then knows its other side.
+        return inf if self._stepped_at is None else self._now() - self._stepped_at
+
     def step(self, *, working: bool) -> None:
         """Take a step and report freshness, if it is time for that.
 
@@ -63,8 +74,7 @@ class Stepping:
             Halted: primary and target do not belong together.
             Transient: a side does not answer.
         """
-        # The first time in any case: a worker, or `mirror drain`, then knows its other side.
-        age = inf if self._stepped_at is None else self._now() - self._stepped_at
+        age = self._age
         if age < (_SECONDS if working else self._idle_seconds):
             return
         try:

@@ -21,10 +21,17 @@ from mirror.errors import (
     WentBack,
 )
 from mirror.errors.unforeseen import explained
+from mirror.model.mapping import Mapping
 from mirror.model.registry import Registry
 from mirror.sync.claims import Queue
 from mirror.sync.snapshot import Snapshot, Source, Stamp
-from mirror.sync.sync_pass import MappingKey, PendingKeys, SyncPass, pending_keys
+from mirror.sync.sync_pass import (
+    MappingKey,
+    PendingKeys,
+    SyncPass,
+    log_retained,
+    pending_keys,
+)
 from mirror.sync.targets.base import Target
 from mirror.sync.targets.writing import TooOld
 from mirror.sync.withdrawal import withdraw_in_pages
@@ -98,6 +105,33 @@ class Syncer:
                 if not pieces or size <= _SLOW_EVENT_BATCH:
                     raise
                 size = _SLOW_EVENT_BATCH
+
+    def pass_on(
+        self, keys: Sequence[tuple[Mapping, Sequence[str | list[str]]]], *before: sql.Composed
+    ) -> list[Event]:
+        """Carry the rows of keys, as the primary prints them, to the target, unread.
+
+        `keys` has, for each mapping and each of its key columns, the values of all keys: a list, or
+        an array literal. A sync pass takes the keys that the target refuses. Returns events to
+        continue with.
+
+        Raises:
+            TooOld: the target forgets what happened at the time of the read.
+        """
+        with explained(TooOld):
+            self.stamp, rows = self.source.read_json(keys, *before)
+            answers = self.target.apply(self.stamp, rows)
+        refused = PendingKeys()
+        for name, answer in answers.items():
+            log_retained(answer)
+            refused.keys[name].update(
+                answer.stale, answer.orphans, answer.new_parents, answer.large
+            )
+            refused.new_parents.update((name, key) for key in answer.new_parents)
+        if not any(refused.keys.values()):
+            return []
+        newest_fence = max(answer.newest_fence or 0 for answer in answers.values())
+        return self.sync_keys(refused, newest_fence=newest_fence)
 
     def sync_keys(
         self,

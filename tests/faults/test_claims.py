@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from math import inf
 from typing import Any
 from uuid import uuid4
 
@@ -9,8 +10,9 @@ import pytest
 from sqlalchemy.orm import Session
 
 from mirror.capture.outbox import Event, Lane
-from mirror.errors import Unreachable, WrongMapping
+from mirror.errors import Transient, Unreachable, WrongMapping
 from mirror.sync.connections import Database
+from mirror.sync.deadlines import Connection
 from mirror.sync.drain import Drain
 from tests.faults.tools import Intercepted, Running, record, rewrite
 from tests.support.databases import TestDatabase
@@ -281,6 +283,75 @@ def test_an_event_is_mirrored_in_three_round_trips(
     # The last call ends the claim.
     assert calls == ["primary", "primary", "target", "primary"]
     assert target.value("select count(*) from trip_memberships where role = 'ADMIN'") == 2
+
+
+def test_a_drain_of_one_event_takes_five_round_trips(
+    primary: TestDatabase,
+    make_drain: Callable[..., Drain],
+    unmirrored_members: list[tuple[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Claim, read and write; the commit with the next claim; and the end of that empty claim."""
+    drain = make_drain()
+    trip, user = unmirrored_members[0]
+    for role in ("MEMBER", "ADMIN"):
+        # The first run opens connections and mirrors the parents.
+        drain.run()
+        primary.query("update trip_memberships set role = %s where trip_id = %s", role, trip)
+        record(primary, "trip_memberships", trip, user)
+    # No step and no history in this drain.
+    monkeypatch.setattr("mirror.sync.stepping._SECONDS", 3600.0)
+    monkeypatch.setattr(drain.queue.history, "_write_after", inf)
+    waits: list[Connection] = []
+    wait = Connection.wait
+
+    def counted(connection: Connection, *arguments: Any, **named: Any) -> Any:
+        waits.append(connection)
+        return wait(connection, *arguments, **named)
+
+    monkeypatch.setattr(Connection, "wait", counted)
+    assert drain.run().events == 1
+    assert len(waits) == 5
+
+
+@pytest.mark.parametrize("lost", ["connection", "process"])
+def test_a_claim_whose_commit_was_left_for_later_waits_again_if_that_is_lost(
+    primary: TestDatabase,
+    make_drain: Callable[..., Drain],
+    unmirrored_members: list[tuple[str, str]],
+    lost: str,
+) -> None:
+    """Its note goes, too; beside events that are free again it would mean a crashed worker."""
+    for member in unmirrored_members[:3]:
+        record(primary, "trip_memberships", *member)
+    drain = make_drain(batch_size=1)
+    assert drain.once(settle=False).events == 1
+    if lost == "connection":
+        primary.query(
+            "select pg_terminate_backend(pid) from pg_stat_activity where state = %s",
+            "idle in transaction",
+        )
+        with pytest.raises(Transient):
+            drain.queue.claim(1)
+    else:
+        drain.close()
+    assert outbox(primary) == 3
+    assert primary.query("select from mirror.claims") == []
+    assert make_drain().run().events == 3
+    assert primary.query("select from mirror.retries") == []
+
+
+def test_a_drain_that_ends_leaves_no_commit_for_later(
+    primary: TestDatabase,
+    make_drain: Callable[..., Drain],
+    unmirrored_members: list[tuple[str, str]],
+) -> None:
+    """Not if it is stopped after its first batch either."""
+    for member in unmirrored_members[:3]:
+        record(primary, "trip_memberships", *member)
+    make_drain(batch_size=1).run(stopping=lambda: True)
+    assert outbox(primary) == 2
+    assert primary.query("select from mirror.claims") == []
 
 
 def test_an_announcement_repeats_a_retry_that_is_under_way(

@@ -28,12 +28,12 @@ CHECKSUMS = {
     "0004_claims": "300d31726399520c",
     "0005_outbox_rights": "9c5f45094b613709",
     "0006_withheld": "85053be634ae1a8a",
-    "0007_pairing": "cc75d22cfc3e4957",
+    "0007_pairing": "d74993b90253b388",
     "0008_prepared_transactions": "2e995bafd4114359",
     "0009_receipts": "04cb5f356890fbdd",
     "0010_structures": "dd7117b5e3180def",
-    "0011_history": "a0dd7eb49637a4dc",
-    "0001_engine": "ddd2e4ab69302252",
+    "0011_history": "7717bf5ff71dd42b",
+    "0001_engine": "0bb3e1db768af1be",
 }
 
 

@@ -86,7 +86,8 @@ $$;
 -- removes a parent, purges, begins an epoch) holds it alone, so those checks need no lock of their
 -- own. Returns the horizon.
 create or replace function mirror.admit(request jsonb, alone boolean) returns bigint
-language plpgsql set search_path = pg_catalog, pg_temp
+-- As in mirror.apply.
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
 declare
   -- The newest version of the request that is understood here; one without a version is of the

@@ -53,6 +53,11 @@ begin
     ),
     'numbers', string_agg(format('k.k%s', k.place), ', ' order by k.place),
     'number_texts', string_agg(format('k.k%s::text', k.place), ', ' order by k.place),
+    -- The hash of a key with the seed $1: that of a column is the seed of the next one's.
+    't_key_hash', string_agg(format(k.hash, 't.' || k.name), '' order by k.place desc)
+      || '$1' || repeat(')', count(*)::integer),
+    'l_key_hash', string_agg(format(k.hash, 'l.' || k.name), '' order by k.place desc)
+      || '$1' || repeat(')', count(*)::integer),
     -- A key in the statement's parameters: $1 is a text array.
     'bound', string_agg(
       format('$1[%s]::%s%s', k.place, k.type, k.collated), ', ' order by k.place
@@ -64,7 +69,14 @@ begin
   into parts
   from (
     select key.place, quote_ident(key.name) as name, col.value ->> 1 as type,
-      case col.value ->> 1 when 'text' then ' collate "C"' else '' end as collated
+      case col.value ->> 1 when 'text' then ' collate "C"' else '' end as collated,
+      case col.value ->> 1
+        when 'uuid' then 'uuid_hash_extended(%s, '
+        when 'smallint' then 'hashint2extended(%s, '
+        when 'integer' then 'hashint4extended(%s, '
+        when 'bigint' then 'hashint8extended(%s, '
+        else 'hashtextextended(%s collate "C", '
+      end as hash
     from jsonb_array_elements_text(declared -> 'key') with ordinality as key (name, place)
     join jsonb_array_elements(declared -> 'columns') as col on col.value ->> 0 = key.name
   ) as k;
@@ -84,6 +96,18 @@ begin
         filter (where v.data), ''),
       'l_numbers', coalesce(string_agg(', k.c' || v.place, '' order by v.place)
         filter (where v.in_ledger), ''),
+      -- The hash of such a row without md5; $1 is the seed. No value equals what stands for null,
+      -- because the seed is another one each time.
+      't_values_hash', coalesce(string_agg(
+        format('hashtextextended(coalesce(k.c%s, ''null '' || $1), ', v.place), ''
+        order by v.place desc
+      ) filter (where v.data), '') || 'hashint8extended(k.key_hash, $1)'
+        || repeat(')', (count(*) filter (where v.data))::integer),
+      'l_values_hash', coalesce(string_agg(
+        format('hashtextextended(coalesce(k.c%s, ''null '' || $1), ', v.place), ''
+        order by v.place desc
+      ) filter (where v.in_ledger), '') || 'hashint8extended(k.key_hash, $1 + 1)'
+        || repeat(')', (count(*) filter (where v.in_ledger))::integer),
       't_nulls', string_agg(v.value || ' is null', ' and ' order by v.place) filter (where v.data),
       'set_nulls', string_agg(v.name || ' = null', ', ' order by v.place) filter (where v.data)
     )
@@ -365,7 +389,8 @@ $$;
 -- Write one batch, all of it or nothing, refusing per key what is older than what is known.
 -- ARCHITECTURE.md describes the request and the answer.
 create or replace function mirror.apply(request jsonb) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp
+-- A plan for each request, which the planner prefers, takes longer to make than to run.
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
 declare
   section record;
