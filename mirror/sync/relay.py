@@ -35,8 +35,8 @@ _PROOF: Final = 5.0
 # The longest pause while the primary does not answer, and between attempts to listen.
 _AWAY: Final = 5.0
 _LISTEN_AWAY: Final = 60.0
-# After a notification: writers that commit in a burst cause one poll.
-_BURST: Final = 0.02
+# After a notification, which has rung already: writers that commit in a burst cause one poll.
+_BURST: Final = 0.25
 
 # Where transactions may be prepared, the outbox's trigger notifies nobody. So this proves nothing
 # there, and the relay polls.
@@ -91,15 +91,18 @@ class Listener:
         self._connection, self._opened_at = self.database.connection, self._clock()
         return True
 
-    def wait(self, seconds: float) -> bool:
-        """Wait for a notification, at most `seconds`; return False at once if not listening."""
+    def wait(self, seconds: float) -> bool | None:
+        """Wait for a notification, at most `seconds`; return whether there was one.
+
+        None, at once: it does not listen.
+        """
         if self._connection is None:
-            return False
+            return None
         try:
             notified = bool(list(self._connection.notifies(timeout=seconds, stop_after=1)))
         except psycopg.Error as error:
             self._lose(translate(error, self.database.role))
-            return True
+            return False
         if notified and not self.works:
             self.works, self._warned, self._pause = True, False, 1.0
             log.info("listening")
@@ -112,7 +115,7 @@ class Listener:
                 "prepared transactions?",
                 setting=self._name,
             )
-        return True
+        return notified
 
     def check(self) -> None:
         """Run a statement: a connection that is dead looks like one that has no news."""
@@ -273,6 +276,11 @@ class Relay:
             return self.primary.call(query, arguments)
 
     def _wait(self, seconds: float) -> None:
-        if self.listener is not None and self.listener.wait(seconds):
-            seconds = max(0.0, self._polled_at + _BURST - self._clock())
-        self._sleep(seconds)
+        notified = None if self.listener is None else self.listener.wait(seconds)
+        if self.listener is None or notified is None:
+            self._sleep(seconds)
+            return
+        while notified:
+            self.doorbell.ring()
+            left = self._polled_at + _BURST - self._clock()
+            notified = left > 0 and self.listener.wait(left)

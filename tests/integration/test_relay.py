@@ -58,12 +58,12 @@ class TimelessListener(Listener):
 
     clock: Clock
 
-    def wait(self, seconds: float) -> bool:
+    def wait(self, seconds: float) -> bool | None:
         """Take a notification that has arrived; otherwise move the clock by the whole time."""
-        waited = super().wait(0.0 if self.works else 0.05)
-        if waited:
+        notified = super().wait(0.0 if self.works else 0.05)
+        if notified is False:
             self.clock.sleep(seconds)
-        return waited
+        return notified
 
 
 @dataclass
@@ -256,6 +256,20 @@ def test_a_relay_that_listens_polls_when_a_retry_is_due(
     before = listening.clock()
     listening.relay.turn()
     assert listening.clock() - before <= 3
+
+
+def test_a_relay_that_listens_rings_for_each_notification_and_polls_once_for_many(
+    listening: RelayBench, primary: TestDatabase
+) -> None:
+    """No event waits for the poll, of which writers that commit in a burst cause one."""
+    listening.run(SLOW)
+    asked, rings, began = listening.primary.asked, listening.doorbell.rings, listening.clock()
+    for _ in range(3):
+        record(primary)
+    listening.relay._wait(SLOW)
+    assert listening.doorbell.rings > rings
+    assert listening.primary.asked == asked
+    assert listening.clock() - began < SLOW
 
 
 def test_without_a_relay_that_listens_no_writer_notifies(
