@@ -5,13 +5,14 @@ the target's `mirror.survey()`. The target stores a row in two tables, so one ro
 adds two hashes to its bucket: that of the visible row and that of the ledger row.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from psycopg import sql
 
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
-from mirror.reconcile.clauses import as_text, row_hash
+from mirror.reconcile.clauses import as_text, chained_hash, row_hash
 from mirror.reconcile.primary_reader import PrimaryReader, hashes_by_key
 from mirror.sync.targets.reading import Buckets, Hashing, SurveyRequest
 
@@ -89,7 +90,7 @@ def _hashed_rows(
         " offset 0) as k"
     ).format(
         columns=sql.SQL(", ").join(names + texts),
-        hash=row_hash(hashing, sql.SQL("row({})").format(sql.SQL(", ").join(keys))),
+        hash=_key_hash(mapping, hashing, keys),
         query=primary.desired_query(mapping),
     )
     if request.wanted is None:
@@ -103,12 +104,30 @@ def _bucket_hash(mapping: Mapping, hashing: Hashing) -> sql.Composed:
     count = len(mapping.data_columns)
     texts = [sql.SQL("k.") + sql.Identifier(f"c{i}") for i in range(len(_other_columns(mapping)))]
 
-    def hash_with_key(values: list[sql.Composed]) -> sql.Composed:
-        row = sql.SQL(", ").join([sql.SQL("k.key_hash"), *values])
-        return row_hash(hashing, sql.SQL("row({})").format(row))
+    def hash_with_key(values: list[sql.Composed], seed: int) -> sql.Composable:
+        if hashing.md5:
+            row = sql.SQL(", ").join([sql.SQL("k.key_hash"), *values])
+            return row_hash(hashing, sql.SQL("row({})").format(row))
+        # No value equals what stands for null, because the seed is another one each time.
+        null = sql.Literal(f"null {hashing.seed}")
+        not_null = [sql.SQL("coalesce({}, {})").format(value, null) for value in values]
+        of_key = sql.SQL("hashint8extended(k.key_hash, {})").format(_bigint(seed))
+        return chained_hash(((value, "text") for value in not_null), of_key)
 
-    ledger = hash_with_key(texts[count:]) if texts[count:] else sql.SQL("k.key_hash")
-    return sql.SQL("{} # {}").format(hash_with_key(texts[:count]), ledger)
+    known = texts[count:]
+    ledger = hash_with_key(known, hashing.seed + 1) if known else sql.SQL("k.key_hash")
+    return sql.SQL("{} # {}").format(hash_with_key(texts[:count], hashing.seed), ledger)
+
+
+def _key_hash(mapping: Mapping, hashing: Hashing, keys: Sequence[sql.Composable]) -> sql.Composable:
+    if hashing.md5:
+        return row_hash(hashing, sql.SQL("row({})").format(sql.SQL(", ").join(keys)))
+    kinds = [column.type for column in mapping.key_columns]
+    return chained_hash(zip(keys, kinds, strict=True), _bigint(hashing.seed))
+
+
+def _bigint(number: int) -> sql.SQL:
+    return sql.SQL(f"({number})::bigint")
 
 
 def _other_columns(mapping: Mapping) -> list[tuple[str, str]]:

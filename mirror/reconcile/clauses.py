@@ -3,6 +3,7 @@
 In each fragment, `q` is the alias of the mapping's query in FROM.
 """
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from psycopg import sql
@@ -15,6 +16,14 @@ from mirror.sync.targets.reading import Hashing, KeyRange
 # `mirror.row_hash` in migrations/supabase/0001_engine/07_compare.sql.
 _RECORD_HASH: Final = "hash_record_extended({row}, {seed})"
 _MD5_HASH: Final = "('x' || left(md5({seed}::text || {row}::text), 16))::bit(64)::bigint"
+
+_TYPE_HASHES: Final = {
+    "uuid": "uuid_hash_extended({value}, {seed})",
+    "text": 'hashtextextended({value} collate "C", {seed})',
+    "smallint": "hashint2extended({value}, {seed})",
+    "integer": "hashint4extended({value}, {seed})",
+    "bigint": "hashint8extended({value}, {seed})",
+}
 
 _LOWEST: Final = {
     "uuid": "00000000-0000-0000-0000-000000000000",
@@ -63,6 +72,19 @@ def row_hash(hashing: Hashing, row: sql.Composable) -> sql.Composed:
     """Return the SQL expression that hashes `row` with the function and the seed of `hashing`."""
     template = _MD5_HASH if hashing.md5 else _RECORD_HASH
     return sql.SQL(template).format(seed=sql.SQL(f"({hashing.seed})::bigint"), row=row)
+
+
+def chained_hash(
+    values: Iterable[tuple[sql.Composable, str]], seed: sql.Composable
+) -> sql.Composable:
+    """Return the SQL expression that hashes typed values: the hash of each is the next one's seed.
+
+    It is faster than the hash of a row, and computes what `mirror.survey` does.
+    """
+    for value, kind in values:
+        template = _TYPE_HASHES.get(kind, _TYPE_HASHES["text"])
+        seed = sql.SQL(template).format(value=value, seed=seed)
+    return seed
 
 
 def sort_column(column: KeyColumn) -> sql.Composed:

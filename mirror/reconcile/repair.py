@@ -5,16 +5,18 @@ The rows that a comparison has read are never written, so a repair never undoes 
 
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 import structlog
 
-from mirror.errors import MirrorError, TooSlow
+from mirror.errors import Halted, MirrorError, TooSlow
 from mirror.model.keys import Key
 from mirror.reconcile.primary_reader import PrimaryReader
 from mirror.sync.drain import Drain
 from mirror.sync.sync_pass import MappingKey, PendingKeys
 from mirror.sync.syncer import ISOLATED
+from mirror.sync.targets.writing import TooOld
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -58,6 +60,15 @@ class Repairer:
         return 0
 
     def _sync(self, keys: dict[str, set[Key]], *, alone: bool) -> None:
+        if not alone:
+            columns = [
+                (self.drain.registry[name], [list(column) for column in zip(*some, strict=True)])
+                for name, some in keys.items()
+            ]
+            # What stops a batch concerns few of its rows, or a sync pass names it.
+            with suppress(*ISOLATED, TooOld, Halted):
+                self.drain.queue.announce(self.drain.pass_on(columns))
+                return
         # Even one row may need too much work: a parent with many children. In smaller batches, the
         # children are recorded as events instead.
         for size in (None, _NARROW, 1) if alone else (None,):
