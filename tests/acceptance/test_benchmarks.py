@@ -60,6 +60,7 @@ def lines(file: Path) -> list[dict[str, Any]]:
         for part in FIGURES
     ],
 )
+@pytest.mark.timeout(300)
 def test_a_part_of_the_benchmarks_runs(part: str, tmp_path: Path) -> None:
     """The run uses few rows, writes a table and JSON, and saves each figure when it is measured."""
     file, kept = tmp_path / "last.json", tmp_path / "figures.jsonl"
@@ -75,6 +76,7 @@ def test_a_part_of_the_benchmarks_runs(part: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(300)
 def test_a_soak_that_is_cut_off_draws_its_curves(tmp_path: Path) -> None:
     """A quick run draws only where it is told to, so the picture of README.md stays."""
     shown = (HOME / "benchmarks" / "soak.svg").read_bytes()
@@ -83,8 +85,8 @@ def test_a_soak_that_is_cut_off_draws_its_curves(tmp_path: Path) -> None:
     command += ["--picture", str(picture), "--samples", str(samples)]
     with subprocess.Popen(command, cwd=HOME, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        # The checks begin with the traffic; the third one is after the warm-up.
-        for _ in range(3):
+        # Each way checks once in 1.5 s, so the warm-up of 2 s is over then.
+        for _ in range(10):
             assert any("a reconcile: " in line for line in process.stdout)
         process.terminate()
         rest = process.stdout.read()
