@@ -21,6 +21,7 @@ from benchmarks import (
     reconcile,
     scale,
     shares,
+    soak,
     start,
     throughput,
     workers,
@@ -42,8 +43,15 @@ PARTS: dict[str, Callable[..., None]] = {
     "workers": workers.main,
     "start": start.main,
 }
-NAMED_ONLY: dict[str, Callable[..., None]] = {"scale": scale.main}
-"""These run only if they are named: they take an hour, and much disk."""
+NAMED_ONLY: dict[str, Callable[..., None]] = {"scale": scale.main, "soak": soak.main}
+"""These run only if they are named: each takes an hour, `scale` also much disk."""
+# The options that only some parts have.
+TAKEN_BY = {
+    "rows": ("reconcile", "scale", "soak"),
+    "minutes": ("soak",),
+    "picture": ("soak",),
+    "samples": ("soak",),
+}
 
 
 def main() -> None:
@@ -51,7 +59,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks")
     parser.add_argument("parts", nargs="*", metavar="part", help=", ".join(PARTS | NAMED_ONLY))
     parser.add_argument("--quick", action="store_true", help="small sizes: shows only that it runs")
-    parser.add_argument("--rows", type=int, help="the memberships of `reconcile` and `scale`")
+    parser.add_argument("--rows", type=int, help="memberships of `reconcile`, `scale`, `soak`")
+    parser.add_argument("--minutes", type=float, help="how long `soak` writes; an hour")
+    parser.add_argument("--picture", type=Path, help="`soak` draws its curves here, as an SVG")
+    parser.add_argument("--samples", type=Path, help="`soak` writes its samples here, as JSON")
     parser.add_argument("--json", type=Path, help="write all values here at the end")
     parser.add_argument("--keep", type=Path, help="append each figure here as it is measured")
     parser.add_argument("--against", metavar="REV", help="a commit to compare the parts with")
@@ -71,15 +82,18 @@ def main() -> None:
         parser.error("--against writes no --json; it appends every figure to the file of --keep")
     else:
         sizes = ["--quick"] if options.quick else []
-        sizes += ["--rows", str(options.rows)] if options.rows is not None else []
+        for name in ("rows", "minutes"):
+            value = getattr(options, name)
+            sizes += [f"--{name}", str(value)] if value is not None else []
         compare(options.against, options.parts, sizes, runs=options.runs, keep=options.keep)
 
 
 def _measure(options: argparse.Namespace) -> None:
     parts = PARTS | NAMED_ONLY
-    if options.rows is not None:
-        for name in ("reconcile", "scale"):
-            parts[name] = partial(parts[name], rows=options.rows)
+    for option, takers in TAKEN_BY.items():
+        if (value := getattr(options, option)) is not None:
+            for name in takers:
+                parts[name] = partial(parts[name], **{option: value})
     report = Report(options.keep, {"commit": commit_of(HOME)} if options.keep else {})
     try:
         for name in options.parts or PARTS:

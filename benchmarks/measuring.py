@@ -73,7 +73,7 @@ class Report:
     def add(self, what: str, unit: str, *values: float) -> None:
         """Add values to a figure, print their median, and keep them.
 
-        The unit is `s`, `ms`, `µs`, `MB`, `bytes`, `/s` or `rows/s`.
+        The unit is `s`, `ms`, `µs`, `MB`, `bytes`, `%`, `connections`, `/s` or `rows/s`.
         """
         self.figures.setdefault(what, Figure(unit)).values.extend(values)
         print(f"{what}: {described(Figure(unit, list(values)))}", flush=True)

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
@@ -67,6 +67,8 @@ class Servers:
     settings: Settings
     primary: Connection
     target: Connection
+    variables: dict[str, str] = field(default_factory=dict)
+    """Further environment variables of workers."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -78,6 +80,7 @@ class Servers:
             "MIRROR_LOG_FORMAT": "json",
             "MIRROR_LOG_LEVEL": "warning",
             "PYTHONPATH": str(HOME),
+            **self.variables,
         }
 
     def engine(self) -> Engine:
@@ -110,19 +113,21 @@ class Servers:
         return report
 
     @contextmanager
-    def working(self, workers: int, *, rest: bool = False, history: bool = True) -> Iterator[None]:
-        """Run a Celery worker with `workers` processes."""
+    def working(
+        self, workers: int, *, rest: bool = False, history: bool = True, beat: bool = False
+    ) -> Iterator[WorkerProcess]:
+        """Run a Celery worker with `workers` processes; yield when each has worked once."""
         environment = self.environment | {"MIRROR_TARGET": "rest" if rest else "postgres"}
         if not history:
             environment["MIRROR_HISTORY"] = "0"
         log = self.stack.redis.directory.parent / f"worker-{uuid4()}.log"
-        with WorkerProcess(environment, log=log, concurrency=workers, beat=False) as worker:
+        with WorkerProcess(environment, log=log, concurrency=workers, beat=beat) as worker:
             worker.wait_until_ready()
             # Each process of the pool opens its connections with its first task.
             for _ in range(2 * workers):
                 self.ring()
                 time.sleep(0.2)
-            yield
+            yield worker
 
     @contextmanager
     def running(self) -> Iterator[ServerProcess]:
@@ -154,10 +159,10 @@ class Servers:
         until(self.primary, "select not exists (select from mirror.outbox)")
 
 
-def reconcile_now(drain: Drain) -> Report:
-    """Reconcile without a grace time and without pauses."""
+def reconcile_now(drain: Drain, *, grace_seconds: float = 0.0, dry_run: bool = False) -> Report:
+    """Reconcile without pauses and, unless `grace_seconds` says otherwise, without a grace time."""
     throttle = Throttle(drain.queue.notes, backlog=10_000_000, latency_seconds=60)
-    return reconcile(drain, Options(grace_seconds=0), throttle)
+    return reconcile(drain, Options(grace_seconds=grace_seconds, dry_run=dry_run), throttle)
 
 
 def until(connection: Connection, question: str, *parameters: object) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ FIGURES = {
     "reconcile": "reconcile, 10,000 drifted, 20,000 memberships",
     "workers": "many workers: 3",
     "scale": "a drain of one event, 20,000 memberships",
+    "soak": "soak, mirror run: tables of ours at the end, rewritten",
 }
 
 # A benchmark that takes no time: the library itself contains the figures.
@@ -58,6 +60,7 @@ def lines(file: Path) -> list[dict[str, Any]]:
         for part in FIGURES
     ],
 )
+@pytest.mark.timeout(300)
 def test_a_part_of_the_benchmarks_runs(part: str, tmp_path: Path) -> None:
     """The run uses few rows, writes a table and JSON, and saves each figure when it is measured."""
     file, kept = tmp_path / "last.json", tmp_path / "figures.jsonl"
@@ -70,6 +73,31 @@ def test_a_part_of_the_benchmarks_runs(part: str, tmp_path: Path) -> None:
     each = [line for line in lines(kept) if line["figure"] == FIGURES[part]]
     assert [value for line in each for value in line["values"]] == values
     assert {line["part"] for line in each} == {part}
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_a_soak_that_is_cut_off_draws_its_curves(tmp_path: Path) -> None:
+    """A quick run draws only where it is told to, so the picture of README.md stays."""
+    shown = (HOME / "benchmarks" / "soak.svg").read_bytes()
+    picture, samples = tmp_path / "soak.svg", tmp_path / "samples.json"
+    command = [sys.executable, "-m", "benchmarks", "--quick", "soak"]
+    command += ["--picture", str(picture), "--samples", str(samples)]
+    with subprocess.Popen(command, cwd=HOME, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        # Each way checks once in 1.5 s, so the warm-up of 2 s is over then.
+        for _ in range(10):
+            assert any("a reconcile: " in line for line in process.stdout)
+        process.terminate()
+        rest = process.stdout.read()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "| soak, mirror run: connections |" in rest
+    assert picture.read_text().count("<polyline") == 16
+    assert [way["name"] for way in json.loads(samples.read_text())] == [
+        "mirror run",
+        "Celery, 2 processes",
+    ]
+    assert (HOME / "benchmarks" / "soak.svg").read_bytes() == shown
 
 
 @pytest.mark.long
