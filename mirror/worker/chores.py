@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import cached_property
 
 import structlog
@@ -133,13 +133,13 @@ class Worker:
             if expired:
                 log.info("swept", expired=expired)
 
-    def missed_tasks(self, since: timedelta = MISSED) -> list[str]:
+    def missed_tasks(self, now: datetime | None = None, *, since: timedelta = MISSED) -> list[str]:
         """Return the tasks of the night whose last turn was missed; [] if that is unknown.
 
-        A turn that was `since` ago, or earlier, counts.
+        A turn that was `since` before `now` (None: the present), or earlier, counts.
         """
         try:
-            return missed_tasks(self.settings, self.drain.queue.claims, since=since)
+            return missed_tasks(self.settings, self.drain.queue.claims, now, since=since)
         except Transient:
             # The drain says so.
             return []

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final, Protocol
 
@@ -122,9 +122,11 @@ class SingleProcess:
             for task in self._worker.missed_tasks(since=timedelta(0)):
                 # One that has failed before it left a record is tried again as late as with beat.
                 if time.monotonic() > begun.get(task, float("-inf")) + MISSED.total_seconds():
-                    begun[task] = time.monotonic()
+                    begun[task], began_at = time.monotonic(), datetime.now(UTC)
                     with _going_on():
                         chores[task]()
+                    if task not in self._worker.missed_tasks(began_at, since=timedelta(0)):
+                        del begun[task]
         self._worker.drain.close()
 
 

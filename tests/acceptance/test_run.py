@@ -204,6 +204,17 @@ def test_it_takes_the_turns_of_the_night(start_run: StartRun, primary: TestDatab
     assert run.logged("purged") == 1
 
 
+def test_it_takes_its_next_turn_however_soon_that_is(
+    start_run: StartRun, primary: TestDatabase
+) -> None:
+    """Only a turn that left no record has to wait for an hour."""
+    primary.query("update mirror.migrations set applied_at = now() - interval '3 days'")
+    run = start_run(MIRROR_SWEEP_SECONDS="1")
+    until(lambda: run.logged("reconciled"))
+    primary.query("update mirror.runs set started_at = now() - interval '2 days'")
+    until(lambda: run.logged("reconciled") == 2)
+
+
 @pytest.mark.parametrize(("stop_signal", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_a_signal_ends_it_in_order_under_load(
     start_run: StartRun,
