@@ -32,6 +32,9 @@ LISTED_KEYS: Final = 10_000
 """About how many keys one statement lists on either side, at most."""
 # The most statements that list keys.
 _LISTINGS: Final = 25
+# If the target lacks more than this share of the rows, they are probably together, such as those of a
+# load that was cut off.
+_LOADED_SHARE: Final = 0.05
 # How often `tick` is called while the primary reads.
 _TICK_SECONDS: Final = 5.0
 CALL_ROWS: Final = 500_000
@@ -94,7 +97,7 @@ class Survey:
     def _fill(self, found: Spool[Key]) -> bool:
         """Add the keys that differ to `found`; return whether the survey helped.
 
-        False: the target has less than half of the primary's rows, or too many buckets differ.
+        False: the target lacks a large share of the primary's rows, or too many buckets differ.
         """
         # A bucket number of no bits: one bucket holds all rows.
         bits, differing = 0, [0]
@@ -102,8 +105,8 @@ class Survey:
         while finer_bits is not None:
             differing = self._differing_buckets(bits, differing, finer_bits)
             bits = finer_bits
-            if self.target_rows < self.rows / 2:
-                # Chunks find ranges to load as a whole, which is cheaper.
+            if self.rows - self.target_rows > self.rows * _LOADED_SHARE:
+                # Chunks find ranges to load as a whole, which is cheaper than row by row.
                 return False
             bucket_rows = self._bucket_rows(bits)
             if len(differing) * bucket_rows <= self._listed_keys or bucket_rows == 1.0:
