@@ -7,6 +7,7 @@ import json
 from contextlib import closing
 
 import psycopg
+from psycopg import sql
 
 from benchmarks.measuring import Report
 from benchmarks.own_process import compare, measure_process
@@ -16,6 +17,13 @@ _SIZES = """
 select pg_total_relation_size('public.trip_memberships')::float8,
   pg_total_relation_size('mirror.ledger_trip_memberships')::float8
 """
+# The primary key first, foreign keys last.
+_CONSTRAINTS = """
+select conname, pg_get_constraintdef(oid) from pg_constraint
+where conrelid = 'trip_memberships'::regclass order by contype = 'p' desc, contype = 'f'
+"""
+_DROP = "alter table trip_memberships drop constraint {}"
+_ADD = "alter table trip_memberships add constraint {} {}"
 _KEYS = """
 select trip_id::text, user_id::text from trip_memberships order by random() limit %s
 """
@@ -29,7 +37,7 @@ def main(report: Report, *, quick: bool, rows: int = 20_000_000) -> None:
     name = f"{rows:,} memberships"
     with start_servers() as servers:
         report.add(
-            f"the backend's own rows are made, {name}", "s", timed(lambda: servers.fill(rows))
+            f"the backend's own rows are made, {name}", "s", timed(lambda: _fill(servers, rows))
         )
         seconds, megabytes = measure_process(servers, compare)
         report.add(f"first load, {name}", "s", seconds)
@@ -45,6 +53,19 @@ def main(report: Report, *, quick: bool, rows: int = 20_000_000) -> None:
             report.add(f"reconcile, {what}, {name}, memory", "MB", megabytes)
         _measure_events(report, servers, name, 20 if quick else 300)
         _measure_query(report, servers, name, 20 if quick else 300)
+
+
+def _fill(servers: Servers, rows: int) -> None:
+    """Fill the primary; its largest table gets keys and indexes afterwards, which is faster."""
+    found = servers.primary.execute(_CONSTRAINTS).fetchall()
+    for name, _ in found:
+        servers.primary.execute(sql.SQL(_DROP).format(sql.Identifier(str(name))))
+    servers.fill(rows)
+    for name, definition in found:
+        servers.primary.execute(
+            sql.SQL(_ADD).format(sql.Identifier(str(name)), sql.SQL(str(definition)))
+        )
+    servers.primary.execute("vacuum analyze trip_memberships")
 
 
 def _vacuum(servers: Servers) -> None:

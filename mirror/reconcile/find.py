@@ -17,7 +17,7 @@ from mirror.reconcile.primary_reader import PrimaryReader
 from mirror.sync.drain import Drain
 from mirror.sync.targets.reading import Hashing
 
-_BATCH: Final = 500
+_BATCH: Final = 1000
 
 Phase = Literal["compare", "judge", "repair", "load", "count"]
 Tick = Callable[[Phase, str, int, int, float], object]

@@ -10,7 +10,6 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
-from math import log
 from typing import Final, TypeVar
 
 from mirror.errors import TooSlow
@@ -101,42 +100,20 @@ class Survey:
         """
         # A bucket number of no bits: one bucket holds all rows.
         bits, differing = 0, [0]
-        finer_bits: int | None = self._bits[0]
-        while finer_bits is not None:
+        for finer_bits in self._bits:
             differing = self._differing_buckets(bits, differing, finer_bits)
             bits = finer_bits
             if self.rows - self.target_rows > self.rows * _LOADED_SHARE:
                 # Chunks find ranges to load as a whole, which is cheaper than row by row.
                 return False
-            bucket_rows = self._bucket_rows(bits)
+            bucket_rows = max(1.0, max(self.rows, self.target_rows) / (1 << bits))
             if len(differing) * bucket_rows <= self._listed_keys or bucket_rows == 1.0:
                 break
-            finer_bits = self._finer_bits(bits, len(differing))
         if len(differing) * bucket_rows > self._listed_keys * _LISTINGS:
             return False
         for numbers in batched(differing, max(1, int(self._listed_keys / bucket_rows))):
             found.add(self._differing_keys(SurveyRequest(bits, bitmap(numbers, bits))))
         return True
-
-    def _bucket_rows(self, bits: int) -> float:
-        """Return about how many rows a bucket of `bits` bits has."""
-        return max(1.0, max(self.rows, self.target_rows) / (1 << bits))
-
-    def _finer_bits(self, bits: int, differing: int) -> int | None:
-        """Return the bits of the next round; None: there is none.
-
-        It is the first one after which the buckets that differ have few enough rows to be listed:
-        a round in between reads all rows and decides nothing.
-        """
-        finer = [each for each in self._bits if each > bits]
-        buckets = 1 << bits
-        # So many keys, thrown into the buckets at random, leave as many of them untouched.
-        keys = -buckets * log(max(1, buckets - differing) / buckets)
-        for each in finer:
-            rows = self._bucket_rows(each)
-            if rows == 1.0 or keys * rows <= self._listed_keys:
-                return each
-        return finer[-1] if finer else None
 
     def _differing_buckets(self, bits: int, wanted: list[int], finer_bits: int) -> list[int]:
         """Return the numbers of the buckets that differ, for buckets of `finer_bits` bits.
