@@ -31,8 +31,8 @@ LISTED_KEYS: Final = 10_000
 """About how many keys one statement lists on either side, at most."""
 # The most statements that list keys.
 _LISTINGS: Final = 25
-# If the target lacks more than this share of the rows, they are probably together, such as those of a
-# load that was cut off.
+# If the target lacks more than this share of the rows, they are probably together, such as those
+# of a load that was cut off.
 _LOADED_SHARE: Final = 0.05
 # How often `tick` is called while the primary reads.
 _TICK_SECONDS: Final = 5.0

@@ -56,6 +56,7 @@ class BreakableDatabase(Database):
     def begin(
         self,
         *first: sql.Composable,
+        ending: Sequence[sql.Composable] = (),  # noqa: ARG002 - as in Database
         before: Sequence[sql.Composable] = (),
         mode: str = "",  # noqa: ARG002 - as in Database
         idle_seconds: float = 60,  # noqa: ARG002 - as in Database
