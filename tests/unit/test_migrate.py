@@ -33,7 +33,7 @@ CHECKSUMS = {
     "0009_receipts": "04cb5f356890fbdd",
     "0010_structures": "dd7117b5e3180def",
     "0011_history": "7717bf5ff71dd42b",
-    "0001_engine": "0bb3e1db768af1be",
+    "0001_engine": "4e3295390e198908",
 }
 
 

@@ -13,6 +13,7 @@ revoke all on function
   mirror.withdraw(text, integer, bigint, jsonb),
   mirror.within(jsonb, text, boolean),
   mirror.row_hash(text, text, text),
+  mirror.survey_hash(text, text),
   mirror.mark(text, jsonb, text, integer, bigint),
   mirror.key_of(text, jsonb),
   mirror.refused(jsonb),
