@@ -29,7 +29,10 @@ class Heartbeat:
     @property
     def due(self) -> bool:
         """Whether `beat` would write."""
-        return self._written_at is None or self._clock() >= self._written_at + _SECONDS
+        return self._is_due(self._clock())
+
+    def _is_due(self, now: float) -> bool:
+        return self._written_at is None or now >= self._written_at + _SECONDS
 
     def beat(self, database: Database) -> None:
         """Write the heartbeat, over a connection without an open transaction.
@@ -39,9 +42,10 @@ class Heartbeat:
         Raises:
             Transient: the primary does not answer.
         """
-        if not self.due:
+        now = self._clock()
+        if not self._is_due(now):
             return
-        self._written_at = self._clock()
+        self._written_at = now
         with suppress(Permanent):
             # `call` limits the time: a lock on the row must not delay the events.
             database.call(statement("beat"), [f"{self.part}@{socket.gethostname()}"])
