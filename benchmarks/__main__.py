@@ -44,7 +44,7 @@ PARTS: dict[str, Callable[..., None]] = {
     "start": start.main,
 }
 NAMED_ONLY: dict[str, Callable[..., None]] = {"scale": scale.main, "soak": soak.main}
-"""These run only if they are named: each takes an hour, `scale` also much disk."""
+"""These run only if they are named: `soak` takes an hour, `scale` long and much disk."""
 # The options that only some parts have.
 TAKEN_BY = {
     "rows": ("reconcile", "scale", "soak"),

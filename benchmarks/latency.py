@@ -14,21 +14,17 @@ from typing import Literal
 from uuid import UUID
 
 import psycopg
-from sqlalchemy import TextClause, text
+from sqlalchemy import TextClause
 from sqlalchemy.orm import Session
 
 from benchmarks.measuring import Report
 from benchmarks.native import native
 from benchmarks.servers import Connection, Servers, start_servers
+from benchmarks.traffic import JOIN, LEAVE
 from mappings.trips import registry
 from mirror.capture.doorbell import Doorbell, DoorbellSettings
 from mirror.hooks import Hooks
 
-_JOIN = text("""
-insert into trip_memberships (trip_id, user_id, role, status)
-values (:trip, :user, 'MEMBER', 'ACTIVE')
-""")
-_LEAVE = text("delete from trip_memberships where trip_id = :trip and user_id = :user")
 _SEEN = "select trip_id from public.trip_memberships where user_id = %s and trip_id = any(%s)"
 
 Change = Callable[[UUID], float]
@@ -151,7 +147,7 @@ def _plain_changes(servers: Servers, user: UUID) -> Iterator[tuple[Change, Chang
 
         return change
 
-    yield changing(_JOIN), changing(_LEAVE)
+    yield changing(JOIN), changing(LEAVE)
     engine.dispose()
 
 
@@ -170,7 +166,7 @@ def _hooked_changes(servers: Servers, user: UUID) -> Iterator[tuple[Change, Chan
 
         return change
 
-    yield changing(_JOIN, "grant"), changing(_LEAVE, "revocation")
+    yield changing(JOIN, "grant"), changing(LEAVE, "revocation")
     engine.dispose()
 
 

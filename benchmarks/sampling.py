@@ -14,10 +14,10 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
-from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from benchmarks.servers import Connection, Servers
+from benchmarks.traffic import JOIN, LEAVE
 from mappings.trips import registry
 from mirror.capture.doorbell import Doorbell
 from mirror.capture.recorder import LaneName
@@ -42,11 +42,6 @@ where c.relkind = 'r'
 _SEEN = "select exists (select from public.trip_memberships where trip_id = %s and user_id = %s)"
 _PROBED = "insert into users (id, email, username) values (%s, %s, 'probe')"
 _PROBED_TRIP = "insert into trips (id, name, created_by) values (%s, 'Probe', %s)"
-_JOIN = text("""
-insert into trip_memberships (trip_id, user_id, role, status)
-values (:trip, :user, 'MEMBER', 'ACTIVE')
-""")
-_LEAVE = text("delete from trip_memberships where trip_id = :trip and user_id = :user")
 
 
 @dataclass(frozen=True)
@@ -165,7 +160,7 @@ class Probe:
                 member = not member
                 with Session(engine) as session:
                     values = {"trip": self.trip, "user": self.user}
-                    session.execute(_JOIN if member else _LEAVE, values)
+                    session.execute(JOIN if member else LEAVE, values)
                     lane: LaneName = "grant" if member else "revocation"
                     self._hooks.changed(session, "trip_memberships", tuple(values.values()), lane)
                     session.commit()

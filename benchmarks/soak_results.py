@@ -18,7 +18,7 @@ _LONG = 180.0
 
 @dataclass(frozen=True)
 class Course:
-    """What was measured of one way of mirroring. Times are seconds since the beginning."""
+    """The measurements of one way of mirroring. Times are seconds since the beginning."""
 
     name: str
     delays: list[Point]
@@ -29,7 +29,7 @@ class Course:
     def since(
         cls, began: float, name: str, delays: Iterable[Point], samples: Iterable[Sample]
     ) -> "Course":
-        """Return a course without what was measured before `began`."""
+        """Return a course of the measurements since `began`."""
         return cls(
             name,
             [(at - began, delay) for at, delay in delays if at >= began],

@@ -25,11 +25,11 @@ MEMBERS_OF_A_NEW_TRIP = 100
 _ROLLED_BACK = 0.05
 _JOINS_AGAIN = 0.5
 
-_JOIN = text("""
+JOIN = text("""
 insert into trip_memberships (trip_id, user_id, role, status)
 values (:trip, :user, 'MEMBER', 'ACTIVE')
 """)
-_LEAVE = text("delete from trip_memberships where trip_id = :trip and user_id = :user")
+LEAVE = text("delete from trip_memberships where trip_id = :trip and user_id = :user")
 _CHANGE_ROLES = text("""
 update trip_memberships as member
 set role = case role when 'MEMBER' then cast('ADMIN' as trip_role) else 'MEMBER' end
@@ -183,7 +183,7 @@ class Traffic:
     def _leave(self, session: Session) -> Effect:
         left = self._members.draw(self._random, 1)
         for trip, user in left:
-            session.execute(_LEAVE, {"trip": trip, "user": user})
+            session.execute(LEAVE, {"trip": trip, "user": user})
             self._hooks.changed(session, "trip_memberships", (trip, user))
         return Effect(left=left)
 
@@ -228,7 +228,7 @@ class Traffic:
 
     def _add_member(self, session: Session, member: Member) -> None:
         trip, user = member
-        session.execute(_JOIN, {"trip": trip, "user": user})
+        session.execute(JOIN, {"trip": trip, "user": user})
         self._hooks.changed(session, "trip_memberships", member, lane="grant")
 
 

@@ -163,8 +163,8 @@ end
 $$;
 
 
--- Whether an event that was set apart is due for its retry. A worker asks with each claim; here its
--- plan is kept.
+-- Whether an event that was set apart is due for its retry. A worker asks with each claim, so this is
+-- a function, whose plan is kept.
 create or replace function mirror.is_retry_due() returns boolean
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -175,4 +175,3 @@ begin
   ) <= now(), false);
 end
 $$;
-

@@ -108,7 +108,7 @@ def _bucket_hash(mapping: Mapping, hashing: Hashing) -> sql.Composed:
         if hashing.md5:
             row = sql.SQL(", ").join([sql.SQL("k.key_hash"), *values])
             return row_hash(hashing, sql.SQL("row({})").format(row))
-        # No value equals what stands for null, because the seed is another one each time.
+        # No value equals this text for null, because the seed is another one each time.
         null = sql.Literal(f"null {hashing.seed}")
         not_null = [sql.SQL("coalesce({}, {})").format(value, null) for value in values]
         of_key = sql.SQL("hashint8extended(k.key_hash, {})").format(_bigint(seed))
@@ -120,6 +120,7 @@ def _bucket_hash(mapping: Mapping, hashing: Hashing) -> sql.Composed:
 
 
 def _key_hash(mapping: Mapping, hashing: Hashing, keys: Sequence[sql.Composable]) -> sql.Composable:
+    """Return the SQL expression of a key's hash; `keys` are its columns."""
     if hashing.md5:
         return row_hash(hashing, sql.SQL("row({})").format(sql.SQL(", ").join(keys)))
     kinds = [column.type for column in mapping.key_columns]

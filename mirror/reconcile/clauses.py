@@ -13,7 +13,7 @@ from mirror.model.mapping import Mapping
 from mirror.sync.targets.reading import Hashing, KeyRange
 
 # Hashes of a row that are equal on every server. The target hashes the same texts in the same way:
-# `mirror.row_hash` in migrations/supabase/0001_engine/07_compare.sql.
+# `mirror.row_hash` in migrations/supabase/0001_engine/08_compare.sql.
 _RECORD_HASH: Final = "hash_record_extended({row}, {seed})"
 _MD5_HASH: Final = "('x' || left(md5({seed}::text || {row}::text), 16))::bit(64)::bigint"
 
@@ -77,13 +77,13 @@ def row_hash(hashing: Hashing, row: sql.Composable) -> sql.Composed:
 def chained_hash(
     values: Iterable[tuple[sql.Composable, str]], seed: sql.Composable
 ) -> sql.Composable:
-    """Return the SQL expression that hashes typed values: the hash of each is the next one's seed.
+    """Return the SQL expression that hashes values: the hash of each is the next one's seed.
 
-    It is faster than the hash of a row, and computes what `mirror.survey` does.
+    Each value comes with its type, one of those that a key may have. The expression is faster than
+    the hash of a row, and equal to that of `mirror.survey` in the target.
     """
     for value, kind in values:
-        template = _TYPE_HASHES.get(kind, _TYPE_HASHES["text"])
-        seed = sql.SQL(template).format(value=value, seed=seed)
+        seed = sql.SQL(_TYPE_HASHES[kind]).format(value=value, seed=seed)
     return seed
 
 

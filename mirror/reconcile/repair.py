@@ -65,7 +65,7 @@ class Repairer:
                 (self.drain.registry[name], [list(column) for column in zip(*some, strict=True)])
                 for name, some in keys.items()
             ]
-            # What stops a batch concerns few of its rows, or a sync pass names it.
+            # After a failure, the sync pass below finds its cause.
             with suppress(*ISOLATED, TooOld, Halted):
                 self.drain.queue.announce(self.drain.pass_on(columns))
                 return

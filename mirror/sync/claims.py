@@ -235,10 +235,12 @@ class Queue:
 
         The events of a claim that is not settled wait again.
         """
-        self._give_back()
-        self.claims.close()
-        self.notes.close()
-        self._floor.reset()
+        try:
+            self._give_back()
+        finally:
+            self.claims.close()
+            self.notes.close()
+            self._floor.reset()
 
     def claim(self, limit: int, known: Collection[str] | None = None) -> Claim | None:
         """Claim up to `limit` waiting events, revocations first; None if no event is waiting.
@@ -306,8 +308,11 @@ class Queue:
     def _give_back(self) -> None:
         """Roll back the claim whose commit was left for later; see `Claim.release`."""
         note, self._unsettled = self._unsettled, None
-        if note is not None:
+        if note is None:
+            return
+        try:
             self.withdraw_notes(note)
+        finally:
             self.claims.rollback()
 
     def read_events(self, groups: Sequence[EventGroup]) -> list[ClaimedEvent]:

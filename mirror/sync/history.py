@@ -84,8 +84,12 @@ class History:
 
     @property
     def due(self) -> bool:
-        """Whether `write` would write."""
-        return bool(self._delivered or self._dead) and self._now() >= self._write_after
+        """Whether `write` would write, other than at once."""
+        return self._waiting and self._now() >= self._write_after
+
+    @property
+    def _waiting(self) -> bool:
+        return bool(self._delivered or self._dead)
 
     def add_dead(self, mapping: str) -> None:
         """Add an event that is dead."""
@@ -98,7 +102,7 @@ class History:
         An error is logged, not raised: these events are dropped, and for a minute nothing is
         written. No event may wait for its own history.
         """
-        if not self.due and not (at_once and (self._delivered or self._dead)):
+        if not (self._waiting if at_once else self.due):
             return
         now = self._now()
         self._write_after = now + _PAUSE

@@ -121,6 +121,7 @@ class SingleProcess:
         while not self._stop.wait(self._interval):
             for task in self._worker.missed_tasks(since=timedelta(0)):
                 # One that has failed before it left a record is tried again as late as with beat.
+                # A turn that has left one is not missed any more, as of its own beginning.
                 if time.monotonic() > begun.get(task, float("-inf")) + MISSED.total_seconds():
                     begun[task], began_at = time.monotonic(), datetime.now(UTC)
                     with _going_on():

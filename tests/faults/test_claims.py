@@ -328,8 +328,8 @@ def test_a_claim_whose_commit_was_left_for_later_waits_again_if_that_is_lost(
     assert drain.once(settle=False).events == 1
     if lost == "connection":
         primary.query(
-            "select pg_terminate_backend(pid) from pg_stat_activity where state = %s",
-            "idle in transaction",
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where state = 'idle in transaction' and datname = current_database()"
         )
         with pytest.raises(Transient):
             drain.queue.claim(1)

@@ -84,7 +84,7 @@ def test_a_soak_that_has_measured_nothing_is_drawn_too() -> None:
 
 
 def test_the_table_has_each_table_of_some_size_with_its_growth() -> None:
-    """What was measured before the beginning does not count."""
+    """Measurements from before the beginning do not count."""
     sizes = [(90.0, 9.0), (100.0, 1.0), (110.0, 2.0), (200.0, 3.0)]
     samples = [
         Sample(

@@ -32,8 +32,8 @@ CHECKSUMS = {
     "0008_prepared_transactions": "2e995bafd4114359",
     "0009_receipts": "04cb5f356890fbdd",
     "0010_structures": "dd7117b5e3180def",
-    "0011_history": "7717bf5ff71dd42b",
-    "0001_engine": "4e3295390e198908",
+    "0011_history": "d71fe76b2ad6dc1a",
+    "0001_engine": "fd0d6848b64fa1ff",
 }
 
 

@@ -96,8 +96,8 @@ begin
         filter (where v.data), ''),
       'l_numbers', coalesce(string_agg(', k.c' || v.place, '' order by v.place)
         filter (where v.in_ledger), ''),
-      -- The hash of such a row without md5; $1 is the seed. No value equals what stands for null,
-      -- because the seed is another one each time.
+      -- The hash of such a row without md5; $1 is the seed. No value equals the text for null, because
+      -- the seed is another one each time.
       't_values_hash', coalesce(string_agg(
         format('hashtextextended(coalesce(k.c%s, ''null '' || $1), ', v.place), ''
         order by v.place desc
@@ -389,7 +389,7 @@ $$;
 -- Write one batch, all of it or nothing, refusing per key what is older than what is known.
 -- ARCHITECTURE.md describes the request and the answer.
 create or replace function mirror.apply(request jsonb) returns jsonb
--- A plan for each request, which the planner prefers, takes longer to make than to run.
+-- The planner would make a plan for each request, which takes longer than to run it.
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
 declare

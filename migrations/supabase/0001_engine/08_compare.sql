@@ -111,8 +111,8 @@ end
 $$;
 
 
--- Return the hash of a row as an expression, for a survey: with md5 if $2, else the other expression,
--- which is faster than the hash of a record.
+-- Return the hash of a row as an expression, for a survey: its md5 if $2, otherwise the expression
+-- `other`, which is faster than the hash of a record. $1 is the seed.
 create or replace function mirror.survey_hash(one_row text, other text) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
