@@ -114,14 +114,18 @@ select mirror.is_retry_due()
 
 -- read_claimed_events --
 -- Over another connection than the claim's: there, events that a claim has taken are still visible.
+-- A plain `= any` would parse the array again for each row; `is true` keeps the hashed subquery from
+-- becoming a join, whose plan depends on statistics that a queue seldom has.
+with claimed as materialized (select unnest(%(ids)s::text::bigint[]) as id)
 select id, transaction_id, lane, recorded_at::text, mapping, reference, key, origin
 from mirror.outbox
 where lane in (0, 1) and transaction_id between %(oldest)s and %(newest)s
-  and id = any(%(ids)s::text::bigint[])
+  and id between (select min(id) from claimed) and (select max(id) from claimed)
+  and (id in (select id from claimed)) is true
 union all
 select id, transaction_id, lane, recorded_at::text, mapping, reference, key, origin
 from mirror.retries
-where unclaimed and id = any(%(ids)s::text::bigint[])
+where unclaimed and id = any(array(select id from claimed))
 order by lane, id
 
 -- note_claim --
