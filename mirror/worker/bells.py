@@ -9,7 +9,12 @@ import structlog
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from mirror.capture.doorbell import Doorbell, DoorbellSettings, acknowledge_ring
+from mirror.capture.doorbell import (
+    Doorbell,
+    DoorbellSettings,
+    acknowledge_ring,
+    wait_for_ring,
+)
 from mirror.settings import Settings
 
 log = structlog.stdlib.get_logger(__name__)
@@ -23,6 +28,9 @@ class Bell(Protocol):
 
     def acknowledge(self) -> None:
         """Say that a drain begins to look for events: what is recorded from now on rings again."""
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for a ring, at most `seconds`; return whether there was one."""
 
 
 class RedisBell:
@@ -58,6 +66,14 @@ class RedisBell:
             # The doorbell then suppresses rings for some seconds; this drain and beat's next ring
             # take care of the events.
             log.warning("doorbell not answered", reason=type(error).__name__)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for a ring, at most `seconds`; return whether there was one for this process."""
+        try:
+            return wait_for_ring(self._redis, seconds)
+        except redis.RedisError:
+            # The next drain says so.
+            return False
 
 
 class LocalBell:

@@ -105,7 +105,7 @@ def _add_tasks(app: Celery, worker: Worker) -> None:
     @app.task(name=TASK, bind=True)  # type: ignore[untyped-decorator]
     def drain(task: Any) -> None:
         from_beat = bool(task.request.get(FROM_BEAT))
-        worker.run_drain(from_beat=from_beat)
+        worker.run_drains(from_beat=from_beat)
         if from_beat:
             for name in worker.missed_tasks():
                 log.info("turn made up", task=name)

@@ -26,6 +26,13 @@ from mirror.worker.bells import Bell, RedisBell
 log = structlog.stdlib.get_logger(__name__)
 
 
+# In seconds. Celery needs several milliseconds to hand a message to one of its processes, so a
+# process that has found events waits a moment for the next ring; but not for long, because other
+# messages, such as beat's, may wait for it.
+_MOMENT = 0.5
+_MOMENTS = 1.0
+
+
 class _Stopped(BaseException):
     """Ends a reconcile. Not an Exception: nothing may take it for an error of a mapping."""
 
@@ -78,13 +85,22 @@ class Worker:
         """The bell with which a task wakes other drains when there is a backlog."""
         return RedisBell(self.settings) if self._bell is None else self._bell
 
-    def run_drain(self, *, from_beat: bool = False) -> None:
+    def run_drains(self, *, from_beat: bool = False) -> None:
+        """Run a drain, and if it finds events, one for each ring that follows within a moment."""
+        end = time.monotonic() + _MOMENTS
+        if not self.run_drain(from_beat=from_beat):
+            return
+        while time.monotonic() < end and not self._stopping() and self.bell.wait(_MOMENT):
+            self.run_drain()
+
+    def run_drain(self, *, from_beat: bool = False) -> bool:
         """Mirror the waiting events, until none is left or `drain_seconds` are over.
 
         Wakes other workers at a backlog, and afterwards deletes expired rows. Errors are logged,
         not raised: the events wait for the next drain. `from_beat`: whether beat sent the message;
-        if so, the heartbeat of worker and beat is written.
+        if so, the heartbeat of worker and beat is written. Returns whether it mirrored events.
         """
+        found = False
         self.bell.acknowledge()
         try:
             done = self.drain.run(
@@ -96,12 +112,14 @@ class Worker:
             self._note_waiting(error)
         else:
             self._note_waiting(None)
+            found = done.events > 0
             if done.full:
                 self.bell.ring()
             self._sweep()
         if from_beat:
             with suppress(Transient):
                 self._heartbeat.beat(self.drain.queue.claims)
+        return found
 
     def _note_waiting(self, error: MirrorError | None) -> None:
         """Log why events wait, once for each reason, and once that they do not wait any more."""
