@@ -99,7 +99,7 @@ CHECKS: dict[str, Check] = {
         "the target is missing schema mirror or one of its functions",
         "nothing is mirrored; events wait",
         "Run `mirror migrate supabase`. If it has nothing to apply, run `mirror migrate supabase"
-        ' --sql | psql -1 "$SUPABASE_DB_URL"`.',
+        ' --sql | psql -1 -v ON_ERROR_STOP=1 "$SUPABASE_DB_URL"`.',
     ),
     "target-version": error(
         f"PostgreSQL in the target is older than {OLDEST['supabase']}",
@@ -321,8 +321,8 @@ CHECKS: dict[str, Check] = {
         "anon or authenticated has a privilege on a mirrored or guarded table that is not declared",
         "clients may read or write more than the declarations say",
         "Run `revoke {privilege} on {table} from public, {role}`, then grant the declared"
-        ' privileges again: `mirror ddl supabase | psql -1 "$SUPABASE_DB_URL"`, with `--guards`'
-        " for guarded tables.",
+        " privileges again: `mirror ddl supabase | psql -1 -v ON_ERROR_STOP=1"
+        ' "$SUPABASE_DB_URL"`, with `--guards` for guarded tables.',
     ),
     "grant-missing": warning(
         "authenticated is missing a declared privilege",
@@ -348,7 +348,7 @@ CHECKS: dict[str, Check] = {
         "a declared policy does not exist",
         "the target refuses clients",
         "Run `mirror migrate supabase --guards`; for a mirrored table, run"
-        ' `mirror ddl supabase | psql -1 "$SUPABASE_DB_URL"`.',
+        ' `mirror ddl supabase | psql -1 -v ON_ERROR_STOP=1 "$SUPABASE_DB_URL"`.',
     ),
     "bucket-public": error(
         "a bucket with guarded folders is public",
