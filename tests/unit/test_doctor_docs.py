@@ -38,3 +38,5 @@ def test_each_check_says_what_follows_and_what_to_do(check: Check) -> None:
     for text in (check.problem, check.effect):
         assert not text.endswith(".")
     assert check.remedy[-1] in ".;}"
+    # Without that, psql goes on after an error, rolls back at the end, and exits with 0.
+    assert check.remedy.count("psql -1") == check.remedy.count("psql -1 -v ON_ERROR_STOP=1")
