@@ -151,8 +151,12 @@ class SyncPass:
         """
         for name, keys in pending.keys.items():
             self._queue(self._registry[name], keys)
+        new_parents: DesiredRows = defaultdict(dict)
         for name, key in pending.new_parents:
-            self._queue_with_children(self._registry[name], {key: self._queued[name][key]})
+            new_parents[name][key] = self._queued[name][key]
+        # Together: a query for each of them would take most of the time of a batch.
+        for name, rows in new_parents.items():
+            self._queue_with_children(self._registry[name], rows)
         self._expand([*pending.scopes, *self._recreated(pending)])
         self._apply_all()
         # A parent may have been written after its child, so orphans that now have all parents are
@@ -218,12 +222,12 @@ class SyncPass:
             answers = self._target.apply(self._snapshot.stamp, sections)
             self._record(sent, answers)
             for name, answer in answers.items():
-                mapping = self._registry[name]
                 self._queue_with_children(
-                    mapping, {key: sent[name][key] for key in answer.new_parents}
+                    self._registry[name], {key: sent[name][key] for key in answer.new_parents}
                 )
-                for key in answer.orphans:
-                    self._queue_parents(mapping, key)
+            self._queue_parents(
+                [(name, key) for name, answer in answers.items() for key in answer.orphans]
+            )
 
     def _record(self, sent: DesiredRows, answers: Answers) -> None:
         for name, answer in answers.items():
@@ -239,18 +243,20 @@ class SyncPass:
             self.newest_fence = max(self.newest_fence, answer.newest_fence or 0)
             log_retained(answer)
 
-    def _queue_parents(self, mapping: Mapping, key: Key) -> None:
-        """Queue an orphan again with its parents, if one of those was not tried yet."""
-        row = self._orphans[mapping.name, key]
-        for name, parent_key in _parents(mapping, row):
-            if (name, parent_key) in self._tried:
-                continue
-            self._queued[mapping.name][key] = row
-            if parent_key not in self._queued[name]:
-                parent = self._registry[name]
-                self._queue_with_children(
-                    parent, {parent_key: None} | self._snapshot.rows(parent, [parent_key])
-                )
+    def _queue_parents(self, orphans: list[MappingKey]) -> None:
+        """Queue each orphan again with its parents, if one of those was not tried yet."""
+        parents: dict[str, dict[Key, None]] = defaultdict(dict)
+        for name, key in orphans:
+            row = self._orphans[name, key]
+            for parent, parent_key in _parents(self._registry[name], row):
+                if (parent, parent_key) in self._tried:
+                    continue
+                self._queued[name][key] = row
+                if parent_key not in self._queued[parent]:
+                    parents[parent][parent_key] = None
+        for parent, keys in parents.items():
+            mapping = self._registry[parent]
+            self._queue_with_children(mapping, keys | self._snapshot.rows(mapping, list(keys)))
 
     def _has_parents(self, mapping: Mapping, row: Row) -> bool:
         return all(self._settled.get(parent, False) for parent in _parents(mapping, row))

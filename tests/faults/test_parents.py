@@ -11,7 +11,11 @@ from sqlalchemy.orm import Session
 from examples.trip_chat import services
 from mirror import hooks
 from mirror.errors import Unreachable
+from mirror.model.keys import Key
+from mirror.model.mapping import Mapping
 from mirror.sync.drain import Drain
+from mirror.sync.row_queries import BoundQuery, Row
+from mirror.sync.snapshot import Snapshot
 from tests.faults import teams
 from tests.faults.tools import (
     DirectWriter,
@@ -286,6 +290,35 @@ def test_a_child_whose_parents_are_missing_brings_them(
     session.commit()
     assert drain.run().failed == 0
     assert members(target) == 1
+
+
+@pytest.mark.parametrize("recorded", ["users", "trip_memberships"])
+def test_many_new_parents_are_read_together(
+    session: Session,
+    primary: TestDatabase,
+    target: TestDatabase,
+    drain: Drain,
+    monkeypatch: pytest.MonkeyPatch,
+    recorded: str,
+) -> None:
+    """Events come about them, or about their children. A query for each would take too long."""
+    trip = TripFactory()
+    made = MembershipFactory.create_batch(30, trip=trip)
+    session.commit()
+    for member in made:
+        key = [member.user_id] if recorded == "users" else [trip.id, member.user_id]
+        record(primary, recorded, *key, lane=1)
+    queries: list[str] = []
+    read = Snapshot._read
+
+    def counting(snapshot: Snapshot, mapping: Mapping, query: BoundQuery) -> dict[Key, Row]:
+        queries.append(mapping.name)
+        return read(snapshot, mapping, query)
+
+    monkeypatch.setattr(Snapshot, "_read", counting)
+    drain.run()
+    assert members(target) == 30
+    assert len(queries) < 15, queries
 
 
 def test_a_child_of_a_deleted_parent_is_skipped_and_is_no_error(
