@@ -28,8 +28,8 @@ SURVEY_ROWS: Final = 20_000
 BUCKET_BITS: Final = (12, 17, 20, 23)
 """For each round: how many bits of the hash of a key are the number of its bucket.
 
-Each request contains a bit for each bucket, and copies of it are made on its way: 12 MB in this
-process with 23 bits, 95 MB with 26."""
+Each request to the target contains a bit for each bucket, a megabyte with 23 bits, and this process
+holds several copies of it."""
 LISTED_KEYS: Final = 10_000
 """About how many keys one statement lists on either side, at most."""
 # The most statements that list keys.

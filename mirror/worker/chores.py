@@ -26,9 +26,9 @@ from mirror.worker.bells import Bell, RedisBell
 log = structlog.stdlib.get_logger(__name__)
 
 
-# In seconds. Celery needs several milliseconds to hand a message to one of its processes, so a
-# process that has found events waits a moment for the next ring; but not for long, because other
-# messages, such as beat's, may wait for it.
+# In seconds. Celery's parent process has to pass each message on, so a process that has found
+# events waits a moment for the next ring itself; but not for long, because other messages, such as
+# beat's, may wait for it.
 _MOMENT = 0.5
 _MOMENTS = 1.0
 
