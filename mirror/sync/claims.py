@@ -37,6 +37,11 @@ _EVENTS_PER_FLOOR: Final = 1_000
 
 _MOST_IDS: Final = 20
 
+# For so long after a revocation, others may follow. Each waits until a worker has ended its batch,
+# so batches are only this part of full ones meanwhile.
+_ALERT_SECONDS: Final = 10.0
+_ALERT_PART: Final = 4
+
 MAX_PARTS: Final = 4
 """Keys with more parts are not passed on as texts; `mirror.claim_groups` returns so many arrays."""
 
@@ -224,6 +229,7 @@ class Queue:
         self.retry_due = False
         """Whether an event was due for a retry at the last claim."""
         self._heartbeat = Heartbeat("drain")
+        self._alert_until = 0.0
 
     @property
     def floor(self) -> int:
@@ -245,6 +251,7 @@ class Queue:
     def claim(self, limit: int, known: Collection[str] | None = None) -> Claim | None:
         """Claim up to `limit` waiting events, revocations first; None if no event is waiting.
 
+        Claims fewer for some seconds after a revocation, so that the next one does not wait long.
         Events whose worker crashed are set apart, and so are those of mappings that are not `known`
         (None: all are), so a claim may hold no events.
         """
@@ -257,8 +264,10 @@ class Queue:
                 self.settle()
                 self._floor.advance()
                 self._claimed = 0
-            few = max(1, limit // 10)
             began = time.monotonic()
+            if began < self._alert_until:
+                limit = max(1, limit // _ALERT_PART)
+            few = max(1, limit // 10)
             rows, ((self.retry_due,),) = self.claims.begin(
                 _claiming(self._floor.value, limit, few, None if known is None else tuple(known)),
                 sql.SQL(statement("is_retry_due")),
@@ -272,6 +281,9 @@ class Queue:
             every = [EventGroup(*group) for *group, _ in rows]
             self._origin = min(group.origin for group in every)
             count, grants = _count(every), sum(group.grants for group in every)
+            if grants < count:
+                # As many as a batch holds are followed by more, which full batches end sooner.
+                self._alert_until = began + _ALERT_SECONDS if count - grants < limit else 0.0
             self._claimed += count
             full = count >= limit or (grants == few and grants < count)
             groups = [group for group in every if known is None or group.mapping in known]

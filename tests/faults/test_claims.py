@@ -1,8 +1,10 @@
 """Each event is claimed by one worker, revocations first, and returns when its worker fails."""
 
 import json
+import time
 from collections.abc import Callable
 from math import inf
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -11,9 +13,11 @@ from sqlalchemy.orm import Session
 
 from mirror.capture.outbox import Event, Lane
 from mirror.errors import Transient, Unreachable, WrongMapping
+from mirror.sync.claims import Queue
 from mirror.sync.connections import Database
 from mirror.sync.deadlines import Connection
 from mirror.sync.drain import Drain
+from mirror.sync.retries import ClaimedEvent
 from tests.faults.tools import Intercepted, Running, record, rewrite
 from tests.support.databases import TestDatabase
 from tests.support.factories import MembershipFactory
@@ -56,6 +60,45 @@ def test_revocations_are_taken_first(
     ]
     assert claim.full
     claim.release()
+
+
+def test_after_a_revocation_batches_are_small_for_some_seconds(
+    primary: TestDatabase,
+    make_drain: Callable[..., Drain],
+    unmirrored_members: list[tuple[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The next revocation waits for a batch that has begun; later, batches are full again."""
+    for number, member in enumerate(unmirrored_members[:50]):
+        record(primary, "trip_memberships", *member, lane=1 if number else 0)
+    queue = make_drain().queue
+    assert [len(taken(queue)) for _ in range(3)] == [3, 5, 5]
+    later = SimpleNamespace(monotonic=lambda: time.monotonic() + 10)
+    monkeypatch.setattr("mirror.sync.claims.time", later)
+    assert len(taken(queue)) == 20
+
+
+def test_many_revocations_are_taken_in_full_batches(
+    primary: TestDatabase,
+    make_drain: Callable[..., Drain],
+    unmirrored_members: list[tuple[str, str]],
+) -> None:
+    """A small batch would be faster for one of them, and slower for all."""
+    for number, member in enumerate(unmirrored_members):
+        record(primary, "trip_memberships", *member, lane=1 if 10 <= number < 20 else 0)
+    queue = make_drain().queue
+    assert [len(taken(queue)) for _ in range(3)] == [20, 20, 12]
+    # Ten revocations came last, with a tenth of a batch of grants; eight grants are left.
+    assert [len(taken(queue)) for _ in range(2)] == [5, 3]
+
+
+def taken(queue: Queue) -> list[ClaimedEvent]:
+    """Claim up to twenty events, and acknowledge them unread; return them."""
+    claim = queue.claim(20)
+    assert claim is not None
+    events = claim.events
+    claim.acknowledge()
+    return events
 
 
 def test_two_workers_take_different_events(
