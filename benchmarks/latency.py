@@ -2,7 +2,7 @@
 
 A writer adds a user to one trip after the other. The user's client polls the target, with row-level
 security, for the trips that the user may see. Native replication of the same changes is measured,
-too.
+too, and a bare chain of the steps that no mirror of this kind can leave out.
 """
 
 import json
@@ -17,6 +17,7 @@ import psycopg
 from sqlalchemy import TextClause
 from sqlalchemy.orm import Session
 
+from benchmarks.bare_chain import bare_chain
 from benchmarks.measuring import Report
 from benchmarks.native import native
 from benchmarks.servers import Connection, Servers, start_servers
@@ -73,6 +74,15 @@ def main(report: Report, *, quick: bool) -> None:
                 seconds = _measure_visibility(client, user, trips[:changes], leave, gone=True)
                 report.add("mirror run: commit → refused", "ms", *_milliseconds(seconds))
         with (
+            bare_chain(servers),
+            _hooked_changes(servers, user, mode="off") as (join, leave),
+            _connect_as(servers, user) as client,
+        ):
+            for _ in range(rounds):
+                seconds = _measure_visibility(client, user, trips[:changes], join)
+                report.add("bare chain: commit → allowed", "ms", *_milliseconds(seconds))
+                _measure_visibility(client, user, trips[:changes], leave, gone=True)
+        with (
             servers.working(2),
             _hooked_changes(servers, user) as (join, leave),
             _connect_as(servers, user) as client,
@@ -80,9 +90,11 @@ def main(report: Report, *, quick: bool) -> None:
             for _ in range(rounds):
                 _measure_revocations(report, servers, client, user, trips, (join, leave), backlog)
     native_, ours = "native: commit → visible", "mirror: commit → allowed"
-    single = "mirror run: commit → allowed"
+    single, bare = "mirror run: commit → allowed", "bare chain: commit → allowed"
     report.ratio("mirror run: commit → allowed, p50, to native", single, native_, at_most=5)
     report.ratio("the same, p99", single, native_, at_most=5, by=lambda figure: figure.p99)
+    report.ratio("mirror run to the bare chain, p50", single, bare, at_most=1.5)
+    report.ratio("the bare chain to native, p50", bare, native_, at_most=5)
     report.ratio("mirror run to Celery: commit → allowed, p50", single, ours, at_most=1)
     report.ratio(
         "a revocation behind a backlog of grants, p99, to the same without",
