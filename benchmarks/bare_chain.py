@@ -5,16 +5,29 @@ snapshot that began later, writes ledger and rows in one durable transaction, an
 Statements are prepared, and those of a step go in one round trip, also where a pooler would not
 allow it. There are no scopes, parents, retries, withheld rows, pairs of databases, or time limits.
 So its delay is a bound: that of the mirror cannot be lower.
+
+Either a process listens for changes, as `mirror run` does, or the doorbell wakes a Celery task.
 """
 
 import multiprocessing
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache, cached_property
 from multiprocessing.synchronize import Event
+from uuid import uuid4
 
 import psycopg
+import redis
+from celery import Celery
 
-from benchmarks.servers import Servers
+from benchmarks.servers import Connection, Servers
+from mirror.capture.doorbell import QUEUE, TASK, acknowledge_ring
+from mirror.devstack.worker import WorkerProcess
+
+app = Celery("bare_chain", broker=os.environ.get("REDIS_URL"))
+app.conf.task_ignore_result = True
+app.conf.task_default_queue = QUEUE
 
 _LEDGER = """
 create table public.bare_ledger (
@@ -58,86 +71,139 @@ where m.trip_id = k.trip_id and m.user_id = k.user_id
 """
 
 
-@contextmanager
-def bare_chain(servers: Servers) -> Iterator[None]:
-    """Carry changes of memberships to the target in a process of its own."""
-    servers.target.execute(_LEDGER)
-    servers.primary.execute("update mirror.state set listened_until = now() + interval '1 hour'")
-    context = multiprocessing.get_context("spawn")
-    listening, stopping = context.Event(), context.Event()
-    urls = (servers.stack.primary_url, servers.stack.supabase_db_url)
-    process = context.Process(target=_work, args=(*urls, listening, stopping))
-    process.start()
-    try:
-        listening.wait(60)
-        yield
-    finally:
-        stopping.set()
-        process.join(60)
-        servers.primary.execute("update mirror.state set listened_until = now()")
-        servers.target.execute("drop table public.bare_ledger")
+class BareChain:
+    """The connections of one process, opened at the first use."""
 
+    def __init__(self, primary: str, target: str) -> None:
+        self._primary = primary
+        self._target = target
 
-def _work(primary: str, target: str, listening: Event, stopping: Event) -> None:
-    with (
-        _connect(primary) as claims,
-        _connect(primary) as source,
-        _connect(primary) as ears,
-        _connect(target) as written,
-    ):
-        # As the mirror does: a crash of the primary delivers the events again.
-        claims.execute("set synchronous_commit = off")
-        source.execute("set synchronous_commit = off")
-        ears.execute("listen mirror")
-        listening.set()
+    @cached_property
+    def _claims(self) -> Connection:
+        return _connect_to_primary(self._primary)
+
+    @cached_property
+    def _source(self) -> Connection:
+        return _connect_to_primary(self._primary)
+
+    @cached_property
+    def _written(self) -> Connection:
+        return psycopg.connect(self._target, autocommit=True, prepare_threshold=0)
+
+    def drain(self) -> None:
+        """Carry the rows of all events to the target."""
         note = None
-        while not stopping.is_set():
-            with claims.pipeline() as pipeline:
+        while True:
+            with self._claims.pipeline() as pipeline:
                 if note is not None:
-                    claims.execute("delete from mirror.claims where id = %s", [note])
-                    claims.execute("commit")
+                    self._claims.execute("delete from mirror.claims where id = %s", [note])
+                    self._claims.execute("commit")
                     pipeline.sync()
-                claims.execute("begin")
-                claimed = claims.execute(_CLAIM)
-            note = _carry(source, written, claimed.fetchall())
-            if note is None:
-                claims.execute("rollback")
-                for _ in ears.notifies(timeout=0.2, stop_after=1):
-                    pass
+                self._claims.execute("begin")
+                claimed = self._claims.execute(_CLAIM)
+            events = claimed.fetchall()
+            if not events:
+                self._claims.execute("rollback")
+                return
+            note = self._carry(events)
 
-
-def _carry(
-    source: psycopg.Connection[tuple[object, ...]],
-    written: psycopg.Connection[tuple[object, ...]],
-    events: list[tuple[object, ...]],
-) -> object | None:
-    """Carry the rows of events to the target; return the id of the note, None without events."""
-    if not events:
-        return None
-    keys: list[list[str]] = [key for _, key in events]  # type: ignore[misc]  # the column is text[]
-    with source.pipeline() as pipeline:
-        noted = source.execute(_NOTE, [[number for number, _ in events]])
-        pipeline.sync()
-        source.execute("begin isolation level repeatable read read only")
-        read = source.execute(_READ, [[key[0] for key in keys], [key[1] for key in keys]])
-        source.execute("commit")
-    rows = read.fetchall()
-    present, gone = [row for row in rows if row[5]], [row for row in rows if not row[5]]
-    with written.pipeline():
-        written.execute("begin")
-        written.execute(_ADMIT, _columns(rows, 0, 1, 4, 5))
-        if present:
-            written.execute(_WRITE, _columns(present, 0, 1, 2, 3))
-        if gone:
-            written.execute(_DELETE, _columns(gone, 0, 1))
-        written.execute("commit")
-    note = noted.fetchone()
-    return note and note[0]
+    def _carry(self, events: list[tuple[object, ...]]) -> object:
+        """Carry the rows of some events to the target; return the id of the note."""
+        keys: list[list[str]] = [key for _, key in events]  # type: ignore[misc]  # it is text[]
+        with self._source.pipeline() as pipeline:
+            noted = self._source.execute(_NOTE, [[number for number, _ in events]])
+            pipeline.sync()
+            self._source.execute("begin isolation level repeatable read read only")
+            read = self._source.execute(_READ, [[key[0] for key in keys], [key[1] for key in keys]])
+            self._source.execute("commit")
+        rows = read.fetchall()
+        present, gone = [row for row in rows if row[5]], [row for row in rows if not row[5]]
+        with self._written.pipeline():
+            self._written.execute("begin")
+            self._written.execute(_ADMIT, _columns(rows, 0, 1, 4, 5))
+            if present:
+                self._written.execute(_WRITE, _columns(present, 0, 1, 2, 3))
+            if gone:
+                self._written.execute(_DELETE, _columns(gone, 0, 1))
+            self._written.execute("commit")
+        ((note,),) = noted.fetchall()
+        return note
 
 
 def _columns(rows: list[tuple[object, ...]], *numbers: int) -> list[list[object]]:
     return [[row[number] for row in rows] for number in numbers]
 
 
-def _connect(url: str) -> psycopg.Connection[tuple[object, ...]]:
-    return psycopg.connect(url, autocommit=True, prepare_threshold=0)
+def _connect_to_primary(url: str) -> Connection:
+    connection = psycopg.connect(url, autocommit=True, prepare_threshold=0)
+    # As in the mirror: a crash of the primary delivers the events again.
+    connection.execute("set synchronous_commit = off")
+    return connection
+
+
+@contextmanager
+def listening(servers: Servers) -> Iterator[None]:
+    """Carry changes of memberships to the target, in a process that listens for them."""
+    context = multiprocessing.get_context("spawn")
+    ready, stopping = context.Event(), context.Event()
+    urls = (servers.stack.primary_url, servers.stack.supabase_db_url)
+    process = context.Process(target=_listen, args=(*urls, ready, stopping))
+    with _ledger(servers):
+        servers.primary.execute("update mirror.state set listened_until = now() + interval '1 h'")
+        process.start()
+        try:
+            ready.wait(60)
+            yield
+        finally:
+            stopping.set()
+            process.join(60)
+            servers.primary.execute("update mirror.state set listened_until = now()")
+
+
+def _listen(primary: str, target: str, ready: Event, stopping: Event) -> None:
+    chain = BareChain(primary, target)
+    with _connect_to_primary(primary) as ears:
+        ears.execute("listen mirror")
+        ready.set()
+        while not stopping.is_set():
+            chain.drain()
+            for _ in ears.notifies(timeout=0.2, stop_after=1):
+                pass
+
+
+@contextmanager
+def rung(servers: Servers) -> Iterator[None]:
+    """Carry changes of memberships to the target, in a Celery worker that the doorbell wakes."""
+    log = servers.stack.redis.directory.parent / f"bare-{uuid4()}.log"
+    with (
+        _ledger(servers),
+        WorkerProcess(servers.environment, log=log, app=__name__, beat=False) as worker,
+    ):
+        worker.wait_until_ready()
+        yield
+
+
+@app.task(name=TASK)  # type: ignore[untyped-decorator]
+def drain() -> None:
+    """Carry the rows of all events to the target."""
+    acknowledge_ring(_redis())
+    _chain().drain()
+
+
+@cache
+def _redis() -> redis.Redis:
+    return redis.Redis.from_url(os.environ["REDIS_URL"])
+
+
+@cache
+def _chain() -> BareChain:
+    return BareChain(os.environ["PRIMARY_DATABASE_URL"], os.environ["SUPABASE_DB_URL"])
+
+
+@contextmanager
+def _ledger(servers: Servers) -> Iterator[None]:
+    servers.target.execute(_LEDGER)
+    try:
+        yield
+    finally:
+        servers.target.execute("drop table public.bare_ledger")

@@ -9,7 +9,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Literal
 from uuid import UUID
 
@@ -17,7 +17,7 @@ import psycopg
 from sqlalchemy import TextClause
 from sqlalchemy.orm import Session
 
-from benchmarks.bare_chain import bare_chain
+from benchmarks import bare_chain
 from benchmarks.measuring import Report
 from benchmarks.native import native
 from benchmarks.servers import Connection, Servers, start_servers
@@ -73,15 +73,23 @@ def main(report: Report, *, quick: bool) -> None:
                 report.add("mirror run: commit → allowed", "ms", *_milliseconds(seconds))
                 seconds = _measure_visibility(client, user, trips[:changes], leave, gone=True)
                 report.add("mirror run: commit → refused", "ms", *_milliseconds(seconds))
-        with (
-            bare_chain(servers),
-            _hooked_changes(servers, user, mode="off") as (join, leave),
-            _connect_as(servers, user) as client,
-        ):
-            for _ in range(rounds):
-                seconds = _measure_visibility(client, user, trips[:changes], join)
-                report.add("bare chain: commit → allowed", "ms", *_milliseconds(seconds))
-                _measure_visibility(client, user, trips[:changes], leave, gone=True)
+        chains: list[tuple[str, Callable[[Servers], AbstractContextManager[None]], Mode]] = [
+            ("bare chain", bare_chain.listening, "off"),
+            ("bare chain in Celery", bare_chain.rung, "thread"),
+        ]
+        for name, chain, mode in chains:
+            with (
+                chain(servers),
+                _hooked_changes(servers, user, mode=mode) as (join, leave),
+                _connect_as(servers, user) as client,
+            ):
+                # The worker connects with its first task.
+                _measure_visibility(client, user, trips[:1], join)
+                _measure_visibility(client, user, trips[:1], leave, gone=True)
+                for _ in range(rounds):
+                    seconds = _measure_visibility(client, user, trips[:changes], join)
+                    report.add(f"{name}: commit → allowed", "ms", *_milliseconds(seconds))
+                    _measure_visibility(client, user, trips[:changes], leave, gone=True)
         with (
             servers.working(2),
             _hooked_changes(servers, user) as (join, leave),
@@ -95,6 +103,12 @@ def main(report: Report, *, quick: bool) -> None:
     report.ratio("the same, p99", single, native_, at_most=5, by=lambda figure: figure.p99)
     report.ratio("mirror run to the bare chain, p50", single, bare, at_most=1.5)
     report.ratio("the bare chain to native, p50", bare, native_, at_most=5)
+    report.ratio(
+        "Celery to the bare chain in Celery, p50",
+        ours,
+        "bare chain in Celery: commit → allowed",
+        at_most=1.5,
+    )
     report.ratio("mirror run to Celery: commit → allowed, p50", single, ours, at_most=1)
     report.ratio(
         "a revocation behind a backlog of grants, p99, to the same without",
