@@ -38,9 +38,9 @@ _EVENTS_PER_FLOOR: Final = 1_000
 _MOST_IDS: Final = 20
 
 # For so long after a revocation, others may follow. Each waits until a worker has ended its batch,
-# so batches are only this part of full ones meanwhile.
-_ALERT_SECONDS: Final = 10.0
-_ALERT_PART: Final = 4
+# so meanwhile a batch is only this part of a full one.
+_SMALL_SECONDS: Final = 10.0
+_SMALL_PART: Final = 4
 
 MAX_PARTS: Final = 4
 """Keys with more parts are not passed on as texts; `mirror.claim_groups` returns so many arrays."""
@@ -229,7 +229,8 @@ class Queue:
         self.retry_due = False
         """Whether an event was due for a retry at the last claim."""
         self._heartbeat = Heartbeat("drain")
-        self._alert_until = 0.0
+        self._small_until = 0.0
+        """Until then, by the monotonic clock, batches are small."""
 
     @property
     def floor(self) -> int:
@@ -265,8 +266,8 @@ class Queue:
                 self._floor.advance()
                 self._claimed = 0
             began = time.monotonic()
-            if began < self._alert_until:
-                limit = max(1, limit // _ALERT_PART)
+            if began < self._small_until:
+                limit = max(1, limit // _SMALL_PART)
             few = max(1, limit // 10)
             rows, ((self.retry_due,),) = self.claims.begin(
                 _claiming(self._floor.value, limit, few, None if known is None else tuple(known)),
@@ -282,8 +283,9 @@ class Queue:
             self._origin = min(group.origin for group in every)
             count, grants = _count(every), sum(group.grants for group in every)
             if grants < count:
-                # As many as a batch holds are followed by more, which full batches end sooner.
-                self._alert_until = began + _ALERT_SECONDS if count - grants < limit else 0.0
+                # Where half of a batch are revocations, more wait, and full batches end sooner.
+                few_revoked = 2 * (count - grants) < limit
+                self._small_until = began + _SMALL_SECONDS if few_revoked else 0.0
             self._claimed += count
             full = count >= limit or (grants == few and grants < count)
             groups = [group for group in every if known is None or group.mapping in known]
