@@ -1,6 +1,8 @@
 """HTTP/1.1 and HTTP/2, behind TLS as in a hosted project."""
 
 import logging
+import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -66,6 +68,7 @@ def start_tls(api: SupabaseLite, certificate: Path) -> Iterator[StartTls]:
             },
             stdout=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
         started.append(process)
         assert process.stdout is not None
@@ -73,7 +76,8 @@ def start_tls(api: SupabaseLite, certificate: Path) -> Iterator[StartTls]:
 
     yield start
     for process in started:
-        process.kill()
+        # Node from the virtual environment is a program that starts the real one.
+        os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
 
 
