@@ -4,9 +4,10 @@ It claims events in a transaction that stays open, commits a note of the claim, 
 snapshot that began later, writes ledger and rows in one durable transaction, and ends the claim.
 Statements are prepared, and those of a step go in one round trip, also where a pooler would not
 allow it. There are no scopes, parents, retries, withheld rows, pairs of databases, or time limits.
-So its delay is a bound: that of the mirror cannot be lower.
+The mirror's delay beyond it is the cost of its checks, and of working behind poolers.
 
-Either a process listens for changes, as `mirror run` does, or the doorbell wakes a Celery task.
+Either a process listens for changes, as `mirror run` does, or the doorbell wakes a Celery task,
+with a message for each ring.
 """
 
 import multiprocessing

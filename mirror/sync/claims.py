@@ -283,7 +283,7 @@ class Queue:
             self._origin = min(group.origin for group in every)
             count, grants = _count(every), sum(group.grants for group in every)
             if grants < count:
-                # Where half of a batch are revocations, more wait, and full batches end sooner.
+                # Many revocations are in force sooner if batches are full.
                 few_revoked = 2 * (count - grants) < limit
                 self._small_until = began + _SMALL_SECONDS if few_revoked else 0.0
             self._claimed += count
