@@ -50,7 +50,7 @@ def main(report: Report, *, quick: bool) -> None:
                 for _ in range(10):
                     make_changes(servers, 1)
                     drains += milliseconds(drain.once, 1)
-                    round_trips += milliseconds(partial(drain.queue.notes.execute, "select 1"), 1)
+                    round_trips += milliseconds(partial(drain.queue.beside.execute, "select 1"), 1)
                 report.add(f"{_MILLISECONDS} ms away: a drain of one event", "ms", *drains)
                 report.add(f"{_MILLISECONDS} ms away: a round trip", "ms", *round_trips)
 

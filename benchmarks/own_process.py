@@ -37,7 +37,7 @@ def compare(primary: str, target: str) -> float:
 def resync(primary: str, target: str) -> float:
     """Mirror all memberships again, as a worker does; return the seconds that it takes."""
     with closing(_drain(primary, target)) as drain:
-        drain.queue.notes.execute(RESYNC)
+        drain.queue.beside.execute(RESYNC)
         return timed(lambda: drain.run(seconds=3600))
 
 

@@ -161,7 +161,7 @@ class Servers:
 
 def reconcile_now(drain: Drain, *, grace_seconds: float = 0.0, dry_run: bool = False) -> Report:
     """Reconcile without pauses and, unless `grace_seconds` says otherwise, without a grace time."""
-    throttle = Throttle(drain.queue.notes, backlog=10_000_000, latency_seconds=60)
+    throttle = Throttle(drain.queue.beside, backlog=10_000_000, latency_seconds=60)
     return reconcile(drain, Options(grace_seconds=grace_seconds, dry_run=dry_run), throttle)
 
 

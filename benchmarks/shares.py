@@ -81,7 +81,7 @@ def main(report: Report, *, quick: bool) -> None:
             with closing(servers.drain()) as drain:
                 target, primary = CallTimer(), CallTimer()
                 target.wrap(drain.target, "_call")
-                for database in (drain.queue.claims, drain.queue.notes, drain.source.database):
+                for database in (drain.queue.claims, drain.queue.beside, drain.source.database):
                     for name in ("execute", "together"):
                         primary.wrap(database, name)
                 total = timed(lambda d=drain: d.run(seconds=600))  # type: ignore[misc]

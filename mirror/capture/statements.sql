@@ -107,7 +107,23 @@ select cast(mirror.still_waiting(cast(cast(:question as text) as jsonb)) as text
 -- ==== A worker claims events ====================================================================
 
 -- claim_events --
-select * from mirror.claim_groups({floor}, {limit}, {few}, {known}::text[])
+-- `ahead`: for some mappings, the query for their rows and the tables that it reads. It runs if all of
+-- the claimed events are keys of that mapping.
+select c.mapping, c.scopes, c.parts, c.revocations, c.grants, c.oldest, c.newest, c.origin, c.ids, c.ages,
+  c.keys, c.suspects, r.*
+from (
+  select e.*, {ahead}::jsonb -> e.mapping as ahead, count(*) over () as groups
+  from mirror.claim_waiting({floor}, {limit}, {few}, {known}::text[]) as e
+) as c
+left join lateral mirror.read_ahead(
+  case when c.groups = 1 and not c.scopes then c.ahead ->> 'query' end,
+  array(select jsonb_array_elements_text(c.ahead -> 'tables')),
+  c.keys
+) as r on true
+
+-- read_ahead --
+-- One statement, so that the stamp and the rows are of one moment.
+select s.*, r.* from ({stamp}) as s cross join ({rows}) as r
 
 -- is_retry_due --
 select mirror.is_retry_due()
@@ -128,38 +144,26 @@ from mirror.retries
 where unclaimed and id = any(array(select id from claimed))
 order by lane, id
 
--- note_claim --
--- Committed before the claimed events are read, so that it survives a worker that crashes on them.
--- It does not wait for the disk: a crash of the server ends the claim and the note alike.
-begin;
-set local synchronous_commit = off;
-insert into mirror.claims (id, events) values ({note}, {ids}::text::bigint[]) on conflict do nothing;
-commit
-
--- delete_claim_note --
-delete from mirror.claims where id = {}
-
--- delete_claim_notes --
-delete from mirror.claims where id = any(%s)
-
--- find_suspects --
--- Events that an earlier claim noted and this claim could lock: the worker of that claim is gone.
--- `claim_events` may have seen a note that was older than its locks, so this asks again under the
--- locks. A note that was withdrawn meanwhile is gone by now; one that the hint missed is found by
--- the next claim.
-select id, array(select unnest(events) intersect select unnest(%(claimed)s::bigint[]))
-from mirror.claims
-where events && %(claimed)s::bigint[]
-
--- remove_suspects_from_notes --
--- The suspects move to the retries. Returns the notes that name no other event.
-with kept as (
-  update mirror.claims
-  set events = array(select unnest(events) except select unnest(%(suspects)s::bigint[]))
-  where id = any(%(notes)s::uuid[])
-  returning id, events
+-- release_events --
+-- Events whose claim was rolled back although its worker lives. Written anew, their rows no longer bear
+-- the mark (`xmax`) by which a claim takes a worker for crashed. Events that another worker has claimed
+-- meanwhile are its own. As in `read_claimed_events`, no plan depends on statistics.
+with released as materialized (select unnest({ids}::text::bigint[]) as id),
+waiting as (
+  select ctid from mirror.outbox
+  where lane in (0, 1) and transaction_id between {oldest} and {newest}
+    and (id in (select id from released)) is true
+  for update skip locked
+),
+set_apart as (
+  select ctid from mirror.retries
+  where unclaimed and id = any(array(select id from released))
+  for update skip locked
+),
+anew as (
+  update mirror.retries set unclaimed = true where ctid = any(array(select ctid from set_apart))
 )
-select id from kept where events = '{}'
+update mirror.outbox set lane = lane where ctid = any(array(select ctid from waiting))
 
 -- record_event --
 -- It goes on where an event of so many seconds stopped.
@@ -596,11 +600,19 @@ select jsonb_build_object(
   ),
   'reconciling', (select holder from mirror.leases where name = 'reconcile' and expires_at > now()),
   'claims', (
-    select to_jsonb(c)
+    select jsonb_build_object(
+      'claims', count(*), 'events', coalesce(sum(c.events), 0),
+      -- Null where the host hides other roles' sessions.
+      'oldest_seconds', extract(epoch from now() - min(c.began_at))::float8
+    )
     from (
-      select count(*) as claims, coalesce(sum(cardinality(events)), 0) as events,
-        extract(epoch from now() - min(claimed_at))::float8 as oldest_seconds
-      from mirror.claims
+      select o.events, (
+        select min(a.xact_start) from pg_stat_activity as a where a.backend_xid = o.xmax
+      ) as began_at
+      from (
+        select xmax, count(*) as events from mirror.outbox where xmax <> 0 group by xmax
+      ) as o
+      where mirror.transaction_status(o.xmax) = 'in progress'
     ) as c
   ),
   'last_run', (
@@ -719,8 +731,8 @@ select mapping, reference, key, case when lane = 0 then 'revocation' else 'grant
     then greatest(extract(epoch from due_at - now()), 0)::float8 end
 from (
   select id, mapping, reference, key, lane, recorded_at,
-    case when exists (select from mirror.claims as c where o.id = any(c.events))
-      then 'claimed' else 'waiting' end as state,
+    case when mirror.transaction_status(xmax) = 'in progress' then 'claimed' else 'waiting' end
+      as state,
     0 as attempts, 0 as deaths, null as error, null::timestamptz as due_at
   from mirror.outbox as o
   union all
@@ -736,15 +748,15 @@ order by state
 -- The events about these keys and scopes. A worker has deleted its claimed events in a transaction
 -- that is still open, so they are visible here.
 select e.id, e.mapping, e.reference, e.key, e.lane, e.age, e.attempts, e.error, e.buried,
-  exists (select from mirror.claims as c where e.id = any(c.events)) as claimed
+  coalesce(mirror.transaction_status(e.xmax) = 'in progress', false) as claimed
 from (
   select id, mapping, reference, key, lane,
     extract(epoch from now() - recorded_at)::float8 as age, 0 as attempts,
-    null as error, false as buried
+    null as error, false as buried, xmax
   from mirror.outbox
   union all
   select id, mapping, reference, key, lane,
-    extract(epoch from now() - recorded_at)::float8, attempts, error, buried_at is not null
+    extract(epoch from now() - recorded_at)::float8, attempts, error, buried_at is not null, null
   from mirror.retries
 ) as e
 join unnest(%s::text[], %s::text[], %s::text[]) as w (mapping, reference, key)

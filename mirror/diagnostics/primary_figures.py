@@ -46,13 +46,13 @@ class SetApart:
 
 @dataclass(frozen=True)
 class Claims:
-    """The notes of claims in progress, or of claims whose worker crashed."""
+    """The claims in progress."""
 
     claims: int
     events: int
     """How many events they hold."""
     oldest_seconds: float | None
-    """Age of the oldest note; None if there is none."""
+    """Age of the oldest; None if there is none, or if the host hides when it began."""
 
 
 @dataclass(frozen=True)

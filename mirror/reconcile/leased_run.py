@@ -50,7 +50,7 @@ def reconcile(
     """
     if options.dry_run:
         return ReconcileRun(drain, options, throttle, progress=progress, sleep=sleep).run()
-    database = drain.queue.notes
+    database = drain.queue.beside
     lease = Lease(database)
     while not lease.take():
         if not wait:
@@ -95,7 +95,7 @@ def run_reconcile(
         MirrorError: the error that ended the run.
     """
     throttle = Throttle(
-        drain.queue.notes,
+        drain.queue.beside,
         backlog=settings.reconcile_backlog,
         latency_seconds=settings.reconcile_latency_seconds,
     )

@@ -115,7 +115,7 @@ class ReconcileRun:
         if not options.dry_run and options.since_key is None:
             whole = {part.mapping for part in self.report.mappings if part.in_line}
             compared = {name: each for name, each in structures.items() if name in whole}
-            note_structures(self.drain.queue.notes, compared)
+            note_structures(self.drain.queue.beside, compared)
         if self._verifies_everything:
             stamp = self.drain.source.propose_step()
             self.drain.target.step(stamp, {}, verified=began_at)

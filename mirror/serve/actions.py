@@ -105,7 +105,7 @@ def _chosen(visit: Visit, queue: Queue) -> list[int]:
     number = form.get("event", "")
     event = int(number) if number.isdecimal() and len(number) < _DIGITS else None
     found = read_buried_ids(
-        queue.notes, event=event, mapping=form.get("mapping", ""), digest=form.get("cause", "")
+        queue.beside, event=event, mapping=form.get("mapping", ""), digest=form.get("cause", "")
     )
     if not found:
         raise UsageError("nothing was done: no such event is dead any more.")

@@ -6,19 +6,18 @@ the worker crashes, the rollback makes them wait again.
 A claim holds groups of events, not events: the keys of a group travel as texts from the outbox to
 the query that reads their rows. A worker reads single events only where it has to work on each.
 
-An event may itself cause the crash, so a second connection commits a note of the claim before the
-events are processed. A later claim that can lock an event with a note knows that the worker of the
-noted claim is gone: it sets the event apart (`mirror.sync.retries`), as it does with events that
-fail.
+An event may itself cause the crash. The row of an event keeps the id of the transaction that
+deleted it last (`xmax`), also if that was rolled back. So a later claim sees that a worker claimed
+the event and is gone: it sets the event apart (`mirror.sync.retries`), as it does with events that
+fail. A worker that lives and gives events back writes their rows anew, without that id.
 """
 
 import time
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Final
-from uuid import UUID, uuid4
+from typing import Any, Final
 
 from psycopg import sql
 
@@ -42,13 +41,16 @@ _MOST_IDS: Final = 20
 _SMALL_SECONDS: Final = 10.0
 _SMALL_PART: Final = 4
 
+# No wait for the disk: if the server crashes, the events are only delivered again.
+_END: Final = (sql.SQL("set local synchronous_commit = off"), sql.SQL("commit"))
+
 MAX_PARTS: Final = 4
-"""Keys with more parts are not passed on as texts; `mirror.claim_groups` returns so many arrays."""
+"""Keys with more parts do not travel as texts: `mirror.claim_waiting` returns so many arrays."""
 
 
 @dataclass(frozen=True)
 class EventGroup:
-    """Claimed events of one mapping, as `mirror.claim_groups` returns them."""
+    """Claimed events of one mapping, as `mirror.claim_waiting` returns them."""
 
     mapping: str
     scopes: bool
@@ -69,6 +71,11 @@ class EventGroup:
     """The seconds since the start of the transaction that recorded each: likewise."""
     keys: list[str]
     """For each of the first `MAX_PARTS` parts, that part of every key: an array literal."""
+    suspects: str | None
+    """Those of the ids that a worker may have crashed on: likewise; None if there are none."""
+
+
+_GROUP_FIELDS: Final = len(fields(EventGroup))
 
 
 class Claim:
@@ -77,14 +84,15 @@ class Claim:
     def __init__(
         self,
         queue: "Queue",
+        taken: list[EventGroup],
         groups: list[EventGroup],
         *,
         began: float,
         full: bool,
-        left_out: int = 0,
+        ahead: Sequence[Any] | None,
     ) -> None:
         self._queue = queue
-        self._note = uuid4()
+        self._taken = taken
         self._began = began
         self._claimed = groups
         self._events: list[ClaimedEvent] = []
@@ -94,8 +102,10 @@ class Claim:
         """The events that nothing has been read of. Empty after a worker crashed on one of them."""
         self.full = full
         """More events may be waiting."""
-        self.left_out = left_out
+        self.left_out = _count(taken) - _count(groups)
         """Events that this claim sets apart for workers that know their mappings."""
+        self.ahead = ahead
+        """The rows of all events, as `mirror.read_ahead` returns them; None: they were not read."""
 
     def __len__(self) -> int:
         """Return the number of events."""
@@ -113,17 +123,6 @@ class Claim:
         """All events, revocations first; each access reads them from the outbox."""
         return self.read(self.groups)
 
-    @property
-    def note(self) -> sql.Composed:
-        """Statements that commit the note of this claim; running them again changes nothing.
-
-        They run first on the connection that reads the rows of the events.
-        """
-        ids = [group.ids[1:-1] for group in self.groups] + [str(event.id) for event in self._events]
-        return sql.SQL(statement("note_claim")).format(
-            note=sql.Literal(self._note), ids=sql.Literal("{" + ",".join(ids) + "}")
-        )
-
     def acknowledge(
         self,
         failed: Iterable[Failed] = (),
@@ -140,7 +139,7 @@ class Claim:
             self._queue.retries.set_apart(each.event, attempts=int(each.alone), error=each.error)
             self._apart.add(each.event.id)
         self._queue.record(continuations, self._age if continuations else 0.0)
-        self._queue.end(self._note, later=later)
+        self._queue.end(self._taken, later=later)
         seconds = time.monotonic() - self._began
         for group in self._claimed:
             self._queue.history.add(
@@ -171,8 +170,15 @@ class Claim:
 
     def set_suspects_apart(self) -> None:
         """Set events apart whose earlier worker crashed; the others belong to no group then."""
-        events, self.groups = self.events, []
-        suspects = self._queue.find_suspects([event.id for event in events])
+        suspects = {
+            int(number)
+            for group in self.groups
+            if group.suspects is not None
+            for number in group.suspects[1:-1].split(",")
+        }
+        if not suspects:
+            return
+        events, self.groups, self.ahead = self.events, [], None
         for event in events:
             if event.id in suspects:
                 self._queue.retries.set_apart(event, attempts=0, error=None)
@@ -182,22 +188,20 @@ class Claim:
 
     def release(self) -> None:
         """Roll back: the events wait again, without a failed attempt."""
-        # The note goes first. Beside events that are free again, it would mean a crashed worker.
-        self._queue.withdraw_notes(self._note)
-        self._queue.claims.rollback()
+        self._queue.release(self._taken)
 
 
 class Queue:
     """The outbox as a worker uses it, over two connections to the primary.
 
-    `claims` has the open transaction of a claim. `notes` commits what must survive a rollback of
+    `claims` has the open transaction of a claim. `beside` commits what must survive a rollback of
     the claim.
     """
 
     def __init__(
         self,
         claims: Database,
-        notes: Database,
+        beside: Database,
         *,
         max_attempts: int = 5,
         retry_seconds: float = 1.0,
@@ -206,7 +210,7 @@ class Queue:
         revocations: int = 0,
     ) -> None:
         self.claims = claims
-        self.notes = notes
+        self.beside = beside
         self.retries = Retries(
             claims,
             max_attempts=max_attempts,
@@ -223,9 +227,10 @@ class Queue:
         self._origin: int | None = None
         """The lowest transaction id whose change is being applied; events that are recorded
         meanwhile continue it."""
-        self._withdrawn: set[UUID] = set()
-        self._unsettled: UUID | None = None
-        """The note of a claim whose commit was left for later."""
+        self._unsettled: list[EventGroup] = []
+        """The events of a claim whose commit was left for later."""
+        self._released: list[EventGroup] = []
+        """Events of claims that were rolled back, until their rows are written anew."""
         self.retry_due = False
         """Whether an event was due for a retry at the last claim."""
         self._heartbeat = Heartbeat("drain")
@@ -246,17 +251,21 @@ class Queue:
             self._give_back()
         finally:
             self.claims.close()
-            self.notes.close()
+            self.beside.close()
             self._floor.reset()
 
-    def claim(self, limit: int, known: Collection[str] | None = None) -> Claim | None:
+    def claim(
+        self, limit: int, known: Collection[str] | None = None, ahead: str | None = None
+    ) -> Claim | None:
         """Claim up to `limit` waiting events, revocations first; None if no event is waiting.
 
         Claims fewer for some seconds after a revocation, so that the next one does not wait long.
         Events whose worker crashed are set apart, and so are those of mappings that are not `known`
-        (None: all are), so a claim may hold no events.
+        (None: all are), so a claim may hold no events. `ahead`: the queries that read rows within
+        the claim (`mirror.sync.read_ahead`).
         """
-        self.withdraw_notes()
+        self.release()
+        every: list[EventGroup] = []
         if self._heartbeat.due:
             self.settle()
             self._heartbeat.beat(self.claims)
@@ -270,16 +279,18 @@ class Queue:
                 limit = max(1, limit // _SMALL_PART)
             few = max(1, limit // 10)
             rows, ((self.retry_due,),) = self.claims.begin(
-                _claiming(self._floor.value, limit, few, None if known is None else tuple(known)),
+                _claiming(
+                    self._floor.value, limit, few, None if known is None else tuple(known), ahead
+                ),
                 sql.SQL(statement("is_retry_due")),
-                ending=() if self._unsettled is None else _ending(self._unsettled),
+                ending=_END if self._unsettled else (),
                 idle_seconds=self.idle_seconds,
             )
-            self._unsettled = None
+            self._unsettled = []
             if not rows:
                 self.claims.rollback()
                 return None
-            every = [EventGroup(*group) for *group, _ in rows]
+            every = [EventGroup(*row[:_GROUP_FIELDS]) for row in rows]
             self._origin = min(group.origin for group in every)
             count, grants = _count(every), sum(group.grants for group in every)
             if grants < count:
@@ -289,50 +300,67 @@ class Queue:
             self._claimed += count
             full = count >= limit or (grants == few and grants < count)
             groups = [group for group in every if known is None or group.mapping in known]
-            left_out = count - _count(groups)
-            claim = Claim(self, groups, began=began, full=full, left_out=left_out)
-            *_, noted = rows[0]
-            if noted:
-                claim.set_suspects_apart()
+            read = rows[0][_GROUP_FIELDS:]
+            ahead = None if read[0] is None else read
+            claim = Claim(self, every, groups, began=began, full=full, ahead=ahead)
+            claim.set_suspects_apart()
         except BaseException:
             self._give_back()
+            self.release(every)
             self.claims.rollback()
             raise
         else:
             return claim
 
-    def end(self, note: UUID, *, later: bool) -> None:
-        """Commit the open claim with this note, at once or `later`."""
+    def end(self, groups: list[EventGroup], *, later: bool) -> None:
+        """Commit the open claim of these events, at once or `later`."""
         if later:
-            self._unsettled = note
+            self._unsettled = groups
         else:
-            self.claims.together(*_ending(note))
+            self.claims.together(*_END)
 
     def settle(self) -> None:
         """Commit the claim whose commit was left for later, if there is one."""
-        if self._unsettled is None:
+        if not self._unsettled:
             return
         try:
-            self.claims.together(*_ending(self._unsettled))
+            self.claims.together(*_END)
         except BaseException:
             self._give_back()
             raise
-        self._unsettled = None
+        self._unsettled = []
 
     def _give_back(self) -> None:
         """Roll back the claim whose commit was left for later; see `Claim.release`."""
-        note, self._unsettled = self._unsettled, None
-        if note is None:
-            return
-        try:
-            self.withdraw_notes(note)
-        finally:
+        groups, self._unsettled = self._unsettled, []
+        if groups:
+            self.release(groups)
+
+    def release(self, groups: Sequence[EventGroup] = ()) -> None:
+        """Roll back the claim of these events, so that no later claim takes its worker for crashed.
+
+        If the primary does not answer, the next claim begins with that.
+        """
+        if groups:
+            self._released += groups
             self.claims.rollback()
+        if not self._released:
+            return
+        with suppress(Transient):
+            self.beside.together(
+                *(
+                    sql.SQL(statement("release_events")).format(
+                        ids=sql.Literal(_innocent(group)), oldest=group.oldest, newest=group.newest
+                    )
+                    for group in self._released
+                )
+            )
+            self._released = []
 
     def read_events(self, groups: Sequence[EventGroup]) -> list[ClaimedEvent]:
         """Return the claimed events of some groups.
 
-        `notes` reads them: the transaction of `claims` has deleted them, and no other sees that.
+        `beside` reads them: the transaction of `claims` has deleted them, and no other sees that.
         """
         if not groups:
             return []
@@ -341,38 +369,16 @@ class Queue:
             "newest": max(group.newest for group in groups),
             "ids": "{" + ",".join(group.ids[1:-1] for group in groups) + "}",
         }
-        rows = self.notes.execute(statement("read_claimed_events"), parameters)
+        rows = self.beside.execute(statement("read_claimed_events"), parameters)
         return [claimed_event(row) for row in rows]
-
-    def find_suspects(self, claimed: list[int]) -> set[int]:
-        """Return the events whose earlier worker crashed, and remove them from its notes."""
-        found = self.claims.execute(statement("find_suspects"), {"claimed": claimed})
-        suspects = {event for _, events in found for event in events}
-        if suspects:
-            parameters = {"suspects": sorted(suspects), "notes": [note for note, _ in found]}
-            emptied = self.claims.execute(statement("remove_suspects_from_notes"), parameters)
-            self.claims.execute(statement("delete_claim_notes"), [[note for (note,) in emptied]])
-        return suspects
 
     def keep_alive(self) -> None:
         """Run a statement, so that the server does not end the claim's transaction as idle."""
         self.claims.execute("select 1")
 
-    def withdraw_notes(self, *notes: UUID) -> None:
-        """Delete the notes of claims that ended although their worker lives.
-
-        If the primary does not answer, they are deleted before the next claim.
-        """
-        self._withdrawn.update(notes)
-        if not self._withdrawn:
-            return
-        with suppress(Transient):
-            self.notes.execute(statement("delete_claim_notes"), [list(self._withdrawn)])
-            self._withdrawn.clear()
-
     def read_pair(self) -> Pair:
         """Return the primary's last step."""
-        return read_pair(self.notes)
+        return read_pair(self.beside)
 
     def announce(self, events: Sequence[Event]) -> None:
         """Record events at once, even if the claim is rolled back later.
@@ -389,7 +395,7 @@ class Queue:
                 "key": list(event.key),
                 "origin": self._origin,
             }
-            self.notes.execute(statement("announce_event"), parameters)
+            self.beside.execute(statement("announce_event"), parameters)
 
     def record(self, events: Sequence[Event], age: float = 0.0) -> None:
         """Record events in the claim's transaction; they continue one that is `age` seconds old."""
@@ -419,25 +425,26 @@ class Queue:
 
 
 @lru_cache(maxsize=16)
-def _claiming(floor: int, limit: int, few: int, known: tuple[str, ...] | None) -> sql.SQL:
+def _claiming(
+    floor: int, limit: int, few: int, known: tuple[str, ...] | None, ahead: str | None
+) -> sql.SQL:
     """Return the statement that claims events, as one text: to compose it takes longer."""
     composed = sql.SQL(statement("claim_events")).format(
         floor=sql.Literal(floor),
         limit=sql.Literal(limit),
         few=sql.Literal(few),
         known=sql.Literal(None if known is None else list(known)),
+        ahead=sql.Literal(ahead),
     )
     return sql.SQL(composed.as_string(None))
 
 
-def _ending(note: UUID) -> Sequence[sql.Composable]:
-    """Return the statements that commit a claim and delete its note."""
-    return (
-        sql.SQL(statement("delete_claim_note")).format(sql.Literal(note)),
-        # No wait for the disk: if the server crashes, the events are only delivered again.
-        sql.SQL("set local synchronous_commit = off"),
-        sql.SQL("commit"),
-    )
+def _innocent(group: EventGroup) -> str:
+    """Return the ids of a group's events without those that a worker may have crashed on."""
+    if group.suspects is None:
+        return group.ids
+    suspects = set(group.suspects[1:-1].split(","))
+    return "{" + ",".join(x for x in group.ids[1:-1].split(",") if x not in suspects) + "}"
 
 
 def _count(groups: Iterable[EventGroup]) -> int:

@@ -181,7 +181,6 @@ class Database:
         self,
         *first: sql.Composable,
         ending: Sequence[sql.Composable] = (),
-        before: Sequence[sql.Composable] = (),
         mode: str = "",
         idle_seconds: float = 60,
         timeout_factor: int = 1,
@@ -189,10 +188,9 @@ class Database:
     ) -> list[list[Any]]:
         """Begin a transaction, and return the rows of each statement that returns rows.
 
-        One round trip sends the statements `ending`, which end the transaction that is open, or
-        those `before` (transactions of their own), BEGIN with `mode` after it, and the statements
-        `first` of the new transaction. `timeout_factor` multiplies the statement timeout; as many
-        as `slow` of the statements may take that long.
+        One round trip sends the statements `ending`, which end the transaction that is open, BEGIN
+        with `mode` after it, and the statements `first` of the new transaction. `timeout_factor`
+        multiplies the statement timeout; as many as `slow` of the statements may take that long.
 
         A transaction that is open without statements to end it is a bug in the caller. PostgreSQL
         would only warn, and the next commit would end both.
@@ -203,7 +201,6 @@ class Database:
             raise Transient(f"{self.role}: the connection was in use; it has been closed")
         _, *found = self.together(
             *ending,
-            *before,
             _begin(mode, self.statement_seconds * timeout_factor, idle_seconds),
             *first,
             timeout_factor=timeout_factor * slow,

@@ -26,6 +26,7 @@ from mirror.model.registry import Registry
 from mirror.sync.claims import MAX_PARTS, Claim, EventGroup, Queue
 from mirror.sync.isolation import Isolating
 from mirror.sync.known_mappings import KnownMappings
+from mirror.sync.read_ahead import ReadAhead
 from mirror.sync.retries import WORKER_DIED, Attempt, Failed
 from mirror.sync.snapshot import Source
 from mirror.sync.stepping import Stepping
@@ -80,6 +81,7 @@ class Drain(Isolating):
             idle_seconds=fresh_seconds,
         )
         self._known = KnownMappings(registry, target)
+        self._ahead = ReadAhead(registry, source)
 
     def close(self) -> None:
         """Close every connection; the next use opens others."""
@@ -145,7 +147,7 @@ class Drain(Isolating):
     def once(self, *, settle: bool = True) -> DrainResult:
         """Claim and apply one batch of events; `settle` False leaves its commit to the caller."""
         self.announced = False
-        claim = self.queue.claim(self.batch_size, self._known.names())
+        claim = self.queue.claim(self.batch_size, self._known.names(), self._ahead.request())
         if claim is None:
             return DrainResult()
         started = time.monotonic()
@@ -184,13 +186,14 @@ class Drain(Isolating):
 
         Returns continuations, and the events that failed with their errors.
         """
+        read = self._ahead.reading(claim)
         # Looked up once: the time of a mapping must not end in between.
         errors = {group.mapping: self._parked_error(group.mapping) for group in claim.groups}
         groups = [group for group in claim.groups if errors[group.mapping] is None]
         parked = [group for group in claim.groups if errors[group.mapping] is not None]
         plain = [group for group in groups if self._is_plain(group)]
         others = claim.read([group for group in groups if group not in plain])
-        continuations, failed = self._isolate(others, claim.note, until=until)
+        continuations, failed = self._isolate(others, until=until)
         failed += [
             Failed(event, error)
             for event in (claim.read(parked) if parked else [])
@@ -200,16 +203,16 @@ class Drain(Isolating):
             try:
                 continuations += self.pass_on(
                     [(self.registry[group.mapping], group.keys[: group.parts]) for group in plain],
-                    claim.note,
+                    read=read if plain == claim.groups else None,
                 )
             except (*ISOLATED, TooOld, Halted) as error:
                 # A sync pass names the mapping that cannot be read, and reads again what was read
                 # too early. A batch that is slow or refused would fail again as a whole.
                 events = claim.read(plain)
                 if isinstance(error, Rejected | TooSlow) and len(events) > 1:
-                    rest, rest_failed = self._halve(events, claim.note, error, until=until)
+                    rest, rest_failed = self._halve(events, error, until=until)
                 else:
-                    rest, rest_failed = self._isolate(events, claim.note, until=until)
+                    rest, rest_failed = self._isolate(events, until=until)
                 continuations, failed = continuations + rest, failed + rest_failed
         return continuations, failed
 

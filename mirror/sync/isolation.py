@@ -6,8 +6,6 @@ withheld; or it is set apart (`mirror.sync.retries`).
 
 import time
 
-from psycopg import sql
-
 from mirror.capture.outbox import Event
 from mirror.errors import MirrorError, UnreadableMapping
 from mirror.model.mapping import EVERYTHING
@@ -36,7 +34,7 @@ class Isolating(Syncer):
         """By mapping: until when its events are not attempted, and why."""
 
     def _isolate(
-        self, events: list[ClaimedEvent], note: sql.Composed, *, until: float
+        self, events: list[ClaimedEvent], *, until: float
     ) -> tuple[list[Event], list[Failed]]:
         """Apply events; after a failure, halve them until the failing event is alone.
 
@@ -46,20 +44,19 @@ class Isolating(Syncer):
             return [], []
         try:
             apply = self.sync if len(events) > 1 else self.sync_alone
-            return apply(events, note), []
+            return apply(events), []
         except ISOLATED as error:
             if isinstance(error, UnreadableMapping) and any(
                 event.mapping == error.mapping for event in events
             ):
-                return self._leave_out(error, events, note, until=until)
+                return self._leave_out(error, events, until=until)
             if len(events) == 1:
                 return self._set_apart(events[0], error)
-            return self._halve(events, note, error, until=until)
+            return self._halve(events, error, until=until)
 
     def _halve(
         self,
         events: list[ClaimedEvent],
-        note: sql.Composed,
         error: MirrorError,
         *,
         until: float,
@@ -70,22 +67,21 @@ class Isolating(Syncer):
         # The failure may have taken long.
         self.queue.keep_alive()
         middle = len(events) // 2
-        first, first_failed = self._isolate(events[:middle], note, until=until)
-        second, second_failed = self._isolate(events[middle:], note, until=until)
+        first, first_failed = self._isolate(events[:middle], until=until)
+        second, second_failed = self._isolate(events[middle:], until=until)
         return first + second, first_failed + second_failed
 
     def _leave_out(
         self,
         error: UnreadableMapping,
         events: list[ClaimedEvent],
-        note: sql.Composed,
         *,
         until: float,
     ) -> tuple[list[Event], list[Failed]]:
         """Apply the events of other mappings than the unreadable one; return as `_isolate` does."""
         self._parked[error.mapping] = (time.monotonic() + _PARKED_SECONDS, error)
         others = [event for event in events if event.mapping != error.mapping]
-        continuations, failed = self._isolate(others, note, until=until)
+        continuations, failed = self._isolate(others, until=until)
         return continuations, failed + [
             Failed(event, error) for event in events if event.mapping == error.mapping
         ]

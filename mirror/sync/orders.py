@@ -18,13 +18,13 @@ _ALIVE_SECONDS: Final = 120.0
 
 def retry(queue: Queue, ids: list[int] | None) -> list[int]:
     """Make buried events (None: all of them) due now, with all attempts again; return their ids."""
-    rows = queue.notes.execute(statement("retry_buried"), [ids, ids])
+    rows = queue.beside.execute(statement("retry_buried"), [ids, ids])
     return [row[0] for row in rows]
 
 
 def discard(queue: Queue, ids: list[int]) -> None:
     """Delete events that are set apart; their keys stay in the target as they are."""
-    queue.notes.execute(statement("delete_retries"), {"ids": ids})
+    queue.beside.execute(statement("delete_retries"), {"ids": ids})
 
 
 def set_apart(queue: Queue, ids: list[int] | None) -> list[tuple[int, str, str]]:
@@ -34,7 +34,7 @@ def set_apart(queue: Queue, ids: list[int] | None) -> list[tuple[int, str, str]]
     """
     return [
         (id_, f"{mapping} {reference or ''}({', '.join(map(str, key))})", error)
-        for id_, mapping, reference, key, error in queue.notes.execute(
+        for id_, mapping, reference, key, error in queue.beside.execute(
             statement("read_set_apart"), [ids, ids]
         )
     ]
@@ -68,7 +68,7 @@ def check_no_worker(queue: Queue) -> None:
     Raises:
         UsageError: a worker has been at work within the last two minutes.
     """
-    found = queue.notes.execute(statement("read_heartbeat"), ["drain"])
+    found = queue.beside.execute(statement("read_heartbeat"), ["drain"])
     if found and found[0][0] < _ALIVE_SECONDS:
         raise UsageError(
             f"a worker was at work {found[0][0]:.0f} s ago, maybe with another target. Stop the "

@@ -98,6 +98,14 @@ class RowQueries:
             self._json[mapping.name] = sql.SQL(query.as_string(None))
         return self._json[mapping.name], {f"k{i}": array for i, array in enumerate(keys)}
 
+    def as_prepared(self, mapping: Mapping) -> str:
+        """Return the query of `as_json` as a text with parameters: `$1` for the first array."""
+        query, _ = self.as_json(mapping, [])
+        # As the driver fills in parameters, which are doubled percent signs, too.
+        return query.as_string(None) % {
+            f"k{number}": f"${number + 1}" for number in range(len(mapping.key))
+        }
+
     def _joined(self, mapping: Mapping, *, expired: bool) -> dict[str, sql.Composable]:
         """Return the parts of a query that joins rows `q` to keys `k`.
 

@@ -53,6 +53,10 @@ class Stamp:
     """That of the server's log, which changes with a fail-over. Known only to a proposed step."""
 
 
+Reading = tuple[Stamp, list[JsonRows]]
+"""Rows at one moment, as the primary printed them, with their stamp."""
+
+
 class Snapshot:
     """The primary's rows at one moment. Valid only inside `Source.snapshot()`."""
 
@@ -135,8 +139,8 @@ def _two_rows(mapping: Mapping) -> Rejected:
 class Source:
     """The primary as the drain reads it, over a connection of its own.
 
-    A read cannot share the claim's transaction, which began too early: the read must see changes
-    that committed before the claim.
+    Reads of several statements cannot share the claim's transaction: each of them would see another
+    moment. What one statement reads can (`mirror.sync.read_ahead`).
     """
 
     def __init__(self, database: Database, *, idle_seconds: float = 60.0) -> None:
@@ -150,25 +154,21 @@ class Source:
         self.database.close()
 
     @contextmanager
-    def snapshot(self, *before: sql.Composable, narrowed: str | None = None) -> Iterator[Snapshot]:
+    def snapshot(self, *, narrowed: str | None = None) -> Iterator[Snapshot]:
         """Yield a snapshot in a REPEATABLE READ, READ ONLY transaction.
 
-        The round trip that begins it also runs the statements `before`, as transactions of their
-        own. In rows of the mapping `narrowed`, the descriptive columns are NULL.
+        In rows of the mapping `narrowed`, the descriptive columns are NULL.
         """
         queries = self.desired if narrowed is None else RowQueries(narrowed)
         with self.database.ending():
-            ((row,),) = self._begin(before)
+            ((row,),) = self._begin()
             yield Snapshot(self.database, queries, self._stamp(row))
 
-    def read_json(
-        self, groups: Sequence[tuple[Mapping, Sequence[str | list[str]]]], *before: sql.Composable
-    ) -> tuple[Stamp, list[JsonRows]]:
+    def read_json(self, groups: Sequence[tuple[Mapping, Sequence[str | list[str]]]]) -> Reading:
         """Return the rows of some keys at one moment, as JSON texts, with their stamp.
 
         Each group is a mapping and, for each of its key columns, the values of all keys: a list, or
-        an array literal. One round trip does everything: the statements `before` as transactions of
-        their own, then the snapshot from its beginning to its end.
+        an array literal. One round trip does everything, from the snapshot's beginning to its end.
 
         Raises:
             Rejected: a key has another type than declared, or its mapping yields two rows for it.
@@ -178,7 +178,7 @@ class Source:
                 self.database.bound(*self.desired.as_json(mapping, keys))
                 for mapping, keys in groups
             ]
-            (row,), *found = self._begin(before, *reads, sql.SQL("commit"))
+            (row,), *found = self._begin(*reads, sql.SQL("commit"))
         except BaseException as error:
             goes_on = self.database.goes_on
             self.database.rollback()
@@ -196,12 +196,18 @@ class Source:
             rows.append(JsonRows(mapping, printed, deleted))
         return self._stamp(row), rows
 
-    def _begin(self, before: Sequence[sql.Composable], *first: sql.Composable) -> list[list[Any]]:
+    def reading(self, mapping: Mapping, row: Sequence[Any]) -> Reading | None:
+        """Return what a claim has read ahead of one mapping; None if a key has two rows."""
+        *stamp, printed, deleted, two_rows = row
+        if two_rows:
+            return None
+        return self._stamp(stamp), [JsonRows(mapping, printed, deleted)]
+
+    def _begin(self, *first: sql.Composable) -> list[list[Any]]:
         """Begin a snapshot; return the row of its stamp, and the rows of the statements `first`."""
         return self.database.begin(
             sql.SQL(statement("read_stamp")),
             *first,
-            before=before,
             mode="isolation level repeatable read read only",
             idle_seconds=self.idle_seconds,
             # The last one is COMMIT.
@@ -234,7 +240,7 @@ class Source:
         """
         return Look(*self.database.execute(statement("look"), {"floor": floor})[0])
 
-    def _stamp(self, row: tuple[Any, ...]) -> Stamp:
+    def _stamp(self, row: Sequence[Any]) -> Stamp:
         fence, epoch, system, timeline, name, *pair = row
         if epoch is None:
             raise NotMigrated("primary: mirror.state is empty; run `mirror migrate primary`")

@@ -6,8 +6,6 @@ It knows nothing about claims and retries: what fails is the caller's concern.
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from psycopg import sql
-
 from mirror.capture.outbox import Event, Lane
 from mirror.errors import (
     InvalidKey,
@@ -24,7 +22,7 @@ from mirror.errors.unforeseen import explained
 from mirror.model.mapping import Mapping
 from mirror.model.registry import Registry
 from mirror.sync.claims import Queue
-from mirror.sync.snapshot import Snapshot, Source, Stamp
+from mirror.sync.snapshot import Reading, Snapshot, Source, Stamp
 from mirror.sync.sync_pass import (
     MappingKey,
     PendingKeys,
@@ -69,16 +67,16 @@ class Syncer:
     def sync(
         self,
         events: Iterable[Event],
-        *before: sql.Composed,
+        *,
         batch_size: int | None = None,
         narrowed: str | None = None,
     ) -> list[Event]:
         """Apply events; return events to continue with. The arguments are those of `sync_keys`."""
         with explained(TooOld):
             pending = pending_keys(self.registry, events)
-            return self.sync_keys(pending, *before, batch_size=batch_size, narrowed=narrowed)
+            return self.sync_keys(pending, batch_size=batch_size, narrowed=narrowed)
 
-    def sync_alone(self, events: Sequence[Event], *before: sql.Composed) -> list[Event]:
+    def sync_alone(self, events: Sequence[Event]) -> list[Event]:
         """Apply the only one of `events`; in smaller batches if it needs more than a call may hold.
 
         The batch size limits the keys on a scope's page, and the children that are sent along with
@@ -87,7 +85,7 @@ class Syncer:
         size = self.batch_size
         while True:
             try:
-                return self.sync(events, *before, batch_size=size)
+                return self.sync(events, batch_size=size)
             except TooLarge:
                 if size == 1:
                     raise
@@ -107,19 +105,22 @@ class Syncer:
                 size = _SLOW_EVENT_BATCH
 
     def pass_on(
-        self, keys: Sequence[tuple[Mapping, Sequence[str | list[str]]]], *before: sql.Composed
+        self,
+        keys: Sequence[tuple[Mapping, Sequence[str | list[str]]]],
+        *,
+        read: Reading | None = None,
     ) -> list[Event]:
         """Carry the rows of keys, as the primary prints them, to the target, unread.
 
         `keys` has, for each mapping and each of its key columns, the values of all keys: a list, or
-        an array literal. A sync pass takes the keys that the target refuses. Returns events to
-        continue with.
+        an array literal. `read`: their rows, if the claim has read them; None: they are read now.
+        A sync pass takes the keys that the target refuses. Returns events to continue with.
 
         Raises:
             TooOld: the target forgets what happened at the time of the read.
         """
         with explained(TooOld):
-            self.stamp, rows = self.source.read_json(keys, *before)
+            self.stamp, rows = self.source.read_json(keys) if read is None else read
             answers = self.target.apply(self.stamp, rows)
         refused = PendingKeys()
         for name, answer in answers.items():
@@ -136,17 +137,16 @@ class Syncer:
     def sync_keys(
         self,
         pending: PendingKeys,
-        *before: sql.Composed,
+        *,
         batch_size: int | None = None,
         newest_fence: int = 0,
         narrowed: str | None = None,
     ) -> list[Event]:
         """Bring keys and scopes up to date; return events to continue with.
 
-        The statements `before` run on the primary before any row is read. `batch_size` replaces the
-        syncer's own; with 0, children become events instead of being written. `newest_fence` is the
-        newest fence that the target is known to have. In rows of the mapping `narrowed`, the
-        descriptive columns are NULL.
+        `batch_size` replaces the syncer's own; with 0, children become events instead of being
+        written. `newest_fence` is the newest fence that the target is known to have. In rows of the
+        mapping `narrowed`, the descriptive columns are NULL.
 
         Raises:
             Transient: a database does not answer, or other workers were faster every time.
@@ -155,7 +155,7 @@ class Syncer:
         continuations: list[Event] = []
         size = self.batch_size if batch_size is None else batch_size
         for number in range(_MAX_PASSES):
-            with self.source.snapshot(*before, narrowed=narrowed) as snapshot:
+            with self.source.snapshot(narrowed=narrowed) as snapshot:
                 self.stamp = snapshot.stamp
                 if snapshot.stamp.fence < newest_fence:
                     raise WentBack(

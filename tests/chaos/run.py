@@ -21,7 +21,6 @@ _WRITERS = 3
 _LEFT = (
     "select 'outbox', mapping, '' from mirror.outbox"
     " union all select 'retries', mapping, error from mirror.retries"
-    " union all select 'claims', '', '' from mirror.claims"
 )
 
 
@@ -90,7 +89,7 @@ def _check_end(plan: Plan, servers: Servers, way: Way, report: Report) -> None:
         counts = {name: len(rows) for name, rows in found.items() if rows}
         report.violated("equality", f"{way}: rows differ: {counts}")
     with closing(build_drain(servers.settings(), registry)) as drain:
-        throttle = Throttle(drain.queue.notes, backlog=10**9, latency_seconds=60)
+        throttle = Throttle(drain.queue.beside, backlog=10**9, latency_seconds=60)
         compared = reconcile(drain, Options(dry_run=True, grace_seconds=0.0), throttle)
     if compared.outcome != "in line":
         report.violated("equality", f"{way}: a reconcile finds: {compared.outcome}")

@@ -154,7 +154,7 @@ class Pair:
     def reconcile(self, registry: Registry, **options: Any) -> str:
         """Compare both sides and repair; return the outcome. `options` are the run's."""
         with closing(build_drain(self.settings, registry)) as drain:
-            throttle = Throttle(drain.queue.notes, backlog=10**9, latency_seconds=60)
+            throttle = Throttle(drain.queue.beside, backlog=10**9, latency_seconds=60)
             return reconcile(drain, Options(grace_seconds=0.0, **options), throttle).outcome
 
     def altered(self, registry: Registry) -> dict[str, list[str]]:

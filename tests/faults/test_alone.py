@@ -265,7 +265,7 @@ def test_the_end_of_a_tasks_time_blames_no_event(
     def end(*_: object) -> None:
         raise SoftTimeLimitExceeded
 
-    monkeypatch.setattr(Source, "read_json", end)
+    monkeypatch.setattr(drain.target, "apply", end)
     revoke(primary, member)
     with pytest.raises(SoftTimeLimitExceeded):
         drain.run()

@@ -64,7 +64,7 @@ def without_the_rule(drain: Drain) -> Iterator[None]:
     """Let a worker claim every event."""
     claim = drain.queue.claim
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(drain.queue, "claim", lambda limit, _: claim(limit))
+        patch.setattr(drain.queue, "claim", lambda limit, *_: claim(limit))
         yield
 
 

@@ -39,9 +39,10 @@ def pages_read(queue: Queue, floor: int, known: Sequence[str] = ("users",)) -> i
         limit=sql.Literal(500),
         few=sql.Literal(50),
         known=sql.Literal(list(known)),
+        ahead=sql.NULL,
     )
     explain = sql.SQL("explain (analyze, buffers, format json) ") + claim
-    ((plan,),) = queue.notes.execute(explain)
+    ((plan,),) = queue.beside.execute(explain)
     top: dict[str, int] = plan[0]["Plan"]
     return top["Shared Hit Blocks"] + top["Shared Read Blocks"]
 
@@ -97,7 +98,7 @@ def test_a_floor_rises_among_many_events_too(primary: TestDatabase, queue: Queue
     """The floor is at the first of them."""
     for _ in range(2):
         record(primary, "users", str(uuid4()), lane=1)
-    floor = Floor(queue.notes)
+    floor = Floor(queue.beside)
     floor.advance()
     first = primary.value("select min(transaction_id) from mirror.outbox")
     assert floor.value == first
@@ -134,7 +135,7 @@ def test_reading_events_parses_their_ids_once(primary: TestDatabase, queue: Queu
     for statistics in ("", "analyze mirror.outbox"):
         if statistics:
             primary.query(statistics)
-        plan = queue.notes.execute("explain " + statement("read_claimed_events"), parameters)
+        plan = queue.beside.execute("explain " + statement("read_claimed_events"), parameters)
         lines = [line for (line,) in plan]
         assert not any("Filter:" in line and "{1,2,3}" in line for line in lines)
         assert any("hashed SubPlan" in line for line in lines)

@@ -2,14 +2,12 @@
 
 import threading
 from collections.abc import Callable
-from typing import Any
 from uuid import uuid4
 
 import pytest
-from psycopg import sql
 from sqlalchemy.orm import Session
 
-from mirror.errors import Transient, Unreachable
+from mirror.errors import Transient
 from mirror.settings import Settings
 from mirror.sync.connections import Database
 from mirror.sync.drain import Drain
@@ -118,28 +116,6 @@ def test_scopes_of_a_parent_that_is_refused_do_not_multiply(
         primary.query("update mirror.retries set due_at = now() where buried_at is null")
     assert primary.value("select count(*) from mirror.outbox") == 0
     assert primary.value("select count(*) from mirror.retries") < 60
-
-
-def test_a_claim_note_with_a_lost_answer_blames_no_event(
-    primary: TestDatabase, drain: Drain, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The note was committed, but its worker did not get the answer."""
-    record(primary, "users", uuid4())
-    together = Database.together
-
-    def lost(self: Database, *statements: sql.Composable, **limits: Any) -> list[list[Any]]:
-        found = together(self, *statements, **limits)
-        if "insert into mirror.claims" in str(statements):
-            raise Unreachable("primary: no answer")
-        return found
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Database, "together", lost)
-        with pytest.raises(Unreachable):
-            drain.run()
-    assert drain.run().failed == 0
-    assert primary.value("select count(*) from mirror.retries") == 0
-    assert primary.value("select count(*) from mirror.claims") == 0
 
 
 def test_an_outage_during_a_retry_does_not_count_as_a_crash(

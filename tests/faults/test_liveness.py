@@ -123,7 +123,7 @@ class Pair:
         """Make both sides hold one group with one seat, and nothing else."""
         self.primary.query("truncate groups, seats; insert into groups values (7, 'seven', '7')")
         self.primary.query("insert into seats values (7, 'ann', 1, '2026-01-01', 'red')")
-        self.primary.query("truncate mirror.outbox, mirror.retries, mirror.claims")
+        self.primary.query("truncate mirror.outbox, mirror.retries")
         self.target.query(
             "truncate groups, seats, mirror.ledger_groups, mirror.ledger_seats, mirror.scopes,"
             " mirror.withheld"

@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -15,6 +14,7 @@ from mirror.sync.drain import Drain
 from tests.faults.tools import Intercepted, record
 from tests.support.databases import TestDatabase
 from tests.support.factories import MembershipFactory
+from tests.support.marks import claimed, suspected
 from tests.support.rest import both_transports
 from tests.support.waiting import until
 
@@ -252,7 +252,7 @@ def test_events_of_a_worker_that_was_killed_are_retried_alone(
     with start_worker(primary, target, good_members[0][0], "wait") as worker:
         assert worker.stdout is not None
         assert worker.stdout.readline() == "claimed\n"
-        assert primary.value("select cardinality(events) from mirror.claims") == 7
+        assert claimed(primary) == 7
         worker.kill()
     until(lambda: the_dead_workers_transaction_ended(primary))
     drain.target = spy = Intercepted(drain.target)
@@ -260,7 +260,6 @@ def test_events_of_a_worker_that_was_killed_are_retried_alone(
     assert (done.events, done.failed) == (7, 0)
     assert members(target) == 7
     assert retries(primary) == []
-    assert primary.value("select count(*) from mirror.claims") == 0
     calls = [str(call) for call in spy.calls]
     assert all(sum(member[0] in call for member in good_members) == 1 for call in calls)
 
@@ -290,35 +289,66 @@ def test_an_event_that_kills_every_worker_is_buried(
 def test_a_released_claim_is_not_taken_for_a_dead_workers(
     primary: TestDatabase, drain: Drain, make_drain: Callable[..., Drain]
 ) -> None:
-    """The next worker that claims its events finds no note of the claim."""
+    """The rows of its events bear no mark for the next worker that claims them."""
     record(primary, "users", uuid4())
     claim = drain.queue.claim(10)
     assert claim is not None
-    with drain.source.snapshot(claim.note):
-        assert primary.value("select cardinality(events) from mirror.claims") == 1
+    assert claimed(primary) == 1
     claim.release()
+    assert (claimed(primary), suspected(primary)) == (0, 0)
     again = make_drain().queue.claim(10)
     assert again is not None
     assert len(again.events) == 1
     again.release()
 
 
-def test_a_note_that_is_withdrawn_during_the_next_claim_blames_no_event(
-    primary: TestDatabase, drain: Drain, monkeypatch: pytest.MonkeyPatch
+def test_events_that_another_session_locked_are_not_taken_for_a_dead_workers(
+    primary: TestDatabase, drain: Drain
 ) -> None:
-    """Its worker releases the events; the next claim waited for them and has read the note."""
+    """A lock leaves its mark in a row, too, even after it has ended well."""
+    for _ in range(3):
+        record(primary, "users", uuid4())
+    primary.query("select from mirror.outbox for update")
+    primary.query("select from mirror.outbox for share")
+    assert drain.run().failed == 0
+    assert retries(primary) == []
+
+
+def test_a_claim_that_the_primary_could_not_take_back_is_no_crash(
+    primary: TestDatabase,
+    drain: Drain,
+    make_drain: Callable[..., Drain],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The rows of its events are written anew before the same worker's next claim."""
     record(primary, "users", uuid4())
-    primary.query(
-        "insert into mirror.claims (id, events)"
-        " select gen_random_uuid(), array_agg(id) from mirror.outbox"
-    )
-    begin = drain.queue.claims.begin
+    claim = drain.queue.claim(10)
+    assert claim is not None
 
-    def overtaken(*arguments: Any, **options: Any) -> Any:
-        found = begin(*arguments, **options)
-        primary.query("delete from mirror.claims")
-        return found
+    def away(*_: object) -> None:
+        raise Unreachable("primary: no answer")
 
-    monkeypatch.setattr(drain.queue.claims, "begin", overtaken)
-    assert drain.once().events == 1
-    assert primary.value("select count(*) from mirror.retries") == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(drain.queue.beside, "together", away)
+        claim.release()
+    assert suspected(primary) == 1
+    again = drain.queue.claim(10)
+    assert again is not None
+    assert len(again.events) == 1
+    again.release()
+
+
+def test_what_a_worker_has_claimed_of_another_meanwhile_stays_claimed(
+    primary: TestDatabase, drain: Drain, make_drain: Callable[..., Drain]
+) -> None:
+    """The first worker writes the rows of its events anew, and waits for none."""
+    record(primary, "users", uuid4())
+    first = drain.queue.claim(10)
+    assert first is not None
+    drain.queue.claims.rollback()
+    second = make_drain().queue.claim(10)
+    assert second is not None
+    first.release()
+    assert claimed(primary) == 1
+    second.acknowledge()
+    assert primary.value("select count(*) from mirror.outbox") == 0

@@ -26,7 +26,7 @@ def test_references_that_only_the_ledger_keeps_are_compared(
     ):
         teams_primary.query(statement)
     options = Options(grace_seconds=0)
-    throttle = Throttle(teams_drain.queue.notes, backlog=10**9, latency_seconds=60)
+    throttle = Throttle(teams_drain.queue.beside, backlog=10**9, latency_seconds=60)
     assert run(teams_drain, options, throttle).outcome == "repaired"
     assert teams_target.query("select id from documents") == [(1,)]
     assert run(teams_drain, options, throttle).outcome == "in line"

@@ -118,7 +118,7 @@ def test_a_transaction_that_is_held_open_is_found(clinic: DoctorPair) -> None:
     with psycopg.connect(clinic.primary.url) as holding:
         holding.execute("select 1")
         assert clinic.codes(Limits(open_seconds=0)) == []
-        holding.execute("insert into mirror.claims (id, events) values (gen_random_uuid(), '{}')")
+        holding.execute("insert into mirror.heartbeats (name) values ('held')")
         (found,) = clinic.diagnose(Limits(open_seconds=0)).findings
         assert found.code == "transaction-open"
         assert f"pg_terminate_backend({holding.info.backend_pid})" in found.remedy

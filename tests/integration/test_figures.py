@@ -84,7 +84,6 @@ def test_a_claim_in_progress_is_counted_and_its_events_still_wait(
     with closing(build_queue(settings)) as queue:
         claim = queue.claim(10)
         assert claim is not None
-        queue.notes.together(claim.note)
         found = of_primary(read())
         assert (found.claims.claims, found.claims.events) == (1, 2)
         assert found.claims.oldest_seconds is not None
@@ -190,7 +189,7 @@ def test_a_part_that_does_not_answer_is_unknown_and_never_well(
     assert "hunter2" not in str(printed)
 
 
-@pytest.mark.parametrize("table", ["outbox", "claims", "retries", "runs", "heartbeats"])
+@pytest.mark.parametrize("table", ["outbox", "retries", "runs", "heartbeats"])
 def test_a_figure_whose_table_is_missing_is_unknown(
     primary: TestDatabase, read: Read, table: str
 ) -> None:

@@ -397,7 +397,7 @@ def test_an_event_that_was_given_up_ends_the_wait(
     assert str(spoilt.id) not in str(error)
     # An operator has repaired the cause.
     target.query("drop index spoilt")
-    drain.queue.notes.execute("update mirror.retries set buried_at = null, due_at = now()")
+    drain.queue.beside.execute("update mirror.retries set buried_at = null, due_at = now()")
     assert waits(receipt)
     drain.run()
     assert not waits(receipt)

@@ -355,7 +355,7 @@ def test_on_two_servers_the_difference_is_found_and_gone_after_its_repair(
         found = found_by(comparison, source)
         assert {(place, int(number)) for place, number in found} == expected
 
-    throttle = Throttle(drain.queue.notes, backlog=10**9, latency_seconds=60)
+    throttle = Throttle(drain.queue.beside, backlog=10**9, latency_seconds=60)
     options = Options(grace_seconds=0, confirm=frozenset({"things"}))
     report = reconcile(drain, options, throttle)
     assert report.mappings[0].drifted == len(expected)

@@ -203,7 +203,7 @@ def test_expired_rows_do_not_count_as_deletes(
         " from generate_series(1, 300) as n"
     )
     drain = passes()
-    throttle = Throttle(drain.queue.notes, backlog=10**9, latency_seconds=60)
+    throttle = Throttle(drain.queue.beside, backlog=10**9, latency_seconds=60)
     assert run(drain, Options(grace_seconds=0), throttle).outcome == "repaired"
     # Time passes: the rows 1, 10 to 19 and 100 to 199 expire.
     for side in (primary, project):
@@ -229,7 +229,7 @@ def test_rows_that_expired_are_no_sign_of_a_primary_that_lost_its_rows(
 ) -> None:
     """Most of the target's rows have expired and few others are gone: less than half in all."""
     drain = passes()
-    throttle = Throttle(drain.queue.notes, backlog=10**9, latency_seconds=60)
+    throttle = Throttle(drain.queue.beside, backlog=10**9, latency_seconds=60)
     primary.query(
         "insert into passes select n::text, now() + interval '1 day' from generate_series(1, 700) n"
     )

@@ -29,7 +29,7 @@ Members = list[Membership]
 
 def unpaced(drain: Drain) -> Throttle:
     """Return a throttle that never pauses."""
-    return Throttle(drain.queue.notes, backlog=10**9, latency_seconds=60)
+    return Throttle(drain.queue.beside, backlog=10**9, latency_seconds=60)
 
 
 def key(member: Membership) -> tuple[str, str]:
@@ -260,7 +260,7 @@ def test_two_runs_at_once_are_one(
     primary: TestDatabase, members: Members, reconciler: Drain, reconcile: Reconciling
 ) -> None:
     """The second names the lease's holder, or waits for it; an expired lease stops no run."""
-    first = Lease(reconciler.queue.notes)
+    first = Lease(reconciler.queue.beside)
     assert first.take()
     with pytest.raises(AlreadyRunning, match=first.holder):
         reconcile()
@@ -286,9 +286,9 @@ def test_a_run_that_lost_its_lease_stops(
     primary: TestDatabase, target: TestDatabase, members: Members, reconciler: Drain
 ) -> None:
     """It hung until another run took the lease; both must not run together."""
-    lease = Lease(reconciler.queue.notes, seconds=0)
+    lease = Lease(reconciler.queue.beside, seconds=0)
     assert lease.take()
-    other = Lease(reconciler.queue.notes)
+    other = Lease(reconciler.queue.beside)
     assert not lease.held_by()
     assert other.take()
     with pytest.raises(Transient, match="reconciles now"):
@@ -446,14 +446,14 @@ def test_a_large_scope_that_waits_is_not_loaded_twice(
 def test_a_backlog_and_a_slow_target_pause_it(primary: TestDatabase, drain: Drain) -> None:
     """The pauses are limited; without workers a backlog would last for ever."""
     slept: list[float] = []
-    throttle = Throttle(drain.queue.notes, backlog=2, latency_seconds=1.0, sleep=slept.append)
+    throttle = Throttle(drain.queue.beside, backlog=2, latency_seconds=1.0, sleep=slept.append)
     throttle.tick(0.9)
     assert slept == []
     throttle.tick(3.0)
     assert slept == [3.0]
     for number in range(3):
         record(primary, "trips", number)
-    late = Throttle(drain.queue.notes, backlog=2, latency_seconds=1.0, sleep=slept.append)
+    late = Throttle(drain.queue.beside, backlog=2, latency_seconds=1.0, sleep=slept.append)
     late.tick()
     assert sum(slept) == pytest.approx(13.0)
     assert late.paused == pytest.approx(10.0)

@@ -33,7 +33,7 @@ def read(settings: Settings) -> Read:
 
 def load(drain: Drain) -> None:
     """Run a reconcile to its end."""
-    throttle = Throttle(drain.queue.notes, backlog=10**9, latency_seconds=60)
+    throttle = Throttle(drain.queue.beside, backlog=10**9, latency_seconds=60)
     reconcile(drain, Options(grace_seconds=0), throttle)
 
 

@@ -96,7 +96,7 @@ def test_what_an_earlier_version_left_is_mirrored_after_the_migration(
     with closing(build_drain(settings, registry)) as drain:
         done = drain.run()
         assert (done.events, done.failed) == (2, 0)
-        throttle = Throttle(drain.queue.notes, backlog=10**9, latency_seconds=60)
+        throttle = Throttle(drain.queue.beside, backlog=10**9, latency_seconds=60)
         assert reconcile(drain, Options(grace_seconds=0), throttle).outcome == "in line"
     members = "select array_agg(user_id order by user_id) from trip_memberships"
     assert old_target.value(members) == old_primary.value(members)

@@ -49,7 +49,7 @@ class InstalledModel:
 
     def reconcile(self, **options: Any) -> Report:
         """Compare both sides, repair the differences, and return the report."""
-        throttle = Throttle(self.drain.queue.notes, backlog=10**9, latency_seconds=60)
+        throttle = Throttle(self.drain.queue.beside, backlog=10**9, latency_seconds=60)
         chosen = Options(grace_seconds=0.0, keys=1000, **options)
         return reconcile(self.drain, chosen, throttle)
 

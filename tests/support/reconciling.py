@@ -27,7 +27,7 @@ def reconcile(reconciler: Drain) -> Reconciling:
 
     def reconcile(**options: object) -> Report:
         # No pause for waiting events: these tests are not about pauses.
-        throttle = Throttle(reconciler.queue.notes, backlog=10**9, latency_seconds=60)
+        throttle = Throttle(reconciler.queue.beside, backlog=10**9, latency_seconds=60)
         chosen = Options(**{"grace_seconds": 0.0, "keys": 1000, **options})  # type: ignore[arg-type]
         return run(reconciler, chosen, throttle)
 
