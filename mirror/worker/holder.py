@@ -6,7 +6,8 @@ only holder. It expires, so a process that dies or is stopped does not hold for 
 
 A holder hands over at the end of its work, when it leaves events for other workers, and when its
 drain takes long. Then rings publish messages again, and a ring that has come becomes a message: so
-another worker is never idle while a ring waits for a holder that hangs.
+another worker is never idle while a ring waits for a holder that hangs. A worker whose drains take
+long anyway holds only while it waits.
 """
 
 import threading
@@ -37,12 +38,12 @@ _BEGIN: Final = f"""
     redis.call('set', KEYS[3], ARGV[1], 'px', ARGV[2])
     return 1
 """
-# A message needs a worker that does not hold. A ring that is in the list then is one for the drain
-# that begins now.
+# Without milliseconds, the hold ends. It also does if there is a message, which needs a worker that
+# does not hold. A ring that is in the list then is one for the drain that begins now.
 _ACKNOWLEDGE: Final = """
     redis.call('del', KEYS[1])
     if redis.call('get', KEYS[3]) ~= ARGV[1] then return 0 end
-    if redis.call('llen', KEYS[2]) > 0 then
+    if ARGV[2] == '0' or redis.call('llen', KEYS[2]) > 0 then
       redis.call('del', KEYS[3], KEYS[4])
       return 0
     end
@@ -75,6 +76,13 @@ class _Hold:
     """When the last wait ended; None: one is in progress."""
 
 
+class _Last(threading.local):
+    """A thread's last drain. If it took long, the next one probably will: servers may be far."""
+
+    began = float("inf")
+    long = False
+
+
 class Holder:
     """A process whose threads can hold the doorbell, one at a time. Its children need their own.
 
@@ -95,14 +103,21 @@ class Holder:
         # Set while there is a hold, and shortly afterwards.
         self._holding = threading.Event()
         self._watcher: threading.Thread | None = None
+        self._last = _Last()
 
     def acknowledge(self) -> None:
-        """Say that a drain begins: what is recorded from now on rings again. A hold goes on."""
+        """Say that a drain begins: what is recorded from now on rings again.
+
+        A hold goes on, unless the thread's last drain took long.
+        """
+        self._last.began = time.monotonic()
         with self._lock:
             hold = self._own()
         if hold is None:
             acknowledge_ring(self._redis)
-        elif not self._eval(_ACKNOWLEDGE, hold.token, hold.milliseconds):
+            return
+        milliseconds = 0 if self._last.long else hold.milliseconds
+        if not self._eval(_ACKNOWLEDGE, hold.token, milliseconds):
             with self._lock:
                 # The watcher may have been first, and another thread may hold since then.
                 if self._hold is hold:
@@ -115,6 +130,7 @@ class Holder:
         Returns False at once if another worker holds, or if a message waits. If this process dies
         meanwhile, a ring that comes within `seconds` and one more waits for the next ring.
         """
+        self._last.long = time.monotonic() - self._last.began >= _LONG
         with self._lock:
             hold = self._own()
             if hold is not None:

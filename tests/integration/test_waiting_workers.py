@@ -179,6 +179,26 @@ def test_rings_for_a_holder_do_not_pile_up(
     assert client.llen(WOKEN) == 1
 
 
+def test_a_worker_whose_last_drain_took_long_does_not_hold_during_the_next(
+    one: Holder, client: redis.Redis, bell: Doorbell
+) -> None:
+    """That would probably take long, too, and other workers are idle."""
+    drains(one, bell)
+    # As if its drain had begun earlier.
+    one._last.began -= LONG
+    assert not one.wait(SHORT)
+    bell.ring()
+    assert one.wait(LONG)
+    one.acknowledge()
+    assert not client.exists(HOLDER)
+    bell.ring()
+    assert client.llen(QUEUE) == 1
+    # A drain that was short is over.
+    client.delete(QUEUE, KEY)
+    drains(one, bell)
+    assert client.exists(HOLDER)
+
+
 # One holder
 
 
