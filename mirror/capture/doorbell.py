@@ -1,8 +1,8 @@
 """Doorbell: wakes a drain after a commit, off the request path.
 
-To ring means to publish a Celery message without content, or to wake a worker that waits for a ring
-itself (`wait_for_ring`), without Celery. A key in Redis keeps the messages few:
-the process that sets the key publishes a message, and while the key exists, all others rely on that
+To ring means to publish a Celery message without content, or to wake a worker that holds the
+doorbell (`mirror.worker.holder`), without Celery. A key in Redis keeps the messages few: the
+process that sets the key publishes a message, and while the key exists, all others rely on that
 message. Redis does both at once, so a process that dies silences no other. The worker deletes the
 key before it claims events, so a change that commits after the claim always publishes another. A
 ring that fails is dropped: the events are in the outbox, and beat wakes a worker regularly.
@@ -41,32 +41,26 @@ log = logging.getLogger(__name__)
 TASK: Final = "mirror.drain"
 QUEUE: Final = "mirror"
 KEY: Final = "mirror:doorbell"
-_WAITING: Final = "mirror:waiting"
-_WOKEN: Final = "mirror:woken"
+HOLDER: Final = "mirror:waiting"
+"""The key that exists while a worker holds the doorbell."""
+WOKEN: Final = "mirror:woken"
+"""The list with the ring for this worker."""
 
-# The message first: if Redis refuses it, the key must not be set.
+# The message first: if Redis refuses it, the key must not be set. If no worker holds, a ring in the
+# list is that of a holder that died; then the message is for both.
 _RING: Final = """
-    if redis.call('exists', KEYS[1]) == 1 then return 0 end
-    if redis.call('exists', KEYS[3]) == 1 then
+    local held = redis.call('exists', KEYS[3]) == 1
+    local left = not held and redis.call('exists', KEYS[4]) == 1
+    if redis.call('exists', KEYS[1]) == 1 and not left then return 0 end
+    if held then
       redis.call('lpush', KEYS[4], '1')
+      redis.call('ltrim', KEYS[4], 0, 0)
     else
       redis.call('lpush', KEYS[2], ARGV[1])
+      redis.call('del', KEYS[4])
     end
     redis.call('set', KEYS[1], '1', 'px', ARGV[2])
     return 1
-"""
-# A ring that no worker has acknowledged, or any message, needs a worker that does not wait.
-_BEGIN_TO_WAIT: Final = """
-    if redis.call('exists', KEYS[1], KEYS[3]) > 0 or redis.call('llen', KEYS[2]) > 0 then
-      return 0
-    end
-    redis.call('set', KEYS[3], '1', 'px', ARGV[1])
-    return 1
-"""
-# A ring may have come after the worker had waited long enough.
-_END_WAITING: Final = """
-    redis.call('del', KEYS[1])
-    return redis.call('rpop', KEYS[2])
 """
 
 Mode = Literal["thread", "inline", "off"]
@@ -278,7 +272,7 @@ class _Ringer:
                 retry=Retry(NoBackoff(), 0),
             )
         quiet = int(self._settings.quiet_seconds * 1000)
-        self._redis.eval(_RING, 4, KEY, QUEUE, _WAITING, _WOKEN, _message(), quiet)
+        self._redis.eval(_RING, 4, KEY, QUEUE, HOLDER, WOKEN, message(), quiet)
 
     def _disconnect(self) -> None:
         broken, self._redis = self._redis, None
@@ -324,8 +318,8 @@ def _finish_in_children() -> None:
 atexit.register(_finish)
 
 
-def _message() -> str:
-    """Return a message of Celery's protocol 2 as kombu stores it in a list of Redis."""
+def message() -> str:
+    """Return a message for QUEUE: of Celery's protocol 2, as kombu stores it in a list of Redis."""
     task_id = str(uuid4())
     body = json.dumps([[], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}])
     return json.dumps(
@@ -360,23 +354,6 @@ def _message() -> str:
 def acknowledge_ring(client: redis.Redis) -> None:
     """Delete the doorbell's key, so that the next change publishes a message again."""
     client.delete(KEY)
-
-
-def wait_for_ring(client: redis.Redis, seconds: float) -> bool:
-    """Wait for a ring, at most `seconds`; return whether there was one. It publishes no message.
-
-    Returns False at once if another worker waits, or if a message does. If this process dies
-    meanwhile, a ring is lost that comes within the next `seconds` and one more.
-    """
-    expires = int((seconds + 1) * 1000)
-    if not client.eval(_BEGIN_TO_WAIT, 3, KEY, QUEUE, _WAITING, expires):
-        return False
-    rung = None
-    # Redis before version 6 refuses parts of a second. A ring that came meanwhile still counts.
-    with suppress(redis.RedisError):
-        rung = client.brpop([_WOKEN], seconds)
-    last = client.eval(_END_WAITING, 2, _WAITING, _WOKEN)
-    return rung is not None or last is not None
 
 
 def _seconds(variable: str, default: float) -> float:

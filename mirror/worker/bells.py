@@ -1,5 +1,6 @@
 """Bells: how a process of workers is woken, and how it wakes others when it leaves events."""
 
+import os
 import threading
 from functools import cached_property
 from typing import Protocol
@@ -9,13 +10,9 @@ import structlog
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from mirror.capture.doorbell import (
-    Doorbell,
-    DoorbellSettings,
-    acknowledge_ring,
-    wait_for_ring,
-)
+from mirror.capture.doorbell import Doorbell, DoorbellSettings
 from mirror.settings import Settings
+from mirror.worker.holder import Holder
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -24,7 +21,10 @@ class Bell(Protocol):
     """Wakes a drain."""
 
     def ring(self) -> None:
-        """Wake a drain soon; rings before the next `acknowledge` count as one."""
+        """Wake a drain soon, that of another worker if there is one.
+
+        Rings before the next `acknowledge` count as one.
+        """
 
     def acknowledge(self) -> None:
         """Say that a drain begins to look for events: what is recorded from now on rings again."""
@@ -32,12 +32,17 @@ class Bell(Protocol):
     def wait(self, seconds: float) -> bool:
         """Wait for a ring, at most `seconds`; return whether there was one."""
 
+    def hand_over(self) -> None:
+        """Say that the calling thread waits no more: rings are for others."""
+
 
 class RedisBell:
     """The doorbell in Redis, which Celery workers share."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        # One for each process id, because threads and locks do not survive a fork.
+        self._holders: dict[int, Holder] = {}
 
     @cached_property
     def _doorbell(self) -> Doorbell:
@@ -54,14 +59,24 @@ class RedisBell:
             retry=Retry(NoBackoff(), 0),
         )
 
+    @property
+    def _holder(self) -> Holder:
+        holder = self._holders.get(os.getpid())
+        if holder is None:
+            made = Holder(self._redis, self._doorbell.settings.quiet_seconds)
+            # setdefault is atomic, so concurrent threads share one holder.
+            holder = self._holders.setdefault(os.getpid(), made)
+        return holder
+
     def ring(self) -> None:
-        """Publish a message; another worker may take it."""
+        """Wake another worker. The calling thread hands over, or it would get the ring itself."""
+        self.hand_over()
         self._doorbell.ring()
 
     def acknowledge(self) -> None:
-        """Delete the key that suppresses messages. An error is logged, not raised."""
+        """Delete the key that suppresses rings. An error is logged, not raised."""
         try:
-            acknowledge_ring(self._redis)
+            self._holder.acknowledge()
         except redis.RedisError as error:
             # The doorbell then suppresses rings for some seconds; this drain and beat's next ring
             # take care of the events.
@@ -70,10 +85,18 @@ class RedisBell:
     def wait(self, seconds: float) -> bool:
         """Wait for a ring, at most `seconds`; return whether there was one for this process."""
         try:
-            return wait_for_ring(self._redis, seconds)
+            return self._holder.wait(seconds)
         except redis.RedisError:
             # The next drain says so.
             return False
+
+    def hand_over(self) -> None:
+        """End the hold of the calling thread, if it has one. A ring that has come is published."""
+        try:
+            self._holder.hand_over()
+        except redis.RedisError as error:
+            # The hold expires. A ring that has come waits for the next one, or for beat.
+            log.warning("doorbell not handed over", reason=type(error).__name__)
 
 
 class LocalBell:
@@ -93,3 +116,6 @@ class LocalBell:
     def wait(self, seconds: float) -> bool:
         """Wait for a ring, at most `seconds`; return whether there was one."""
         return self._rung.wait(seconds)
+
+    def hand_over(self) -> None:
+        """Do nothing: no other thread drains."""

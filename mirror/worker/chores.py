@@ -28,7 +28,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 # In seconds. Celery's parent process has to pass each message on, so a process that has found
 # events waits a moment for the next ring itself; but not for long, because other messages, such as
-# beat's, may wait for it.
+# beat's, may wait for it. Meanwhile it holds the doorbell (`mirror.worker.holder`).
 _MOMENT = 0.5
 _MOMENTS = 1.0
 
@@ -88,10 +88,13 @@ class Worker:
     def run_drains(self, *, from_beat: bool = False) -> None:
         """Run a drain, and if it finds events, one for each ring that follows within a moment."""
         end = time.monotonic() + _MOMENTS
-        if not self.run_drain(from_beat=from_beat):
-            return
-        while time.monotonic() < end and not self._stopping() and self.bell.wait(_MOMENT):
-            self.run_drain()
+        try:
+            rung = self.run_drain(from_beat=from_beat)
+            while rung and time.monotonic() < end and not self._stopping():
+                if rung := self.bell.wait(_MOMENT):
+                    self.run_drain()
+        finally:
+            self.bell.hand_over()
 
     def run_drain(self, *, from_beat: bool = False) -> bool:
         """Mirror the waiting events, until none is left or `drain_seconds` are over.
