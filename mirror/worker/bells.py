@@ -29,6 +29,9 @@ class Bell(Protocol):
     def acknowledge(self) -> None:
         """Say that a drain begins to look for events: what is recorded from now on rings again."""
 
+    def go_on(self) -> None:
+        """Say that the drain looks for events again, after a batch."""
+
     def wait(self, seconds: float) -> bool:
         """Wait for a ring, at most `seconds`; return whether there was one."""
 
@@ -82,6 +85,10 @@ class RedisBell:
             # take care of the events.
             log.warning("doorbell not answered", reason=type(error).__name__)
 
+    def go_on(self) -> None:
+        """Tell the holder that its batch did not hang."""
+        self._holder.go_on()
+
     def wait(self, seconds: float) -> bool:
         """Wait for a ring, at most `seconds`; return whether there was one for this process."""
         try:
@@ -112,6 +119,9 @@ class LocalBell:
     def acknowledge(self) -> None:
         """Forget the rings until now."""
         self._rung.clear()
+
+    def go_on(self) -> None:
+        """Do nothing: nobody else waits for this thread."""
 
     def wait(self, seconds: float) -> bool:
         """Wait for a ring, at most `seconds`; return whether there was one."""

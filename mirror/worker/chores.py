@@ -109,7 +109,7 @@ class Worker:
             done = self.drain.run(
                 seconds=self.settings.drain_seconds,
                 on_full_batch=self.bell.ring,
-                stopping=self._stopping,
+                stopping=self._end_of_batch,
             )
         except MirrorError as error:
             self._note_waiting(error)
@@ -123,6 +123,11 @@ class Worker:
             with suppress(Transient):
                 self._heartbeat.beat(self.drain.queue.claims)
         return found
+
+    def _end_of_batch(self) -> bool:
+        """Return whether the process is to end, so that the drain must not look for more events."""
+        self.bell.go_on()
+        return self._stopping()
 
     def _note_waiting(self, error: MirrorError | None) -> None:
         """Log why events wait, once for each reason, and once that they do not wait any more."""

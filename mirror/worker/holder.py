@@ -1,19 +1,19 @@
 """Holder: a worker that holds the doorbell gets the rings from Redis itself, without Celery.
 
-A thread of a worker begins to hold when it waits for a ring, and goes on while it drains for the
-ring: if another comes meanwhile, its next wait returns at once. A key in Redis has the token of the
-only holder. It expires, so a process that dies or is stopped does not hold for long.
+A thread of a worker begins to hold with a drain, if no other holds, and goes on while it waits for
+the next ring: one that comes during a drain ends the wait at once. A key in Redis has the token of
+the only holder. It expires, so a process that dies or is stopped does not hold for long.
 
-A holder hands over at the end of its work, when it leaves events for other workers, and when its
-drain takes long. Then rings publish messages again, and a ring that has come becomes a message: so
-another worker is never idle while a ring waits for a holder that hangs. A worker whose drains take
+A holder hands over at the end of its work, when it leaves events for other workers, and when a
+batch takes long. Then rings publish messages again, and a ring that has come becomes a message: so
+another worker is never idle while a ring waits for a holder that hangs. A worker whose batches take
 long anyway holds only while it waits.
 """
 
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from uuid import uuid4
 
@@ -21,12 +21,13 @@ import redis
 
 from mirror.capture.doorbell import HOLDER, KEY, QUEUE, WOKEN, acknowledge_ring, message
 
-# In seconds. A drain of a few events is shorter if the servers are near.
+# In seconds. A batch of a few events is shorter if the servers are near.
 _LONG: Final = 0.03
 # The watcher looks so often, so it hands over at most one step after _LONG.
 _STEP: Final = 0.02
-# A hold lasts for a whole wait, and so much longer.
-_SPARE: Final = 1.0
+# A hold expires so long after its last drain began: later than a drain and a wait end that are not
+# handed over.
+_EXPIRES_MS: Final = 1500
 
 _LEFT: Final = 2
 # If no worker holds, a ring in the list is that of a holder that died. A ring that no worker has
@@ -35,6 +36,15 @@ _BEGIN: Final = f"""
     if redis.call('exists', KEYS[3]) == 1 then return 0 end
     if redis.call('del', KEYS[4]) == 1 then return {_LEFT} end
     if redis.call('exists', KEYS[1]) == 1 or redis.call('llen', KEYS[2]) > 0 then return 0 end
+    redis.call('set', KEYS[3], ARGV[1], 'px', ARGV[2])
+    return 1
+"""
+# A ring that is in the list is one for the drain that begins now.
+_BEGIN_WITH_DRAIN: Final = """
+    redis.call('del', KEYS[1])
+    if redis.call('exists', KEYS[3]) == 1 then return 0 end
+    redis.call('del', KEYS[4])
+    if redis.call('llen', KEYS[2]) > 0 then return 0 end
     redis.call('set', KEYS[3], ARGV[1], 'px', ARGV[2])
     return 1
 """
@@ -68,16 +78,14 @@ _HAND_OVER: Final = """
 class _Hold:
     """A hold as the process knows it; in Redis it may have expired."""
 
-    token: str
     thread: int
-    milliseconds: int
-    """The hold expires so long after its beginning, or after its last acknowledgement."""
+    token: str = field(default_factory=lambda: str(uuid4()))
     busy_since: float | None = None
-    """When the last wait ended; None: one is in progress."""
+    """When the batch began, or the last wait ended; None: a wait is in progress."""
 
 
 class _Last(threading.local):
-    """A thread's last drain. If it took long, the next one probably will: servers may be far."""
+    """A thread's last batch. If it took long, the next one probably will: servers may be far."""
 
     began = float("inf")
     long = False
@@ -108,20 +116,36 @@ class Holder:
     def acknowledge(self) -> None:
         """Say that a drain begins: what is recorded from now on rings again.
 
-        A hold goes on, unless the thread's last drain took long.
+        A hold begins, or goes on, unless the thread's last batch took long.
         """
         self._last.began = time.monotonic()
         with self._lock:
             hold = self._own()
         if hold is None:
-            acknowledge_ring(self._redis)
-            return
-        milliseconds = 0 if self._last.long else hold.milliseconds
-        if not self._eval(_ACKNOWLEDGE, hold.token, milliseconds):
+            self._begin_with_drain()
+        elif not self._eval(_ACKNOWLEDGE, hold.token, 0 if self._last.long else _EXPIRES_MS):
             with self._lock:
                 # The watcher may have been first, and another thread may hold since then.
                 if self._hold is hold:
                     self._hold = None
+
+    def go_on(self) -> None:
+        """Say that the drain looks for events again, after a batch."""
+        self._time_batch()
+        self._last.began = time.monotonic()
+        with self._lock:
+            hold = self._own()
+            if hold is not None:
+                hold.busy_since = self._last.began
+
+    def _begin_with_drain(self) -> None:
+        # No hold without a watcher.
+        if self._last.long or not self._start_watcher():
+            acknowledge_ring(self._redis)
+            return
+        hold = _Hold(threading.get_ident(), busy_since=time.monotonic())
+        if self._eval(_BEGIN_WITH_DRAIN, hold.token, _EXPIRES_MS):
+            self._keep(hold)
 
     def wait(self, seconds: float) -> bool:
         """Wait for a ring, at most `seconds`; return whether there was one. It has no message.
@@ -130,22 +154,20 @@ class Holder:
         Returns False at once if another worker holds, or if a message waits. If this process dies
         meanwhile, a ring that comes within `seconds` and one more waits for the next ring.
         """
-        self._last.long = time.monotonic() - self._last.began >= _LONG
+        self._time_batch()
+        self._last.began = float("inf")
         with self._lock:
             hold = self._own()
             if hold is not None:
                 hold.busy_since = None
         if hold is None:
-            hold = _Hold(str(uuid4()), threading.get_ident(), int((seconds + _SPARE) * 1000))
-            # No hold without a watcher.
+            hold = _Hold(threading.get_ident())
             if not self._start_watcher():
                 return False
-            begun = self._eval(_BEGIN, hold.token, hold.milliseconds)
+            begun = self._eval(_BEGIN, hold.token, _EXPIRES_MS)
             if begun != 1:
                 return begun == _LEFT
-            with self._lock:
-                self._hold = hold
-                self._holding.set()
+            self._keep(hold)
         try:
             return self._redis.brpop([WOKEN], seconds) is not None
         except redis.ResponseError:
@@ -157,12 +179,22 @@ class Holder:
 
     def hand_over(self) -> None:
         """End the hold, if there is one; a ring that has come becomes a message."""
+        self._time_batch()
         with self._lock:
             hold = self._own()
             if hold is None:
                 return
             self._hold = None
         self._give(hold)
+
+    def _time_batch(self) -> None:
+        if self._last.began < float("inf"):
+            self._last.long = time.monotonic() - self._last.began >= _LONG
+
+    def _keep(self, hold: _Hold) -> None:
+        with self._lock:
+            self._hold = hold
+            self._holding.set()
 
     def _own(self) -> _Hold | None:
         """Return the hold if it is that of the calling thread, which has locked."""
@@ -191,7 +223,7 @@ class Holder:
             return True
 
     def _watch(self) -> None:
-        """Hand over whenever a thread that holds has drained for long. Costs nothing otherwise."""
+        """Hand over whenever a batch of a thread that holds takes long. Costs nothing otherwise."""
         while True:
             self._holding.wait()
             time.sleep(_STEP)
