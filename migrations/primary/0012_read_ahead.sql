@@ -61,6 +61,17 @@ language plpgsql set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set jit = off
 as $$
 begin
+  -- Most claims find nothing: the last one of each drain.
+  if not exists (
+      select from mirror.outbox as o where o.lane = 0 and o.transaction_id >= p_floor
+    )
+    and not exists (
+      select from mirror.outbox as o where o.lane = 1 and o.transaction_id >= p_floor
+    )
+    and not exists (select from mirror.retries as r where r.unclaimed)
+  then
+    return;
+  end if;
   return query
   with unclaimed as materialized (
     select u.ctid, u.xmax
@@ -160,6 +171,11 @@ $$;
 -- is returned either: the worker then reads in a transaction of its own, and finds out. In any case the
 -- read is rolled back, because the claim must not hold its locks: an ALTER TABLE would wait for them,
 -- and everybody else for that.
+--
+-- To plan the query takes longer than to run it, so the session keeps its plan, in a prepared statement
+-- that is found, or made, within this call: behind a pooler, the next one may have another session. A
+-- plan for small tables may read them from end to end, so the name of the statement has their sizes,
+-- as powers of ten.
 create or replace function mirror.read_ahead(p_query text, p_tables text[], p_keys text[])
 returns table (
   fence bigint, epoch integer, system bigint, timeline text, database text,
@@ -171,23 +187,76 @@ returns table (
 )
 language plpgsql strict
 as $$
+declare
+  sizes text;
+  plain boolean;
+  name text;
 begin
-  if exists (
-    select from pg_catalog.unnest(p_tables) as t (name)
-    left join pg_catalog.pg_class as c on c.oid operator(pg_catalog.=) pg_catalog.to_regclass(t.name)
-    where c.relkind is null or c.relkind not in ('r', 'p')
-  ) then
+  perform pg_catalog.set_config('transaction_read_only', 'on', true),
+    pg_catalog.set_config('plan_cache_mode', 'force_generic_plan', true);
+  select pg_catalog.bool_and(coalesce(c.relkind operator(pg_catalog.=) 'r', false)),
+    pg_catalog.string_agg(pg_catalog.length(pg_catalog.pg_relation_size(c.oid)::text)::text, '_')
+  into plain, sizes
+  from pg_catalog.unnest(p_tables) as t (name)
+  left join pg_catalog.pg_class as c on c.oid operator(pg_catalog.=) pg_catalog.to_regclass(t.name);
+  if plain is not true then
     return;
   end if;
-  perform pg_catalog.set_config('transaction_read_only', 'on', true);
-  execute p_query
-  into fence, epoch, system, timeline, database, step, token, base, acked, printed, deleted, two_rows
-  using p_keys[1], p_keys[2], p_keys[3], p_keys[4];
+  name := pg_catalog.concat_ws('_', 'mirror', pg_catalog.md5(p_query), sizes);
+  for attempt in 1..2 loop
+    begin
+      execute pg_catalog.format(
+        'execute %I (%L, %L, %L, %L)', name, p_keys[1], p_keys[2], p_keys[3], p_keys[4]
+      )
+      into fence, epoch, system, timeline, database, step, token, base, acked, printed, deleted,
+        two_rows;
+      exit;
+    exception when invalid_sql_statement_name then
+      execute pg_catalog.format('prepare %I (text, text, text, text) as %s', name, p_query);
+    end;
+  end loop;
   raise exception 'the rows are read' using errcode = 'MR099';
 exception
   when sqlstate 'MR099' then
     return next;
   when others or query_canceled then
     return;
+end
+$$;
+
+
+-- Claim events, and read their rows, if `p_ahead` has a query for them: by mapping, the query and the
+-- tables that it reads. Returns at least one row, for `retry_due`: whether an event that was set apart
+-- is due for its retry. A function, so that the server keeps the plan.
+create or replace function mirror.claim_and_read(
+  p_floor bigint, p_limit integer, p_few integer, p_known text[], p_ahead jsonb
+)
+returns table (
+  retry_due boolean,
+  -- As mirror.claim_waiting returns them; null: no event waits.
+  mapping text, scopes boolean, parts integer, revocations integer, grants integer,
+  oldest bigint, newest bigint, origin bigint, ids text, ages text, keys text[], suspects text,
+  -- As mirror.read_ahead returns them; null: the rows were not read.
+  fence bigint, epoch integer, system bigint, timeline text, database text,
+  step bigint, token text, base text, acked boolean, printed text, deleted text, two_rows boolean
+)
+language plpgsql
+as $$
+begin
+  return query
+  select mirror.is_retry_due(), c.mapping, c.scopes, c.parts, c.revocations, c.grants, c.oldest,
+    c.newest, c.origin, c.ids, c.ages, c.keys, c.suspects, r.*
+  from (values (1)) as one
+  left join (
+    select w.*, p_ahead operator(pg_catalog.->) w.mapping as ahead,
+      pg_catalog.count(*) over () as groups
+    from mirror.claim_waiting(p_floor, p_limit, p_few, p_known) as w
+  ) as c on true
+  left join lateral mirror.read_ahead(
+    case when c.groups operator(pg_catalog.=) 1 and not c.scopes
+      then c.ahead operator(pg_catalog.->>) 'query' end,
+    array(select pg_catalog.jsonb_array_elements_text(c.ahead operator(pg_catalog.->) 'tables')),
+    c.keys
+  ) as r on true;
 end
 $$;

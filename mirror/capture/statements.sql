@@ -107,26 +107,11 @@ select cast(mirror.still_waiting(cast(cast(:question as text) as jsonb)) as text
 -- ==== A worker claims events ====================================================================
 
 -- claim_events --
--- `ahead`: for some mappings, the query for their rows and the tables that it reads. It runs if all of
--- the claimed events are keys of that mapping.
-select c.mapping, c.scopes, c.parts, c.revocations, c.grants, c.oldest, c.newest, c.origin, c.ids, c.ages,
-  c.keys, c.suspects, r.*
-from (
-  select e.*, {ahead}::jsonb -> e.mapping as ahead, count(*) over () as groups
-  from mirror.claim_waiting({floor}, {limit}, {few}, {known}::text[]) as e
-) as c
-left join lateral mirror.read_ahead(
-  case when c.groups = 1 and not c.scopes then c.ahead ->> 'query' end,
-  array(select jsonb_array_elements_text(c.ahead -> 'tables')),
-  c.keys
-) as r on true
+select * from mirror.claim_and_read({floor}, {limit}, {few}, {known}::text[], {ahead}::jsonb)
 
 -- read_ahead --
 -- One statement, so that the stamp and the rows are of one moment.
 select s.*, r.* from ({stamp}) as s cross join ({rows}) as r
-
--- is_retry_due --
-select mirror.is_retry_due()
 
 -- read_claimed_events --
 -- Over another connection than the claim's: there, events that a claim has taken are still visible.

@@ -278,19 +278,19 @@ class Queue:
             if began < self._small_until:
                 limit = max(1, limit // _SMALL_PART)
             few = max(1, limit // 10)
-            rows, ((self.retry_due,),) = self.claims.begin(
+            (rows,) = self.claims.begin(
                 _claiming(
                     self._floor.value, limit, few, None if known is None else tuple(known), ahead
                 ),
-                sql.SQL(statement("is_retry_due")),
                 ending=_END if self._unsettled else (),
                 idle_seconds=self.idle_seconds,
             )
             self._unsettled = []
-            if not rows:
+            self.retry_due, mapping, *_ = rows[0]
+            if mapping is None:
                 self.claims.rollback()
                 return None
-            every = [EventGroup(*row[:_GROUP_FIELDS]) for row in rows]
+            every = [EventGroup(*row[1 : 1 + _GROUP_FIELDS]) for row in rows]
             self._origin = min(group.origin for group in every)
             count, grants = _count(every), sum(group.grants for group in every)
             if grants < count:
@@ -300,7 +300,7 @@ class Queue:
             self._claimed += count
             full = count >= limit or (grants == few and grants < count)
             groups = [group for group in every if known is None or group.mapping in known]
-            read = rows[0][_GROUP_FIELDS:]
+            read = rows[0][1 + _GROUP_FIELDS :]
             ahead = None if read[0] is None else read
             claim = Claim(self, every, groups, began=began, full=full, ahead=ahead)
             claim.set_suspects_apart()
