@@ -89,6 +89,8 @@ class _Last(threading.local):
 
     began = float("inf")
     long = False
+    acknowledged = False
+    """Whether the wait before it has acknowledged the ring."""
 
 
 class Holder:
@@ -119,15 +121,15 @@ class Holder:
         A hold begins, or goes on, unless the thread's last batch took long.
         """
         self._last.began = time.monotonic()
+        acknowledged, self._last.acknowledged = self._last.acknowledged, False
         with self._lock:
             hold = self._own()
+        if acknowledged and not (hold is not None and self._last.long):
+            return
         if hold is None:
             self._begin_with_drain()
         elif not self._eval(_ACKNOWLEDGE, hold.token, 0 if self._last.long else _EXPIRES_MS):
-            with self._lock:
-                # The watcher may have been first, and another thread may hold since then.
-                if self._hold is hold:
-                    self._hold = None
+            self._forget(hold)
 
     def go_on(self) -> None:
         """Say that the drain looks for events again, after a batch."""
@@ -168,14 +170,22 @@ class Holder:
             if begun != 1:
                 return begun == _LEFT
             self._keep(hold)
+        # Redis runs the second command when the first one has ended.
+        waiting = self._redis.pipeline(transaction=False)
+        waiting.brpop([WOKEN], seconds)
+        waiting.eval(_ACKNOWLEDGE, 4, KEY, QUEUE, HOLDER, WOKEN, hold.token, _EXPIRES_MS)
         try:
-            return self._redis.brpop([WOKEN], seconds) is not None
+            rung, kept = waiting.execute()
         except redis.ResponseError:
             # Redis before version 6 refuses parts of a second.
             return False
         finally:
             with self._lock:
                 hold.busy_since = time.monotonic()
+        if not kept:
+            self._forget(hold)
+        self._last.acknowledged = rung is not None
+        return self._last.acknowledged
 
     def hand_over(self) -> None:
         """End the hold, if there is one; a ring that has come becomes a message."""
@@ -195,6 +205,12 @@ class Holder:
         with self._lock:
             self._hold = hold
             self._holding.set()
+
+    def _forget(self, hold: _Hold) -> None:
+        with self._lock:
+            # The watcher may have been first, and another thread may hold since then.
+            if self._hold is hold:
+                self._hold = None
 
     def _own(self) -> _Hold | None:
         """Return the hold if it is that of the calling thread, which has locked."""

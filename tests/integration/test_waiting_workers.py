@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,7 +43,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Let no drain count as long, unless the test calls the returned function; no hold expires."""
     ordinary = holder._LONG
     monkeypatch.setattr(holder, "_LONG", LONG)
-    monkeypatch.setattr(holder, "_SPARE", LONG)
+    monkeypatch.setattr(holder, "_EXPIRES_MS", int(LONG * 1000))
     return lambda: monkeypatch.setattr(holder, "_LONG", ordinary)
 
 
@@ -125,6 +126,31 @@ def test_a_ring_wakes_the_worker_that_waits(
         bell.ring()
     assert answers == [True]
     assert client.llen(QUEUE) == 0
+
+
+def test_a_worker_holds_from_its_first_drain(
+    one: Holder, client: redis.Redis, bell: Doorbell
+) -> None:
+    """A message of Celery has woken it; the next ring needs none."""
+    bell.ring()
+    client.delete(QUEUE)
+    one.acknowledge()
+    bell.ring()
+    assert client.llen(QUEUE) == 0
+    assert one.wait(LONG)
+
+
+def test_a_ring_is_acknowledged_when_a_wait_takes_it(
+    one: Holder, client: redis.Redis, bell: Doorbell
+) -> None:
+    """That saves a round trip: the drain that follows asks Redis nothing."""
+    assert not one.wait(SHORT)
+    bell.ring()
+    assert one.wait(LONG)
+    assert not client.exists(KEY)
+    commands = int(client.info("stats")["total_commands_processed"])
+    one.acknowledge()
+    assert int(client.info("stats")["total_commands_processed"]) == commands + 1
 
 
 def test_a_ring_that_comes_while_a_holder_drains_is_for_its_next_wait(
@@ -294,8 +320,23 @@ def test_a_holder_whose_drain_hangs_hands_over(
     assert not one.wait(LONG)
     monkeypatch.setattr(holder, "_LONG", LONG)
     client.delete(QUEUE, KEY)
+    for holds in (False, True):
+        drains(one, bell)
+        assert client.exists(HOLDER) == holds
+
+
+def test_a_holder_whose_drain_goes_on_does_not_hand_over(
+    one: Holder, client: redis.Redis, bell: Doorbell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of its batches is short, and it looks for events again by itself."""
+    monkeypatch.setattr(holder, "_LONG", 1.0)
     drains(one, bell)
+    bell.ring()
+    begun = one._last.began
+    while time.monotonic() < begun + 1.5:
+        one.go_on()
     assert client.exists(HOLDER)
+    assert client.llen(QUEUE) == 0
 
 
 def test_a_holder_that_waits_long_does_not_hand_over(
@@ -413,7 +454,7 @@ import os, sys
 from mirror.settings import load_settings
 from mirror.worker import holder
 from mirror.worker.bells import RedisBell
-holder._LONG = holder._SPARE = 60
+holder._LONG, holder._EXPIRES_MS = 60, 60000
 bell = RedisBell(load_settings(redis_url=sys.argv[1]))
 assert not bell.wait(0.01)
 token = bell._redis.get("mirror:waiting")
@@ -455,7 +496,7 @@ def test_a_wait_that_redis_refuses_is_over(
             bell.ring()
         raise redis.ResponseError
 
-    monkeypatch.setattr(client, "brpop", refuse)
+    monkeypatch.setattr(redis.client.Pipeline, "execute", refuse)
     assert not one.wait(LONG)
     one.hand_over()
     assert client.llen(QUEUE) == rung
@@ -569,6 +610,13 @@ def test_a_ring_during_the_last_drain_becomes_a_message(
     assert not client.exists(HOLDER, WOKEN)
 
 
+def waits(worker: Worker) -> bool:
+    """Tell whether a worker waits for a ring."""
+    assert isinstance(worker.bell, RedisBell)
+    hold = worker.bell._holder._hold
+    return hold is not None and hold.busy_since is None
+
+
 @pytest.fixture
 def work(
     redis_server: RedisServer,
@@ -605,7 +653,7 @@ def work(
     add()
     working = threading.Thread(target=run)
     working.start()
-    until(lambda: client.exists(HOLDER))
+    until(lambda: waits(worker))
     yield add, stopping
     working.join(LONG)
 
