@@ -1,7 +1,7 @@
 """Bare chain: the steps that no mirror of this kind can leave out, for one mapping, without checks.
 
-It claims events in a transaction that stays open, commits a note of the claim, reads the rows in a
-snapshot that began later, writes ledger and rows in one durable transaction, and ends the claim.
+It claims events in a transaction that stays open, and reads their rows there in a statement that
+begins later; it writes ledger and rows in one durable transaction, and ends the claim.
 Statements are prepared, and those of a step go in one round trip, also where a pooler would not
 allow it. There are no scopes, parents, retries, withheld rows, pairs of databases, or time limits.
 The mirror's delay beyond it is the cost of its checks, and of working behind poolers.
@@ -37,18 +37,22 @@ create table public.bare_ledger (
 """
 
 _CLAIM = """
-delete from mirror.outbox where id in (
-  select id from mirror.outbox order by lane, id limit 500 for update skip locked
+with claimed as (
+  delete from mirror.outbox where id in (
+    select id from mirror.outbox order by lane, id limit 500 for update skip locked
+  )
+  returning key
 )
-returning id, key
+select count(*), set_config('bare.trips', coalesce(array_agg(key[1])::text, '{}'), true),
+  set_config('bare.users', coalesce(array_agg(key[2])::text, '{}'), true)
+from claimed
 """
-
-_NOTE = "insert into mirror.claims (id, events) values (gen_random_uuid(), %s) returning id"
 
 _READ = """
 select k.trip_id, k.user_id, m.role, m.status,
   pg_snapshot_xmin(pg_current_snapshot())::text::bigint, m.trip_id is not null
-from unnest(%s::uuid[], %s::uuid[]) as k (trip_id, user_id)
+from unnest(current_setting('bare.trips')::uuid[], current_setting('bare.users')::uuid[])
+  as k (trip_id, user_id)
 left join trip_memberships as m
   on m.trip_id = k.trip_id and m.user_id = k.user_id and m.deleted_at is null
 """
@@ -84,40 +88,28 @@ class BareChain:
         return _connect_to_primary(self._primary)
 
     @cached_property
-    def _source(self) -> Connection:
-        return _connect_to_primary(self._primary)
-
-    @cached_property
     def _written(self) -> Connection:
         return psycopg.connect(self._target, autocommit=True, prepare_threshold=0)
 
     def drain(self) -> None:
         """Carry the rows of all events to the target."""
-        note = None
+        claims = False
         while True:
             with self._claims.pipeline() as pipeline:
-                if note is not None:
-                    self._claims.execute("delete from mirror.claims where id = %s", [note])
+                if claims:
                     self._claims.execute("commit")
                     pipeline.sync()
                 self._claims.execute("begin")
                 claimed = self._claims.execute(_CLAIM)
-            events = claimed.fetchall()
-            if not events:
+                read = self._claims.execute(_READ)
+            ((events, *_),) = claimed.fetchall()
+            claims = bool(events)
+            if not claims:
                 self._claims.execute("rollback")
                 return
-            note = self._carry(events)
+            self._write(read.fetchall())
 
-    def _carry(self, events: list[tuple[object, ...]]) -> object:
-        """Carry the rows of some events to the target; return the id of the note."""
-        keys: list[list[str]] = [key for _, key in events]  # type: ignore[misc]  # it is text[]
-        with self._source.pipeline() as pipeline:
-            noted = self._source.execute(_NOTE, [[number for number, _ in events]])
-            pipeline.sync()
-            self._source.execute("begin isolation level repeatable read read only")
-            read = self._source.execute(_READ, [[key[0] for key in keys], [key[1] for key in keys]])
-            self._source.execute("commit")
-        rows = read.fetchall()
+    def _write(self, rows: list[tuple[object, ...]]) -> None:
         present, gone = [row for row in rows if row[5]], [row for row in rows if not row[5]]
         with self._written.pipeline():
             self._written.execute("begin")
@@ -127,8 +119,6 @@ class BareChain:
             if gone:
                 self._written.execute(_DELETE, _columns(gone, 0, 1))
             self._written.execute("commit")
-        ((note,),) = noted.fetchall()
-        return note
 
 
 def _columns(rows: list[tuple[object, ...]], *numbers: int) -> list[list[object]]:
