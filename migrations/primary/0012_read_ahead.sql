@@ -167,15 +167,15 @@ $$;
 --
 -- One statement reads all, so stamp and rows are of one snapshot, which began after the claim. A
 -- function that writes is refused, and what a view reads may be of another snapshot, if it calls a
--- volatile function; so nothing is read where one of `p_tables` is not a table. After any error nothing
+-- volatile function; so nothing is read where one of `p_tables` is no ordinary table. After any error nothing
 -- is returned either: the worker then reads in a transaction of its own, and finds out. In any case the
 -- read is rolled back, because the claim must not hold its locks: an ALTER TABLE would wait for them,
 -- and everybody else for that.
 --
 -- To plan the query takes longer than to run it, so the session keeps its plan, in a prepared statement
 -- that is found, or made, within this call: behind a pooler, the next one may have another session. A
--- plan for small tables may read them from end to end, so the name of the statement has their sizes,
--- as powers of ten.
+-- plan for small tables may read them from end to end, so the name of the statement depends on their
+-- sizes, too, as powers of ten.
 create or replace function mirror.read_ahead(p_query text, p_tables text[], p_keys text[])
 returns table (
   fence bigint, epoch integer, system bigint, timeline text, database text,
@@ -200,9 +200,9 @@ begin
   from pg_catalog.unnest(p_tables) as t (name)
   left join pg_catalog.pg_class as c on c.oid operator(pg_catalog.=) pg_catalog.to_regclass(t.name);
   if plain is not true then
-    return;
+    raise exception 'not only tables';
   end if;
-  name := pg_catalog.concat_ws('_', 'mirror', pg_catalog.md5(p_query), sizes);
+  name := pg_catalog.concat('mirror_', pg_catalog.md5(pg_catalog.concat(sizes, p_query)));
   for attempt in 1..2 loop
     begin
       execute pg_catalog.format(

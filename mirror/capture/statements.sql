@@ -130,9 +130,9 @@ where unclaimed and id = any(array(select id from claimed))
 order by lane, id
 
 -- release_events --
--- Events whose claim was rolled back although its worker lives. Written anew, their rows no longer bear
--- the mark (`xmax`) by which a claim takes a worker for crashed. Events that another worker has claimed
--- meanwhile are its own. As in `read_claimed_events`, no plan depends on statistics.
+-- Events whose claim was rolled back although its worker lives. Written anew, their rows no longer have
+-- the id (`xmax`) by which a claim takes a worker for crashed. Events that another worker has claimed
+-- meanwhile are left to it. As in `read_claimed_events`, no plan depends on statistics.
 with released as materialized (select unnest({ids}::text::bigint[]) as id),
 waiting as (
   select ctid from mirror.outbox

@@ -25,10 +25,10 @@ from mirror.devstack import PostgresCluster, RedisServer, prepare_cluster, prepa
 from mirror.schema.migrate import upgrade
 from mirror.settings import load_settings
 from tests.acceptance.conftest import Command, StartWorker
+from tests.support.claimed import suspected
 from tests.support.databases import TestDatabase
 from tests.support.factories import MembershipFactory
 from tests.support.forking import HOME
-from tests.support.marks import suspected
 from tests.support.transaction_pooler import TransactionPooler
 from tests.support.waiting import until
 

@@ -12,9 +12,9 @@ from examples.trip_chat import services
 from mirror import hooks
 from mirror.devstack import RedisServer
 from tests.acceptance.conftest import StartWorker
+from tests.support.claimed import suspected
 from tests.support.databases import TestDatabase
 from tests.support.factories import MembershipFactory, UserFactory
-from tests.support.marks import suspected
 from tests.support.waiting import until
 
 

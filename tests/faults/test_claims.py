@@ -19,9 +19,9 @@ from mirror.sync.deadlines import Connection
 from mirror.sync.drain import Drain
 from mirror.sync.retries import ClaimedEvent
 from tests.faults.tools import Intercepted, Running, record, rewrite
+from tests.support.claimed import claimed, suspected
 from tests.support.databases import TestDatabase
 from tests.support.factories import MembershipFactory
-from tests.support.marks import claimed, suspected
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from sqlalchemy.orm import Session
 from mirror.errors import Rejected, TooSlow, Unreachable
 from mirror.sync.drain import Drain
 from tests.faults.tools import Intercepted, record
+from tests.support.claimed import claimed, suspected
 from tests.support.databases import TestDatabase
 from tests.support.factories import MembershipFactory
-from tests.support.marks import claimed, suspected
 from tests.support.rest import both_transports
 from tests.support.waiting import until
 
@@ -289,7 +289,7 @@ def test_an_event_that_kills_every_worker_is_buried(
 def test_a_released_claim_is_not_taken_for_a_dead_workers(
     primary: TestDatabase, drain: Drain, make_drain: Callable[..., Drain]
 ) -> None:
-    """The rows of its events bear no mark for the next worker that claims them."""
+    """The next worker that claims its events finds nothing in their rows."""
     record(primary, "users", uuid4())
     claim = drain.queue.claim(10)
     assert claim is not None
@@ -305,7 +305,7 @@ def test_a_released_claim_is_not_taken_for_a_dead_workers(
 def test_events_that_another_session_locked_are_not_taken_for_a_dead_workers(
     primary: TestDatabase, drain: Drain
 ) -> None:
-    """A lock leaves its mark in a row, too, even after it has ended well."""
+    """A lock leaves its transaction's id in a row, too, even after it has ended well."""
     for _ in range(3):
         record(primary, "users", uuid4())
     primary.query("select from mirror.outbox for update")

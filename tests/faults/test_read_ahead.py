@@ -219,6 +219,7 @@ def test_only_tables_are_read_ahead(primary: TestDatabase, relation: str) -> Non
     with psycopg.connect(primary.url) as worker:
         assert worker.execute(AHEAD, [NOTHING, ["public.users"]]).fetchall() != []
         assert worker.execute(AHEAD, [NOTHING, ["public.users", relation]]).fetchall() == []
+        assert worker.execute("show transaction_read_only").fetchone() == ("off",)
 
 
 MEMBERS = table("members", column("id"), column("person"), column("role"))

@@ -38,6 +38,7 @@ PRIMARY_STEPS = [
     "0009_receipts",
     "0010_structures",
     "0011_history",
+    "0012_read_ahead",
 ]
 
 _numbers = itertools.count(1)
@@ -253,6 +254,7 @@ def test_migrations_run_over_asyncpg(backend: TestDatabase, project: TestDatabas
         "0009_receipts",
         "0010_structures",
         "0011_history",
+        "0012_read_ahead",
     ]
     assert run_in_transaction(backend, "asyncpg", upgrade) == []
     run_in_transaction(backend, "asyncpg", downgrade)

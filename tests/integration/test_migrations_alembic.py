@@ -114,6 +114,7 @@ def test_a_revision_installs_and_removes_the_outbox(
         ("0009_receipts",),
         ("0010_structures",),
         ("0011_history",),
+        ("0012_read_ahead",),
     ]
 
     command.downgrade(alembic, "a1")

@@ -1,4 +1,4 @@
-"""Marks: the ids of transactions that claims leave in the rows of waiting events."""
+"""Claimed: the waiting events that a claim holds, or that a claim of a crashed worker has held."""
 
 from tests.support.databases import TestDatabase
 
