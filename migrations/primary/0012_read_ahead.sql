@@ -19,7 +19,8 @@ begin
   end if;
   return pg_xact_status((present - behind)::text::xid8);
 exception when invalid_parameter_value then
-  -- It is in the future, so this was the id of a group of transactions that share the row.
+  -- It is in the future, so it was that of a group of transactions that shared the row. If the id of
+  -- such a group is in the past, the answer is that of another transaction: at worst, a false alarm.
   return null;
 end
 $$;
@@ -193,7 +194,9 @@ declare
   name text;
 begin
   perform pg_catalog.set_config('transaction_read_only', 'on', true),
-    pg_catalog.set_config('plan_cache_mode', 'force_generic_plan', true);
+    pg_catalog.set_config('plan_cache_mode', 'force_generic_plan', true),
+    -- A table that is being altered: the claim does not wait for it.
+    pg_catalog.set_config('lock_timeout', '100', true);
   select pg_catalog.bool_and(coalesce(c.relkind operator(pg_catalog.=) 'r', false)),
     pg_catalog.string_agg(pg_catalog.length(pg_catalog.pg_relation_size(c.oid)::text)::text, '_')
   into plain, sizes

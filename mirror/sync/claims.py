@@ -14,22 +14,24 @@ fail. A worker that lives and gives events back writes their rows anew, without 
 
 import time
 from collections.abc import Collection, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any, Final
 
+import structlog
 from psycopg import sql
 
 from mirror.capture.outbox import Event, Lane
 from mirror.capture.statements import statement
-from mirror.errors import Transient
+from mirror.errors import MirrorError, Transient
 from mirror.sync.connections import Database
 from mirror.sync.floor import Floor
 from mirror.sync.heartbeats import Heartbeat
 from mirror.sync.history import Delivered, History
 from mirror.sync.pairing import Pair, read_pair
 from mirror.sync.retries import Attempt, ClaimedEvent, Failed, Retries, claimed_event
+
+log = structlog.stdlib.get_logger(__name__)
 
 # After this many claimed events, the floor is worth a query.
 _EVENTS_PER_FLOOR: Final = 1_000
@@ -339,23 +341,28 @@ class Queue:
     def release(self, groups: Sequence[EventGroup] = ()) -> None:
         """Roll back the claim of these events, so that no later claim takes its worker for crashed.
 
-        If the primary does not answer, the next claim begins with that.
+        If the primary does not answer, the next claim begins with that. Never raises: after any
+        other error these events are suspects, which costs time and nothing else.
         """
         if groups:
             self._released += groups
             self.claims.rollback()
         if not self._released:
             return
-        with suppress(Transient):
+        released, self._released = self._released, []
+        try:
             self.beside.together(
                 *(
                     sql.SQL(statement("release_events")).format(
                         ids=sql.Literal(_innocent(group)), oldest=group.oldest, newest=group.newest
                     )
-                    for group in self._released
+                    for group in released
                 )
             )
-            self._released = []
+        except Transient:
+            self._released = released
+        except MirrorError as error:
+            log.warning("events not given back", reason=str(error))
 
     def read_events(self, groups: Sequence[EventGroup]) -> list[ClaimedEvent]:
         """Return the claimed events of some groups.

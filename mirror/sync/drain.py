@@ -82,6 +82,8 @@ class Drain(Isolating):
         )
         self._known = KnownMappings(registry, target)
         self._ahead = ReadAhead(registry, source)
+        self._well = True
+        """Whether the last batch was applied."""
 
     def close(self) -> None:
         """Close every connection; the next use opens others."""
@@ -147,14 +149,18 @@ class Drain(Isolating):
     def once(self, *, settle: bool = True) -> DrainResult:
         """Claim and apply one batch of events; `settle` False leaves its commit to the caller."""
         self.announced = False
-        claim = self.queue.claim(self.batch_size, self._known.names(), self._ahead.request())
+        # While the target is away, each claim is given back, which writes each of its rows anew.
+        limit = self.batch_size if self._well else 1
+        claim = self.queue.claim(limit, self._known.names(), self._ahead.request())
         if claim is None:
             return DrainResult()
         started = time.monotonic()
         try:
             continuations, failed = self._apply_claim(claim, until=started + _SEARCH_SECONDS)
             claim.acknowledge(failed, continuations, later=not settle)
+            self._well = True
         except BaseException:
+            self._well = False
             claim.release()
             raise
         for each in failed:

@@ -13,12 +13,13 @@ import json
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 from psycopg import sql
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.elements import TextClause
 from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.sql.operators import custom_op
 
 from mirror.capture.statements import statement
 from mirror.model.mapping import Mapping
@@ -108,10 +109,14 @@ def fits_claims(registry: Registry, mapping: Mapping) -> bool:
         and not any(
             isinstance(element, TextClause)
             or getattr(element, "is_literal", False)
-            or (
-                isinstance(element, FunctionElement)
-                and str(getattr(element, "name", "")).lower() not in _STABLE_FUNCTIONS
-            )
+            or isinstance(getattr(element, "operator", None), custom_op)
+            or (isinstance(element, FunctionElement) and not _is_stable(element))
             for element in visitors.iterate(mapping.query)
         )
     )
+
+
+def _is_stable(function: FunctionElement[Any]) -> bool:
+    name = str(getattr(function, "name", "")).lower()
+    # Another schema may have a function of that name.
+    return name in _STABLE_FUNCTIONS and not getattr(function, "packagenames", ())

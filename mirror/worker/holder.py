@@ -146,7 +146,7 @@ class Holder:
             acknowledge_ring(self._redis)
             return
         hold = _Hold(threading.get_ident(), busy_since=time.monotonic())
-        if self._eval(_BEGIN_WITH_DRAIN, hold.token, _EXPIRES_MS):
+        if self._begin(_BEGIN_WITH_DRAIN, hold) == 1:
             self._keep(hold)
 
     def wait(self, seconds: float) -> bool:
@@ -166,7 +166,7 @@ class Holder:
             hold = _Hold(threading.get_ident())
             if not self._start_watcher():
                 return False
-            begun = self._eval(_BEGIN, hold.token, _EXPIRES_MS)
+            begun = self._begin(_BEGIN, hold)
             if begun != 1:
                 return begun == _LEFT
             self._keep(hold)
@@ -196,6 +196,16 @@ class Holder:
                 return
             self._hold = None
         self._give(hold)
+
+    def _begin(self, script: str, hold: _Hold) -> object:
+        try:
+            return self._eval(script, hold.token, _EXPIRES_MS)
+        except redis.RedisError:
+            # Redis may have begun the hold. To hand over one that it has not begun does no harm.
+            hold.busy_since = time.monotonic()
+            if self._hold is None:
+                self._keep(hold)
+            raise
 
     def _time_batch(self) -> None:
         if self._last.began < float("inf"):

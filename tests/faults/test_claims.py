@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from mirror.capture.outbox import Event, Lane
 from mirror.errors import Transient, Unreachable, WrongMapping
-from mirror.sync.claims import Queue
+from mirror.sync.claims import Claim, Queue
 from mirror.sync.connections import Database
 from mirror.sync.deadlines import Connection
 from mirror.sync.drain import Drain
@@ -178,6 +178,39 @@ def test_events_are_given_back_when_the_target_is_away(
     drain.target = real
     assert drain.run().failed == 0
     assert members(target) == 3
+
+
+def test_while_the_target_is_away_one_event_is_claimed_at_a_time(
+    primary: TestDatabase,
+    target: TestDatabase,
+    drain: Drain,
+    unmirrored_members: list[tuple[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each claim is given back, which writes the row of each of its events anew."""
+    for member in unmirrored_members[:5]:
+        record(primary, "trip_memberships", *member)
+    sizes: list[int] = []
+    claim = drain.queue.claim
+
+    def counting(*arguments: Any) -> Claim | None:
+        claimed = claim(*arguments)
+        sizes.append(0 if claimed is None else len(claimed))
+        return claimed
+
+    def fail() -> None:
+        raise Unreachable("target: away")
+
+    monkeypatch.setattr(drain.queue, "claim", counting)
+    real = drain.target
+    drain.target = Intercepted(Intercepted(real, before=fail), before=fail)
+    with pytest.raises(Unreachable):
+        drain.run()
+    assert sizes == [5, 1]
+    drain.target = real
+    assert drain.run().events == 5
+    assert sizes == [5, 1, 1, 4, 0]
+    assert members(target) == 5
 
 
 @pytest.mark.parametrize(

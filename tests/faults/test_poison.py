@@ -338,6 +338,25 @@ def test_a_claim_that_the_primary_could_not_take_back_is_no_crash(
     again.release()
 
 
+def test_an_error_while_events_are_given_back_stops_no_worker(
+    primary: TestDatabase, target: TestDatabase, drain: Drain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host may limit the time of every statement. The events are then retried alone."""
+    primary.query("insert into users (id, email, username) values (%s, 'e', 'n')", POISON)
+    record(primary, "users", POISON)
+
+    def slow(*_: object) -> None:
+        raise TooSlow("primary: a statement ran into its timeout")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(drain.queue.beside, "together", slow)
+        claim = drain.queue.claim(10)
+        assert claim is not None
+        claim.release()
+    assert drain.run().failed == 0
+    assert target.value("select count(*) from users") == 1
+
+
 def test_what_a_worker_has_claimed_of_another_meanwhile_stays_claimed(
     primary: TestDatabase, drain: Drain, make_drain: Callable[..., Drain]
 ) -> None:

@@ -231,6 +231,8 @@ MEMBERS = table("members", column("id"), column("person"), column("role"))
         (MEMBERS.c.role, True),
         (func.coalesce(func.lower(MEMBERS.c.role), "member"), True),
         (func.role_of(MEMBERS.c.person), False),
+        (func.club.lower(MEMBERS.c.role), False),
+        (MEMBERS.c.role.op("@@@")("x"), False),
         (literal_column("role_of(person)"), False),
         (type_coerce(text("role_of(person)"), String), False),
     ],

@@ -298,6 +298,27 @@ def test_without_another_thread_no_worker_holds(
 # A holder that hangs or dies
 
 
+@pytest.mark.parametrize("begin", ["acknowledge", "wait"])
+def test_a_hold_whose_answer_is_lost_is_handed_over(
+    one: Holder, client: redis.Redis, bell: Doorbell, monkeypatch: pytest.MonkeyPatch, begin: str
+) -> None:
+    """Redis has begun it, so a ring that comes publishes no message."""
+    ask = one._eval
+
+    def lost(*arguments: str | int) -> object:
+        ask(*arguments)  # type: ignore[arg-type]
+        raise redis.TimeoutError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(one, "_eval", lost)
+        with pytest.raises(redis.TimeoutError):
+            one.acknowledge() if begin == "acknowledge" else one.wait(SHORT)
+    bell.ring()
+    assert client.llen(QUEUE) == 0
+    one.hand_over()
+    assert client.llen(QUEUE) == 1
+
+
 def test_a_holder_whose_drain_hangs_hands_over(
     one: Holder,
     client: redis.Redis,

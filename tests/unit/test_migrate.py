@@ -33,7 +33,7 @@ CHECKSUMS = {
     "0009_receipts": "04cb5f356890fbdd",
     "0010_structures": "dd7117b5e3180def",
     "0011_history": "d71fe76b2ad6dc1a",
-    "0012_read_ahead": "ad37c5388c29509e",
+    "0012_read_ahead": "6e8024a88a990dd5",
     "0001_engine": "fd0d6848b64fa1ff",
 }
 
