@@ -174,7 +174,7 @@ def rung(servers: Servers) -> Iterator[None]:
         yield
 
 
-@app.task(name=TASK)  # type: ignore[untyped-decorator]
+@app.task(name=TASK, shared=False)  # type: ignore[untyped-decorator]
 def drain() -> None:
     """Carry the rows of all events to the target."""
     acknowledge_ring(_redis())

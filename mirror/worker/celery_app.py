@@ -102,7 +102,8 @@ def create_app(load: Callable[[], Settings] = load_settings) -> Celery:
 
 
 def _add_tasks(app: Celery, worker: Worker) -> None:
-    @app.task(name=TASK, bind=True)  # type: ignore[untyped-decorator]
+    # Not shared: by default, every other app of the process gets these tasks, too.
+    @app.task(name=TASK, bind=True, shared=False)  # type: ignore[untyped-decorator]
     def drain(task: Any) -> None:
         from_beat = bool(task.request.get(FROM_BEAT))
         worker.run_drains(from_beat=from_beat)
@@ -115,7 +116,7 @@ def _add_tasks(app: Celery, worker: Worker) -> None:
         """Return whether another message has made the missed turn up already."""
         return bool(task.request.get(MADE_UP)) and task.name not in worker.missed_tasks()
 
-    @app.task(name=PURGE_TASK, bind=True)  # type: ignore[untyped-decorator]
+    @app.task(name=PURGE_TASK, bind=True, shared=False)  # type: ignore[untyped-decorator]
     def purge(task: Any) -> None:
         if not needless(task):
             worker.run_purge()
@@ -125,6 +126,7 @@ def _add_tasks(app: Celery, worker: Worker) -> None:
     @app.task(  # type: ignore[untyped-decorator]
         name=RECONCILE_TASK,
         bind=True,
+        shared=False,
         acks_late=False,
         soft_time_limit=_RECONCILE_SECONDS,
         time_limit=_RECONCILE_SECONDS + 60,
