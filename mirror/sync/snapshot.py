@@ -140,7 +140,7 @@ class Source:
     """The primary as the drain reads it, over a connection of its own.
 
     Reads of several statements cannot share the claim's transaction: each of them would see another
-    moment. What one statement reads can (`mirror.sync.read_ahead`).
+    moment. A read of one statement can (`mirror.sync.read_ahead`).
     """
 
     def __init__(self, database: Database, *, idle_seconds: float = 60.0) -> None:

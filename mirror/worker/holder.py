@@ -150,7 +150,7 @@ class Holder:
             self._keep(hold)
 
     def wait(self, seconds: float) -> bool:
-        """Wait for a ring, at most `seconds`; return whether there was one. It has no message.
+        """Wait for a ring, at most `seconds`; return whether there may have been one.
 
         Afterwards the thread may hold the doorbell, so it has to call `hand_over` in the end.
         Returns False at once if another worker holds, or if a message waits. If this process dies
@@ -184,7 +184,8 @@ class Holder:
                 hold.busy_since = time.monotonic()
         if not kept:
             self._forget(hold)
-        self._last.acknowledged = rung is not None
+        # Where a message has ended the hold, it has taken a ring with it that came after the wait.
+        self._last.acknowledged = rung is not None or not kept
         return self._last.acknowledged
 
     def hand_over(self) -> None:

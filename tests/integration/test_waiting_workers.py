@@ -128,6 +128,24 @@ def test_a_ring_wakes_the_worker_that_waits(
     assert client.llen(QUEUE) == 0
 
 
+def test_a_ring_between_a_wait_and_its_end_is_not_lost(
+    one: Holder, client: redis.Redis, bell: Doorbell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message that is no ring, such as a purge's, ends the hold at that moment."""
+    one.acknowledge()
+
+    def wait(waiting: redis.client.Pipeline) -> list[object]:
+        _, acknowledge = waiting.command_stack
+        client.lpush(QUEUE, "beat's")
+        bell.ring()
+        answer = client.execute_command(*acknowledge[0])  # type: ignore[no-untyped-call]
+        return [None, answer]
+
+    monkeypatch.setattr(redis.client.Pipeline, "execute", wait)
+    assert one.wait(SHORT)
+    assert not client.exists(HOLDER, WOKEN)
+
+
 def test_a_worker_holds_from_its_first_drain(
     one: Holder, client: redis.Redis, bell: Doorbell
 ) -> None:
