@@ -275,56 +275,7 @@ where seen_at < now() - interval '7 days' and exists (
 returning name
 
 -- add_history --
--- The oldest revocations go; two workers that delete at once do not wait for each other.
-with delivered as materialized (
-  select d.batch, e.place, e.id, d.mapping, d.ago,
-    case when e.place <= d.revocations then 0 else 1 end as lane, e.age + d.seconds as seconds,
-    e.id = any (d.apart) as apart
-  from jsonb_to_recordset({0}::jsonb) as d (
-    batch integer, mapping text, ids text, ages text, revocations integer, seconds float8, ago float8,
-    apart bigint[]
-  )
-  cross join unnest(d.ids::bigint[], d.ages::real[]) with ordinality as e (id, age, place)
-),
-outcomes as (
-  insert into mirror.outcomes as o (mapping, outcome, events)
-  select mapping, outcome, sum(events)
-  from (
-    select mapping, case when apart then 'set_apart' else 'in_force' end as outcome, count(*) as events
-    from delivered
-    group by 1, 2
-    union all
-    select d.key, 'dead', d.value::bigint from jsonb_each_text({3}::jsonb) as d
-  ) as counted
-  group by 1, 2
-  order by 1, 2
-  on conflict (mapping, outcome) do update set events = o.events + excluded.events
-),
-delays as (
-  insert into mirror.delays as d (lane, bound, events, seconds)
-  select e.lane, b.bounds[1 + width_bucket(e.seconds, b.bounds)] as bound, count(*), sum(e.seconds)
-  from delivered as e, (select {1}::float8[] as bounds) as b
-  where not e.apart
-  group by 1, 2
-  order by 1, 2
-  on conflict (lane, bound) do update
-  set events = d.events + excluded.events, seconds = d.seconds + excluded.seconds
-),
-added as (
-  insert into mirror.revocations (id, mapping, seconds, in_force_at)
-  select l.id, l.mapping, l.seconds, clock_timestamp() - l.ago * interval '1 second'
-  from (
-    select * from delivered where lane = 0 and not apart order by batch desc, place desc limit {2}::bigint
-  ) as l
-  order by l.batch, l.place
-  returning number
-)
-delete from mirror.revocations
-where number in (
-  select number from mirror.revocations
-  where number <= (select max(number) from added) - {2}::bigint
-  for update skip locked
-)
+select mirror.add_history({}::jsonb, {}::float8[], {}::bigint, {}::jsonb)
 
 
 -- ==== A worker retries events ===================================================================

@@ -117,16 +117,25 @@ class Database:
             described = self._limited().execute(query, parameters).description
             return [column.type_code for column in described or []]
 
-    def call(self, query: str, arguments: Sequence[str], *, timeout_factor: int = 1) -> list[Any]:
+    def call(
+        self,
+        query: str,
+        arguments: Sequence[str],
+        *,
+        timeout_factor: int = 1,
+        durable: bool = True,
+    ) -> list[Any]:
         """Run one statement with texts for its placeholders (`{}`), and return its rows.
 
-        `timeout_factor` multiplies the statement timeout.
+        `timeout_factor` multiplies the statement timeout. `durable` False: a crash of the server
+        within the next moments may undo it.
         """
-        # Both statements are in one message, so they share a transaction, and SET LOCAL holds.
+        # All statements are in one message, so they share a transaction, and SET LOCAL holds.
         found = self.together(
             sql.SQL("set local statement_timeout = {}").format(
                 sql.Literal(int(self.statement_seconds * 1000 * timeout_factor))
             ),
+            *([] if durable else [sql.SQL("set local synchronous_commit = off")]),
             sql.SQL(query).format(*map(sql.Literal, arguments)),
             timeout_factor=timeout_factor,
         )

@@ -37,6 +37,9 @@ from mirror.sync.withholding import withhold_unread
 
 log = structlog.stdlib.get_logger(__name__)
 
+# For so long a drain that finds events again and again leaves to do what is due beside them.
+_HURRY_SECONDS = 1.0
+
 # For so long the drain searches a batch for the event that fails; then it sets all events apart
 # that are left. New revocations wait meanwhile.
 _SEARCH_SECONDS = 5.0
@@ -87,6 +90,7 @@ class Drain(Isolating):
 
     def close(self) -> None:
         """Close every connection; the next use opens others."""
+        self._stepping.abandon()
         self.source.close()
         self.queue.close()
         self.target.close()
@@ -97,17 +101,21 @@ class Drain(Isolating):
         seconds: float = 20.0,
         on_full_batch: Callable[[], object] = lambda: None,
         stopping: Callable[[], bool] = lambda: False,
+        rests: bool = True,
     ) -> DrainResult:
         """Drain until no event is left, `seconds` have passed, or `stopping` returns True.
 
         `on_full_batch` is called after each batch that left events, so that other workers can help.
-        `full` in the result means that events may be left.
+        `full` in the result means that events may be left. `rests` False: the caller calls `rest`
+        once it sees that no events follow; until then, what is due beside the events is divided, so
+        that they do not wait long for it.
 
         Raises:
             Transient: a database does not answer; the events wait.
             Halted: a person must act; the events wait.
         """
         end = time.monotonic() + seconds
+        hurry_end = time.monotonic() + _HURRY_SECONDS
         total = DrainResult()
         connected = False
         while True:
@@ -118,10 +126,12 @@ class Drain(Isolating):
                 working = bool(batch.events or batch.full or retried.events)
                 stopped = stopping()
                 ended = stopped or time.monotonic() > end
-                if ended or not working or self._stepping.due or self.queue.history.due:
+                hurried = not rests and not batch.full and time.monotonic() < hurry_end
+                if ended or not working or (self._due and not hurried):
                     self.queue.settle()
-                    self._stepping.step(working=working)
-                    self.queue.history.write(at_once=stopped)
+                    self._keep_up(
+                        working=working or total.events > 0, whole=rests or stopped, last=stopped
+                    )
             except BaseException as error:
                 # The other connections to this server are lost too, or in an open transaction.
                 self.close()
@@ -143,6 +153,30 @@ class Drain(Isolating):
                 return total
             if batch.full:
                 on_full_batch()
+
+    @property
+    def _due(self) -> bool:
+        """Whether there is something to do beside the events."""
+        return self._stepping.due or self.queue.history.due
+
+    def _keep_up(self, *, working: bool, whole: bool, last: bool = False) -> None:
+        """Do what is due beside the events; with `whole` False, a part of it."""
+        due = self._stepping.due
+        self._stepping.step(working=working, whole=whole)
+        if whole or not due:
+            self.queue.history.write(at_once=last)
+
+    def rest(self) -> None:
+        """Finish what `run` has begun beside the events, because no further ones seem to follow.
+
+        Raises as `run` does.
+        """
+        try:
+            self._stepping.finish()
+            self.queue.history.write()
+        except BaseException:
+            self.close()
+            raise
 
     # A batch
 

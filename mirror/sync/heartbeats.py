@@ -48,7 +48,8 @@ class Heartbeat:
         self._written_at = now
         with suppress(Permanent):
             # `call` limits the time: a lock on the row must not delay the events.
-            database.call(statement("beat"), [f"{self.part}@{socket.gethostname()}"])
+            name = f"{self.part}@{socket.gethostname()}"
+            database.call(statement("beat"), [name], durable=False)
 
 
 def forget_heartbeats(database: Database) -> None:

@@ -118,6 +118,7 @@ class History:
             self._database.call(
                 statement("add_history"),
                 [json.dumps(delivered), bounds, str(self._limit), json.dumps(dead)],
+                durable=False,
             )
         except MirrorError as error:
             self._write_after = now + _PAUSE_AFTER_ERROR

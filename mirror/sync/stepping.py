@@ -1,11 +1,12 @@
 """Stepping: lets primary and target take their steps together, and reports the target's freshness.
 
 A worker does so about once a second while it has work, in calls of their own, so that no write
-waits for them. Without work it does so only every MIRROR_FRESH_SECONDS, if that is set.
+waits for them; an event that comes meanwhile waits for one of these calls, not for all. Without
+work it does so only every MIRROR_FRESH_SECONDS, if that is set.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import inf
 from typing import Final
 
@@ -22,6 +23,8 @@ from mirror.sync.targets.catalog import Description
 log = structlog.stdlib.get_logger(__name__)
 
 _SECONDS: Final = 1.0
+# With few events, the calls of a step would come too far apart.
+_LATE_SECONDS: Final = 2.0
 # A comparison reads both sides again so often, if steps are taken meanwhile.
 _MAX_READS: Final = 5
 
@@ -54,12 +57,16 @@ class Stepping:
         self._epoch: int | None = None
         self._target_clock: str | None = None
         """From the last answer of the target."""
+        self._clock_at = -inf
+        """When that answer came."""
         self._stepped_at: float | None = None
+        self._calls: Iterator[None] | None = None
+        """The calls that are left of the step in progress; None: none is in progress."""
 
     @property
     def due(self) -> bool:
         """Whether `step` would do something for a worker that has work."""
-        return self._age >= _SECONDS
+        return self._calls is not None or self._age >= _SECONDS
 
     @property
     def _age(self) -> float:
@@ -67,43 +74,80 @@ class Stepping:
         # The first time in any case: a worker, or `mirror drain`, then knows its other side.
         return inf if self._stepped_at is None else self._now() - self._stepped_at
 
-    def step(self, *, working: bool) -> None:
+    def step(self, *, working: bool, whole: bool = True) -> None:
         """Take a step and report freshness, if it is time for that.
+
+        `whole` False: make only the next of its calls, unless the last step was long ago. `step`
+        makes the others the next times, or `finish`.
 
         Raises:
             Halted: primary and target do not belong together.
             Transient: a side does not answer.
         """
-        age = self._age
-        if age < (_SECONDS if working else self._idle_seconds):
-            return
+        if self._calls is None:
+            seconds = self._idle_seconds
+            if self._age < (min(seconds, _SECONDS) if working else seconds):
+                return
+            self._calls = self._step()
         try:
             try:
-                self._step(age)
+                self._call(whole=whole or self._age >= _LATE_SECONDS)
             except WentBack:
                 # Another worker was faster, with a step that was proposed later.
-                self._step(age)
+                self._calls = self._step()
+                self._call(whole=True)
         except BaseException as error:
             # Primary or target may be another one from now on.
+            self.abandon()
             self._forget()
             if not isinstance(error, Permanent) or isinstance(error, Halted):
                 raise
             # Events need no step. Freshness stands still meanwhile, which the status shows.
             log.warning("no step taken", reason=str(error))
+            self._stepped_at = self._now()
+
+    def finish(self) -> None:
+        """Make the calls that are left of the step in progress; raises as `step` does."""
+        if self._calls is not None:
+            self.step(working=True)
+
+    def abandon(self) -> None:
+        """Leave the step in progress as it is; a later one is begun anew."""
+        self._calls = None
+
+    def _call(self, *, whole: bool) -> None:
+        """Make the next call of the step in progress, or all that are left."""
+        for _ in self._calls or ():
+            if not whole:
+                return
+        self._calls = None
         self._stepped_at = self._now()
 
-    def _step(self, age: float) -> None:
+    def _step(self) -> Iterator[None]:
+        """Take a step; pauses between its calls to the servers.
+
+        In a pause the worker may apply events, as others do all the time.
+        """
         stamp = self._source.propose_step()
         if stamp.epoch != self._epoch:
             self._forget()
             self._epoch = stamp.epoch
-        if self._target_clock is None or age > _CLOCK_SECONDS:
-            self._target_clock = self._target.step(stamp, {})
+        yield
+        clock = self._target_clock
+        if clock is None or self._now() > self._clock_at + _CLOCK_SECONDS:
+            clock = self._report(stamp, {})
+            yield
         look = self._source.look(self._queue.floor)
-        fresh = self._marks.fresh(self._target_clock, look, self._mappings)
-        self._target_clock = self._target.step(stamp, fresh)
+        yield
+        self._report(stamp, self._marks.fresh(clock, look, self._mappings))
         if not stamp.pair.acked:
+            yield
             self._source.acknowledge_step(stamp)
+
+    def _report(self, stamp: Stamp, fresh: Mapping[str, str]) -> str:
+        clock = self._target_clock = self._target.step(stamp, fresh)
+        self._clock_at = self._now()
+        return clock
 
     def _forget(self) -> None:
         self._marks.clear()

@@ -26,11 +26,13 @@ from mirror.worker.bells import Bell, RedisBell
 log = structlog.stdlib.get_logger(__name__)
 
 
+MOMENT = 0.5
+"""A ring seldom follows after so many seconds without one."""
+
 # In seconds. Celery's parent process has to pass each message on, so a process that has found
 # events waits a moment for the next ring itself; but not for long, because other messages, such as
 # beat's, may wait for it. Meanwhile it holds the doorbell (`mirror.worker.holder`).
-_MOMENT = 0.5
-_MOMENTS = 1.0
+_MOMENTS = 10.0
 
 
 class _Stopped(BaseException):
@@ -91,10 +93,11 @@ class Worker:
         try:
             rung = self.run_drain(from_beat=from_beat)
             while rung and time.monotonic() < end and not self._stopping():
-                if rung := self.bell.wait(_MOMENT):
+                if rung := self.bell.wait(MOMENT):
                     self.run_drain()
         finally:
             self.bell.hand_over()
+        self.rest()
 
     def run_drain(self, *, from_beat: bool = False) -> bool:
         """Mirror the waiting events, until none is left or `drain_seconds` are over.
@@ -110,6 +113,7 @@ class Worker:
                 seconds=self.settings.drain_seconds,
                 on_full_batch=self.bell.ring,
                 stopping=self._end_of_batch,
+                rests=False,
             )
         except MirrorError as error:
             self._note_waiting(error)
@@ -123,6 +127,13 @@ class Worker:
             with suppress(Transient):
                 self._heartbeat.beat(self.drain.queue.claims)
         return found
+
+    def rest(self) -> None:
+        """Finish what the last drain has begun, because no ring has followed for a moment."""
+        try:
+            self.drain.rest()
+        except MirrorError as error:
+            self._note_waiting(error)
 
     def _end_of_batch(self) -> bool:
         """Return whether the process is to end, so that the drain must not look for more events."""

@@ -21,7 +21,7 @@ from mirror.sync.heartbeats import Heartbeat
 from mirror.sync.schedule import MISSED, PURGE_TASK, RECONCILE_TASK, beat_schedule
 from mirror.sync.wiring import build_local_relay, check_fresh_seconds
 from mirror.worker.bells import LocalBell
-from mirror.worker.chores import Worker
+from mirror.worker.chores import MOMENT, Worker
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -105,7 +105,10 @@ class SingleProcess:
         alive = Heartbeat("run")
         due = time.monotonic()
         while not self._stop.is_set():
-            self._bell.wait(max(0.0, due - time.monotonic()))
+            if not self._bell.wait(min(MOMENT, max(0.0, due - time.monotonic()))):
+                with _going_on():
+                    self._worker.rest()
+                self._bell.wait(max(0.0, due - time.monotonic()))
             as_beat = time.monotonic() >= due
             if as_beat:
                 due = time.monotonic() + self._interval

@@ -122,7 +122,8 @@ class World:
         source.look = self._hanging(source.look)  # type: ignore[method-assign]
         target._call = self._hanging(target._call)  # type: ignore[method-assign]
         target.step = self._timed(target.step)  # type: ignore[method-assign]
-        worker._stepping._now = lambda: float(self.tick() * 1000)
+        # So late a step is due, and its calls may still come one by one.
+        worker._stepping._now = lambda: 1.0
         return worker
 
     def _hanging(self, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -163,13 +164,16 @@ class World:
         worker = self.idle.pop(self.random.randrange(len(self.idle)))
         try:
             with suppress(MirrorError):
-                part = self.random.choice(["once", "once", "retry", "step", "step", "step"])
+                parts = ["once", "once", "retry", "step", "step", "call", "call", "call"]
+                part = self.random.choice(parts)
                 if part == "once":
                     worker.once()
                 elif part == "retry":
                     worker._retry()
                 else:
-                    worker._stepping.step(working=True)
+                    if worker._stepping._stepped_at is not None:
+                        worker._stepping._stepped_at = 0.0
+                    worker._stepping.step(working=True, whole=part == "step")
         except Crash:
             worker.close()
             worker = self._worker(worker.batch_size)

@@ -1,10 +1,13 @@
 """The target never says that it is fresher than it is."""
 
 from collections.abc import Callable
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from mirror.capture.outbox import Event, Lane
+from mirror.errors import Transient
 from mirror.sync.drain import Drain
 from mirror.sync.freshness import Look, Marks
 from tests.faults.freshness_search import TRIPS, USERS, search
@@ -218,3 +221,106 @@ def test_a_worker_without_work_looks_at_each_ring_of_beat(
     worker._stepping._now = lambda: 19.9
     worker.run()
     assert target.value("select min(as_of) > now() - interval '15 seconds' from mirror.freshness")
+
+
+@pytest.fixture
+def calls(
+    primary: TestDatabase, make_drain: Callable[..., Drain], monkeypatch: pytest.MonkeyPatch
+) -> tuple[Drain, list[str]]:
+    """A worker that took its first step 1.5 s ago, and the calls of further steps."""
+    worker = make_drain()
+    worker.run()
+    made: list[str] = []
+    for side, name in (
+        (worker.source, "propose_step"),
+        (worker.source, "look"),
+        (worker.target, "step"),
+        (worker.source, "acknowledge_step"),
+    ):
+        call = getattr(side, name)
+
+        def noted(*arguments: Any, name: str = name, call: Any = call) -> Any:
+            made.append(name)
+            return call(*arguments)
+
+        monkeypatch.setattr(side, name, noted)
+    worker._stepping._now = lambda: 1.5
+    worker._stepping._stepped_at = 0.0
+    return worker, made
+
+
+STEP = ["propose_step", "look", "step", "acknowledge_step"]
+
+
+def test_events_wait_for_one_call_of_a_step_at_a_time(
+    primary: TestDatabase, target: TestDatabase, calls: tuple[Drain, list[str]]
+) -> None:
+    """Each drain of a busy worker makes one, and the step ends as a whole one does."""
+    worker, made = calls
+    target.query("update mirror.freshness set as_of = as_of - interval '2 seconds'")
+    before = fresh(target)
+    for number in range(len(STEP)):
+        assert made == STEP[:number]
+        record(primary, "users", USERS[number])
+        assert worker.run(rests=False).events == 1
+    assert made == STEP
+    assert all(moment != before[name] for name, moment in fresh(target).items())
+    record(primary, "users", USERS[0])
+    worker.run(rests=False)
+    worker.rest()
+    assert made == STEP
+
+
+def test_a_worker_that_rests_makes_the_calls_that_are_left(
+    primary: TestDatabase, calls: tuple[Drain, list[str]]
+) -> None:
+    """No event may follow for hours."""
+    worker, made = calls
+    record(primary, "users", USERS[0])
+    worker.run(rests=False)
+    worker.rest()
+    assert made == STEP
+
+
+def test_with_few_events_a_step_is_a_whole_one(
+    primary: TestDatabase, calls: tuple[Drain, list[str]]
+) -> None:
+    """Otherwise it would end late."""
+    worker, made = calls
+    worker._stepping._now = lambda: 2.0
+    record(primary, "users", USERS[0])
+    worker.run(rests=False)
+    assert made == STEP
+
+
+def test_a_backlog_keeps_no_step_away(
+    primary: TestDatabase, calls: tuple[Drain, list[str]]
+) -> None:
+    """There is no pause between full batches."""
+    worker, made = calls
+    worker.batch_size = 1
+    for user in USERS[:5]:
+        record(primary, "users", user)
+    worker.run(rests=False)
+    assert made == STEP
+
+
+def test_a_step_that_fails_in_the_middle_is_begun_anew(
+    primary: TestDatabase,
+    target: TestDatabase,
+    calls: tuple[Drain, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Primary or target may be another one by then."""
+    worker, made = calls
+    record(primary, "users", USERS[0])
+    worker.run(rests=False)
+    with monkeypatch.context() as broken:
+        broken.setattr(worker.source, "look", Mock(side_effect=Transient("away")))
+        with pytest.raises(Transient):
+            worker.rest()
+    record(primary, "users", USERS[1])
+    worker.run(rests=False)
+    worker.rest()
+    # The target's clock as well, because no answer of before counts.
+    assert made == ["propose_step", "propose_step", "step", "look", "step", "acknowledge_step"]

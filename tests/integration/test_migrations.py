@@ -39,6 +39,7 @@ PRIMARY_STEPS = [
     "0010_structures",
     "0011_history",
     "0012_read_ahead",
+    "0013_add_history",
 ]
 
 _numbers = itertools.count(1)
@@ -255,6 +256,7 @@ def test_migrations_run_over_asyncpg(backend: TestDatabase, project: TestDatabas
         "0010_structures",
         "0011_history",
         "0012_read_ahead",
+        "0013_add_history",
     ]
     assert run_in_transaction(backend, "asyncpg", upgrade) == []
     run_in_transaction(backend, "asyncpg", downgrade)

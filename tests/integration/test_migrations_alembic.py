@@ -115,6 +115,7 @@ def test_a_revision_installs_and_removes_the_outbox(
         ("0010_structures",),
         ("0011_history",),
         ("0012_read_ahead",),
+        ("0013_add_history",),
     ]
 
     command.downgrade(alembic, "a1")

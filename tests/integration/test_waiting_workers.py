@@ -609,7 +609,7 @@ def test_a_ring_during_the_last_drain_becomes_a_message(
     end: str,
 ) -> None:
     """However the work of the moment ends, no ring is lost."""
-    monkeypatch.setattr(chores, "_MOMENT", LONG)
+    monkeypatch.setattr(chores, "MOMENT", LONG)
     monkeypatch.setattr(chores, "_MOMENTS", LONG)
     stopping = threading.Event()
     worker = Worker(lambda: settings, bell=worker_bell, stopping=stopping.is_set)
@@ -665,7 +665,7 @@ def work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[tuple[Callable[[], str], threading.Event]]:
     """Start a worker that holds for long; return a function that adds a row, and its end."""
-    monkeypatch.setattr(chores, "_MOMENT", LONG)
+    monkeypatch.setattr(chores, "MOMENT", LONG)
     monkeypatch.setattr(chores, "_MOMENTS", LONG)
     stopping = threading.Event()
     settings = load_settings(
