@@ -493,65 +493,81 @@ from public, anon, authenticated, service_role;
 -- The levels that include this one; null, which is nobody's, for any other name. Asked for in a
 -- subquery: once, not for each row.
 create or replace function mirror.trip_roles(min_role text) returns text[]
-language sql immutable set search_path = pg_catalog, pg_temp
+language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
-  select case $1
+begin
+  return case $1
     when 'MEMBER' then array['MEMBER', 'ADMIN', 'OWNER']
     when 'ADMIN' then array['ADMIN', 'OWNER']
     when 'OWNER' then array['OWNER']
-  end
+  end;
+end
 $$;
 
 
 -- The trips in which the caller is active with at least this role. For policies, as
 -- `trip_id = any((select mirror.my_trips('MEMBER'))::uuid[])`: once per statement.
 create or replace function mirror.my_trips(min_role text) returns uuid[]
-language sql stable security definer set search_path = pg_catalog, pg_temp
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set jit = off
 as $$
-  select coalesce(array_agg(m.trip_id), '{}')
-  from public.trip_memberships as m
-  where m.user_id = (select auth.uid())
-    and m.status in ('ACTIVE')
-    and exists (select from mirror.mappings as d where d.name = 'trip_memberships')
-    and (not exists (select from mirror.withheld)
-      or not (exists (
-        select from mirror.withheld as w
-        where (w.mapping, w.key) in (
-          ('trip_memberships', array[m.trip_id::text, m.user_id::text]),
-          ('trips', array[m.trip_id::text]),
-          ('users', array[m.user_id::text])
-        )
-      )))
-    and m.role = any((select mirror.trip_roles($1))::text[])
+#variable_conflict use_column
+begin
+  return (
+    select coalesce(array_agg(m.trip_id), '{}')
+    from public.trip_memberships as m
+    where m.user_id = (select auth.uid())
+      and m.status in ('ACTIVE')
+      and exists (select from mirror.mappings as d where d.name = 'trip_memberships')
+      and (not exists (select from mirror.withheld)
+        or not (exists (
+          select from mirror.withheld as w
+          where (w.mapping, w.key) in (
+            ('trip_memberships', array[m.trip_id::text, m.user_id::text]),
+            ('trips', array[m.trip_id::text]),
+            ('users', array[m.user_id::text])
+          )
+        )))
+      and m.role = any((select mirror.trip_roles($1))::text[])
+  );
+end
 $$;
 
 
 -- Everybody who shares a trip with the caller, the caller included.
 create or replace function mirror.my_trip_companions() returns uuid[]
-language sql stable security definer set search_path = pg_catalog, pg_temp
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set jit = off
 as $$
-  select array_append(array_agg(distinct m.user_id), (select auth.uid()))
-  from public.trip_memberships as m
-  where m.trip_id = any((select mirror.my_trips('MEMBER'))::uuid[])
-    and m.status in ('ACTIVE')
-    and exists (select from mirror.mappings as d where d.name = 'trip_memberships')
-    and (not exists (select from mirror.withheld)
-      or not (exists (
-        select from mirror.withheld as w
-        where (w.mapping, w.key) in (
-          ('trip_memberships', array[m.trip_id::text, m.user_id::text]),
-          ('trips', array[m.trip_id::text]),
-          ('users', array[m.user_id::text])
-        )
-      )))
+begin
+  return (
+    select array_append(array_agg(distinct m.user_id), (select auth.uid()))
+    from public.trip_memberships as m
+    where m.trip_id = any((select mirror.my_trips('MEMBER'))::uuid[])
+      and m.status in ('ACTIVE')
+      and exists (select from mirror.mappings as d where d.name = 'trip_memberships')
+      and (not exists (select from mirror.withheld)
+        or not (exists (
+          select from mirror.withheld as w
+          where (w.mapping, w.key) in (
+            ('trip_memberships', array[m.trip_id::text, m.user_id::text]),
+            ('trips', array[m.trip_id::text]),
+            ('users', array[m.user_id::text])
+          )
+        )))
+  );
+end
 $$;
 
 
 -- By number: a column of the table that is called like a parameter would win over it.
 create or replace function mirror.has_trip_role(resource uuid, min_role text) returns boolean
-language sql stable security definer set search_path = pg_catalog, pg_temp
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set jit = off
 as $$
-  select exists (
+#variable_conflict use_column
+begin
+  return exists (
     select from public.trip_memberships as m
     where m.trip_id = $1
       and m.user_id = (select auth.uid())
@@ -567,13 +583,19 @@ as $$
           )
         )))
       and m.role = any((select mirror.trip_roles($2))::text[])
-  )
+  );
+end
 $$;
 
 
 create or replace function mirror.is_trip_member(resource uuid) returns boolean
-language sql stable security definer set search_path = pg_catalog, pg_temp
-as $$ select mirror.has_trip_role($1, 'MEMBER') $$;
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set jit = off
+as $$
+begin
+  return mirror.has_trip_role($1, 'MEMBER');
+end
+$$;
 
 
 revoke all on function
@@ -608,9 +630,10 @@ select mirror.retire('trips', '[
 
 -- Whether the row of a key is withheld, or one of its ancestors. For this table's policy.
 create or replace function mirror.withheld_users(uuid) returns boolean
-language sql stable security definer set search_path = pg_catalog, pg_temp
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
-  select exists (
+begin
+  return exists (
     select from public.users as m
     where m.id = $1
       and (exists (
@@ -619,7 +642,8 @@ as $$
             ('users', array[m.id::text])
           )
         ))
-  )
+  );
+end
 $$;
 revoke all on function mirror.withheld_users(uuid) from public, anon, authenticated, service_role;
 grant execute on function mirror.withheld_users(uuid) to authenticated;
@@ -640,9 +664,10 @@ using (
 
 -- Whether the row of a key is withheld, or one of its ancestors. For this table's policy.
 create or replace function mirror.withheld_trips(uuid) returns boolean
-language sql stable security definer set search_path = pg_catalog, pg_temp
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
-  select exists (
+begin
+  return exists (
     select from public.trips as m
     where m.id = $1
       and (exists (
@@ -651,7 +676,8 @@ as $$
             ('trips', array[m.id::text])
           )
         ))
-  )
+  );
+end
 $$;
 revoke all on function mirror.withheld_trips(uuid) from public, anon, authenticated, service_role;
 grant execute on function mirror.withheld_trips(uuid) to authenticated;
@@ -672,9 +698,10 @@ using (
 
 -- Whether the row of a key is withheld, or one of its ancestors. For this table's policy.
 create or replace function mirror.withheld_trip_memberships(uuid, uuid) returns boolean
-language sql stable security definer set search_path = pg_catalog, pg_temp
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
-  select exists (
+begin
+  return exists (
     select from public.trip_memberships as m
     where m.trip_id = $1 and m.user_id = $2
       and (exists (
@@ -685,7 +712,8 @@ as $$
             ('users', array[m.user_id::text])
           )
         ))
-  )
+  );
+end
 $$;
 revoke all on function mirror.withheld_trip_memberships(uuid, uuid) from public, anon, authenticated, service_role;
 grant execute on function mirror.withheld_trip_memberships(uuid, uuid) to authenticated;

@@ -11,7 +11,13 @@ from mirror.schema.quoting import literal
 # Not an empty search_path: PostgreSQL would still look for types (uuid, for example) in the
 # caller's pg_temp first, and run a domain's CHECK with the definer's rights. When pg_temp is named
 # last, it is searched last.
-DEFINER: Final = "language sql stable security definer set search_path = pg_catalog, pg_temp"
+#
+# Not in SQL: before PostgreSQL 18, the plan of such a function is not kept, and to plan it takes
+# longer than to run it. A plan may be kept from when the tables were empty, so it always uses an
+# index; where there is none, it counts as so expensive that the server would compile it.
+DEFINER: Final = """\
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set jit = off"""
 
 
 def levels_function(function: str, parameter: str, levels: Sequence[str]) -> str:
@@ -28,9 +34,11 @@ def levels_function(function: str, parameter: str, levels: Sequence[str]) -> str
 -- The levels that include this one; null, which is nobody's, for any other name. Asked for in a
 -- subquery: once, not for each row.
 create or replace function {function}({parameter} text) returns text[]
-language sql immutable set search_path = pg_catalog, pg_temp
+language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
-  select case $1
+begin
+  return case $1
 {cases}
-  end
+  end;
+end
 $$;"""

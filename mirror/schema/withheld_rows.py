@@ -47,13 +47,15 @@ def withheld_function(registry: Registry, mapping: Mapping) -> str:
     return f"""\
 -- Whether the row of a key is withheld, or one of its ancestors. For this table's policy.
 create or replace function {name}({types}) returns boolean
-language sql stable security definer set search_path = pg_catalog, pg_temp
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
-  select exists (
+begin
+  return exists (
     select from {table_name(mapping)} as m
     where {same}
       and ({condition})
-  )
+  );
+end
 $$;
 revoke all on function {name}({types}) from public, anon, authenticated, service_role;
 grant execute on function {name}({types}) to authenticated;"""

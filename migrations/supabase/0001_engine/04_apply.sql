@@ -330,15 +330,17 @@ $$;
 
 -- Whether something of a user's on a table, a trigger or a rule, may alter what is written to it.
 create or replace function mirror.may_be_altered(wanted regclass) returns boolean
-language sql stable set search_path = pg_catalog, pg_temp
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
-  select exists (
+begin
+  return exists (
     select from pg_trigger as t join pg_proc as p on p.oid = t.tgfoid
     where t.tgrelid = wanted and not t.tgisinternal and t.tgenabled in ('O', 'A')
       and p.pronamespace <> 'mirror'::regnamespace
   ) or exists (
     select from pg_rewrite as r where r.ev_class = wanted and r.ev_type <> '1'
-  )
+  );
+end
 $$;
 
 

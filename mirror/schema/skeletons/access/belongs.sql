@@ -2,9 +2,12 @@
 create or replace function {belongs}(resource {kind}, person {person}) returns boolean
 {definer}
 as $$
-  select exists (
+#variable_conflict use_column
+begin
+  return exists (
     {seat_of_person}
-  )
+  );
+end
 $$;
 revoke all on function {belongs}({kind}, {person})
 from public, anon, authenticated, service_role;

@@ -2,5 +2,9 @@
 create or replace function {companions}() returns {person}[]
 {definer}
 as $$
-  {companions_query}
+begin
+  return (
+    {companions_query}
+  );
+end
 $$;

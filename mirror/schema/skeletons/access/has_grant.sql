@@ -2,12 +2,15 @@
 create or replace function {check}(kind text, resource {type}, min_level text) returns boolean
 {definer}
 as $$
-  select exists (
+#variable_conflict use_column
+begin
+  return exists (
     select from {table} as g
     where {user} = {caller}
       and {kind} = $1
       and {resource} = $2
       {and_active}
       and {level} = any((select {levels}($3))::text[])
-  )
+  );
+end
 $$;

@@ -3,8 +3,11 @@
 create or replace function {has_permission}(name text) returns boolean
 {definer}
 as $$
-  select exists (
+#variable_conflict use_column
+begin
+  return exists (
     select {rows}
       and {name} = $1
-  )
+  );
+end
 $$;

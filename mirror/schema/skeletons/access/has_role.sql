@@ -2,7 +2,10 @@
 create or replace function {has_role}(resource {kind}, min_role text) returns boolean
 {definer}
 as $$
-  select exists (
+#variable_conflict use_column
+begin
+  return exists (
     {seat_with_role}
-  )
+  );
+end
 $$;

@@ -1,3 +1,7 @@
 create or replace function {is_member}(resource {kind}) returns boolean
 {definer}
-as $$ select {has_role}($1, {weakest_role}) $$;
+as $$
+begin
+  return {has_role}($1, {weakest_role});
+end
+$$;

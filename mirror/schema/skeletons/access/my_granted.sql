@@ -4,10 +4,15 @@
 create or replace function {my_resources}(kind text, min_level text) returns {type}[]
 {definer}
 as $$
-  select coalesce(array_agg({resource}), '{}')
-  from {table} as g
-  where {user} = {caller}
-    and {kind} = $1
-    {and_active}
-    and {level} = any((select {levels}($2))::text[])
+#variable_conflict use_column
+begin
+  return (
+    select coalesce(array_agg({resource}), '{}')
+    from {table} as g
+    where {user} = {caller}
+      and {kind} = $1
+      {and_active}
+      and {level} = any((select {levels}($2))::text[])
+  );
+end
 $$;

@@ -3,6 +3,10 @@
 create or replace function {my_permissions}() returns text[]
 {definer}
 as $$
-  select coalesce(array_agg(distinct {name}), '{}')
-  {rows}
+begin
+  return (
+    select coalesce(array_agg(distinct {name}), '{}')
+    {rows}
+  );
+end
 $$;

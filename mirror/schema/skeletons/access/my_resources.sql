@@ -3,5 +3,10 @@
 create or replace function {my_resources}(min_role text) returns {kind}[]
 {definer}
 as $$
-  {my_resources_query}
+#variable_conflict use_column
+begin
+  return (
+    {my_resources_query}
+  );
+end
 $$;
