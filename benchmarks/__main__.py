@@ -48,6 +48,7 @@ NAMED_ONLY: dict[str, Callable[..., None]] = {"scale": scale.main, "soak": soak.
 # The options that only some parts have.
 TAKEN_BY = {
     "rows": ("reconcile", "scale", "soak"),
+    "target": ("policies",),
     "minutes": ("soak",),
     "picture": ("soak",),
     "samples": ("soak",),
@@ -60,6 +61,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="part", help=", ".join(PARTS | NAMED_ONLY))
     parser.add_argument("--quick", action="store_true", help="small sizes: shows only that it runs")
     parser.add_argument("--rows", type=int, help="memberships of `reconcile`, `scale`, `soak`")
+    parser.add_argument("--target", type=int, help="the PostgreSQL of the target of `policies`; 18")
     parser.add_argument("--minutes", type=float, help="how long `soak` writes; an hour")
     parser.add_argument("--picture", type=Path, help="`soak` draws its curves here, as an SVG")
     parser.add_argument("--samples", type=Path, help="`soak` writes its samples here, as JSON")
@@ -82,7 +84,7 @@ def main() -> None:
         parser.error("--against writes no --json; it appends every figure to the file of --keep")
     else:
         sizes = ["--quick"] if options.quick else []
-        for name in ("rows", "minutes"):
+        for name in ("rows", "target", "minutes"):
             value = getattr(options, name)
             sizes += [f"--{name}", str(value)] if value is not None else []
         compare(options.against, options.parts, sizes, runs=options.runs, keep=options.keep)

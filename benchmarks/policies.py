@@ -60,10 +60,12 @@ _PAGE = "select * from public.chat_messages where trip_id = %s order by created_
 # As in docs/sql.md, for users with thousands of resources.
 _FUNCTION = """
 create function public.trip_page(trip uuid) returns setof public.chat_messages
-language sql stable security definer set search_path = pg_catalog, pg_temp as $$
-  select * from public.chat_messages
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  return query select * from public.chat_messages
   where trip_id = trip and (select mirror.is_trip_member(trip))
-  order by created_at desc limit 50
+  order by created_at desc limit 50;
+end
 $$;
 """
 _FUNCTION_PAGE = "select * from public.trip_page(%s)"
@@ -147,9 +149,12 @@ def queries(
                         raise AssertionError(variant)
 
 
-def main(report: Report, *, quick: bool) -> None:
-    """Measure a client's queries with and without row-level security."""
-    with start_servers() as servers:
+def main(report: Report, *, quick: bool, target: int = 18) -> None:
+    """Measure a client's queries with and without row-level security.
+
+    `target` is the major version of the target's PostgreSQL.
+    """
+    with start_servers(target=target) as servers:
         users = create_tables(servers, 100 if quick else 10_000)
         queries(report, servers.stack.supabase_db_url, users, 2 if quick else 7)
     page = "a page of 50 messages"

@@ -29,6 +29,7 @@ from mirror.settings import Settings, load_settings
 from mirror.settings.logs import configure_logging
 from mirror.sync.drain import Drain
 from mirror.sync.wiring import build_drain
+from tests import matrix
 
 HOME = Path(__file__).parent.parent
 API = HOME / "tests" / "supabase"
@@ -184,10 +185,17 @@ def milliseconds(action: Callable[[], object], times: int) -> list[float]:
 
 
 @contextmanager
-def start_servers(*, api: bool = False) -> Iterator[Servers]:
-    """Yield a migrated pair of databases without rows; `api` starts the target's REST API, too."""
+def start_servers(*, api: bool = False, target: int = 18) -> Iterator[Servers]:
+    """Yield a migrated pair of databases without rows; `api` starts the target's REST API, too.
+
+    `target` is the major version of the target's PostgreSQL; `make test-postgres` installs those
+    before 18.
+    """
     configure_logging(style="json", level="error")
-    with DevStack.start(api=API if api else None) as stack:
+    programs = None if target == 18 else matrix.programs(target)  # noqa: PLR2004 - the installed one
+    with DevStack.start(
+        api=API if api else None, target_version=target, target_programs=programs
+    ) as stack:
         settings = load_settings(
             primary_database_url=stack.primary_url,
             supabase_db_url=stack.supabase_db_url,
@@ -203,6 +211,6 @@ def start_servers(*, api: bool = False) -> Iterator[Servers]:
             stack.api.serve("postgres")
         with (
             psycopg.connect(stack.primary_url, autocommit=True) as primary,
-            psycopg.connect(stack.supabase_db_url, autocommit=True) as target,
+            psycopg.connect(stack.supabase_db_url, autocommit=True) as owner,
         ):
-            yield Servers(stack, settings, primary, target)
+            yield Servers(stack, settings, primary, owner)

@@ -41,7 +41,13 @@ class DevStack:
 
     @classmethod
     def start(
-        cls, directory: Path | None = None, *, durable: bool = True, api: Path | None = None
+        cls,
+        directory: Path | None = None,
+        *,
+        durable: bool = True,
+        api: Path | None = None,
+        target_version: int = 18,
+        target_programs: Path | None = None,
     ) -> Self:
         """Start the servers in parallel.
 
@@ -51,6 +57,8 @@ class DevStack:
                 created it. None: a temporary directory.
             durable: False trades crash safety of the databases for speed.
             api: the npm package that pins @supabase/lite; None: start no API.
+            target_version: the major version of the target's PostgreSQL.
+            target_programs: the `bin` directory of that version; None: the installed one.
 
         Raises:
             ConfigError: the embedded servers are not installed, or a directory is not empty.
@@ -66,7 +74,9 @@ class DevStack:
                 primary = pool.submit(
                     PostgresCluster.start, home / "primary", version=16, durable=durable
                 )
-                target = pool.submit(_start_target, home / "target", durable=durable)
+                target = pool.submit(
+                    _start_target, home / "target", target_version, target_programs, durable=durable
+                )
                 redis = pool.submit(RedisServer.start, home / "redis")
                 # The end of this block waits for all three, even after Ctrl-C.
                 for server in (primary, target, redis):
@@ -125,10 +135,16 @@ class DevStack:
         self.stop()
 
 
-def _start_target(directory: Path, *, durable: bool) -> PostgresCluster:
+def _start_target(
+    directory: Path, version: int, programs: Path | None, *, durable: bool
+) -> PostgresCluster:
     """Start and prepare the stand-in for a Supabase project."""
     target = PostgresCluster.start(
-        directory, version=18, superuser=supabase.SUPERUSER, durable=durable
+        directory,
+        version=version,
+        programs=programs,
+        superuser=supabase.SUPERUSER,
+        durable=durable,
     )
     try:
         supabase.prepare_cluster(target)
