@@ -41,7 +41,7 @@ _MOST_IDS: Final = 20
 # For so long after a revocation, others may follow. Each waits until a worker has ended its batch,
 # so meanwhile a batch is only this part of a full one.
 _SMALL_SECONDS: Final = 10.0
-_SMALL_PART: Final = 4
+_SMALL_PART: Final = 6
 
 # No wait for the disk: if the server crashes, the events are only delivered again.
 _END: Final = (sql.SQL("set local synchronous_commit = off"), sql.SQL("commit"))

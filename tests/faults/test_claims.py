@@ -73,7 +73,7 @@ def test_after_a_revocation_batches_are_small_for_some_seconds(
     for number, member in enumerate(unmirrored_members[:50]):
         record(primary, "trip_memberships", *member, lane=1 if number else 0)
     queue = make_drain().queue
-    assert [len(taken(queue)) for _ in range(3)] == [3, 5, 5]
+    assert [len(taken(queue)) for _ in range(3)] == [3, 3, 3]
     later = SimpleNamespace(monotonic=lambda: time.monotonic() + 10)
     monkeypatch.setattr("mirror.sync.claims.time", later)
     assert len(taken(queue)) == 20
@@ -90,7 +90,7 @@ def test_many_revocations_are_taken_in_full_batches(
     queue = make_drain().queue
     assert [len(taken(queue)) for _ in range(3)] == [20, 20, 9]
     # Seven revocations came last, with a tenth of a batch of grants; eleven grants are left.
-    assert [len(taken(queue)) for _ in range(3)] == [5, 5, 1]
+    assert [len(taken(queue)) for _ in range(4)] == [3, 3, 3, 2]
 
 
 def taken(queue: Queue) -> list[ClaimedEvent]:

@@ -273,8 +273,8 @@ def test_a_batch_is_one_call_and_calls_share_a_connection(
     target: TestDatabase,
     make_members: Callable[[int], None],
 ) -> None:
-    """The batch is a hundred members; their parents are mirrored already."""
-    make_members(100)
+    """The batch is eighty members; their parents are mirrored already."""
+    make_members(80)
     record(primary, "users", reference="*")
     record(primary, "trips", reference="*")
     drain.run()

@@ -35,7 +35,7 @@ CHECKSUMS = {
     "0011_history": "d71fe76b2ad6dc1a",
     "0012_read_ahead": "6e8024a88a990dd5",
     "0013_add_history": "5e971d316d5a1468",
-    "0001_engine": "a1257662278d6d60",
+    "0001_engine": "cafccd29a187701c",
 }
 
 

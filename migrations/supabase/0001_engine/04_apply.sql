@@ -403,13 +403,20 @@ declare
   fence constant bigint := (request ->> 'fence')::bigint;
   pages constant boolean := coalesce((request ->> 'pages')::boolean, false);
   careful constant boolean := coalesce((request ->> 'careful')::boolean, false);
+  alone boolean := careful;
+  may_be_altered boolean;
+  some_withheld boolean;
   horizon bigint;
 begin
-  horizon := mirror.admit(request, careful or exists (
-    select from jsonb_array_elements(request -> 'sections') as s
-    join mirror.mappings as m on m.name = s ->> 'mapping'
-    where m.is_parent and jsonb_array_length(s -> 'gone') > 0
-  ));
+  -- Mostly nothing is gone, and to see that takes no query.
+  if not alone and jsonb_path_exists(request, '$.sections[*].gone[*]') then
+    alone := exists (
+      select from jsonb_array_elements(request -> 'sections') as s
+      join mirror.mappings as m on m.name = s ->> 'mapping'
+      where m.is_parent and jsonb_array_length(s -> 'gone') > 0
+    );
+  end if;
+  horizon := mirror.admit(request, alone);
   if fence < horizon then
     return jsonb_build_object('horizon', horizon, 'mappings', answers);
   end if;
@@ -468,8 +475,11 @@ begin
         )
       end);
     end if;
-    -- Mostly there is nothing of the kind, and the look is cheap.
-    if mirror.may_be_altered(section.relation) then
+    -- Mostly there is neither, and one look for both is cheap.
+    select mirror.may_be_altered(section.relation),
+      exists (select from mirror.withheld as w where w.mapping = section.name)
+    into may_be_altered, some_withheld;
+    if may_be_altered then
       perform mirror.check_written(section.name, section.rows, answer -> 'gone', answer);
     end if;
     -- A worker of an earlier version does not know such keys; its events wait.
@@ -478,7 +488,7 @@ begin
       'stale', case when pages then answer -> 'stale'
         else answer -> 'stale' || returning_keys end
     );
-    if exists (select from mirror.withheld as w where w.mapping = section.name) then
+    if some_withheld then
       perform mirror.release(
         section.name, (request ->> 'epoch')::integer, fence, section.rows, section.gone, answer
       );

@@ -186,7 +186,9 @@ class Target(ABC):
             stamp = replace(read, pair=self._renewed[1])
         for _ in range(_MAX_STEPS_BEHIND):
             try:
-                request = _with({"version": VERSION} | asdict(stamp) | fields, sections=sections)
+                # Faster than `asdict`, which copies.
+                stamped = vars(stamp) | {"pair": vars(stamp.pair)}
+                request = _with({"version": VERSION} | stamped | fields, sections=sections)
                 return self._parse(parse, self._call(function, request=request))
             except NotPaired:
                 pair = stamp.pair if self.read_pair is None else self.read_pair()
