@@ -9,7 +9,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Literal
 from uuid import UUID
 
@@ -19,11 +19,12 @@ from sqlalchemy.orm import Session
 
 from benchmarks import bare_chain
 from benchmarks.measuring import Report
-from benchmarks.native import native
+from benchmarks.native import DATABASE, native
 from benchmarks.servers import Connection, Servers, start_servers
 from benchmarks.traffic import JOIN, LEAVE
 from mappings.trips import registry
 from mirror.capture.doorbell import Doorbell, DoorbellSettings, Mode
+from mirror.devstack import supabase
 from mirror.hooks import Hooks
 
 _SEEN = "select trip_id from public.trip_memberships where user_id = %s and trip_id = any(%s)"
@@ -39,20 +40,12 @@ def main(report: Report, *, quick: bool) -> None:
         servers.fill(20_000 if quick else 200_000)
         servers.load()
         user, trips = _add_user(servers, max(changes, 200))
-        with native(servers) as subscription:
-            for _ in range(rounds):
-                with _plain_changes(servers, user) as (join, leave):
-                    seconds = _measure_visibility(
-                        subscription.connection, user, trips[:changes], join
-                    )
-                    report.add("native: commit → visible", "ms", *_milliseconds(seconds))
-                    _measure_visibility(
-                        subscription.connection, user, trips[:changes], leave, gone=True
-                    )
+        _measure_native(report, servers, user, trips[:changes], rounds)
+        url = servers.stack.supabase_db_url
         with (
             servers.working(1),
             _hooked_changes(servers, user) as (join, leave),
-            _connect_as(servers, user) as client,
+            _connect_as(url, user) as client,
         ):
             # The first ring imports Celery.
             _measure_visibility(client, user, trips[:1], join)
@@ -66,7 +59,7 @@ def main(report: Report, *, quick: bool) -> None:
             servers.running(),
             # As docs/run.md says, the backend rings no bell.
             _hooked_changes(servers, user, mode="off") as (join, leave),
-            _connect_as(servers, user) as client,
+            _connect_as(url, user) as client,
         ):
             for _ in range(rounds):
                 seconds = _measure_visibility(client, user, trips[:changes], join)
@@ -81,7 +74,7 @@ def main(report: Report, *, quick: bool) -> None:
             with (
                 chain(servers),
                 _hooked_changes(servers, user, mode=mode) as (join, leave),
-                _connect_as(servers, user) as client,
+                _connect_as(url, user) as client,
             ):
                 # The worker connects with its first task.
                 _measure_visibility(client, user, trips[:1], join)
@@ -93,14 +86,20 @@ def main(report: Report, *, quick: bool) -> None:
         with (
             servers.working(2),
             _hooked_changes(servers, user) as (join, leave),
-            _connect_as(servers, user) as client,
+            _connect_as(url, user) as client,
         ):
             for _ in range(rounds):
                 _measure_revocations(report, servers, client, user, trips, (join, leave), backlog)
+        # Last, because the checkpoint that ends it would slow the others down.
+        _measure_native(report, servers, user, trips[:changes], rounds, policies=True)
     native_, ours = "native: commit → visible", "mirror: commit → allowed"
     single, bare = "mirror run: commit → allowed", "bare chain: commit → allowed"
     report.ratio("mirror run: commit → allowed, p50, to native", single, native_, at_most=5)
     report.ratio("the same, p99", single, native_, at_most=5, by=lambda figure: figure.p99)
+    allowed = "native: commit → allowed"
+    report.ratio("the same, p50, to native under policies", single, allowed, at_most=5)
+    p99 = "the same, p99, to native under policies"
+    report.ratio(p99, single, allowed, at_most=5, by=lambda figure: figure.p99)
     report.ratio("mirror run to the bare chain, p50", single, bare, at_most=1.5)
     report.ratio("the bare chain to native, p50", bare, native_, at_most=5)
     report.ratio(
@@ -117,6 +116,29 @@ def main(report: Report, *, quick: bool) -> None:
         at_most=2,
         by=lambda figure: figure.p99,
     )
+
+
+def _measure_native(
+    report: Report,
+    servers: Servers,
+    user: UUID,
+    trips: list[UUID],
+    rounds: int,
+    *,
+    policies: bool = False,
+) -> None:
+    """Measure native replication for a superuser, or under the policies of the mirror's clients."""
+    name = "native: commit → allowed" if policies else "native: commit → visible"
+    with native(servers, policies=policies) as subscription, ExitStack() as stack:
+        client = subscription.connection
+        if policies:
+            url = servers.stack.target.url(DATABASE, user=supabase.OWNER)
+            client = stack.enter_context(_connect_as(url, user))
+        join, leave = stack.enter_context(_plain_changes(servers, user))
+        for _ in range(rounds):
+            seconds = _measure_visibility(client, user, trips, join)
+            report.add(name, "ms", *_milliseconds(seconds))
+            _measure_visibility(client, user, trips, leave, gone=True)
 
 
 def _measure_revocations(
@@ -201,9 +223,9 @@ def _hooked_changes(
 
 
 @contextmanager
-def _connect_as(servers: Servers, user: UUID) -> Iterator[Connection]:
-    """Yield a connection to the target with the rights of a user."""
-    with psycopg.connect(servers.stack.supabase_db_url, autocommit=True) as client:
+def _connect_as(url: str, user: UUID) -> Iterator[Connection]:
+    """Yield a connection to a target with the rights of a user."""
+    with psycopg.connect(url, autocommit=True) as client:
         claims = json.dumps({"sub": str(user), "role": "authenticated"})
         client.execute("select set_config('request.jwt.claims', %s, false)", [claims])
         client.execute("set role authenticated")

@@ -6,8 +6,13 @@ from contextlib import contextmanager
 
 import psycopg
 from psycopg import sql
+from pydantic import SecretStr
 
 from benchmarks.servers import Connection, Servers, until
+from mappings.trips import registry
+from mirror.devstack import supabase
+from mirror.schema.connecting import migrating
+from mirror.schema.migrate import upgrade
 
 DATABASE = "native"
 
@@ -62,13 +67,23 @@ class NativeSubscription:
 
 
 @contextmanager
-def native(servers: Servers) -> Iterator[NativeSubscription]:
-    """Yield a subscription that has copied all rows."""
+def native(servers: Servers, *, policies: bool = False) -> Iterator[NativeSubscription]:
+    """Yield a subscription that has copied all rows.
+
+    `policies`: its tables are those of a migrated target, with their policies and no ledger rows.
+    """
     primary, target = servers.stack.primary, servers.stack.target
     target.create_database(DATABASE)
     servers.primary.execute(_PUBLISH)
     with psycopg.connect(target.url(DATABASE), autocommit=True) as connection:
-        connection.execute(_TABLES)
+        if policies:
+            supabase.prepare_database(target, DATABASE)
+            url = target.url(DATABASE, user=supabase.OWNER)
+            settings = servers.settings.model_copy(update={"supabase_db_url": SecretStr(url)})
+            with migrating(settings, "supabase") as owner:
+                upgrade(owner, "supabase", registry)
+        else:
+            connection.execute(_TABLES)
         connection.execute(
             sql.SQL("create subscription native connection {} publication native").format(
                 primary.url()
