@@ -30,8 +30,9 @@ MOMENT = 0.5
 """A ring seldom follows after so many seconds without one."""
 
 # In seconds. Celery's parent process has to pass each message on, so a process that has found
-# events waits a moment for the next ring itself; but not for long, because other messages, such as
-# beat's, may wait for it. Meanwhile it holds the doorbell (`mirror.worker.holder`).
+# events waits a moment for the next ring itself, again and again. Meanwhile it holds the doorbell
+# (`mirror.worker.holder`). A message in the queue ends that; one that Celery's parent has taken out
+# of it already may have to wait for the end.
 _MOMENTS = 10.0
 
 
