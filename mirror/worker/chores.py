@@ -130,7 +130,12 @@ class Worker:
         return found
 
     def rest(self) -> None:
-        """Finish what the last drain has begun, because no ring has followed for a moment."""
+        """Finish what the last drain has begun, because no ring has followed for a moment.
+
+        If a database is away, this leaves it to the next drain.
+        """
+        if self._waits_for is not None:
+            return
         try:
             self.drain.rest()
         except MirrorError as error:
@@ -141,10 +146,16 @@ class Worker:
         self.bell.go_on()
         return self._stopping()
 
+    @property
+    def _waits_for(self) -> str | None:
+        """Why events wait, as this thread's last drain found; None: they do not."""
+        reason: str | None = getattr(self._thread, "reason", None)
+        return reason
+
     def _note_waiting(self, error: MirrorError | None) -> None:
         """Log why events wait, once for each reason, and once that they do not wait any more."""
         reason = None if error is None else str(error)
-        before, self._thread.reason = getattr(self._thread, "reason", None), reason
+        before, self._thread.reason = self._waits_for, reason
         if reason == before:
             return
         # Without the traceback, which could contain values of rows.

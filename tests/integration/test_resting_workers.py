@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from unittest.mock import Mock
 
 import pytest
 
@@ -84,6 +85,22 @@ def test_an_error_while_it_rests_is_logged(
     change(primary)
     worker.run_drains()
     assert steps(primary) == before + 1
+    worker.drain.close()
+
+
+def test_a_worker_does_not_wait_a_second_time_for_a_database_that_is_away(
+    primary: TestDatabase, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its drain has just tried, and the next one tries again."""
+    worker = Worker(lambda: settings, bell=LocalBell())
+    rested: list[bool] = []
+    monkeypatch.setattr(worker.drain, "rest", lambda: rested.append(True))
+    with monkeypatch.context() as broken:
+        broken.setattr(worker.drain, "run", Mock(side_effect=Transient("primary: away")))
+        worker.run_drains()
+    assert rested == []
+    worker.run_drains()
+    assert rested == [True]
     worker.drain.close()
 
 

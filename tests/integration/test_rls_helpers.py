@@ -172,6 +172,17 @@ def test_a_subject_that_is_no_uuid_is_an_error_and_never_allowed(
         connection.execute(query.encode())
 
 
+def test_no_helper_is_planned_at_each_call(people: TestDatabase) -> None:
+    """A function in SQL would be, before PostgreSQL 18; nor is one that each write calls."""
+    assert not people.query(
+        "select p.oid::regprocedure::text from pg_proc as p"
+        " join pg_language as l on l.oid = p.prolang"
+        " where l.lanname = 'sql' and p.pronamespace = any ('{public,mirror}'::regnamespace[])"
+        " and (p.proname in ('mirror_apply', 'may_be_altered', 'trip_roles')"
+        "  or has_function_privilege('authenticated', p.oid, 'execute'))"
+    )
+
+
 # Each case creates an object that an unqualified name would find before the real one.
 SHADOWS = {
     "a temporary table": """
