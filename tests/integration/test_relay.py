@@ -1,5 +1,6 @@
 """The queries and rings of a relay with a real primary, on a clock that the test moves."""
 
+import select
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -266,6 +267,10 @@ def test_a_relay_that_listens_rings_for_each_notification_and_polls_once_for_man
     asked, rings, began = listening.primary.asked, listening.doorbell.rings, listening.clock()
     for _ in range(3):
         record(primary)
+    listener = listening.relay.listener
+    assert listener is not None
+    # Another process of the server sends notifications, a moment after the commit.
+    until(lambda: select.select([listener.database.connection], [], [], 0)[0])
     listening.relay._wait(SLOW)
     assert listening.doorbell.rings > rings
     assert listening.primary.asked == asked
