@@ -90,7 +90,7 @@ def main(report: Report, *, quick: bool) -> None:
         ):
             for _ in range(rounds):
                 _measure_revocations(report, servers, client, user, trips, (join, leave), backlog)
-        # Last, because the checkpoint that ends it would slow the others down.
+        # Last: to drop its database causes a checkpoint, after which writes take longer.
         _measure_native(report, servers, user, trips[:changes], rounds, policies=True)
     native_, ours = "native: commit → visible", "mirror: commit → allowed"
     single, bare = "mirror run: commit → allowed", "bare chain: commit → allowed"

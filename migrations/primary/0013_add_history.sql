@@ -10,6 +10,8 @@ create or replace function mirror.add_history(
   p_delivered jsonb, p_bounds double precision[], p_limit bigint, p_dead jsonb
 ) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+-- As in mirror.claim_groups. The plan may be kept from when the tables were empty.
+set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 begin
   with delivered as materialized (

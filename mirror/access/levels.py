@@ -14,7 +14,8 @@ from mirror.schema.quoting import literal
 #
 # Not in SQL: before PostgreSQL 18, the plan of such a function is not kept, and to plan it takes
 # longer than to run it. A plan may be kept from when the tables were empty, so it always uses an
-# index; where there is none, it counts as so expensive that the server would compile it.
+# index, at least that of the key. Where it cannot, it counts as so expensive that the server would
+# compile it.
 DEFINER: Final = """\
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set jit = off"""

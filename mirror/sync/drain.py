@@ -37,8 +37,9 @@ from mirror.sync.withholding import withhold_unread
 
 log = structlog.stdlib.get_logger(__name__)
 
-# For so long a drain that finds events again and again leaves to do what is due beside them.
-_HURRY_SECONDS = 1.0
+# In seconds. So long at most, a drain that finds events again and again puts off what is due
+# beside them.
+_PUT_OFF_SECONDS = 1.0
 
 # For so long the drain searches a batch for the event that fails; then it sets all events apart
 # that are left. New revocations wait meanwhile.
@@ -101,21 +102,21 @@ class Drain(Isolating):
         seconds: float = 20.0,
         on_full_batch: Callable[[], object] = lambda: None,
         stopping: Callable[[], bool] = lambda: False,
-        rests: bool = True,
+        goes_on: bool = False,
     ) -> DrainResult:
         """Drain until no event is left, `seconds` have passed, or `stopping` returns True.
 
         `on_full_batch` is called after each batch that left events, so that other workers can help.
-        `full` in the result means that events may be left. `rests` False: the caller calls `rest`
-        once it sees that no events follow; until then, what is due beside the events is divided, so
-        that they do not wait long for it.
+        `full` in the result means that events may be left. `goes_on`: the caller drains again at
+        the next ring, and calls `rest` if none follows. Until then, what is due beside the events
+        is done in parts, so that no event waits long for it.
 
         Raises:
             Transient: a database does not answer; the events wait.
             Halted: a person must act; the events wait.
         """
         end = time.monotonic() + seconds
-        hurry_end = time.monotonic() + _HURRY_SECONDS
+        put_off_until = time.monotonic() + _PUT_OFF_SECONDS
         total = DrainResult()
         connected = False
         while True:
@@ -126,11 +127,13 @@ class Drain(Isolating):
                 working = bool(batch.events or batch.full or retried.events)
                 stopped = stopping()
                 ended = stopped or time.monotonic() > end
-                hurried = not rests and not batch.full and time.monotonic() < hurry_end
-                if ended or not working or (self._due and not hurried):
+                put_off = goes_on and not batch.full and time.monotonic() < put_off_until
+                if ended or not working or (self._due and not put_off):
                     self.queue.settle()
-                    self._keep_up(
-                        working=working or total.events > 0, whole=rests or stopped, last=stopped
+                    self._do_what_is_due(
+                        working=working or total.events > 0,
+                        whole=stopped or not goes_on,
+                        last=stopped,
                     )
             except BaseException as error:
                 # The other connections to this server are lost too, or in an open transaction.
@@ -159,8 +162,11 @@ class Drain(Isolating):
         """Whether there is something to do beside the events."""
         return self._stepping.due or self.queue.history.due
 
-    def _keep_up(self, *, working: bool, whole: bool, last: bool = False) -> None:
-        """Do what is due beside the events; with `whole` False, a part of it."""
+    def _do_what_is_due(self, *, working: bool, whole: bool, last: bool) -> None:
+        """Do what is due beside the events, or with `whole` False a part of it.
+
+        `last`: no drain of this process follows.
+        """
         due = self._stepping.due
         self._stepping.step(working=working, whole=whole)
         if whole or not due:

@@ -3,7 +3,8 @@
 A delay is an upper bound. It begins with the transaction that recorded the event, which is before
 its commit, and ends when the worker has settled the event, which is after the target's commit. A
 worker keeps the events in memory and adds them about once a second: many workers share a few rows.
-If it crashes meanwhile, that second is missing from the history.
+If it or the server crashes meanwhile, that
+second is missing from the history.
 """
 
 import json

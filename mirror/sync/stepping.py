@@ -23,7 +23,7 @@ from mirror.sync.targets.catalog import Description
 log = structlog.stdlib.get_logger(__name__)
 
 _SECONDS: Final = 1.0
-# With few events, the calls of a step would come too far apart.
+# So late a step is taken as a whole: with few events, its calls would come too far apart.
 _LATE_SECONDS: Final = 2.0
 # A comparison reads both sides again so often, if steps are taken meanwhile.
 _MAX_READS: Final = 5

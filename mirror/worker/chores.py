@@ -114,7 +114,7 @@ class Worker:
                 seconds=self.settings.drain_seconds,
                 on_full_batch=self.bell.ring,
                 stopping=self._end_of_batch,
-                rests=False,
+                goes_on=True,
             )
         except MirrorError as error:
             self._note_waiting(error)

@@ -122,7 +122,7 @@ class World:
         source.look = self._hanging(source.look)  # type: ignore[method-assign]
         target._call = self._hanging(target._call)  # type: ignore[method-assign]
         target.step = self._timed(target.step)  # type: ignore[method-assign]
-        # So late a step is due, and its calls may still come one by one.
+        # A step is due by then, and its calls may still come one by one.
         worker._stepping._now = lambda: 1.0
         return worker
 

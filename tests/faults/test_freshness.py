@@ -262,11 +262,11 @@ def test_events_wait_for_one_call_of_a_step_at_a_time(
     for number in range(len(STEP)):
         assert made == STEP[:number]
         record(primary, "users", USERS[number])
-        assert worker.run(rests=False).events == 1
+        assert worker.run(goes_on=True).events == 1
     assert made == STEP
     assert all(moment != before[name] for name, moment in fresh(target).items())
     record(primary, "users", USERS[0])
-    worker.run(rests=False)
+    worker.run(goes_on=True)
     worker.rest()
     assert made == STEP
 
@@ -277,7 +277,7 @@ def test_a_worker_that_rests_makes_the_calls_that_are_left(
     """No event may follow for hours."""
     worker, made = calls
     record(primary, "users", USERS[0])
-    worker.run(rests=False)
+    worker.run(goes_on=True)
     worker.rest()
     assert made == STEP
 
@@ -289,7 +289,7 @@ def test_with_few_events_a_step_is_a_whole_one(
     worker, made = calls
     worker._stepping._now = lambda: 2.0
     record(primary, "users", USERS[0])
-    worker.run(rests=False)
+    worker.run(goes_on=True)
     assert made == STEP
 
 
@@ -301,7 +301,7 @@ def test_a_backlog_keeps_no_step_away(
     worker.batch_size = 1
     for user in USERS[:5]:
         record(primary, "users", user)
-    worker.run(rests=False)
+    worker.run(goes_on=True)
     assert made == STEP
 
 
@@ -314,13 +314,13 @@ def test_a_step_that_fails_in_the_middle_is_begun_anew(
     """Primary or target may be another one by then."""
     worker, made = calls
     record(primary, "users", USERS[0])
-    worker.run(rests=False)
+    worker.run(goes_on=True)
     with monkeypatch.context() as broken:
         broken.setattr(worker.source, "look", Mock(side_effect=Transient("away")))
         with pytest.raises(Transient):
             worker.rest()
     record(primary, "users", USERS[1])
-    worker.run(rests=False)
+    worker.run(goes_on=True)
     worker.rest()
     # The target's clock as well, because no answer of before counts.
     assert made == ["propose_step", "propose_step", "step", "look", "step", "acknowledge_step"]

@@ -41,6 +41,15 @@ def settings(primary: TestDatabase, target: TestDatabase) -> Settings:
     )
 
 
+@pytest.fixture
+def worker(settings: Settings) -> Iterator[Worker]:
+    """A worker that has drained once, and so has taken its first step."""
+    worker = Worker(lambda: settings, bell=LocalBell())
+    worker.run_drains()
+    yield worker
+    worker.drain.close()
+
+
 def steps(primary: TestDatabase) -> int:
     """Return the number of steps that the target is known to have taken."""
     return int(primary.value("select step + acked::integer from mirror.pairing"))
@@ -52,47 +61,36 @@ def change(primary: TestDatabase) -> None:
     record(primary, "users", USER)
 
 
-def test_a_celery_worker_finishes_its_step(primary: TestDatabase, settings: Settings) -> None:
+def test_a_celery_worker_finishes_its_step(primary: TestDatabase, worker: Worker) -> None:
     """No message may come for a long time."""
-    worker = Worker(lambda: settings, bell=LocalBell())
-    worker.run_drains()
     before = steps(primary)
     change(primary)
     worker.run_drains()
     assert steps(primary) == before + 1
-    worker.drain.close()
 
 
 def test_an_error_while_it_rests_is_logged(
     primary: TestDatabase,
-    settings: Settings,
+    worker: Worker,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The next drain tries again."""
-    worker = Worker(lambda: settings, bell=LocalBell())
-    worker.run_drains()
-
-    def away(floor: int) -> None:
-        raise Transient("primary: away")
-
     change(primary)
     with monkeypatch.context() as broken:
-        broken.setattr(worker.drain.source, "look", away)
+        broken.setattr(worker.drain.source, "look", Mock(side_effect=Transient("primary: away")))
         worker.run_drains()
     assert "primary: away" in capsys.readouterr().out
     before = steps(primary)
     change(primary)
     worker.run_drains()
     assert steps(primary) == before + 1
-    worker.drain.close()
 
 
 def test_a_worker_does_not_wait_a_second_time_for_a_database_that_is_away(
-    primary: TestDatabase, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its drain has just tried, and the next one tries again."""
-    worker = Worker(lambda: settings, bell=LocalBell())
     rested: list[bool] = []
     monkeypatch.setattr(worker.drain, "rest", lambda: rested.append(True))
     with monkeypatch.context() as broken:
@@ -101,7 +99,6 @@ def test_a_worker_does_not_wait_a_second_time_for_a_database_that_is_away(
     assert rested == []
     worker.run_drains()
     assert rested == [True]
-    worker.drain.close()
 
 
 @contextmanager

@@ -172,8 +172,8 @@ def test_a_subject_that_is_no_uuid_is_an_error_and_never_allowed(
         connection.execute(query.encode())
 
 
-def test_no_helper_is_planned_at_each_call(people: TestDatabase) -> None:
-    """A function in SQL would be, before PostgreSQL 18; nor is one that each write calls."""
+def test_no_helper_is_planned_for_each_statement(people: TestDatabase) -> None:
+    """A function in SQL is, before PostgreSQL 18. Nor are those that each write calls."""
     assert not people.query(
         "select p.oid::regprocedure::text from pg_proc as p"
         " join pg_language as l on l.oid = p.prolang"
