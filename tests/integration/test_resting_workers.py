@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from unittest.mock import Mock
 
 import pytest
+from structlog.testing import capture_logs
 
 from mirror.errors import Transient
 from mirror.settings import Settings, load_settings
@@ -70,17 +71,14 @@ def test_a_celery_worker_finishes_its_step(primary: TestDatabase, worker: Worker
 
 
 def test_an_error_while_it_rests_is_logged(
-    primary: TestDatabase,
-    worker: Worker,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    primary: TestDatabase, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next drain tries again."""
     change(primary)
-    with monkeypatch.context() as broken:
+    with monkeypatch.context() as broken, capture_logs() as logs:
         broken.setattr(worker.drain.source, "look", Mock(side_effect=Transient("primary: away")))
         worker.run_drains()
-    assert "primary: away" in capsys.readouterr().out
+    assert "primary: away" in [log.get("reason") for log in logs]
     before = steps(primary)
     change(primary)
     worker.run_drains()
