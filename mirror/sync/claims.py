@@ -14,7 +14,6 @@ fail. A worker that lives and gives events back writes their rows anew, without 
 
 import time
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any, Final
 
@@ -25,6 +24,7 @@ from mirror.capture.outbox import Event, Lane
 from mirror.capture.statements import statement
 from mirror.errors import MirrorError, Transient
 from mirror.sync.connections import Database
+from mirror.sync.event_groups import FIELDS, EventGroup, count_events, values
 from mirror.sync.floor import Floor
 from mirror.sync.heartbeats import Heartbeat
 from mirror.sync.history import Delivered, History
@@ -45,39 +45,6 @@ _SMALL_PART: Final = 6
 
 # No wait for the disk: if the server crashes, the events are only delivered again.
 _END: Final = (sql.SQL("set local synchronous_commit = off"), sql.SQL("commit"))
-
-MAX_PARTS: Final = 4
-"""Keys with more parts do not travel as texts: `mirror.claim_waiting` returns so many arrays."""
-
-
-@dataclass(frozen=True)
-class EventGroup:
-    """Claimed events of one mapping, as `mirror.claim_waiting` returns them."""
-
-    mapping: str
-    scopes: bool
-    """These events are scopes; otherwise they are keys."""
-    parts: int
-    """The number of parts that each of the keys has."""
-    revocations: int
-    grants: int
-    oldest: int
-    """The lowest transaction id."""
-    newest: int
-    """The highest transaction id."""
-    origin: int
-    """The lowest transaction id whose change these events may be the rest of."""
-    ids: str
-    """The ids of the events, revocations first: an array literal of PostgreSQL."""
-    ages: str
-    """The seconds since the start of the transaction that recorded each: likewise."""
-    keys: list[str]
-    """For each of the first `MAX_PARTS` parts, that part of every key: an array literal."""
-    suspects: str | None
-    """Those of the ids that a worker may have crashed on: likewise; None if there are none."""
-
-
-_GROUP_FIELDS: Final = len(fields(EventGroup))
 
 
 class Claim:
@@ -104,14 +71,14 @@ class Claim:
         """The events that nothing has been read of. Empty after a worker crashed on one of them."""
         self.full = full
         """More events may be waiting."""
-        self.left_out = _count(taken) - _count(groups)
+        self.left_out = count_events(taken) - count_events(groups)
         """Events that this claim sets apart for workers that know their mappings."""
         self.ahead = ahead
         """The rows of all events, as `mirror.read_ahead` returns them; None: they were not read."""
 
     def __len__(self) -> int:
         """Return the number of events."""
-        return _count(self.groups) + len(self._events)
+        return count_events(self.groups) + len(self._events)
 
     def read(self, groups: Sequence[EventGroup]) -> list[ClaimedEvent]:
         """Return the events of some groups, and those that belong to no group."""
@@ -161,23 +128,18 @@ class Claim:
     @property
     def few_ids(self) -> list[int] | None:
         """The ids of the events; None if they are too many for a line of the log."""
-        if _count(self._claimed) > _MOST_IDS:
+        if count_events(self._claimed) > _MOST_IDS:
             return None
-        return [int(number) for group in self._claimed for number in group.ids[1:-1].split(",")]
+        return [int(number) for group in self._claimed for number in values(group.ids)]
 
     @property
     def _age(self) -> float:
         """The age of the oldest claimed event, in seconds."""
-        return max(float(age) for group in self._claimed for age in group.ages[1:-1].split(","))
+        return max(float(age) for group in self._claimed for age in values(group.ages))
 
     def set_suspects_apart(self) -> None:
         """Set events apart whose earlier worker crashed; the others belong to no group then."""
-        suspects = {
-            int(number)
-            for group in self.groups
-            if group.suspects is not None
-            for number in group.suspects[1:-1].split(",")
-        }
+        suspects = {int(number) for group in self.groups for number in group.suspected}
         if not suspects:
             return
         events, self.groups, self.ahead = self.events, [], None
@@ -292,9 +254,9 @@ class Queue:
             if mapping is None:
                 self.claims.rollback()
                 return None
-            every = [EventGroup(*row[1 : 1 + _GROUP_FIELDS]) for row in rows]
+            every = [EventGroup(*row[1 : 1 + FIELDS]) for row in rows]
             self._origin = min(group.origin for group in every)
-            count, grants = _count(every), sum(group.grants for group in every)
+            count, grants = count_events(every), sum(group.grants for group in every)
             if grants < count:
                 # Many revocations are in force sooner if batches are full.
                 few_revoked = 2 * (count - grants) < limit
@@ -302,7 +264,7 @@ class Queue:
             self._claimed += count
             full = count >= limit or (grants == few and grants < count)
             groups = [group for group in every if known is None or group.mapping in known]
-            read = rows[0][1 + _GROUP_FIELDS :]
+            read = rows[0][1 + FIELDS :]
             ahead = None if read[0] is None else read
             claim = Claim(self, every, groups, began=began, full=full, ahead=ahead)
             claim.set_suspects_apart()
@@ -354,7 +316,7 @@ class Queue:
             self.beside.together(
                 *(
                     sql.SQL(statement("release_events")).format(
-                        ids=sql.Literal(_innocent(group)), oldest=group.oldest, newest=group.newest
+                        ids=sql.Literal(group.innocent), oldest=group.oldest, newest=group.newest
                     )
                     for group in released
                 )
@@ -444,16 +406,3 @@ def _claiming(
         ahead=sql.Literal(ahead),
     )
     return sql.SQL(composed.as_string(None))
-
-
-def _innocent(group: EventGroup) -> str:
-    """Return the ids of a group's events without those that a worker may have crashed on."""
-    if group.suspects is None:
-        return group.ids
-    suspects = set(group.suspects[1:-1].split(","))
-    return "{" + ",".join(x for x in group.ids[1:-1].split(",") if x not in suspects) + "}"
-
-
-def _count(groups: Iterable[EventGroup]) -> int:
-    """Return the number of events in some groups."""
-    return sum(group.revocations + group.grants for group in groups)

@@ -23,7 +23,8 @@ from mirror.errors import (
     WrongMapping,
 )
 from mirror.model.registry import Registry
-from mirror.sync.claims import MAX_PARTS, Claim, EventGroup, Queue
+from mirror.sync.claims import Claim, Queue
+from mirror.sync.event_groups import MAX_PARTS, EventGroup
 from mirror.sync.isolation import Isolating
 from mirror.sync.known_mappings import KnownMappings
 from mirror.sync.read_ahead import ReadAhead

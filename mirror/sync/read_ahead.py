@@ -25,7 +25,8 @@ from mirror.capture.statements import statement
 from mirror.model.mapping import Mapping
 from mirror.model.registry import Registry
 from mirror.schema.quoting import identifier
-from mirror.sync.claims import MAX_PARTS, Claim
+from mirror.sync.claims import Claim
+from mirror.sync.event_groups import MAX_PARTS
 from mirror.sync.snapshot import Reading, Source
 
 _MOST_MAPPINGS: Final = 4
