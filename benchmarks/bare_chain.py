@@ -1,10 +1,10 @@
 """Bare chain: the steps that no mirror of this kind can leave out, for one mapping, without checks.
 
 It claims events in a transaction that stays open, and reads their rows there in a statement that
-begins later; it writes ledger and rows in one durable transaction, and ends the claim.
-Statements are prepared, and those of a step go in one round trip, also where a pooler would not
-allow it. There are no scopes, parents, retries, withheld rows, pairs of databases, or time limits.
-The mirror's delay beyond it is the cost of its checks, and of working behind poolers.
+begins later; it writes ledger and rows in one transaction, waits until that is on disk, and ends
+the claim. Statements are prepared, and those of a step go in one round trip, also where a pooler
+would not allow it. There are no scopes, parents, retries, withheld rows, pairs of databases, or
+time limits. The mirror's delay beyond it is the cost of its checks, and of working behind poolers.
 
 Either a process listens for changes, as `mirror run` does, or the doorbell wakes a Celery task,
 with a message for each ring.
@@ -33,7 +33,8 @@ app.conf.task_default_queue = QUEUE
 _LEDGER = """
 create table public.bare_ledger (
   trip_id uuid, user_id uuid, fence bigint, present boolean, primary key (trip_id, user_id)
-)
+);
+create sequence public.bare_flushes
 """
 
 _CLAIM = """
@@ -111,14 +112,18 @@ class BareChain:
 
     def _write(self, rows: list[tuple[object, ...]]) -> None:
         present, gone = [row for row in rows if row[5]], [row for row in rows if not row[5]]
-        with self._written.pipeline():
+        with self._written.pipeline() as pipeline:
             self._written.execute("begin")
             self._written.execute(_ADMIT, _columns(rows, 0, 1, 4, 5))
             if present:
                 self._written.execute(_WRITE, _columns(present, 0, 1, 2, 3))
             if gone:
                 self._written.execute(_DELETE, _columns(gone, 0, 1))
+            # As in the mirror: in force before it is on disk.
+            self._written.execute("set local synchronous_commit = off")
             self._written.execute("commit")
+            pipeline.sync()
+            self._written.execute("select setval('public.bare_flushes', 1)")
 
 
 def _columns(rows: list[tuple[object, ...]], *numbers: int) -> list[list[object]]:
@@ -197,4 +202,4 @@ def _ledger(servers: Servers) -> Iterator[None]:
     try:
         yield
     finally:
-        servers.target.execute("drop table public.bare_ledger")
+        servers.target.execute("drop table public.bare_ledger; drop sequence public.bare_flushes")

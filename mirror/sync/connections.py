@@ -14,7 +14,7 @@ import psycopg
 from psycopg import sql
 from psycopg.pq import TransactionStatus
 
-from mirror.errors import Transient
+from mirror.errors import MirrorError, Transient
 from mirror.errors.sqlstates import translate
 from mirror.sync.deadlines import Connection
 
@@ -29,6 +29,11 @@ select set_config('statement_timeout', {}, true),
   set_config('intervalstyle', 'postgres', true), set_config('extra_float_digits', '1', true),
   set_config('bytea_output', 'hex', true), set_config('row_security', 'off', true)
 """
+
+_BEGUN: Final = sql.SQL("begin")
+_COMMIT: Final = sql.SQL("commit")
+_NO_WAIT: Final = sql.SQL("set local synchronous_commit = off")
+"""The commit does not wait for the disk."""
 
 
 class Database:
@@ -124,21 +129,30 @@ class Database:
         *,
         timeout_factor: int = 1,
         durable: bool = True,
+        flush: str | None = None,
     ) -> list[Any]:
         """Run one statement with texts for its placeholders (`{}`), and return its rows.
 
         `timeout_factor` multiplies the statement timeout. `durable` False: a crash of the server
-        within the next moments may undo it.
+        within the next moments may undo it. `flush`: a statement whose commit waits until all
+        commits before it are on disk. Others then see what the first statement has written before
+        it is on disk, but the caller has its answer afterwards.
         """
-        # All statements are in one message, so they share a transaction, and SET LOCAL holds.
-        found = self.together(
-            sql.SQL("set local statement_timeout = {}").format(
-                sql.Literal(int(self.statement_seconds * 1000 * timeout_factor))
-            ),
-            *([] if durable else [sql.SQL("set local synchronous_commit = off")]),
-            sql.SQL(query).format(*map(sql.Literal, arguments)),
-            timeout_factor=timeout_factor,
+        limit = sql.SQL("set local statement_timeout = {}").format(
+            sql.Literal(int(self.statement_seconds * 1000 * timeout_factor))
         )
+        wanted = sql.SQL(query).format(*map(sql.Literal, arguments))
+        if flush is not None:
+            statements = [_BEGUN, limit, wanted, _NO_WAIT, _COMMIT, sql.SQL(flush)]
+        else:
+            # All statements are in one message, so they share a transaction, and SET LOCAL holds.
+            statements = [limit, *([] if durable else [_NO_WAIT]), wanted]
+        try:
+            found = self.together(*statements, timeout_factor=timeout_factor)
+        except MirrorError:
+            if self.goes_on:
+                self.rollback()
+            raise
         return found[0] if found else []
 
     def together(

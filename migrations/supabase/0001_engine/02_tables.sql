@@ -53,6 +53,10 @@ create table if not exists mirror.mappings (
 );
 
 
+-- Its value means nothing: to set it is a small write (`mirror.flush`). It goes with the table.
+create sequence if not exists mirror.flushes owned by mirror.mappings.name;
+
+
 -- Objects that a migration has found to be no longer declared. Each stays until `mirror migrate
 -- --prune` drops it; no access depends on it.
 create table if not exists mirror.leftovers (

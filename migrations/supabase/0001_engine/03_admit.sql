@@ -1,3 +1,18 @@
+-- Let the commit of this transaction wait until it is on disk, and so is every commit before it. A commit
+-- that has written nothing would not wait. Of a crash, what a worker was told must survive: the primary
+-- has forgotten the event by then.
+create or replace function mirror.flush() returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if current_setting('synchronous_commit') = 'off' then
+    perform set_config('synchronous_commit', 'on', true);
+  end if;
+  perform setval('mirror.flushes', 1);
+end
+$$;
+
+
 -- Take the lock of all writers: shared, or alone. Insists on READ COMMITTED, so that what follows
 -- sees what the last holder left. A call that waits too long fails with an error of its own, which
 -- says that another one was in the way: a statement or lock timeout would blame the batch.
@@ -23,11 +38,7 @@ begin
     raise exception 'another call or a migration holds the lock of all writers'
       using errcode = 'MR015';
   end;
-  -- A crash must not undo what a worker was told, or the primary has forgotten the event by then.
-  -- This holds until the end of the transaction.
-  if current_setting('synchronous_commit') = 'off' then
-    perform set_config('synchronous_commit', 'on', true);
-  end if;
+  perform mirror.flush();
 end
 $$;
 

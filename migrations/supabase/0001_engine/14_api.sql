@@ -5,6 +5,11 @@ create or replace function public.mirror_apply(request text) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$ begin return mirror.apply(request::jsonb); end $$;
 
+-- For a worker whose call of mirror_apply was in force before it was on disk.
+create or replace function public.mirror_flush() returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$ begin perform mirror.flush(); end $$;
+
 create or replace function public.mirror_open_scopes(request text) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$ begin return mirror.open_scopes(request::jsonb); end $$;

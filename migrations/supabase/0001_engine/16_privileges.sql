@@ -1,5 +1,6 @@
 -- By name: Supabase's default privileges grant EXECUTE to each role, not only to PUBLIC.
 revoke all on function
+  mirror.flush(),
   mirror.lock(boolean),
   mirror.check_pair(text, uuid, jsonb),
   mirror.forget_freshness(),
@@ -43,6 +44,7 @@ from public, anon, authenticated, service_role;
 
 revoke all on function
   public.mirror_apply(text),
+  public.mirror_flush(),
   public.mirror_open_scopes(text),
   public.mirror_withhold(text),
   public.mirror_step(text),
@@ -59,6 +61,7 @@ from public, anon, authenticated;
 
 grant execute on function
   public.mirror_apply(text),
+  public.mirror_flush(),
   public.mirror_open_scopes(text),
   public.mirror_withhold(text),
   public.mirror_step(text),

@@ -26,5 +26,7 @@ class PostgresTarget(Target):
             f"select public.mirror_{function}({parameters})",
             list(arguments.values()),
             timeout_factor=timeout_factor,
+            # Somebody may wait for it. The other calls wait for the disk themselves.
+            flush="select public.mirror_flush()" if function == "apply" else None,
         )
         return answer
