@@ -143,6 +143,7 @@ class Database:
         )
         wanted = sql.SQL(query).format(*map(sql.Literal, arguments))
         if flush is not None:
+            self._expect(TransactionStatus.IDLE)
             statements = [_BEGUN, limit, wanted, _NO_WAIT, _COMMIT, sql.SQL(flush)]
         else:
             # All statements are in one message, so they share a transaction, and SET LOCAL holds.
@@ -221,10 +222,7 @@ class Database:
         A transaction that is open without statements to end it is a bug in the caller. PostgreSQL
         would only warn, and the next commit would end both.
         """
-        expected = TransactionStatus.INTRANS if ending else TransactionStatus.IDLE
-        if self.connection.info.transaction_status is not expected:
-            self.close()
-            raise Transient(f"{self.role}: the connection was in use; it has been closed")
+        self._expect(TransactionStatus.INTRANS if ending else TransactionStatus.IDLE)
         _, *found = self.together(
             *ending,
             _begin(mode, self.statement_seconds * timeout_factor, idle_seconds),
@@ -233,6 +231,11 @@ class Database:
         )
         self._timeout_factor = timeout_factor
         return found
+
+    def _expect(self, status: TransactionStatus) -> None:
+        if self.connection.info.transaction_status is not status:
+            self.close()
+            raise Transient(f"{self.role}: the connection was in use; it has been closed")
 
     def cancel(self) -> None:
         """Cancel the statement that another thread runs, if there is one."""

@@ -7,8 +7,7 @@ from uuid import uuid4
 import pytest
 
 from mirror.sync.connections import Database
-from mirror.sync.targets.postgres import PostgresTarget
-from tests.faults.tools import DirectWriter, Running, rewrite, waiting
+from tests.faults.tools import DirectWriter, Running, Uncommitted, rewrite, waiting
 from tests.support.databases import TestDatabase
 from tests.support.rest import both_transports
 from tests.support.waiting import until
@@ -153,7 +152,7 @@ def test_an_older_write_that_waited_for_a_newer_one_is_refused(
     """It began when the newer write was not committed yet, then waited for its lock."""
     writer.apply(5, trip_memberships={MEMBER: member("OWNER")})
     with closing(Database(target.url, role="target")) as database, database.transaction():
-        DirectWriter(PostgresTarget(database), writer.registry).apply(
+        DirectWriter(Uncommitted(database), writer.registry).apply(
             20, trip_memberships={MEMBER: None}
         )
         second = Running(lambda: writer.apply(10, trip_memberships={MEMBER: member("OWNER")}))

@@ -4,6 +4,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
+from psycopg import sql
+
 from mirror.model.keys import Key
 from mirror.model.registry import Registry
 from mirror.sync.connections import Database
@@ -45,6 +47,24 @@ class DirectWriter:
         """Open scopes and return the keys under them that the target knows, those after `after`."""
         page = ScopePage(self.registry[mapping], reference, tuple(map(str, values)), after)
         return self.target.open_scopes(stamp(fence), [page], limit=1000)[0]
+
+
+class Uncommitted(PostgresTarget):
+    """Writes in a transaction that the test has begun, and ends."""
+
+    def _call(
+        self,
+        function: str,
+        *,
+        timeout_factor: int = 1,  # noqa: ARG002 - the base class has it
+        **arguments: str,
+    ) -> Any:
+        (name,) = arguments
+        query = sql.SQL("select public.{}({} => %s)").format(
+            sql.Identifier(f"mirror_{function}"), sql.Identifier(name)
+        )
+        ((answer,),) = self.database.execute(query, list(arguments.values()))
+        return answer
 
 
 def sections(registry: Registry, rows: Mapping[str, Rows], *, alone: bool = False) -> list[Section]:
