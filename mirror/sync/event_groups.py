@@ -9,12 +9,12 @@ from dataclasses import dataclass, fields
 from typing import Final
 
 MAX_PARTS: Final = 4
-"""Keys with more parts do not travel as texts: `mirror.claim_waiting` returns so many arrays."""
+"""Keys with more parts do not travel as texts: `mirror.claim_next` returns so many arrays."""
 
 
 @dataclass(frozen=True)
 class EventGroup:
-    """Claimed events of one mapping, as `mirror.claim_waiting` returns them."""
+    """Claimed events of one mapping, as `mirror.claim_next` returns them."""
 
     mapping: str
     scopes: bool
@@ -55,7 +55,7 @@ class EventGroup:
 
 
 FIELDS: Final = len(fields(EventGroup))
-"""The number of columns in which `mirror.claim_waiting` returns a group."""
+"""The number of columns in which `mirror.claim_next` returns a group."""
 
 
 def count_events(groups: Iterable[EventGroup]) -> int:

@@ -143,6 +143,23 @@ def test_a_backlog_that_no_worker_knows_costs_other_claims_nothing(
 
 
 @pytest.mark.usefixtures("deploying")
+def test_an_event_behind_those_of_another_worker_is_not_lost(
+    teams_primary: TestDatabase, make: Make
+) -> None:
+    """A claim looks at no more events than it may take, and then passes those that are locked."""
+    known = [mapping.name for mapping in OLD]
+    teams_primary.query("delete from mirror.outbox where mapping = 'companies'")
+    record(teams_primary, "companies", 1)
+    other = make(OLD).queue.claim(1, known)
+    assert other is not None
+    assert make(OLD).queue.claim(1, known) is None
+    other.release()
+    assert teams_primary.value("select count(*) from mirror.outbox") == 2
+    make(OLD).run()
+    assert apart(teams_primary) == [("companies", 0, 0, True)]
+
+
+@pytest.mark.usefixtures("deploying")
 def test_a_claim_that_is_given_back_leaves_the_event_where_it_was(
     teams_primary: TestDatabase, teams_target: TestDatabase, make: Make
 ) -> None:

@@ -40,6 +40,7 @@ PRIMARY_STEPS = [
     "0011_history",
     "0012_read_ahead",
     "0013_add_history",
+    "0014_claim_next",
 ]
 
 _numbers = itertools.count(1)
@@ -257,6 +258,7 @@ def test_migrations_run_over_asyncpg(backend: TestDatabase, project: TestDatabas
         "0011_history",
         "0012_read_ahead",
         "0013_add_history",
+        "0014_claim_next",
     ]
     assert run_in_transaction(backend, "asyncpg", upgrade) == []
     run_in_transaction(backend, "asyncpg", downgrade)

@@ -116,6 +116,7 @@ def test_a_revision_installs_and_removes_the_outbox(
         ("0011_history",),
         ("0012_read_ahead",),
         ("0013_add_history",),
+        ("0014_claim_next",),
     ]
 
     command.downgrade(alembic, "a1")

@@ -35,6 +35,7 @@ CHECKSUMS = {
     "0011_history": "d71fe76b2ad6dc1a",
     "0012_read_ahead": "6e8024a88a990dd5",
     "0013_add_history": "f4082c77ac1d9a80",
+    "0014_claim_next": "295be2b533a586c1",
     "0001_engine": "bac946a94290a70e",
 }
 
