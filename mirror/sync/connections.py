@@ -134,9 +134,10 @@ class Database:
         """Run one statement with texts for its placeholders (`{}`), and return its rows.
 
         `timeout_factor` multiplies the statement timeout. `durable` False: a crash of the server
-        within the next moments may undo it. `flush`: a statement whose commit waits until all
-        commits before it are on disk. Others then see what the first statement has written before
-        it is on disk, but the caller has its answer afterwards.
+        within the next moments may undo it. `flush`: a statement that runs afterwards in a
+        transaction of its own, whose commit waits until all commits before it are on disk. So
+        others see earlier what the first statement has written, and the caller has its answer when
+        it is on disk.
         """
         limit = sql.SQL("set local statement_timeout = {}").format(
             sql.Literal(int(self.statement_seconds * 1000 * timeout_factor))

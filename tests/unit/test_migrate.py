@@ -36,7 +36,7 @@ CHECKSUMS = {
     "0012_read_ahead": "6e8024a88a990dd5",
     "0013_add_history": "f4082c77ac1d9a80",
     "0014_claim_next": "295be2b533a586c1",
-    "0001_engine": "bac946a94290a70e",
+    "0001_engine": "8290a1b89109a18e",
 }
 
 

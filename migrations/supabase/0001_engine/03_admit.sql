@@ -1,6 +1,6 @@
--- Let the commit of this transaction wait until it is on disk, and so is every commit before it. A commit
--- that has written nothing would not wait. Of a crash, what a worker was told must survive: the primary
--- has forgotten the event by then.
+-- Make the commit of this transaction wait until it and all commits before it are on disk; one that has
+-- written nothing would not wait. When a worker has its answer, the primary forgets the event, so a crash
+-- must not undo the write.
 create or replace function mirror.flush() returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$

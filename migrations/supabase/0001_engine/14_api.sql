@@ -5,7 +5,7 @@ create or replace function public.mirror_apply(request text) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$ begin return mirror.apply(request::jsonb); end $$;
 
--- For a worker whose call of mirror_apply was in force before it was on disk.
+-- A worker over PostgreSQL calls it after mirror_apply, whose commit did not wait for the disk.
 create or replace function public.mirror_flush() returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$ begin perform mirror.flush(); end $$;
