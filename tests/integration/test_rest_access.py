@@ -147,8 +147,8 @@ def test_mirror_writer_has_no_privilege_but_on_the_api_functions(target: TestDat
         " and has_function_privilege('mirror_writer', p.oid, 'execute')"
         " and p.proname like any (array['mirror%%', 'my_%%', 'apply%%', 'is_%%', 'has_%%'])"
     )
-    functions = ["apply", "ask", "describe", "digest", "examine", "expired", "open_scopes", "purge"]
-    functions += ["rebase", "rows", "step", "survey", "trace", "withhold"]
+    functions = ["apply", "ask", "describe", "digest", "examine", "expired", "flush", "open_scopes"]
+    functions += ["purge", "rebase", "rows", "step", "survey", "trace", "withhold"]
     assert sorted(name for (name,) in callable_ones) == [
         f"mirror_{function}" for function in functions
     ]
