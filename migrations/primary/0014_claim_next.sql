@@ -1,9 +1,10 @@
 -- Claims take less time. Every statement can run again.
 
 
--- As mirror.claim_waiting, which it calls where an event is of a mapping that is not known, or was set
--- apart for that. Mostly there is none, and a statement that has no part for it starts in less time. An
--- event of such a mapping that commits in between is not taken; the next claim sees it.
+-- Does what mirror.claim_waiting does. If it sees an event of a mapping that is not known, or one that
+-- was set apart for that reason, it calls mirror.claim_waiting. Mostly there is none, and a statement
+-- without the parts for them starts in less time. It takes no event of such a mapping itself, also if one
+-- commits after it has looked; a later claim sees that one.
 create or replace function mirror.claim_next(
   p_floor bigint, p_limit integer, p_few integer, p_known text[]
 )

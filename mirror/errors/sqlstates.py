@@ -64,7 +64,7 @@ database was not migrated, or it was migrated by another version."""
 _OUR_OBJECTS = re.compile(
     r"schema \"mirror\"|mirror_\w+|mirror\.(outbox|claims|retries|state|runs|leases|heartbeats"
     r"|migrations|mappings|scopes|claim_\w+|transaction_status|delays|revocations|structures|read_\w+|propose_step|look|pairing|step|ledger_|apply|scope_|withdraw_|open_scopes|purge|rebase|describe"
-    r"|admit|examine)"
+    r"|admit|examine|flush\w*)"
 )
 # By SQLSTATE prefix; the first match wins. Each has our error, and a text that replaces
 # PostgreSQL's own message where that could contain values of rows.

@@ -30,8 +30,6 @@ select set_config('statement_timeout', {}, true),
   set_config('bytea_output', 'hex', true), set_config('row_security', 'off', true)
 """
 
-_BEGUN: Final = sql.SQL("begin")
-_COMMIT: Final = sql.SQL("commit")
 _NO_WAIT: Final = sql.SQL("set local synchronous_commit = off")
 """The commit does not wait for the disk."""
 
@@ -129,33 +127,51 @@ class Database:
         *,
         timeout_factor: int = 1,
         durable: bool = True,
-        flush: str | None = None,
     ) -> list[Any]:
         """Run one statement with texts for its placeholders (`{}`), and return its rows.
 
         `timeout_factor` multiplies the statement timeout. `durable` False: a crash of the server
-        within the next moments may undo it. `flush`: a statement that runs afterwards in a
-        transaction of its own, whose commit waits until all commits before it are on disk. So
-        others see earlier what the first statement has written, and the caller has its answer when
-        it is on disk.
+        within the next moments may undo it.
         """
-        limit = sql.SQL("set local statement_timeout = {}").format(
-            sql.Literal(int(self.statement_seconds * 1000 * timeout_factor))
+        # All statements are in one message, so they share a transaction, and SET LOCAL holds.
+        found = self.together(
+            self._limit(timeout_factor),
+            *([] if durable else [_NO_WAIT]),
+            sql.SQL(query).format(*map(sql.Literal, arguments)),
+            timeout_factor=timeout_factor,
         )
-        wanted = sql.SQL(query).format(*map(sql.Literal, arguments))
-        if flush is not None:
-            self._expect(TransactionStatus.IDLE)
-            statements = [_BEGUN, limit, wanted, _NO_WAIT, _COMMIT, sql.SQL(flush)]
-        else:
-            # All statements are in one message, so they share a transaction, and SET LOCAL holds.
-            statements = [limit, *([] if durable else [_NO_WAIT]), wanted]
+        return found[0] if found else []
+
+    def call_early(
+        self, query: str, arguments: Sequence[str], *, flush: sql.SQL, timeout_factor: int = 1
+    ) -> list[Any]:
+        """Do as `call`, but let others see what it writes before that is on disk.
+
+        `flush` then runs in a transaction of its own, in the same round trip. Its commit waits
+        until all commits before it are on disk, so this returns when the write is there.
+        """
+        self._expect(TransactionStatus.IDLE)
         try:
-            found = self.together(*statements, timeout_factor=timeout_factor)
+            found = self.together(
+                sql.SQL("begin"),
+                self._limit(timeout_factor),
+                sql.SQL(query).format(*map(sql.Literal, arguments)),
+                _NO_WAIT,
+                sql.SQL("commit"),
+                flush,
+                timeout_factor=timeout_factor,
+            )
         except MirrorError:
             if self.goes_on:
                 self.rollback()
             raise
-        return found[0] if found else []
+        return found[0]
+
+    def _limit(self, timeout_factor: int) -> sql.Composed:
+        """Return the statement that limits the time of each statement of a transaction."""
+        return sql.SQL("set local statement_timeout = {}").format(
+            sql.Literal(int(self.statement_seconds * 1000 * timeout_factor))
+        )
 
     def together(
         self, *statements: sql.Composable, timeout_factor: int | None = None

@@ -1,9 +1,13 @@
 """The target over a PostgreSQL connection of its own (SUPABASE_DB_URL)."""
 
-from typing import Any
+from typing import Any, Final
+
+from psycopg import sql
 
 from mirror.sync.connections import Database
 from mirror.sync.targets.base import Target
+
+_FLUSH: Final = sql.SQL("select public.mirror_flush()")
 
 
 class PostgresTarget(Target):
@@ -22,11 +26,13 @@ class PostgresTarget(Target):
 
     def _call(self, function: str, *, timeout_factor: int = 1, **arguments: str) -> Any:
         parameters = ", ".join(f"{name} => {{}}" for name in arguments)
-        ((answer,),) = self.database.call(
-            f"select public.mirror_{function}({parameters})",
-            list(arguments.values()),
-            timeout_factor=timeout_factor,
-            # Somebody may wait for it. The other calls wait for the disk themselves.
-            flush="select public.mirror_flush()" if function == "apply" else None,
-        )
+        query, values = f"select public.mirror_{function}({parameters})", list(arguments.values())
+        if function == "apply":
+            # Access depends on it. The other calls wait for the disk themselves.
+            rows = self.database.call_early(
+                query, values, flush=_FLUSH, timeout_factor=timeout_factor
+            )
+        else:
+            rows = self.database.call(query, values, timeout_factor=timeout_factor)
+        ((answer,),) = rows
         return answer
