@@ -11,6 +11,7 @@ pytest_plugins = [
     "tests.support.databases",
     "tests.support.rest",
     "tests.support.drains",
+    "tests.support.forking",
     "tests.support.reconciling",
     "tests.support.shared_pair",
     "tests.support.doctor_pair",

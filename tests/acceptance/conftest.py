@@ -10,15 +10,9 @@ from mirror.devstack import RedisServer
 from mirror.devstack.worker import WorkerProcess
 from tests.support.databases import TestDatabase
 from tests.support.forking import HOME, ForkingCommand, Ran
+from tests.support.services import Service
 
 Command = Callable[..., Ran]
-
-
-@pytest.fixture(scope="session")
-def forking_command() -> Iterator[ForkingCommand]:
-    """The command's process, of which each run is a child."""
-    with ForkingCommand() as command:
-        yield command
 
 
 @pytest.fixture
@@ -46,6 +40,25 @@ def mirror(
         return done
 
     return run
+
+
+StartService = Callable[[str, dict[str, str]], Service]
+
+
+@pytest.fixture
+def start_service(tmp_path: Path, forking_command: ForkingCommand) -> Iterator[StartService]:
+    """Return a function that starts a command with some variables; each has a log of its own."""
+    started: list[Service] = []
+
+    def start(name: str, variables: dict[str, str]) -> Service:
+        log = tmp_path / f"{name}{len(started)}.log"
+        started.append(Service(forking_command, name, log, variables))
+        return started[-1]
+
+    yield start
+    for service in started:
+        service.kill()
+        assert "Traceback" not in service.log.read_text()
 
 
 StartWorker = Callable[..., WorkerProcess]

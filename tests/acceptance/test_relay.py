@@ -1,9 +1,7 @@
 """The real `mirror relay`, between real servers that stop and start."""
 
-import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,10 +13,10 @@ from mirror.capture.doorbell import KEY, QUEUE
 from mirror.devstack import PostgresCluster, RedisServer
 from mirror.devstack.binaries import postgres_programs
 from mirror.schema.migrate import upgrade
-from tests.acceptance.conftest import Command, StartWorker
+from tests.acceptance.conftest import Command, StartService, StartWorker
 from tests.support.databases import TestDatabase
 from tests.support.factories import MembershipFactory
-from tests.support.forking import HOME
+from tests.support.services import Service
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.usefixtures("no_environment")
@@ -29,60 +27,22 @@ modes = pytest.mark.parametrize(
 )
 
 
-class RelayProcess:
-    """A running `mirror relay` and its log."""
-
-    def __init__(self, log: Path, variables: dict[str, str]) -> None:
-        self.log = log
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [str(Path(sys.executable).parent / "mirror"), "relay"],
-                cwd=HOME,
-                env={
-                    "PATH": os.environ["PATH"],
-                    "PYTHONPATH": str(HOME),
-                    "MIRROR_LOG_FORMAT": "json",
-                }
-                | variables,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-            )
-
-    def logged(self, text: str) -> int:
-        """Return how often the log contains this text."""
-        return self.log.read_text().count(f'"event": "{text}"')
-
-    def end(self, stop_signal: signal.Signals) -> int:
-        """Send a signal to the process; return its exit code."""
-        self.process.send_signal(stop_signal)
-        return self.process.wait(30)
-
-
-StartRelay = Callable[..., RelayProcess]
+StartRelay = Callable[..., Service]
 
 
 @pytest.fixture
-def start_relay(redis_server: RedisServer, tmp_path: Path) -> Iterator[StartRelay]:
+def start_relay(redis_server: RedisServer, start_service: StartService) -> StartRelay:
     """Return a function that starts a relay and waits until it watches the outbox."""
-    started: list[RelayProcess] = []
 
-    def start(url: str, mode: str = "polling", **variables: str) -> RelayProcess:
+    def start(url: str, mode: str = "polling", **variables: str) -> Service:
         variables |= {"PRIMARY_DATABASE_URL": url, "REDIS_URL": redis_server.url}
         if mode == "listening":
             variables["PRIMARY_LISTEN_URL"] = url
-        relay = RelayProcess(tmp_path / f"relay{len(started)}.log", variables)
-        started.append(relay)
-        ready = "listening" if mode == "listening" else "watching"
-        until(lambda: relay.logged(ready) or relay.process.poll() is not None)
-        assert relay.process.poll() is None, relay.log.read_text()
+        relay = start_service("relay", variables)
+        relay.wait_until_logged("listening" if mode == "listening" else "watching")
         return relay
 
-    yield start
-    for relay in started:
-        if relay.process.poll() is None:
-            relay.end(signal.SIGKILL)
-        assert "Traceback" not in relay.log.read_text()
+    return start
 
 
 @pytest.fixture
@@ -149,7 +109,7 @@ def test_two_relays_do_no_harm(
     session.commit()
     change(primary)
     until(lambda: target.value("select count(*) from trip_memberships") == 1)
-    first.process.kill()
+    first.kill()
     MembershipFactory()
     session.commit()
     change(primary)
@@ -217,21 +177,21 @@ def test_a_relay_survives_both_in_either_order(
         server.restart()
     until(lambda: relay.logged("the primary is back"))
     rings(primary, redis_server)
-    assert relay.process.poll() is None
+    assert relay.runs
 
 
 def test_a_relay_may_start_before_its_servers(
     own_primary: tuple[PostgresCluster, TestDatabase],
     redis_server: RedisServer,
-    tmp_path: Path,
+    start_service: StartService,
 ) -> None:
     """A process manager starts all servers at the same time."""
     cluster, primary = own_primary
     cluster.stop()
     redis_server.stop()
     urls = {"PRIMARY_DATABASE_URL": primary.url, "REDIS_URL": redis_server.url}
-    relay = RelayProcess(tmp_path / "relay.log", urls)
-    until(lambda: relay.logged("waiting for the primary"))
+    relay = start_service("relay", urls)
+    relay.wait_until_logged("waiting for the primary")
     redis_server.restart()
     cluster.restart()
     rings(primary, redis_server)

@@ -3,8 +3,6 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,11 +22,11 @@ from mappings.trips import registry
 from mirror.devstack import PostgresCluster, RedisServer, prepare_cluster, prepare_database
 from mirror.schema.migrate import upgrade
 from mirror.settings import load_settings
-from tests.acceptance.conftest import Command, StartWorker
+from tests.acceptance.conftest import Command, StartService, StartWorker
 from tests.support.claimed import suspected
 from tests.support.databases import TestDatabase
 from tests.support.factories import MembershipFactory
-from tests.support.forking import HOME
+from tests.support.services import Service
 from tests.support.transaction_pooler import TransactionPooler
 from tests.support.waiting import until
 
@@ -38,68 +36,20 @@ WAITING = "select (select count(*) from mirror.outbox) + (select count(*) from m
 MEMBERS = "select count(*) from trip_memberships"
 
 
-class ServiceProcess:
-    """A running command of `mirror`, and its log, to which later starts append."""
-
-    def __init__(self, command: str, log: Path, variables: dict[str, str]) -> None:
-        self.log = log
-        self._command = command
-        self._variables = variables
-        self.restart()
-
-    def restart(self) -> None:
-        """Start the command again, after it has ended."""
-        with self.log.open("ab") as output:
-            self.process = subprocess.Popen(
-                [str(Path(sys.executable).parent / "mirror"), self._command],
-                cwd=HOME,
-                env={
-                    "PATH": os.environ["PATH"],
-                    "PYTHONPATH": str(HOME),
-                    "PYTHONWARNINGS": "error",
-                    "MIRROR_LOG_FORMAT": "json",
-                }
-                | self._variables,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-            )
-
-    def logged(self, text: str) -> int:
-        """Return how often the log contains this text as the name of a record."""
-        return self.log.read_text().count(f'"event": "{text}"')
-
-    def end(self, stop_signal: signal.Signals) -> int:
-        """Send a signal to the process; return its exit code."""
-        self.process.send_signal(stop_signal)
-        return self.process.wait(30)
-
-    def kill(self) -> None:
-        """End it at once, in the middle of its work."""
-        self.end(signal.SIGKILL)
-
-
-StartRun = Callable[..., ServiceProcess]
+StartRun = Callable[..., Service]
 
 
 @pytest.fixture
-def start_run(primary: TestDatabase, target: TestDatabase, tmp_path: Path) -> Iterator[StartRun]:
+def start_run(primary: TestDatabase, target: TestDatabase, start_service: StartService) -> StartRun:
     """Return a function that starts `mirror run`; keyword arguments are further variables."""
-    started: list[ServiceProcess] = []
 
-    def start(**variables: str) -> ServiceProcess:
+    def start(**variables: str) -> Service:
         urls = {"PRIMARY_DATABASE_URL": primary.url, "SUPABASE_DB_URL": target.url}
-        run = ServiceProcess("run", tmp_path / f"run{len(started)}.log", urls | variables)
-        started.append(run)
-        until(lambda: run.logged("watching") or run.process.poll() is not None)
-        assert run.process.poll() is None, run.log.read_text()
+        run = start_service("run", urls | variables)
+        run.wait_until_logged("watching")
         return run
 
-    yield start
-    for run in started:
-        if run.process.poll() is None:
-            run.kill()
-        assert "Traceback" not in run.log.read_text()
+    return start
 
 
 @pytest.fixture
@@ -259,7 +209,7 @@ def test_a_relay_ends_in_order_under_load(
     members: list[tuple[UUID, UUID]],
     primary: TestDatabase,
     redis_server: RedisServer,
-    tmp_path: Path,
+    start_service: StartService,
 ) -> None:
     """It has nothing to roll back."""
     urls = {
@@ -267,11 +217,10 @@ def test_a_relay_ends_in_order_under_load(
         "PRIMARY_LISTEN_URL": primary.url,
         "REDIS_URL": redis_server.url,
     }
-    relay = ServiceProcess("relay", tmp_path / "relay.log", urls)
+    relay = start_service("relay", urls)
     with writing(primary, members):
-        until(lambda: relay.logged("listening"))
+        relay.wait_until_logged("listening")
         assert relay.end(signal.SIGTERM) == 0
-    assert "Traceback" not in relay.log.read_text()
 
 
 def test_killed_at_any_moment_it_loses_nothing(

@@ -1,9 +1,8 @@
 """An event that makes its batch fail is isolated, retried alone, and finally buried."""
 
 import signal
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -15,6 +14,7 @@ from tests.faults.tools import Intercepted, record
 from tests.support.claimed import claimed, suspected
 from tests.support.databases import TestDatabase
 from tests.support.factories import MembershipFactory
+from tests.support.forking import ForkedProcess, ForkingCommand
 from tests.support.rest import both_transports
 from tests.support.waiting import until
 
@@ -22,32 +22,6 @@ pytestmark = both_transports(rest="long")
 
 
 POISON = "00000000-0000-0000-0000-00000000dead"
-
-WORKER = """
-import os, signal, sys
-from mappings.trips import registry
-from mirror.sync.wiring import build_drain
-from mirror.settings import load_settings
-
-primary, target, poison, action = sys.argv[1:]
-drain = build_drain(
-    load_settings(primary_database_url=primary, supabase_db_url=target, max_attempts=3), registry
-)
-apply = drain.target.apply
-
-
-def deadly(stamp, sections):
-    if any(poison in text for section in sections for text in section.as_json()):
-        if action == "die":
-            os.kill(os.getpid(), signal.SIGKILL)
-        print("claimed", flush=True)
-        signal.pause()
-    return apply(stamp, sections)
-
-
-drain.target.apply = deadly
-drain.run()
-"""
 
 
 @pytest.fixture
@@ -223,16 +197,29 @@ def test_a_transient_failure_of_a_retry_is_not_counted(
     assert primary.value("select deaths from mirror.retries") == 0
 
 
+StartWorker = Callable[[str, str], ForkedProcess]
+
+
+@pytest.fixture
 def start_worker(
-    primary: TestDatabase, target: TestDatabase, poison: str, action: str
-) -> subprocess.Popen[str]:
-    """Start a worker process that dies, or stops, when it writes the poison."""
-    return subprocess.Popen(
-        [sys.executable, "-c", WORKER, primary.url, target.url, poison, action],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
+    primary: TestDatabase, target: TestDatabase, forking_command: ForkingCommand, tmp_path: Path
+) -> Iterator[StartWorker]:
+    """Return a function that starts a worker, which dies, or stops, when it writes the poison."""
+    started: list[ForkedProcess] = []
+
+    def start(poison: str, action: str) -> ForkedProcess:
+        arguments = [primary.url, target.url, poison, action]
+        log = tmp_path / "worker.log"
+        started.append(
+            forking_command.start(arguments, {}, log, module="tests.faults.deadly_worker")
+        )
+        if action == "wait":
+            until(lambda: log.exists() and "claimed" in log.read_text())
+        return started[-1]
+
+    yield start
+    for worker in started:
+        worker.kill()
 
 
 def the_dead_workers_transaction_ended(primary: TestDatabase) -> bool:
@@ -244,16 +231,18 @@ def the_dead_workers_transaction_ended(primary: TestDatabase) -> bool:
 
 
 def test_events_of_a_worker_that_was_killed_are_retried_alone(
-    primary: TestDatabase, target: TestDatabase, drain: Drain, good_members: list[tuple[str, str]]
+    primary: TestDatabase,
+    target: TestDatabase,
+    drain: Drain,
+    start_worker: StartWorker,
+    good_members: list[tuple[str, str]],
 ) -> None:
     """It was killed with an open claim. One event may be the cause, so each is tried alone."""
     for member in good_members:
         record(primary, "trip_memberships", *member)
-    with start_worker(primary, target, good_members[0][0], "wait") as worker:
-        assert worker.stdout is not None
-        assert worker.stdout.readline() == "claimed\n"
-        assert claimed(primary) == 7
-        worker.kill()
+    worker = start_worker(good_members[0][0], "wait")
+    assert claimed(primary) == 7
+    worker.kill()
     until(lambda: the_dead_workers_transaction_ended(primary))
     drain.target = spy = Intercepted(drain.target)
     done = drain.run()
@@ -265,7 +254,10 @@ def test_events_of_a_worker_that_was_killed_are_retried_alone(
 
 
 def test_an_event_that_kills_every_worker_is_buried(
-    primary: TestDatabase, target: TestDatabase, good_members: list[tuple[str, str]]
+    primary: TestDatabase,
+    target: TestDatabase,
+    start_worker: StartWorker,
+    good_members: list[tuple[str, str]],
 ) -> None:
     """Out of memory, or a crash in a driver. Each death counts; the other events go through."""
     primary.query("insert into users (id, email, username) values (%s, 'e', 'n')", POISON)
@@ -274,8 +266,7 @@ def test_an_event_that_kills_every_worker_is_buried(
     record(primary, "users", POISON)
     deaths = 0
     for _ in range(8):
-        with start_worker(primary, target, POISON, "die") as worker:
-            deaths += worker.wait() == -signal.SIGKILL
+        deaths += start_worker(POISON, "die").wait(30) == -signal.SIGKILL
         until(lambda: the_dead_workers_transaction_ended(primary))
         due_now(primary)
     # One death in a batch, which counts for no event, and three deaths alone.

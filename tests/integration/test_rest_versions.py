@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
 
+import httpx
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -18,6 +19,7 @@ from cryptography.x509.oid import NameOID
 from mirror.devstack import SupabaseLite
 from mirror.devstack.node import find_program
 from mirror.errors import Unreachable
+from mirror.sync.targets import http
 from mirror.sync.targets.rest import RestTarget
 from tests.support.rest import PACKAGE
 
@@ -93,6 +95,7 @@ def test_a_target_uses_the_servers_http_version_and_logs_no_key(
 ) -> None:
     """The handshake chooses the version; the library for HTTP/2 would log every header."""
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    monkeypatch.setattr(http, "certificates", httpx.create_ssl_context)
     caplog.set_level(logging.DEBUG)
     target = RestTarget(start_tls(http2=http2), api.secret_key)
     assert target.describe().epoch == 0

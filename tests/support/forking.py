@@ -1,4 +1,4 @@
-"""Forking: runs the `mirror` command without the time that Python takes to import its modules.
+"""Forking: runs Python programs without the time that Python takes to import their modules.
 
 A process imports them once. For each run it forks a child, which is a process of its own with its
 own arguments, environment, output and exit code. tests/acceptance/test_wheel.py and test_demo.py
@@ -17,16 +17,25 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NoReturn, Self
 
+import pytest
+
+import mirror.cli
+
 HOME = Path(__file__).parent.parent.parent
 _SECONDS = 60
 """A run that takes longer is killed."""
+
+_PACKAGES = ("mirror.cli", "mirror.diagnostics", "mirror.reconcile", "mirror.schema", "mirror.sync")
+_MODULES = ("rich.markdown", "celery.bin.celery", "celery.apps.worker", "celery.apps.beat")
 
 
 @dataclass
@@ -44,7 +53,10 @@ class Ran:
 
 
 class ForkingCommand:
-    """A process that runs `mirror` in children; leaving the context manager ends it."""
+    """A process that runs `mirror`, or another program, in children.
+
+    Leaving the context manager ends it, but not its children.
+    """
 
     def __init__(self) -> None:
         self._server = subprocess.Popen(
@@ -56,6 +68,7 @@ class ForkingCommand:
             stdout=subprocess.PIPE,
             text=True,
         )
+        self._lock = threading.Lock()
 
     def run(
         self,
@@ -68,15 +81,38 @@ class ForkingCommand:
 
         `module` is run instead of it if it is not empty, as `python -m` does.
         """
-        assert self._server.stdin is not None
-        assert self._server.stdout is not None
         with tempfile.TemporaryDirectory() as output:
             out, err = Path(output, "out"), Path(output, "err")
-            order = [list(arguments), dict(environment), str(directory), module, str(out), str(err)]
-            self._server.stdin.write(json.dumps(order) + "\n")
-            self._server.stdin.flush()
-            code = int(self._server.stdout.readline())
+            files = [str(out), str(err)]
+            pid = self._ask(
+                _fork, list(arguments), dict(environment), str(directory), module, files, _SECONDS
+            )
+            code = self._ask(_exit_code, pid, 0)
+            assert code is not None
             return Ran(code, out.read_text(), err.read_text())
+
+    def start(
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        log: Path,
+        module: str = "",
+    ) -> "ForkedProcess":
+        """Start what `run` runs, in a session of its own; its output is appended to `log`."""
+        files = [str(log), str(log)]
+        pid = self._ask(_fork, list(arguments), dict(environment), str(HOME), module, files, 0)
+        assert pid is not None
+        return ForkedProcess(pid, lambda: self._ask(_exit_code, pid, os.WNOHANG))
+
+    def _ask(self, function: Callable[..., int | None], *arguments: object) -> int | None:
+        """Call a function in the process."""
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        with self._lock:
+            self._server.stdin.write(json.dumps([function.__name__, *arguments]) + "\n")
+            self._server.stdin.flush()
+            answer: int | None = json.loads(self._server.stdout.readline())
+            return answer
 
     def __enter__(self) -> Self:
         return self
@@ -85,26 +121,92 @@ class ForkingCommand:
         self._server.communicate()
 
 
-def _serve() -> None:
-    """Fork a child for each order on standard input, and answer with its exit code."""
-    import mirror.cli  # noqa: PLC0415 - in the server only
+class ForkedProcess:
+    """A running child, with the methods of `subprocess.Popen` that tests need."""
 
-    # Some modules are imported when a command needs them.
-    for name in ("mirror.sync", "mirror.diagnostics", "mirror.reconcile", "mirror.schema"):
-        for module in pkgutil.walk_packages(importlib.import_module(name).__path__, f"{name}."):
+    def __init__(self, pid: int, ask: Callable[[], int | None]) -> None:
+        self.pid = pid
+        self._ask = ask
+        self._code: int | None = None
+
+    def poll(self) -> int | None:
+        """Return the exit code, or the negative number of the signal; None if the child runs."""
+        if self._code is None:
+            self._code = self._ask()
+        return self._code
+
+    def wait(self, seconds: float) -> int:
+        """Return the exit code as soon as the child has ended.
+
+        Raises:
+            TimeoutError: the child runs longer than that.
+        """
+        end = time.monotonic() + seconds
+        while (code := self.poll()) is None:
+            if time.monotonic() > end:
+                raise TimeoutError(f"process {self.pid} runs for more than {seconds} s")
+            time.sleep(0.01)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless the child has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End the child and its own children at once, in the middle of their work."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self.wait(30)
+
+
+@pytest.fixture(scope="session")
+def forking_command() -> Iterator[ForkingCommand]:
+    """The process of which each run is a child."""
+    with ForkingCommand() as command:
+        yield command
+
+
+def _serve() -> None:
+    """Import what children need, and answer the orders on standard input."""
+    for name in _PACKAGES:
+        package = importlib.import_module(name)
+        # Some modules are imported when a command needs them.
+        for module in pkgutil.walk_packages(package.__path__, f"{name}."):
             importlib.import_module(module.name)
+    for name in _MODULES:
+        importlib.import_module(name)
     # Children that collect garbage would copy the pages of all modules.
     gc.freeze()
+    functions = {function.__name__: function for function in (_fork, _exit_code)}
     for line in sys.stdin:
-        arguments, environment, directory, module, out, err = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            _become(environment, out, err)
-            os.chdir(directory)
-            sys.argv = [module or "mirror", *arguments]
-            _end(_code_of(partial(_run_module, module) if module else mirror.cli.main))
-        _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)  # noqa: T201 - the answer
+        name, *arguments = json.loads(line)
+        print(json.dumps(functions[name](*arguments)), flush=True)  # noqa: T201 - the answer
+
+
+def _fork(
+    arguments: list[str],
+    environment: dict[str, str],
+    directory: str,
+    module: str,
+    files: list[str],
+    seconds: int,
+) -> int:
+    """Start a child, which is killed after some seconds (0: never); return its process id."""
+    child = os.fork()
+    if child == 0:
+        signal.alarm(seconds)
+        _become(environment, *files)
+        os.chdir(directory)
+        sys.argv = [module or "mirror", *arguments]
+        _end(_code_of(partial(_run_module, module) if module else mirror.cli.main))
+    return child
+
+
+def _exit_code(child: int, options: int) -> int | None:
+    """Return a child's exit code; with WNOHANG, None if it runs."""
+    ended, status = os.waitpid(child, options)
+    return os.waitstatus_to_exitcode(status) if ended else None
 
 
 def _run_module(name: str) -> None:
@@ -114,12 +216,12 @@ def _run_module(name: str) -> None:
 
 
 def _become(environment: Mapping[str, str], out: str, err: str) -> None:
-    """Take an environment, and files for output, in place of the server's."""
+    """Take an environment, a session, and files for output, in place of the server's."""
+    os.setsid()
     for number, path in enumerate((os.devnull, out, err)):
-        file = os.open(path, os.O_RDWR | os.O_CREAT)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         os.dup2(file, number)
         os.close(file)
-    signal.alarm(_SECONDS)
     os.environ.clear()
     os.environ.update(environment)
 

@@ -3,10 +3,12 @@
 import itertools
 import logging
 import re
+import ssl
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import cache
 from random import SystemRandom
 from typing import TypeVar
 
@@ -77,6 +79,7 @@ class HttpClient:
         logging.getLogger("hpack").setLevel(logging.INFO)
         client = httpx.Client(
             http2=True,
+            verify=certificates(),
             timeout=self.connect_seconds,
             limits=httpx.Limits(max_connections=4, keepalive_expiry=60),
             headers={"User-Agent": f"permission-mirror/{__version__}"},
@@ -162,6 +165,15 @@ class HttpClient:
         self.response = response
         if response.status_code in BUSY:
             raise ServerBusy(response.status_code, _retry_after(response))
+
+
+@cache
+def certificates() -> ssl.SSLContext:
+    """Return the authorities that each client trusts.
+
+    They are read once: it takes longer than to connect, and a drain connects anew after each error.
+    """
+    return httpx.create_ssl_context()
 
 
 def _busy(busy: ServerBusy) -> Transient:
