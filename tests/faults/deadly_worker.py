@@ -31,5 +31,5 @@ def deadly(stamp: Stamp, sections: Sequence[Section]) -> Answers:
     return apply(stamp, sections)
 
 
-drain.target.apply = deadly  # type: ignore[method-assign]
+drain.target.apply = deadly  # type: ignore[assignment]
 drain.run()

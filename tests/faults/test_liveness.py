@@ -178,7 +178,7 @@ Values = tuple[str | None, ...]
 
 
 @settings(
-    max_examples=60,
+    max_examples=30,
     deadline=None,
     derandomize=True,
     database=None,

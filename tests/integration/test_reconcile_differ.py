@@ -313,7 +313,7 @@ def comparisons(drain: Drain, source: PrimaryReader, *, md5: bool) -> Iterator[C
 
 
 @settings(
-    max_examples=60,
+    max_examples=25,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     phases=[Phase.explicit, Phase.generate],
