@@ -47,6 +47,8 @@ def database(primary_cluster: PostgresCluster) -> Iterator[TestDatabase]:
     with database.migrating() as connection:
         upgrade(connection)
     database.query(f"create schema app; alter database {name} set search_path = app, public")
+    # New connections have the setting.
+    database.disconnect()
     yield database
     primary_cluster.drop_database(name)
 

@@ -49,8 +49,9 @@ def teams_primary(
 ) -> Iterator[TestDatabase]:
     """A primary with the tables of `teams`."""
     primary_cluster.create_database("teams_primary", template=teams_primary_template)
-    with TestDatabase(primary_cluster.url("teams_primary")).keeping_connections() as database:
-        yield database
+    database = TestDatabase(primary_cluster.url("teams_primary"))
+    yield database
+    database.disconnect()
     primary_cluster.drop_database("teams_primary")
 
 
@@ -60,9 +61,9 @@ def teams_target(
 ) -> Iterator[TestDatabase]:
     """A project with the model `teams`."""
     target_cluster.create_database("teams_target", template=teams_target_template, owner="postgres")
-    url = target_cluster.url("teams_target", user="postgres")
-    with TestDatabase(url).keeping_connections() as database:
-        yield database
+    database = TestDatabase(target_cluster.url("teams_target", user="postgres"))
+    yield database
+    database.disconnect()
     target_cluster.drop_database("teams_target")
 
 

@@ -1,11 +1,12 @@
 """Each test gets databases of its own: copies of templates that a test run creates once."""
 
 import itertools
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -33,10 +34,15 @@ class TestDatabase:
 
     url: str
     """The URL of the role that migrates and mirrors."""
-    _idle: list[psycopg.Connection[tuple[Any, ...]]] | None = field(
-        default=None, repr=False, compare=False
+    _idle: list[psycopg.Connection[tuple[Any, ...]]] = field(
+        default_factory=list, repr=False, compare=False
     )
-    """Connections that the next queries use again. None: each query opens one of its own."""
+    """Connections that the next queries use again, which costs less than to connect. They have the
+    settings that roles and databases had when they began: `disconnect` after a change."""
+
+    def __post_init__(self) -> None:
+        """Let the connections end with the object."""
+        weakref.finalize(self, _disconnect, self._idle)
 
     @property
     def sqlalchemy_url(self) -> str:
@@ -69,8 +75,7 @@ class TestDatabase:
             yield connection
         finally:
             # A statement that failed may have left a transaction open.
-            quiet = connection.info.transaction_status is TransactionStatus.IDLE
-            if quiet and self._idle is not None:
+            if connection.info.transaction_status is TransactionStatus.IDLE:
                 self._idle.append(connection)
             else:
                 connection.close()
@@ -85,20 +90,9 @@ class TestDatabase:
             connection.close()
         return None
 
-    @contextmanager
-    def keeping_connections(self) -> Iterator[Self]:
-        """Let queries use the same connections until the end: to connect costs more than to ask."""
-        self._idle = []
-        try:
-            yield self
-        finally:
-            self.disconnect()
-            self._idle = None
-
     def disconnect(self) -> None:
         """Close the idle connections."""
-        while self._idle:
-            self._idle.pop().close()
+        _disconnect(self._idle)
 
     @contextmanager
     def migrating(self) -> Iterator[Connection]:
@@ -123,6 +117,11 @@ class TestDatabase:
                 yield connection
             finally:
                 connection.rollback()
+
+
+def _disconnect(idle: list[psycopg.Connection[tuple[Any, ...]]]) -> None:
+    while idle:
+        idle.pop().close()
 
 
 @pytest.fixture(scope="session")
@@ -167,6 +166,7 @@ def primary_with(cluster: PostgresCluster, name: str, tables: str) -> Iterator[T
     with database.migrating() as connection:
         upgrade(connection)
     yield database
+    database.disconnect()
     cluster.drop_database(name)
 
 
@@ -177,9 +177,9 @@ def primary(primary_cluster: PostgresCluster, primary_template: str) -> Iterator
     primary_cluster.create_database(name, template=primary_template)
     database = TestDatabase(primary_cluster.url(name))
     # A copy of the template has its token, too.
-    with database.keeping_connections():
-        database.query("update mirror.pairing set token = gen_random_uuid()")
-        yield database
+    database.query("update mirror.pairing set token = gen_random_uuid()")
+    yield database
+    database.disconnect()
     primary_cluster.drop_database(name)
 
 
@@ -188,8 +188,9 @@ def project(target_cluster: PostgresCluster, project_template: str) -> Iterator[
     """A Supabase project without any object of the mirror."""
     name = f"project_{next(_numbers)}"
     target_cluster.create_database(name, template=project_template, owner="postgres")
-    with TestDatabase(target_cluster.url(name, user="postgres")).keeping_connections() as database:
-        yield database
+    database = TestDatabase(target_cluster.url(name, user="postgres"))
+    yield database
+    database.disconnect()
     target_cluster.drop_database(name)
 
 
@@ -198,6 +199,7 @@ def target(target_cluster: PostgresCluster, target_template: str) -> Iterator[Te
     """A migrated Supabase project with the example's chat tables."""
     name = f"target_{next(_numbers)}"
     target_cluster.create_database(name, template=target_template, owner="postgres")
-    with TestDatabase(target_cluster.url(name, user="postgres")).keeping_connections() as database:
-        yield database
+    database = TestDatabase(target_cluster.url(name, user="postgres"))
+    yield database
+    database.disconnect()
     target_cluster.drop_database(name)
