@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from random import SystemRandom
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from mirror.errors import Unreachable
 
@@ -51,22 +51,27 @@ class ServerProcess:
         self._log = log
         with log.open("ab") as output:
             self._log_start = output.tell()
-            # A new session, so that Ctrl-C reaches only this process, which then stops its servers
-            # in order.
-            self._server = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                **options,
-            )
+            self._server = self._launch(command, output, options)
         self._watchdog = subprocess.Popen(
             ["/bin/sh", "-c", _WATCHDOG, "sh", orphaned.name[3:], str(self._server.pid)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+        )
+
+    def _launch(
+        self, command: list[str], output: BinaryIO, options: Mapping[str, Any]
+    ) -> subprocess.Popen[bytes]:
+        # A new session, so that Ctrl-C reaches only this process, which then stops its servers in
+        # order.
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            **options,
         )
 
     @property

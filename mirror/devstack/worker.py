@@ -25,6 +25,8 @@ class WorkerProcess:
         beat: whether it also runs beat.
     """
 
+    _process_class = ServerProcess
+
     def __init__(
         self,
         settings: Mapping[str, str],
@@ -35,7 +37,7 @@ class WorkerProcess:
         beat: bool = True,
     ) -> None:
         self._redis_url = settings["REDIS_URL"]
-        self._process = ServerProcess(
+        self._process = self._process_class(
             [sys.executable, "-m", "celery", "-A", app, "worker", f"--concurrency={concurrency}"]
             # Without gossip and mingling it starts at once, and does not wait for other workers.
             + ["--without-gossip", "--without-mingle", "--without-heartbeat"]

@@ -10,7 +10,7 @@ from mirror.devstack import RedisServer
 from mirror.devstack.worker import WorkerProcess
 from tests.support.databases import TestDatabase
 from tests.support.forking import HOME, ForkingCommand, Ran
-from tests.support.services import Service
+from tests.support.services import Service, forked_workers
 
 Command = Callable[..., Ran]
 
@@ -66,7 +66,11 @@ StartWorker = Callable[..., WorkerProcess]
 
 @pytest.fixture
 def start_worker(
-    primary: TestDatabase, target: TestDatabase, redis_server: RedisServer, tmp_path: Path
+    primary: TestDatabase,
+    target: TestDatabase,
+    redis_server: RedisServer,
+    tmp_path: Path,
+    forking_command: ForkingCommand,
 ) -> Iterator[StartWorker]:
     """Return a function that starts a Celery worker between the test's databases."""
     started: list[WorkerProcess] = []
@@ -84,7 +88,7 @@ def start_worker(
             "MIRROR_LOG_FORMAT": "json",
             "PYTHONPATH": str(HOME),
         }
-        worker = WorkerProcess(
+        worker = forked_workers(forking_command)(
             settings | variables,
             log=tmp_path / "worker.log",
             app=options.get("app", "mirror.worker"),

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,10 +18,11 @@ from mirror.devstack import RedisServer
 from mirror.errors import ConfigError
 from mirror.settings import load_settings
 from mirror.worker import create_app
-from tests.acceptance.conftest import Command, StartWorker
+from tests.acceptance.conftest import Command, StartService, StartWorker
 from tests.support.databases import TestDatabase
 from tests.support.factories import MembershipFactory
 from tests.support.forking import HOME
+from tests.support.services import Service
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.usefixtures("no_environment")
@@ -96,39 +97,26 @@ def test_arguments_that_it_cannot_understand_are_exit_code_2(
     assert mirror("reconcile", *arguments).code == 2
 
 
-Start = Callable[[], subprocess.Popen[bytes]]
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Path:
-    """The file to which the reconciles of `start` write their standard error."""
-    return tmp_path / "reconcile.log"
+Start = Callable[[], Service]
 
 
 @pytest.fixture
 def start(
-    primary: TestDatabase, target: TestDatabase, people: list[Membership], log: Path
-) -> Iterator[Start]:
+    primary: TestDatabase,
+    target: TestDatabase,
+    people: list[Membership],
+    start_service: StartService,
+) -> Start:
     """Return a function that starts a reconcile, which has found drift and waits for a minute."""
-    started: list[subprocess.Popen[bytes]] = []
     target.query("update trip_memberships set role = 'OWNER'")
 
-    def run() -> subprocess.Popen[bytes]:
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [str(Path(sys.executable).parent / "mirror"), "reconcile"],
-                cwd=HOME,
-                env={
-                    "PATH": os.environ["PATH"],
-                    "PRIMARY_DATABASE_URL": primary.url,
-                    "SUPABASE_DB_URL": target.url,
-                    "MIRROR_RECONCILE_GRACE_SECONDS": "60",
-                    "PYTHONFAULTHANDLER": "1",
-                },
-                stdout=subprocess.DEVNULL,
-                stderr=output,
-            )
-        started.append(process)
+    def run() -> Service:
+        variables = {
+            "PRIMARY_DATABASE_URL": primary.url,
+            "SUPABASE_DB_URL": target.url,
+            "MIRROR_RECONCILE_GRACE_SECONDS": "60",
+        }
+        process = start_service("reconcile", variables)
         running = "select count(*) from mirror.runs where outcome = 'running'"
         until(lambda: primary.value(running) == 1)
         # Every mapping was compared: the sessions of both sides are idle, and the process waits.
@@ -141,10 +129,7 @@ def start(
         )
         return process
 
-    yield run
-    for process in started:
-        process.kill()
-        process.wait()
+    return run
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -153,13 +138,11 @@ def test_a_run_that_is_stopped_gives_its_lease_back(
     start: Start,
     primary: TestDatabase,
     target: TestDatabase,
-    log: Path,
-    number: int,
+    number: signal.Signals,
 ) -> None:
     """The next run can begin at once, and repairs the drift that this one found."""
     process = start()
-    process.send_signal(number)
-    assert process.wait(30) == 130, log.read_text()
+    assert process.end(number) == 130, process.log.read_text()
     assert primary.query("select outcome from mirror.runs order by id desc limit 1") == [
         ("stopped",)
     ]
@@ -173,10 +156,9 @@ def test_a_run_that_was_killed_holds_up_others_no_longer_than_its_lease(
     """Until the lease ends, other runs name its holder and exit; this is not an error."""
     process = start()
     done = mirror("reconcile", **AT_ONCE)
-    assert (done.code, f":{process.pid} reconciles now" in done.err) == (0, True), done.text
+    assert (done.code, f":{process.process.pid} reconciles now" in done.err) == (0, True), done.text
     process.kill()
-    process.wait()
-    assert f":{process.pid} reconciles now" in mirror("reconcile", **AT_ONCE).err
+    assert f":{process.process.pid} reconciles now" in mirror("reconcile", **AT_ONCE).err
     assert target.value("select count(*) from trip_memberships where role = 'OWNER'") == 3
     primary.query("update mirror.leases set expires_at = now()")
     assert mirror("reconcile", "--wait", **AT_ONCE).code == 0

@@ -1,7 +1,6 @@
 """The real Celery worker between real servers."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -219,16 +218,8 @@ def test_a_worker_without_settings_says_which_is_missing(
 ) -> None:
     """A malformed setting stops the start, with its name."""
     worker = start_worker(wait=False, MIRROR_BATCH_SIZE="0")
-    until(lambda: not _alive(worker.pid))
+    until(lambda: not worker.alive)
     assert "MIRROR_BATCH_SIZE" in worker_log.read_text()
-
-
-def _alive(pid: int) -> bool:
-    try:
-        waited, _ = os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        return False
-    return waited == 0
 
 
 def test_messages_lie_in_a_queue_of_our_own(

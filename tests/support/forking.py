@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -139,12 +140,12 @@ class ForkedProcess:
         """Return the exit code as soon as the child has ended.
 
         Raises:
-            TimeoutError: the child runs longer than that.
+            subprocess.TimeoutExpired: the child runs longer than that.
         """
         end = time.monotonic() + seconds
         while (code := self.poll()) is None:
             if time.monotonic() > end:
-                raise TimeoutError(f"process {self.pid} runs for more than {seconds} s")
+                raise subprocess.TimeoutExpired(str(self.pid), seconds)
             time.sleep(0.01)
         return code
 
@@ -224,6 +225,8 @@ def _become(environment: Mapping[str, str], out: str, err: str) -> None:
         os.close(file)
     os.environ.clear()
     os.environ.update(environment)
+    if "PYTHONWARNINGS" in environment:
+        warnings.simplefilter(environment["PYTHONWARNINGS"])  # type: ignore[arg-type]
 
 
 def _code_of(main: Callable[[], None]) -> int:

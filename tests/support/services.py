@@ -2,9 +2,13 @@
 
 import os
 import signal
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, BinaryIO, cast
 
+from mirror.devstack.process import ServerProcess
+from mirror.devstack.worker import WorkerProcess
 from tests.support.forking import HOME, ForkingCommand
 from tests.support.waiting import until
 
@@ -13,7 +17,7 @@ class Service:
     """A running command, and its log, to which later starts append."""
 
     def __init__(
-        self, command: ForkingCommand, name: str, log: Path, variables: Mapping[str, str]
+        self, command: ForkingCommand, name: str, log: Path, variables: dict[str, str]
     ) -> None:
         self.log = log
         self._command = command
@@ -52,3 +56,23 @@ class Service:
     def kill(self) -> None:
         """End it at once, in the middle of its work."""
         self.process.kill()
+
+
+def forked_workers(command: ForkingCommand) -> type[WorkerProcess]:
+    """Return a class of Celery workers that are children of the command's process."""
+
+    class ForkedServer(ServerProcess):
+        def _launch(
+            self, command_: list[str], output: BinaryIO, options: Mapping[str, Any]
+        ) -> subprocess.Popen[bytes]:
+            # It is `python -m celery …`.
+            *_, module = command_[:3]
+            # Celery warns of root.
+            environment = {**options["env"], "PYTHONWARNINGS": "default"}
+            child = command.start(command_[3:], environment, Path(output.name), module)
+            return cast("subprocess.Popen[bytes]", child)
+
+    class ForkedWorker(WorkerProcess):
+        _process_class = ForkedServer
+
+    return ForkedWorker
