@@ -55,10 +55,7 @@ def lines(file: Path) -> list[dict[str, Any]]:
 # One part shows in `make test` that parts run; `make bench-quick` runs all, too.
 @pytest.mark.parametrize(
     "part",
-    [
-        part if part == "policies" else pytest.param(part, marks=pytest.mark.long)
-        for part in FIGURES
-    ],
+    [part if part == "start" else pytest.param(part, marks=pytest.mark.long) for part in FIGURES],
 )
 @pytest.mark.timeout(300)
 def test_a_part_of_the_benchmarks_runs(part: str, tmp_path: Path) -> None:

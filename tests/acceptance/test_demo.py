@@ -17,6 +17,9 @@ from tests.support.blocks import PAGES, blocks
 from tests.support.forking import HOME
 from tests.support.waiting import until
 
+# Each test starts whole demos; `make demo` plays one, too.
+pytestmark = pytest.mark.long
+
 MIRROR = str(Path(sys.executable).parent / "mirror")
 # The stories of the models, as docs/models/consultations.md, structure.md and others show them.
 STORIES = sorted(
@@ -35,9 +38,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return {"PATH": os.environ["PATH"], "COLUMNS": "100"}
 
 
-@pytest.mark.parametrize(
-    "options", [[], pytest.param(["--rest"], marks=pytest.mark.long)], ids=["sql", "rest"]
-)
+@pytest.mark.parametrize("options", [[], ["--rest"]], ids=["sql", "rest"])
 def test_the_demo_shows_every_expectation_held(
     environment: dict[str, str], options: list[str]
 ) -> None:
@@ -58,7 +59,6 @@ def test_the_demo_shows_every_expectation_held(
     assert lines[-1].startswith("All expectations held")
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("story", STORIES)
 def test_the_story_of_a_model_plays_as_its_page_says(
     environment: dict[str, str], story: str
@@ -178,7 +178,6 @@ def process_list() -> str:
     return "\n".join(found)
 
 
-@pytest.mark.long
 def test_dev_over_rest_prints_its_keys_and_shows_them_to_no_other_user(
     environment: dict[str, str],
 ) -> None:
@@ -205,9 +204,7 @@ def test_dev_over_rest_prints_its_keys_and_shows_them_to_no_other_user(
         assert (process.returncode, errors) == (0, "")
 
 
-@pytest.mark.parametrize(
-    "stop_signal", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)]
-)
+@pytest.mark.parametrize("stop_signal", [signal.SIGINT, signal.SIGTERM])
 def test_dev_prints_its_urls_and_cleans_up_on_a_signal(
     environment: dict[str, str], stop_signal: signal.Signals
 ) -> None:

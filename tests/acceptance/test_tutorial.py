@@ -28,6 +28,7 @@ def reader(tmp_path: Path, forking_command: ForkingCommand) -> Iterator[Reader]:
     reader.close()
 
 
+@pytest.mark.long
 # Some twenty processes start one after the other, on a machine that may be busy.
 @pytest.mark.timeout(400)
 def test_each_step_of_the_tutorial_works_in_order(reader: Reader) -> None:
