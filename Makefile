@@ -101,8 +101,9 @@ test-long: $(INSTALLED) $(NODE) ## Run what `test` leaves out: longer searches, 
 test-setup: $(INSTALLED) ## Install the lock into empty environments with the oldest and the newest pip.
 	$(BIN)/pytest $(SETUP)
 
-test-fast: $(INSTALLED) ## Run the unit tests and the main job, in about a minute.
-	$(BIN)/pytest $(PARALLEL) tests/unit tests/integration/test_main_job.py
+# Two processes, because these tests do not wait.
+test-fast: $(INSTALLED) ## Run the unit tests and the main job, in half a minute; or also TESTS=FILES.
+	$(BIN)/pytest $(PARALLEL) --numprocesses 2 tests/unit tests/integration/test_main_job.py $(TESTS)
 
 test-versions: ## Run test-fast on each supported Python that this machine has; or VERSIONS=3.13.
 	@$(PYTHON) tests/versions.py $(VERSIONS)

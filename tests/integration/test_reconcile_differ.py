@@ -170,7 +170,6 @@ def spread(*values: int) -> int:
     return int.from_bytes(blake2b(repr(values).encode(), digest_size=8).digest())
 
 
-@pytest.mark.fast
 @settings(max_examples=400, deadline=None)
 @given(
     ours=numbers,
@@ -225,7 +224,6 @@ def things(
     target_cluster.drop_database("differ_target")
 
 
-@pytest.mark.fast
 def test_text_keys_are_ordered_by_their_bytes_on_the_primary_too() -> None:
     """Otherwise, with another collation than the target's "C", the ranges would not match."""
     assert 'q."place" collate "C", q."number"' in key_order(THINGS).as_string()

@@ -141,7 +141,6 @@ def test_deletes_that_the_guard_stops_are_not_counted_as_repaired(
     assert (part.extra, part.repaired, part.rows, part.target_rows) == (450, 0, 0, 450)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(
     ("rows", "target_rows", "extra", "max_deletes", "stops"),
     [
@@ -246,7 +245,6 @@ def test_rows_that_expired_are_no_sign_of_a_primary_that_lost_its_rows(
     drain.close()
 
 
-@pytest.mark.fast
 def test_an_expiry_is_a_timestamp() -> None:
     """The policy compares it with now()."""
     with pytest.raises(MappingError, match="'until', which is text"):

@@ -231,7 +231,6 @@ def queries() -> list[str]:
     return [query.replace("$__rate_interval", "5m") for query in found]
 
 
-@pytest.mark.fast
 def test_each_metric_of_the_alerts_and_of_the_dashboard_exists() -> None:
     """With the labels that it has."""
     texts = [*queries(), (DEPLOY / "alerts.yml").read_text()]
@@ -251,7 +250,6 @@ def test_promtool_parses_each_query_of_the_dashboard(promtool: str, tmp_path: Pa
     run(promtool, "check", "rules", path)
 
 
-@pytest.mark.fast
 def test_the_documentation_lists_each_metric_with_its_labels_and_meaning() -> None:
     """The rows of the table are those of the code."""
     page = (ROOT / "docs" / "serve.md").read_text()

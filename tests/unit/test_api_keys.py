@@ -13,8 +13,6 @@ from mirror.settings import Settings, load_settings
 from mirror.sync.targets.rest import RestTarget
 from mirror.sync.wiring import build_target
 
-pytestmark = pytest.mark.fast
-
 URL = "https://abcdefghijklmnopqrst.supabase.co"
 SECRET = "sb_secret_0123456789abcdefghijkl_01234567"
 

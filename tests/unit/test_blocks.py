@@ -9,8 +9,6 @@ import pytest
 
 from tests.support.blocks import PAGES, PLAYED, ROOT, Block, blocks, find_fault
 
-pytestmark = pytest.mark.fast
-
 NOT_RUN = 2
 """How many blocks no test can run. A further one wants a good reason."""
 PLAYED_PAGE = next(iter(PLAYED))

@@ -17,8 +17,6 @@ from mirror.schema.freshness import mappings_read, readable_must_be_fresh
 from tests.support.bounded_model import bounded
 from tests.support.guarded_model import attachments, files, membership, messages, participants
 
-pytestmark = pytest.mark.fast
-
 MODELS = [one.registry for one in (trips, campaigns, consultations, grants, rbac)]
 
 

@@ -8,8 +8,6 @@ from mirror.errors import MappingError
 from mirror.model.registry import Registry
 from tests.support.text_ids import model
 
-pytestmark = pytest.mark.fast
-
 
 def test_the_columns_of_users_say_by_what_the_caller_is_known() -> None:
     """A registry without users has uuids, for the owners of guarded rows."""

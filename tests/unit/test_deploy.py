@@ -16,8 +16,6 @@ import yaml
 from mirror.capture.doorbell import DoorbellSettings
 from mirror.settings import Settings, variable
 
-pytestmark = pytest.mark.fast
-
 ROOT = Path(__file__).parent.parent.parent
 DEPLOY = ROOT / "deploy"
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.fast
-
 ROOT = Path(__file__).parent.parent.parent
 # The tests, each as its file's name and its own: what a page writes.
 TESTS = {

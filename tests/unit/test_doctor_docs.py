@@ -7,8 +7,6 @@ import pytest
 from mirror.diagnostics.doctor import CHECKS
 from mirror.diagnostics.doctor.kinds import Check
 
-pytestmark = pytest.mark.fast
-
 PAGE = Path(__file__).parent.parent.parent / "docs" / "findings.md"
 
 

@@ -13,8 +13,6 @@ from benchmarks.soak_results import Course, picture_of, table_of
 
 HOME = Path(__file__).parent.parent.parent
 
-pytestmark = pytest.mark.fast
-
 
 def drawn() -> str:
     """Return a drawing of two panels; the second one has no points."""

@@ -35,8 +35,6 @@ from mirror.model.query.effects import Effect, effects
 from mirror.model.registry import Registry
 from tests.faults.teams import registry as teams
 
-pytestmark = pytest.mark.fast
-
 PEOPLE = table("people", column("id", BigInteger), column("auth_id", Text), column("name", Text))
 TRIPS = table("trips", column("id", BigInteger), column("deleted", Boolean))
 MEMBERS = table(

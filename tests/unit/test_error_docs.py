@@ -11,8 +11,6 @@ from mirror import errors
 from mirror.errors import MirrorError, Permanent, Transient, UsageError
 from mirror.errors.sqlstates import classify
 
-pytestmark = pytest.mark.fast
-
 ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
 COMMANDS = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")

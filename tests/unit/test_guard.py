@@ -27,8 +27,6 @@ from mirror.schema import guards_sql, model_sql
 from tests.support.guarded_model import attachments, files, membership, messages, participants
 from tests.support.guarded_model import registry as rooms
 
-pytestmark = pytest.mark.fast
-
 FOLDER = files.folders[0]
 TOPIC = Topic(prefix="room", via="participants", receive="MEMBER")
 

@@ -14,8 +14,6 @@ from mirror.capture.variables import BACKEND, unknown
 from mirror.errors import ConfigError, UsageError
 from mirror.settings import Settings, unknown_variables, variable
 
-pytestmark = pytest.mark.fast
-
 CAPTURE = Path(__file__).parent.parent.parent / "docs" / "capture.md"
 GOOD = {"MIRROR_MAPPINGS": "mappings.trips", "REDIS_URL": "redis://127.0.0.1:9/0"}
 

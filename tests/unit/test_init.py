@@ -26,8 +26,6 @@ from tests.support.init_command import (
     written_text,
 )
 
-pytestmark = pytest.mark.fast
-
 INDEXED = "'one', 'board_id', 'user_id', unique=True"
 
 ROOT = Path(__file__).parent.parent.parent

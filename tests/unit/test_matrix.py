@@ -9,8 +9,6 @@ from mirror.devstack import node
 from mirror.errors import ConfigError
 from tests import matrix
 
-pytestmark = pytest.mark.fast
-
 
 def test_another_platform_is_told_which_pairs_were_skipped(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

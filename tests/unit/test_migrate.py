@@ -14,8 +14,6 @@ from mirror.schema.migrate import Migration, directory, migrations
 from mirror.schema.quoting import identifier
 from mirror.schema.running import statements
 
-pytestmark = pytest.mark.fast
-
 NOW = datetime(2026, 3, 1, 12, 0, 58, tzinfo=UTC)
 STEPS = [Migration("0001_engine", "select 1;\n"), Migration("model_trips", "select 2;\n")]
 

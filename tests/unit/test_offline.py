@@ -15,7 +15,7 @@ from mirror.cli.app import app
 from mirror.model.registry import Registry
 from tests.capture import clubs
 
-pytestmark = [pytest.mark.fast, pytest.mark.usefixtures("no_environment")]
+pytestmark = pytest.mark.usefixtures("no_environment")
 
 VALID = "are valid, and their SQL prints"
 NOWHERE = "postgresql://someone:hunter2@127.0.0.1:9/nothing"

@@ -8,8 +8,6 @@ import pytest
 from mirror.cli.app import _load
 from mirror.cli.main import COMMANDS
 
-pytestmark = pytest.mark.fast
-
 PAGE = Path(__file__).parent.parent.parent / "docs" / "options.md"
 PARAMETERS = {name: _load(name, command).params for name, command in COMMANDS.items()}
 """By command, what Typer reads from its function; without `--help`, which each has."""

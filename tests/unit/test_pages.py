@@ -10,8 +10,6 @@ from tests.support.databases import TestDatabase
 from tests.support.forking import ForkingCommand
 from tests.support.pages import Reader
 
-pytestmark = pytest.mark.fast
-
 
 @pytest.fixture
 def reader(tmp_path: Path) -> Iterator[Reader]:

@@ -4,8 +4,6 @@ import pytest
 
 from mirror.sync.pairing import Pair
 
-pytestmark = pytest.mark.fast
-
 
 @pytest.mark.parametrize(
     ("acked", "token", "belongs"),

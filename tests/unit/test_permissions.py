@@ -13,8 +13,6 @@ from mirror.model.mapping import Column
 from mirror.model.registry import Registry
 from mirror.schema import guards_sql, model_sql
 
-pytestmark = pytest.mark.fast
-
 ACCESS = rbac.registry.access[0]
 MAPPINGS = {mapping.name: mapping for mapping in rbac.registry}
 

@@ -3,11 +3,7 @@
 import tomllib
 from pathlib import Path
 
-import pytest
-
 from tests.prose import ROOT, check, count, prose
-
-pytestmark = pytest.mark.fast
 
 CODE = '''"""Whoever reads this."""
 

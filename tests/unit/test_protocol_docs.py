@@ -7,8 +7,6 @@ import pytest
 
 from mirror.sync.freshness import Look, Marks
 
-pytestmark = pytest.mark.fast
-
 DOCS = Path(__file__).parent.parent.parent / "docs"
 PAGE = (DOCS / "protocol.md").read_text(encoding="utf-8")
 

@@ -10,8 +10,6 @@ from mirror.access.questions import access_questions, inactive_reason
 from mirror.model.mapping import Column, Mapping, Readable
 from mirror.sync.targets.asking import AppliedPolicy, AskResult
 
-pytestmark = pytest.mark.fast
-
 TRIP = access_questions(registry)["trip"]
 ROW: dict[str, str | None] = {"trip_id": "1", "user_id": "2", "role": "ADMIN", "status": "ACTIVE"}
 

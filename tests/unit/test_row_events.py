@@ -2,14 +2,10 @@
 
 from dataclasses import replace
 
-import pytest
-
 from mappings.trips import registry as trips
 from mirror.capture.orm.row_events import RowEvents
 from mirror.capture.outbox import Event, Lane
 from mirror.model.mapping import EVERYTHING
-
-pytestmark = pytest.mark.fast
 
 
 def test_a_null_names_nothing_or_everything_if_it_may_yield_rows() -> None:

@@ -17,8 +17,6 @@ from mirror.settings import Settings, variable
 from mirror.sync.wiring import build_relay, primary_database
 from mirror.worker.celery_app import _celery_settings
 
-pytestmark = pytest.mark.fast
-
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "settings.md").read_text(encoding="utf-8")
 SET = {
     "PRIMARY_DATABASE_URL": "postgresql://localhost/primary",

@@ -20,8 +20,6 @@ from mappings.trips import registry
 from tests.support.blocks import PAGES as ALL_PAGES
 from tests.support.blocks import ROOT, continues_tutorial
 
-pytestmark = pytest.mark.fast
-
 PAGES = [
     path
     for path in ALL_PAGES

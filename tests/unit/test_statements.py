@@ -8,8 +8,6 @@ import pytest
 from mirror.capture import statements
 from mirror.capture.statements import statement
 
-pytestmark = pytest.mark.fast
-
 PACKAGE = Path(statements.__file__).parent.parent
 FILE = Path(statements.__file__).with_name("statements.sql").read_text(encoding="utf-8")
 TITLES = re.findall(r"^-- (\w+) --$", FILE, re.MULTILINE)

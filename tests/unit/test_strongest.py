@@ -14,8 +14,6 @@ from mirror.model.registry import Registry
 from mirror.model.strongest import strongest
 from mirror.schema import guards_sql, model_sql
 
-pytestmark = pytest.mark.fast
-
 A, B = (
     table(name, *(column(c, Uuid) for c in ("user_id", "id")), column("level", Text))
     for name in ("a", "b")

@@ -5,8 +5,6 @@ import pytest
 from mirror.testing.acting import DENIED, Result
 from mirror.testing.table import AccessTable
 
-pytestmark = pytest.mark.fast
-
 TABLE = """
                  olga  nora
     read          2     no

@@ -7,8 +7,6 @@ import pytest
 
 from tests import versions
 
-pytestmark = pytest.mark.fast
-
 HERE = f"3.{sys.version_info.minor}"
 NOWHERE = "3.999"
 

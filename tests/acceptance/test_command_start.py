@@ -15,8 +15,6 @@ import pytest
 
 from mirror.cli.main import COMMANDS
 
-pytestmark = pytest.mark.fast
-
 ROOT = Path(__file__).parent.parent.parent
 MIRROR = str(Path(sys.executable).parent / "mirror")
 # Each takes longer to import than the interpreter to start.

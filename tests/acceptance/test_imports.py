@@ -5,10 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-pytestmark = pytest.mark.fast
-
 ROOT = Path(__file__).parent.parent.parent
 # The distribution needs none of these; only its extras do.
 EXTRAS = (
