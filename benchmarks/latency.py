@@ -61,6 +61,9 @@ def main(report: Report, *, quick: bool) -> None:
             _hooked_changes(servers, user, mode="off") as (join, leave),
             _connect_as(url, user) as client,
         ):
+            # The process connects with its first event.
+            _measure_visibility(client, user, trips[:1], join)
+            _measure_visibility(client, user, trips[:1], leave, gone=True)
             for _ in range(rounds):
                 seconds = _measure_visibility(client, user, trips[:changes], join)
                 report.add("mirror run: commit → allowed", "ms", *_milliseconds(seconds))

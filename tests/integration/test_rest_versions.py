@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import ssl
 import subprocess
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -103,6 +104,16 @@ def test_a_target_uses_the_servers_http_version_and_logs_no_key(
     assert target.http.response.headers["x-asked-with"] == version
     target.close()
     assert api.secret_key not in caplog.text
+
+
+def test_the_trusted_authorities_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A drain opens a client after each error, and to read them takes longer than to connect."""
+    client, read = http.HttpClient(), []
+    client.open().close()
+    monkeypatch.setattr(ssl, "create_default_context", lambda **_: read.append("read"))
+    client.open().close()
+    client.twin().open().close()
+    assert read == []
 
 
 def test_a_server_without_a_trusted_certificate_gets_no_key(
