@@ -226,7 +226,7 @@ def _become(environment: Mapping[str, str], out: str, err: str) -> None:
     os.environ.clear()
     os.environ.update(environment)
     if "PYTHONWARNINGS" in environment:
-        warnings.simplefilter(environment["PYTHONWARNINGS"])  # type: ignore[arg-type]
+        warnings._processoptions(environment["PYTHONWARNINGS"].split(","))  # type: ignore[attr-defined]
 
 
 def _code_of(main: Callable[[], None]) -> int:
