@@ -110,6 +110,8 @@ def after_step(
         for block in blocks(part):
             reader.do(block)
         if step in STEPS:
+            reader.primary.disconnect()
+            reader.project.disconnect()
             servers.create(f"howto_{step}", copied="howto")
             shutil.copytree(home, folder / str(step))
 
