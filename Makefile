@@ -84,9 +84,9 @@ demo: $(DEMO) ## Play the example's story on real servers.
 dev: $(DEMO) ## Run the same servers until Ctrl-C.
 	$(BIN)/mirror dev
 
-# Four processes also on two cores, because many tests wait. In the order of the folders: the long
+# Three processes also on two cores, because many tests wait. In the order of the folders: the long
 # files are in the first, and the last ones end together.
-PARALLEL := --numprocesses 4 --dist loadfile --no-loadscope-reorder
+PARALLEL := --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test: $(INSTALLED) $(NODE) ## Run every test, except the long ones and those of test-browser, test-setup, chaos.
 	$(BIN)/pytest $(PARALLEL) --ignore $(SETUP) --ignore tests/browser --ignore tests/chaos

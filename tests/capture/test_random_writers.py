@@ -183,7 +183,7 @@ class Writer:
         )
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.long)])
 @pytest.mark.parametrize("ways", [("hooks", "orm"), ("hooks", "orm", "triggers")], ids="+".join)
 def test_the_target_is_right_after_random_transactions(
     ways: tuple[str, ...],
