@@ -25,6 +25,7 @@ class WorkerProcess:
         beat: whether it also runs beat.
     """
 
+    # Tests have one that starts sooner.
     _process_class = ServerProcess
 
     def __init__(

@@ -156,6 +156,8 @@ class ForkedProcess:
 
     def kill(self) -> None:
         """End the child and its own children at once, in the middle of their work."""
+        # A child that has just begun leads no group yet.
+        self.send_signal(signal.SIGKILL)
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self.wait(30)

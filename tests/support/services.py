@@ -1,4 +1,4 @@
-"""Services: commands of `mirror` that run until they are stopped."""
+"""Services: commands of `mirror`, and Celery workers, that run until they are stopped."""
 
 import os
 import signal
@@ -32,6 +32,7 @@ class Service:
             "PYTHONPATH": str(HOME),
             "MIRROR_LOG_FORMAT": "json",
         }
+        self.log.touch()
         self.process = self._command.start([self._name], environment | self._variables, self.log)
 
     @property
@@ -41,7 +42,7 @@ class Service:
 
     def logged(self, text: str) -> int:
         """Return how often the log contains this text as the name of a record."""
-        return self.log.read_text().count(f'"event": "{text}"') if self.log.exists() else 0
+        return self.log.read_text().count(f'"event": "{text}"')
 
     def wait_until_logged(self, text: str) -> None:
         """Return when the log contains this text; fail if the process has ended before."""
@@ -58,18 +59,17 @@ class Service:
         self.process.kill()
 
 
-def forked_workers(command: ForkingCommand) -> type[WorkerProcess]:
-    """Return a class of Celery workers that are children of the command's process."""
+def forked_workers(forking: ForkingCommand) -> type[WorkerProcess]:
+    """Return a class of Celery workers that are children of the forking process."""
 
     class ForkedServer(ServerProcess):
         def _launch(
-            self, command_: list[str], output: BinaryIO, options: Mapping[str, Any]
+            self, command: list[str], output: BinaryIO, options: Mapping[str, Any]
         ) -> subprocess.Popen[bytes]:
-            # It is `python -m celery …`.
-            *_, module = command_[:3]
-            # Celery warns of root.
+            # It is `python -m celery …`. Celery warns of root.
+            module, arguments = command[2], command[3:]
             environment = {**options["env"], "PYTHONWARNINGS": "default"}
-            child = command.start(command_[3:], environment, Path(output.name), module)
+            child = forking.start(arguments, environment, Path(output.name), module)
             return cast("subprocess.Popen[bytes]", child)
 
     class ForkedWorker(WorkerProcess):
