@@ -1,5 +1,6 @@
 """App: the `mirror` command as a Typer app that imports the module of a command when it runs."""
 
+import gc
 import importlib
 import os
 import sys
@@ -49,6 +50,8 @@ class _Commands(TyperGroup):
         """
         name, _, rest = super().resolve_command(ctx, args)
         loaded = None if name is None else _load(name, COMMANDS[name])
+        # `main` has disabled it.
+        gc.enable()
         raise_at_interrupt()
         return name, loaded, rest
 

@@ -9,6 +9,7 @@ This module imports only the standard library and the errors: it has to run with
 name the one that is missing.
 """
 
+import gc
 import sys
 from typing import Any, Final, NamedTuple
 
@@ -133,6 +134,9 @@ COMMANDS: Final[dict[str, Command]] = {
 def main() -> None:
     """Run the command; print the library's errors as one line and exit with their codes."""
     leave_at_interrupt()
+    # Modules are no garbage. To search them while they are imported, and at the end, takes a
+    # quarter of the time of a short command.
+    gc.disable()
     try:
         with reported_errors():
             require_worker_extra("the command `mirror`")
@@ -143,3 +147,4 @@ def main() -> None:
         sys.exit(INTERRUPTED)
     finally:
         leave_at_interrupt()
+        gc.freeze()

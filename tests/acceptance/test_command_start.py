@@ -65,6 +65,18 @@ def test_the_version_and_the_help_load_no_library_of_a_command(option: str) -> N
             assert any(f" {name} " in line and command.summary in line for line in printed), name
 
 
+def test_a_command_collects_garbage_but_does_not_search_modules_for_it() -> None:
+    """Neither while it imports them nor at its end."""
+    program = """
+import atexit, gc
+atexit.register(lambda: print("frozen", gc.isenabled(), len(gc.get_objects()) < 1_000))
+gc.callbacks.append(lambda _, found: found["generation"] == 2 and print("searched"))
+"""
+    done = python(program, "status", "--help").stdout
+    assert "frozen True True" in done
+    assert "searched" not in done
+
+
 def test_the_help_of_each_command_names_its_options_and_no_type_of_a_flag() -> None:
     """Some versions of Typer print `--json <bool>`."""
     done = run(MIRROR, "doctor", "--help")
