@@ -206,6 +206,7 @@ def settle(*databases: TestDatabase) -> None:
             connection.execute(
                 "select pg_terminate_backend(pid) from pg_stat_activity"
                 " where datname = current_database() and pid <> pg_backend_pid()"
+                " and backend_type = 'client backend'"
             )
 
 
