@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
 
-import httpx
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -19,7 +18,7 @@ from cryptography.x509.oid import NameOID
 
 from mirror.devstack import SupabaseLite
 from mirror.devstack.node import find_program
-from mirror.errors import Unreachable
+from mirror.errors import ConfigError, Unreachable
 from mirror.sync.targets import http
 from mirror.sync.targets.rest import RestTarget
 from tests.support.rest import PACKAGE
@@ -84,6 +83,14 @@ def start_tls(api: SupabaseLite, certificate: Path) -> Iterator[StartTls]:
         process.communicate()
 
 
+@pytest.fixture(autouse=True)
+def authorities() -> Iterator[None]:
+    """Each test reads the trusted authorities anew."""
+    http.certificates.cache_clear()
+    yield
+    http.certificates.cache_clear()
+
+
 @pytest.mark.parametrize(("http2", "version"), [(True, "2.0"), (False, "1.1")])
 def test_a_target_uses_the_servers_http_version_and_logs_no_key(
     api: SupabaseLite,
@@ -96,7 +103,6 @@ def test_a_target_uses_the_servers_http_version_and_logs_no_key(
 ) -> None:
     """The handshake chooses the version; the library for HTTP/2 would log every header."""
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    monkeypatch.setattr(http, "certificates", httpx.create_ssl_context)
     caplog.set_level(logging.DEBUG)
     target = RestTarget(start_tls(http2=http2), api.secret_key)
     assert target.describe().epoch == 0
@@ -117,11 +123,30 @@ def test_the_trusted_authorities_are_read_once(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_server_without_a_trusted_certificate_gets_no_key(
-    api: SupabaseLite, start_tls: StartTls
+    api: SupabaseLite, start_tls: StartTls, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An attacker in between has a certificate that no authority signed."""
+    """An attacker in between has a certificate that no authority signed.
+
+    A certificate of the target that is trusted only now is accepted without a restart.
+    """
     target = RestTarget(start_tls(http2=True), api.secret_key)
     target.http.pause = lambda _: None
     with pytest.raises(Unreachable, match="CERTIFICATE_VERIFY_FAILED"):
         target.describe()
     target.close()
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    assert target.describe().epoch == 0
+    target.close()
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_a_file_without_certificates_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+) -> None:
+    """It is missing, or has something else."""
+    file = tmp_path / "authorities.pem"
+    if content is not None:
+        file.write_text(content)
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    with pytest.raises(ConfigError, match="SSL_CERT_FILE names no file with certificates"):
+        http.HttpClient().open()

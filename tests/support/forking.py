@@ -1,8 +1,8 @@
 """Forking: runs Python programs without the time that Python takes to import their modules.
 
 A process imports them once. For each run it forks a child, which is a process of its own with its
-own arguments, environment, output and exit code. tests/acceptance/test_wheel.py and test_demo.py
-run the installed script instead.
+own arguments, environment, output and exit code. test_wheel.py, test_demo.py, test_serve.py and
+test_command_start.py in tests/acceptance run the installed script instead.
 """
 
 import atexit

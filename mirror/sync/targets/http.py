@@ -15,7 +15,7 @@ from typing import TypeVar
 import httpx
 
 from mirror import __version__
-from mirror.errors import TooLarge, Transient, Unreachable
+from mirror.errors import ConfigError, TooLarge, Transient, Unreachable
 from mirror.errors.redaction import redact
 from mirror.sync.targets.network import Network
 
@@ -116,6 +116,7 @@ class HttpClient:
                 # No second attempt: the claim has been open for long enough.
                 raise _late(late) from None
             except httpx.TransportError as broken:
+                certificates.cache_clear()
                 reason = _reason(broken)
                 requested = None
                 error = Unreachable(
@@ -171,9 +172,19 @@ class HttpClient:
 def certificates() -> ssl.SSLContext:
     """Return the authorities that each client trusts.
 
-    They are read once: it takes longer than to connect, and a drain connects anew after each error.
+    They are read once, because that takes longer than to connect; and again after a call that
+    found no connection, because they may have been replaced.
+
+    Raises:
+        ConfigError: SSL_CERT_FILE has none.
     """
-    return httpx.create_ssl_context()
+    try:
+        return httpx.create_ssl_context()
+    except OSError as error:
+        raise ConfigError(
+            f"SSL_CERT_FILE names no file with certificates ({error.strerror}). Correct it, or"
+            " unset it to trust the usual authorities."
+        ) from None
 
 
 def _busy(busy: ServerBusy) -> Transient:
