@@ -132,14 +132,10 @@ create table if not exists mirror.ledger_trip_memberships (
   fence bigint not null,
   present boolean not null,
   applied_at timestamptz not null,
-  primary key (trip_id, user_id),
-  constraint ledger_trip_memberships_by_user_id
-    unique (user_id, trip_id)
+  primary key (trip_id, user_id)
 );
 select mirror.leave_room('mirror.ledger_trip_memberships');
-select mirror.add_constraint('mirror.ledger_trip_memberships', 'ledger_trip_memberships_by_user_id',
-  'unique (user_id, trip_id)'
-);
+select mirror.drop_constraint('mirror.ledger_trip_memberships', 'ledger_trip_memberships_by_user_id');
 revoke all on mirror.ledger_trip_memberships from public, anon, authenticated, service_role;
 
 -- Purging looks at tombstones alone.

@@ -15,7 +15,7 @@ def ledger_sql(mapping: Mapping) -> str:
     """
     ledger, name = ledger_name(mapping), f"ledger_{mapping.name}"
     own = [ref for ref in mapping.all_references if ref.name not in mapping.key]
-    constraints = _constraints(mapping)
+    constraints, dropped = _constraints(mapping)
     lines = [
         f"{identifier(column.name)} {column_type(mapping, column.name, column.type)} not null"
         for column in mapping.key_columns
@@ -35,6 +35,9 @@ def ledger_sql(mapping: Mapping) -> str:
     added += [
         f"select mirror.add_constraint({literal(ledger)}, {literal(con)},\n  {literal(unique)}\n);"
         for con, unique in constraints.items()
+    ]
+    added += [
+        f"select mirror.drop_constraint({literal(ledger)}, {literal(con)});" for con in dropped
     ]
     return "\n".join(
         [
@@ -102,22 +105,29 @@ def led_by(mapping: Mapping, column: str) -> str:
     return comma([column, *(name for name in mapping.key if name != column)])
 
 
-def _constraints(mapping: Mapping) -> dict[str, str]:
+def _constraints(mapping: Mapping) -> tuple[dict[str, str], list[str]]:
     """Return the UNIQUE constraints, by name, that index the ledger by its references.
+
+    Second, the names of those that it had in earlier versions, and needs no longer: the mirrored
+    table has an index for each of its parents, and one on a column of the key serves both.
 
     Two workers may insert one key at once; the second must update the row instead of failing. ON
     CONFLICT does that for every unique index on exactly the key's columns, in any order. A
     constraint with another column must be deferrable, so that PostgreSQL checks the primary key
     first.
     """
-    return {
-        f"ledger_{mapping.name}_by_{reference.name}": (
-            f"unique ({led_by(mapping, ledger_column(mapping, reference.name))})"
-            + ("" if reference.name in mapping.key else " deferrable")
-        )
-        for reference in mapping.all_references
-        if reference.name != mapping.key[0]
-    }
+    parents = {parent.column for parent in mapping.parents}
+    wanted, dropped = {}, []
+    for reference in mapping.all_references:
+        name = f"ledger_{mapping.name}_by_{reference.name}"
+        if reference.name == mapping.key[0]:
+            continue
+        if reference.name in mapping.key and reference.name in parents:
+            dropped.append(name)
+            continue
+        unique = f"unique ({led_by(mapping, ledger_column(mapping, reference.name))})"
+        wanted[name] = unique + ("" if reference.name in mapping.key else " deferrable")
+    return wanted, dropped
 
 
 def _fill_references(mapping: Mapping) -> list[str]:

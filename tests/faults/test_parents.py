@@ -69,6 +69,25 @@ def test_children_go_with_their_parent_and_leave_tombstones_at_its_fence(
     assert members(target) == 0
 
 
+def test_children_are_found_by_a_column_that_only_the_mirrored_table_indexes(
+    writer: DirectWriter, target: TestDatabase
+) -> None:
+    """A row that was deleted by hand is not found; it grants nothing."""
+    other = str(uuid4())
+    parents(writer, 1)
+    writer.apply(5, trips={other: (other, "t", USER)})
+    writer.apply(6, trip_memberships={MEMBER: ROW, (other, USER): (other, *ROW[1:])})
+    target.query("delete from trip_memberships where trip_id = %s", other)
+    writer.apply(20, users={USER: None})
+    assert members(target) == 0
+    known = "select trip_id::text, present, fence from mirror.ledger_trip_memberships"
+    assert set(target.query(known)) == {(TRIP, False, 20), (other, True, 6)}
+    writer.apply(21, users={USER: (USER, "e", "n")})
+    stale = writer.apply(10, trip_memberships={MEMBER: ROW, (other, USER): (other, *ROW[1:])})
+    assert stale
+    assert members(target) == 0
+
+
 def test_without_these_tombstones_a_hung_write_brings_a_child_back(
     writer: DirectWriter, target: TestDatabase
 ) -> None:

@@ -105,6 +105,17 @@ def test_what_an_earlier_version_left_is_mirrored_after_the_migration(
     ]
 
 
+def test_an_upgraded_target_has_the_indexes_of_a_new_one(
+    old_target: TestDatabase, target: TestDatabase
+) -> None:
+    """Later versions find the ledger rows of a user by the index of the mirrored table."""
+    indexes = "select indexdef from pg_indexes where schemaname = 'mirror' order by 1"
+    assert "ledger_trip_memberships_by_user_id" in str(old_target.query(indexes))
+    with old_target.migrating() as connection:
+        upgrade(connection, "supabase", registry)
+    assert old_target.query(indexes) == target.query(indexes)
+
+
 def test_a_primary_with_triggers_migrates_while_its_tables_are_written(
     primary: TestDatabase, session: Session
 ) -> None:

@@ -143,24 +143,41 @@ begin
     end,
     'expired', case when declared ? 'expires'
       then format('t.%I <= now()', declared ->> 'expires') else 'false' end,
-    'on_delete', declared -> 'on_delete', 'children', declared -> 'children'
+    'on_delete', declared -> 'on_delete', 'children', declared -> 'children',
+    'parents', declared -> 'parents', 'key', declared -> 'key', 'references', declared -> 'references'
   );
 end
 $$;
 
 
--- Return the ledger's column that holds the values of a reference, and the type of those.
-create or replace function mirror.ledger_column(
-  mapping text, reference text, out name text, out type text
-)
-language sql stable set search_path = pg_catalog, pg_temp
+-- Return the condition that a row `l` of a ledger has one of the expected values of a reference, as SQL.
+-- `expected` is an expression of type text[]. Null: the mapping of these parts has no such reference.
+--
+-- A column of the key that refers to a parent has an index in the mirrored table, and so none in the
+-- ledger. A ledger row whose visible row somebody has deleted is not found there; it grants nothing, and
+-- a reconcile reports it.
+create or replace function mirror.has_reference(parts jsonb, reference text, expected text) returns text
+language sql immutable set search_path = pg_catalog, pg_temp
 as $$
-  select quote_ident(case when m.declaration -> 'key' ? reference then '' else 'ref_' end || reference),
-    r.value ->> 1
-  from mirror.mappings as m
-  cross join jsonb_array_elements(m.declaration -> 'references') as r
-  where m.name = mapping and r.value ->> 0 = reference
+  select mirror.fill(
+    case
+      when not parts -> 'key' ? reference then 'l.{ref_column} = any (({expected})::{type}[])'
+      when parts #>> '{key,0}' <> reference and exists (
+        select from jsonb_array_elements(parts -> 'parents') as p where p.value ->> 1 = reference
+      )
+      then '({l_key}) in ('
+        'select {t_key} from {table} as t where t.{column} = any (({expected})::{type}[]))'
+      else 'l.{column} = any (({expected})::{type}[])'
+    end,
+    parts || jsonb_build_object(
+      'column', quote_ident(reference), 'ref_column', quote_ident('ref_' || reference),
+      'type', r.value ->> 1, 'expected', expected
+    )
+  )
+  from jsonb_array_elements(parts -> 'references') as r
+  where r.value ->> 0 = reference
 $$;
+drop function if exists mirror.ledger_column(text, text);
 
 
 -- Remove the visible rows of keys that the ledger has as absent, their children first. Returns, by
@@ -182,13 +199,13 @@ declare
   retained jsonb := '{}';
   held jsonb := '[]';
   child record;
+  child_parts jsonb;
   gone jsonb;
   one jsonb;
 begin
   for child in
-    select c.value ->> 0 as name, c.value ->> 1 as reference, l.name as column_name, l.type
+    select c.value ->> 0 as name, c.value ->> 1 as reference
     from jsonb_array_elements(parts -> 'children') as c
-    cross join mirror.ledger_column(c.value ->> 0, c.value ->> 1) as l
   loop
     -- Close the scope, so that no hung write brings a child back; then take the children.
     insert into mirror.scopes as s (mapping, reference, value, epoch, fence)
@@ -197,17 +214,18 @@ begin
     on conflict on constraint scopes_pkey do update
     set epoch = excluded.epoch, fence = excluded.fence, read_at = now()
     where (s.epoch, s.fence) < (excluded.epoch, excluded.fence);
+    child_parts := mirror.parts(child.name);
     execute mirror.fill(
       'with forgotten as ('
       ' update {ledger} as l'
       ' set present = false, epoch = $1, applied_at = now(),'
       ' fence = case when l.epoch = $1 then greatest(l.fence, $2) else $2 end'
-      ' where l.present and l.{column} = any (array('
-      ' select (k.value ->> 0)::{type} from jsonb_array_elements($3) as k))'
+      ' where l.present and {is_child}'
       ' returning {l_key}'
       ') select jsonb_agg(jsonb_build_array({l_texts})) from forgotten as l',
-      mirror.parts(child.name)
-        || jsonb_build_object('column', child.column_name, 'type', child.type)
+      child_parts || jsonb_build_object('is_child', mirror.has_reference(
+        child_parts, child.reference, 'array(select k.value ->> 0 from jsonb_array_elements($3) as k)'
+      ))
     ) into gone using p_epoch, p_fence, p_keys;
     if gone is not null then
       retained := retained || mirror.withdraw(child.name, p_epoch, p_fence, gone);
@@ -293,24 +311,25 @@ declare
   most_parents constant integer := 20;
   parts constant jsonb := mirror.parts(mapping);
   child record;
+  child_parts jsonb;
   large jsonb := '[]';
   found jsonb;
 begin
   for child in
-    select c.value ->> 0 as name, l.name as column_name, l.type,
+    select c.value ->> 0 as name, c.value ->> 1 as reference,
       case when m.is_parent then most_parents else most end as most
     from jsonb_array_elements(parts -> 'children') as c
     join mirror.mappings as m on m.name = c.value ->> 0
-    cross join mirror.ledger_column(c.value ->> 0, c.value ->> 1) as l
   loop
+    child_parts := mirror.parts(child.name);
     execute mirror.fill(
       'select jsonb_agg(g.value) from jsonb_array_elements($1) as g'
       ' where not $2 @> jsonb_build_array(g.value) and ('
       ' select count(*) from ('
-      ' select from {ledger} as l where l.present and l.{column} = (g.value ->> 0)::{type}'
-      ' limit $3) as c) = $3',
-      mirror.parts(child.name)
-        || jsonb_build_object('column', child.column_name, 'type', child.type)
+      ' select from {ledger} as l where l.present and {is_child} limit $3) as c) = $3',
+      child_parts || jsonb_build_object(
+        'is_child', mirror.has_reference(child_parts, child.reference, 'array[g.value ->> 0]')
+      )
     ) into found using p_keys, large, child.most;
     large := large || coalesce(found, '[]');
   end loop;

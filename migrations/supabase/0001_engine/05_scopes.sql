@@ -38,10 +38,9 @@ begin
     after := array(select jsonb_array_elements_text(section -> 'after'));
     beyond := case when cardinality(after) > 0
       then format('and (%s) > (%s)', parts ->> 'l_key', parts ->> 'bound') else '' end;
-    under := '';
+    under := 'true';
     if section ->> 'reference' <> '*' then
-      select format('and l.%s = any($2::%s[])', c.name, c.type) into under
-      from mirror.ledger_column(section ->> 'mapping', section ->> 'reference') as c;
+      under := mirror.has_reference(parts, section ->> 'reference', '$2');
       if under is null then
         raise exception 'mapping % has no reference %',
           section ->> 'mapping', section ->> 'reference' using errcode = 'MR001';
@@ -50,7 +49,7 @@ begin
     execute mirror.fill(
       'select coalesce(jsonb_agg(jsonb_build_array({f_texts}) order by {f_key}), ''[]'')'
       ' from ('
-      ' select {l_key} from {ledger} as l where l.present {under} {beyond}'
+      ' select {l_key} from {ledger} as l where l.present and {under} {beyond}'
       ' order by {l_key} limit $3'
       ') as f',
       parts || jsonb_build_object('under', under, 'beyond', beyond)

@@ -263,6 +263,18 @@ begin
 end
 $$;
 
+create or replace function mirror.drop_constraint(name text, con text) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if exists (
+    select from pg_constraint where conrelid = to_regclass(name) and conname = con
+  ) then
+    execute format('alter table %s drop constraint %I', name, con);
+  end if;
+end
+$$;
+
 -- Leave room in each page of a table, so that an update finds its place beside the old row and
 -- touches no index. Rows that are written already stay as they are; a user's own setting, too.
 create or replace function mirror.leave_room(name text) returns void
@@ -281,5 +293,6 @@ revoke all on function
   mirror.leave_room(text),
   mirror.add_column(text, text, text, text),
   mirror.retype_column(text, text, regtype, text),
-  mirror.add_constraint(text, text, text)
+  mirror.add_constraint(text, text, text),
+  mirror.drop_constraint(text, text)
 from public, anon, authenticated, service_role;

@@ -10,7 +10,7 @@ revoke all on function
   mirror.forget_lost_parents(jsonb),
   mirror.fill(text, jsonb),
   mirror.parts(text),
-  mirror.ledger_column(text, text),
+  mirror.has_reference(jsonb, text, text),
   mirror.withdraw(text, integer, bigint, jsonb),
   mirror.within(jsonb, text, boolean),
   mirror.row_hash(text, text, text),
