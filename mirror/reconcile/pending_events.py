@@ -55,6 +55,11 @@ class PendingEvents:
     too_many: bool = False
     """Not all events were read; any key may have one."""
 
+    @property
+    def none(self) -> bool:
+        """Whether there are no events at all."""
+        return not (self.too_many or self.keys or any(self.scopes.values()))
+
     def find(self, mapping: str, key: Key, references: Iterable[tuple[str, str]]) -> "KeyStatus":
         """Return the KeyStatus of a key, by the pending events about it.
 
