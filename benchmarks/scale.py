@@ -1,4 +1,4 @@
-"""Scale: one run with a large number of memberships; no ratios, only figures.
+"""Scale: one run with many memberships, a user for each ten; no ratios, only figures.
 
 Twenty million take about 70 minutes, and more than 12 GB of disk.
 """
@@ -60,7 +60,7 @@ def _fill(servers: Servers, rows: int) -> None:
     found = servers.primary.execute(_CONSTRAINTS).fetchall()
     for name, _ in found:
         servers.primary.execute(sql.SQL(_DROP).format(sql.Identifier(str(name))))
-    servers.fill(rows)
+    servers.fill(rows, trips_per_user=10)
     for name, definition in found:
         servers.primary.execute(
             sql.SQL(_ADD).format(sql.Identifier(str(name)), sql.SQL(str(definition)))

@@ -36,7 +36,7 @@ API = HOME / "tests" / "supabase"
 
 Connection = psycopg.Connection[tuple[object, ...]]
 
-# Every trip has a hundred members, every user is in twenty trips.
+# Every trip has a hundred members.
 _FILL = """
 insert into users (id, email, username)
 select gen_random_uuid(), 'user' || n || '@example.com', 'user' || n
@@ -90,9 +90,9 @@ class Servers:
             self.stack.primary_url.replace("postgresql:", "postgresql+psycopg:", 1)
         )
 
-    def fill(self, memberships: int) -> None:
-        """Insert memberships into the primary, with a user for each 20 and a trip for each 100."""
-        sizes = {"users": memberships // 20, "trips": memberships // 100}
+    def fill(self, memberships: int, *, trips_per_user: int = 20) -> None:
+        """Insert memberships into the primary, and their users and trips, of 100 members each."""
+        sizes = {"users": memberships // trips_per_user, "trips": memberships // 100}
         self.primary.execute(_FILL.format(**sizes).encode())
         self.primary.execute("vacuum analyze")
 

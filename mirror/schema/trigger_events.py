@@ -84,43 +84,67 @@ def updated(effect: Effect) -> str:
 def _paired(effect: Effect) -> str:
     """Return a query for the events of changed rows, if the Effect's columns identify a row.
 
-    It joins each old row with the new row of the same key, and compares the two byte by byte,
-    because that works for every type.
+    It compares the old and the new row of each pair byte by byte, because that works for every
+    type. PostgreSQL keeps both in the order of the updates, so it pairs them by their numbers: to
+    find equal keys takes longer. Where the keys of a pair differ, each is an event.
     """
-    names = [identifier(column) for column in effect.columns]
-    same = _and(
-        # As bytes: some collations take two different keys for equal.
-        f"{_bytes(f'o.{name}')} = {_bytes(f'n.{name}')}"
-        for name in names
-    )
-    moved = f"o.{names[0]} is null or n.{names[0]} is null"
+    keys = [f"k{number}" for number, _ in enumerate(effect.columns, 1)]
+    moved = _differ(keys)
     # If every column that is read also decides, each event is a revocation: compare rows once.
+    decisive = [moved, *([_differ(names)] if (names := _decisive(effect).values()) else [])]
     lane = (
         f"{_REVOCATION}"
-        if effect.decides == effect.reads
-        else f"case when {moved}{_or_differ(effect, effect.decides)}"
-        f" then {_REVOCATION} else {_GRANT} end"
+        if effect.decides in {None, effect.reads}
+        else f"case when {' or '.join(decisive)} then {_REVOCATION} else {_GRANT} end"
     )
-    values = [f"coalesce(n.{name}, o.{name})" for name in names]
+    changed = (
+        f"select {lane} as lane, {moved} as moved,\n"
+        f"  {', '.join(f'{side}.{key} as {side}{key}' for side in 'on' for key in keys)}\n"
+        f"from (\n{indent(_numbered('old_rows', effect), '  ')}\n) as o\n"
+        f"full join (\n{indent(_numbered('new_rows', effect), '  ')}\n) as n on n.place = o.place\n"
+        # Null: the other side has no row of this number.
+        f"where (o.read *= n.read) is not true"
+    )
+    sides = []
+    for side, condition in (("n", ""), ("o", "c.moved and ")):
+        values = [f"c.{side}{key}" for key in keys]
+        sides.append(
+            f"select c.lane, {_target(effect)}, {_texts(effect, map(_text, values))}\n"
+            f"from changed as c\n"
+            f"where {condition}{_and(f'{value} is not null' for value in values)}"
+        )
+    return f"with changed as (\n{indent(changed, '  ')}\n)\n" + "\nunion all\n".join(sides)
+
+
+def _differ(names: Iterable[str]) -> str:
+    """Return the condition that the rows o and n differ in these columns."""
+    old, new = (", ".join(f"{side}.{name}" for name in names) for side in "on")
+    return f"row({old})::record *<> row({new})::record"
+
+
+def _decisive(effect: Effect) -> dict[str, str]:
+    """Return the columns outside of the key that decide, each with its name in a numbered row."""
+    names = sorted((effect.decides or frozenset()) - set(effect.columns))
+    return {name: f"d{number}" for number, name in enumerate(names, 1)}
+
+
+def _numbered(rows: str, effect: Effect) -> str:
+    """Return a query for the rows of a transition table.
+
+    Each has its number `place`, its key (k1, k2, …), the columns that decide (d1, d2, …), and all
+    that is read, as one value.
+    """
+    columns = [f"r.{identifier(name)} as k{i}" for i, name in enumerate(effect.columns, 1)]
+    if effect.decides not in {None, effect.reads}:
+        columns += [f"r.{identifier(name)} as {alias}" for name, alias in _decisive(effect).items()]
+    read = "r"
+    if effect.reads is not None:
+        names = [*effect.columns, *sorted(effect.reads - set(effect.columns))]
+        read = f"row({', '.join(f'r.{identifier(name)}' for name in names)})"
     return (
-        f"select {lane}, {_target(effect)},\n"
-        f"  {_texts(effect, map(_text, values))}\n"
-        f"from old_rows as o\n"
-        f"full join new_rows as n on {same}\n"
-        f"where ({moved}{_or_differ(effect, effect.reads)})\n"
-        f"  and {_and(f'{value} is not null' for value in values)}"
+        f"select row_number() over () as place, {', '.join(columns)},\n"
+        f"  {read}::record as read\nfrom {rows} as r"
     )
-
-
-def _or_differ(effect: Effect, columns: frozenset[str] | None) -> str:
-    """Return `or` and the condition that the rows differ in these columns; None: in any column."""
-    if columns is None:
-        return "\n  or o *<> n"
-    names = sorted(columns - set(effect.columns))
-    if not names:
-        return ""
-    old, new = (", ".join(f"{side}.{identifier(name)}" for name in names) for side in "on")
-    return f"\n  or row({old})::record *<> row({new})::record"
 
 
 def _differing(effect: Effect) -> str:
@@ -200,9 +224,9 @@ def _text(value: str) -> str:
     """Return the expression for a value's text, as its type prints it.
 
     A cast would call a function of the type's creator with the rights of the role that installed
-    the trigger. format() and a row's text call only functions of the server or of a superuser.
+    the trigger. concat() and a row's text call only functions of the server or of a superuser.
     """
-    return f"format('%s', {value})"
+    return f"concat({value})"
 
 
 def _and(conditions: Iterable[str]) -> str:

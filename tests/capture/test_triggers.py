@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Callable, Iterator
+from random import Random
 from typing import Any
 
 import psycopg
@@ -15,6 +16,7 @@ from mirror.model.mapping import EVERYTHING, Column, Mapping, Reference
 from mirror.model.registry import Registry
 from mirror.schema import removal_sql, triggers_sql
 from mirror.schema.migrate import upgrade
+from mirror.schema.trigger_events import updated
 from mirror.schema.uninstall import downgrade
 from tests.capture import clubs
 from tests.capture.backend import ANNA, BERT, CapturedBackend
@@ -248,6 +250,46 @@ def test_a_partitioned_table_is_watched_as_a_whole(partitioned: TestDatabase) ->
     """A row that moves from one partition to another is recorded, too."""
     partitioned.query("update seats set id = 11 where id = 1")
     assert take_events(partitioned) == {(0, "seats", None, ("1",)), (0, "seats", None, ("11",))}
+
+
+def test_rows_that_change_partition_or_value_in_one_statement_are_named_and_no_others(
+    partitioned: TestDatabase,
+) -> None:
+    """Old and new rows are paired by their order, so none may be out of turn."""
+    partitioned.query("insert into seats select n, 'a' from generate_series(2, 9) as n")
+    take_events(partitioned)
+    partitioned.query("""
+        update seats set id = case when id in (3, 6) then id + 10 else id end,
+          person = case when id in (4, 8) then 'b' else person end
+    """)
+    named = {"3", "13", "6", "16", "4", "8"}
+    assert {key for *_, (key,) in take_events(partitioned)} == named
+    partitioned.query("update seats set id = case id when 13 then 3 else id end, person = 'b'")
+    named = {"1", "2", "3", "5", "7", "9", "13", "16"}
+    assert {key for *_, (key,) in take_events(partitioned)} == named
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_pairs_in_another_order_name_more_rows_never_fewer(
+    partitioned: TestDatabase, seed: int
+) -> None:
+    """No document of PostgreSQL says in which order a trigger sees its rows."""
+    (effect,) = parts.effects["seats"]
+    query = updated(effect).replace("padded", "null::text[]")
+    draw = Random(seed)
+    old = [(number, draw.choice("ab")) for number in range(8)]
+    new = [
+        (draw.choice([number, number + 100]), draw.choice([person, "c"])) for number, person in old
+    ]
+    pairs = zip(old, new, strict=True)
+    changed = {key for pair in pairs if pair[0] != pair[1] for key, _ in pair}
+    with partitioned.connect() as connection:
+        for name, rows in (("old_rows", old), ("new_rows", new)):
+            connection.execute(f"create temp table {name} (id bigint, person text)".encode())
+            for row in draw.sample(rows, len(rows)):
+                connection.execute(f"insert into {name} values (%s, %s)".encode(), row)
+        found = {int(key) for *_, (key,) in connection.execute(query.encode())}
+    assert found >= changed
 
 
 def test_a_partition_that_is_written_directly_is_watched(partitioned: TestDatabase) -> None:
