@@ -12,9 +12,8 @@ from psycopg import sql
 
 from mirror.model.keys import Key
 from mirror.model.mapping import Mapping
-from mirror.reconcile.clauses import chained_hash, row_hash
+from mirror.reconcile.clauses import as_text, chained_hash, row_hash
 from mirror.reconcile.primary_reader import PrimaryReader, hashes_by_key
-from mirror.sync.row_queries import row_query
 from mirror.sync.targets.reading import Buckets, Hashing, SurveyRequest
 
 # One statement reads all rows, and no other work waits for it.
@@ -22,22 +21,16 @@ _TIMEOUT_FACTOR: Final = 20
 
 
 def read_buckets(
-    primary: PrimaryReader,
-    mapping: Mapping,
-    hashing: Hashing,
-    request: SurveyRequest,
-    *,
-    orphans: bool = False,
+    primary: PrimaryReader, mapping: Mapping, hashing: Hashing, request: SurveyRequest
 ) -> Buckets:
     """Return how many desired rows of the primary each requested bucket has, and its hash.
 
     The hash of a bucket is the XOR of its rows' hashes. Buckets without rows are left out.
-    `orphans`: rows whose parents are not mirrored count, too; this saves a join for each parent.
 
     Raises:
         Unreadable, TooSlow: as `PrimaryReader.read`.
     """
-    rows, parameters = _hashed_rows(primary, mapping, hashing, request, orphans=orphans)
+    rows, parameters = _hashed_rows(primary, mapping, hashing, request)
     statement = sql.SQL(
         "select coalesce(string_agg(int4send(b.bucket), ''), ''),"
         " coalesce(string_agg(int4send(b.rows::integer), ''), ''),"
@@ -75,62 +68,41 @@ def read_members(
 
 
 def _hashed_rows(
-    primary: PrimaryReader,
-    mapping: Mapping,
-    hashing: Hashing,
-    request: SurveyRequest,
-    *,
-    orphans: bool = False,
+    primary: PrimaryReader, mapping: Mapping, hashing: Hashing, request: SurveyRequest
 ) -> tuple[sql.Composed, list[Any]]:
     """Return SQL and its parameters: the FROM item `k` with the primary's desired rows.
 
-    `k` has the key columns (k0, k1, …), the other columns (c0, c1, …), and `key_hash`. If there are
-    conditions, a WHERE clause follows: that a row's bucket is requested, and that its parents are
-    mirrored (not with `orphans`).
+    `k` has the key columns (k0, k1, …), the other columns as text (c0, c1, …), and `key_hash`. If
+    the request is for some buckets only, a WHERE clause follows.
     """
     keys = [
         sql.SQL("q.{}::{}").format(sql.Identifier(column.name), sql.SQL(column.type))
         for column in mapping.key_columns
     ]
-    others = [
-        sql.SQL("q.{}::{}").format(sql.Identifier(name), sql.SQL(kind))
-        for name, kind in _other_columns(mapping)
+    texts = [
+        sql.SQL('{} collate "C" as {}').format(as_text(name, kind), sql.Identifier(f"c{i}"))
+        for i, (name, kind) in enumerate(_other_columns(mapping))
     ]
-    columns = [
-        sql.SQL("{} as {}").format(value, sql.Identifier(name))
-        for value, name in zip([*keys, *others], _names(mapping).values(), strict=True)
-    ]
+    names = [sql.SQL("{} as {}").format(key, sql.Identifier(f"k{i}")) for i, key in enumerate(keys)]
     rows = sql.SQL(
         "(select {columns}, {hash} as key_hash from ({query}) as q"
-        # Keeps the planner from computing the hash again at each place that uses it, and from
-        # joining rows whose bucket is not requested.
+        # Keeps the planner from computing the hash again at each place that uses it.
         " offset 0) as k"
     ).format(
-        columns=sql.SQL(", ").join(columns),
+        columns=sql.SQL(", ").join(names + texts),
         hash=_key_hash(mapping, hashing, keys),
-        query=row_query(mapping),
+        query=primary.desired_query(mapping),
     )
-    conditions: list[sql.Composable] = []
-    parameters: list[Any] = []
-    if request.wanted is not None:
-        conditions.append(sql.SQL("get_bit(%s::bytea, k.key_hash & %s) = 1"))
-        parameters = [request.wanted, 8 * len(request.wanted) - 1]
-    if not orphans:
-        conditions += primary.parent_conditions(
-            mapping, lambda column: sql.SQL("k.{}").format(sql.Identifier(_names(mapping)[column]))
-        )
-    if conditions:
-        rows += sql.SQL(" where ") + sql.SQL(" and ").join(conditions)
-    return rows, parameters
+    if request.wanted is None:
+        return rows, []
+    condition = sql.SQL(" where get_bit(%s::bytea, k.key_hash & %s) = 1")
+    return rows + condition, [request.wanted, 8 * len(request.wanted) - 1]
 
 
 def _bucket_hash(mapping: Mapping, hashing: Hashing) -> sql.Composed:
     """Return the SQL expression of the hash that one row adds to its bucket."""
     count = len(mapping.data_columns)
-    texts = [
-        sql.SQL('k.{}::text collate "C"').format(sql.Identifier(_names(mapping)[name]))
-        for name, _ in _other_columns(mapping)
-    ]
+    texts = [sql.SQL("k.") + sql.Identifier(f"c{i}") for i in range(len(_other_columns(mapping)))]
 
     def hash_with_key(values: list[sql.Composed], seed: int) -> sql.Composable:
         if hashing.md5:
@@ -162,9 +134,3 @@ def _bigint(number: int) -> sql.SQL:
 def _other_columns(mapping: Mapping) -> list[tuple[str, str]]:
     """Return name and type of each column outside the key, the ledger's own columns last."""
     return [(name, kind) for name, kind in mapping.row_layout if name not in mapping.key]
-
-
-def _names(mapping: Mapping) -> dict[str, str]:
-    """Return, for each column, its name in `k`: those of the key first."""
-    others = {name: f"c{i}" for i, (name, _) in enumerate(_other_columns(mapping))}
-    return {name: f"k{i}" for i, name in enumerate(mapping.key)} | others

@@ -49,10 +49,7 @@ class MissingRange:
 
 
 class Comparison:
-    """Compares the rows of one mapping in the primary with those in the target.
-
-    `assume_parents`: it may take the parents of all rows for mirrored; see `assumed_parents`.
-    """
+    """Compares the rows of one mapping in the primary with those in the target."""
 
     def __init__(
         self,
@@ -67,7 +64,6 @@ class Comparison:
         survey_rows: int = SURVEY_ROWS,
         bits: Sequence[int] = BUCKET_BITS,
         listed_keys: int = LISTED_KEYS,
-        assume_parents: bool = False,
         tick: Callable[[float], object] = lambda _: None,
     ) -> None:
         self.primary = primary
@@ -83,9 +79,6 @@ class Comparison:
         """Rows of the target that were compared."""
         self.transferred = 0
         """Characters that were sent to the target and received from it."""
-        self.assumed_parents = False
-        """The suspects are complete only if the parents of all rows are mirrored."""
-        self._assume_parents = assume_parents
         self._survey_rows = survey_rows
         self._bits = bits
         self._listed_keys = listed_keys
@@ -122,14 +115,12 @@ class Comparison:
             self.hashing,
             bits=self._bits,
             listed_keys=self._listed_keys,
-            assume_parents=self._assume_parents and not self.primary.expects_orphans(self.mapping),
             tick=self._tick,
         )
         found = survey.suspects(rows)
         self.transferred += survey.transferred
         if found is None and not survey.target_is_empty:
             return None
-        self.assumed_parents = survey.assumed_parents
         self.rows, self.target_rows = survey.rows, survey.target_rows
         if found is None:
             return iter([MissingRange(KeyRange(lowest_key(self.mapping)), survey.rows)])

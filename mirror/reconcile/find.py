@@ -60,26 +60,20 @@ class Finder:
         """Characters that were sent to the target, and received from both sides."""
         return self._transferred + self.judge.transferred
 
-    def compare(
-        self, findings: MappingFindings, start: Key | None, *, assume_parents: bool = False
-    ) -> None:
-        """Compare the mapping's rows, from key `start` on (None: all); replace the results.
+    def compare(self, findings: MappingFindings, start: Key | None) -> None:
+        """Compare the mapping's rows, from key `start` on (None: all), and add the results.
 
-        These are the suspects, the ranges that the target lacks, and the numbers of rows. With
-        `assume_parents`, they may be complete only if the parents of all rows are mirrored; then
-        `findings.assumes_parents` says so.
+        These are the suspects, the ranges that the target lacks, and the numbers of rows.
 
         Raises:
             Unreadable, TooSlow: as `Comparison.suspects`.
         """
         name = findings.mapping.name
-        findings.forget_suspects()
         comparison = Comparison(
             self.primary,
             self.target,
             findings.mapping,
             self._choose_hashing(findings.mapping),
-            assume_parents=assume_parents,
             tick=lambda seconds: self._tick("compare", name, 0, 0, seconds),
         )
         total = self.primary.estimate(findings.mapping)
@@ -95,7 +89,6 @@ class Finder:
             self._tick("compare", name, comparison.rows - reported, total, 0.0)
             reported = comparison.rows
         self._tick("compare", name, comparison.rows - reported, comparison.rows, 0.0)
-        findings.assumes_parents = comparison.assumed_parents
         findings.report.rows = comparison.rows
         findings.report.target_rows = comparison.target_rows
         self._transferred += comparison.transferred

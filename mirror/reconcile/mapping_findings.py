@@ -24,10 +24,6 @@ def _decode_item(value: Any) -> RepairItem:
     return [(name, tuple(key)) for name, key in value]
 
 
-def _keys() -> Spool[Key]:
-    return Spool(_decode_key)
-
-
 def _items() -> Spool[RepairItem]:
     return Spool(_decode_item)
 
@@ -41,7 +37,7 @@ class MappingFindings:
     """False: the run compares the mapping only because deletes in its parents also delete its rows,
     and repairs nothing of it."""
     report: MappingReport
-    suspects: Spool[Key] = field(default_factory=_keys)
+    suspects: Spool[Key] = field(default_factory=lambda: Spool(_decode_key))
     extras: Spool[RepairItem] = field(default_factory=_items)
     """Extra rows that are neither expired nor orphans."""
     orphans: Spool[RepairItem] = field(default_factory=_items)
@@ -54,19 +50,12 @@ class MappingFindings:
     """All other rows that drifted."""
     loads: list[MissingRange] = field(default_factory=list)
     """Ranges that the target lacks: all rows that the primary has there are to be written."""
-    assumes_parents: bool = False
-    """The suspects are complete only if the parents of all rows are mirrored."""
 
     def close(self) -> None:
         """Delete the lists, which may lie in temporary files. The report stays."""
         for value in vars(self).values():
             if isinstance(value, Spool):
                 value.close()
-
-    def forget_suspects(self) -> None:
-        """Empty the list of suspects and that of the ranges to load."""
-        self.suspects.close()
-        self.suspects, self.loads = _keys(), []
 
     def add_drift(self, drift: Drift) -> None:
         """Add a drift to the one list (`extras`, `over_grants`, …) for its kind of repair."""

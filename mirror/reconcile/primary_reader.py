@@ -4,7 +4,7 @@ Each read is a short transaction of its own, because a snapshot that is held for
 primary from vacuuming dead rows.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -78,20 +78,10 @@ class PrimaryReader:
 
     def estimate(self, mapping: Mapping) -> int:
         """Return the planner's estimate of how many rows the mapping's query yields."""
-        return self._estimate(mapping, row_query(mapping))
-
-    def expects_orphans(self, mapping: Mapping) -> bool:
-        """Return whether the planner estimates that some rows' parents are not mirrored.
-
-        There are none if foreign keys keep them out, and no parent is soft-deleted.
-        """
-        desired = self._estimate(mapping, self.desired_query(mapping))
-        return desired < 0.999 * self.estimate(mapping)
-
-    def _estimate(self, mapping: Mapping, query: sql.Composable) -> int:
+        statement = sql.SQL("explain (format json) ") + row_query(mapping)
         with self._reading(mapping):
-            found = self.source.database.execute(sql.SQL("explain (format json) ") + query, [])
-        return int(found[0][0][0]["Plan"]["Plan Rows"])
+            plan = self.source.database.execute(statement, [])[0][0]
+        return int(plan[0]["Plan"]["Plan Rows"])
 
     def chunk(self, mapping: Mapping, hashing: Hashing, start: Key, rows: int) -> Digest:
         """Return the number and the hash sum of the first `rows` rows from key `start` on.
@@ -279,38 +269,26 @@ class PrimaryReader:
 
     def desired_query(self, mapping: Mapping) -> sql.Composed:
         """Return the mapping's query in SQL, without the rows whose parents are not mirrored."""
-        conditions = self.parent_conditions(
-            mapping, lambda column: sql.SQL("d.{}").format(sql.Identifier(column))
-        )
+        types = {column.name: column.type for column in mapping.columns}
+        conditions = []
+        for parent in mapping.parents:
+            other = self.registry[parent.mapping]
+            # A key column is never null. Without the OR, PostgreSQL can use a join.
+            nullable = "" if parent.column in mapping.key else "d.{column} is null or "
+            conditions.append(
+                sql.SQL(
+                    f"({nullable}exists ("
+                    "select from ({query}) as p where p.{key}::{kind} = d.{column}::{kind}))"
+                ).format(
+                    column=sql.Identifier(parent.column),
+                    query=self.desired_query(other),
+                    key=sql.Identifier(other.key[0]),
+                    kind=sql.SQL(types[parent.column]),
+                )
+            )
         query = row_query(mapping)
         if not conditions:
             return sql.Composed([query])
         return sql.SQL("select d.* from ({}) as d where {}").format(
             query, sql.SQL(" and ").join(conditions)
         )
-
-    def parent_conditions(
-        self, mapping: Mapping, value: Callable[[str], sql.Composable]
-    ) -> list[sql.Composed]:
-        """Return, for each parent of the mapping, the condition that a row's parent is mirrored.
-
-        `value` returns the SQL of a column's value.
-        """
-        types = {column.name: column.type for column in mapping.columns}
-        conditions = []
-        for parent in mapping.parents:
-            other = self.registry[parent.mapping]
-            # A key column is never null. Without the OR, PostgreSQL can use a join.
-            nullable = "" if parent.column in mapping.key else "{value} is null or "
-            conditions.append(
-                sql.SQL(
-                    f"({nullable}exists ("
-                    "select from ({query}) as p where p.{key}::{kind} = {value}::{kind}))"
-                ).format(
-                    value=value(parent.column),
-                    query=self.desired_query(other),
-                    key=sql.Identifier(other.key[0]),
-                    kind=sql.SQL(types[parent.column]),
-                )
-            )
-        return conditions

@@ -157,21 +157,14 @@ class ReconcileRun:
 
     def _find(self, findings: list[MappingFindings]) -> None:
         requested = [each for each in findings if each.requested]
-        by_name = {each.mapping.name: each for each in requested}
         for each in requested:
-            above = self._above(each.mapping)
-            assume_parents = bool(above) and by_name.keys() >= set(above)
             with each.errors_reported():
-                self._finder.compare(each, self.options.since_key, assume_parents=assume_parents)
+                self._finder.compare(each, self.options.since_key)
         if any(each.suspects.count or each.loads for each in requested):
             self._sleep(self.options.grace_seconds)
-        # Parents before their children.
         for each in requested:
             if each.report.error is None:
                 with each.errors_reported():
-                    parents = (by_name[name].report for name in self._above(each.mapping))
-                    if each.assumes_parents and any(part.drifted or part.error for part in parents):
-                        self._finder.compare(each, None)
                     self._finder.judge_all(each)
         if any(each.report.extra for each in requested):
             # Deleting a parent's row also deletes rows below it, so their limits count, too.

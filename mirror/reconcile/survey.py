@@ -10,7 +10,6 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
-from functools import partial
 from typing import Final, TypeVar
 
 from mirror.errors import TooSlow
@@ -45,10 +44,7 @@ CALL_ROWS: Final = 500_000
 
 
 class Survey:
-    """One comparison of all rows of a mapping by buckets.
-
-    `assume_parents`: at first it takes the parents of all rows for mirrored.
-    """
+    """One comparison of all rows of a mapping by buckets."""
 
     def __init__(
         self,
@@ -59,11 +55,8 @@ class Survey:
         *,
         bits: Sequence[int] = BUCKET_BITS,
         listed_keys: int = LISTED_KEYS,
-        assume_parents: bool = False,
         tick: Callable[[float], object] = lambda _: None,
     ) -> None:
-        self.assumed_parents = assume_parents
-        """The result holds only if the parents of all rows are mirrored."""
         self.rows = 0
         """Rows of the primary."""
         self.target_rows = 0
@@ -111,12 +104,7 @@ class Survey:
         # A bucket number of no bits: one bucket holds all rows.
         bits, differing = 0, [0]
         for finer_bits in self._bits:
-            wanted = differing
-            differing = self._differing_buckets(bits, wanted, finer_bits)
-            if not bits and self.assumed_parents and self.rows > self.target_rows:
-                # Perhaps only because of orphans.
-                self.assumed_parents = False
-                differing = self._differing_buckets(bits, wanted, finer_bits)
+            differing = self._differing_buckets(bits, differing, finer_bits)
             bits = finer_bits
             if self.rows - self.target_rows > self.rows * _LOADED_SHARE:
                 # Chunks find ranges to load as a whole, which is cheaper than row by row.
@@ -146,9 +134,7 @@ class Survey:
         rows = {True: 0, False: 0}
         request = SurveyRequest(finer_bits, bitmap(wanted, bits) if bits else None)
         target_is_empty = True
-        # A join for each parent would take half of the time.
-        read_primary = partial(read_buckets, orphans=self.assumed_parents)
-        answers = self._read_both(request, read_primary, self._target.buckets)
+        answers = self._read_both(request, read_buckets, self._target.buckets)
         for buckets, of_primary in answers:
             sign = 1 if of_primary else -1
             found_rows = 0

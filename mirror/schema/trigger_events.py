@@ -91,7 +91,7 @@ def _paired(effect: Effect) -> str:
     keys = [f"k{number}" for number, _ in enumerate(effect.columns, 1)]
     moved = _differ(keys)
     # If every column that is read also decides, each event is a revocation: compare rows once.
-    decisive = [moved, *([_differ(names)] if (names := _decisive(effect).values()) else [])]
+    decisive = [moved, *([_differ(names)] if (names := _decisive(effect)) else [])]
     lane = (
         f"{_REVOCATION}"
         if effect.decides in {None, effect.reads}
@@ -102,8 +102,7 @@ def _paired(effect: Effect) -> str:
         f"  {', '.join(f'{side}.{key} as {side}{key}' for side in 'on' for key in keys)}\n"
         f"from (\n{indent(_numbered('old_rows', effect), '  ')}\n) as o\n"
         f"full join (\n{indent(_numbered('new_rows', effect), '  ')}\n) as n on n.place = o.place\n"
-        # Null: the other side has no row of this number.
-        f"where (o.read *= n.read) is not true"
+        f"where o.place is null or n.place is null or {_differ(_read(effect))}"
     )
     sides = []
     for side, condition in (("n", ""), ("o", "c.moved and ")):
@@ -122,29 +121,38 @@ def _differ(names: Iterable[str]) -> str:
     return f"row({old})::record *<> row({new})::record"
 
 
-def _decisive(effect: Effect) -> dict[str, str]:
-    """Return the columns outside of the key that decide, each with its name in a numbered row."""
-    names = sorted((effect.decides or frozenset()) - set(effect.columns))
-    return {name: f"d{number}" for number, name in enumerate(names, 1)}
+def _decisive(effect: Effect) -> list[str]:
+    """Return the names, in a numbered row, of the columns outside of the key that decide."""
+    names = (effect.decides or frozenset()) - set(effect.columns)
+    return [name for column, name in _others(effect).items() if column in names]
+
+
+def _read(effect: Effect) -> list[str]:
+    """Return the names, in a numbered row, of all that the mapping's query reads."""
+    if effect.reads is None:
+        return ["whole"]
+    keys = [f"k{number}" for number, _ in enumerate(effect.columns, 1)]
+    return keys + [name for column, name in _others(effect).items() if column in effect.reads]
+
+
+def _others(effect: Effect) -> dict[str, str]:
+    """Return the columns outside of the key that are compared, each with its name in a row."""
+    compared = (effect.reads or frozenset()) | (effect.decides or frozenset())
+    return {name: f"c{i}" for i, name in enumerate(sorted(compared - set(effect.columns)), 1)}
 
 
 def _numbered(rows: str, effect: Effect) -> str:
     """Return a query for the rows of a transition table.
 
-    Each has its number `place`, its key (k1, k2, …), the columns that decide (d1, d2, …), and all
-    that is read, as one value.
+    Each has its number `place`, its key (k1, k2, …), and the other columns that are compared (c1,
+    c2, …); `whole` is the row, if it is unknown which columns are read.
     """
     columns = [f"r.{identifier(name)} as k{i}" for i, name in enumerate(effect.columns, 1)]
-    if effect.decides not in {None, effect.reads}:
-        columns += [f"r.{identifier(name)} as {alias}" for name, alias in _decisive(effect).items()]
-    read = "r"
-    if effect.reads is not None:
-        names = [*effect.columns, *sorted(effect.reads - set(effect.columns))]
-        read = f"row({', '.join(f'r.{identifier(name)}' for name in names)})"
-    return (
-        f"select row_number() over () as place, {', '.join(columns)},\n"
-        f"  {read}::record as read\nfrom {rows} as r"
-    )
+    columns += [f"r.{identifier(name)} as {alias}" for name, alias in _others(effect).items()]
+    if effect.reads is None:
+        # Not `r` alone: the table may have a column of this name.
+        columns.append("(r.*)::record as whole")
+    return f"select row_number() over () as place, {', '.join(columns)}\nfrom {rows} as r"
 
 
 def _differing(effect: Effect) -> str:

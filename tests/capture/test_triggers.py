@@ -7,7 +7,16 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import BigInteger, Boolean, Text, column, select, table, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Text,
+    column,
+    literal_column,
+    select,
+    table,
+    text,
+)
 
 from mirror.devstack import PostgresCluster
 from mirror.devstack.binaries import postgres_programs
@@ -290,6 +299,29 @@ def test_pairs_in_another_order_name_more_rows_never_fewer(
                 connection.execute(f"insert into {name} values (%s, %s)".encode(), row)
         found = {int(key) for *_, (key,) in connection.execute(query.encode())}
     assert found >= changed
+
+
+def test_columns_may_have_the_names_that_the_triggers_use(partitioned: TestDatabase) -> None:
+    """The query contains text, so each column counts."""
+    rooms = table("rooms", column("id", BigInteger))
+    mapping = Mapping(
+        name="rooms",
+        table="rooms",
+        key=("id",),
+        columns=(Column("id", "bigint"), Column("label", "text")),
+        query=select(rooms.c.id, literal_column("upper(r)").label("label")),
+    )
+    partitioned.query(
+        "create table rooms (id bigint primary key, r text, o text, n text, read int)"
+    )
+    install(partitioned, Registry("named", [mapping]))
+    partitioned.query("insert into rooms values (1, 'a', 'a', 'a'), (2, 'a', 'a', 'a')")
+    take_events(partitioned)
+    for name in ("r", "o", "n"):
+        partitioned.query(f"update rooms set {name} = 'b' where id = 1")
+        assert take_events(partitioned) == {(0, "rooms", None, ("1",))}
+    partitioned.query("update rooms set r = r")
+    assert take_events(partitioned) == set()
 
 
 def test_a_partition_that_is_written_directly_is_watched(partitioned: TestDatabase) -> None:

@@ -450,12 +450,12 @@ def test_a_survey_that_takes_too_long_is_replaced_by_chunks(
     calls = 0
 
     def slow(original: Any, after: int = 0) -> Any:
-        def call(*arguments: Any, **options: Any) -> Any:
+        def call(*arguments: Any) -> Any:
             nonlocal calls
             calls += 1
             if calls > after:
                 raise TooSlow("too slow")
-            return original(*arguments, **options)
+            return original(*arguments)
 
         return call
 
