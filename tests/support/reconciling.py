@@ -10,7 +10,6 @@ from examples.trip_chat.models import Membership
 from mirror.reconcile import Options, Report, Throttle, find
 from mirror.reconcile import reconcile as run
 from mirror.reconcile.compare import Comparison
-from mirror.reconcile.primary_reader import PrimaryReader
 from mirror.sync.drain import Drain
 from tests.support.databases import TestDatabase
 from tests.support.factories import MembershipFactory, TripFactory, UserFactory
@@ -19,13 +18,9 @@ Reconciling = Callable[..., Report]
 
 
 def compare(monkeypatch: pytest.MonkeyPatch, *, by_survey: bool) -> None:
-    """Compare all mappings by a survey, or all in chunks, instead of choosing by their size.
-
-    The survey assumes at first that all parents are mirrored, as if the planner expected that.
-    """
+    """Compare all mappings by a survey, or all in chunks, instead of choosing by their size."""
     rows = 1 if by_survey else 10**9
     monkeypatch.setattr(find, "Comparison", partial(Comparison, survey_rows=rows))
-    monkeypatch.setattr(PrimaryReader, "expects_orphans", lambda *_: False)
 
 
 @pytest.fixture
