@@ -1,6 +1,6 @@
 """Scale: one run with many memberships, a user for each ten; no ratios, only figures.
 
-Twenty million take about 70 minutes, and more than 12 GB of disk.
+Twenty million take about 65 minutes, and more than 12 GB of disk.
 """
 
 import json

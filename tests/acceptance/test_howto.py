@@ -147,15 +147,9 @@ def read_after(
     administration.query(f"alter role {OWNER} password '{PASSWORDS[0]}'")
 
 
+@pytest.mark.long
 @pytest.mark.timeout(200)
-@pytest.mark.parametrize(
-    "path",
-    [
-        # A worker, beat and a relay in processes of their own.
-        pytest.param(path, marks=[pytest.mark.long] if path.stem == "guide" else [], id=path.stem)
-        for path in PLAYED
-    ],
-)
+@pytest.mark.parametrize("path", PLAYED, ids=lambda path: path.stem)
 def test_each_block_of_a_page_works_in_order(
     path: Path, read_after: Callable[[int], Reader]
 ) -> None:

@@ -17,7 +17,7 @@ from tests.support.traffic import Traffic
 pytestmark = both_transports(rest="long")
 
 
-@pytest.fixture(autouse=True, params=["chunks", "survey"])
+@pytest.fixture(autouse=True, params=["chunks", pytest.param("survey", marks=pytest.mark.long)])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Large mappings are compared by a survey, small ones in chunks: here, one way for all."""
     compare(monkeypatch, by_survey=request.param == "survey")
