@@ -146,7 +146,7 @@ class Judge:
         waits or is claimed; `buried` is the id of a buried event of the key or of its scopes.
         `known` are the target's rows of the key, as read before and after the snapshot.
         """
-        if primary.pending.none:
+        if primary.pending.empty:
             return KeyStatus(under_way=False, buried=None)
         rows = [primary.rows.get(key), primary.orphans.get(key), *(each.row for each in known)]
         known_rows = [row for row in rows if row is not None]

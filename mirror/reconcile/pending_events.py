@@ -56,7 +56,7 @@ class PendingEvents:
     """Not all events were read; any key may have one."""
 
     @property
-    def none(self) -> bool:
+    def empty(self) -> bool:
         """Whether there are no events at all."""
         return not (self.too_many or self.keys or any(self.scopes.values()))
 

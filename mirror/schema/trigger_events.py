@@ -5,7 +5,7 @@ and returns rows (lane, mapping, reference, key) for `mirror.outbox`. The lane i
 and 1 for a grant.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from textwrap import indent
 
 from mirror.model.mapping import EVERYTHING
@@ -88,10 +88,10 @@ def _paired(effect: Effect) -> str:
     type. PostgreSQL keeps both in the order of the updates, so it pairs them by their numbers: to
     find equal keys takes longer. Where the keys of a pair differ, each is an event.
     """
-    keys = [f"k{number}" for number, _ in enumerate(effect.columns, 1)]
+    keys = _key_names(effect)
     moved = _differ(keys)
     # If every column that is read also decides, each event is a revocation: compare rows once.
-    decisive = [moved, *([_differ(names)] if (names := _decisive(effect)) else [])]
+    decisive = [moved, *([_differ(names)] if (names := _decisive_names(effect)) else [])]
     lane = (
         f"{_REVOCATION}"
         if effect.decides in {None, effect.reads}
@@ -102,7 +102,7 @@ def _paired(effect: Effect) -> str:
         f"  {', '.join(f'{side}.{key} as {side}{key}' for side in 'on' for key in keys)}\n"
         f"from (\n{indent(_numbered('old_rows', effect), '  ')}\n) as o\n"
         f"full join (\n{indent(_numbered('new_rows', effect), '  ')}\n) as n on n.place = o.place\n"
-        f"where o.place is null or n.place is null or {_differ(_read(effect))}"
+        f"where o.place is null or n.place is null or {_differ(_read_names(effect))}"
     )
     sides = []
     for side, condition in (("n", ""), ("o", "c.moved and ")):
@@ -115,27 +115,32 @@ def _paired(effect: Effect) -> str:
     return f"with changed as (\n{indent(changed, '  ')}\n)\n" + "\nunion all\n".join(sides)
 
 
-def _differ(names: Iterable[str]) -> str:
+def _differ(names: Sequence[str]) -> str:
     """Return the condition that the rows o and n differ in these columns."""
     old, new = (", ".join(f"{side}.{name}" for name in names) for side in "on")
     return f"row({old})::record *<> row({new})::record"
 
 
-def _decisive(effect: Effect) -> list[str]:
+def _key_names(effect: Effect) -> list[str]:
+    """Return the names, in a numbered row, of the key's columns."""
+    return [f"k{number}" for number, _ in enumerate(effect.columns, 1)]
+
+
+def _decisive_names(effect: Effect) -> list[str]:
     """Return the names, in a numbered row, of the columns outside of the key that decide."""
     names = (effect.decides or frozenset()) - set(effect.columns)
-    return [name for column, name in _others(effect).items() if column in names]
+    return [name for column, name in _other_names(effect).items() if column in names]
 
 
-def _read(effect: Effect) -> list[str]:
+def _read_names(effect: Effect) -> list[str]:
     """Return the names, in a numbered row, of all that the mapping's query reads."""
     if effect.reads is None:
         return ["whole"]
-    keys = [f"k{number}" for number, _ in enumerate(effect.columns, 1)]
-    return keys + [name for column, name in _others(effect).items() if column in effect.reads]
+    others = [name for column, name in _other_names(effect).items() if column in effect.reads]
+    return _key_names(effect) + others
 
 
-def _others(effect: Effect) -> dict[str, str]:
+def _other_names(effect: Effect) -> dict[str, str]:
     """Return the columns outside of the key that are compared, each with its name in a row."""
     compared = (effect.reads or frozenset()) | (effect.decides or frozenset())
     return {name: f"c{i}" for i, name in enumerate(sorted(compared - set(effect.columns)), 1)}
@@ -147,8 +152,9 @@ def _numbered(rows: str, effect: Effect) -> str:
     Each has its number `place`, its key (k1, k2, …), and the other columns that are compared (c1,
     c2, …); `whole` is the row, if it is unknown which columns are read.
     """
-    columns = [f"r.{identifier(name)} as k{i}" for i, name in enumerate(effect.columns, 1)]
-    columns += [f"r.{identifier(name)} as {alias}" for name, alias in _others(effect).items()]
+    keys = zip(effect.columns, _key_names(effect), strict=True)
+    others = _other_names(effect).items()
+    columns = [f"r.{identifier(name)} as {alias}" for name, alias in (*keys, *others)]
     if effect.reads is None:
         # Not `r` alone: the table may have a column of this name.
         columns.append("(r.*)::record as whole")

@@ -312,10 +312,12 @@ def test_columns_may_have_the_names_that_the_triggers_use(partitioned: TestDatab
         query=select(rooms.c.id, literal_column("upper(r)").label("label")),
     )
     partitioned.query(
-        "create table rooms (id bigint primary key, r text, o text, n text, read int)"
+        "create table rooms (id bigint primary key, r text, o text, n text, place int, whole int)"
     )
     install(partitioned, Registry("named", [mapping]))
-    partitioned.query("insert into rooms values (1, 'a', 'a', 'a'), (2, 'a', 'a', 'a')")
+    partitioned.query(
+        "insert into rooms (id, r, o, n) values (1, 'a', 'a', 'a'), (2, 'a', 'a', 'a')"
+    )
     take_events(partitioned)
     for name in ("r", "o", "n"):
         partitioned.query(f"update rooms set {name} = 'b' where id = 1")

@@ -1,26 +1,18 @@
 """Two equal databases, ways to make them differ, and the reconcile that compares them."""
 
 from collections.abc import Callable
-from functools import partial
 
 import pytest
 from sqlalchemy.orm import Session
 
 from examples.trip_chat.models import Membership
-from mirror.reconcile import Options, Report, Throttle, find
+from mirror.reconcile import Options, Report, Throttle
 from mirror.reconcile import reconcile as run
-from mirror.reconcile.compare import Comparison
 from mirror.sync.drain import Drain
 from tests.support.databases import TestDatabase
 from tests.support.factories import MembershipFactory, TripFactory, UserFactory
 
 Reconciling = Callable[..., Report]
-
-
-def compare(monkeypatch: pytest.MonkeyPatch, *, by_survey: bool) -> None:
-    """Compare all mappings by a survey, or all in chunks, instead of choosing by their size."""
-    rows = 1 if by_survey else 10**9
-    monkeypatch.setattr(find, "Comparison", partial(Comparison, survey_rows=rows))
 
 
 @pytest.fixture
