@@ -65,6 +65,16 @@ def test_a_fault_of_the_target_is_found_alone(clinic: DoctorPair, broken: Fault)
     exactly(clinic, broken)
 
 
+def test_a_table_that_has_become_small_is_not_called_large(clinic: DoctorPair) -> None:
+    """A vacuum cuts off its empty pages before it writes how many rows are left."""
+    clinic.break_primary(
+        """
+        update pg_class set reltuples = 1000000, relpages = 10000 where oid = 'users'::regclass
+        """
+    )
+    assert clinic.codes() == []
+
+
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("setting-missing", {"primary_database_url": None}),
     ("setting-missing", {"supabase_db_url": None}),

@@ -22,10 +22,15 @@ LARGE: Final = 10_000
 
 _SCANS: Final = {"Seq Scan", "Index Scan", "Index Only Scan"}
 
-# A partition counts as its table.
+# The planner's estimate: rows per page when the table was last analyzed, times the pages it has
+# now. `reltuples` alone is too large after a vacuum has cut off empty pages, and a plan for the few
+# pages that are left is a scan. A partition counts as its table.
 _LARGE_TABLE: Final = """
 select coalesce(pg_partition_root(oid), oid)::regclass::text
-from pg_class where oid = to_regclass(%s) and reltuples > %s
+from pg_class
+where oid = to_regclass(%s)
+  and reltuples / greatest(relpages, 1)
+    * (pg_relation_size(oid) / current_setting('block_size')::integer) > %s
 """
 
 
