@@ -26,6 +26,8 @@ COMMANDS = {
     "explain": ["explain", USER, "--trip", USER],
     "migrate": ["migrate"],
 }
+# They ask as status does, so `make test` leaves them out.
+READERS = {"doctor", "reconcile", "explain"}
 # A part of what each command asks over an open connection.
 QUESTIONS = {"primary": b"mirror.", "target": b"mirror_"}
 MIGRATES = b"mirror.migrations"
@@ -49,7 +51,15 @@ def links(
 @pytest.mark.parametrize("side", ["primary", "target"])
 @pytest.mark.parametrize(
     ("command", "moment"),
-    [("status", "at connect"), *((command, "at a statement") for command in COMMANDS)],
+    [
+        ("status", "at connect"),
+        *(
+            pytest.param(
+                command, "at a statement", marks=[pytest.mark.long] if command in READERS else []
+            )
+            for command in COMMANDS
+        ),
+    ],
 )
 def test_a_command_with_a_dark_side_ends_and_names_it(
     mirror: Command, links: dict[str, TcpProxy], command: str, side: str, moment: str

@@ -77,7 +77,14 @@ def drain(settings: Settings, to_primary: TcpProxy, to_target: TcpProxy) -> Iter
 
 @both_transports(rest="long")
 @pytest.mark.parametrize("side", ["primary", "target"])
-@pytest.mark.parametrize("moment", ["at connect", "between two runs", "in the run"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param("at connect", marks=pytest.mark.long),
+        pytest.param("between two runs", marks=pytest.mark.long),
+        "in the run",
+    ],
+)
 def test_a_run_with_a_dark_side_ends_and_names_it(
     drain: Drain,
     session: Session,

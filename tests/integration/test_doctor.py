@@ -306,6 +306,7 @@ def test_a_policy_that_the_doctor_calls_recursive_is_refused_by_postgresql(
 
 
 OBSTACLES = [one for one in TARGET if one.code in {"write-altered", "write-refused"}]
+REFERENCES = [one for one in TARGET if one.code == "reference-missing"]
 
 
 @pytest.mark.parametrize("broken", OBSTACLES, ids=str)
@@ -334,9 +335,9 @@ def test_each_object_that_the_doctor_names_keeps_a_row_of_the_primary_out(
         connection.rollback()
 
 
-@pytest.mark.parametrize("broken", OBSTACLES, ids=str)
-def test_the_remedy_for_an_object_in_the_way_removes_it(clinic: DoctorPair, broken: Fault) -> None:
-    """The statement that the doctor prints can be run as it is."""
+@pytest.mark.parametrize("broken", [*OBSTACLES, *REFERENCES], ids=str)
+def test_the_statement_of_a_remedy_can_be_run_as_it_is(clinic: DoctorPair, broken: Fault) -> None:
+    """It removes an object that is in the way, or adds the foreign key that is missing."""
     clinic.break_target(broken.script)
     (found,) = clinic.diagnose().findings
     clinic.break_target(f"{broken.script}; {found.remedy.split('`')[1]}")

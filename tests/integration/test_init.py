@@ -85,6 +85,7 @@ def migrate(backend: TestDatabase, project: TestDatabase, registry: Registry) ->
         upgrade(connection, "supabase", registry)
 
 
+@pytest.mark.long
 def test_the_written_module_is_formatted_and_passes_strict_type_checks(
     init: Init, tmp_path: Path
 ) -> None:

@@ -170,6 +170,7 @@ def test_promtool_accepts_a_scrape(
     run(promtool, "check", "metrics", text=visit(redis_url=redis_server.url).get("/metrics").text)
 
 
+@pytest.mark.long
 def test_promtool_accepts_the_alerts_and_they_fire_when_they_should(promtool: str) -> None:
     """The cases are in `deploy/alerts.test.yml`."""
     run(promtool, "check", "rules", "--lint-fatal", DEPLOY / "alerts.yml")

@@ -75,6 +75,7 @@ def snippets(page: Path) -> list[str]:
     return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
 
 
+@pytest.mark.long
 def test_the_example_of_the_page_runs_as_a_user_has_it(tmp_path: Path) -> None:
     """Its model is the guide's. Warnings are errors, and the plugin starts its own servers."""
     model, guards = (

@@ -370,6 +370,11 @@ TARGET = [
         """,
     ),
     Fault(
+        "reference-missing",
+        "public.trip_memberships (user_id) has no foreign key to public.users",
+        "alter table trip_memberships drop constraint trip_memberships_user_id_fkey",
+    ),
+    Fault(
         "reference-outside",
         "refers to auth.users",
         """

@@ -252,6 +252,12 @@ CHECKS: dict[str, Check] = {
         "it takes space; no access depends on it",
         "Look at it, then run `mirror migrate supabase --prune`.",
     ),
+    "reference-missing": warning(
+        "a mirrored table lacks the foreign key to a parent of its mapping",
+        "if a parent is deleted by hand, its children stay until the next reconcile",
+        "Run `alter table {table} add foreign key ({column}) references {parent} on delete"
+        " cascade`. If it refuses rows, `mirror reconcile` deletes them.",
+    ),
     "reference-outside": error(
         "a mirrored table has a foreign key that its mapping does not declare, to auth.users "
         "for example",

@@ -55,6 +55,7 @@ _CAUSED_BY_MIGRATION = {
     "column-missing",
     "column-extra",
     "column-type",
+    "reference-missing",
     "reference-outside",
     "index-missing",
     "grant-excess",

@@ -79,9 +79,15 @@ def _check_columns(
 def _check_references(
     target: ExpectedTarget, mapping: Mapping, table: ExpectedTable
 ) -> Iterator[Finding]:
-    """Yield a finding for each foreign key of a table that its mapping does not declare."""
-    names = {other.name: table.name for other, table in target.mirrored() if table}
-    declared = [(names.get(parent.mapping), [parent.column]) for parent in mapping.parents]
+    """Yield a finding for each foreign key that is missing, or is not declared."""
+    tables = {other.name: table.name for other, table in target.mirrored() if table}
+    declared = [(tables.get(parent.mapping), [parent.column]) for parent in mapping.parents]
+    found = [(key["table"], key["columns"]) for key in table.actual["references"]]
+    for parent, columns in declared:
+        if parent is not None and (parent, columns) not in found:
+            message = f"{table.name} ({comma(columns)}) has no foreign key to {parent}"
+            names = {"table": table.name, "column": comma(columns), "parent": parent}
+            yield finding("reference-missing", message, **names)
     for key in table.actual["references"]:
         if (key["table"], key["columns"]) not in declared:
             message = (
