@@ -33,7 +33,9 @@ def column_rules(
         _check(relation, names, [rules[i][1] for i in numbers])
         for numbers, names in columns_by_rules.items()
     )
-    function = identifier("mirror", f"columns_{registry.name}_{table}")
+    # Another schema may have a table of the same name.
+    called = table if schema == "public" else f"{schema}.{table}"
+    function = identifier("mirror", f"columns_{registry.name}_{called}")
     name = identifier(schema, table)
     return f"""\
 -- {table}: a policy judges rows, this their columns. After all other triggers, so that it sees what

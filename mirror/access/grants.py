@@ -101,6 +101,8 @@ class Grants:
         """
         types = self._types(registry)
         mapping = registry[self.mapping]
+        compared = (self.user, self.kind, self.resource, self.level)
+        active = grant_conditions(registry, mapping, "g", compared)
         fragments = {
             "noun": self.noun,
             "type": types[self.resource],
@@ -109,7 +111,7 @@ class Grants:
             "kind": f"g.{identifier(self.kind)}",
             "resource": f"g.{identifier(self.resource)}",
             "level": f"g.{identifier(self.level)}",
-            "and_active": "\n".join(f"and {c}" for c in grant_conditions(registry, mapping, "g")),
+            "and_active": "\n".join(f"and {condition}" for condition in active),
             "first_kind": literal(self.kinds[0]),
             "weakest": literal(self.levels[0]),
             "levels": identifier("mirror", f"{self.noun}_levels"),

@@ -120,15 +120,20 @@ class Permissions:
         The aliases are `h` for the rows of `holders`, `g` of `grants` and `p` of `permissions`.
         """
         tables = {"h": registry[self.holders], "g": registry[self.grants]}
+        compared: dict[str, tuple[str, ...]] = {
+            "h": (self.user, self.role),
+            "g": (self.role, self.permission),
+        }
         joins = {"g": f"g.{identifier(self.role)} = h.{identifier(self.role)}"}
         if self.permissions is not None:
             tables["p"] = registry[self.permissions]
+            compared["p"] = (self.name,)
             key = identifier(tables["p"].key[0])
             joins["p"] = f"p.{key} = g.{identifier(self.permission)}"
         name = {row: identifier(one.schema, one.table) for row, one in tables.items()}
         conditions = [f"h.{identifier(self.user)} = {caller(registry).id}"]
         for row, mapping in tables.items():
-            conditions += grant_conditions(registry, mapping, row)
+            conditions += grant_conditions(registry, mapping, row, compared[row])
         lines = [
             f"from {name['h']} as h",
             *(f"join {name[row]} as {row} on {condition}" for row, condition in joins.items()),

@@ -89,7 +89,10 @@ class Seat:
         `selected` is its list of expressions; it may be empty. Of the conditions, `where` come
         first and `role_conditions` last: this order is the cheapest to evaluate.
         """
-        active = grant_conditions(registry, registry[self.mapping], "m")
+        compared = [self.user, self.resource]
+        if role_conditions and isinstance(self.role, str):
+            compared.append(self.role)
+        active = grant_conditions(registry, registry[self.mapping], "m", compared)
         conditions = "\n  and ".join([*where, *active, *role_conditions])
         select = f"select {selected}\nfrom" if selected else "select from"
         return f"{select} {self.table(registry)} as m\nwhere {conditions}"

@@ -295,7 +295,9 @@ select
     when %(parked)s and exists (
       -- Locked until this one is committed: a retry that succeeds meanwhile would not see it.
       select from (
-        select from mirror.retries where parked and mapping = %(mapping)s order by id limit 1 for share
+        select from mirror.retries
+        where parked and mapping = %(mapping)s and due_at < now() + interval '1 year'
+        order by id limit 1 for share
       ) as first
     ) then interval '100 years' else %(wait)s * interval '1 second'
   end, %(error)s,
@@ -502,8 +504,7 @@ select jsonb_build_object(
     from (
       select mapping, case when lane = 0 then 'revocation' else 'grant' end as lane,
         count(*) filter (where buried_at is null) as retrying,
-        -- Not those that only wait for the end of a first load.
-        count(*) filter (where buried_at is null and attempts + deaths > 0
+        count(*) filter (where buried_at is null and not unclaimed
           and recorded_at < now() - interval '1 minute') as stuck,
         count(*) filter (where buried_at is not null) as buried,
         count(*) filter (where parked) as parked,

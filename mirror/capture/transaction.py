@@ -156,6 +156,7 @@ class ConnectionEvents(TransactionEvents):
         event.listen(connection, "commit", self._commit)
         event.listen(connection, "rollback", self._rollback)
         event.listen(connection, "prepare_twophase", self._commit)
+        event.listen(connection, "commit_twophase", self._commit_twophase)
         event.listen(connection, "rollback_twophase", self._rollback)
 
     def record(self, owner: Any, events: Iterable[Event]) -> None:
@@ -173,6 +174,10 @@ class ConnectionEvents(TransactionEvents):
             # SQLAlchemy calls this before a connection's commit; it has no event after it.
             self.ring(carrier)
         self.reset()
+
+    def _commit_twophase(self, connection: Connection, _xid: object, is_prepared: bool) -> None:  # noqa: FBT001 - SQLAlchemy calls it
+        if not is_prepared:
+            self._commit(connection)
 
     def _rollback(self, *_: object) -> None:
         self.reset()

@@ -5,6 +5,8 @@ target sends users a message about each revocation, it also sends them one for t
 expired row. A row whose expiry the primary has moved to a later time is updated instead.
 """
 
+from mirror.errors import Rejected
+from mirror.model.mapping import Mapping
 from mirror.reconcile.primary_reader import PrimaryReader
 from mirror.reconcile.repair import Repairer
 from mirror.sync.drain import Drain
@@ -20,8 +22,8 @@ def sweep(drain: Drain) -> int:
 
     Raises:
         Transient: a database does not answer, or other workers were faster every time.
-        Permanent: the target refuses the search for expired rows, a database is not migrated, or a
-            person must act.
+        Permanent: the target refuses the search for expired rows of a mapping (those of the others
+            are removed), a database is not migrated, or a person must act.
     """
     try:
         return _sweep(drain)
@@ -33,16 +35,28 @@ def sweep(drain: Drain) -> int:
 
 def _sweep(drain: Drain) -> int:
     swept = 0
+    refused = None
     repairer = Repairer(drain, PrimaryReader(drain.registry, drain.source))
     for mapping in drain.registry:
-        after: tuple[str, ...] = ()
-        # Pages follow the keys, so a row that cannot be removed is not read again.
-        while mapping.expires is not None:
-            keys = drain.target.expired(mapping, after=after, limit=_PAGE)
-            if keys:
-                repairer.repair([[(mapping.name, key)] for key in keys])
-            swept += len(keys)
-            if len(keys) < _PAGE:
-                break
-            after = keys[-1]
+        if mapping.expires is not None:
+            try:
+                swept += _sweep_mapping(drain, repairer, mapping)
+            except Rejected as error:
+                refused = refused or error
+    if refused is not None:
+        raise refused
     return swept
+
+
+def _sweep_mapping(drain: Drain, repairer: Repairer, mapping: Mapping) -> int:
+    swept = 0
+    after: tuple[str, ...] = ()
+    # Pages follow the keys, so a row that cannot be removed is not read again.
+    while True:
+        keys = drain.target.expired(mapping, after=after, limit=_PAGE)
+        if keys:
+            repairer.repair([[(mapping.name, key)] for key in keys])
+        swept += len(keys)
+        if len(keys) < _PAGE:
+            return swept
+        after = keys[-1]

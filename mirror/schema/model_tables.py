@@ -9,8 +9,10 @@ migrate --prune` (`mirror.schema.prune`).
 
 import json
 import re
+from collections import Counter
 from textwrap import indent
 
+from mirror.errors import MappingError
 from mirror.model.mapping import Mapping
 from mirror.model.registry import Registry
 from mirror.schema.apply_function import apply_function
@@ -42,7 +44,11 @@ select pg_advisory_xact_lock(1835627122, 1);"""
 
 
 def model_sql(registry: Registry) -> str:
-    """Return the SQL that installs `registry` in a target that has the migration `0001_engine`."""
+    """Return the SQL that installs `registry` in a target that has the migration `0001_engine`.
+
+    Raises:
+        MappingError: a declaration in `access` cannot work, or two print the same function.
+    """
     security = [_security(registry, mapping) for mapping in registry]
     blocks = [_HEADER.format(name=registry.name)]
     blocks += ["\n".join(_check(registry, mapping) for mapping in registry)]
@@ -137,16 +143,33 @@ def _retire(registry: Registry, helpers: list[str]) -> str:
         for mapping in registry
     ]
     body = "[\n" + indent(",\n".join(map(json.dumps, kept)), "  ") + "\n]"
-    signatures = [
-        f"{name}({', '.join(part.split(None, 1)[1] for part in arguments.split(', ') if part)})"
-        for name, arguments in _FUNCTION.findall("\n".join(helpers))
-    ]
+    signatures = _signatures(registry, helpers)
     functions = ",\n".join(map(literal, signatures))
     listed = f"array[\n{indent(functions, '  ')}\n]" if signatures else "'{}'"
     return (
         f"-- Close what an earlier version of this model declared and this one does not.\n"
         f"select mirror.retire({literal(registry.name)}, {literal(body)}, {listed});"
     )
+
+
+def _signatures(registry: Registry, helpers: list[str]) -> list[str]:
+    """Return the helpers' names with the types of their arguments.
+
+    Raises:
+        MappingError: two declarations print the same function, so the last one would decide for
+            both.
+    """
+    signatures = [
+        f"{name}({', '.join(part.split(None, 1)[1] for part in arguments.split(', ') if part)})"
+        for name, arguments in _FUNCTION.findall("\n".join(helpers))
+    ]
+    for signature, number in Counter(signatures).items():
+        if number > 1:
+            raise MappingError(
+                f"registry {registry.name!r}: two declarations in `access` print the function "
+                f"{signature}; give one of them another `noun`, or another `check`."
+            )
+    return signatures
 
 
 def _security(registry: Registry, mapping: Mapping) -> str:
@@ -190,7 +213,7 @@ def _limited(registry: Registry, mapping: Mapping, condition: str) -> str:
     These are withheld or have expired. It is also false while the target is older than the
     registry's bound, if there is one.
     """
-    more = [not_withheld(mapping)]
+    more = [not_withheld(registry, mapping)]
     if mapping.expires is not None:
         moment = identifier(mapping.expires)
         more.append(f"({moment} is null or {moment} > now())")

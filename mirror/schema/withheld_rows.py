@@ -1,4 +1,7 @@
-"""Withheld rows: the SQL that tells whether a mirrored row is withheld; then it grants nothing."""
+"""Withheld rows: the SQL that tells whether a mirrored row grants nothing because of other rows.
+
+The row or one of its ancestors is withheld, or an ancestor has expired.
+"""
 
 from mirror.model.mapping import Mapping
 from mirror.model.registry import Registry
@@ -33,8 +36,28 @@ def is_withheld(registry: Registry, mapping: Mapping, row: str, *, own: bool = T
     return " or ".join(found)
 
 
+def ancestor_has_expired(registry: Registry, mapping: Mapping, row: str) -> str:
+    """Return the condition that an ancestor of a row has expired; empty: none can expire.
+
+    `row` is the row's alias in the query around it.
+    """
+    found = []
+    for number, parent in enumerate(mapping.parents):
+        other = registry[parent.mapping]
+        above = f"{row}_{number}"
+        own = f"{above}.{identifier(other.expires)} <= now()" if other.expires else ""
+        expired = [c for c in (own, ancestor_has_expired(registry, other, above)) if c]
+        if expired:
+            same = f"{above}.{identifier(other.key[0])} = {row}.{identifier(parent.column)}"
+            found.append(
+                f"exists (\n      select from {table_name(other)} as {above}\n      where {same}"
+                f" and ({' or '.join(expired)})\n    )"
+            )
+    return " or ".join(found)
+
+
 def withheld_function(registry: Registry, mapping: Mapping) -> str:
-    """Return the SQL of the function that tells policies whether the row of a key is withheld.
+    """Return the SQL of the function that tells policies whether the row of a key grants nothing.
 
     Users may not read the marks, nor all rows above a row, so it runs as its owner.
     """
@@ -43,9 +66,12 @@ def withheld_function(registry: Registry, mapping: Mapping) -> str:
     same = " and ".join(
         f"m.{identifier(column)} = ${number}" for number, column in enumerate(mapping.key, 1)
     )
-    condition = is_withheld(registry, mapping, "m").replace("\n", "\n    ")
+    expired = ancestor_has_expired(registry, mapping, "m")
+    either = [is_withheld(registry, mapping, "m"), *([expired] if expired else [])]
+    condition = " or ".join(either).replace("\n", "\n    ")
+    also = ", or an ancestor has expired" if expired else ""
     return f"""\
--- Whether the row of a key is withheld, or one of its ancestors. For this table's policy.
+-- Whether the row of a key is withheld, or one of its ancestors{also}. For this table's policy.
 create or replace function {name}({types}) returns boolean
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -61,10 +87,10 @@ revoke all on function {name}({types}) from public, anon, authenticated, service
 grant execute on function {name}({types}) to authenticated;"""
 
 
-def not_withheld(mapping: Mapping) -> str:
-    """Return the condition of the table's policy that a row is not withheld.
-
-    Its first half is evaluated once per statement. Mostly nothing is withheld.
-    """
+def not_withheld(registry: Registry, mapping: Mapping) -> str:
+    """Return the condition of the table's policy that `withheld_function` does not refuse a row."""
     call = f"{function_name('withheld', mapping)}({comma(mapping.key)})"
+    if ancestor_has_expired(registry, mapping, "m"):
+        return f"not {call}"
+    # The first half is evaluated once per statement. Mostly nothing is withheld.
     return f"(not (select mirror.any_withheld()) or not {call})"

@@ -185,6 +185,8 @@ class Queue:
         self.history = History(claims, revocations=revocations)
         self._leased_at = 0.0
         """When the last retry began."""
+        self._claimed_at = 0.0
+        """When the last claim was made or kept alive; 0: never."""
         self._floor = Floor(claims)
         self._claimed = 0
         """Claimed events since the floor was last found."""
@@ -249,6 +251,7 @@ class Queue:
                 ending=_END if self._unsettled else (),
                 idle_seconds=self.idle_seconds,
             )
+            self._claimed_at = time.monotonic()
             self._unsettled = []
             self.retry_due, mapping, *_ = rows[0]
             if mapping is None:
@@ -342,8 +345,13 @@ class Queue:
         return [claimed_event(row) for row in rows]
 
     def keep_alive(self) -> None:
-        """Run a statement, so that the server does not end the claim's transaction as idle."""
-        self.claims.execute("select 1")
+        """Run a statement if none has run for some time.
+
+        Call it often in long work, or the server ends the claim's transaction as idle.
+        """
+        if self._claimed_at and time.monotonic() > self._claimed_at + self.idle_seconds / 4:
+            self.claims.execute("select 1")
+            self._claimed_at = time.monotonic()
 
     def read_pair(self) -> Pair:
         """Return the primary's last step."""

@@ -144,19 +144,19 @@ class Retries:
         buried = error is None or self._buries(error, attempt.number)
         parked = isinstance(error, UnreadableMapping)
         wait = self._wait(attempt.number)
-        self._database.execute(
-            statement("note_failed_retry"),
-            {
-                "error": _error_text(error),
-                "wait": wait,
-                "buried": buried,
-                "withheld": withheld or (isinstance(error, Withheld) and error.closed),
-                "parked": parked,
-                "id": attempt.event.id,
-            },
-        )
-        if attempt.parked and not parked:
-            self._database.execute(statement("release_parked"), [attempt.event.mapping])
+        parameters = {
+            "error": _error_text(error),
+            "wait": wait,
+            "buried": buried,
+            "withheld": withheld or (isinstance(error, Withheld) and error.closed),
+            "parked": parked,
+            "id": attempt.event.id,
+        }
+        # Together: events that wait for this one would otherwise wait for ever.
+        with self._database.transaction():
+            self._database.execute(statement("note_failed_retry"), parameters)
+            if attempt.parked and not parked:
+                self._database.execute(statement("release_parked"), [attempt.event.mapping])
         return buried
 
     def leave(self, attempt: Attempt) -> None:

@@ -108,7 +108,8 @@ def children_scopes(registry: Registry, name: str, keys: Sequence[Key]) -> list[
 class SyncPass:
     """Writes the rows of one snapshot. Call `run` once, then read the attributes.
 
-    `announce` records events at once, even if the claim is rolled back later.
+    `announce` records events at once, even if the claim is rolled back later. `keep_alive` is
+    called before each question to a server.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class SyncPass:
         snapshot: Snapshot,
         target: Target,
         announce: Callable[[Sequence[Event]], object],
+        keep_alive: Callable[[], object],
         *,
         batch_size: int,
     ) -> None:
@@ -133,6 +135,7 @@ class SyncPass:
         self._snapshot = snapshot
         self._target = target
         self._announce = announce
+        self._keep_alive = keep_alive
         self._batch_size = batch_size
         self._queued: DesiredRows = defaultdict(dict)
         """Rows for the next call."""
@@ -219,6 +222,7 @@ class SyncPass:
             sent, self._queued = self._queued, defaultdict(dict)
             with_children, self._with_children = self._with_children, set()
             sections = _sections(self._registry, sent, with_children)
+            self._keep_alive()
             answers = self._target.apply(self._snapshot.stamp, sections)
             self._record(sent, answers)
             for name, answer in answers.items():
@@ -274,6 +278,7 @@ class SyncPass:
         values = [key[0] for key in parents]
         limit = 4 * self._batch_size
         for child, parent in self._registry.children(mapping):
+            self._keep_alive()
             found = self._snapshot.rows_in_scope(child, parent.column, values, limit=limit)
             if len(found) == limit:
                 # Too many for one call: record events for them before the parents are written.
@@ -330,6 +335,7 @@ class SyncPass:
         in the scope and those that the target's ledger has there: a row that left the scope is in
         the ledger alone.
         """
+        self._keep_alive()
         page = _scope_page(self._registry, events)
         mapping, limit = page.mapping, self._batch_size
         known = self._target.open_scopes(self._snapshot.stamp, [page], limit=limit)[0]

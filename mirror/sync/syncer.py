@@ -229,7 +229,14 @@ class Syncer:
         return [] if done and not returns else [Event(Lane.REVOCATION, name, key)]
 
     def _pass(self, snapshot: Snapshot, size: int) -> SyncPass:
-        return SyncPass(self.registry, snapshot, self.target, self._announce, batch_size=size)
+        return SyncPass(
+            self.registry,
+            snapshot,
+            self.target,
+            self._announce,
+            self.queue.keep_alive,
+            batch_size=size,
+        )
 
     def _announce(self, events: Sequence[Event]) -> None:
         self.queue.announce(events)

@@ -12,7 +12,7 @@ from mirror.settings import Settings
 from mirror.sync.connections import Database
 from mirror.sync.drain import Drain
 from mirror.worker import Worker
-from tests.faults.tools import record
+from tests.faults.tools import record, rewrite
 from tests.support.databases import TestDatabase
 from tests.support.factories import MembershipFactory, TripFactory, UserFactory
 
@@ -70,6 +70,24 @@ def test_one_slow_row_does_not_hold_up_its_batch(
     assert drain.run().failed == 1
     assert target.value("select count(*) from users") == 39
     assert primary.query("select key[1], attempts from mirror.retries") == [(made[7], 1)]
+
+
+def test_a_batch_may_take_longer_than_a_claim_may_be_idle(
+    session: Session, primary: TestDatabase, target: TestDatabase, make_drain: Callable[..., Drain]
+) -> None:
+    """Each page of its scopes is slow; the primary would end the claim, again and again."""
+    trips = TripFactory.create_batch(8)
+    for trip in trips:
+        MembershipFactory.create_batch(3, trip=trip)
+    session.commit()
+    drain = make_drain(batch_size=5)
+    drain.queue.idle_seconds = 1
+    rewrite(target, "open_scopes", "begin\n", "begin\n  perform pg_sleep(0.4);\n")
+    for trip in trips:
+        record(primary, "trip_memberships", trip.id, reference="trip_id")
+    assert drain.run().failed == 0
+    assert target.value("select count(*) from trip_memberships") == 24
+    assert primary.value("select count(*) from mirror.outbox") == 0
 
 
 def test_a_scope_is_not_held_up_by_one_row(

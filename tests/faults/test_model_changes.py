@@ -319,6 +319,24 @@ def test_a_mapping_is_renamed(pair: Pair) -> None:
     assert pair.preview(new).steps == []
 
 
+def test_a_row_stays_withheld_while_its_mapping_is_renamed(pair: Pair) -> None:
+    """The resync under the new name can write it, which ends that."""
+    pair.target.query(
+        "insert into mirror.withheld (mapping, key, reason, epoch, fence)"
+        " values ('members', %s, 'Rejected', 0, 0)",
+        ["1", USERS["bob"]],
+    )
+    assert pair.readers() == {"ada"}
+    access = [replace(membership, mapping="seats")]
+    new = model(
+        clubs, replace(members, name="seats"), access=access, guards=[replace(notes, via="seats")]
+    )
+    pair.migrate(new)
+    assert pair.readers() == {"ada"}
+    pair.resync(new)
+    assert pair.readers() == {"ada", "bob"}
+
+
 def test_a_mapping_is_removed(pair: Pair) -> None:
     """Its table is closed at once, and dropped only if nothing of the user's needs it."""
     new = model(clubs, None, access=[], guards=[])

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 
 import pytest
 from sqlalchemy import Text, column, select, table
@@ -9,6 +10,7 @@ from sqlalchemy import Text, column, select, table
 from mirror.access import Membership
 from mirror.capture.outbox import Event
 from mirror.devstack import PostgresCluster
+from mirror.errors import Transient
 from mirror.model.mapping import Column, Mapping, Parent
 from mirror.model.registry import Registry
 from mirror.schema.migrate import upgrade
@@ -274,6 +276,33 @@ def test_an_event_that_is_parked_while_its_mapping_is_mended_is_retried(
     monkeypatch.undo()
     hotel_drain.run()
     assert house.value("select count(*) from mirror.retries") == 0
+
+
+def test_parked_events_keep_the_retry_that_stands_for_them(
+    house: TestDatabase, hotel_target: TestDatabase, hotel_drain: Drain
+) -> None:
+    """The primary fails while that retry, which failed by itself, is to release the others."""
+    house.query("alter table guests rename column rank to place")
+    for guest in (ANN, BEN):
+        record(house, "guests", "r", guest)
+        hotel_drain.run()
+    house.query("alter table guests rename column place to rank")
+    house.query("update guests set rank = 70000 where person = %s", ANN)
+    house.query(
+        "create function refuse() returns trigger language plpgsql as"
+        " $$ begin raise exception using errcode = 'crash_shutdown'; end $$;"
+        " create trigger refuse before update on mirror.retries for each row"
+        " when (old.due_at > now() + interval '1 year') execute function refuse()"
+    )
+    house.query("update mirror.retries set due_at = now() where due_at < now() + interval '1 year'")
+    with suppress(Transient):
+        hotel_drain.run()
+    house.query("drop trigger refuse on mirror.retries")
+    house.query("update mirror.retries set due_at = now() where due_at < now() + interval '1 year'")
+    hotel_drain.run()
+    house.query("update mirror.retries set due_at = now() where due_at < now() + interval '1 year'")
+    hotel_drain.run()
+    assert house.query("select key[2] from mirror.retries") == [(ANN,)]
 
 
 def waits_for_a_lock(database: TestDatabase) -> bool:

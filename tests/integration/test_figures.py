@@ -94,7 +94,10 @@ def test_a_claim_in_progress_is_counted_and_its_events_still_wait(
 def test_events_that_are_set_apart_are_counted_by_mapping_and_lane(
     primary: TestDatabase, read: Read
 ) -> None:
-    """A revocation that is retried is a revocation all the same; each failure has its error."""
+    """A revocation that is retried is a revocation all the same; each failure has its error.
+
+    One that waits without an attempt, such as after its worker's crash, is stuck, too.
+    """
     primary.query(SET_APART, 1, 0, "5 min", "users", 3, None)
     primary.query(SET_APART, 2, 0, "1 s", "users", 1, None)
     primary.query(SET_APART, 3, 0, "9 min", "users", 5, "now")
@@ -103,7 +106,7 @@ def test_events_that_are_set_apart_are_counted_by_mapping_and_lane(
     found = of_primary(figures)
     assert [
         (one.mapping, one.lane, one.retrying, one.stuck, one.buried) for one in found.set_apart
-    ] == [("users", "revocation", 2, 1, 1), ("trips", "grant", 1, 0, 0)]
+    ] == [("users", "revocation", 2, 1, 1), ("trips", "grant", 1, 1, 0)]
     assert [one.oldest_seconds // 60 for one in found.set_apart] == [9, 7]
     worst = found.failures[0]
     assert (worst.id, worst.buried, worst.error) == (3, True, "Rejected: no")

@@ -493,12 +493,15 @@ def test_two_phase_commits_prepare_the_events(
             with connection.begin():
                 connection.execute(text("select 1"))
     with engine.connect() as connection:
+        with connection.begin_twophase():
+            recorder.changed(connection, "users", UUID(int=4))
+        assert len(recorded(preparing)) == 3, "committed without being prepared"
         transaction = connection.begin_twophase()
         recorder.changed(connection, "users", UUID(int=3))
         transaction.rollback()
         with connection.begin():
             connection.execute(text("select 1"))
-    assert len(recorded(preparing)) == 2
+    assert len(recorded(preparing)) == 3
     assert preparing.query("select username from users") == [("commit",)]
 
 

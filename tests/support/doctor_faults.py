@@ -567,6 +567,11 @@ TARGET = [
         "grant execute on function mirror.my_trips to anon",
     ),
     Fault(
+        "function-shared",
+        "another model declares mirror.my_trips(text), too",
+        "insert into mirror.models (name, functions) values ('other', '{mirror.my_trips(text)}')",
+    ),
+    Fault(
         "policy-missing",
         "public.chat_messages has no policy mirror_trips_read",
         "drop policy mirror_trips_read on chat_messages",

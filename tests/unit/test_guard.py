@@ -1,5 +1,6 @@
 """Guards as declarations: those that cannot work are refused by name, without a database."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -181,6 +182,13 @@ def test_a_membership_that_could_not_work_is_refused_with_the_remedy(
     assert expected in str(refused.value)
 
 
+def test_two_memberships_of_one_noun_are_refused() -> None:
+    """The functions of the second one would take the place of the first one's."""
+    other = replace(membership, levels=("BOSS",))
+    with pytest.raises(MappingError, match=r"print the function mirror\.\w+_roles\(text\)"):
+        model_sql(Registry("m", [participants], access=[membership, other]))
+
+
 def test_an_expired_seat_grants_nothing_and_its_deletion_sends_a_message() -> None:
     """The sweep that deletes an expired row sends the first message about its end."""
     seats = participants.query
@@ -215,3 +223,12 @@ def test_a_column_may_stand_in_several_rules() -> None:
     assert either.startswith("row(new.pinned), row(old.pinned))")
     assert "'ADMIN'" in either.split("then")[0]
     assert "'MEMBER'" in either.split("then")[0]
+
+
+def test_tables_of_one_name_in_two_schemas_have_their_own_column_rules() -> None:
+    """Otherwise the second one's rules would decide for both."""
+    update = (Allow("MEMBER", columns=("content",)), Allow("ADMIN", columns=("pinned",)))
+    guard = replace(messages, update=update)
+    sql = printed(guard, replace(guard, schema="archive"))
+    functions = re.findall(r"create or replace function (\S*columns_\S*)\(\)", sql)
+    assert len(set(functions)) == 2

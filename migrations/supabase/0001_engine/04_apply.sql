@@ -198,6 +198,8 @@ declare
   ) end;
   retained jsonb := '{}';
   held jsonb := '[]';
+  -- Keys whose rows stay as they were.
+  kept jsonb := '[]';
   child record;
   child_parts jsonb;
   gone jsonb;
@@ -233,35 +235,41 @@ begin
   end loop;
 
   if parts ->> 'on_delete' = 'retain' then
-    if emptying is not null then
+    if emptying is null then
+      kept := p_keys;
+    else
       execute emptying using p_keys;
     end if;
-    return retained;
+  else
+    -- A deferred foreign key must speak up here, not at commit.
+    set constraints all immediate;
+    begin
+      execute deleting using p_keys;
+    exception when foreign_key_violation or restrict_violation then
+      if emptying is null and parts -> 'children' = '[]' then
+        -- The bare key would still grant.
+        raise;
+      end if;
+      -- A row that is held back must not stop the others, and must grant nothing: only the bare key
+      -- stays.
+      for one in select jsonb_build_array(value) from jsonb_array_elements(p_keys) loop
+        begin
+          execute deleting using one;
+        exception when foreign_key_violation or restrict_violation then
+          if emptying is null then
+            kept := kept || one;
+          else
+            execute emptying using one;
+          end if;
+          held := held || one;
+        end;
+      end loop;
+      retained := retained || jsonb_build_object(mapping, held);
+    end;
   end if;
-  -- A deferred foreign key must speak up here, not at commit.
-  set constraints all immediate;
-  if emptying is null and parts -> 'children' = '[]' then
-    -- The bare key would still grant. If another table's foreign key holds it back: fail.
-    execute deleting using p_keys;
-    return retained;
+  if mirror.may_be_altered((parts ->> 'table')::regclass) then
+    perform mirror.check_written(mapping, '[]', p_keys, jsonb_build_object('stale', kept));
   end if;
-  begin
-    execute deleting using p_keys;
-  exception when foreign_key_violation or restrict_violation then
-    -- A row that is held back must not stop the others, and must grant nothing: only the bare key
-    -- stays.
-    for one in select jsonb_build_array(value) from jsonb_array_elements(p_keys) loop
-      begin
-        execute deleting using one;
-      exception when foreign_key_violation or restrict_violation then
-        if emptying is not null then
-          execute emptying using one;
-        end if;
-        held := held || one;
-      end;
-    end loop;
-    retained := retained || jsonb_build_object(mapping, held);
-  end;
   return retained;
 end
 $$;

@@ -21,11 +21,13 @@ begin
 
   -- Skipping locked rows: a write that holds one and this must not wait for each other.
   for mapping in select name from mirror.mappings order by position, name loop
-    execute format(
-      'delete from mirror.%1$I where ctid = any (array('
-      ' select ctid from mirror.%1$I where not present and (epoch, fence) <= ($1, $2)'
+    execute mirror.fill(
+      'delete from {ledger} where ctid = any (array('
+      ' select l.ctid from {ledger} as l where not l.present and (l.epoch, l.fence) <= ($1, $2)'
+      -- It tells a row of which only the key is left from one that somebody wrote by hand.
+      ' and (select true from {table} as t where {t_is_l}) is null'
       ' limit $3 for update skip locked))',
-      'ledger_' || mapping.name
+      mirror.parts(mapping.name)
     ) using state.epoch, state.horizon, piece - purged;
     get diagnostics n = row_count;
     purged := purged + n;

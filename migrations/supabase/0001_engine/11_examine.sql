@@ -50,7 +50,7 @@ revoke all on function mirror.list_leftovers(text) from public, anon, authentica
 -- Say what this database's catalogs hold that `mirror doctor` judges. Nothing is locked or written.
 --
 -- request: {tables: [name as in SQL, …], types: [name, …]}. Answers {version, now, types, mirrored,
--- tables, policies, functions, public_buckets, leftovers}; the Catalog of mirror/targets/catalog.py says what they hold. With
+-- tables, policies, functions, shared, public_buckets, leftovers}; the Catalog of mirror/targets/catalog.py says what they hold. With
 -- this search_path, every name in the answer has its schema.
 create or replace function mirror.examine(request jsonb) returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
@@ -289,6 +289,13 @@ as $$
           or (p.pronamespace = 'public'::regnamespace and p.proname like 'mirror\_%')
       ) as f
       where f.roles <> '{}'
+    ),
+    'shared', (
+      select coalesce(jsonb_agg(f.name order by f.name), '[]')
+      from (
+        select s as name from mirror.models as m, unnest(m.functions) as s
+        group by s having count(*) > 1
+      ) as f
     ),
     'public_buckets', mirror.public_buckets(),
     'leftovers', (

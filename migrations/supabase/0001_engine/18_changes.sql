@@ -213,12 +213,28 @@ begin
     execute format('drop function %s', old.name);
   end loop;
 
+  -- A row stays withheld if its mapping gets another name.
+  with renamed as (
+    select m.name as old, k ->> 'name' as new
+    from mirror.mappings as m
+    join jsonb_array_elements(kept) as k
+      on k -> 'table' = m.declaration -> 'table' and k ->> 'name' <> m.name
+    where m.model = retire.model
+  ), moved as (
+    delete from mirror.withheld as w using renamed as r where w.mapping = r.old
+    returning r.new, w.key, w.reason, w.since, w.epoch, w.fence
+  )
+  insert into mirror.withheld (mapping, key, reason, since, epoch, fence)
+  select new, key, reason, since, epoch, fence from moved
+  on conflict do nothing;
+
   delete from mirror.mappings as m
   where m.model = retire.model and not exists (
     select from jsonb_array_elements(kept) as k where k ->> 'name' = m.name
   );
   delete from mirror.withheld as w
-  where not exists (select from mirror.mappings as m where m.name = w.mapping);
+  where not exists (select from mirror.mappings as m where m.name = w.mapping)
+    and not exists (select from jsonb_array_elements(kept) as k where k ->> 'name' = w.mapping);
   delete from mirror.freshness as f
   where not exists (select from mirror.mappings as m where m.name = f.mapping);
 end

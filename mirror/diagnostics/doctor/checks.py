@@ -340,6 +340,12 @@ CHECKS: dict[str, Check] = {
         "a client could read or change what the mirror holds",
         "revoke execute on function {function} from public, {role};",
     ),
+    "function-shared": error(
+        "two models in the target declare the same function",
+        "policies of both decide by the rows of the model that was migrated last",
+        "Give the declaration of one of them another `noun`, or another `check`, and run"
+        " `mirror migrate supabase` for both.",
+    ),
     "guards-missing": warning(
         "guards are declared but were never installed",
         "their tables have no policies of the mirror",

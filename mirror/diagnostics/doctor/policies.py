@@ -182,7 +182,8 @@ def check_buckets(target: ExpectedTarget) -> Iterator[Finding]:
 def check_functions(target: ExpectedTarget) -> Iterator[Finding]:
     """Yield a finding for each function of the mirror that a client's role must not execute.
 
-    The roles are anon, and authenticated unless the declarations grant it the function.
+    The roles are anon, and authenticated unless the declarations grant it the function. Yield
+    another one for each function that another model declares, too.
     """
     for function, roles in target.catalog["functions"].items():
         name = function.partition("(")[0]
@@ -194,6 +195,9 @@ def check_functions(target: ExpectedTarget) -> Iterator[Finding]:
             if role != "authenticated" or not target.functions[name]:
                 message = f"{role} may execute {function}"
                 yield finding("function-executable", message, function=function, role=role)
+    for function in target.catalog.get("shared", []):
+        if function.partition("(")[0] in target.functions:
+            yield finding("function-shared", f"another model declares {function}, too")
 
 
 def _grant_text(privilege: str, columns: list[str], every: list[str]) -> str:

@@ -198,6 +198,8 @@ class Catalog(TypedDict):
     policies: list[Policy]
     functions: dict[str, list[str]]
     """The mirror's functions that `anon` or `authenticated` may execute, with the roles."""
+    shared: NotRequired[list[str]]
+    """The helper functions that several registries declare; absent as in Field."""
     public_buckets: NotRequired[list[str] | None]
     """The ids of Storage's public buckets; None: they cannot be read; absent as in Field."""
     leftovers: NotRequired[dict[str, list[list[str]]]]
