@@ -163,7 +163,7 @@ class _Reader:
                 if known.row is None:
                     continue
                 values = values_by_column(mapping, known.row)
-                if inactive_reason(mapping, values) is None:
+                if not known.expired and inactive_reason(mapping, values) is None:
                     # Of a row that somebody else wrote, the mirror does not know the time.
                     own = known.present and not known.edited
                     written = known.applied_at if own else None

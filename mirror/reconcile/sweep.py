@@ -5,7 +5,7 @@ target sends users a message about each revocation, it also sends them one for t
 expired row. A row whose expiry the primary has moved to a later time is updated instead.
 """
 
-from mirror.errors import Rejected
+from mirror.errors import Permanent
 from mirror.model.mapping import Mapping
 from mirror.reconcile.primary_reader import PrimaryReader
 from mirror.reconcile.repair import Repairer
@@ -41,7 +41,7 @@ def _sweep(drain: Drain) -> int:
         if mapping.expires is not None:
             try:
                 swept += _sweep_mapping(drain, repairer, mapping)
-            except Rejected as error:
+            except Permanent as error:
                 refused = refused or error
     if refused is not None:
         raise refused

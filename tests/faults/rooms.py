@@ -10,11 +10,13 @@ PRIMARY = """
 create table rooms (id uuid primary key, ends_at timestamptz);
 create table guests (room_id uuid, user_id uuid, note text, primary key (room_id, user_id));
 create table hosts (room_id uuid, user_id uuid, primary key (room_id, user_id));
+create table passes (user_id uuid primary key, until timestamptz);
 """
 
 _rooms = table("rooms", column("id", Uuid), column("ends_at", DateTime(timezone=True)))
 _guests = table("guests", column("room_id", Uuid), column("user_id", Uuid), column("note", Text))
 _hosts = table("hosts", column("room_id", Uuid), column("user_id", Uuid))
+_passes = table("passes", column("user_id", Uuid), column("until", DateTime(timezone=True)))
 
 registry = Registry(
     "rooms",
@@ -49,6 +51,14 @@ registry = Registry(
             columns=(Column("room_id", "uuid"), Column("user_id", "uuid")),
             query=select(_hosts.c.room_id, _hosts.c.user_id),
             on_delete="retain",
+        ),
+        Mapping(
+            name="passes",
+            table="passes",
+            key=("user_id",),
+            columns=(Column("user_id", "uuid"), Column("until", "timestamptz")),
+            query=select(_passes.c.user_id, _passes.c.until),
+            expires="until",
         ),
     ],
     access=[

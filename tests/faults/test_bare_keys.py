@@ -6,7 +6,10 @@ from uuid import uuid4
 import pytest
 
 from mirror.devstack import PostgresCluster
-from mirror.reconcile import Options, Throttle, reconcile
+from mirror.diagnostics.explain import StepStatus, question_about
+from mirror.diagnostics.explain.permission import explain_resource
+from mirror.errors import MirrorError
+from mirror.reconcile import Options, Throttle, reconcile, sweep
 from mirror.schema.migrate import upgrade
 from mirror.settings import load_settings
 from mirror.sync.drain import Drain
@@ -27,6 +30,7 @@ def primary(primary_cluster: PostgresCluster) -> Iterator[TestDatabase]:
         database.query("insert into rooms values (%s)", ROOM)
         database.query("insert into guests values (%s, %s, 'vegan')", *GUEST)
         database.query("insert into hosts values (%s, %s)", *HOST)
+        database.query("insert into passes values (%s, null)", GUEST[1])
         yield database
 
 
@@ -44,7 +48,7 @@ def drain(primary: TestDatabase, target: TestDatabase) -> Iterator[Drain]:
     urls = {"primary_database_url": primary.url, "supabase_db_url": target.url}
     with making_drains(load_settings(**urls), registry) as make:
         drain = make()
-        for mapping, key in (("guests", GUEST), ("hosts", HOST)):
+        for mapping, key in (("guests", GUEST), ("hosts", HOST), ("passes", GUEST[1:])):
             record(primary, mapping, *key)
         assert drain.run().failed == 0
         assert has_access(target, GUEST, "room")
@@ -166,3 +170,32 @@ def test_a_trigger_that_keeps_the_children_of_a_deleted_parent_does_not_keep_the
     retry(primary, drain)
     assert not has_access(target, GUEST, "room")
     assert withheld(target) == []
+
+
+def test_an_explanation_agrees_with_the_helpers_about_rows_below_an_expired_one(
+    primary: TestDatabase, target: TestDatabase, drain: Drain
+) -> None:
+    """It finds nothing broken: the next sweep removes these rows."""
+    ends = "update rooms set ends_at = now() - interval '1 s'"
+    primary.query(ends)
+    target.query(ends)
+    question = question_about(registry, "room")
+    page = explain_resource(drain, question, GUEST[1], ROOM)
+    assert (page.primary_grants, page.allowed) == (False, False)
+    assert page.first is not None
+    assert "its parent rooms" in page.first.says
+    assert [step for step in page.steps if step.status is StepStatus.BROKEN] == []
+    assert sweep(drain) == 1
+    assert target.value("select count(*) from guests") == 0
+
+
+def test_a_mapping_whose_expired_rows_cannot_be_searched_does_not_stop_the_sweep(
+    primary: TestDatabase, target: TestDatabase, drain: Drain
+) -> None:
+    """Those of the other mappings are removed; then the error is raised."""
+    primary.query("update passes set until = now() - interval '1 s'")
+    target.query("update passes set until = now() - interval '1 s'")
+    target.query("alter table rooms drop ends_at")
+    with pytest.raises(MirrorError, match="ends_at"):
+        sweep(drain)
+    assert target.value("select count(*) from passes") == 0

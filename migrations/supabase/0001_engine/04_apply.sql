@@ -507,7 +507,10 @@ begin
       exists (select from mirror.withheld as w where w.mapping = section.name)
     into may_be_altered, some_withheld;
     if may_be_altered then
-      perform mirror.check_written(section.name, section.rows, answer -> 'gone', answer);
+      -- `mirror.withdraw` has looked at what it withdrew.
+      perform mirror.check_written(
+        section.name, section.rows, case when answer ? 'withdrawn' then answer -> 'gone' end, answer
+      );
     end if;
     -- A worker of an earlier version does not know such keys; its events wait.
     answer := (answer - 'gone' - 'withdrawn') || jsonb_build_object(

@@ -230,11 +230,48 @@ end
 $$;
 
 
+-- Return the condition that an ancestor of a row with this alias has expired, as SQL; null: none can.
+create or replace function mirror.ancestor_expired(mapping text, row_alias text) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  found text;
+  parent record;
+  above text;
+  expired text;
+begin
+  for parent in
+    select p.name, p.declaration as declared, link.place, link.value ->> 1 as col
+    from mirror.mappings as m
+    cross join jsonb_array_elements(m.declaration -> 'parents') with ordinality as link (value, place)
+    join mirror.mappings as p on p.name = link.value ->> 0
+    where m.name = mapping
+  loop
+    above := format('%s_%s', row_alias, parent.place);
+    expired := mirror.ancestor_expired(parent.name, above);
+    if parent.declared ? 'expires' then
+      expired := concat_ws(
+        ' or ', format('%s.%I <= now()', above, parent.declared ->> 'expires'), expired
+      );
+    end if;
+    continue when expired is null;
+    found := concat_ws(' or ', found, format(
+      'exists (select from %1$I.%2$I as %3$s where %3$s.%4$I = %5$s.%6$I and (%7$s))',
+      parent.declared #>> '{table,0}', parent.declared #>> '{table,1}', above,
+      parent.declared #>> '{key,0}', row_alias, parent.col, expired
+    ));
+  end loop;
+  return found;
+end
+$$;
+
+
 -- Say everything that is known of some keys.
 --
 -- request: {mapping, digest, keys}; without `keys`, those that are withheld. Answers [{key, row,
 -- present, epoch, fence, applied_at, edited, expired, outdated, withheld}]: the visible row with its
 -- references, or null; the ledger's row, if any; whether somebody else wrote the visible row since;
+-- whether the row or an ancestor has expired;
 -- whether the model was migrated since; why the key is withheld, or null.
 create or replace function mirror.rows(request jsonb) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -242,9 +279,11 @@ set datestyle = 'ISO, YMD' set timezone = 'UTC' set intervalstyle = 'postgres'
 set extra_float_digits = 1 set bytea_output = 'hex'
 as $$
 declare
+  parts jsonb;
   answer jsonb;
 begin
   perform mirror.check_mapping(request);
+  parts := mirror.parts(request ->> 'mapping');
   execute mirror.fill(
     $sql$
     select coalesce(jsonb_agg(jsonb_build_object(
@@ -258,7 +297,7 @@ begin
       'applied_at', l.applied_at,
       -- A row that was written after its ledger's was written by somebody else.
       'edited', coalesce(age(t.xmin) < age(l.xmin), false),
-      'expired', coalesce({expired}, false),
+      'expired', coalesce({over}, false),
       'outdated', coalesce(l.applied_at < (
         select a.applied_at from mirror.migrations as a where a.name = $2
       ), false),
@@ -268,7 +307,9 @@ begin
     left join {table} as t on {t_is_g}
     left join {ledger} as l on {l_is_g}
     left join mirror.withheld as w on w.mapping = $3 and to_jsonb(w.key) = g.value
-    $sql$, mirror.parts(request ->> 'mapping')
+    $sql$, parts || jsonb_build_object('over', concat_ws(
+      ' or ', parts ->> 'expired', mirror.ancestor_expired(request ->> 'mapping', 't')
+    ))
   ) into answer using coalesce(request -> 'keys', (
     select jsonb_agg(to_jsonb(w.key)) from mirror.withheld as w
     where w.mapping = request ->> 'mapping'

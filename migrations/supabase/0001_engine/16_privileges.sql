@@ -30,6 +30,7 @@ revoke all on function
   mirror.part_of(regclass, integer, integer),
   mirror.survey(jsonb),
   mirror.rows(jsonb),
+  mirror.ancestor_expired(text, text),
   mirror.expired(jsonb),
   mirror.check_mapping(jsonb),
   mirror.purge(interval),

@@ -17,6 +17,7 @@ from mirror.access.questions import (
     HeldLevels,
     Lookup,
     Values,
+    inactive_reason,
 )
 from mirror.diagnostics.explain.key_state import values_by_column
 from mirror.model.keys import Key
@@ -160,11 +161,17 @@ def lookup_filter(
 
 
 class PrimaryRowReader:
-    """Finds the rows that belong in the target, in one snapshot of the primary."""
+    """Finds the rows that belong in the target, in one snapshot of the primary.
 
-    def __init__(self, registry: Registry, snapshot: Snapshot) -> None:
+    `with_expired`: also those that have expired, but not those below them.
+    """
+
+    def __init__(
+        self, registry: Registry, snapshot: Snapshot, *, with_expired: bool = False
+    ) -> None:
         self._registry = registry
-        self._snapshot = snapshot
+        self._ancestors = snapshot
+        self._snapshot = snapshot.with_expired() if with_expired else snapshot
         self._cache: dict[tuple[str, tuple[tuple[str, str], ...]], dict[Key, Values]] = {}
 
     def rows(self, mapping: Mapping, filter_: Filter) -> dict[Key, Values]:
@@ -189,7 +196,7 @@ class PrimaryRowReader:
     def _with_parents(self, mapping: Mapping, rows: dict[Key, Row]) -> dict[Key, Values]:
         """Return the rows without those whose parents are missing."""
         orphans = missing_ancestors(
-            self._registry, self._snapshot, mapping, rows, (), defaultdict(set)
+            self._registry, self._ancestors, mapping, rows, (), defaultdict(set)
         )
         return {
             key: values_by_column(mapping, row) for key, row in rows.items() if key not in orphans
@@ -203,11 +210,19 @@ class TargetRowReader:
         self._target = target
 
     def rows(self, mapping: Mapping, filter_: Filter) -> dict[Key, Values]:
-        """Return the mirrored rows with these values, at most `_MAX_ROWS`."""
+        """Return the mirrored rows with these values, at most `_MAX_ROWS`.
+
+        Those whose ancestors have expired are left out.
+        """
         keys = self._target.keys(mapping, filter_, limit=_MAX_ROWS)
         known = self._target.rows(mapping, keys) if keys else {}
-        return {
-            key: values_by_column(mapping, one.row)
+        found = {
+            key: (values_by_column(mapping, one.row), one.expired)
             for key, one in known.items()
             if one.row is not None
+        }
+        return {
+            key: values
+            for key, (values, expired) in found.items()
+            if not expired or inactive_reason(mapping, values) is not None
         }

@@ -66,7 +66,7 @@ def explain_resource(
     registry = drain.registry
     user, resource = canonical_ids(registry, question, user, resource)
     with drain.source.snapshot() as snapshot:
-        primary_reader = PrimaryRowReader(registry, snapshot.with_expired())
+        primary_reader = PrimaryRowReader(registry, snapshot, with_expired=True)
         primary_paths = find_paths(registry, question, primary_reader, user, resource)
     target_reader = TargetRowReader(drain.target)
     target_paths = find_paths(registry, question, target_reader, user, resource)

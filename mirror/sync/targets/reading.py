@@ -130,7 +130,7 @@ class KnownRow:
     edited: bool
     """Another writer changed the visible row after the mirror wrote it."""
     expired: bool
-    """The time in the mapping's `expires` column is in the past."""
+    """The time in the `expires` column of the row, or of one of its ancestors, is in the past."""
     outdated: bool
     """Last written before the model's latest migration."""
     applied_at: datetime | None = None
