@@ -17,6 +17,7 @@ select mirror.add_index('public.chat_messages', 'trip_id');
 select mirror.check_guarded('trips', 'public.chat_reactions',
   '{"message_id": null, "user_id": "uuid", "emoji": null}'
 );
+select mirror.check_unique('public.chat_messages', 'id');
 select mirror.add_index('public.chat_reactions', 'message_id');
 select mirror.add_index('public.chat_messages', 'id');
 
@@ -24,6 +25,7 @@ select mirror.add_index('public.chat_messages', 'id');
 select mirror.check_guarded('trips', 'public.chat_read_receipts',
   '{"message_id": null, "user_id": "uuid"}'
 );
+select mirror.check_unique('public.chat_messages', 'id');
 select mirror.add_index('public.chat_read_receipts', 'message_id');
 select mirror.add_index('public.chat_messages', 'id');
 

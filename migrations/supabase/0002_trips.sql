@@ -551,6 +551,7 @@ begin
             ('users', array[m.user_id::text])
           )
         )))
+      and m.role in ('MEMBER', 'ADMIN', 'OWNER')
   );
 end
 $$;

@@ -18,10 +18,13 @@ def grant_conditions(
     selects or compares, so that a row with NULL in one of them grants nothing.
     """
     expired = ancestor_has_expired(registry, mapping, row)
+    # `mirror.withdraw` may leave a row of which only the key is left. It may be one of an earlier
+    # version of the mapping, with other columns.
+    by_key_alone = set(mapping.key).issuperset({*mapping.active, *compared})
     return [
         *row_conditions(mapping, row),
         *([f"not ({expired})"] if expired else []),
-        *([_is_present(mapping, row)] if _bare_key_grants(mapping, compared) else []),
+        *([_is_present(mapping, row)] if by_key_alone else []),
         # A mapping that the model dropped is no longer kept up to date: its last rows must not
         # grant access for ever.
         f"exists (select from mirror.mappings as d where d.name = {literal(mapping.name)})",
@@ -29,15 +32,6 @@ def grant_conditions(
         "(not exists (select from mirror.withheld)\n"
         f"    or not ({is_withheld(registry, mapping, row)}))",
     ]
-
-
-def _bare_key_grants(mapping: Mapping, compared: Collection[str]) -> bool:
-    """Return whether a row of which only the key is left would still grant access.
-
-    `mirror.withdraw` leaves such rows: a key-only row without children it deletes, or it fails.
-    """
-    left = mapping.on_delete == "retain" or mapping.data_columns or mapping.children
-    return bool(left) and set(mapping.key).issuperset({*mapping.active, *compared})
 
 
 def _is_present(mapping: Mapping, row: str) -> str:

@@ -65,7 +65,8 @@ class Guard:
     owner: str = "user_id"
     """The column with the id of the user that owns the row; for `Own`."""
     expires: str | None = None
-    """The column with the time from which a row counts as absent; NULL never expires."""
+    """The column with the time from which a row counts as absent, a timestamptz; NULL never
+    expires."""
     deleted: str | None = None
     """The column that is NULL as long as a row is not deleted. Only the owner may read a deleted
     row, and no user may change it."""
@@ -160,6 +161,41 @@ class Guard:
         self._check_stale(registry)
         for verb in self.verbs.values():
             check_roles(registry, membership, verb, self._label)
+        rules = [rule for verb in self.verbs.values() for rule in verb.rules]
+        types = self._column_types(registry, membership)
+        indexed = [(self.sql_name, self.on)] if self.on else []
+        if any(isinstance(rule, Own) and not isinstance(rule.role, str) for rule in rules):
+            # Without a role, only the owner's column narrows down the rows, so it needs an index.
+            indexed.append((self.sql_name, self.owner))
+        parent = self.parent(registry)
+        if parent is not None:
+            indexed.append((parent.sql_name, self.key))
+        checks = []
+        if isinstance(self.update, tuple):
+            checks.append(f"select mirror.check_undivided({literal(self.sql_name)});")
+        if parent is not None:
+            arguments = f"{literal(parent.sql_name)}, {literal(self.key)}"
+            checks.append(f"select mirror.check_unique({arguments});")
+        lines = [
+            f"select mirror.check_guarded({literal(registry.name)}, {literal(self.sql_name)},",
+            f"  {literal(json.dumps(types))}",
+            ");",
+            *checks,
+            *(
+                f"select mirror.add_index({literal(table)}, {literal(col)});"
+                for table, col in indexed
+            ),
+        ]
+        return ["\n".join(lines)]
+
+    def _column_types(
+        self, registry: Registry, membership: MembershipLike | None
+    ) -> dict[str, str | None]:
+        """Return the columns that the table must have, with their types; None: any type.
+
+        Raises:
+            MappingError: one of several Allow for `update` has no rules or no columns.
+        """
         types: dict[str, str | None] = {}
         if self.on:
             types[self.on] = self._kind(registry, membership) if self.via and membership else None
@@ -172,25 +208,12 @@ class Guard:
                     f"{self._label}: each of several Allow for `update` needs rules and columns."
                 )
         extra = [column for verb in self.verbs.values() for column in verb.columns]
-        for column in (*extra, *filter(None, (self.expires, self.deleted))):
+        for column in (*extra, *filter(None, [self.deleted])):
             types.setdefault(column, None)
-        indexed = [(self.sql_name, self.on)] if self.on else []
-        if any(isinstance(rule, Own) and not isinstance(rule.role, str) for rule in rules):
-            # Without a role, only the owner's column narrows down the rows, so it needs an index.
-            indexed.append((self.sql_name, self.owner))
-        parent = self.parent(registry)
-        if parent is not None:
-            indexed.append((parent.sql_name, self.key))
-        lines = [
-            f"select mirror.check_guarded({literal(registry.name)}, {literal(self.sql_name)},",
-            f"  {literal(json.dumps(types))}",
-            ");",
-            *(
-                f"select mirror.add_index({literal(table)}, {literal(col)});"
-                for table, col in indexed
-            ),
-        ]
-        return ["\n".join(lines)]
+        if self.expires is not None:
+            # Without a time zone, the client's session would choose one.
+            types[self.expires] = "timestamptz"
+        return types
 
     def ddl(self, registry: Registry) -> list[str]:
         """Return the SQL blocks that give the role authenticated the declared access, and no other.

@@ -186,7 +186,9 @@ class Membership:
 
         def query(seat: Seat) -> str:
             in_mine = f"m.{identifier(seat.resource)} = {shared}"
-            return seat.rows(registry, f"m.{identifier(seat.user)}", [in_mine])
+            return seat.rows(
+                registry, f"m.{identifier(seat.user)}", [in_mine], self._any_role(seat)
+            )
 
         aggregate = f"array_append(array_agg(distinct {{0}}), {caller(registry).id})"
         return self._collect(aggregate, "user", query)
@@ -208,16 +210,20 @@ class Membership:
 
     def _seats_of_person(self, registry: Registry) -> str:
         """Return a query for the rows that give user $2 any role in resource $1."""
-        levels = ", ".join(map(literal, self.levels))
         return _UNION_ALL.join(
             seat.rows(
                 registry,
                 "",
                 [f"m.{identifier(seat.resource)} = $1", f"m.{identifier(seat.user)} = $2"],
-                [] if isinstance(seat.role, Always) else [f"{seat.role_of_row} in ({levels})"],
+                self._any_role(seat),
             )
             for seat in self.seats
         )
+
+    def _any_role(self, seat: Seat) -> list[str]:
+        """Return the condition that a row gives a declared role; none if it always does."""
+        levels = ", ".join(map(literal, self.levels))
+        return [] if isinstance(seat.role, Always) else [f"{seat.role_of_row} in ({levels})"]
 
     def _collect(self, aggregate: str, column: str, query: Callable[[Seat], str]) -> str:
         """Return one query that aggregates ids of resources or users from all mappings of `seats`.

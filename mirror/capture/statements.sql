@@ -295,9 +295,7 @@ select
     when %(parked)s and exists (
       -- Locked until this one is committed: a retry that succeeds meanwhile would not see it.
       select from (
-        select from mirror.retries
-        where parked and mapping = %(mapping)s and due_at < now() + interval '1 year'
-        order by id limit 1 for share
+        select from mirror.retries where parked and mapping = %(mapping)s order by id limit 1 for share
       ) as first
     ) then interval '100 years' else %(wait)s * interval '1 second'
   end, %(error)s,

@@ -27,7 +27,7 @@ from mirror.schema.ledger_tables import (
 )
 from mirror.schema.names import ledger_column, table_name
 from mirror.schema.quoting import comma, identifier, literal
-from mirror.schema.withheld_rows import not_withheld, withheld_function
+from mirror.schema.withheld_rows import ended_above_function, not_withheld, withheld_function
 
 _FUNCTION = re.compile(r"create or replace function (\S+?)\(([^)]*)\)\s+returns ")
 
@@ -181,7 +181,12 @@ def _security(registry: Registry, mapping: Mapping) -> str:
     table, policy = table_name(mapping), identifier(f"{mapping.table}_read")
     using, functions, grants, indexes = "using (false)", [], [], []
     if mapping.readable is not None:
-        functions = [withheld_function(registry, mapping), "", ""]
+        functions = [
+            *ended_above_function(registry, mapping),
+            withheld_function(registry, mapping),
+            "",
+            "",
+        ]
         using = f"using ({_limited(registry, mapping, mapping.readable.using)})"
         grants = [f"grant select ({comma(mapping.readable.columns)}) on {table} to authenticated;"]
         indexes = [

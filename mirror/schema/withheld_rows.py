@@ -56,6 +56,46 @@ def ancestor_has_expired(registry: Registry, mapping: Mapping, row: str) -> str:
     return " or ".join(found)
 
 
+def _expiring_ancestors(registry: Registry, mapping: Mapping) -> dict[str, str]:
+    """Return the tables of ancestors that can expire, each with its column."""
+    found = {}
+    for parent in mapping.parents:
+        other = registry[parent.mapping]
+        if other.expires is not None:
+            found[table_name(other)] = identifier(other.expires)
+        found |= _expiring_ancestors(registry, other)
+    return found
+
+
+def ended_above_function(registry: Registry, mapping: Mapping) -> list[str]:
+    """Return the SQL of the function that tells policies whether any ancestor has expired.
+
+    The list is empty if none of the mapping's ancestors can expire.
+    """
+    ancestors = _expiring_ancestors(registry, mapping)
+    if not ancestors:
+        return []
+    name = function_name("ended_above", mapping)
+    any_ended = " or ".join(
+        f"exists (select from {table} where {column} <= now())"
+        for table, column in ancestors.items()
+    )
+    return [
+        f"""\
+-- Whether a row above some row of this table has expired. For the table's policy.
+create or replace function {name}() returns boolean
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return {any_ended};
+end
+$$;
+revoke all on function {name}() from public, anon, authenticated, service_role;
+grant execute on function {name}() to authenticated;
+"""
+    ]
+
+
 def withheld_function(registry: Registry, mapping: Mapping) -> str:
     """Return the SQL of the function that tells policies whether the row of a key grants nothing.
 
@@ -88,9 +128,13 @@ grant execute on function {name}({types}) to authenticated;"""
 
 
 def not_withheld(registry: Registry, mapping: Mapping) -> str:
-    """Return the condition of the table's policy that `withheld_function` does not refuse a row."""
+    """Return the condition of the table's policy that `withheld_function` does not refuse a row.
+
+    Its first part is evaluated once per statement. Mostly nothing is withheld, and after a sweep
+    nothing has expired.
+    """
     call = f"{function_name('withheld', mapping)}({comma(mapping.key)})"
-    if ancestor_has_expired(registry, mapping, "m"):
-        return f"not {call}"
-    # The first half is evaluated once per statement. Mostly nothing is withheld.
+    if _expiring_ancestors(registry, mapping):
+        expired = f"{function_name('ended_above', mapping)}()"
+        return f"(not (select mirror.any_withheld() or {expired})\n    or not {call})"
     return f"(not (select mirror.any_withheld()) or not {call})"

@@ -109,7 +109,7 @@ class SyncPass:
     """Writes the rows of one snapshot. Call `run` once, then read the attributes.
 
     `announce` records events at once, even if the claim is rolled back later. `keep_alive` is
-    called before each question to a server.
+    called often.
     """
 
     def __init__(

@@ -1,14 +1,18 @@
 """Rows that decide by their keys alone: what is left of them or their parents grants nothing."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import select
 
+from mirror.access import Membership
 from mirror.devstack import PostgresCluster
 from mirror.diagnostics.explain import StepStatus, question_about
 from mirror.diagnostics.explain.permission import explain_resource
 from mirror.errors import MirrorError
+from mirror.model.registry import Registry
 from mirror.reconcile import Options, Throttle, reconcile, sweep
 from mirror.schema.migrate import upgrade
 from mirror.settings import load_settings
@@ -96,6 +100,46 @@ def test_a_row_that_a_foreign_key_holds_back_grants_nothing(
     assert target.query("select note from guests") == [(None,)]
     assert not has_access(target, GUEST, "room")
     assert reconciled(drain) == "in line"
+
+
+@pytest.mark.parametrize("change", ["renamed", "deletes", "without its note"])
+def test_what_is_left_of_a_row_grants_nothing_after_a_change_of_the_model(
+    primary: TestDatabase, target: TestDatabase, drain: Drain, change: str
+) -> None:
+    """The mapping gets another name, deletes what is gone from now on, or loses a column."""
+    target.query(
+        "create table meals (room_id uuid, user_id uuid,"
+        " foreign key (room_id, user_id) references guests);"
+    )
+    target.query("insert into meals values (%s, %s)", *GUEST)
+    other = (ROOM, str(uuid4()))
+    primary.query("insert into guests values (%s, %s)", *other)
+    record(primary, "guests", *other)
+    remove(primary, drain, "guests", GUEST)
+    remove(primary, drain, "hosts", HOST)
+    with target.migrating() as connection:
+        upgrade(connection, "supabase", changed(change))
+    assert not has_access(target, GUEST, "room")
+    assert not has_access(target, HOST, "room")
+    assert has_access(target, other, "room")
+
+
+def changed(change: str) -> Registry:
+    """Return the model after a change."""
+    rooms, guests, hosts, passes = (registry[n] for n in ("rooms", "guests", "hosts", "passes"))
+    membership = registry.access[0]
+    assert isinstance(membership, Membership)
+    if change == "renamed":
+        guests, hosts = replace(guests, name="visitors"), replace(hosts, name="owners")
+        seats = (replace(membership.also[0], mapping="owners"),)
+        membership = replace(membership, mapping="visitors", also=seats)
+    elif change == "deletes":
+        hosts = replace(hosts, on_delete="delete")
+    else:
+        query = select(*(guests.query.selected_columns[name] for name in guests.key))
+        guests = replace(guests, columns=guests.columns[:2], query=query)
+    mappings = [replace(each, children=()) for each in (rooms, guests, hosts, passes)]
+    return Registry("rooms", mappings, access=[membership])
 
 
 @pytest.mark.parametrize("mapping", ["guests", "hosts"])

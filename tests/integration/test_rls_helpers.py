@@ -1,5 +1,6 @@
 """The helper functions of policies give each person the right answer, and cannot be tricked."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
@@ -113,6 +114,25 @@ def test_companions_are_the_active_members_of_the_users_trips_and_the_user(
         "inactive": {PEOPLE["inactive"]},
         "stranger": {PEOPLE["stranger"]},
     }
+
+
+def test_a_row_without_a_declared_role_makes_nobody_a_companion(people: TestDatabase) -> None:
+    """Whoever it names has no access to the trip."""
+    with people.connect(autocommit=False) as connection:
+        for role in ("GUEST", None):
+            connection.execute(
+                "update trip_memberships set role = %s where user_id = %s",
+                [role, PEOPLE["member"]],
+            )
+            connection.execute(
+                "select set_config('request.jwt.claims', %s, true)",
+                [json.dumps({"sub": str(PEOPLE["owner"])})],
+            )
+            found = connection.execute("select unnest(mirror.my_trip_companions())::text")
+            assert {row[0] for row in found.fetchall()} == {
+                str(PEOPLE[name]) for name in ("admin", "owner")
+            }
+        connection.rollback()
 
 
 def test_null_is_no_users_trip(people: TestDatabase) -> None:

@@ -569,7 +569,11 @@ TARGET = [
     Fault(
         "function-shared",
         "another model declares mirror.my_trips(text), too",
-        "insert into mirror.models (name, functions) values ('other', '{mirror.my_trips(text)}')",
+        """
+        insert into mirror.models (name, functions) values ('other', '{mirror.my_trips(text)}');
+        insert into mirror.mappings (name, model, position, digest, is_parent, declaration)
+        values ('theirs', 'other', 1, 'x', false, '{"table": ["public", "theirs"]}')
+        """,
     ),
     Fault(
         "policy-missing",
@@ -590,6 +594,41 @@ TARGET = [
         "guard-trigger-missing",
         "on public.trip_memberships, missing or disabled: mirror_trips_told_delete",
         "alter table trip_memberships disable trigger mirror_trips_told_delete",
+    ),
+    Fault(
+        "part-open",
+        "public.old_messages, a part of public.chat_messages, answers clients by itself",
+        "create table old_messages () inherits (chat_messages)",
+    ),
+    Fault(
+        "part-open",
+        "public.old_messages, a part of public.chat_messages, answers clients by itself",
+        """
+        create table old_messages () inherits (chat_messages);
+        alter table old_messages enable row level security;
+        create policy everybody on old_messages for select to authenticated using (true)
+        """,
+    ),
+    Fault(
+        "view-open",
+        "view public.members shows mirrored or guarded rows",
+        "create view members as select trip_id from trip_memberships",
+    ),
+    Fault(
+        "view-open",
+        "view public.members shows mirrored or guarded rows",
+        """
+        create view inner_members with (security_invoker) as select * from trip_memberships;
+        create view members as select trip_id from inner_members
+        """,
+    ),
+    Fault(
+        "policy-permissive",
+        "policy everybody on realtime.messages",
+        """
+        create policy everybody on realtime.messages for select to authenticated
+        using (extension = 'broadcast')
+        """,
     ),
     Fault(
         "policy-permissive",

@@ -47,10 +47,35 @@ $$;
 revoke all on function mirror.list_leftovers(text) from public, anon, authenticated, service_role;
 
 
+-- The partitions of a table, and the tables that inherit from it, in all generations, that answer clients
+-- by themselves: asked for by its own name, each is open without row-level security of its own, or
+-- answers by its own policies.
+create or replace function mirror.open_parts(relation regclass) returns table (part regclass)
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  with recursive below (oid) as (
+    select inhrelid from pg_inherits where inhparent = relation
+    union
+    select i.inhrelid from pg_inherits as i join below as b on b.oid = i.inhparent
+  )
+  select c.oid::regclass
+  from below as b
+  join pg_class as c on c.oid = b.oid
+  where not c.relrowsecurity or exists (
+    select from pg_policy as p
+    where p.polrelid = c.oid and p.polpermissive
+      and p.polroles && array[0, 'anon'::regrole, 'authenticated'::regrole]::oid[]
+  )
+$$;
+
+
+revoke all on function mirror.open_parts(regclass) from public, anon, authenticated, service_role;
+
+
 -- Say what this database's catalogs hold that `mirror doctor` judges. Nothing is locked or written.
 --
 -- request: {tables: [name as in SQL, …], types: [name, …]}. Answers {version, now, types, mirrored,
--- tables, policies, functions, shared, public_buckets, leftovers}; the Catalog of mirror/targets/catalog.py says what they hold. With
+-- tables, policies, views, functions, shared, public_buckets, leftovers}; the Catalog of mirror/targets/catalog.py says what they hold. With
 -- this search_path, every name in the answer has its schema.
 create or replace function mirror.examine(request jsonb) returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
@@ -153,6 +178,15 @@ as $$
               where p.columns <> '{}'
             )), '{}')
             from api as r
+          ),
+          'open_parts', (
+            select coalesce(jsonb_agg(o.part::text order by 1), '[]')
+            from mirror.open_parts(c.oid) as o
+            where exists (
+              select from api as r, unnest(array['select', 'insert', 'update', 'delete']) as v (name)
+              where has_table_privilege(r.oid, o.part, v.name)
+                or (v.name <> 'delete' and has_any_column_privilege(r.oid, o.part, v.name))
+            )
           ),
           'indexes', (
             select coalesce(jsonb_agg(distinct a.attname::text), '[]')
@@ -276,6 +310,32 @@ as $$
       join conditions as c on c.oid = p.oid
       join pg_class as t on t.oid = p.polrelid
     ),
+    -- Views of requested tables that run with their owners' rights, and that clients may use.
+    'views', (
+      with recursive reading (view) as (
+        select r.ev_class
+        from pg_depend as d
+        join pg_rewrite as r on r.oid = d.objid
+        where d.classid = 'pg_rewrite'::regclass and d.refclassid = 'pg_class'::regclass
+          and d.refobjid in (select oid from asked) and r.ev_class <> d.refobjid
+        union
+        select r.ev_class
+        from reading as v
+        join pg_depend as d on d.refobjid = v.view
+        join pg_rewrite as r on r.oid = d.objid
+        where d.classid = 'pg_rewrite'::regclass and d.refclassid = 'pg_class'::regclass
+          and r.ev_class <> v.view
+      )
+      select coalesce(jsonb_agg(c.oid::regclass::text order by 1), '[]')
+      from reading as v
+      join pg_class as c on c.oid = v.view
+      where c.relkind in ('v', 'm')
+        and not coalesce(c.reloptions::text ~* 'security_invoker=(true|on|1|yes)', false)
+        and exists (
+          select from api as r, unnest(array['select', 'insert', 'update', 'delete']) as p (name)
+          where has_table_privilege(r.oid, c.oid, p.name)
+        )
+    ),
     -- Ours that somebody else may call.
     'functions', (
       select coalesce(jsonb_object_agg(f.name, f.roles), '{}')
@@ -294,7 +354,8 @@ as $$
       select coalesce(jsonb_agg(f.name order by f.name), '[]')
       from (
         select s as name from mirror.models as m, unnest(m.functions) as s
-        group by s having count(*) > 1
+        where exists (select from mirror.mappings as d where d.model = m.name)
+        group by s having count(distinct m.name) > 1
       ) as f
     ),
     'public_buckets', mirror.public_buckets(),

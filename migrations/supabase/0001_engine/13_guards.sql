@@ -33,12 +33,9 @@ begin
     limit 1;
   end if;
 
-  -- Asked for by its own name, a partition answers by its own policies.
   if wrong is null then
-    select format('has a partition %s without row-level security', c.oid::regclass) into wrong
-    from pg_partition_tree(guarded) as t
-    join pg_class as c on c.oid = t.relid
-    where t.relid <> guarded and not c.relrowsecurity
+    select format('has a partition %s without row-level security', o.part) into wrong
+    from mirror.open_parts(guarded) as o
     order by 1
     limit 1;
     if wrong is not null then
@@ -62,6 +59,43 @@ begin
 
   if wrong is not null then
     raise exception 'guarded table % %', name, wrong using errcode = 'MR010', hint = hint;
+  end if;
+end
+$$;
+
+
+-- Refuse a table of whose updates a trigger would not see all: an update that moves a row to another
+-- partition is no update to it, nor is one of a row of a child.
+create or replace function mirror.check_undivided(name text) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if exists (
+    select from pg_inherits where to_regclass(name) in (inhparent, inhrelid)
+  ) or exists (select from pg_class where oid = to_regclass(name) and relkind = 'p') then
+    raise exception 'guarded table % has partitions or children, or is one', name
+      using errcode = 'MR010',
+        hint = 'Rules by column would not see each update. Declare one Allow for `update`.';
+  end if;
+end
+$$;
+
+
+-- Refuse a parent of which several rows may have the same key: clients could add one to reach the rows
+-- below another.
+create or replace function mirror.check_unique(name text, col text) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if not exists (
+    select from pg_index as i
+    join pg_attribute as a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
+    where i.indrelid = to_regclass(name) and a.attname = col and i.indisunique and i.indisvalid
+      and i.indnkeyatts = 1 and i.indpred is null
+  ) then
+    raise exception 'guarded table % has no unique index on % alone', name, col
+      using errcode = 'MR010',
+        hint = 'Add one: rows of another table hang on this column.';
   end if;
 end
 $$;
@@ -135,6 +169,8 @@ end
 $$;
 revoke all on function
   mirror.check_guarded(text, text, jsonb),
+  mirror.check_undivided(text),
+  mirror.check_unique(text, text),
   mirror.policy_names(text),
   mirror.add_index(text, text),
   mirror.drop_guards(text)

@@ -29,11 +29,31 @@ $$;
 
 
 -- Empty a table whose mapping returns: nothing has written it meanwhile, and its rows could grant before
--- the next resync.
+-- the next resync. Of a mapping that gets another name, keep which keys are absent: a row of which only
+-- the key is left would count as present.
 create or replace function mirror.take_back(mapping text, name text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
+declare
+  renamed record;
 begin
+  for renamed in
+    select m.name, (
+      select string_agg(quote_ident(k.value), ', ')
+      from jsonb_array_elements_text(m.declaration -> 'key') as k
+    ) as key
+    from mirror.mappings as m
+    where m.name <> mapping
+      and to_regclass(format('%I.%I', m.declaration #>> '{table,0}', m.declaration #>> '{table,1}'))
+        = to_regclass(take_back.name)
+  loop
+    execute format(
+      'insert into mirror.%1$I (%3$s, epoch, fence, present, applied_at)'
+      ' select %3$s, epoch, fence, false, applied_at from mirror.%2$I where not present'
+      ' on conflict do nothing',
+      'ledger_' || mapping, 'ledger_' || renamed.name, renamed.key
+    );
+  end loop;
   if to_regclass(name) is null or not exists (
     select from mirror.leftovers as l where l.kind = 'table' and to_regclass(l.name) = to_regclass(take_back.name)
   ) then

@@ -372,6 +372,17 @@ CHECKS: dict[str, Check] = {
         "clients get no message when their access changes, or can write protected columns",
         "Run `mirror migrate supabase --guards`.",
     ),
+    "part-open": error(
+        "a partition or child of a guarded table has no row-level security or its own policies",
+        "under its own name, clients read and write its rows past the guard",
+        "Run `alter table {part} enable row level security`, and drop its permissive policies.",
+    ),
+    "view-open": warning(
+        "a view of a mirrored or guarded table runs with its owner's rights",
+        "its users see rows past the policies, and may be able to write them",
+        "Run `alter view {view} set (security_invoker = on)`, or"
+        " `revoke all on {view} from anon, authenticated`.",
+    ),
     "policy-permissive": error(
         "a mirrored or guarded table has a permissive policy that is not declared",
         "one permissive policy is enough to allow a user, so it opens rows that the declared "

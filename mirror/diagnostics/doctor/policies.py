@@ -19,6 +19,12 @@ _CALL = re.compile(
 _DIRECT = re.compile(r"\(\s*SELECT\s+$", re.IGNORECASE)
 _SELECT = re.compile(r"\s*SELECT\b", re.IGNORECASE)
 
+# In tables that Supabase shares among all uses: the columns by which a policy is about some rows.
+_TELLS_APART = {
+    "realtime.messages": {"topic"},
+    "storage.objects": {"bucket_id", "name", "path_tokens", "owner", "owner_id"},
+}
+
 
 class PolicyChecks:
     """Checks a target's policies as far as they concern mirrored and guarded tables."""
@@ -77,8 +83,10 @@ class PolicyChecks:
             actual = [policy for policy in self._client_policies if policy["table"] == table.name]
             for name in sorted(table.policies.difference(policy["name"] for policy in actual)):
                 yield finding("policy-missing", f"{table.name} has no policy {name}")
-            for policy in actual if table.exclusive else ():
-                if policy["permissive"] and policy["name"] not in table.policies:
+            for policy in actual:
+                if not policy["permissive"] or policy["name"] in table.policies:
+                    continue
+                if table.exclusive or _is_about_no_row(policy):
                     message = f"{_description(policy)} is permissive, and not declared"
                     names = {"policy": identifier(policy["name"]), "table": table.name}
                     yield finding("policy-permissive", message, **names)
@@ -143,6 +151,15 @@ class PolicyChecks:
         return ()
 
 
+def _is_about_no_row(policy: Policy) -> bool:
+    """Return whether a policy of Realtime or Storage distinguishes neither topics nor files."""
+    named = _TELLS_APART[policy["table"]]
+    return not (
+        any(table == policy["table"] and column in named for table, column in policy["columns"])
+        or any("topic()" in (condition or "") for condition in policy["conditions"])
+    )
+
+
 def check_grants(target: ExpectedTarget) -> Iterator[Finding]:
     """Yield a finding for each privilege of anon or authenticated that is not as declared."""
     for table in target.tables:
@@ -177,6 +194,18 @@ def check_buckets(target: ExpectedTarget) -> Iterator[Finding]:
     for bucket in sorted(target.buckets.intersection(public)):
         names = {"bucket": literal(bucket)}
         yield finding("bucket-public", f"bucket {bucket} of a guarded folder is public", **names)
+
+
+def check_views(target: ExpectedTarget) -> Iterator[Finding]:
+    """Yield a finding for each view, partition or child table that leads past the policies."""
+    for table in target.tables:
+        if table.name in target.catalog["mirrored"]:
+            continue  # It must have no parts at all, and another check says so.
+        for part in table.actual.get("open_parts", []):
+            message = f"{part}, a part of {table.name}, answers clients by itself"
+            yield finding("part-open", message, part=part)
+    for view in target.catalog.get("views", []):
+        yield finding("view-open", f"view {view} shows mirrored or guarded rows", view=view)
 
 
 def check_functions(target: ExpectedTarget) -> Iterator[Finding]:

@@ -2,7 +2,7 @@
 
 from psycopg import sql
 
-from mirror.access.questions import HeldLevels
+from mirror.access.questions import HeldLevels, inactive_reason
 from mirror.diagnostics.explain.explanation import Step, StepStatus
 from mirror.diagnostics.explain.key_state import KeyState
 from mirror.diagnostics.explain.missing_row import missing_row_reasons
@@ -280,6 +280,9 @@ def target_step(state: KeyState, grant: HeldLevels | None) -> Step:
             verb = "inserted" if drift.kind is Kind.EXTRA else "edited"
             return Step(name, StepStatus.BROKEN, f"The row was {verb} by hand.", remedy)
         return Step(name, StepStatus.BROKEN, "The row differs from the primary's.")
-    if grant is not None and not grant.levels:
-        return Step(name, StepStatus.NO, f"The row exists but grants nothing: {grant.reason}.")
+    reason = None if grant is None or grant.levels else grant.reason
+    if known.expired and inactive_reason(state.mapping, state.target_values or {}) is None:
+        reason = "one of its parents has expired"
+    if reason is not None:
+        return Step(name, StepStatus.NO, f"The row exists but grants nothing: {reason}.")
     return Step(name, StepStatus.YES, "The row exists and is equal to the primary's.")

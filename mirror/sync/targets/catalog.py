@@ -146,6 +146,9 @@ class Table(TypedDict):
     """The enabled triggers."""
     obstacles: NotRequired[list[Obstacle]]
     """Absent as in Field."""
+    open_parts: NotRequired[list[str]]
+    """Partitions and children, in all generations, that `anon` or `authenticated` may use and that
+    have no row-level security or a permissive policy of their own; absent as in Field."""
     inheritance: NotRequired[list[Inheritance]]
     """The table's parents and children; absent as in Field."""
     references: list[ForeignKey]
@@ -198,6 +201,9 @@ class Catalog(TypedDict):
     policies: list[Policy]
     functions: dict[str, list[str]]
     """The mirror's functions that `anon` or `authenticated` may execute, with the roles."""
+    views: NotRequired[list[str]]
+    """Views of requested tables that run with their owners' rights and that `anon` or
+    `authenticated` may use; absent as in Field."""
     shared: NotRequired[list[str]]
     """The helper functions that several registries declare; absent as in Field."""
     public_buckets: NotRequired[list[str] | None]
