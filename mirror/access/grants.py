@@ -102,13 +102,18 @@ class Grants:
         types = self._types(registry)
         mapping = registry[self.mapping]
         compared = (self.user, self.kind, self.resource, self.level)
-        active = grant_conditions(registry, mapping, "g", compared)
+        kind = f"g.{identifier(self.kind)}"
+        active = [
+            # The mapping may have rows of kinds that are not declared.
+            f"{kind} in ({', '.join(map(literal, self.kinds))})",
+            *grant_conditions(registry, mapping, "g", compared),
+        ]
         fragments = {
             "noun": self.noun,
             "type": types[self.resource],
             "table": identifier(mapping.schema, mapping.table),
             "user": f"g.{identifier(self.user)}",
-            "kind": f"g.{identifier(self.kind)}",
+            "kind": kind,
             "resource": f"g.{identifier(self.resource)}",
             "level": f"g.{identifier(self.level)}",
             "and_active": "\n".join(f"and {condition}" for condition in active),

@@ -400,6 +400,14 @@ def test_a_token_without_a_known_user_reaches_nothing(pair: ModelPair, user: UUI
     assert pair.asked(user, "select user_id from user_permissions") == []
 
 
+def test_a_kind_that_is_not_declared_grants_nothing(pair: ModelPair) -> None:
+    """Rows of it may be there."""
+    nora, vault = id_of("nora"), id_of("vault")
+    pair.target.query("insert into user_permissions values (%s, 'vault', %s, 'admin')", nora, vault)
+    asked = "select mirror.can('vault', %s, 'read'), mirror.my_resources('vault', 'read')"
+    assert pair.asked(nora, asked, vault) == [(False, [])]
+
+
 # Tables of the application
 
 STATEMENTS = {
