@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 
+from mirror.access.questions import decides_by_key
 from mirror.model.mapping import Mapping
 from mirror.model.registry import Registry
 from mirror.schema.names import ledger_name
@@ -18,13 +19,10 @@ def grant_conditions(
     selects or compares, so that a row with NULL in one of them grants nothing.
     """
     expired = ancestor_has_expired(registry, mapping, row)
-    # `mirror.withdraw` may leave a row of which only the key is left. It may be one of an earlier
-    # version of the mapping, with other columns.
-    by_key_alone = set(mapping.key).issuperset({*mapping.active, *compared})
     return [
         *row_conditions(mapping, row),
         *([f"not ({expired})"] if expired else []),
-        *([_is_present(mapping, row)] if by_key_alone else []),
+        *([_is_present(mapping, row)] if decides_by_key(mapping, compared) else []),
         # A mapping that the model dropped is no longer kept up to date: its last rows must not
         # grant access for ever.
         f"exists (select from mirror.mappings as d where d.name = {literal(mapping.name)})",

@@ -6,8 +6,8 @@ Commands that explain or compare permissions read these questions only, so they 
 permission model.
 """
 
+from collections.abc import Collection, Sequence
 from collections.abc import Mapping as MappingABC
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
@@ -66,6 +66,14 @@ class AccessPath:
     """The level that the path grants. None: the level is the value of `column` in the last row."""
     column: str | None = None
     """The column with the level; None if `level` is given."""
+
+    def compared(self, position: int) -> set[str]:
+        """Return the columns of the row at `position` without whose values it grants nothing."""
+        later = (source for lookup in self.rows for source in lookup.by.values())
+        found = {one.column for one in later if isinstance(one, FromRow) and one.row == position}
+        last = position == len(self.rows) - 1
+        level = [self.column] if last and self.column is not None else []
+        return {*self.rows[position].by, *found, *level}
 
 
 @dataclass(frozen=True)
@@ -175,6 +183,15 @@ def access_questions(registry: Registry) -> dict[str, AccessQuestion]:
         if isinstance(access, AccessDeclaration)
         for question in access.questions(registry)
     }
+
+
+def decides_by_key(mapping: Mapping, compared: Collection[str]) -> bool:
+    """Return whether a row of which only the key is left would grant what the whole row does.
+
+    `mirror.withdraw` may leave such a row, also one of an earlier version of the mapping, with
+    other columns. `compared` are the columns without whose values a row grants nothing.
+    """
+    return set(mapping.key).issuperset({*mapping.active, *compared})
 
 
 def inactive_reason(mapping: Mapping, row: Values) -> str | None:

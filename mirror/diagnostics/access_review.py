@@ -5,7 +5,7 @@ each of them, so it is what row-level security says.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from collections.abc import Mapping as MappingABC
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,6 +18,7 @@ from mirror.access.questions import (
     FromRow,
     Given,
     Values,
+    decides_by_key,
     inactive_reason,
 )
 from mirror.diagnostics.explain.key_state import values_by_column
@@ -151,8 +152,13 @@ class _Reader:
         self._target = target
         self.cut: set[str] = set()
 
-    def rows(self, name: str, wanted: MappingABC[str, str]) -> Iterator[_Found]:
-        """Yield the rows of a mapping with these values that are active and have not expired."""
+    def rows(
+        self, name: str, wanted: MappingABC[str, str], compared: Collection[str]
+    ) -> Iterator[_Found]:
+        """Yield the rows of a mapping with these values that count.
+
+        They are active and have not expired. `compared` are the columns that decide.
+        """
         mapping = self.registry[name]
         keys = self._target.keys(mapping, wanted, limit=MOST + 1)
         if len(keys) > MOST:
@@ -160,7 +166,7 @@ class _Reader:
         for start in range(0, min(len(keys), MOST), _PAGE):
             page = keys[start : min(start + _PAGE, MOST)]
             for key, known in self._target.rows(mapping, page).items():
-                if known.row is None:
+                if known.row is None or (decides_by_key(mapping, compared) and not known.present):
                     continue
                 values = values_by_column(mapping, known.row)
                 if not known.expired and inactive_reason(mapping, values) is None:
@@ -228,7 +234,7 @@ def _follow(
     if len(wanted) < len(filters[position]):
         # No row equals NULL.
         return
-    for found in reader.rows(path.rows[position].mapping, wanted):
+    for found in reader.rows(path.rows[position].mapping, wanted, path.compared(position)):
         yield from _follow(reader, path, given, before | {position: found})
 
 

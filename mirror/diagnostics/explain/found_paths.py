@@ -17,6 +17,7 @@ from mirror.access.questions import (
     HeldLevels,
     Lookup,
     Values,
+    decides_by_key,
     inactive_reason,
 )
 from mirror.diagnostics.explain.key_state import values_by_column
@@ -38,8 +39,13 @@ Filter = dict[str, str]
 class RowReader(Protocol):
     """Finds rows in one of the two databases."""
 
-    def rows(self, mapping: Mapping, filter_: Filter) -> dict[Key, Values]:
-        """Return the mirrored rows with these values by key, at most `_MAX_ROWS`."""
+    def rows(
+        self, mapping: Mapping, filter_: Filter, *, present: bool = False
+    ) -> dict[Key, Values]:
+        """Return the mirrored rows with these values by key, at most `_MAX_ROWS`.
+
+        `present`: in the target, only those that the ledger has, too.
+        """
         ...
 
 
@@ -120,7 +126,8 @@ def _follow(
     lookup = path.rows[len(before)]
     mapping = registry[lookup.mapping]
     filter_ = lookup_filter(lookup, given, before)
-    found = {} if filter_ is None else reader.rows(mapping, filter_)
+    present = decides_by_key(mapping, path.compared(len(before)))
+    found = {} if filter_ is None else reader.rows(mapping, filter_, present=present)
     if not found:
         reason = HeldLevels(
             reason=f"{mapping.name} has no such row"
@@ -174,7 +181,13 @@ class PrimaryRowReader:
         self._snapshot = snapshot.with_expired() if with_expired else snapshot
         self._cache: dict[tuple[str, tuple[tuple[str, str], ...]], dict[Key, Values]] = {}
 
-    def rows(self, mapping: Mapping, filter_: Filter) -> dict[Key, Values]:
+    def rows(
+        self,
+        mapping: Mapping,
+        filter_: Filter,
+        *,
+        present: bool = False,  # noqa: ARG002 - for the target
+    ) -> dict[Key, Values]:
         """Return the mirrored rows with these values, at most `_MAX_ROWS`."""
         name = (mapping.name, tuple(sorted(filter_.items())))
         if name not in self._cache:
@@ -209,17 +222,19 @@ class TargetRowReader:
     def __init__(self, target: Target) -> None:
         self._target = target
 
-    def rows(self, mapping: Mapping, filter_: Filter) -> dict[Key, Values]:
+    def rows(
+        self, mapping: Mapping, filter_: Filter, *, present: bool = False
+    ) -> dict[Key, Values]:
         """Return the mirrored rows with these values, at most `_MAX_ROWS`.
 
-        Those whose ancestors have expired are left out.
+        Those whose ancestors have expired are left out. `present`: only those that the ledger has.
         """
         keys = self._target.keys(mapping, filter_, limit=_MAX_ROWS)
         known = self._target.rows(mapping, keys) if keys else {}
         found = {
             key: (values_by_column(mapping, one.row), one.expired)
             for key, one in known.items()
-            if one.row is not None
+            if one.row is not None and (one.present or not present)
         }
         return {
             key: values
