@@ -23,7 +23,7 @@ begin
   for mapping in
     select name from mirror.mappings
     -- The row of each of its tombstones is there.
-    where declaration ->> 'on_delete' <> 'retain'
+    where declaration ->> 'on_delete' is distinct from 'retain'
     order by position, name
   loop
     begin

@@ -67,8 +67,6 @@ as $$
       and p.polroles && array[0, 'anon'::regrole, 'authenticated'::regrole]::oid[]
   )
 $$;
-
-
 revoke all on function mirror.open_parts(regclass) from public, anon, authenticated, service_role;
 
 
@@ -180,7 +178,7 @@ as $$
             from api as r
           ),
           'open_parts', (
-            select coalesce(jsonb_agg(o.part::text order by 1), '[]')
+            select coalesce(jsonb_agg(o.part::text order by o.part::text), '[]')
             from mirror.open_parts(c.oid) as o
             where exists (
               select from api as r, unnest(array['select', 'insert', 'update', 'delete']) as v (name)
@@ -326,7 +324,7 @@ as $$
         where d.classid = 'pg_rewrite'::regclass and d.refclassid = 'pg_class'::regclass
           and r.ev_class <> v.view
       )
-      select coalesce(jsonb_agg(c.oid::regclass::text order by 1), '[]')
+      select coalesce(jsonb_agg(c.oid::regclass::text order by c.oid::regclass::text), '[]')
       from reading as v
       join pg_class as c on c.oid = v.view
       where c.relkind in ('v', 'm')
