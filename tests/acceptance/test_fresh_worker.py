@@ -43,6 +43,7 @@ def member(session: Session, primary: TestDatabase, bounded: TestDatabase) -> Me
     return made.trip_id, made.user_id
 
 
+@pytest.mark.long
 def test_without_workers_access_ends_and_comes_back_with_them(
     start_worker: StartWorker, member: Member, bounded: TestDatabase
 ) -> None:

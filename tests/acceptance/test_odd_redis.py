@@ -97,7 +97,10 @@ def test_no_item_of_the_queue_ends_the_worker(
     until(lambda: not client.exists("unacked"))
 
 
-@pytest.mark.parametrize("fault", ["replica", "loading", "no memory", "another type"])
+@pytest.mark.parametrize(
+    "fault",
+    ["replica", pytest.param("loading", marks=pytest.mark.long), "no memory", "another type"],
+)
 def test_a_redis_that_refuses_commands_does_not_end_the_worker(
     start_worker: StartWorker,
     client: Any,

@@ -109,6 +109,7 @@ def plain(shown: str) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("members")
 def test_long_commands_show_bars(on: On) -> None:
     """A first reconcile, another, a resync and a verification; nothing of it stays."""

@@ -302,7 +302,7 @@ def test_rows_that_row_level_security_hides_are_not_deleted(
     assert (mapping, "row-level security" in error) == ("trip_memberships", True)
 
 
-@pytest.mark.parametrize("batch_size", [20, 120])
+@pytest.mark.parametrize("batch_size", [20, pytest.param(120, marks=pytest.mark.long)])
 def test_a_parent_of_too_many_children_is_withdrawn_page_by_page(
     primary: TestDatabase,
     target: TestDatabase,

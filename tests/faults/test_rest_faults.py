@@ -186,7 +186,9 @@ def test_an_api_that_asks_for_a_day_is_tried_again_after_half_a_minute(
         (answering(301, Location="https://elsewhere.example"), Unreachable, "redirects"),
         (answering(540, PAGE, kind="text/html"), Unreachable, "paused"),
         (truncated, Transient, "damaged"),
-        (never_ending_body, Transient, "did not answer in time"),
+        pytest.param(
+            never_ending_body, Transient, "did not answer in time", marks=pytest.mark.long
+        ),
         (dripping, Transient, "did not answer in time"),
         (cut_before, Unreachable, "cannot be reached"),
         (answering(401, b'{"message":"Invalid API key"}'), WrongKey, "refuses the key"),

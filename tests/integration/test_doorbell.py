@@ -634,6 +634,7 @@ def test_a_process_that_commits_and_ends_has_rung(
     assert len(messages(client)) == 1
 
 
+@pytest.mark.long
 def test_a_process_of_celery_that_ends_after_one_task_has_rung(
     primary: TestDatabase, redis_server: RedisServer, client: redis.Redis
 ) -> None:

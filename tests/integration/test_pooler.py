@@ -73,6 +73,7 @@ def test_hooks_record_through_a_pooler(
     assert primary.value("select count(*) from mirror.outbox") == 1
 
 
+@pytest.mark.long
 def test_commands_work_through_poolers(pooled: Settings, project: TestDatabase) -> None:
     """Migrating and asking for the status need no session either."""
     with TransactionPooler(project.url) as pooler:

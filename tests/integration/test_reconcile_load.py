@@ -58,6 +58,7 @@ def test_two_connections_write_the_pages_of_a_load(
     assert target.value("select count(*) from public.writers") == 2
 
 
+@pytest.mark.long
 def test_rows_that_the_target_refuses_fail_alone_whichever_connection_writes_them(
     load: Callable[[], tuple[int, list[int]]], target: TestDatabase
 ) -> None:

@@ -185,6 +185,7 @@ def test_an_interval_may_be_long_enough_for_a_compute_to_sleep(primary: TestData
     made.relay.close()
 
 
+@pytest.mark.long
 def test_a_new_event_is_rung_for_at_the_next_poll(
     polling: RelayBench, primary: TestDatabase
 ) -> None:

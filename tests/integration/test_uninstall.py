@@ -210,6 +210,7 @@ def test_the_functions_of_the_api_go_after_a_user_dropped_the_schema(target: Tes
     assert target.query(names) == [("mirror_mine",)]
 
 
+@pytest.mark.long
 def test_the_writers_role_goes_with_its_last_database(tmp_path: Path) -> None:
     """Another database of the server, a member or a right of its own keeps it."""
     with PostgresCluster.start(
