@@ -3,7 +3,7 @@
 The row or one of its ancestors is withheld, or an ancestor has expired.
 """
 
-from mirror.model.mapping import Mapping
+from mirror.model.mapping import Mapping, Parent
 from mirror.model.registry import Registry
 from mirror.schema.names import function_name, table_name
 from mirror.schema.quoting import comma, identifier, literal
@@ -28,12 +28,17 @@ def is_withheld(registry: Registry, mapping: Mapping, row: str, *, own: bool = T
         other = registry[parent.mapping]
         if other.parents:
             above = f"{row}_{number}"
-            same = f"{above}.{identifier(other.key[0])} = {row}.{identifier(parent.column)}"
+            same = _is_parent(other, above, parent, row)
             found.append(
                 f"exists (\n      select from {table_name(other)} as {above}\n      where {same}"
                 f" and ({is_withheld(registry, other, above, own=False)})\n    )"
             )
     return " or ".join(found)
+
+
+def _is_parent(other: Mapping, above: str, parent: Parent, row: str) -> str:
+    """Return the condition that a row `above` of the mapping `other` is the parent of a row."""
+    return f"{above}.{identifier(other.key[0])} = {row}.{identifier(parent.column)}"
 
 
 def ancestor_has_expired(registry: Registry, mapping: Mapping, row: str) -> str:
@@ -48,7 +53,7 @@ def ancestor_has_expired(registry: Registry, mapping: Mapping, row: str) -> str:
         own = f"{above}.{identifier(other.expires)} <= now()" if other.expires else ""
         expired = [c for c in (own, ancestor_has_expired(registry, other, above)) if c]
         if expired:
-            same = f"{above}.{identifier(other.key[0])} = {row}.{identifier(parent.column)}"
+            same = _is_parent(other, above, parent, row)
             found.append(
                 f"exists (\n      select from {table_name(other)} as {above}\n      where {same}"
                 f" and ({' or '.join(expired)})\n    )"

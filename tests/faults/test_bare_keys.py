@@ -124,6 +124,38 @@ def test_what_is_left_of_a_row_grants_nothing_after_a_change_of_the_model(
     assert has_access(target, other, "room")
 
 
+def test_a_row_that_went_under_another_name_is_absent_when_the_first_name_returns(
+    primary: TestDatabase, target: TestDatabase, drain: Drain
+) -> None:
+    """The ledger of the first name is still there, and has the row as present."""
+    with target.migrating() as connection:
+        upgrade(connection, "supabase", changed("renamed"))
+    target.query("update mirror.ledger_owners set present = false")
+    with target.migrating() as connection:
+        upgrade(connection, "supabase", registry)
+    assert target.value("select count(*) from hosts") == 1
+    assert not has_access(target, HOST, "room")
+    assert has_access(target, GUEST, "room")
+
+
+def test_two_mappings_that_swap_their_names_swap_their_marks(
+    target: TestDatabase, drain: Drain
+) -> None:
+    """A key of the same spelling is withheld in both."""
+    for mapping in ("guests", "hosts"):
+        target.query(
+            "insert into mirror.withheld (mapping, key, reason, epoch, fence)"
+            " values (%s, %s, %s, 0, 0)",
+            mapping,
+            list(GUEST),
+            mapping,
+        )
+    with target.migrating() as connection:
+        upgrade(connection, "supabase", changed("swapped"))
+    marks = target.query("select mapping, reason from mirror.withheld order by 1")
+    assert marks == [("guests", "hosts"), ("hosts", "guests")]
+
+
 def changed(change: str) -> Registry:
     """Return the model after a change."""
     rooms, guests, hosts, passes = (registry[n] for n in ("rooms", "guests", "hosts", "passes"))
@@ -133,6 +165,10 @@ def changed(change: str) -> Registry:
         guests, hosts = replace(guests, name="visitors"), replace(hosts, name="owners")
         seats = (replace(membership.also[0], mapping="owners"),)
         membership = replace(membership, mapping="visitors", also=seats)
+    elif change == "swapped":
+        guests, hosts = replace(guests, name="hosts"), replace(hosts, name="guests")
+        seats = (replace(membership.also[0], mapping="guests"),)
+        membership = replace(membership, mapping="hosts", also=seats)
     elif change == "deletes":
         hosts = replace(hosts, on_delete="delete")
     else:

@@ -117,7 +117,7 @@ def test_companions_are_the_active_members_of_the_users_trips_and_the_user(
 
 
 def test_a_row_without_a_declared_role_makes_nobody_a_companion(people: TestDatabase) -> None:
-    """Whoever it names has no access to the trip."""
+    """The user of such a row has no access to the trip."""
     with people.connect(autocommit=False) as connection:
         for role in ("GUEST", None):
             connection.execute(

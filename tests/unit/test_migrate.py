@@ -34,7 +34,7 @@ CHECKSUMS = {
     "0012_read_ahead": "6e8024a88a990dd5",
     "0013_add_history": "f4082c77ac1d9a80",
     "0014_claim_next": "5a3cc13d3f1e2aad",
-    "0001_engine": "33343915f01b9ac6",
+    "0001_engine": "4ec27561877cce3f",
 }
 
 

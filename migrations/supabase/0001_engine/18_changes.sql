@@ -50,7 +50,9 @@ begin
     execute format(
       'insert into mirror.%1$I (%3$s, epoch, fence, present, applied_at)'
       ' select %3$s, epoch, fence, false, applied_at from mirror.%2$I where not present'
-      ' on conflict do nothing',
+      -- The ledger may be there, from an earlier time with this name.
+      ' on conflict (%3$s) do update set present = false, epoch = excluded.epoch,'
+      ' fence = excluded.fence, applied_at = excluded.applied_at',
       'ledger_' || mapping, 'ledger_' || renamed.name, renamed.key
     );
   end loop;
@@ -246,6 +248,8 @@ begin
   )
   insert into mirror.withheld (mapping, key, reason, since, epoch, fence)
   select new, key, reason, since, epoch, fence from moved
+  -- Sorted, so that all are deleted before the first is inserted: two mappings may swap their names.
+  order by since
   on conflict do nothing;
 
   delete from mirror.mappings as m

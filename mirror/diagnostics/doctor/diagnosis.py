@@ -17,9 +17,9 @@ from mirror.diagnostics.doctor.kinds import Severity
 from mirror.diagnostics.doctor.policies import (
     PolicyChecks,
     check_buckets,
+    check_bypasses,
     check_functions,
     check_grants,
-    check_views,
 )
 from mirror.diagnostics.doctor.primary_state import PrimaryState
 from mirror.diagnostics.doctor.processing import (
@@ -171,7 +171,7 @@ def _check_target(target: ExpectedTarget) -> Iterator[Finding]:
     yield from check_tables(target)
     yield from PolicyChecks(target).check()
     yield from check_grants(target)
-    yield from check_views(target)
+    yield from check_bypasses(target)
     yield from check_functions(target)
     yield from check_buckets(target)
 

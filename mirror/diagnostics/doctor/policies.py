@@ -86,7 +86,7 @@ class PolicyChecks:
             for policy in actual:
                 if not policy["permissive"] or policy["name"] in table.policies:
                     continue
-                if table.exclusive or _is_about_no_row(policy):
+                if table.exclusive or _covers_every_row(policy):
                     message = f"{_description(policy)} is permissive, and not declared"
                     names = {"policy": identifier(policy["name"]), "table": table.name}
                     yield finding("policy-permissive", message, **names)
@@ -151,9 +151,9 @@ class PolicyChecks:
         return ()
 
 
-def _is_about_no_row(policy: Policy) -> bool:
-    """Return whether a policy of Realtime or Storage distinguishes neither topics nor files."""
-    named = _TELLS_APART[policy["table"]]
+def _covers_every_row(policy: Policy) -> bool:
+    """Return whether a policy of Realtime or Storage is about all topics or all files."""
+    named = _TELLS_APART.get(policy["table"], set())
     return not (
         any(table == policy["table"] and column in named for table, column in policy["columns"])
         or any("topic()" in (condition or "") for condition in policy["conditions"])
@@ -196,7 +196,7 @@ def check_buckets(target: ExpectedTarget) -> Iterator[Finding]:
         yield finding("bucket-public", f"bucket {bucket} of a guarded folder is public", **names)
 
 
-def check_views(target: ExpectedTarget) -> Iterator[Finding]:
+def check_bypasses(target: ExpectedTarget) -> Iterator[Finding]:
     """Yield a finding for each view, partition or child table that leads past the policies."""
     for table in target.tables:
         if table.name in target.catalog["mirrored"]:
